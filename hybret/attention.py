@@ -1,0 +1,348 @@
+"""The one attention function that hybret registers with transformers, and the frame that tells it what to do.
+
+transformers routes every hybrid family through one attention interface, so one function (with a mask registered under
+the same name: without it the model silently runs non-causal) reaches all of them and no model code is copied. The
+function does what `eager` does, operation by operation; what else it does is declared by a *frame* that the
+generation loop sets around each forward pass: the phase, each row's intervention, and where the rows stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+from .entropy import head_entropy, keep_lowest
+from .errors import HybretError
+from .interventions import Binary, Intervention, Keep, KeepHeads, Null, Omit, Only, Phase, validate
+from .recipe import CORRECTED, Recipe, recipe as find_recipe
+
+if TYPE_CHECKING:
+    from .models import Model
+
+NAME = "hybret"
+
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass
+class Trace:
+    """What one run recorded, by attention layer.
+
+    Attributes
+    ----------
+    entropy : dict of str to Tensor
+        Bits, ``(heads, queries)``; queries are all tokens the model read, in order, prompt first.
+    needle_mass : dict of str to Tensor
+        Attention on the needle tokens before any manipulation, ``(heads, queries)``, 0 to 1.
+    kept : dict of str to Tensor
+        bool ``(heads, queries)``: heads whose output went on.
+    weights : dict of str to list of Tensor
+        Only with ``weights=True``: one ``(heads, queries, keys)`` per forward pass, as used (after manipulation).
+    """
+
+    keep_weights: bool = False
+    entropy: dict[str, Tensor] = field(default_factory=dict)
+    needle_mass: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def _add(self, layer: str, **records: Tensor) -> None:
+        for name, value in records.items():
+            if value.shape[0] != 1:
+                raise HybretError("a trace records one prompt at a time; run one prompt inside `with attach(...)`")
+            store: dict[str, Any] = getattr(self, name)
+            if name == "weights":
+                store.setdefault(layer, []).append(value[0].detach().cpu())
+            else:
+                store[layer] = torch.cat([*([store[layer]] if layer in store else []), value[0].detach().cpu()], -1)
+
+
+@dataclass
+class Frame:
+    """What the generation loop declares for one forward pass.
+
+    Parameters
+    ----------
+    phase : {"prefill", "generation"}
+    rows : sequence of tuple of Intervention
+        For each row of the batch, the elementary interventions of this phase.
+    spans : sequence of Spans
+        For each row, the needle's half-open token intervals, in absolute positions of its own prompt.
+    last : Tensor
+        Absolute position of the last query token of each row, shape ``(rows,)``.
+    """
+
+    phase: Phase
+    rows: Sequence[tuple[Intervention, ...]]
+    spans: Sequence[Spans]
+    last: Tensor
+    recipe: Recipe
+    trace: Trace | None = None
+    keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
+    manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Once per phase, not once per layer and step: which rows are gated with which k, which are manipulated how.
+        device = self.last.device
+        gates: dict[str, dict[int, int]] = {}
+        changed: dict[tuple[int, Intervention], list[int]] = {}
+        for row, actions in enumerate(self.rows):
+            for order, action in enumerate(actions):
+                if isinstance(action, KeepHeads):
+                    chosen = gates.setdefault(action.metric, {})
+                    chosen[row] = min(action.k, chosen.get(row, action.k))
+                else:
+                    changed.setdefault((order, action), []).append(row)
+        for metric, chosen in gates.items():
+            self.keep_heads[metric] = (
+                torch.tensor(list(chosen), device=device),
+                torch.tensor(list(chosen.values()), device=device),
+            )
+        for (_, action), rows in sorted(changed.items(), key=lambda item: item[0][0]):
+            self.manipulations.append((action, torch.tensor(rows, device=device)))
+
+    @property
+    def acts(self) -> bool:
+        return bool(self.keep_heads or self.manipulations or self.trace)
+
+    def on_needle(self, keys: int) -> Tensor:
+        """bool ``(rows, keys)``: which key columns hold needle tokens; the last column is the last query's own."""
+        position = self.last[:, None] - (keys - 1) + torch.arange(keys, device=self.last.device)
+        shift = 1 if self.recipe.needle_span == "shifted" else 0
+        found = torch.zeros_like(position, dtype=torch.bool)
+        for slot in range(max((len(s) for s in self.spans), default=0)):
+            bounds = torch.tensor([s[slot] if slot < len(s) else (0, 0) for s in self.spans], device=position.device)
+            bounds = bounds - shift
+            found |= (position >= bounds[:, :1]) & (position < bounds[:, 1:])
+        return found
+
+
+_FRAME: ContextVar[Frame | None] = ContextVar("hybret_frame", default=None)
+
+
+@contextmanager
+def frame(value: Frame) -> Iterator[Frame]:
+    """Declare what the forward passes inside the block are."""
+    token = _FRAME.set(value)
+    try:
+        yield value
+    finally:
+        _FRAME.reset(token)
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Eager attention, with the current frame's interventions.
+
+    Parameters
+    ----------
+    query : Tensor
+        ``(rows, heads, queries, head_dim)``.
+    key, value : Tensor
+        ``(rows, key-value heads, keys, head_dim)``.
+    attention_mask : Tensor or None
+        Additive, ``(rows, 1, queries, keys)``.
+
+    Returns
+    -------
+    output : Tensor
+        ``(rows, queries, heads, head_dim)``.
+    weights : Tensor
+        ``(rows, heads, queries, keys)``, as used.
+    """
+    current = _current(module)
+    key, value = (_per_head(x, module.num_key_value_groups) for x in (key, value))
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    exact = nn.functional.softmax(scores, dim=-1, dtype=torch.float32)
+    weights = nn.functional.dropout(exact.to(query.dtype), p=dropout, training=module.training)
+    if current is None or not current.acts:
+        return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    visible = torch.ones_like(weights[:, :1], dtype=torch.bool) if attention_mask is None else attention_mask == 0
+    used = weights
+    for action, rows in current.manipulations:
+        used = used.index_copy(0, rows, _manipulate(action, used[rows], visible[rows], rows, current))
+    output = torch.matmul(used, value)
+    kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
+    for metric, (rows, k) in current.keep_heads.items():
+        if metric == "entropy":
+            score = head_entropy(exact[rows], current.recipe)
+        else:
+            score = -torch.matmul(weights[rows], value[rows]).float().norm(dim=-1)
+        kept = kept.index_copy(0, rows, keep_lowest(score, k, current.recipe))
+    if current.keep_heads:
+        output = output * kept[..., None]
+    if current.trace is not None:
+        needle = current.on_needle(key.shape[2])[:, None, None, :]
+        current.trace._add(
+            f"layer {module.layer_idx}",
+            entropy=head_entropy(exact, current.recipe),
+            needle_mass=(exact * needle).sum(-1),
+            kept=kept,
+            **({"weights": used * kept[..., None]} if current.trace.keep_weights else {}),
+        )
+    return output.transpose(1, 2).contiguous(), used
+
+
+def _current(module: nn.Module) -> Frame | None:
+    """The frame of this forward pass; an attached model whose loop declared none is a mistake, not a plain run."""
+    current, on = _FRAME.get(), _ATTACHED.get()
+    if current is None and on is not None and on.net.config is module.config:
+        raise HybretError(
+            "this forward pass has no declared phase; call model.generate, or wrap it in `with hybret.phase(...)`"
+        )
+    return current
+
+
+def _per_head(x: Tensor, groups: int) -> Tensor:
+    """Repeat each key-value head for its query heads: ``(rows, kv, keys, d)`` to ``(rows, kv * groups, keys, d)``."""
+    return x if groups == 1 else x[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
+
+
+def _manipulate(action: Intervention, weights: Tensor, visible: Tensor, rows: Tensor, current: Frame) -> Tensor:
+    """New weights of the rows `rows`; `weights` ``(n, heads, queries, keys)``, `visible` ``(n, 1, queries, keys)``."""
+    changed = torch.zeros_like(weights)  # Null; the others replace it
+    needle = current.on_needle(weights.shape[-1])[rows][:, None, None, :]
+    seen = needle & visible
+    if isinstance(action, Omit):
+        changed = weights.masked_fill(needle, 0.0)
+    elif isinstance(action, Only):
+        changed = weights * needle
+        if action.renormalise:
+            changed = changed / changed.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    elif isinstance(action, Binary):
+        mass = (weights * needle).float()
+        if current.recipe.binary == "per-row":
+            mean = mass.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1)
+            changed = torch.where(seen, mean.to(weights.dtype), 0.0)
+        else:
+            # The authors' scalar: one value per prompt, also on keys that a query should not see yet.
+            mean = mass.sum((1, 2, 3)) / weights.shape[1] / needle.sum((1, 2, 3)).clamp_min(1)
+            changed = (mean[:, None, None, None] * needle).to(weights.dtype).expand_as(weights)
+    if current.recipe.out_of_window == "untouched" and current.phase == "generation":
+        gone = ~seen.flatten(1).any(1)
+        changed = torch.where(gone[:, None, None, None], weights, changed)
+    return changed
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, eager_mask)
+
+
+@dataclass
+class Attached:
+    """The intervention that `attach` put on a model."""
+
+    net: nn.Module
+    intervention: Intervention
+    recipe: Recipe
+    trace: Trace
+
+
+_ATTACHED: ContextVar[Attached | None] = ContextVar("hybret_attached", default=None)
+
+
+@contextmanager
+def implementation(net: Any) -> Iterator[None]:
+    """Run `net` through hybret's attention function inside the block; its own choice comes back in `finally`."""
+    before = net.config._attn_implementation
+    net.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        net.set_attn_implementation(before)
+
+
+@contextmanager
+def attach(
+    model: Model, intervention: Intervention | None = None, recipe: Recipe | str = CORRECTED, weights: bool = False
+) -> Iterator[Trace]:
+    """Attach an intervention to a model and record its attention, until the end of the block.
+
+    Inside the block ``model.generate(prompt)`` runs under the intervention. A direct ``model.net(...)`` needs its phase
+    declared with `phase`.
+
+    Parameters
+    ----------
+    model : Model
+    intervention : Intervention, optional
+        Nothing (only recording) by default.
+    recipe : Recipe or str
+    weights : bool
+        Also keep the attention weights themselves (memory: heads x queries x keys per layer).
+
+    Yields
+    ------
+    Trace
+
+    Raises
+    ------
+    HybretError
+        If the intervention does not fit the model.
+    """
+    chosen = intervention if intervention is not None else Keep()
+    validate(chosen, model.heads)
+    trace = Trace(keep_weights=weights)
+    token = _ATTACHED.set(Attached(model.net, chosen, find_recipe(recipe), trace))
+    try:
+        with implementation(model.net):
+            yield trace
+    finally:
+        _ATTACHED.reset(token)
+
+
+def attached(net: nn.Module) -> Attached | None:
+    """What is attached to `net` now, if anything."""
+    current = _ATTACHED.get()
+    return current if current is not None and current.net is net else None
+
+
+@contextmanager
+def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iterator[None]:
+    """Declare the phase of direct forward passes inside an `attach` block.
+
+    Parameters
+    ----------
+    name : {"prefill", "generation"}
+    last : sequence of int
+        Absolute position of the last token of each row of the batch.
+    spans : sequence of Spans, optional
+        Needle intervals per row; no needle by default.
+
+    Raises
+    ------
+    HybretError
+        Outside an `attach` block.
+    """
+    current = _ATTACHED.get()
+    if current is None:
+        raise HybretError("no intervention is attached; use `with attach(model, intervention):` around `phase(...)`")
+    device = next(current.net.parameters()).device
+    rows = [current.intervention.at(name)] * len(last)
+    declared = Frame(
+        name,
+        rows,
+        list(spans) or [()] * len(last),
+        torch.tensor(list(last), device=device),
+        current.recipe,
+        current.trace if len(last) == 1 else None,
+    )
+    with frame(declared):
+        yield

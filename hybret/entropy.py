@@ -1,0 +1,55 @@
+"""Entropy of attention heads and the choice of the heads to keep (Section 2.2, Equation 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .recipe import CORRECTED, Recipe
+
+
+def head_entropy(weights: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
+    """Entropy of each attention row, in bits.
+
+    Parameters
+    ----------
+    weights : Tensor
+        Post-softmax attention weights, shape ``(..., keys)``.
+    recipe : Recipe
+        `entropy_dtype` and `entropy_eps` say in which precision and with which guard against log 0.
+
+    Returns
+    -------
+    Tensor
+        float32, shape ``(...)``: 0 when one key has all the weight, log2(n) when n keys share it equally.
+    """
+    w = weights.to(getattr(torch, recipe.entropy_dtype))
+    if recipe.entropy_eps:
+        w = w + recipe.entropy_eps
+        return -(w * w.log2()).sum(-1).float()
+    return -(torch.special.xlogy(w, w).sum(-1).float() / torch.log(torch.tensor(2.0)).item())
+
+
+def keep_lowest(scores: Tensor, k: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
+    """Which heads have the `k` lowest scores, for each token.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape ``(rows, heads, queries)``.
+    k : Tensor
+        Heads to keep, shape ``(rows,)``: every row of a batch may keep another number.
+    recipe : Recipe
+        `tie_break`: equal scores go to the lowest head index (stable sort) or are left to ``torch.topk``.
+
+    Returns
+    -------
+    Tensor
+        bool, shape ``(rows, heads, queries)``, exactly ``k[row]`` True per token.
+    """
+    if recipe.tie_break == "lowest-index":
+        order = scores.argsort(dim=1, stable=True)
+    else:
+        order = scores.topk(scores.shape[1], dim=1, largest=False).indices
+    kept_in_order = torch.arange(scores.shape[1], device=scores.device)[None, :, None] < k.view(-1, 1, 1)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, kept_in_order.expand_as(order))

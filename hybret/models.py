@@ -1,0 +1,309 @@
+"""Loading hybrids: organisms shipped with hybret, random ones, and any Hugging Face folder or id."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from packaging.version import Version
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    JambaConfig,
+    PreTrainedTokenizerBase,
+    RecurrentGemmaConfig,
+)
+
+from .errors import HybretError
+
+if TYPE_CHECKING:
+    from .niah import Prompt
+
+CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
+# Before 5.13 RecurrentGemma is non-causal past its window when a cache is used (measured).
+OLDEST_TRANSFORMERS = "5.13.1"
+PAPER_MODELS = {
+    "google/recurrentgemma-2b": "RecurrentGemma-2B",
+    "google/recurrentgemma-9b": "RecurrentGemma-9B",
+    "ai21labs/AI21-Jamba-Mini-1.6": "Jamba-Mini-1.6",
+}
+RANDOM_MODELS = ("random-griffin", "random-jamba")
+# DeepMind's sampler attends to window + 1 positions, itself included; with 2049 transformers agrees with it to 1e-5,
+# with 2048 logits differ by up to 2.2 past the window (measured on small random models). Models trained with
+# transformers keep the window they were trained with.
+DEEPMIND_WINDOW = 2049
+
+PAPER_LENGTHS = (250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096)
+PAPER_BUFFER = 200
+# The paper's longest prompt is two windows; so is the organisms'. The shortest holds the needle and some prose.
+ORGANISM_LENGTHS = (80, 128, 176, 224, 272, 320, 368, 416, 464, 512)
+ORGANISM_BUFFER = 40
+
+
+@dataclass
+class Model:
+    """A hybrid that is ready to be measured.
+
+    Attributes
+    ----------
+    name : str
+    net : transformers.PreTrainedModel
+        In eval mode.
+    tokenizer : transformers.PreTrainedTokenizerBase
+    family : str
+        transformers' model type, e.g. ``"recurrent_gemma"`` or ``"jamba"``.
+    heads : int
+        Query heads per attention layer.
+    attention_layers : tuple of int
+        Layer indices, from 0.
+    window : int or None
+        Keys that a query sees, itself included; None for global attention.
+    instruct : bool
+        Whether prompts go through the chat template.
+    digest : str
+        First 12 hex digits of the SHA-256 over the weights: stored with every row.
+    lengths : tuple of int
+        Length labels of the default grid, in tokens.
+    buffer : int
+        Tokens that a length label reserves for everything around haystack and needle.
+    embedded : bool
+        One of the small models that hybret trained itself.
+    """
+
+    name: str
+    net: Any
+    tokenizer: PreTrainedTokenizerBase
+    family: str
+    heads: int
+    attention_layers: tuple[int, ...]
+    window: int | None
+    instruct: bool
+    digest: str
+    lengths: tuple[int, ...] = PAPER_LENGTHS
+    buffer: int = PAPER_BUFFER
+    embedded: bool = False
+    eos: frozenset[int] = field(default=frozenset())
+
+    @property
+    def device(self) -> torch.device:
+        return self.net.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.net.dtype).removeprefix("torch.")
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.net.parameters())
+
+    def generate(self, prompt: Prompt | str, max_new_tokens: int = 40) -> str:
+        """Greedy answer to one prompt, under the intervention that `hybret.attach` put on this model, if any.
+
+        Parameters
+        ----------
+        prompt : Prompt or str
+            A plain string has no needle.
+        max_new_tokens : int
+
+        Returns
+        -------
+        str
+            The answer before EOS.
+        """
+        from . import attention, generation
+        from .interventions import Keep
+        from .recipe import CORRECTED
+        from .scan import parallel_scans
+
+        on = attention.attached(self.net)
+        ids, spans = (
+            (self.tokenizer(prompt).input_ids, ()) if isinstance(prompt, str) else (prompt.ids, prompt.needle_spans)
+        )
+        with parallel_scans(), attention.implementation(self.net):
+            answer = generation.generate(
+                self,
+                ids,
+                on.intervention if on else Keep(),
+                spans,
+                on.recipe if on else CORRECTED,
+                max_new_tokens,
+                on.trace if on else None,
+            )
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True))
+
+
+def organisms() -> list[str]:
+    """Names of the embedded models that this installation ships."""
+    return sorted(p.parent.name for p in CHECKPOINTS.glob("*/config.json"))
+
+
+def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Model:
+    """Load a hybrid.
+
+    Parameters
+    ----------
+    name : str
+        An organism (``hybret models`` lists them), ``"random-griffin"`` / ``"random-jamba"`` (tiny, random weights), a
+        Hugging Face id such as ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors.
+    device : str
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        ``"auto"``: float32 for organisms and on the CPU, bfloat16 (the authors') for other models on a GPU.
+    seed : int
+        Of the random models' weights.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    HybretError
+        Unknown model, device or dtype; transformers too old; no attention layers; no attention interface.
+    """
+    if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
+        raise HybretError(
+            f"transformers {transformers.__version__} is too old: its recurrent models do not go through the attention "
+            f"interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
+        )
+    device = _device(device)
+    small = name in organisms() or name in RANDOM_MODELS
+    if dtype == "auto":
+        dtype = "float32" if small or device == "cpu" else "bfloat16"
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise HybretError(f"unknown dtype {dtype!r}; choose auto, float32, bfloat16 or float16")
+    source = _source(name)
+    if name in RANDOM_MODELS:
+        config = _random_config(name)
+        torch.manual_seed(seed)
+    else:
+        config = _read_config(name, source)
+    layers, heads = attention_layers(config, name)
+    if name in PAPER_MODELS and config.model_type == "recurrent_gemma":
+        config.attention_window_size = DEEPMIND_WINDOW
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
+    try:
+        if name in RANDOM_MODELS:
+            net = AutoModelForCausalLM.from_config(config, **options)
+        else:
+            net = AutoModelForCausalLM.from_pretrained(source, config=config, use_safetensors=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as problem:
+        raise HybretError(f"cannot load {name!r} from {source}: {str(problem).splitlines()[0]}") from problem
+    eos = config.eos_token_id
+    return Model(
+        name=name,
+        net=net.eval().to(device),
+        tokenizer=tokenizer,
+        family=config.model_type,
+        heads=heads,
+        attention_layers=layers,
+        window=getattr(config, "sliding_window", None),
+        instruct=getattr(tokenizer, "chat_template", None) is not None,
+        digest=_digest(net),
+        lengths=ORGANISM_LENGTHS if small else PAPER_LENGTHS,
+        buffer=ORGANISM_BUFFER if small else PAPER_BUFFER,
+        embedded=name in organisms(),
+        eos=frozenset(eos if isinstance(eos, list | tuple) else [eos]),
+    )
+
+
+def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
+    """Indices of the attention layers and the number of query heads in each.
+
+    Raises
+    ------
+    HybretError
+        If the model has no attention layers.
+    """
+    # transformers 5.23 says "sliding_attention"/"full_attention" and "linear_attention"; 5.17 "attention" and "recurrent".
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    if not kinds:
+        kinds = ["full_attention"] * config.num_hidden_layers
+    layers = tuple(i for i, k in enumerate(kinds) if "attention" in k and not k.startswith("linear"))
+    if not layers:
+        raise HybretError(f"{name!r} has no attention layers; hybret intervenes on attention, so it needs a hybrid")
+    return layers, int(config.num_attention_heads)
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = "unknown"
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise HybretError(f"device {device!r} is not available here; choose auto, cpu or a CUDA device that exists")
+    return device
+
+
+def _source(name: str) -> str:
+    """Folder or Hugging Face id that `name` stands for."""
+    if name in RANDOM_MODELS:
+        return str(_tokenizer_folder())
+    if name in organisms():
+        return str(CHECKPOINTS / name)
+    if (Path(name) / "config.json").is_file():
+        return name
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists():
+        return name
+    known = ", ".join([*organisms(), *RANDOM_MODELS, *PAPER_MODELS])
+    raise HybretError(
+        f"unknown model {name!r}; give one of {known}, another Hugging Face id (owner/name), "
+        "or a folder that holds config.json"
+    )
+
+
+def _tokenizer_folder() -> Path:
+    """Any organism's folder: the random models borrow its tokenizer."""
+    return CHECKPOINTS / organisms()[0]
+
+
+def _read_config(name: str, source: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as problem:
+        raise HybretError(f"cannot read the configuration of {name!r}: {str(problem).splitlines()[0]}") from problem
+
+
+def _random_config(name: str) -> Any:
+    """A tiny configuration whose window (32 tokens) is shorter than any prompt."""
+    vocabulary = len(AutoTokenizer.from_pretrained(_tokenizer_folder()))
+    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": vocabulary}
+    if name == "random-griffin":
+        return RecurrentGemmaConfig(
+            hidden_size=80,
+            intermediate_size=160,
+            num_hidden_layers=6,
+            num_attention_heads=10,
+            num_key_value_heads=1,
+            attention_window_size=32,
+            **special,
+        )
+    return JambaConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        num_experts=4,
+        initializer_range=0.1,
+        **special,
+    )
+
+
+def _digest(net: Any) -> str:
+    """Hash of the weights as loaded: 12 hex digits."""
+    total = hashlib.sha256()
+    for key, value in sorted(net.state_dict().items()):
+        total.update(key.encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:12]
+
