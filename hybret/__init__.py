@@ -1,7 +1,7 @@
 """hybret: in hybrid language models (recurrent layers plus a few attention layers), which part does the retrieving?"""
 
 from . import figures, niah, paper, scoring, tables
-from .attention import Trace, attach, phase
+from .attach import Trace, attach, phase
 from .errors import HybretError
 from .interventions import Binary, Compose, Intervention, Keep, KeepHeads, Null, Omit, Only, PerPhase, table1_conditions
 from .models import Model, load, organisms

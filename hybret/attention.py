@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,48 +21,20 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from .entropy import head_entropy, keep_lowest
 from .errors import HybretError
-from .interventions import Binary, Intervention, Keep, KeepHeads, Null, Omit, Only, Phase, validate
-from .recipe import CORRECTED, Recipe, recipe as find_recipe
-
-if TYPE_CHECKING:
-    from .models import Model
+from .interventions import Binary, Intervention, KeepHeads, Omit, Only, Phase
+from .recipe import Recipe
 
 NAME = "hybret"
 
 Spans = tuple[tuple[int, int], ...]
 
 
-@dataclass
-class Trace:
-    """What one run recorded, by attention layer.
+class Recorder(Protocol):
+    """What a frame may carry to have each layer's attention recorded (`hybret.attach.Trace`)."""
 
-    Attributes
-    ----------
-    entropy : dict of str to Tensor
-        Bits, ``(heads, queries)``; queries are all tokens the model read, in order, prompt first.
-    needle_mass : dict of str to Tensor
-        Attention on the needle tokens before any manipulation, ``(heads, queries)``, 0 to 1.
-    kept : dict of str to Tensor
-        bool ``(heads, queries)``: heads whose output went on.
-    weights : dict of str to list of Tensor
-        Only with ``weights=True``: one ``(heads, queries, keys)`` per forward pass, as used (after manipulation).
-    """
+    keep_weights: bool
 
-    keep_weights: bool = False
-    entropy: dict[str, Tensor] = field(default_factory=dict)
-    needle_mass: dict[str, Tensor] = field(default_factory=dict)
-    kept: dict[str, Tensor] = field(default_factory=dict)
-    weights: dict[str, list[Tensor]] = field(default_factory=dict)
-
-    def _add(self, layer: str, **records: Tensor) -> None:
-        for name, value in records.items():
-            if value.shape[0] != 1:
-                raise HybretError("a trace records one prompt at a time; run one prompt inside `with attach(...)`")
-            store: dict[str, Any] = getattr(self, name)
-            if name == "weights":
-                store.setdefault(layer, []).append(value[0].detach().cpu())
-            else:
-                store[layer] = torch.cat([*([store[layer]] if layer in store else []), value[0].detach().cpu()], -1)
+    def add(self, layer: str, **records: Tensor) -> None: ...
 
 
 @dataclass
@@ -85,7 +57,7 @@ class Frame:
     spans: Sequence[Spans]
     last: Tensor
     recipe: Recipe
-    trace: Trace | None = None
+    trace: Recorder | None = None
     keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
 
@@ -126,6 +98,18 @@ class Frame:
 
 
 _FRAME: ContextVar[Frame | None] = ContextVar("hybret_frame", default=None)
+# Configurations (by identity) of the models that have an intervention attached.
+_ATTACHED: ContextVar[frozenset[int]] = ContextVar("hybret_attached", default=frozenset())
+
+
+@contextmanager
+def guarded(config: object) -> Iterator[None]:
+    """Refuse forward passes without a declared phase, for models with this configuration, inside the block."""
+    token = _ATTACHED.set(_ATTACHED.get() | {id(config)})
+    try:
+        yield
+    finally:
+        _ATTACHED.reset(token)
 
 
 @contextmanager
@@ -167,31 +151,34 @@ def attention(
         ``(rows, heads, queries, keys)``, as used.
     """
     current = _current(module)
-    key, value = (_per_head(x, module.num_key_value_groups) for x in (key, value))
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    acts = current is not None and current.acts
+    if query.shape[2] > 1 or not acts:
+        # Operation by operation what eager does, so that a run that changes nothing is bit-identical to it.
+        key, value = (_per_head(x, module.num_key_value_groups) for x in (key, value))
+    scores = _grouped_matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
     exact = nn.functional.softmax(scores, dim=-1, dtype=torch.float32)
     weights = nn.functional.dropout(exact.to(query.dtype), p=dropout, training=module.training)
-    if current is None or not current.acts:
+    if current is None or not acts:
         return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
     visible = torch.ones_like(weights[:, :1], dtype=torch.bool) if attention_mask is None else attention_mask == 0
     used = weights
     for action, rows in current.manipulations:
         used = used.index_copy(0, rows, _manipulate(action, used[rows], visible[rows], rows, current))
-    output = torch.matmul(used, value)
+    output = _grouped_matmul(used, value)
     kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
     for metric, (rows, k) in current.keep_heads.items():
         if metric == "entropy":
             score = head_entropy(exact[rows], current.recipe)
         else:
-            score = -torch.matmul(weights[rows], value[rows]).float().norm(dim=-1)
+            score = -_grouped_matmul(weights[rows], value[rows]).float().norm(dim=-1)
         kept = kept.index_copy(0, rows, keep_lowest(score, k, current.recipe))
     if current.keep_heads:
         output = output * kept[..., None]
     if current.trace is not None:
         needle = current.on_needle(key.shape[2])[:, None, None, :]
-        current.trace._add(
+        current.trace.add(
             f"layer {module.layer_idx}",
             entropy=head_entropy(exact, current.recipe),
             needle_mass=(exact * needle).sum(-1),
@@ -203,8 +190,8 @@ def attention(
 
 def _current(module: nn.Module) -> Frame | None:
     """The frame of this forward pass; an attached model whose loop declared none is a mistake, not a plain run."""
-    current, on = _FRAME.get(), _ATTACHED.get()
-    if current is None and on is not None and on.net.config is module.config:
+    current = _FRAME.get()
+    if current is None and id(module.config) in _ATTACHED.get():
         raise HybretError(
             "this forward pass has no declared phase; call model.generate, or wrap it in `with hybret.phase(...)`"
         )
@@ -214,6 +201,13 @@ def _current(module: nn.Module) -> Frame | None:
 def _per_head(x: Tensor, groups: int) -> Tensor:
     """Repeat each key-value head for its query heads: ``(rows, kv, keys, d)`` to ``(rows, kv * groups, keys, d)``."""
     return x if groups == 1 else x[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
+
+
+def _grouped_matmul(x: Tensor, y: Tensor) -> Tensor:
+    """``x @ y`` where heads of `x` share those of `y`; decoding many rows spends its time copying keys otherwise."""
+    if x.shape[1] == y.shape[1]:
+        return torch.matmul(x, y)
+    return torch.matmul(x.unflatten(1, (y.shape[1], -1)).flatten(2, 3), y).unflatten(2, (-1, x.shape[2])).flatten(1, 2)
 
 
 def _manipulate(action: Intervention, weights: Tensor, visible: Tensor, rows: Tensor, current: Frame) -> Tensor:
@@ -246,103 +240,3 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, eager_mask)
 
 
-@dataclass
-class Attached:
-    """The intervention that `attach` put on a model."""
-
-    net: nn.Module
-    intervention: Intervention
-    recipe: Recipe
-    trace: Trace
-
-
-_ATTACHED: ContextVar[Attached | None] = ContextVar("hybret_attached", default=None)
-
-
-@contextmanager
-def implementation(net: Any) -> Iterator[None]:
-    """Run `net` through hybret's attention function inside the block; its own choice comes back in `finally`."""
-    before = net.config._attn_implementation
-    net.set_attn_implementation(NAME)
-    try:
-        yield
-    finally:
-        net.set_attn_implementation(before)
-
-
-@contextmanager
-def attach(
-    model: Model, intervention: Intervention | None = None, recipe: Recipe | str = CORRECTED, weights: bool = False
-) -> Iterator[Trace]:
-    """Attach an intervention to a model and record its attention, until the end of the block.
-
-    Inside the block ``model.generate(prompt)`` runs under the intervention. A direct ``model.net(...)`` needs its phase
-    declared with `phase`.
-
-    Parameters
-    ----------
-    model : Model
-    intervention : Intervention, optional
-        Nothing (only recording) by default.
-    recipe : Recipe or str
-    weights : bool
-        Also keep the attention weights themselves (memory: heads x queries x keys per layer).
-
-    Yields
-    ------
-    Trace
-
-    Raises
-    ------
-    HybretError
-        If the intervention does not fit the model.
-    """
-    chosen = intervention if intervention is not None else Keep()
-    validate(chosen, model.heads)
-    trace = Trace(keep_weights=weights)
-    token = _ATTACHED.set(Attached(model.net, chosen, find_recipe(recipe), trace))
-    try:
-        with implementation(model.net):
-            yield trace
-    finally:
-        _ATTACHED.reset(token)
-
-
-def attached(net: nn.Module) -> Attached | None:
-    """What is attached to `net` now, if anything."""
-    current = _ATTACHED.get()
-    return current if current is not None and current.net is net else None
-
-
-@contextmanager
-def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iterator[None]:
-    """Declare the phase of direct forward passes inside an `attach` block.
-
-    Parameters
-    ----------
-    name : {"prefill", "generation"}
-    last : sequence of int
-        Absolute position of the last token of each row of the batch.
-    spans : sequence of Spans, optional
-        Needle intervals per row; no needle by default.
-
-    Raises
-    ------
-    HybretError
-        Outside an `attach` block.
-    """
-    current = _ATTACHED.get()
-    if current is None:
-        raise HybretError("no intervention is attached; use `with attach(model, intervention):` around `phase(...)`")
-    device = next(current.net.parameters()).device
-    rows = [current.intervention.at(name)] * len(last)
-    declared = Frame(
-        name,
-        rows,
-        list(spans) or [()] * len(last),
-        torch.tensor(list(last), device=device),
-        current.recipe,
-        current.trace if len(last) == 1 else None,
-    )
-    with frame(declared):
-        yield

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from .attention import Frame, Spans, Trace, frame
+from .attach import Trace
+from .attention import Frame, Spans, frame
 from .interventions import Intervention, KeepHeads
 from .models import Model
 from .recipe import Recipe
@@ -212,7 +213,7 @@ def generate(
 ) -> list[int]:
     """Answer one prompt under one intervention, the slow obvious way: one prefill, one row.
 
-    The caller provides hybret's attention implementation (`hybret.attention.implementation`).
+    The caller provides hybret's attention implementation (`hybret.attach.implementation`).
     """
     state = prefill(model, ids, [intervention.at("prefill")], spans, recipe, trace)
     return decode(model, state, [intervention.at("generation")], [spans], recipe, max_new_tokens, trace)[0]

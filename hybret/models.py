@@ -41,7 +41,7 @@ DEEPMIND_WINDOW = 2049
 PAPER_LENGTHS = (250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096)
 PAPER_BUFFER = 200
 # The paper's longest prompt is two windows; so is the organisms'. The shortest holds the needle and some prose.
-ORGANISM_LENGTHS = (80, 128, 176, 224, 272, 320, 368, 416, 464, 512)
+ORGANISM_LENGTHS = (128, 171, 213, 256, 299, 341, 384, 427, 469, 512)
 ORGANISM_BUFFER = 40
 
 
@@ -116,16 +116,16 @@ class Model:
         str
             The answer before EOS.
         """
-        from . import attention, generation
+        from . import attach, generation
         from .interventions import Keep
         from .recipe import CORRECTED
         from .scan import parallel_scans
 
-        on = attention.attached(self.net)
+        on = attach.attached(self.net)
         ids, spans = (
             (self.tokenizer(prompt).input_ids, ()) if isinstance(prompt, str) else (prompt.ids, prompt.needle_spans)
         )
-        with parallel_scans(), attention.implementation(self.net):
+        with parallel_scans(), attach.implementation(self.net):
             answer = generation.generate(
                 self,
                 ids,

@@ -18,7 +18,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from . import generation, scoring
-from .attention import implementation
+from .attach import implementation
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, PerPhase, elementary, validate
 from .models import Model
@@ -28,7 +28,7 @@ from .recipe import recipe as find_recipe
 from .scan import parallel_scans
 
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
-ENGINE = ("attention", "entropy", "generation", "interventions", "models", "scan")
+ENGINE = ("attach", "attention", "entropy", "generation", "interventions", "models", "scan")
 RUN_FILE = "run.json"
 ROWS_PER_BATCH = 160
 

@@ -1,0 +1,43 @@
+# Two commands: `make book` and `make test`. Both set .venv up first; later calls skip what has not changed.
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+PY := $(VENV)/bin/python
+SETUP := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
+READY := $(VENV)/.ready-$(SETUP)
+QUIET := $(if $(MAKE_TERMOUT),,--quiet)
+
+# $(call step,what,command): say what happens, do it, say how long it took.
+step = @printf '== %s\n' '$(1)'; began=$$(date +%s); $(2) || exit $$?; printf '   %s s\n' "$$(($$(date +%s) - began))"
+
+.PHONY: book test setup lock clean
+.DEFAULT_GOAL := book
+
+book: $(READY) ## run what changed and build the pages
+	@$(VENV)/bin/hybret book --jobs $(JOBS)
+
+test: $(READY) ## lint, types, tests
+	$(call step,lint,$(PY) -m ruff check . && $(PY) -m ruff format --check .)
+	$(call step,types,$(PY) -m mypy hybret)
+	@printf '== tests\n'
+	@$(PY) -m pytest
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hybret needs Python 3.11 or later: make PYTHON=python3.11")'
+	$(call step,set-up 1/3: a virtual environment in $(VENV),$(PYTHON) -m venv --clear $(VENV))
+	$(call step,set-up 2/3: packages of requirements.lock (once; a few minutes),$(PY) -m pip install $(QUIET) --disable-pip-version-check -r requirements.lock)
+	$(call step,set-up 3/3: hybret itself,$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .)
+	@touch $@
+
+lock: ## write requirements.lock again from pyproject.toml
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)"
+	.venv-lock/bin/python -m pip install --quiet '.[book,dev]'
+	sed -n '/^#/p' requirements.lock > .venv-lock/lock
+	.venv-lock/bin/python -m pip freeze --all --exclude hybret --exclude pip | sed 's/+.*//' | grep '==' >> .venv-lock/lock
+	mv .venv-lock/lock requirements.lock
+
+clean: ## forget runs and pages; keep .venv
+	rm -rf _build runs book/executed book/results

@@ -1,0 +1,10 @@
+// "made by this cell" leads to a cell whose code may be folded: unfold it.
+function unfoldTarget() {
+  const anchor = location.hash.startsWith("#cell-") && document.getElementById(location.hash.slice(1));
+  if (!anchor) return;
+  let next = anchor.closest("p") || anchor;
+  do next = next.nextElementSibling; while (next && !next.matches("div.cell"));
+  next?.querySelectorAll("details").forEach((fold) => (fold.open = true));
+}
+addEventListener("hashchange", unfoldTarget);
+addEventListener("DOMContentLoaded", unfoldTarget);

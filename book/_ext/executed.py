@@ -1,0 +1,256 @@
+"""Pages from runs.
+
+The table of contents names ``notebooks/X``, which git keeps free of outputs. Where a run of X exists (this
+machine's in ``book/executed``, or else a published one) its copy is read in place of the source, with a run card
+under the title. Without a run the page is built from the source and says so, so a fresh clone builds without
+warnings.
+Launch, download and edit links keep pointing at the source.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.directives.patches import Figure
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+from hybret.errors import HybretError
+from hybret.runs import OVERRIDES, Project, Status, parameters, tags
+
+FOLDER = "notebooks/"
+ANCHOR = re.compile(r'id="(cell-[\w-]+)"')
+
+
+def read_runs(app: Sphinx) -> None:
+    """Look up every run once per build."""
+    project = Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}")))
+    try:
+        app.hybret = project, {FOLDER + name: project.status(name) for name in project.plan}  # type: ignore
+    except HybretError as error:
+        raise ExtensionError(str(error)) from error
+
+
+def runs(app: Sphinx) -> dict[str, Status]:
+    """Return the status of every run by document name."""
+    return app.hybret[1]  # type: ignore
+
+
+def outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+    """Read a notebook's page again when its status changed, and with it every page that may quote it."""
+    now = {d: (s.state, s.reason, s.meta.get("key"), s.meta.get("started")) for d, s in runs(app).items()}
+    before = getattr(env, "hybret_runs", {})
+    env.hybret_runs = now
+    pages = [d for d in now if d in env.found_docs and now[d] != before.get(d)]
+    quoting = [d for d in env.found_docs if not d.startswith(FOLDER)]
+    return pages + quoting if pages else []
+
+
+def markdown(text: str) -> Any:
+    return nbformat.v4.new_markdown_cell(text)
+
+
+def code(value: Any) -> str:
+    """Return a value as inline code that may stand in a table."""
+    return "`" + str(value).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the run in place of the source notebook."""
+    status = runs(app).get(docname)
+    if status is None:
+        return
+    if status.path is None:
+        source[0] = nbformat.writes(not_run(nbformat.reads(source[0], as_version=4)))
+        return
+    nb = nbformat.read(status.path, as_version=4)
+    card = run_card(app.hybret[0], nb, status)  # type: ignore
+    cells: list[Any] = []
+    for cell in nb.cells:
+        if tags(cell) & {"parameters", "injected-parameters"}:
+            continue  # the card shows them
+        if cell.cell_type == "code":
+            cells.append(markdown(f'<a id="cell-{cell.id}" class="hb-cell"></a>'))
+        cells.append(cell)
+    nb.cells = under_title(cells, card)
+    source[0] = nbformat.writes(nb)
+
+
+def under_title(cells: list[Any], text: str) -> list[Any]:
+    """Insert text directly under the first heading."""
+    for i, cell in enumerate(cells):
+        if cell.cell_type == "markdown" and cell.source.lstrip().startswith("# "):
+            title, _, rest = cell.source.lstrip().partition("\n")
+            return [*cells[:i], *map(markdown, filter(str.strip, [title, text, rest])), *cells[i + 1 :]]
+    return [markdown(text), *cells]
+
+
+def run_card(project: Project, nb: Any, status: Status) -> str:
+    """Return the run card as MyST: a warning when it is stale, then parameters and provenance."""
+    meta, path = status.meta, status.path
+    assert path is not None
+    used, rows = meta.get("parameters", {}), []
+    for name, p in parameters(path).items():
+        value = code(json.dumps(used[name])) if name in used else "default"
+        rows.append(f"| `{name}` | {value} | {code(p['default'])} | {p['help']} |")
+    where = path.relative_to(project.root).as_posix()
+    commit = f"commit {code(meta['commit'][:9])}" if meta.get("commit") else "a folder without git history"
+    lines = []
+    if status.state == "stale":
+        lines += [
+            ":::{warning}",
+            f"This run is out of date: {status.reason}. `make book` runs it again.",
+            ":::",
+            "",
+        ]
+    if project.published in path.parents:
+        lines += [
+            ":::{note}",
+            "This is a published run: it needs hardware that not every machine has.",
+            ":::",
+            "",
+        ]
+    return "\n".join([
+        *lines,
+        f"::::{{dropdown}} Run of {meta.get('model')}, recipe {meta.get('recipe')}, {meta.get('seconds')} s",
+        ":icon: beaker",
+        ":class-container: hb-card",
+        "",
+        "| parameter | this run | default | meaning |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"From {commit}{' with local changes' if meta.get('dirty') else ''}, on {meta.get('device')}, Python "
+        f"{meta.get('python')}, {moment(meta)}. {{download}}`Executed notebook </{where}>`",
+        "::::",
+    ])  # fmt: skip
+
+
+def moment(meta: dict[str, Any]) -> str:
+    """Return when the run began, to the minute."""
+    return f"{meta['started'][:16].replace('T', ' ')} UTC" if meta.get("started") else ""
+
+
+def not_run(nb: Any) -> Any:
+    """Make a source notebook fit to be a page: a note, and placeholders for what a run would add."""
+    cells: list[Any] = []
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\{glue:\w*\}`[^`]*`", "*not run yet*", cell.source)
+        cells.append(cell)
+        figure = cell.metadata.get("mystnb", {}).get("figure", {})
+        if cell.cell_type == "code" and figure.get("name"):
+            text = f"::::{{run-figure}}\n:name: {figure['name']}\n\n{figure.get('caption', '')}\n::::"
+            cells.append(markdown(text))
+    note = ":::{note}\nThis page has not been run here yet. `make book` runs it and draws its figures.\n:::"
+    nb.cells = under_title(cells, note)
+    return nb
+
+
+class RunFigure(Figure):
+    """``{run-figure} name``: a figure file that a notebook wrote, or a placeholder where there is none yet.
+
+    The placeholder is numbered and can be referred to like the figure itself.
+    """
+
+    required_arguments = 0
+    optional_arguments = 1
+    option_spec = {**(Figure.option_spec or {}), "alt": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        project: Project = self.state.document.settings.env.app.hybret[0]
+        if self.arguments and any(project.results.glob(f"{self.arguments[0]}.*")):
+            folder = project.results.relative_to(project.root).as_posix()
+            self.arguments[0] = f"/{folder}/{self.arguments[0]}.*"
+            return list(super().run())
+        figure = nodes.figure(classes=["hb-missing"])
+        figure += nodes.paragraph("", "This figure is drawn by a run that has not happened here yet: make book.")
+        box = nodes.container()
+        self.state.nested_parse(self.content, self.content_offset, box)
+        text = box.children[0].children if box.children else [nodes.Text("Not drawn yet.")]
+        figure += nodes.caption("", "", *text)
+        self.add_name(figure)
+        return [figure]
+
+
+class Runs(SphinxDirective):
+    """``{runs}``: one line per notebook of the book."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        project: Project = self.env.app.hybret[0]  # type: ignore
+        lines = ["| page | state | model | recipe | device | seconds | began | commit |", "|" + "---|" * 8]
+        for docname, s in runs(self.env.app).items():
+            state = s.state + (f": {s.reason}" if s.reason else "")
+            if s.path and project.published in s.path.parents:
+                state += ", published"
+            m = s.meta
+            cells = [m.get("model"), m.get("recipe"), m.get("device"), m.get("seconds"), moment(m)]
+            commit = code(m["commit"][:9]) + (" + changes" if m.get("dirty") else "") if m.get("commit") else ""
+            link = f"[](/{docname}.ipynb)" if docname in self.env.found_docs else code(docname)
+            lines.append(f"| {link} | {state} | {' | '.join(str(c or '') for c in cells)} | {commit} |")
+        box = nodes.container()
+        self.state.nested_parse(StringList(lines), 0, box)
+        return box.children
+
+
+def glue_not_run(app: Sphinx, doctree: nodes.document) -> None:
+    """Say "not run yet" where a page quotes a number of a notebook that has not run."""
+    from myst_nb.ext.glue.utils import PendingGlueReference
+
+    for node in list(doctree.findall(PendingGlueReference)):
+        status = runs(app).get(node.refdoc)
+        if status is not None and status.path is None:
+            text = nodes.emphasis("", "not run yet")
+            node.replace_self(text if isinstance(node.parent, nodes.TextElement) else nodes.paragraph("", "", text))
+
+
+def made_by(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Link every figure and table that a run made to the cell that made it."""
+    if app.builder.format != "html":
+        return
+    cell = ""
+    for node in list(doctree.findall()):
+        if isinstance(node, nodes.raw) and (found := ANCHOR.search(node.astext())):
+            cell = f"#{found[1]}"
+        if not isinstance(node, (nodes.figure, nodes.table)) or "hb-missing" in node["classes"]:
+            continue
+        caption = next(iter([*node.findall(nodes.caption), *node.findall(nodes.title)]), None)
+        image = next(iter(node.findall(nodes.image)), None)
+        target = cell if docname.startswith(FOLDER) else ""
+        if image is not None and not target:
+            target = saved_by(app, docname, Path(image["uri"]).stem)
+        if caption is not None and target:
+            link = nodes.reference("", "made by this cell", internal=True, refuri=target, classes=["hb-made-by"])
+            caption += [nodes.Text(" "), link]
+
+
+def saved_by(app: Sphinx, docname: str, stem: str) -> str:
+    """Return the address of the cell that saves the file `stem`, or "" for a file that no notebook names."""
+    named = re.compile(rf"""["']{re.escape(stem)}(\.\w+)?["']""")
+    for page, status in runs(app).items():
+        if status.path is not None and page in app.env.found_docs:
+            for cell in nbformat.read(status.path, as_version=4).cells:
+                if cell.cell_type == "code" and named.search(cell.source):
+                    return f"{app.builder.get_relative_uri(docname, page)}#cell-{cell.id}"
+    return ""
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("runs", Runs)
+    app.add_directive("run-figure", RunFigure)
+    app.connect("builder-inited", read_runs)
+    app.connect("env-get-outdated", outdated)
+    app.connect("source-read", source_read)
+    app.connect("doctree-read", glue_not_run)
+    app.connect("doctree-resolved", made_by)
+    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}

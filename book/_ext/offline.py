@@ -1,0 +1,39 @@
+"""Formulas without a network: MathJax is copied out of an installed package into the built pages.
+
+The package's own extension copies all of its 30 MB. One file and TeX's optional macros are enough.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+PARTS = ("tex-svg.js", "input/tex/extensions")
+
+
+def copy(app: Sphinx, error: Exception | None) -> None:
+    """Copy what the pages load into ``_static/mathjax``."""
+    if error or app.builder.format != "html":
+        return
+    try:
+        installed = distribution("sphinx-mathjax-offline")
+    except PackageNotFoundError as missing:
+        raise ExtensionError("sphinx-mathjax-offline is not installed: make book installs it.") from missing
+    folder = Path(str(installed.locate_file("sphinx-mathjax-offline/static/mathjax")))
+    for part in PARTS:
+        source, target = folder / part, Path(app.outdir, "_static", "mathjax", part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, target)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("build-finished", copy)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

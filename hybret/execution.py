@@ -1,0 +1,111 @@
+"""Carry out one notebook run with papermill and write down where it came from."""
+
+from __future__ import annotations
+
+import ast
+import os
+import platform
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from .runs import Project, Run, parameters
+
+
+def provenance(root: Path) -> dict[str, Any]:
+    """Return commit, whether tracked files differ from it, Python version and device."""
+
+    def call(*command: str) -> str:
+        try:
+            return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+
+    gpus = call("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+    return {
+        "commit": call("git", "rev-parse", "HEAD"),
+        "dirty": bool(call("git", "status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "device": ", ".join(gpus) or f"CPU ({platform.machine()})",
+    }
+
+
+def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
+    """Carry one run out in a process of its own; return (seconds, error), the error empty when it went well.
+
+    The finished copy replaces the old one in one step. After a failure the old copy stays, and what was done
+    lies in ``<name>.failed.ipynb``. Only the exception that papermill raises counts: after a killed kernel or a
+    timeout its metadata say that nothing went wrong.
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from traitlets.config import Config
+
+    done = project.executed / f"{run.name}.ipynb"
+    part, bad, log = (done.with_suffix(s) for s in (".running.ipynb", ".failed.ipynb", ".log"))
+    for folder in (project.executed, project.results):
+        folder.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    # Kernels that share a folder of sockets hang, and ~/.ipython would make this machine's runs special.
+    with tempfile.TemporaryDirectory(prefix="hb") as private, log.open("w") as output:
+        os.environ |= {"OMP_NUM_THREADS": str(threads), "JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": private}
+        kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{private}/k"}})
+        try:
+            nb = papermill.execute_notebook(
+                str(project.notebooks / done.name),
+                str(part),
+                parameters=run.parameters,
+                cwd=str(project.notebooks),
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=output,
+                stderr_file=output,
+                config=kernel,
+            )
+        except (papermill.PapermillExecutionError, DeadKernelError, CellTimeoutError, RuntimeError) as error:
+            if part.exists():
+                os.replace(part, bad)
+            what = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+            return time.time() - began, " ".join(what.split())
+    record(project, run, nb, began)
+    nbformat.write(nb, part)
+    os.replace(part, done)
+    bad.unlink(missing_ok=True)
+    return time.time() - began, ""
+
+
+def record(project: Project, run: Run, nb: Any, began: float) -> None:
+    """Write the run's provenance into the notebook, in place of papermill's own metadata."""
+    times = nb.metadata.pop("papermill")
+    for cell in nb.cells:
+        cell.metadata.pop("papermill", None)
+    code = "\n".join(c.source for c in nb.cells if c.cell_type == "code")
+    named = set(re.findall(r"""["']([\w.-]+)["']""", code))
+    files = [p.name for p in project.results.iterdir() if {p.name, p.stem} & named and p.stat().st_mtime >= began - 1]
+    defaults = parameters(project.notebooks / f"{run.name}.ipynb")
+    used = {k: run.parameters.get(k, literal(v["default"])) for k, v in defaults.items()}
+    nb.metadata["hybret"] = {
+        "key": run.key,
+        "source": run.source,
+        "package": project.package_key,
+        "parameters": run.parameters,
+        "model": used.get("model"),
+        "recipe": used.get("recipe"),
+        **provenance(project.root),
+        "started": times["start_time"],
+        "seconds": round(times["duration"], 1),
+        "files": sorted(files),
+    }
+
+
+def literal(text: str) -> Any:
+    """Return the value of a parameter's default, or its source text when it is not a literal."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,70 @@
+"""Means with 95 % intervals, by a bootstrap over prompts.
+
+The interval is the percentile interval of resampled prompts, all rows of a prompt together. Where all prompts
+of a group have the same value, resampling says nothing; then the interval is what the mean would be if the
+share of prompts that behave otherwise, of which none was seen in n, stood at its Wilson bound z^2 / (n + z^2)
+and they lay at the end of the scale: 0 of 100 gives 0 to 3.7 %.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+_Z2 = 1.959964**2
+_DRAWS_AT_ONCE = 100
+
+
+def grouped_means(
+    rows: pd.DataFrame, by: list[str], scale: tuple[float, float], n_boot: int, seed: int
+) -> pd.DataFrame:
+    """Mean of the column `_value` per group, with its interval.
+
+    Parameters
+    ----------
+    rows : has `_value`, `exact` and `prompt`.
+    by : columns that make the groups; none makes one group.
+    scale : least and greatest possible `_value`.
+    n_boot, seed : bootstrap draws and their seed.
+
+    Returns
+    -------
+    DataFrame
+        `by`, mean, low, high, exact (mean of `exact`), n (rows), prompts (distinct prompts).
+    """
+    rows = rows.assign(_all=0, exact=rows["exact"].astype(float))
+    groups = rows.groupby(by or ["_all"], dropna=False, sort=False, observed=True)
+    table = groups.agg(mean=("_value", "mean"), exact=("exact", "mean"), n=("_value", "size")).reset_index()
+    # Sum and count of every prompt in every group; groups are numbered in the order of `table`.
+    units = rows.assign(_group=groups.ngroup()).groupby(["_group", "prompt"], sort=True)["_value"].agg(["sum", "size"])
+    members = units.groupby(level="_group").indices
+    sums, sizes = units["sum"].to_numpy(float), units["size"].to_numpy(float)
+    table["prompts"] = [len(members[g]) for g in range(len(table))]
+    bounds = np.empty((2, len(table)))
+    # Groups with as many prompts share their draws, so that one product serves them all.
+    for n in sorted(set(table["prompts"])):
+        same = np.flatnonzero(table["prompts"] == n)
+        take = np.stack([members[g] for g in same], axis=1)  # [prompts, groups]
+        bounds[:, same] = _interval(sums[take], sizes[take], n, scale, n_boot, seed)
+    table["low"], table["high"] = bounds
+    return table[[*by, "mean", "low", "high", "exact", "n", "prompts"]]
+
+
+def _interval(
+    sums: np.ndarray, sizes: np.ndarray, n: int, scale: tuple[float, float], n_boot: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval of sum(sums) / sum(sizes), both [prompts, groups], prompts resampled together."""
+    generator = np.random.default_rng([seed, n])
+    means = []
+    for start in range(0, n_boot, _DRAWS_AT_ONCE):
+        draws = min(_DRAWS_AT_ONCE, n_boot - start)
+        weights = generator.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)  # [draws, prompts]
+        means.append((weights @ sums) / (weights @ sizes))
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
+    each = sums / sizes
+    mean = sums.sum(axis=0) / sizes.sum(axis=0)
+    constant = np.ptp(each, axis=0) < 1e-12
+    unseen = _Z2 / (n + _Z2)
+    low = np.where(constant, mean - unseen * (mean - scale[0]), low)
+    high = np.where(constant, mean + unseen * (scale[1] - mean), high)
+    return low, high

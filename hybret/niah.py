@@ -1,0 +1,256 @@
+"""Needle-in-a-haystack prompts: needles, templates, and the grid with real needle spans.
+
+A prompt of the grid (paper, Appendix B) is a haystack trimmed to the length label, less a buffer and the
+needle's own tokens, with the needle put in at a depth: 0 per cent is the START of the context, 100 per cent
+its end. (The caption of the paper's Figure 4 counts the other way; the authors' code counts as here.) How the
+needle finds the end of a sentence is `Recipe.insertion`; the haystacks are in `hybret.haystack`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import HybretError
+from .haystack import Cutter, Haystack, load_haystack, sha256
+from .recipe import CORRECTED, Recipe
+
+__all__ = ["PAPER_NEEDLE", "TEMPLATES", "Haystack", "Needle", "Prompt", "grid", "labels", "load_haystack"]
+
+TEMPLATES = ("base", "instruct", "jrt")
+PAPER_LENGTHS = (250, 4096)  # first and last length label, tokens
+PAPER_BUFFER = 200  # tokens that a label reserves for template, question and answer
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A sentence to hide, the question that asks for it, and the phrases that earn partial credit.
+
+    `keywords` serve the generic rubric of `hybret.scoring.score`; the paper's needle has Table 2 instead.
+    """
+
+    name: str
+    sentence: str
+    question: str
+    keywords: tuple[str, ...] = ()
+
+    @property
+    def insertion(self) -> str:
+        """What goes into the haystack: the sentence on a line of its own, as in the authors' code."""
+        return f"\n{self.sentence}\n"
+
+
+PAPER_NEEDLE = Needle(
+    name="paper",
+    sentence=("The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."),
+    question="What is the best thing to do in San Francisco?",
+    keywords=("eat a sandwich", "sit in Dolores Park", "sunny day"),
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One cell of the grid, ready for a model.
+
+    Attributes
+    ----------
+    text, ids : the prompt, and its token ids, with BOS once if the tokenizer writes one. ``len(ids)`` is the
+        real length; `length` is the label.
+    needle_spans : half-open token ranges of the needle's sentence in `ids`; its final full stop is included,
+        the newlines around it are not (unless one token holds both). Two for JRT, none without a needle.
+    length : label of the length, tokens. A JRT prompt keeps the label of its context read once.
+    depth : label of the depth, per cent, 0 = start of context; NaN without a needle.
+    needle, reference, question, keywords : the needle's name (``"none"`` in a control); what to score
+        against.
+    key : first 12 hex digits of the SHA-256 of `ids`. Cells whose insertion fell back to one place share it.
+    position : where the needle really is, as a fraction of the haystack's tokens; NaN without a needle.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    needle_spans: tuple[tuple[int, int], ...]
+    length: int
+    depth: float
+    template: str
+    haystack: str
+    haystack_seed: int
+    needle: str
+    reference: str
+    question: str
+    key: str
+    keywords: tuple[str, ...] = ()
+    position: float = math.nan
+
+    @property
+    def target(self) -> Needle:
+        """The needle to score the answer against, also when the prompt leaves it out."""
+        return Needle(self.needle, self.reference, self.question, self.keywords)
+
+
+def labels(first: float, last: float, n: int) -> list[int]:
+    """`n` evenly spaced labels, ``round(linspace(first, last, n))``, as the paper's grid has them."""
+    return [int(x) for x in np.round(np.linspace(first, last, n))]
+
+
+def grid(
+    tokenizer: Any,
+    lengths: int | Sequence[int] = 10,
+    depths: int | Sequence[float] = 10,
+    template: str = "base",
+    haystack: str | Path | Haystack = "embedded",
+    seed: int = 0,
+    needle: Needle | None = PAPER_NEEDLE,
+    buffer: int | None = None,
+    recipe: Recipe = CORRECTED,
+    spec: Any = None,
+) -> list[Prompt]:
+    """The prompts of the benchmark, one per length and depth, lengths outermost.
+
+    Parameters
+    ----------
+    tokenizer : a fast tokenizer of transformers.
+    lengths, depths : the labels, or how many of them, evenly spaced: lengths over the range of `spec` (else
+        the paper's 250 to 4096 tokens), depths over 0 to 100 per cent.
+    template : ``"base"``, ``"instruct"`` (through the tokenizer's chat template) or ``"jrt"`` (Just Read
+        Twice: context and question twice, in one user turn if `spec` is instruction-tuned).
+    haystack, seed : see `load_haystack`.
+    needle : what to hide. None gives the control: the same haystack, with the paper's needle left out; one
+        prompt per length, since depth means nothing there.
+    buffer : tokens of the label that are neither haystack nor needle; default that of `spec`, else 200.
+    recipe : only `Recipe.insertion` matters here.
+    spec : a `Model`, or anything with its `lengths`, `buffer` and `instruct`.
+
+    Raises
+    ------
+    HybretError
+        If a label, the template, the haystack or the tokenizer cannot give these prompts.
+    """
+    if template not in TEMPLATES:
+        raise HybretError(f"unknown template {template!r}; choose one of {', '.join(TEMPLATES)}")
+    chat = template == "instruct" or (template == "jrt" and bool(getattr(spec, "instruct", False)))
+    _check_tokenizer(tokenizer, chat)
+    depth_labels = [float(d) for d in _labels("depths", depths, (0, 100))]
+    length_labels = [int(n) for n in _labels("lengths", lengths, getattr(spec, "lengths", PAPER_LENGTHS))]
+    if outside := [d for d in depth_labels if not 0 <= d <= 100]:
+        raise HybretError(f"depth {outside[0]:g} is outside 0 to 100 per cent (0 = start of the context)")
+    hidden = needle or PAPER_NEEDLE
+    buffer = getattr(spec, "buffer", PAPER_BUFFER) if buffer is None else buffer
+    cost = len(tokenizer(hidden.insertion, add_special_tokens=False)["input_ids"])
+    if min(length_labels) <= buffer + cost:
+        raise HybretError(
+            f"length {min(length_labels)} leaves no room for a haystack: the needle takes {cost} tokens and "
+            f"the buffer {buffer}, so the shortest length is {buffer + cost + 1}"
+        )
+    longest = max(length_labels) - buffer - cost
+    hay = load_haystack(haystack, seed, longest)
+    cutter = Cutter(tokenizer, hay, longest, recipe.insertion)
+    cells = []  # (length, depth, position, text)
+    for length in length_labels:
+        n = length - buffer - cost
+        context = cutter.context(n)
+        for depth in depth_labels if needle else [math.nan]:
+            before, at = cutter.place(n, depth) if needle else (math.nan, 0)
+            filled = context[:at] + needle.insertion + context[at:] if needle else context
+            body = _body(filled, hidden.question, template, chat)
+            cells.append((length, depth, before / n, _chat_text(tokenizer, body) if chat else body))
+    encoded = tokenizer(
+        [text for *_, text in cells], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    bos = _bos(tokenizer)
+    prompts = []
+    for i, (length, depth, position, text) in enumerate(cells):
+        ids = (*bos, *encoded["input_ids"][i])
+        offsets = [(0, 0)] * len(bos) + encoded["offset_mapping"][i]
+        prompt = Prompt(
+            text=text,
+            ids=ids,
+            needle_spans=tuple(_spans(tokenizer, text, ids, offsets, needle)) if needle else (),
+            length=length,
+            depth=depth,
+            template=template,
+            haystack=hay.name,
+            haystack_seed=hay.seed,
+            needle=needle.name if needle else "none",
+            reference=hidden.sentence,
+            question=hidden.question,
+            key=sha256(np.asarray(ids, "<i8").tobytes())[:12],
+            keywords=hidden.keywords,
+            position=position,
+        )
+        prompts.append(prompt)
+    return prompts
+
+
+def _body(context: str, question: str, template: str, chat: bool) -> str:
+    """The prompt's text (Appendix B.1), or the user turn that holds it."""
+    block = f"CONTEXT: {context}\n\nQUESTION: {question}"
+    if template == "jrt":
+        block = f"{block}\n\n{block}"
+    if chat:
+        return block + " Output the most relevant sentence in the context, word by word!"
+    return block + "\n\nANSWER: Here is the most relevant sentence in the context: "
+
+
+def _chat_text(tokenizer: Any, turn: str) -> str:
+    messages = [{"role": "user", "content": turn}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if turn not in text:
+        raise HybretError(
+            "this tokenizer's chat template rewrites the user turn, so the needle cannot be placed; use template 'base'"
+        )
+    # Most chat templates write BOS themselves; where the tokenizer writes it too, it must come once.
+    return text.removeprefix(tokenizer.bos_token) if _bos(tokenizer) else text
+
+
+def _bos(tokenizer: Any) -> tuple[int, ...]:
+    """The id that the tokenizer itself puts before a text: BOS, or nothing."""
+    bos = tokenizer.bos_token_id
+    return (bos,) if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else ()
+
+
+def _spans(
+    tokenizer: Any, text: str, ids: Sequence[int], offsets: list[tuple[int, int]], needle: Needle
+) -> Iterator[tuple[int, int]]:
+    """Half-open token ranges of every copy of the needle's sentence; `offsets` are characters per token."""
+    at = text.find(needle.insertion)
+    while at >= 0:
+        first, last = at + 1, at + 1 + len(needle.sentence)
+        inside = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
+        span = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        if _bare(needle.sentence) not in _bare(tokenizer.decode(ids[slice(*span)])):
+            raise HybretError(
+                f"this tokenizer cannot place the needle {needle.name!r}: its sentence does not survive "
+                "encoding; use another tokenizer, or a needle in its vocabulary"
+            )
+        yield span
+        at = text.find(needle.insertion, last)
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split()).lower()
+
+
+def _labels(name: str, value: int | Sequence[Any], ends: Sequence[Any]) -> Sequence[Any]:
+    if isinstance(value, int | np.integer):
+        if value < 1:
+            raise HybretError(f"the number of {name} is {value}; give at least 1, or a list of {name}")
+        return labels(ends[0], ends[-1], int(value))
+    if len(value) == 0:
+        raise HybretError(f"there are no {name}; give a number of {name}, or a list with at least one")
+    if len(set(value)) < len(value):
+        raise HybretError(f"the {name} {list(value)} hold an entry twice; give each one once")
+    return value
+
+
+def _check_tokenizer(tokenizer: Any, chat: bool) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise HybretError(
+            "this tokenizer gives no character offsets, which placing the needle needs; load a fast tokenizer"
+        )
+    if chat and not getattr(tokenizer, "chat_template", None):
+        raise HybretError("this tokenizer has no chat template; use template 'base', or 'jrt' on a base model")

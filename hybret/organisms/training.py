@@ -1,0 +1,104 @@
+"""What a training run of an organism computes, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hybret.errors import HybretError
+from hybret.organisms.documents import Mixture
+
+GRIFFIN_TINY: Mapping[str, Any] = {
+    "vocab_size": 2048,
+    "hidden_size": 320,
+    "lru_width": 320,
+    "num_hidden_layers": 8,
+    "block_types": ["recurrent", "recurrent", "attention"],
+    "num_attention_heads": 10,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "intermediate_size": 1152,  # both halves of the gated MLP
+    "attention_window_size": 256,
+    "logits_soft_cap": 30.0,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that decides what a training run computes.
+
+    Attributes
+    ----------
+    name : name of the organism.
+    config : arguments of `RecurrentGemmaConfig`.
+    lengths : document lengths in tokens and their shares; one length per batch.
+    batch_tokens : tokens of a batch, whatever its length; a multiple of every length.
+    mixture : what the documents are made of.
+    paragraphs : of the text that the tokenizer is trained on.
+    minutes, steps : the whole training, by time or by steps; exactly one is set. A run may do a part of it
+        (`train(session=...)`) and another one, resumed, the rest.
+    lr, warmup, decay, floor : peak learning rate; it rises over the fraction `warmup` of the training, stays, and falls
+        over the last fraction `decay` to `floor` of the peak.
+    weight_decay : of matrices; embeddings, norms, biases and the recurrence's own parameters have none.
+    betas, clip : of AdamW; largest norm of a gradient.
+    seed : of the weights and the documents.
+    every : steps between two log lines.
+    """
+
+    name: str = "griffin-tiny"
+    config: Mapping[str, Any] = field(default_factory=lambda: dict(GRIFFIN_TINY))
+    lengths: tuple[tuple[int, float], ...] = ((256, 0.25), (512, 0.5), (1024, 0.25))
+    batch_tokens: int = 49152
+    mixture: Mixture = field(default_factory=lambda: Mixture(templates=(("best_thing", 3.0),)))
+    paragraphs: int = 20_000
+    minutes: float | None = 8.0
+    steps: int | None = None
+    lr: float = 1.5e-3
+    warmup: float = 0.02
+    decay: float = 0.4
+    floor: float = 0.02
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    seed: int = 0
+    every: int = 250
+
+    def check(self) -> None:
+        """Raise `HybretError` unless the values fit together."""
+        if (self.minutes is None) == (self.steps is None):
+            raise HybretError("A training has a length in minutes or in steps: give exactly one of them.")
+        if (self.minutes if self.steps is None else self.steps) <= 0:  # type: ignore[operator]
+            raise HybretError(f"A training needs a positive length, got {self.minutes or self.steps}.")
+        if odd := [length for length, _ in self.lengths if self.batch_tokens % length]:
+            raise HybretError(f"batch_tokens {self.batch_tokens} is not a multiple of the length {odd[0]}.")
+
+    def done(self, state: Mapping[str, Any]) -> float:
+        """Fraction of the training that this `step` or these `seconds` are."""
+        return state["step"] / self.steps if self.steps else state["seconds"] / 60 / (self.minutes or 1)
+
+    def rate(self, fraction: float) -> float:
+        """Learning rate once this fraction of the training (0 to 1) is done."""
+        fall = (1 - fraction) / self.decay
+        return self.lr * min(1.0, max(fraction / self.warmup, 0.01), max(self.floor, fall))
+
+    def attention_free(self) -> Training:
+        """The same training of the twin whose layers are all recurrent: the control without any attention."""
+        return replace(self, name=f"{self.name}-ssm", config={**self.config, "block_types": ["recurrent"] * 3})
+
+    def smoke(self) -> Training:
+        """Three steps of a small model, to see the whole path work on a CPU."""
+        small = {
+            "vocab_size": 512,
+            "hidden_size": 64,
+            "lru_width": 80,
+            "num_hidden_layers": 3,
+            "intermediate_size": 128,
+        }
+        return replace(
+            self, config={**self.config, **small, "attention_window_size": 64}, lengths=((128, 0.5), (256, 0.5)),
+            batch_tokens=256, paragraphs=500, minutes=None, steps=3, every=1,
+        )  # fmt: skip

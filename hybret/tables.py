@@ -1,0 +1,256 @@
+"""Tables: queries over rows of results, with intervals.
+
+Accuracy is the mean score divided by the rubric's maximum (0 to 1). Its 95 % interval is a percentile
+bootstrap over prompts: cells whose prompts are identical (short contexts without a sentence end) are drawn
+together, since they are one observation. Control rows, whose prompts leave the needle out, never enter an
+accuracy beside rows with a needle; what they earn is the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .errors import HybretError
+from .intervals import grouped_means
+from .paper import GENERATION, PREFILL, ModelSpec
+from .scoring import RUBRICS
+
+CONTROL = "none"  # value of the column `needle` in control rows
+CELL = (
+    "template",
+    "haystack",
+    "haystack_seed",
+    "needle",
+    "length",
+    "depth",
+)  # one cell of a grid, in any recipe
+# Columns that say where the needle is, and so mean nothing in a control row.
+PLACE = ("depth", "distance", "in_window", "needle_start", "needle_end", "needle", "tokens")
+
+
+def accuracy(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Accuracy per group.
+
+    Parameters
+    ----------
+    rows : result rows; control rows are left out, unless there are no others.
+    by : columns that make the groups; none gives one row for everything.
+    n_boot, seed : bootstrap draws and their seed. The same seed gives the same intervals.
+
+    Returns
+    -------
+    DataFrame
+        `by`, then accuracy, low, high (0 to 1; see `hybret.intervals`), exact (share of full needles), n
+        (rows), prompts (distinct prompts).
+
+    Raises
+    ------
+    HybretError
+        If there are no rows, or a column or a score is missing.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    rows = _checked(rows, [*by, "score", "exact", "prompt"])
+    if "needle" in rows and (rows["needle"] != CONTROL).any():
+        rows = rows[rows["needle"] != CONTROL]
+    table = grouped_means(rows.assign(_value=_fraction(rows)), by, (0.0, 1.0), n_boot, seed)
+    return table.rename(columns={"mean": "accuracy"})
+
+
+def floor(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """What the same conditions earn on prompts without the needle: `accuracy` of the control rows.
+
+    Columns of `by` that place the needle (depth, distance, ...) are dropped, as a control has none.
+
+    Raises
+    ------
+    HybretError
+        If there are no control rows.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    rows = _checked(rows, ["needle"])
+    control = rows[rows["needle"] == CONTROL]
+    if control.empty:
+        raise HybretError("no control rows: run the conditions on grid(..., needle=None) as well")
+    return accuracy(control, [column for column in by if column not in PLACE], n_boot, seed)
+
+
+def above_floor(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """`accuracy` with the floor of each group beside it.
+
+    Added columns: floor, floor_low, floor_high, and `above` = accuracy - floor, the credit that needs the
+    needle. Groups without a control row have NA there.
+
+    Raises
+    ------
+    HybretError
+        If there are no control rows, or they were scored by another rubric than the rest.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    ground = floor(rows, by, n_boot, seed)
+    control = rows["needle"] == CONTROL
+    if "rubric" in rows and set(rows.loc[control, "rubric"]) != set(rows.loc[~control, "rubric"]):
+        raise HybretError("control rows and needle rows have different rubrics; score them alike with rescore()")
+    names = {"accuracy": "floor", "low": "floor_low", "high": "floor_high"}
+    shared = [column for column in by if column not in PLACE]
+    ground = ground[[*shared, *names]].rename(columns=names)
+    table = accuracy(rows, by, n_boot, seed)
+    table = table.merge(ground, on=shared, how="left") if shared else table.merge(ground, how="cross")
+    return table.assign(above=table["accuracy"] - table["floor"])
+
+
+def table1(rows: pd.DataFrame, value: str = "accuracy") -> pd.DataFrame:
+    """The paper's Table 1: rows the manipulation during prefill, columns during generation.
+
+    Parameters
+    ----------
+    rows : rows of one model, recipe and template whose `prefill` and `generation` name manipulations; other
+        conditions are left out.
+    value : column of `accuracy` to show. A pair that was not run is NaN.
+
+    Raises
+    ------
+    HybretError
+        If several models, recipes or templates would be mixed, or no row names a pair.
+    """
+    rows = _checked(rows, ["prefill", "generation"])
+    named = {name.lower(): name for name in PREFILL}
+    rows = rows.assign(**{c: rows[c].str.lower().map(named) for c in ("prefill", "generation")})
+    rows = rows[rows["prefill"].notna() & rows["generation"].isin(GENERATION)]
+    if rows.empty:
+        raise HybretError("no manipulation pairs in these rows; run the conditions of table1_conditions()")
+    for column in {"model", "recipe", "template"} & set(rows.columns):
+        if rows[column].nunique() > 1:
+            raise HybretError(f"these rows mix several values of {column!r}; Table 1 shows one, so select it first")
+    table = accuracy(rows, ["prefill", "generation"]).pivot(index="prefill", columns="generation", values=value)
+    return table.reindex(index=pd.Index(PREFILL, name="prefill"), columns=pd.Index(GENERATION, name="generation"))
+
+
+def by_distance(
+    rows: pd.DataFrame,
+    window: int,
+    bins: int | Sequence[float] = 8,
+    by: str | Sequence[str] = "condition",
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Accuracy by the needle's distance from the end of the prompt, in attention windows (Section 5.2).
+
+    Parameters
+    ----------
+    window : tokens.
+    bins : how many of equal width up to the farthest needle (rounded up to a quarter of a window), or the
+        edges in windows. An edge at 1 keeps needles inside and outside the window apart.
+
+    Returns
+    -------
+    DataFrame
+        `by`, near and far (the bin's edges, in windows, near included), then as `accuracy`. Empty bins are
+        absent.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    rows = _checked(rows, ["distance"])
+    rows = rows[rows["distance"] >= 0]
+    if window < 1 or rows.empty:
+        raise HybretError("a window analysis needs a window of at least 1 token and rows with a needle")
+    windows = rows["distance"].to_numpy() / window
+    top = np.floor(4 * windows.max() + 1) / 4
+    edges = np.linspace(0, top, bins + 1) if isinstance(bins, int) else np.asarray(bins, dtype=float)
+    if len(edges) < 2 or (np.diff(edges) <= 0).any():
+        raise HybretError("bins is a number of at least 1, or rising edges in windows")
+    index = np.searchsorted(edges, windows, side="right") - 1
+    inside = (index >= 0) & (index < len(edges) - 1)
+    rows, index = rows[inside], index[inside]
+    return accuracy(rows.assign(near=edges[index], far=edges[index + 1]), [*by, "near", "far"], n_boot, seed)
+
+
+def departures(
+    rows_a: pd.DataFrame,
+    rows_b: pd.DataFrame,
+    by: str | Sequence[str] = "condition",
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What changes from `rows_a` to `rows_b`, over the cells that both have: a paired comparison.
+
+    Cells pair by template, haystack, needle, length and depth, not by prompt, since recipes may place a
+    needle differently.
+
+    Returns
+    -------
+    DataFrame
+        `by`, a, b (accuracies), difference (b - a) with its paired bootstrap interval low, high (-1 to 1),
+        changed (share of cells with another score), n (cells), prompts (distinct prompts of `rows_a`). Where
+        every prompt differs by the same amount, the interval is as in `accuracy`.
+
+    Raises
+    ------
+    HybretError
+        If no cell is in both, or one has several rows for a cell.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    keys = [*by, *(c for c in CELL if c in rows_a and c in rows_b and c not in by)]
+    sides = []
+    for rows in (rows_a, rows_b):
+        rows = _checked(rows, [*by, "score", "prompt"])
+        if rows.duplicated(keys).any():
+            raise HybretError("several rows for one cell; compare one recipe of one model with one other")
+        sides.append(rows.assign(_fraction=_fraction(rows))[[*keys, "prompt", "_fraction"]])
+    pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_b"))
+    if pairs.empty:
+        raise HybretError("the two sets of rows share no cell and condition, so there is nothing to compare")
+    pairs["_value"] = pairs["_fraction_b"] - pairs["_fraction"]
+    pairs["exact"] = pairs["_value"] != 0
+    table = grouped_means(pairs, by, (-1.0, 1.0), n_boot, seed)
+    table = table.rename(columns={"mean": "difference", "exact": "changed"})
+    means = pairs.assign(_all=0).groupby(by or ["_all"], dropna=False, sort=False)[["_fraction", "_fraction_b"]].mean()
+    table.insert(len(by), "a", means["_fraction"].to_numpy())
+    table.insert(len(by) + 1, "b", means["_fraction_b"].to_numpy())
+    return table
+
+
+def model_table(models: Iterable[Any]) -> pd.DataFrame:
+    """Appendix A for any mixture of loaded `Model`s and of the paper's `ModelSpec`s: one line per model.
+
+    Parameters are counted without embeddings, as the paper does; a window of NA is global attention.
+    """
+    lines = []
+    for model in models:
+        if isinstance(model, ModelSpec):
+            parameters, layers, attention = model.parameters, model.layers, model.attention_layers
+        else:
+            embedding = model.net.get_input_embeddings().weight.numel()
+            parameters = sum(p.numel() for p in model.net.parameters()) - embedding
+            layers, attention = model.net.config.num_hidden_layers, len(model.attention_layers)
+        lines.append(
+            {
+                "model": model.name,
+                "parameters": int(parameters),
+                "layers": layers,
+                "attention layers": attention,
+                "heads": model.heads,
+                "window": model.window,
+                "instruction-tuned": model.instruct,
+            }
+        )
+    return pd.DataFrame(lines).astype({"window": "Int64"})
+
+
+def _checked(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    if missing := [column for column in columns if column not in rows]:
+        raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of a sweep")
+    if rows.empty:
+        raise HybretError("there are no rows to make a table of")
+    if "score" in rows and rows["score"].isna().any():
+        raise HybretError("some rows have no score; score them with rescore() first")
+    return rows
+
+
+def _fraction(rows: pd.DataFrame) -> pd.Series:
+    """Scores as fractions of their rubric's maximum (5 where the rows name no rubric)."""
+    if "rubric" not in rows:
+        return rows["score"].astype(float) / 5
+    return rows["score"].astype(float) / rows["rubric"].map({name: r.maximum for name, r in RUBRICS.items()})

@@ -1,0 +1,274 @@
+"""Figures: what is drawn is what the rows say, it can be read by everybody, and a file is the same every time."""
+
+import itertools
+import re
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from hybret import figures
+from hybret.errors import HybretError
+from hybret.figures_style import COLOURS
+
+LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
+
+
+def cells(**columns) -> pd.DataFrame:
+    """One row per cell of a 3 x 3 grid; the score is 5 unless the needle is out of the window."""
+    rows = []
+    for length, depth in itertools.product(LENGTHS, DEPTHS):
+        distance = int(length * (1 - depth / 100)) + 10
+        inside = distance < 256
+        rows.append(
+            {
+                "model": "griffin-tiny", "weights": "0123456789ab", "recipe": "CORRECTED", "template": "base",
+                "condition": "keep", "needle": "paper", "length": length, "depth": depth, "distance": distance,
+                "in_window": inside, "score": 5.0 * inside, "exact": inside, "prompt": f"{length}-{depth}",
+                "rubric": "table2", "generation": "keep", "prefill": "keep", "k": 10, "during": "generation",
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows).assign(**columns).astype({"k": "Int64"})
+
+
+def control(rows: pd.DataFrame, score: float) -> pd.DataFrame:
+    """The no-needle prompts of `rows`: one for each length."""
+    kept = rows[rows["depth"] == 0]
+    return kept.assign(needle="none", depth=np.nan, distance=-1, in_window=False, score=score, exact=False)
+
+
+@pytest.fixture
+def sweep() -> pd.DataFrame:
+    parts = [cells(k=k, during=d) for k in (1, 10) for d in ("generation", "both")]
+    silent = [cells(k=0, during=d, score=0.0, exact=False) for d in ("generation", "both")]
+    rows = pd.concat([*parts, *silent], ignore_index=True)
+    return pd.concat([rows, control(rows, score=0.5)], ignore_index=True)
+
+
+@pytest.fixture
+def pairs() -> pd.DataFrame:
+    table = [cells(prefill=p, generation=g, condition=f"{g}-{p}") for p in ("keep", "null") for g in ("keep", "omit")]
+    rows = pd.concat(table, ignore_index=True)
+    omit = rows["generation"] == "omit"
+    return rows.assign(score=rows["score"].mask(omit, 0.0), exact=rows["exact"] & ~omit)
+
+
+def text(figure: Figure) -> str:
+    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+
+
+def arms() -> dict:
+    original = np.full(20, 0.05)
+    omit = original.copy()
+    omit[5:9] = 0
+    return {"Keep": original, "Omit": omit}
+
+
+TOKENS = [f"t{i}" for i in range(20)]
+FORKS = pd.DataFrame(
+    {
+        "field": ["binary", "needle_span", "jamba_manipulation"],
+        "condition": ["Binary-Keep", "Only-Keep", "Omit-Keep"],
+        "difference": [0.01, -0.2, np.nan],
+        "low": [-0.02, -0.3, np.nan],
+        "high": [0.04, -0.1, np.nan],
+    }
+)
+
+
+def every_figure(sweep: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Figure]:
+    generation = sweep[sweep["during"] == "generation"]
+    jrt = pd.concat([generation, generation.assign(template="jrt")])
+    bits = {"layer 2": np.arange(12.0).reshape(4, 3)}
+    return {
+        "accuracy_by_k": figures.accuracy_by_k(sweep),
+        "jrt_by_k": figures.jrt_by_k(jrt),
+        "retrieval_maps": figures.retrieval_maps(pairs, "prefill", "generation"),
+        "weights": figures.weights(arms(), (5, 9), TOKENS, "model griffin-tiny (01234567)"),
+        "head_selection": figures.head_selection(bits, {"layer 2": bits["layer 2"] < 3}, list("abc"), "griffin-tiny"),
+        "table1": figures.table1(pairs, {("Keep", "Keep"): 0.503}),
+        "by_distance": figures.by_distance(pairs, window=256),
+        "departures": figures.departures(FORKS, "model griffin-tiny"),
+        "home": figures.home(generation),
+    }
+
+
+def test_every_figure_names_its_model_and_labels_its_axes(sweep, pairs):
+    drawn = every_figure(sweep, pairs)
+    assert set(drawn) | {"save", "words"} == set(figures.__all__)
+    for name, figure in drawn.items():
+        assert "griffin-tiny" in text(figure), name
+        labelled = [a for a in figure.axes if a.get_xlabel() or a.get_ylabel()]
+        assert labelled or "prompt length (tokens)" in text(figure), name
+        sizes = [t.get_fontsize() for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip()]
+        assert min(sizes) >= 8, name
+
+
+@pytest.mark.parametrize("name", ["accuracy_by_k", "retrieval_maps", "table1"])
+def test_figures_from_rows_state_recipe_and_n(sweep, pairs, name):
+    said = text(every_figure(sweep, pairs)[name])
+    assert "recipe CORRECTED" in said and "n = 9 prompts" in said and "01234567" in said
+
+
+def test_accuracy_by_k_draws_both_versions_over_the_floor(sweep):
+    axes = figures.accuracy_by_k(sweep).axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    curve, floor = lines["generation version"], lines["generation version, floor (no needle)"]
+    inside = 100 * cells()["in_window"].mean()
+    assert curve.get_xdata().tolist() == [0, 1, 10] and curve.get_ydata().tolist() == pytest.approx([0, inside, inside])
+    assert floor.get_ydata().tolist() == pytest.approx([10, 10, 10])
+    assert floor.get_zorder() < curve.get_zorder()
+    assert "prefill version" in lines and len(axes.collections) == 4  # two bands, two floors
+
+
+def test_floor_rows_may_come_apart(sweep):
+    needle = sweep[sweep["needle"] != "none"]
+    assert "floor" not in text(figures.accuracy_by_k(needle))
+    assert "floor" in text(figures.accuracy_by_k(needle, control(needle, 1.0)))
+
+
+def test_lines_differ_in_marker_and_in_a_colour_that_colour_blind_readers_see(sweep):
+    lines = [line for line in figures.accuracy_by_k(sweep).axes[0].get_lines() if line.get_marker() != "None"]
+    assert len({line.get_marker() for line in lines}) == len(lines) == 2
+    assert {line.get_color() for line in lines} <= set(COLOURS)
+    # Viénot's simulation of missing red and green cones: all pairs stay well apart.
+    lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    blind = {
+        "protan": np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]]),
+        "deutan": np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]]),
+    }
+    for kind, missing in blind.items():
+        seen = [np.linalg.inv(lms) @ missing @ lms @ np.array(to_rgb(c)) for c in COLOURS]
+        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.1, kind
+
+
+def scores_at(axes) -> dict[tuple[float, float], float]:
+    """(column, row) of every square of a map, to its score."""
+    found = {}
+    for patch in axes.patches:
+        if (patch.get_gid() or "").startswith("score-"):
+            corners = patch.get_path().vertices.reshape(-1, 5, 2)[:, 0]
+            found |= {tuple(corner): float(patch.get_gid().removeprefix("score-")) for corner in corners.tolist()}
+    return found
+
+
+def test_map_has_the_right_cells_and_the_start_of_the_context_on_top():
+    rows = cells()
+    rows["score"] = np.arange(9) / 2.0  # length major, then depth
+    figure = figures.retrieval_maps(rows, None, None)
+    axes = figure.axes[0]
+    expected = {(x, y): (3 * x + y) / 2 for x in range(3) for y in range(3)}
+    assert scores_at(axes) == expected
+    assert axes.get_ylim() == (3, 0)  # row 0, depth 0, is drawn at the top
+    ticks = dict(zip(axes.get_yticks(), [t.get_text() for t in axes.get_yticklabels()], strict=True))
+    assert ticks == {0.5: "start of context", 2.5: "end of context"}
+    assert "40 %" in text(figure)  # mean score 2 of 5
+
+
+def test_shared_axes_keep_the_orientation(pairs):
+    grid = [a for a in figures.retrieval_maps(pairs, "prefill", "generation").axes if a.patches][:4]
+    assert [a.get_ylim() for a in grid] == [(3, 0)] * 4
+    assert [max(scores_at(a).values()) for a in grid] == [5, 0, 5, 0]
+
+
+def test_window_edge_parts_visible_needles_from_the_others():
+    (edge,) = figures.retrieval_maps(cells(), None, None).axes[0].collections
+    segments = {tuple(map(tuple, s)) for s in edge.get_segments()}
+    # In the window: all of 80; of 300 the depths 50 and 100; of 512 only depth 100.
+    assert segments == {((1, 0), (1, 1)), ((1, 1), (2, 1)), ((2, 1), (2, 2)), ((2, 2), (3, 2))}
+
+
+def test_cells_that_were_not_run_are_not_scores():
+    rows = cells()[1:]
+    assert len(scores_at(figures.retrieval_maps(rows, None, None).axes[0])) == 8
+
+
+def test_table1_shows_ours_beside_the_papers(pairs):
+    said = text(figures.table1(pairs, {("Keep", "Keep"): 0.503, ("Null", "Omit"): 0.0}))
+    assert f"{100 * cells()['in_window'].mean():.1f} %" in said
+    assert said.count("paper 50.3") == 1 and said.count("paper 0.0") == 1
+
+
+def test_weights_state_the_share_on_the_needle():
+    said = text(figures.weights(arms(), (5, 9), TOKENS, "note"))
+    assert "on the needle 20.0 %, on all other tokens 80.0 %" in said
+    assert "on the needle 0.0 %, on all other tokens 80.0 %" in said
+
+
+def test_head_selection_frames_exactly_the_kept_heads():
+    bits = np.random.default_rng(0).random((4, 3))
+    kept = np.zeros((4, 3), dtype=bool)
+    kept[2, 0] = kept[1, 2] = True
+    axes = figures.head_selection({"layer 2": bits}, {"layer 2": kept}, list("abc"), "note").axes[0]
+    assert {(int(p.get_x()), int(p.get_y())) for p in axes.patches} == {(0, 2), (2, 1)}
+
+
+def test_departures_mark_intervals_without_zero_and_what_cannot_show():
+    axes = figures.departures(FORKS, "note").axes[0]
+    points = {line.get_marker(): line.get_xdata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 1}
+    assert points == {"o": pytest.approx(1.0), "D": pytest.approx(-20.0)}
+    assert "cannot show" in text(axes.figure)
+
+
+def test_by_distance_counts_in_windows(pairs):
+    axes = figures.by_distance(pairs[pairs["condition"] == "keep-keep"], window=256).axes[0]
+    line = next(line for line in axes.get_lines() if line.get_label() == "keep-keep")
+    near, far = (line.get_ydata()[line.get_xdata() < 1], line.get_ydata()[line.get_xdata() > 1])
+    assert set(near) == {100.0} and set(far) == {0.0} and len(near) and len(far)
+
+
+@pytest.mark.parametrize("rows", [cells()[:1], cells(k=3), cells()[cells()["depth"] == 0]], ids=["row", "k", "depth"])
+def test_little_data_is_drawn(rows, tmp_path):
+    for i, draw in enumerate((figures.accuracy_by_k, figures.jrt_by_k, figures.retrieval_maps, figures.home)):
+        figures.save(draw(rows), f"figure-{i}", tmp_path)
+    figures.save(figures.by_distance(rows, window=None), "distance", tmp_path)
+    figures.save(figures.table1(rows), "table", tmp_path)
+    assert len(list(tmp_path.glob("*.svg"))) == 6
+
+
+def test_saved_files_are_the_same_every_time_and_keep_their_text(sweep, tmp_path):
+    for folder in ("one", "two"):
+        picture = figures.save(figures.accuracy_by_k(sweep), "by-k", tmp_path / folder)
+        assert picture._repr_mimebundle_()["image/svg+xml"] == picture.svg.read_text()
+    for suffix in ("svg", "pdf"):
+        one, two = ((tmp_path / folder / f"by-k.{suffix}").read_bytes() for folder in ("one", "two"))
+        assert one == two
+    svg = (tmp_path / "one" / "by-k.svg").read_text()
+    assert re.search(r"<text[^>]*>generation version</text>", svg) and "<dc:date>" not in svg
+    assert len(svg) < 60_000
+
+
+def test_settings_of_the_reader_are_left_alone(sweep):
+    before = dict(matplotlib.rcParams)
+    figures.accuracy_by_k(sweep)
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: figures.retrieval_maps(cells(), None, None, palette="jet"), "unknown palette 'jet'"),
+        (lambda: figures.accuracy_by_k(control(cells(), 0.0)), "no rows with a needle"),
+        (lambda: figures.table1(cells(prefill="k=3")), "no manipulations"),
+        (lambda: figures.weights(arms(), (18, 25), TOKENS, ""), "one weight for each of the 20 tokens"),
+        (lambda: figures.head_selection({"a": np.zeros((2, 3))}, {}, list("abc"), ""), "must both be"),
+        (lambda: figures.departures(FORKS[:0], ""), "the table is empty"),
+        (lambda: figures.save(Figure(), "../x", "."), "plain file name"),
+        (lambda: figures.save(Figure(), "x", "/dev/null/x"), "cannot write a figure"),
+    ],
+)
+def test_bad_input_is_said_in_one_sentence(call, message):
+    with pytest.raises(HybretError, match=re.escape(message)) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_authors_palette_is_an_option():
+    faces = {
+        palette: figures.retrieval_maps(cells(), None, None, palette).axes[0].patches[-1].get_facecolor()[:3]
+        for palette in ("cividis", "authors")
+    }
+    assert faces["authors"] == pytest.approx(to_rgb("#0CD79F"), abs=0.01) and faces["cividis"] != faces["authors"]

@@ -1,0 +1,267 @@
+"""Prompts: the grid's labels, where the needle is, and what is refused."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from hybret import niah
+from hybret.errors import HybretError
+from hybret.niah import PAPER_NEEDLE, Needle, grid
+from hybret.recipe import CORRECTED, PAPER
+
+ESSAYS = Path(__file__).parents[1].parent / "shared" / "niah" / "essays"
+LENGTHS = [250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096]
+DEPTHS = [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} [/]{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def words(n: int) -> str:
+    """Prose of `n` short sentences, every fourth one a question, every seventh with 3.5 in it."""
+    nouns = ["river", "house", "garden", "letter", "summer", "engine", "window", "mountain", "teacher", "market"]
+    verbs = ["keeps", "finds", "leaves", "opens", "follows", "carries", "watches", "paints"]
+    out = []
+    for i in range(n):
+        number = " about 3.5 miles away" if i % 7 == 3 else ""
+        end = "?" if i % 4 == 3 else "."
+        first, second = nouns[i % 10], nouns[(i * 3 + 1) % 10]
+        out.append(f"The {first} {verbs[i % 8]} a {second} near the {nouns[i * 7 % 10]}{number}{end}")
+    return " ".join(out)
+
+
+HAY = words(600)
+FRAME = f"CONTEXT: QUESTION: {PAPER_NEEDLE.question} ANSWER: Here is the most relevant sentence in the context: "
+
+
+def byte_level(bos: bool = True, chat: str | None = CHAT) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=["<bos>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator([HAY, 4 * PAPER_NEEDLE.sentence, 4 * FRAME], trainer)
+    if bos:
+        backend.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>")
+    tokenizer.chat_template = chat
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return byte_level()
+
+
+def real_depth(prompt: niah.Prompt) -> int:
+    return prompt.text.index(PAPER_NEEDLE.sentence)
+
+
+def test_the_papers_grid_has_its_labels(tokenizer):
+    prompts = grid(tokenizer, haystack=HAY)
+    assert [(p.length, p.depth) for p in prompts] == [(n, d) for n in LENGTHS for d in DEPTHS]
+
+
+def test_a_model_gives_its_own_lengths_and_buffer(tokenizer):
+    spec = SimpleNamespace(lengths=(80, 128, 176, 224, 272, 320, 368, 416, 464, 512), buffer=40, instruct=False)
+    prompts = grid(tokenizer, depths=[50], haystack=HAY, spec=spec)
+    assert [p.length for p in prompts] == list(spec.lengths)
+    assert [p.length for p in grid(tokenizer, lengths=3, depths=1, haystack=HAY, spec=spec)] == [80, 296, 512]
+    # Haystack and needle fill the label less the buffer; template, question and BOS come on top.
+    extra = len(prompts[0].ids) - (80 - 40)
+    assert 15 < extra < 60
+    assert all(abs(len(p.ids) - (p.length - 40) - extra) <= 3 for p in prompts)
+
+
+@pytest.mark.parametrize("template", ["base", "instruct", "jrt"])
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
+def test_spans_hold_the_needle_and_nothing_else(tokenizer, template, recipe):
+    prompts = grid(tokenizer, [250, 1105, 4096], 10, template, HAY, recipe=recipe)
+    for p in prompts:
+        assert len(p.needle_spans) == (2 if template == "jrt" else 1)
+        for start, end in p.needle_spans:
+            assert tokenizer.decode(p.ids[start:end]) == PAPER_NEEDLE.sentence
+        assert p.ids.count(tokenizer.bos_token_id) == 1
+        assert list(p.ids) == tokenizer(p.text)["input_ids"]
+        assert p.ids[0] == tokenizer.bos_token_id
+
+
+def test_a_tokenizer_without_bos_gets_none():
+    plain = byte_level(bos=False)
+    (p,) = grid(plain, [400], [50], haystack=HAY)
+    assert list(p.ids) == plain(p.text)["input_ids"]
+    assert plain.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence
+
+
+def test_templates(tokenizer):
+    (control,) = grid(tokenizer, [400], [50], haystack=HAY, needle=None)
+    context = control.text.removeprefix("CONTEXT: ").split("\n\n")[0]
+    question = PAPER_NEEDLE.question
+    ending = "\n\nANSWER: Here is the most relevant sentence in the context: "
+    block = f"CONTEXT: {context}\n\nQUESTION: {question}"
+    order = " Output the most relevant sentence in the context, word by word!"
+    assert control.text == block + ending
+    (jrt,) = grid(tokenizer, [400], [50], "jrt", HAY, needle=None)
+    assert jrt.text == f"{block}\n\n{block}{ending}"
+    (chat,) = grid(tokenizer, [400], [50], "instruct", HAY, needle=None)
+    assert chat.text == f"[user] {block}{order} [/][assistant]"
+    spec = SimpleNamespace(instruct=True)
+    (both,) = grid(tokenizer, [400], [50], "jrt", HAY, needle=None, spec=spec)
+    assert both.text == f"[user] {block}\n\n{block}{order} [/][assistant]"
+    assert both.template == "jrt" and both.length == 400
+
+
+def test_needle_goes_deeper_with_depth_and_stands_after_a_sentence(tokenizer):
+    prompts = grid(tokenizer, [2000], 10, haystack=HAY)
+    places = [real_depth(p) for p in prompts]
+    assert places == sorted(places) and len(set(places)) == 10
+    assert prompts[0].text.startswith("CONTEXT: \nThe best thing")
+    assert all(p.text[at - 2] in ".?" for p, at in zip(prompts[1:-1], places[1:-1], strict=True))
+    assert [p.position for p in prompts[:1] + prompts[-1:]] == [0.0, 1.0]
+    for p in prompts:
+        assert 0 <= p.depth / 100 - p.position < 0.05
+
+
+def test_token_id_misses_the_sentence_ends_that_characters_find(tokenizer):
+    ask = "Is it so? " * 10 + "It is. " + "Is it so? " * 200
+    by_id = grid(tokenizer, [1000], [5, 90], haystack=ask, recipe=PAPER)
+    by_character = grid(tokenizer, [1000], [5, 90], haystack=ask, recipe=CORRECTED)
+    assert by_id[0].position == 0
+    assert by_character[0].position > 0.03
+    assert "It is.\nThe best thing" in by_id[1].text
+    assert "so?\nThe best thing" in by_character[1].text
+
+
+def test_a_decimal_point_is_no_sentence_end_and_a_lost_paragraph_break_is(tokenizer):
+    text = "one 3.5 and 4.5 " * 200
+    assert {p.position for p in grid(tokenizer, [500], [30, 90], haystack=text)} == {0.0}
+    glued = "it should be useful.To start with " * 200
+    assert "useful.\nThe best" in grid(tokenizer, [500], [50], haystack=glued)[0].text
+
+
+def test_degenerate_cells_share_a_key_and_say_where_the_needle_is(tokenizer):
+    prompts = grid(tokenizer, [300], 10, haystack="word " * 500)
+    assert [p.position for p in prompts] == [0.0] * 9 + [1.0]
+    assert len({p.key for p in prompts}) == 2
+    assert [p.depth for p in prompts] == DEPTHS
+
+
+def test_the_control_is_the_same_prompt_without_the_needle(tokenizer):
+    prompts = grid(tokenizer, [300, 600], 10, haystack=HAY)
+    controls = grid(tokenizer, [300, 600], 10, haystack=HAY, needle=None)
+    assert [p.length for p in controls] == [300, 600]
+    for p in prompts:
+        (control,) = [c for c in controls if c.length == p.length]
+        assert p.text.replace(PAPER_NEEDLE.insertion, "", 1) == control.text
+        assert control.needle_spans == () and control.needle == "none" and math.isnan(control.depth)
+        assert control.target.sentence == PAPER_NEEDLE.sentence
+
+
+def test_another_needle_keeps_its_own_question_and_reference(tokenizer):
+    other = Needle(
+        "lamp", "Old Mr Finch keeps a blue lamp in the boathouse.", "What does Mr Finch keep?", ("blue lamp",)
+    )
+    (p,) = grid(tokenizer, [400], [50], haystack=HAY, needle=other)
+    assert tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == other.sentence
+    assert (p.needle, p.reference, p.question, p.keywords) == (
+        other.name,
+        other.sentence,
+        other.question,
+        other.keywords,
+    )
+    assert p.target == other
+
+
+def test_real_lengths_at_the_papers_scale_and_speed(tokenizer):
+    start = time.perf_counter()
+    prompts = grid(tokenizer, haystack=HAY)
+    assert time.perf_counter() - start < 2
+    for p in prompts:
+        assert p.length - 200 < len(p.ids) < p.length - 100
+    (twice,) = grid(tokenizer, [4096], [50], "jrt", HAY)
+    assert 7700 < len(twice.ids) < 8000 and twice.length == 4096
+
+
+def test_non_ascii_haystack(tokenizer):
+    prompts = grid(tokenizer, [600], 10, haystack="Die Straße führt über das Tor. Ça va “bien”? 今日は。 " * 80)
+    for p in prompts:
+        assert tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence
+        assert tokenizer.decode(p.ids[1:]) == p.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"lengths": [220]}, "the shortest length is"),
+        ({"lengths": [300, 300]}, "twice"),
+        ({"lengths": []}, "no lengths"),
+        ({"lengths": 0}, "at least 1"),
+        ({"depths": [101]}, "outside 0 to 100"),
+        ({"depths": [-1]}, "outside 0 to 100"),
+        ({"template": "chat"}, "base, instruct, jrt"),
+        ({"haystack": "A short text."}, "has 4 tokens|tokens, but"),
+        ({"haystack": "/no/such/folder"}, "no haystack folder"),
+        ({"haystack": Path("no folder")}, "no haystack folder"),
+    ],
+)
+def test_bad_input_is_one_sentence(tokenizer, arguments, says):
+    with pytest.raises(HybretError, match=says) as error:
+        grid(tokenizer, **{"lengths": [400], "depths": [50], "haystack": HAY, **arguments})
+    assert "\n" not in str(error.value)
+
+
+def test_tokenizers_that_cannot_place_the_needle_are_refused(tokenizer):
+    vocabulary = Tokenizer(models.WordLevel({"[UNK]": 0, "The": 1, ".": 2}, unk_token="[UNK]"))
+    vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(HybretError, match="cannot place the needle"):
+        grid(PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]"), [400], [50], haystack=HAY)
+    with pytest.raises(HybretError, match="offsets"):
+        grid(SimpleNamespace(is_fast=False), [400], [50], haystack=HAY)
+    with pytest.raises(HybretError, match="no chat template"):
+        grid(byte_level(chat=None), [400], [50], "instruct", HAY)
+    with pytest.raises(HybretError, match="rewrites the user turn"):
+        grid(byte_level(chat="{{ messages[0]['content'] | upper }}"), [400], [50], "instruct", HAY)
+
+
+def test_folders(tmp_path, tokenizer):
+    with pytest.raises(HybretError, match="holds no text"):
+        niah.load_haystack(tmp_path)
+    for name in ("a.txt", "newideas.txt", "useful.txt"):
+        (tmp_path / name).write_text(f"This is {name}. ")
+    hay = niah.load_haystack(str(tmp_path))
+    assert [name for name, _ in hay.sources] == ["useful.txt", "newideas.txt", "a.txt"]
+    assert hay.text == "This is useful.txt. This is newideas.txt. This is a.txt. "
+    assert hay.name == tmp_path.name  # not the authors' essays, so not their name
+    (tmp_path / "useful.txt").unlink()
+    assert [name for name, _ in niah.load_haystack(tmp_path).sources] == ["a.txt", "newideas.txt"]
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(HybretError, match="not UTF-8"):
+        niah.load_haystack(tmp_path)
+
+
+def test_embedded_haystacks_differ_by_seed_and_keep_their_beginning(tokenizer):
+    one, two = niah.load_haystack("embedded", 0), niah.load_haystack("embedded", 1)
+    assert one.text != two.text and one.sha256 != two.sha256
+    assert niah.load_haystack("embedded", 0, tokens=8000).text.startswith(one.text)
+    (p,) = grid(tokenizer, [400], [50], seed=1)
+    assert (p.haystack, p.haystack_seed) == ("embedded", 1)
+
+
+@pytest.mark.skipif(not ESSAYS.is_dir(), reason="the essays are not part of the repository")
+def test_the_authors_haystack(tokenizer):
+    hay = niah.load_haystack(ESSAYS)
+    assert hay.name == "paul-graham"
+    assert hay.text.startswith("February 2020What should an essay be?")
+    prompts = grid(tokenizer, [4096], 10, haystack=hay, recipe=PAPER)
+    assert all(tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence for p in prompts)
+    assert all(p.text[real_depth(p) - 2] == "." for p in prompts[1:-1])

@@ -1,0 +1,218 @@
+"""The parallel scans against the loops that define them, and their routing into transformers."""
+
+import pytest
+import torch
+from transformers import DynamicCache, JambaConfig, JambaForCausalLM, RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+from transformers.models.jamba import modeling_jamba
+from transformers.models.recurrent_gemma import modeling_recurrent_gemma
+
+from hybret.errors import HybretError
+from hybret.scan import linear_scan, parallel_scans, selective_scan
+
+TOKENS = 37
+PATCHED = (
+    (modeling_recurrent_gemma.RecurrentGemmaRglru, "_rnn_scan"),
+    (modeling_jamba, "mamba_selective_scan"),
+    (modeling_jamba.JambaMambaMixer, "forward"),
+)
+
+
+def loop(a, b, h0=None):
+    h = torch.zeros_like(b[:, 0]) if h0 is None else h0
+    states = []
+    for t in range(b.shape[1]):
+        h = a[:, t] * h + b[:, t]
+        states.append(h)
+    return torch.stack(states, 1), h
+
+
+def example(time, with_state, dtype, device="cpu", batch=3, channels=40):
+    generator = torch.Generator().manual_seed(time)
+    a = torch.rand(batch, time, channels, generator=generator)
+    a[0, time // 2] = 0  # a reset in the middle, and decays small enough to underflow in a product
+    a[1] *= 1e-3
+    b = torch.randn(batch, time, channels, generator=generator)
+    state = torch.randn(batch, channels, generator=generator) if with_state else None
+    return [None if t is None else t.to(device, dtype) for t in (a, b, state)]
+
+
+def gradients(scan, tensors, seed=0):
+    """Gradients of a random function of all states and the last one."""
+    leaves = [t.clone().requires_grad_() for t in tensors if t is not None]
+    h, last = scan(*leaves)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(h.shape, generator=generator).to(h)
+    loss = (h * weight).sum() + last.square().sum()
+    return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("time", [1, 2, 3, 31, 257])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_scan_is_the_loop(time, with_state, dtype, tolerance):
+    tensors = example(time, with_state, dtype)
+    originals = [None if t is None else t.clone() for t in tensors]
+    expected, expected_last = loop(*tensors)
+    h, last = linear_scan(*tensors)
+    assert h.dtype == dtype
+    torch.testing.assert_close(h, expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(last, expected_last, atol=tolerance, rtol=tolerance)
+    for before, after in zip(originals, tensors, strict=True):
+        assert before is None or torch.equal(before, after)  # the in-place variant works on copies
+    for ours, theirs in zip(gradients(linear_scan, tensors), gradients(loop, tensors), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=20 * tolerance, rtol=20 * tolerance)
+
+
+def test_scan_slices_large_batches():
+    a, b, state = example(257, True, torch.float32, batch=20, channels=320)
+    torch.testing.assert_close(linear_scan(a, b, state)[0], loop(a, b, state)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_scan_raises_on_shapes_that_do_not_fit():
+    a, b, state = example(5, True, torch.float32)
+    with pytest.raises(HybretError, match="one shape"):
+        linear_scan(a[:, :4], b)
+    with pytest.raises(HybretError, match="time >= 1"):
+        linear_scan(a[:, :0], b[:, :0])
+    with pytest.raises(HybretError, match="initial state"):
+        linear_scan(a, b, state[:, :3])
+
+
+@pytest.mark.parametrize("time", [1, 3, 31, 257])
+def test_selective_scan_is_the_stock_loop(time):
+    generator = torch.Generator().manual_seed(time)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    x, dt, z = draw(2, 12, time), draw(2, 12, time), draw(2, 12, time)
+    rates, b, c, skip, bias = -draw(12, 5).exp(), draw(2, 5, time), draw(2, 5, time), draw(12), draw(12)
+    options = {"D": skip, "z": z, "delta_bias": bias, "delta_softplus": True, "return_last_state": True}
+    expected, expected_state = modeling_jamba.mamba_selective_scan(x, dt, rates, b, c, **options)
+    y, state = selective_scan(x, dt, rates, b, c, **options)
+    torch.testing.assert_close(y, expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(state, expected_state, atol=2e-5, rtol=1e-5)
+    half = time // 2
+    if half:  # two halves, the second from the state of the first
+        parts, carried = [], None
+        for part in (slice(0, half), slice(half, None)):
+            options["z"] = z[..., part]
+            out, carried = selective_scan(
+                x[..., part], dt[..., part], rates, b[..., part], c[..., part], initial_state=carried, **options
+            )
+            parts.append(out)
+        torch.testing.assert_close(torch.cat(parts, -1), expected, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(carried, expected_state, atol=2e-5, rtol=1e-5)
+
+
+def recurrent_gemma():
+    config = RecurrentGemmaConfig(
+        vocab_size=97, hidden_size=40, lru_width=40, intermediate_size=80, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=1, attention_window_size=16, w_init_variance_scale=1.0,
+    )  # fmt: skip
+    return RecurrentGemmaForCausalLM(config)
+
+
+def jamba():
+    config = JambaConfig(
+        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, num_experts=2, attn_layer_period=4, attn_layer_offset=2, initializer_range=0.1,
+    )  # fmt: skip
+    return JambaForCausalLM(config)
+
+
+@pytest.fixture(params=[recurrent_gemma, jamba], ids=["recurrent_gemma", "jamba"])
+def model(request):
+    torch.manual_seed(0)
+    return request.param().eval()
+
+
+def token_ids(batch=2):
+    return torch.randint(3, 97, (batch, TOKENS), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_models_agree_with_the_stock_code(model):
+    ids = token_ids()
+    stock = model(ids, use_cache=False).logits
+    with parallel_scans():
+        ours = model(ids, use_cache=False).logits
+        other = model(ids.flip(1), use_cache=False).logits
+    assert not torch.equal(ours, stock)  # it is another order of operations, so our code did run
+    torch.testing.assert_close(ours, stock, atol=1e-5, rtol=0)
+    assert (other - stock).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_prefill_state_serves_one_token_steps(model):
+    ids = token_ids()
+    full = model(ids, use_cache=False).logits[:, -1]
+    with parallel_scans():
+        cache = DynamicCache(config=model.config)
+        if hasattr(model, "_setup_cache"):
+            model._setup_cache(model.config, len(ids), ids.device, torch.float32)
+        model(ids[:, :-1], past_key_values=cache, use_cache=True)
+        position = torch.full((len(ids), 1), TOKENS - 1)
+        step = model(ids[:, -1:], past_key_values=cache, use_cache=True, position_ids=position).logits[:, -1]
+    torch.testing.assert_close(step, full, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_jamba_continues_from_its_cached_state():
+    torch.manual_seed(0)
+    model, ids = jamba().eval(), token_ids()
+    full = model(ids, use_cache=False).logits
+
+    def in_two_passes():
+        cache, logits = DynamicCache(config=model.config), []
+        for part in (slice(0, 20), slice(20, TOKENS)):
+            position = torch.arange(TOKENS)[None, part]
+            logits.append(model(ids[:, part], past_key_values=cache, use_cache=True, position_ids=position).logits)
+        return torch.cat(logits, 1)
+
+    with parallel_scans():
+        torch.testing.assert_close(in_two_passes(), full, atol=1e-5, rtol=0)
+    assert (in_two_passes() - full).abs().max() > 1e-3  # the stock code starts the second pass from zero
+
+
+def test_model_gradients_agree(model):
+    ids = token_ids()
+
+    def grads():
+        model.zero_grad()
+        model(ids, use_cache=False, labels=ids).loss.backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    stock = grads()
+    with parallel_scans():
+        ours = grads()
+    assert len(ours) == len(stock) > 10
+    for mine, theirs in zip(ours, stock, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_transformers_is_restored():
+    originals = [getattr(owner, name) for owner, name in PATCHED]
+
+    def restored():
+        return [getattr(owner, name) is original for (owner, name), original in zip(PATCHED, originals, strict=True)]
+
+    with parallel_scans():
+        assert not any(restored())
+        with parallel_scans():
+            assert not any(restored())
+        assert not any(restored())
+    assert all(restored())
+    with pytest.raises(RuntimeError, match="inside"), parallel_scans():
+        raise RuntimeError("inside")
+    assert all(restored())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("time", [1, 2, 3, 31, 257])
+def test_scan_on_the_gpu(time, with_state):
+    tensors = example(time, with_state, torch.float32, "cuda")
+    torch.testing.assert_close(linear_scan(*tensors)[0], loop(*tensors)[0], atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(gradients(linear_scan, tensors), gradients(loop, tensors), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)

@@ -1,0 +1,188 @@
+"""Tables: means, intervals that do not claim too much, floors, pairs."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hybret import paper, tables
+from hybret.errors import HybretError
+
+
+def rows_of(scores, **columns) -> pd.DataFrame:
+    n = len(scores)
+    frame = pd.DataFrame({"score": np.asarray(scores, float), "prompt": [f"p{i}" for i in range(n)]})
+    frame = frame.assign(exact=frame["score"] == 5, needle="paper", condition="base", rubric="table2")
+    frame = frame.assign(template="base", haystack="h", haystack_seed=0, length=range(n), depth=50.0)
+    return frame.assign(**columns)
+
+
+def one(table: pd.DataFrame) -> pd.Series:
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_mean_exact_and_counts():
+    row = one(tables.accuracy(rows_of([5, 5, 0, 2.5]), "condition"))
+    assert (row["accuracy"], row["exact"], row["n"], row["prompts"]) == (0.625, 0.5, 4, 4)
+    assert 0 <= row["low"] < 0.625 < row["high"] <= 1
+
+
+def test_the_rubrics_maximum_is_the_scale():
+    assert one(tables.accuracy(rows_of([10, 0], rubric="2025-05")))["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(("score", "low", "high"), [(0, 0, 0.037), (5, 0.963, 1), (2, 0.385, 0.422)])
+def test_equal_scores_do_not_claim_certainty(score, low, high):
+    row = one(tables.accuracy(rows_of([score] * 100)))
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=6e-4)
+    few = one(tables.accuracy(rows_of([score] * 5)))
+    assert few["high"] - few["low"] > 0.4
+
+
+def test_identical_prompts_count_as_one_observation():
+    scores = [0, 5] * 20
+    apart, together = rows_of(scores), rows_of(scores).assign(prompt=[f"p{i % 4}" for i in range(40)])
+    a, b = one(tables.accuracy(apart)), one(tables.accuracy(together))
+    assert a["accuracy"] == b["accuracy"] and (b["n"], b["prompts"]) == (40, 4)
+    assert b["high"] - b["low"] > 1.5 * (a["high"] - a["low"])
+
+
+def test_seeds_decide_the_interval():
+    rows = rows_of(np.random.default_rng(0).choice([0, 1, 3, 5], 60))
+    first = tables.accuracy(rows, "condition", seed=3)
+    pd.testing.assert_frame_equal(first, tables.accuracy(rows, "condition", seed=3))
+    assert list(first["low"]) != list(tables.accuracy(rows, "condition", seed=4)["low"])
+    # A group's interval does not depend on which other groups are in the table.
+    more = pd.concat([rows, rows_of([0, 5, 1], condition="other")])
+    assert list(tables.accuracy(more, "condition", seed=3)["low"])[0] == first["low"][0]
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    generator = np.random.default_rng(5)
+    scores = generator.choice([0, 5], p=[0.3, 0.7], size=(300, 60))
+    frames = [rows_of(s, condition=str(i)) for i, s in enumerate(scores)]
+    table = tables.accuracy(pd.concat(frames), "condition")
+    covered = ((table["low"] <= 0.7) & (table["high"] >= 0.7)).mean()
+    assert 0.90 < covered < 0.99
+
+
+def test_groups_match_their_own_means_and_missing_k_is_a_group():
+    k = pd.array([0, 1, None] * 40, dtype="Int64")
+    rows = rows_of(np.random.default_rng(1).choice([0, 5], 120), k=k)
+    table = tables.accuracy(rows, ["k"])
+    assert len(table) == 3
+    for _, line in table.iterrows():
+        own = rows[rows["k"].isna() if pd.isna(line["k"]) else rows["k"] == line["k"]]
+        assert line["accuracy"] == pytest.approx(own["score"].mean() / 5)
+        assert line["low"] < line["accuracy"] < line["high"]
+
+
+def test_a_sweep_of_two_thousand_groups_is_fast():
+    n = 22_000
+    rows = rows_of(np.random.default_rng(0).choice([0, 5], n), k=np.arange(n) % 11, length=np.arange(n) % 200)
+    start = time.perf_counter()
+    assert len(tables.accuracy(rows, ["k", "length"])) == 2200
+    assert time.perf_counter() - start < 3
+
+
+def test_controls_are_the_floor_and_never_the_accuracy():
+    needle = rows_of([5, 5, 5, 0], depth=[0.0, 50.0, 0.0, 50.0])
+    control = rows_of([1, 1], needle="none", depth=np.nan, prompt=["c0", "c1"])
+    rows = pd.concat([needle, control])
+    assert one(tables.accuracy(rows, "condition"))["accuracy"] == 0.75
+    assert one(tables.floor(rows, "condition"))["accuracy"] == 0.2
+    assert one(tables.accuracy(control, "condition"))["accuracy"] == 0.2
+    row = one(tables.above_floor(rows, "condition"))
+    assert (row["floor"], row["above"]) == (pytest.approx(0.2), pytest.approx(0.55))
+    by_depth = tables.above_floor(rows, ["condition", "depth"])
+    assert list(by_depth["floor"]) == pytest.approx([0.2, 0.2]) and list(by_depth["accuracy"]) == [1, 0.5]
+    assert one(tables.above_floor(rows))["above"] == pytest.approx(0.55)
+    with pytest.raises(HybretError, match="no control rows"):
+        tables.floor(needle)
+    with pytest.raises(HybretError, match="different rubrics"):
+        tables.above_floor(pd.concat([needle, control.assign(rubric="table2-code")]))
+
+
+def test_table_1_has_the_papers_layout():
+    frames = [
+        rows_of([5 * reported.value] * 3, prefill=p.lower(), generation=g.lower(), condition=f"{g}-{p}")
+        for (p, g), reported in paper.TABLE1.items()
+        if (p, g) != ("Null", "Only")
+    ]
+    frames.append(rows_of([5, 5], prefill="keepheads(3)", generation="keepheads(3)"))
+    table = tables.table1(pd.concat(frames))
+    assert list(table.index) == ["Keep", "Omit", "Only", "Binary", "Null"]
+    assert list(table.columns) == ["Keep", "Omit", "Only", "Binary"]
+    assert table.loc["Keep", "Only"] == pytest.approx(0.857)
+    assert table.loc["Only", "Keep"] == pytest.approx(0.706)
+    assert np.isnan(table.loc["Null", "Only"]) and table.notna().sum().sum() == 19
+    with pytest.raises(HybretError, match="mix several values of 'template'"):
+        tables.table1(pd.concat([*frames, frames[0].assign(template="jrt")]))
+    with pytest.raises(HybretError, match="no manipulation pairs"):
+        tables.table1(frames[-1])
+
+
+def test_by_distance_keeps_the_edge_of_the_window():
+    distance = np.arange(1, 512)
+    rows = rows_of(np.where(distance < 256, 5, 0), distance=distance)
+    rows = pd.concat([rows, rows_of([5], needle="none", distance=-1)])
+    table = tables.by_distance(rows, window=256, bins=4)
+    assert list(table["near"]) == [0.0, 0.5, 1.0, 1.5] and list(table["far"]) == [0.5, 1.0, 1.5, 2.0]
+    assert list(table["accuracy"]) == [1, 1, 0, 0] and table["n"].sum() == 511
+    only = tables.by_distance(rows, window=256, bins=[0.9, 1, 1.1])
+    assert list(only["accuracy"]) == [1, 0] and only["n"].sum() < 60
+    with pytest.raises(HybretError, match="rising edges"):
+        tables.by_distance(rows, window=256, bins=[1, 0])
+
+
+def test_departures_pair_cells_not_prompts():
+    generator = np.random.default_rng(2)
+    base = generator.choice([0, 5], 100)
+    a, b = rows_of(base), rows_of(np.where(np.arange(100) < 10, 5 - base, base)).assign(prompt="another")
+    row = one(tables.departures(a, b.sample(frac=1, random_state=0)))
+    assert row["changed"] == 0.1 and row["n"] == 100
+    assert row["difference"] == pytest.approx(row["b"] - row["a"])
+    # Pairing makes the interval far narrower than that of the two accuracies.
+    own = one(tables.accuracy(a))
+    assert row["high"] - row["low"] < 0.8 * (own["high"] - own["low"])
+    same = one(tables.departures(a, a))
+    assert same["difference"] == 0 and same["low"] == pytest.approx(-0.037, abs=1e-3) == -same["high"]
+    with pytest.raises(HybretError, match="share no cell"):
+        tables.departures(a, b.assign(length=b["length"] + 1000))
+    with pytest.raises(HybretError, match="several rows for one cell"):
+        tables.departures(a, pd.concat([b, b]))
+
+
+def test_departures_keep_each_conditions_means_in_its_line():
+    a = pd.concat([rows_of([0, 0, 5], condition="z"), rows_of([5, 5, 5], condition="a")])
+    b = pd.concat([rows_of([5, 5, 5], condition="a"), rows_of([5, 0, 5], condition="z")])
+    table = tables.departures(a, b).set_index("condition")
+    assert table.loc["z", ["a", "b"]].tolist() == pytest.approx([1 / 3, 2 / 3])
+    assert table.loc["a", ["a", "b", "difference"]].tolist() == [1, 1, 0]
+
+
+def test_bad_rows():
+    with pytest.raises(HybretError, match="no rows"):
+        tables.accuracy(rows_of([]))
+    with pytest.raises(HybretError, match="no column 'kk'"):
+        tables.accuracy(rows_of([1]), "kk")
+    with pytest.raises(HybretError, match="no score"):
+        tables.accuracy(rows_of([1, np.nan]))
+
+
+def test_model_table_mixes_the_papers_models_with_a_loaded_one():
+    import torch
+
+    net = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(50, 8), "layer": torch.nn.Linear(8, 8)})
+    net.config = SimpleNamespace(num_hidden_layers=8)
+    net.get_input_embeddings = lambda: net["embedding"]
+    tiny = SimpleNamespace(name="tiny", net=net, attention_layers=(2, 5), heads=10, window=256, instruct=False)
+    table = tables.model_table([*paper.MODELS, tiny]).set_index("model")
+    assert list(table["attention layers"]) == [8, 12, 4, 2]
+    assert list(table["heads"]) == [10, 16, 32, 10]
+    assert table.loc["tiny", "parameters"] == 72 and pd.isna(table.loc["Jamba", "window"])
