@@ -16,6 +16,14 @@ import nbformat
 
 from .runs import Project, Run, parameters
 
+# This environment's kernel and not the user's, and no progress bars among a page's results.
+QUIET = {
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+}
+
 
 def provenance(root: Path) -> dict[str, Any]:
     """Return commit, whether tracked files differ from it, Python version and device."""
@@ -53,7 +61,7 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
     began = time.time()
     # Kernels that share a folder of sockets hang, and ~/.ipython would make this machine's runs special.
     with tempfile.TemporaryDirectory(prefix="hb") as private, log.open("w") as output:
-        os.environ |= {"OMP_NUM_THREADS": str(threads), "JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": private}
+        os.environ |= QUIET | {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private}
         kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{private}/k"}})
         try:
             nb = papermill.execute_notebook(

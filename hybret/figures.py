@@ -173,9 +173,7 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
 
 
 @styled
-def by_distance(
-    rows: pd.DataFrame, window: int | None, by: str = "condition", bins_per_window: int = 5
-) -> Figure:
+def by_distance(rows: pd.DataFrame, window: int | None, by: str = "condition", bins_per_window: int = 5) -> Figure:
     """Accuracy over the distance of the needle from the end of the prompt (the paper's Section 5.2).
 
     Parameters
@@ -202,7 +200,7 @@ def by_distance(
         line = table[table[by] == value]
         # Thinner and thinner, so that lines on top of one another can all be seen.
         x, colour, width = (line["near"] + line["far"]) / 2, COLOURS[i % 7], max(1.0, 3.4 - 0.7 * i)
-        axes.fill_between(x, 100 * line["low"], 100 * line["high"], color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(x, 100 * line["low"], 100 * line["high"], color=colour, alpha=0.08, linewidth=0)
         label, marker = words(by, value), MARKERS[i % 7]
         axes.plot(x, 100 * line["accuracy"], color=colour, marker=marker, linewidth=width, label=label)
     units = f"windows of {window} tokens" if window else "tokens"

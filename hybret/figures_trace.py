@@ -46,9 +46,7 @@ def weights(
     original = next(iter(now.values()))
     keys = len(tokens)
     if not 0 <= needle[0] < needle[1] <= keys or any(v.shape != (keys,) for v in now.values()):
-        raise HybretError(
-            f"every arm must have one weight for each of the {keys} tokens, needle {needle} among them"
-        )
+        raise HybretError(f"every arm must have one weight for each of the {keys} tokens, needle {needle} among them")
     start, end = max(0, needle[0] - margin), min(len(original), needle[1] + margin)
     figure = canvas(1.5 + 0.82 * len(now))
     stack = figure.subplots(len(now), sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -108,9 +106,7 @@ def head_selection(
     for axes, (layer, values) in zip(stack, bits.items(), strict=True):
         mesh = axes.pcolormesh(values, cmap="cividis_r", vmin=0, vmax=top, edgecolors="white", linewidth=0.3)
         for head, step in np.argwhere(np.asarray(kept[layer])):
-            axes.add_patch(
-                Rectangle((step + 0.1, head + 0.1), 0.8, 0.8, fill=False, edgecolor=EDGE, linewidth=1.6)
-            )
+            axes.add_patch(Rectangle((step + 0.1, head + 0.1), 0.8, 0.8, fill=False, edgecolor=EDGE, linewidth=1.6))
         axes.set(ylim=(heads, 0), yticks=np.arange(0, heads, 2) + 0.5, yticklabels=range(0, heads, 2))
         axes.set_ylabel("head")
         axes.set_title(layer, loc="left", pad=2)

@@ -188,19 +188,19 @@ class Runs(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
         project: Project = self.env.app.hybret[0]  # type: ignore
-        lines = ["| page | state | model | recipe | device | seconds | began | commit |", "|" + "---|" * 8]
+        lines = ["| page | state | model | recipe | seconds | device | commit | began |", "|" + "---|" * 8]
         for docname, s in runs(self.env.app).items():
             state = s.state + (f": {s.reason}" if s.reason else "")
             if s.path and project.published in s.path.parents:
                 state += ", published"
             m = s.meta
-            cells = [m.get("model"), m.get("recipe"), m.get("device"), m.get("seconds"), moment(m)]
             commit = code(m["commit"][:9]) + (" + changes" if m.get("dirty") else "") if m.get("commit") else ""
             link = f"[](/{docname}.ipynb)" if docname in self.env.found_docs else code(docname)
-            lines.append(f"| {link} | {state} | {' | '.join(str(c or '') for c in cells)} | {commit} |")
-        box = nodes.container()
+            cells = [link, state, m.get("model"), m.get("recipe"), m.get("seconds"), m.get("device"), commit, moment(m)]
+            lines.append(f"| {' | '.join(str(c or '') for c in cells)} |")
+        box = nodes.container(classes=["hb-runs"])
         self.state.nested_parse(StringList(lines), 0, box)
-        return box.children
+        return [box]
 
 
 def glue_not_run(app: Sphinx, doctree: nodes.document) -> None:
