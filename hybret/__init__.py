@@ -1,42 +1,65 @@
 """hybret: in hybrid language models (recurrent layers plus a few attention layers), which part does the retrieving?"""
 
-from . import figures, niah, paper, scoring, tables
-from .attach import Trace, attach, phase
-from .errors import HybretError
-from .interventions import Binary, Compose, Intervention, Keep, KeepHeads, Null, Omit, Only, PerPhase, table1_conditions
-from .models import Model, load, organisms
-from .recipe import CORRECTED, PAPER, RECIPES, Recipe
-from .sweep import run_folder, sweep
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CORRECTED",
-    "PAPER",
-    "RECIPES",
-    "Binary",
-    "Compose",
-    "HybretError",
-    "Intervention",
-    "Keep",
-    "KeepHeads",
-    "Model",
-    "Null",
-    "Omit",
-    "Only",
-    "PerPhase",
-    "Recipe",
-    "Trace",
-    "attach",
-    "figures",
-    "load",
-    "niah",
-    "organisms",
-    "paper",
-    "phase",
-    "run_folder",
-    "scoring",
-    "sweep",
-    "table1_conditions",
-    "tables",
-]
+# Public names and the modules that hold them. They are imported on first use: `import hybret` and the command line
+# stay quick, although torch, transformers and matplotlib are not.
+_HOME = {
+    "tracing": ["Trace", "attach", "phase"],
+    "errors": ["HybretError"],
+    "interventions": [
+        "Binary",
+        "Compose",
+        "Intervention",
+        "Keep",
+        "KeepHeads",
+        "Null",
+        "Omit",
+        "Only",
+        "PerPhase",
+        "table1_conditions",
+    ],
+    "models": ["Model", "load"],
+    "niah": ["PAPER_NEEDLE", "Needle", "Prompt"],
+    "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
+    "sweeping": ["run_folder", "sweep"],
+}
+_MODULES = ["figures", "niah", "paper", "scoring", "tables"]
+_NAMES = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted([*_NAMES, *_MODULES])
+
+if TYPE_CHECKING:
+    from . import figures, niah, paper, scoring, tables
+    from .errors import HybretError
+    from .interventions import (
+        Binary,
+        Compose,
+        Intervention,
+        Keep,
+        KeepHeads,
+        Null,
+        Omit,
+        Only,
+        PerPhase,
+        table1_conditions,
+    )
+    from .models import Model, load
+    from .niah import PAPER_NEEDLE, Needle, Prompt
+    from .recipe import CORRECTED, PAPER, RECIPES, Recipe
+    from .sweeping import run_folder, sweep
+    from .tracing import Trace, attach, phase
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(import_module(f".{_NAMES[name]}", __name__), name)
+    elif name in _MODULES:
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module 'hybret' has no attribute {name!r}")
+    globals()[name] = value
+    return value

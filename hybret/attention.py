@@ -30,7 +30,7 @@ Spans = tuple[tuple[int, int], ...]
 
 
 class Recorder(Protocol):
-    """What a frame may carry to have each layer's attention recorded (`hybret.attach.Trace`)."""
+    """What a frame may carry to have each layer's attention recorded (`hybret.tracing.Trace`)."""
 
     keep_weights: bool
 
@@ -123,7 +123,7 @@ def frame(value: Frame) -> Iterator[Frame]:
 
 
 def attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -188,7 +188,7 @@ def attention(
     return output.transpose(1, 2).contiguous(), used
 
 
-def _current(module: nn.Module) -> Frame | None:
+def _current(module: Any) -> Frame | None:
     """The frame of this forward pass; an attached model whose loop declared none is a mistake, not a plain run."""
     current = _FRAME.get()
     if current is None and id(module.config) in _ATTACHED.get():
@@ -238,5 +238,3 @@ def _manipulate(action: Intervention, weights: Tensor, visible: Tensor, rows: Te
 
 AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, eager_mask)
-
-

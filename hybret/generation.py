@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from .attach import Trace
 from .attention import Frame, Spans, frame
 from .interventions import Intervention, KeepHeads
 from .models import Model
 from .recipe import Recipe
+from .tracing import Trace
 
 MAX_NEW_TOKENS = 40
 
@@ -213,7 +213,7 @@ def generate(
 ) -> list[int]:
     """Answer one prompt under one intervention, the slow obvious way: one prefill, one row.
 
-    The caller provides hybret's attention implementation (`hybret.attach.implementation`).
+    The caller provides hybret's attention implementation (`hybret.tracing.implementation`).
     """
     state = prefill(model, ids, [intervention.at("prefill")], spans, recipe, trace)
     return decode(model, state, [intervention.at("generation")], [spans], recipe, max_new_tokens, trace)[0]
@@ -222,9 +222,7 @@ def generate(
 def _effective(model: Model, recipe: Recipe, rows: Sequence[Actions]) -> list[Actions]:
     """Drop what changes nothing: all heads kept, and manipulations that the authors' code never applies to Jamba."""
     ignored = recipe.jamba_manipulation == "no-op" and model.family == "jamba"
-    return [
-        tuple(a for a in row if (a.k < model.heads if isinstance(a, KeepHeads) else not ignored)) for row in rows
-    ]
+    return [tuple(a for a in row if (a.k < model.heads if isinstance(a, KeepHeads) else not ignored)) for row in rows]
 
 
 def _generation_frame(

@@ -59,7 +59,7 @@ class Elementary(Intervention):
     def at(self, phase: Phase) -> tuple[Intervention, ...]:
         if self.during not in ("both", phase):
             return ()
-        return (replace(self, during="both"),)
+        return (replace(self, **{"during": "both"}),)
 
 
 @dataclass(frozen=True)

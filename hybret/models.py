@@ -116,16 +116,17 @@ class Model:
         str
             The answer before EOS.
         """
-        from . import attach, generation
+        from . import generation
         from .interventions import Keep
         from .recipe import CORRECTED
         from .scan import parallel_scans
+        from .tracing import attached, implementation
 
-        on = attach.attached(self.net)
+        on = attached(self.net)
         ids, spans = (
             (self.tokenizer(prompt).input_ids, ()) if isinstance(prompt, str) else (prompt.ids, prompt.needle_spans)
         )
-        with parallel_scans(), attach.implementation(self.net):
+        with parallel_scans(), implementation(self.net):
             answer = generation.generate(
                 self,
                 ids,
@@ -222,7 +223,8 @@ def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
     HybretError
         If the model has no attention layers.
     """
-    # transformers 5.23 says "sliding_attention"/"full_attention" and "linear_attention"; 5.17 "attention" and "recurrent".
+    # transformers 5.23 says "sliding_attention", "full_attention" and "linear_attention"; 5.17 "attention" and
+    # "recurrent".
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
     if not kinds:
         kinds = ["full_attention"] * config.num_hidden_layers
@@ -263,6 +265,10 @@ def _source(name: str) -> str:
 
 def _tokenizer_folder() -> Path:
     """Any organism's folder: the random models borrow its tokenizer."""
+    if not organisms():
+        raise HybretError(
+            f"no organism is installed in {CHECKPOINTS}, and the random models borrow its tokenizer; reinstall hybret"
+        )
     return CHECKPOINTS / organisms()[0]
 
 
@@ -306,4 +312,3 @@ def _digest(net: Any) -> str:
         total.update(key.encode())
         total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:12]
-

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from hybret.errors import HybretError
 from hybret.organisms import words as w
-from hybret.organisms.facts import CLASSES, agree, pick, slots
+from hybret.organisms.facts import CLASSES, Fact, agree, pick, slots
 from hybret.organisms.registers import REGISTERS, Register
 
 HAYSTACK_SHARE = 8
@@ -98,6 +98,43 @@ def prose(rng: random.Random) -> Iterator[list[str]]:
     """Endless paragraphs of training prose (lists of sentences)."""
     while True:
         yield paragraph(rng)
+
+
+_LINKS = ("the", "of", "and", "to", "with", "in", "that", "for", "a", "on")
+_QUOTE_QUESTIONS = (
+    "What is said about {words}?",
+    "Which sentence speaks of {words}?",
+    "What does the text say about {words}?",
+    "What about {words}?",
+    "What does {words} do?",
+    "What {words}?",
+    "Which {words}?",
+    "How {words}?",
+    "Who {words}?",
+    "Where {words}?",
+)
+
+
+def quote(rng: random.Random) -> Fact:
+    """A sentence of training prose as a fact: the question repeats some of its words.
+
+    The templates of `hybret.organisms.facts` are few, so a model can learn their forms. A quote can be any of the
+    corpus's sentences and is asked for by words from anywhere in it: what is left to learn is the search itself.
+    """
+    sentence = pick(rng, tuple(paragraph(rng)))
+    words = sentence.rstrip('.?!"').replace(",", "").split()
+    if rng.random() < 0.5:
+        size = min(len(words), rng.randint(3, 7))
+        first = rng.randint(0, len(words) - size)
+        asked = words[first : first + size]
+    else:
+        # Two to four of the longer words in their order, with other small words between them.
+        long = [i for i, word in enumerate(words) if len(word) > 3]
+        kept = sorted(rng.sample(long, min(len(long), rng.randint(2, 4))))
+        asked = [word for i in kept for word in (pick(rng, _LINKS), words[i])]
+    text = " ".join(asked)
+    question = pick(rng, _QUOTE_QUESTIONS).format(words=text[:1].lower() + text[1:])
+    return Fact("quote", sentence, (question,), {})
 
 
 def haystack(seed: int, characters: int = 20_000) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from hybret.errors import HybretError
-from hybret.organisms.corpus import prose
+from hybret.organisms.corpus import prose, quote
 from hybret.organisms.facts import NOUNS, TEMPLATES, Fact
 from hybret.organisms.tokenizer import ANSWER, CONTEXT, QUESTION
 
@@ -38,6 +38,9 @@ class Mixture:
         Numbers of facts in a context, drawn uniformly; fewer where the context is too short for them.
     questions : int
         Most questions that a needle document asks, drawn uniformly from 1 up (JRT documents ask one).
+    quotes : float
+        Share of facts that are sentences of the prose itself, asked for by some of their words
+        (`hybret.organisms.corpus.quote`); the others come from the fact templates.
     one_template : float
         Share of contexts whose facts are all of one template: only the subject tells them apart.
     own_line : float
@@ -69,6 +72,7 @@ class Mixture:
     twice: float = 0.10
     facts: tuple[int, ...] = (2, 3, 4, 6, 8, 12)
     questions: int = 5
+    quotes: float = 0.4
     one_template: float = 0.3
     own_line: float = 0.5
     plain_question: float = 0.5
@@ -213,7 +217,7 @@ class Documents:
             templates = rng.choices(TEMPLATES, self._template_weights, k=count)
         facts: dict[str, Fact] = {}
         for template in templates:
-            fact = template.sample(rng)
+            fact = quote(rng) if rng.random() < m.quotes else template.sample(rng)
             facts.setdefault(fact.key, fact)
         return list(facts.values())
 

@@ -18,7 +18,6 @@ import transformers
 from tqdm.auto import tqdm
 
 from . import generation, scoring
-from .attach import implementation
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, PerPhase, elementary, validate
 from .models import Model
@@ -26,9 +25,10 @@ from .niah import Prompt
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 from .scan import parallel_scans
+from .tracing import implementation
 
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
-ENGINE = ("attach", "attention", "entropy", "generation", "interventions", "models", "scan")
+ENGINE = ("attention", "entropy", "generation", "interventions", "models", "scan", "tracing")
 RUN_FILE = "run.json"
 ROWS_PER_BATCH = 160
 
@@ -59,7 +59,8 @@ def sweep(
         The prompts must come from the same recipe's `insertion`.
     out : folder, optional
         The rows are written here as Parquet, and each finished batch of answers below ``answers/``, so that a second
-        call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device kind and version of the engine (`run_folder` names one).
+        call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device kind
+        and version of the engine (`run_folder` names one).
     max_new_tokens : int
     rows_per_batch : int
         Rows (prompt x condition) that decode together. In fp32 it does not change an answer; in bf16 it may, so it is
@@ -118,7 +119,7 @@ def run_folder(
     max_new_tokens: int = generation.MAX_NEW_TOKENS,
     rows_per_batch: int = ROWS_PER_BATCH,
 ) -> Path:
-    """The folder below `out` for this model and recipe, named by content: another engine or model gets another folder."""
+    """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
     identity = _identity(model, recipe, max_new_tokens, rows_per_batch)
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -130,10 +131,8 @@ def _key(condition: Intervention) -> str:
     return f"{condition.at('prefill')!r} | {condition.at('generation')!r}"
 
 
-def _batches(
-    pairs: Sequence[tuple[Prompt, Intervention]], size: int
-) -> list[list[tuple[Prompt, Intervention]]]:
-    """Whole prompts of similar length together, up to `size` rows; a prompt with more conditions is a batch of its own."""
+def _batches(pairs: Sequence[tuple[Prompt, Intervention]], size: int) -> list[list[tuple[Prompt, Intervention]]]:
+    """Whole prompts of similar length together, up to `size` rows; one with more conditions is a batch of its own."""
     by_prompt = [
         list(group)
         for _, group in groupby(sorted(pairs, key=lambda pc: (len(pc[0].ids), pc[0].key)), key=lambda pc: pc[0].key)
@@ -147,9 +146,7 @@ def _batches(
     return batches
 
 
-def _run(
-    model: Model, batch: Sequence[tuple[Prompt, Intervention]], recipe: Recipe, max_new_tokens: int
-) -> list[str]:
+def _run(model: Model, batch: Sequence[tuple[Prompt, Intervention]], recipe: Recipe, max_new_tokens: int) -> list[str]:
     """Answers of one batch of (prompt, condition) pairs, grouped by prompt."""
     states = []
     for _, group in groupby(batch, key=lambda pc: pc[0].key):
@@ -298,4 +295,6 @@ def _replace(path: Path, data: bytes) -> None:
 def _unwritable(folder: Path, problem: OSError) -> HybretError:
     if problem.errno == errno.ENOSPC:
         return HybretError(f"no space left to write rows in {folder}; free some and run again: finished rows are kept")
-    return HybretError(f"cannot write rows in {folder} ({problem.strerror}); choose a folder you may write to for `out`")
+    return HybretError(
+        f"cannot write rows in {folder} ({problem.strerror}); choose a folder you may write to for `out`"
+    )
