@@ -1,0 +1,180 @@
+"""The command `hybret`: a thin layer over the package."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import HybretError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    help="In hybrid language models, which part does the retrieving? Run the experiments and build the book.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
+    """Bad input ends with its one sentence on stderr and status 2; a run that was interrupted with status 130."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except HybretError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted: finished batches are kept when --out was given", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+@app.command()
+@one_sentence
+def models() -> None:
+    """List the models that can be named, and what each needs."""
+    from . import models as m
+
+    table = Table("name", "what", "where", box=None, header_style="bold")
+    for name in m.organisms():
+        table.add_row(name, "organism, trained by this project", "shipped")
+    for name in m.RANDOM_MODELS:
+        table.add_row(name, "tiny, random weights, for trying the code", "made on the spot")
+    for name, title in m.PAPER_MODELS.items():
+        table.add_row(name, f"{title}, studied in the paper", "Hugging Face")
+    Console().print(table)
+
+
+@app.command()
+@one_sentence
+def sweep(
+    model: Annotated[str, typer.Option(help="Name, Hugging Face id or folder (see `hybret models`).")] = "griffin-tiny",
+    k: Annotated[list[int] | None, typer.Option(help="Heads kept per layer; repeat for several. Default: all.")] = None,
+    during: Annotated[
+        str, typer.Option(help="When heads are dropped: generation, prefill, or both (the paper's prefill version).")
+    ] = "generation",
+    recipe: Annotated[
+        str, typer.Option(help="CORRECTED (the paper's text) or PAPER (the authors' code).")
+    ] = "CORRECTED",
+    template: Annotated[str, typer.Option(help="base, instruct or jrt.")] = "base",
+    lengths: Annotated[str, typer.Option(help="How many prompt lengths, or labels in tokens: 128,256.")] = "10",
+    depths: Annotated[str, typer.Option(help="How many needle depths, or per cents: 0,50,100.")] = "10",
+    limit: Annotated[int | None, typer.Option(help="Only so many prompts, drawn from the grid with the seed.")] = None,
+    haystack: Annotated[str, typer.Option(help="'embedded', or a folder of .txt files.")] = "embedded",
+    seed: Annotated[int, typer.Option(help="Which embedded haystack.")] = 0,
+    control: Annotated[bool, typer.Option(help="Also run the prompts without the needle: the floor.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the rows (Parquet); a second run resumes.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Needle-in-a-haystack accuracy with only the k most focused heads of every attention layer."""
+    from . import niah
+    from .interventions import KeepHeads
+    from .models import load
+    from .recipe import recipe as find_recipe
+    from .sweeping import sweep as run
+    from .tables import accuracy
+
+    chosen = find_recipe(recipe)
+    if template not in niah.TEMPLATES:
+        raise HybretError(f"unknown template {template!r}; choose one of {', '.join(niah.TEMPLATES)}")
+    if limit is not None and limit < 1:
+        raise HybretError(f"limit is {limit}; give at least 1 prompt")
+    sizes = {"lengths": _numbers("lengths", lengths), "depths": _numbers("depths", depths)}
+    for heads in k or []:
+        KeepHeads(heads, during=during)  # type: ignore[arg-type]  # checked by the value itself, before loading
+    KeepHeads(0, during=during)  # type: ignore[arg-type]
+    subject = load(model, device=device, dtype=dtype)
+    kept = k if k else range(subject.heads + 1)
+    conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in kept)}  # type: ignore[arg-type]
+    options: dict[str, Any] = {"template": template, "haystack": haystack, "seed": seed, "recipe": chosen, **sizes}
+    prompts = niah.grid(subject.tokenizer, spec=subject, **options)
+    if limit is not None and limit < len(prompts):
+        prompts = [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
+    if control:
+        prompts += niah.grid(subject.tokenizer, spec=subject, needle=None, **options)
+    rows = run(subject, prompts, conditions, recipe=chosen, out=out, progress=sys.stderr.isatty())
+    summary = _summary(accuracy(rows[rows.needle != "none"], by=["condition"], seed=seed), conditions)
+    if control:
+        floors = _summary(accuracy(rows[rows.needle == "none"], by=["condition"], seed=seed), conditions)
+        for name, found in summary.items():
+            found["floor"] = floors[name]["accuracy"]
+    if as_json:
+        print(json.dumps(summary))
+        return
+    table = Table("condition", "accuracy", "95 % interval", "exact", "n", *(["floor"] if control else []), box=None)
+    for name, found in summary.items():
+        low, high = found["ci95"]
+        floor = [f"{found['floor']:.1%}"] if control else []
+        table.add_row(name, f"{found['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", f"{found['exact']:.1%}",
+                      str(found["n"]), *floor)  # fmt: skip
+    Console().print(f"{subject.name}, recipe {chosen.name}, template {template}, {subject.dtype} on {subject.device}")
+    Console().print(table)
+
+
+@app.command()
+@one_sentence
+def book(
+    model: Annotated[str | None, typer.Option(help="Run every notebook on this model, beside the book's runs.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this notebook and those it needs; repeatable.")] = None,
+    force: Annotated[bool, typer.Option(help="Run although nothing changed.")] = False,
+    jobs: Annotated[int, typer.Option(help="Notebooks at a time; they share the cores.")] = 2,
+) -> None:
+    """Run the notebooks that changed and build the book."""
+    from .book import BuildError, build
+
+    try:
+        build(model=model, only=only, force=force, jobs=jobs)
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def train(context: typer.Context) -> None:
+    """Train an organism from scratch (see `hybret train --help`)."""
+    from .organisms.train import main
+
+    raise typer.Exit(main(context.args))
+
+
+def _numbers(name: str, text: str) -> int | list[int]:
+    """A count, or a list of labels separated by commas."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise HybretError(f"{name} is {text!r}; give a count such as 10, or labels such as 128,256") from None
+    return values if "," in text else values[0]
+
+
+def _summary(table: pd.DataFrame, conditions: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Condition to accuracy, exact share, n and interval, in the order asked for."""
+    found = table.set_index("condition")
+    return {
+        name: {
+            "accuracy": round(float(found.accuracy[name]), 6),
+            "exact": round(float(found.exact[name]), 6),
+            "n": int(found.n[name]),
+            "ci95": [round(float(found.low[name]), 6), round(float(found.high[name]), 6)],
+        }
+        for name in conditions
+    }

@@ -1,0 +1,62 @@
+"""Models that several test files share: loaded once, never changed (a test that needs other ones copies them)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import hybret as hb
+from hybret.models import Model
+
+THREADS = 2
+# Freshly initialised layers write almost nothing into the residual stream: every condition would give one answer.
+LOUDER = ("q_proj", "k_proj", "v_proj", "o_proj", "linear_out", "out_proj")
+
+
+def random_model(name: str, seed: int = 0) -> Model:
+    """A tiny random hybrid whose layers matter: interventions on its attention change what it answers."""
+    model = hb.load(name, device="cpu", seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter_name, parameter in model.net.named_parameters():
+            if any(part in parameter_name for part in LOUDER):
+                parameter.mul_(3)
+            if parameter_name.endswith("o_proj.bias"):
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def random_ids(model: Model, n: int, seed: int = 0) -> tuple[int, ...]:
+    """`n` token ids, BOS first."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, model.net.config.vocab_size, (n - 1,), generator=generator)
+    return (model.net.config.bos_token_id, *ids.tolist())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="session")
+def griffin() -> Model:
+    """RecurrentGemma, 6 layers, 10 heads that share one key-value head, window of 32 tokens."""
+    return random_model("random-griffin")
+
+
+@pytest.fixture(scope="session")
+def jamba() -> Model:
+    """Jamba, 8 layers, 8 heads in 2 key-value groups, global attention, mixture of experts."""
+    return random_model("random-jamba")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Model:
+    """The embedded organism."""
+    return hb.load("griffin-tiny", device="cpu")
+
+
+@pytest.fixture(params=["griffin", "jamba"])
+def model(request: pytest.FixtureRequest) -> Model:
+    """Each family in turn."""
+    return request.getfixturevalue(request.param)
