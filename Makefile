@@ -5,7 +5,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 SETUP := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 READY := $(VENV)/.ready-$(SETUP)
-QUIET := $(if $(MAKE_TERMOUT),,--quiet)
 
 # $(call step,what,command): say what happens, do it, say how long it took.
 step = @printf '== %s\n' '$(1)'; began=$$(date +%s); $(2) || exit $$?; printf '   %s s\n' "$$(($$(date +%s) - began))"
@@ -27,7 +26,7 @@ setup: $(READY)
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hybret needs Python 3.11 or later: make PYTHON=python3.11")'
 	$(call step,set-up 1/3: a virtual environment in $(VENV),$(PYTHON) -m venv --clear $(VENV))
-	$(call step,set-up 2/3: packages of requirements.lock (once; a few minutes),$(PY) -m pip install $(QUIET) --disable-pip-version-check -r requirements.lock)
+	$(call step,set-up 2/3: packages of requirements.lock (once; a few minutes),$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock)
 	$(call step,set-up 3/3: hybret itself,$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .)
 	@touch $@
 

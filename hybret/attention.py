@@ -173,7 +173,7 @@ def attention(
             score = head_entropy(exact[rows], current.recipe)
         else:
             score = -_grouped_matmul(weights[rows], value[rows]).float().norm(dim=-1)
-        kept = kept.index_copy(0, rows, keep_lowest(score, k, current.recipe))
+        kept = kept.index_copy(0, rows, kept[rows] & keep_lowest(score, k, current.recipe))
     if current.keep_heads:
         output = output * kept[..., None]
     if current.trace is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import attention
 from .errors import HybretError
-from .interventions import Intervention, Keep, Phase, validate
+from .interventions import PHASES, Intervention, Keep, Phase, validate
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 
@@ -137,11 +137,13 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[attention.Spans] = (
     Raises
     ------
     HybretError
-        Outside an `attach` block.
+        Outside an `attach` block, or for a phase of another name.
     """
     current = _ATTACHED.get()
     if current is None:
         raise HybretError("no intervention is attached; use `with attach(model, intervention):` around `phase(...)`")
+    if name not in PHASES:
+        raise HybretError(f"unknown phase {name!r}; declare one of {', '.join(PHASES)}")
     device = next(current.net.parameters()).device
     rows = [current.intervention.at(name)] * len(last)
     declared = attention.Frame(

@@ -8,9 +8,9 @@ import torch
 import hybret as hb
 from hybret.models import Model
 
-THREADS = 2
+THREADS = 1  # the tensors are tiny: a second thread costs more than it computes
 # Freshly initialised layers write almost nothing into the residual stream: every condition would give one answer.
-LOUDER = ("q_proj", "k_proj", "v_proj", "o_proj", "linear_out", "out_proj")
+LOUDER = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "o_proj.weight": 3, "linear_out.weight": 30, "out_proj.weight": 3}
 
 
 def random_model(name: str, seed: int = 0) -> Model:
@@ -19,8 +19,9 @@ def random_model(name: str, seed: int = 0) -> Model:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter_name, parameter in model.net.named_parameters():
-            if any(part in parameter_name for part in LOUDER):
-                parameter.mul_(3)
+            for part, factor in LOUDER.items():
+                if part in parameter_name:
+                    parameter.mul_(factor)
             if parameter_name.endswith("o_proj.bias"):
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model

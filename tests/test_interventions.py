@@ -1,0 +1,417 @@
+"""What each intervention does to one attention layer, against a slow second implementation written as loops."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import hybret as hb
+from conftest import random_ids
+from hybret import CORRECTED, PAPER, Binary, Compose, HybretError, Keep, KeepHeads, Null, Omit, Only, PerPhase, generation
+from hybret.attention import Frame, attention, frame
+from hybret.entropy import head_entropy, keep_lowest
+from hybret.interventions import validate
+from hybret.tracing import implementation
+
+HEADS, KV_HEADS, DIM, WINDOW = 6, 2, 4, 7
+MODULE = SimpleNamespace(num_key_value_groups=HEADS // KV_HEADS, training=False, layer_idx=0, config=object())
+# Keys, position of the last query, needle: a whole prompt as prefill, and a ragged batch of one-token steps whose
+# second row is left-padded by two keys and whose first row no longer sees its first tokens.
+PREFILL = {"queries": 9, "keys": 9, "last": (8, 8), "spans": (((3, 6),), ((1, 3), (5, 7)))}
+STEP = {"queries": 1, "keys": 7, "last": (11, 4), "spans": (((7, 9),), ((1, 4),))}
+# The needle has left the window of the first row (keys 5 to 11), not of the second one.
+GONE = {"queries": 1, "keys": 7, "last": (11, 4), "spans": (((1, 4),), ((1, 4),))}
+SETTINGS = {"prefill": PREFILL, "generation": STEP}
+
+
+def tensors(queries, keys, seed=0, dtype=torch.float32):
+    """Random q, k, v whose heads differ clearly in focus, so that no rounding decides which head is kept."""
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(2, HEADS, queries, DIM, generator=generator)
+    q = q * torch.linspace(0.3, 4, HEADS)[torch.randperm(HEADS, generator=generator)][None, :, None, None]
+    k, v = (torch.randn(2, KV_HEADS, keys, DIM, generator=generator) for _ in range(2))
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+def visible_keys(queries, keys, last):
+    """bool (rows, queries, keys): causal, at most WINDOW keys back, no key before the prompt's first token."""
+    seen = np.zeros((len(last), queries, keys), dtype=bool)
+    for row, end in enumerate(last):
+        for i in range(queries):
+            for j in range(keys):
+                query, key = end - (queries - 1) + i, end - (keys - 1) + j
+                seen[row, i, j] = 0 <= key <= query and query - key < WINDOW
+    return seen
+
+
+def run(setting, rows, recipe=CORRECTED, seed=0, phase=None):
+    """hybret's attention on the random layer: output (rows, queries, heads, dim) and weights."""
+    q, k, v = tensors(setting["queries"], setting["keys"], seed)
+    seen = torch.from_numpy(visible_keys(setting["queries"], setting["keys"], setting["last"]))
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+    phase = phase or ("generation" if setting["queries"] == 1 else "prefill")
+    now = Frame(phase, [tuple(row) for row in rows], setting["spans"], torch.tensor(setting["last"]), recipe)
+    with frame(now):
+        output, weights = attention(MODULE, q, k, v, mask, DIM**-0.5)
+    return output.numpy(), weights.numpy()
+
+
+def slow(setting, rows, recipe=CORRECTED, seed=0, phase=None):
+    """The same in plain loops over rows, heads, queries and keys, in fp64."""
+    q, k, v = (x.double().numpy() for x in tensors(setting["queries"], setting["keys"], seed))
+    queries, keys = setting["queries"], setting["keys"]
+    seen = visible_keys(queries, keys, setting["last"])
+    phase = phase or ("generation" if queries == 1 else "prefill")
+    output = np.zeros((len(rows), queries, HEADS, DIM))
+    used = np.zeros((len(rows), HEADS, queries, keys))
+    for b, actions in enumerate(rows):
+        shift = 1 if recipe.needle_span == "shifted" else 0
+        needle = [
+            j
+            for j in range(keys)
+            if any(s - shift <= setting["last"][b] - (keys - 1) + j < e - shift for s, e in setting["spans"][b])
+        ]
+        plain = np.zeros((HEADS, queries, keys))
+        for h in range(HEADS):
+            for i in range(queries):
+                shared = h // (HEADS // KV_HEADS)
+                exponentials = {
+                    j: math.exp(sum(q[b, h, i] * k[b, shared, j]) / math.sqrt(DIM)) for j in range(keys) if seen[b, i, j]
+                }
+                for j, e in exponentials.items():
+                    plain[h, i, j] = e / sum(exponentials.values())
+        weights = plain.copy()
+        for action in actions:
+            weights = slow_manipulation(action, weights, seen[b], needle, recipe, phase)
+        for i in range(queries):
+            kept = set(range(HEADS))
+            for action in actions:
+                if isinstance(action, KeepHeads):
+                    kept &= slow_choice(action, plain[:, i], v[b], recipe)
+            for h in kept:
+                for j in range(keys):
+                    output[b, i, h] += weights[h, i, j] * v[b, h // (HEADS // KV_HEADS), j]
+        used[b] = weights
+    return output, used
+
+
+def slow_choice(action, plain, v, recipe):
+    """Heads of one query that `action` keeps."""
+    score = []
+    for h in range(HEADS):
+        if action.metric == "entropy":
+            eps = recipe.entropy_eps
+            score.append(-sum((w + eps) * math.log2(w + eps) for w in plain[h] if w + eps > 0))
+        else:
+            mixed = sum(plain[h, j] * v[h // (HEADS // KV_HEADS), j] for j in range(plain.shape[1]))
+            score.append(-math.sqrt(sum(x * x for x in mixed)))
+    return set(sorted(range(HEADS), key=lambda h: (round(score[h], 9), h))[: action.k])
+
+
+def slow_manipulation(action, weights, seen, needle, recipe, phase):
+    if isinstance(action, KeepHeads):
+        return weights
+    heads, queries, keys = weights.shape
+    in_sight = any(seen[i, j] for i in range(queries) for j in needle)
+    if phase == "generation" and recipe.out_of_window == "untouched" and not in_sight:
+        return weights
+    changed = np.zeros_like(weights)
+    one_value = sum(weights[h, i, j] for h in range(heads) for i in range(queries) for j in needle)
+    one_value = one_value / heads / max(len(needle), 1)
+    for h in range(heads):
+        for i in range(queries):
+            row = weights[h, i]
+            left = sum(row[j] for j in needle)
+            in_row = [j for j in needle if seen[i, j]]
+            for j in range(keys):
+                if isinstance(action, Omit):
+                    changed[h, i, j] = 0 if j in needle else row[j]
+                elif isinstance(action, Only) and j in needle:
+                    changed[h, i, j] = row[j] / left if action.renormalise and left > 0 else row[j]
+                elif isinstance(action, Binary) and recipe.binary == "scalar" and j in needle:
+                    changed[h, i, j] = one_value
+                elif isinstance(action, Binary) and recipe.binary == "per-row" and j in in_row:
+                    changed[h, i, j] = left / len(in_row)
+    return changed
+
+
+CONDITIONS = {
+    "keep": (),
+    "k=0": (KeepHeads(0),),
+    "k=1": (KeepHeads(1),),
+    "k=3": (KeepHeads(3),),
+    "all heads": (KeepHeads(HEADS),),
+    "k=2 by l2": (KeepHeads(2, "l2"),),
+    "omit": (Omit(),),
+    "only": (Only(),),
+    "only renormalised": (Only(renormalise=True),),
+    "binary": (Binary(),),
+    "null": (Null(),),
+    "omit & k=2": (Omit(), KeepHeads(2)),
+    "k=2 & only": (KeepHeads(2), Only()),
+    "binary & k=2 by l2": (Binary(), KeepHeads(2, "l2")),
+    "only & omit": (Only(), Omit()),
+    "only renormalised & binary": (Only(renormalise=True), Binary()),
+    "entropy & l2": (KeepHeads(3), KeepHeads(3, "l2")),
+    "k=4 & k=2": (KeepHeads(4), KeepHeads(2)),
+}
+ONE_FIELD = {
+    f"CORRECTED, {name}": CORRECTED.replace(**{name: getattr(PAPER, name)})
+    for name in ("needle_span", "out_of_window", "binary", "entropy_eps")
+}
+# What decides between equal scores under PAPER (bf16, torch.topk) has tests of its own.
+UNTIED_PAPER = PAPER.replace(tie_break="lowest-index", entropy_dtype="float32")
+VARIANTS = {"CORRECTED": CORRECTED, "PAPER": UNTIED_PAPER, **ONE_FIELD}
+
+
+@pytest.mark.parametrize("recipe", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("phase", SETTINGS)
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_layer_is_the_slow_layer(condition, phase, recipe):
+    setting, rows = SETTINGS[phase], [CONDITIONS[condition]] * 2
+    output, weights = run(setting, rows, recipe)
+    expected, expected_weights = slow(setting, rows, recipe)
+    np.testing.assert_allclose(weights, expected_weights, atol=2e-6)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("phase", SETTINGS)
+def test_each_row_of_a_batch_has_its_own_intervention(phase):
+    for one, two in (("k=1", "k=3"), ("omit", "keep"), ("binary & k=2 by l2", "k=2 & only"), ("null", "k=2 by l2")):
+        rows = [CONDITIONS[one], CONDITIONS[two]]
+        np.testing.assert_allclose(run(SETTINGS[phase], rows)[0], slow(SETTINGS[phase], rows)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("phase", SETTINGS)
+def test_conditions_differ_on_the_random_layer(phase):
+    """Otherwise the comparisons above could not tell one intervention from another."""
+    outputs = {name: run(SETTINGS[phase], [actions] * 2)[0] for name, actions in CONDITIONS.items()}
+    same = {
+        tuple(sorted((a, b)))
+        for a in outputs
+        for b in outputs
+        if a != b and np.allclose(outputs[a], outputs[b], atol=1e-5)
+    }
+    # A query without a needle token in sight has nothing left to omit, hence only & omit = nothing at all = k=0.
+    assert same == {("all heads", "keep"), ("k=0", "null"), ("k=0", "only & omit"), ("null", "only & omit")}
+
+
+def test_weights_are_not_renormalised():
+    plain = run(PREFILL, [(), ()])[1]
+    inside = np.zeros(9, dtype=bool)
+    inside[3:6] = True
+    for action, share in ((Omit(), plain[0][..., ~inside].sum(-1)), (Only(), plain[0][..., inside].sum(-1))):
+        weights = run(PREFILL, [(action,)] * 2)[1][0]
+        np.testing.assert_allclose(weights.sum(-1), share, atol=1e-6)
+        assert (weights.sum(-1) < 0.999).any()
+    total = run(PREFILL, [(Only(renormalise=True),)] * 2)[1][0].sum(-1)
+    np.testing.assert_allclose(total[:, :3], 0, atol=1e-6)  # nothing of the needle in sight yet
+    np.testing.assert_allclose(total[:, 3:], 1, atol=1e-6)
+
+
+def test_only_binary_and_null_remove_attention_to_oneself():
+    for action in (Only(), Binary(), Null()):
+        weights = run(PREFILL, [(action,)] * 2)[1][0]
+        assert weights[:, 8, 8].max() == 0 < run(PREFILL, [(), ()])[1][0][:, 8, 8].min()
+
+
+def test_binary_per_row_is_causal_and_the_scalar_is_not():
+    seen = visible_keys(9, 9, (8, 8))
+    per_row = run(PREFILL, [(Binary(),)] * 2)[1]
+    scalar = run(PREFILL, [(Binary(),)] * 2, CORRECTED.replace(binary="scalar"))[1]
+    assert per_row[:, :, ~seen[0]].max() == 0
+    assert scalar[0, :, 0, 3:6].min() > 0  # the first token attends to a needle that comes later
+    assert len(np.unique(scalar[0])) == 2  # 0 and one value, whatever the head and the query
+    assert scalar.sum(-1).max() > 1
+    assert len(np.unique(per_row[0])) > HEADS
+
+
+@pytest.mark.parametrize("action", [Omit(), Only(), Only(renormalise=True), Binary(), Null()], ids=repr)
+def test_needle_out_of_the_window(action):
+    plain = run(GONE, [(), ()])[1]
+    untouched = run(GONE, [(action,)] * 2, CORRECTED.replace(out_of_window="untouched"))[1]
+    acting = run(GONE, [(action,)] * 2)[1]
+    np.testing.assert_array_equal(untouched[0], plain[0])
+    np.testing.assert_array_equal(acting[0], plain[0] if isinstance(action, Omit) else np.zeros_like(plain[0]))
+    np.testing.assert_array_equal(untouched[1], acting[1])  # this row still sees its needle
+    assert not np.allclose(untouched[1], plain[1])
+
+
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=["CORRECTED", "PAPER"])
+def test_without_a_needle(recipe):
+    """The control prompts: prefill acts under both recipes, generation leaves the weights alone under PAPER."""
+    for setting in (PREFILL, STEP):
+        bare = {**setting, "spans": ((), ())}
+        plain = run(bare, [(), ()])[1]
+        np.testing.assert_array_equal(run(bare, [(Omit(),)] * 2, recipe)[1], plain)
+        acts = setting is PREFILL or recipe is CORRECTED
+        np.testing.assert_array_equal(run(bare, [(Only(),)] * 2, recipe)[1], plain * (not acts))
+
+
+def test_shifted_span_is_one_token_early():
+    def changed(recipe):
+        plain, omitted = run(PREFILL, [(), ()])[1], run(PREFILL, [(Omit(),)] * 2, recipe)[1]
+        return [sorted({int(j) for j in np.nonzero((plain[row] != omitted[row]).any((0, 1)))[0]}) for row in (0, 1)]
+
+    assert changed(CORRECTED) == [[3, 4, 5], [1, 2, 5, 6]]
+    assert changed(CORRECTED.replace(needle_span="shifted")) == [[2, 3, 4], [0, 1, 4, 5]]
+
+
+def test_scores_come_from_the_untouched_weights():
+    """Heads kept under a manipulation are those kept without it, though the manipulation would reorder them."""
+    kept = np.abs(run(PREFILL, [(KeepHeads(2),)] * 2)[0]).sum(-1) > 0
+    together = np.abs(run(PREFILL, [(Binary(), KeepHeads(2))] * 2)[0]).sum(-1) > 0
+    after = slow(PREFILL, [(Binary(),)] * 2)[1]
+    assert (together <= kept).all()
+    assert (together[:, 3:] == kept[:, 3:]).all()  # from the needle on, what is kept is not zero
+    flat = [slow_choice(KeepHeads(2), after[0, :, i], np.zeros((KV_HEADS, 9, DIM)), CORRECTED) for i in range(3, 9)]
+    assert any(chosen != set(np.nonzero(kept[0, 3 + n])[0]) for n, chosen in enumerate(flat))
+
+
+@pytest.mark.parametrize("metric", ["entropy", "l2"])
+@pytest.mark.parametrize("k", range(HEADS + 1))
+def test_ties_go_to_the_lowest_heads(k, metric):
+    """Queries of zeros make every head uniform: the same entropy, and with shared values the same norm."""
+    q, key, v = tensors(5, 5)
+    v = v[:, :1].expand(-1, KV_HEADS, -1, -1)
+    with frame(Frame("prefill", [(KeepHeads(k, metric),)] * 2, [(), ()], torch.tensor([4, 4]), CORRECTED)):
+        output, _ = attention(MODULE, q * 0, key, v, None, 0.5)
+    kept = output.abs().sum(-1) > 0
+    assert kept[..., :k].all() and not kept[..., k:].any()
+
+
+def test_at_the_first_token_every_head_has_entropy_0():
+    kept = np.abs(run(PREFILL, [(KeepHeads(2),)] * 2)[0][:, 0]).sum(-1) > 0
+    assert kept.tolist() == [[True, True, False, False, False, False]] * 2
+
+
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=["CORRECTED", "PAPER"])
+@pytest.mark.parametrize("n", [1, 2, 8, 64])
+def test_entropy_is_in_bits(n, recipe):
+    weights = torch.zeros(3, 64)
+    weights[:, :n] = 1 / n
+    torch.testing.assert_close(head_entropy(weights, recipe), torch.full((3,), math.log2(n)), atol=1e-6, rtol=0)
+
+
+def test_entropy_precision_and_guard_follow_the_recipe():
+    weights = torch.softmax(torch.randn(200, 40, generator=torch.Generator().manual_seed(0)), -1)
+    exact = -(weights.double() * weights.double().log2()).sum(-1)
+    fine, coarse = head_entropy(weights), head_entropy(weights, PAPER)
+    torch.testing.assert_close(fine.double(), exact, atol=1e-5, rtol=0)
+    torch.testing.assert_close(coarse.double(), exact, atol=0.05, rtol=0)
+    assert torch.equal(coarse, coarse.bfloat16().float()) and len(coarse.unique()) < len(fine.unique())
+    sharp = torch.tensor([[1.0, 0.0, 0.0]])
+    assert head_entropy(sharp).item() == 0
+    guarded = head_entropy(sharp, CORRECTED.replace(entropy_eps=1e-3)).item()
+    assert guarded == pytest.approx(-2 * 1e-3 * math.log2(1e-3) - 1.001 * math.log2(1.001), abs=1e-6)
+
+
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=["CORRECTED", "PAPER"])
+def test_keep_lowest_keeps_k_per_row_and_token(recipe):
+    scores = torch.randint(0, 3, (4, HEADS, 50), generator=torch.Generator().manual_seed(0)).float()
+    kept = keep_lowest(scores, torch.tensor([0, 1, 4, HEADS]), recipe)
+    assert torch.equal(kept.sum(1), torch.tensor([0, 1, 4, HEADS])[:, None].expand(-1, 50))
+    highest_kept = scores.masked_fill(~kept, -1).amax(1)
+    lowest_dropped = scores.masked_fill(kept, 9).amin(1)
+    assert (highest_kept <= lowest_dropped).all()
+    if recipe is CORRECTED:
+        order = [sorted(range(HEADS), key=lambda h: (scores[2, h, t].item(), h))[:4] for t in range(50)]
+        assert [sorted(heads) for heads in order] == [kept[2, :, t].nonzero()[:, 0].tolist() for t in range(50)]
+
+
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=["CORRECTED", "PAPER"])
+@pytest.mark.parametrize("action", [KeepHeads(0), Null()], ids=repr)
+def test_without_heads_only_the_output_bias_is_left(model, action, recipe):
+    """RecurrentGemma's o_proj has a bias, Jamba's has none."""
+    seen = []
+    layers = [model.net.model.layers[i] for i in model.attention_layers]
+    projections = [m for layer in layers for name, m in layer.named_modules() if name.endswith("o_proj")]
+    hooks = [m.register_forward_hook(lambda m, _, out: seen.append((m.bias, out))) for m in projections]
+    try:
+        with implementation(model.net):
+            generation.generate(model, random_ids(model, 12), action, ((3, 6),), recipe, max_new_tokens=2)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(projections) == len(model.attention_layers) and len(seen) >= 2 * len(projections)
+    acts = not (model.family == "jamba" and recipe is PAPER and isinstance(action, Null))
+    for bias, out in seen:
+        left = torch.zeros_like(out) if bias is None else bias.expand_as(out)
+        assert (bias is None) == (model.family == "jamba")
+        assert torch.equal(out, left) == acts
+
+
+def test_interventions_are_values():
+    assert KeepHeads(2) == KeepHeads(2, "entropy", "both") != KeepHeads(2, "l2")
+    assert len({Omit(), Omit("both"), Omit("prefill"), Only(), Only(renormalise=True)}) == 4
+    for value in (KeepHeads(3, "l2", "prefill"), Only("generation", True), Omit() & KeepHeads(1), PerPhase(Null(), Keep())):
+        assert eval(repr(value)) == value
+    with pytest.raises(AttributeError):
+        KeepHeads(2).k = 3
+
+
+def test_composition_keeps_order_and_is_flat():
+    both = Omit() & KeepHeads(2) & Only("generation")
+    assert both == Compose((Omit(), KeepHeads(2), Only("generation")))
+    assert both.at("prefill") == (Omit(), KeepHeads(2))
+    assert both.at("generation") == (Omit(), KeepHeads(2), Only())
+    assert both.label == "omit & k=2 (prefill + generation) & only (generation)"
+
+
+@pytest.mark.parametrize("kind", [Omit, Only, Binary, Null, lambda during: KeepHeads(3, during=during)])
+def test_phases_of_an_intervention(kind):
+    always = (kind("both"),)
+    assert (kind("prefill").at("prefill"), kind("prefill").at("generation")) == (always, ())
+    assert (kind("generation").at("prefill"), kind("generation").at("generation")) == ((), always)
+    assert kind("both").at("prefill") == kind("both").at("generation") == always
+    assert PerPhase(generation=kind("both"), prefill=Keep()).at("generation") == always
+    assert PerPhase(generation=kind("both"), prefill=Keep()).at("prefill") == ()
+
+
+def test_table_1_has_every_pair_once():
+    table = hb.table1_conditions()
+    assert list(table)[:5] == ["Keep-Keep", "Omit-Keep", "Only-Keep", "Binary-Keep", "Keep-Omit"]
+    assert len(table) == 20 and len({(c.at("prefill"), c.at("generation")) for c in table.values()}) == 20
+    assert table["Only-Null"] == PerPhase(generation=Only(), prefill=Null())
+    assert not any(c.generation == Null() for c in table.values())
+
+
+@pytest.mark.parametrize("k", [-1, 1.0, True, "2", None])
+def test_k_must_be_a_whole_number(k):
+    with pytest.raises(HybretError, match="whole number from 0"):
+        KeepHeads(k)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: KeepHeads(1, "variance"), "unknown head metric 'variance'; choose one of entropy, l2"),
+        (lambda: KeepHeads(1, during="decoding"), "during is one of prefill, generation, both"),
+        (lambda: Omit("answer"), "unknown phase 'answer'"),
+        (lambda: Only("answer"), "unknown phase 'answer'"),
+        (lambda: Binary("answer"), "unknown phase 'answer'"),
+        (lambda: Null(""), "unknown phase ''"),
+        (lambda: validate(KeepHeads(7), 6), "choose k from 0 to 6"),
+        (lambda: validate(Omit() & KeepHeads(7, during="generation"), 6), "k is 7, but this model has 6 heads"),
+        (lambda: validate(PerPhase(generation=KeepHeads(7), prefill=Keep()), 6), "k is 7"),
+        (lambda: validate("omit", 6), "'omit' is not an intervention"),
+        (lambda: CORRECTED.replace(insert="character"), "a recipe has no field 'insert'; its fields are binary"),
+        (lambda: hb.recipe.recipe("AUTHORS"), "unknown recipe 'AUTHORS'; choose one of PAPER, CORRECTED"),
+    ],
+)
+def test_bad_values_are_refused_in_one_sentence(make, message):
+    with pytest.raises(HybretError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_recipes_say_what_differs():
+    derived = CORRECTED.replace(binary="scalar", entropy_eps=1e-12)
+    assert derived.name == "CORRECTED(binary=scalar, entropy_eps=1e-12)"
+    assert (derived.binary, derived.entropy_eps, derived.tie_break) == ("scalar", 1e-12, "lowest-index")
+    assert derived.engine_key != CORRECTED.engine_key != PAPER.engine_key
+    assert CORRECTED.replace(rubric="table2-code", insertion="token-id").engine_key == CORRECTED.engine_key

@@ -1,0 +1,332 @@
+"""Sweeps: what a row says, what is computed once, what survives an interruption, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import hybret as hb
+from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Null, Omit, Only, PerPhase, generation, niah, sweeping
+from hybret.scoring import score
+from hybret.sweeping import run_folder, sweep
+
+STEPS = 6
+COLUMNS = (
+    "model weights recipe condition intervention prefill generation k during template haystack haystack_seed needle "
+    "length depth tokens needle_start needle_end distance in_window answer score exact rubric prompt device dtype"
+).split()
+CONDITIONS = {
+    "keep": Keep(),
+    "all heads": KeepHeads(10),
+    "k=0": KeepHeads(0),
+    "k=2, generation": KeepHeads(2, during="generation"),
+    "Only-Omit": PerPhase(generation=Only(), prefill=Omit()),
+}
+
+
+def prompts_of(model, lengths=(76, 128), depths=(0, 100), **options):
+    return niah.grid(model.tokenizer, lengths, depths, spec=model, **options)
+
+
+@pytest.fixture(scope="module")
+def prompts(griffin):
+    """Two lengths at two depths, and the control without a needle."""
+    return [*prompts_of(griffin), *prompts_of(griffin, needle=None)]
+
+
+@pytest.fixture(scope="module")
+def rows(griffin, prompts):
+    return run(griffin, prompts)
+
+
+def run(model, prompts, conditions=CONDITIONS, **options):
+    return sweep(model, prompts, conditions, max_new_tokens=STEPS, progress=False, **options)
+
+
+@pytest.fixture
+def prefills(monkeypatch):
+    """(prompt ids, number of distinct prefills) of each call of `generation.prefill`."""
+    calls, original = [], generation.prefill
+
+    def counted(model, ids, rows, *args, **kwargs):
+        calls.append((tuple(ids), len(rows)))
+        return original(model, ids, rows, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "prefill", counted)
+    return calls
+
+
+@pytest.fixture
+def no_forward(griffin):
+    """A model that fails the test when it runs."""
+    hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    yield griffin
+    hook.remove()
+
+
+def test_columns_and_order(rows, prompts):
+    assert list(rows.columns) == COLUMNS
+    assert rows["condition"].tolist() == list(CONDITIONS) * len(prompts)
+    assert rows["prompt"].tolist() == [p.key for p in prompts for _ in CONDITIONS]
+    assert rows["k"].dtype == "Int64" and rows["in_window"].dtype == bool and rows["exact"].dtype == bool
+    assert rows["score"].between(0, 5).all()
+
+
+def test_each_row_says_what_was_done(rows, griffin, prompts):
+    assert set(rows["model"]) == {"random-griffin"} and set(rows["weights"]) == {griffin.digest}
+    assert set(rows["recipe"]) == {"CORRECTED"} and set(rows["rubric"]) == {"table2"}
+    assert (set(rows["device"]), set(rows["dtype"])) == ({"cpu"}, {"float32"})
+    by = rows.drop_duplicates("condition").set_index("condition")
+    assert by["k"].to_dict() == {"keep": pd.NA, "all heads": 10, "k=0": 0, "k=2, generation": 2, "Only-Omit": pd.NA}
+    assert by["during"].fillna("").tolist() == ["", "both", "both", "generation", ""]
+    assert by.loc["Only-Omit", ["prefill", "generation"]].tolist() == ["omit", "only"]
+    assert by.loc["k=2, generation", "prefill"] == by.loc["keep", "generation"] == "keep"
+    assert by["intervention"].map(lambda text: eval(text)).to_dict() == CONDITIONS
+    for row in rows.to_dict("records"):
+        points, exact, _ = score(row["answer"], "table2")
+        assert (row["score"], row["exact"]) == (points, exact)
+
+
+def test_each_row_says_where_the_needle_is(rows, griffin, prompts):
+    by = {p.key: p for p in prompts}
+    for row in rows.to_dict("records"):
+        p = by[row["prompt"]]
+        assert (row["length"], row["tokens"], row["template"]) == (p.length, len(p.ids), "base")
+        assert (row["haystack"], row["haystack_seed"], row["needle"]) == (p.haystack, 0, p.needle)
+        if p.needle == "none":
+            assert (row["needle_start"], row["needle_end"], row["distance"], row["in_window"]) == (-1, -1, -1, False)
+            assert math.isnan(row["depth"])
+            continue
+        assert [(row["needle_start"], row["needle_end"])] == list(p.needle_spans)
+        assert "Dolores Park" in griffin.tokenizer.decode(p.ids[row["needle_start"] : row["needle_end"]])
+        assert row["distance"] == len(p.ids) - 1 - row["needle_start"]
+        assert row["in_window"] == (row["distance"] < 32)
+        assert row["depth"] == p.depth
+
+
+@pytest.mark.parametrize(("window", "inside"), [(10**6, True), (None, True), (1, False)])
+def test_in_window_follows_the_models_window(griffin, window, inside):
+    """Measured from the last copy of the needle (JRT has two) to the last prompt token."""
+    jrt = prompts_of(griffin, (76,), (0,), template="jrt")
+    (row,) = run(dataclasses.replace(griffin, window=window), jrt, {"keep": Keep()}).to_dict("records")
+    assert (row["needle_start"], row["needle_end"]) == jrt[0].needle_spans[1] > jrt[0].needle_spans[0]
+    assert row["in_window"] is inside
+
+
+def test_the_windows_edge_is_exact(griffin):
+    (prompt,) = prompts_of(griffin, (76,), (0,))
+    distance = len(prompt.ids) - 1 - prompt.needle_spans[0][0]
+    for window, inside in ((distance, False), (distance + 1, True)):
+        assert run(dataclasses.replace(griffin, window=window), [prompt], {"keep": Keep()})["in_window"].all() == inside
+
+
+def test_all_heads_is_keep_and_conditions_differ(rows):
+    answers = rows.pivot(index="prompt", columns="condition", values="answer")
+    assert (answers["all heads"] == answers["keep"]).all()
+    assert (answers.drop(columns="all heads").nunique(axis=1) == 4).all()
+
+
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
+def test_answers_are_the_slow_loops(model, recipe):
+    prompts = prompts_of(model, (76, 100), (100,), recipe=recipe)
+    conditions = {"keep": Keep(), "k=1": KeepHeads(1, during="generation"), "Only-Omit": CONDITIONS["Only-Omit"]}
+    rows = run(model, prompts, conditions, recipe=recipe)
+    for row in rows.to_dict("records"):
+        prompt = next(p for p in prompts if p.key == row["prompt"])
+        with hb.attach(model, conditions[row["condition"]], recipe):
+            assert row["answer"] == model.generate(prompt, STEPS)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_answers_do_not_depend_on_the_batch(griffin, prompts, rows, size):
+    pd.testing.assert_frame_equal(run(griffin, prompts, rows_per_batch=size), rows)
+
+
+def test_the_same_sweep_twice_is_the_same_table(griffin, prompts, rows):
+    again = prompts_of(griffin) + prompts_of(griffin, needle=None)
+    pd.testing.assert_frame_equal(run(griffin, again), rows)
+    other = prompts_of(griffin, (76,), (0,), seed=1)
+    assert other[0].key not in set(rows["prompt"])
+
+
+def test_prefills_are_shared_and_identical_prompts_computed_once(griffin, prefills):
+    """At depth 0 and 1 per cent of a short haystack the needle lands at one place."""
+    prompts = prompts_of(griffin, (76,), (0, 1, 100))
+    assert len({p.key for p in prompts}) == 2
+    rows = run(griffin, prompts, CONDITIONS | {"again": KeepHeads(0)})
+    # keep, all heads (not known to be nothing until a model is), k=0 and omit differ in prefill; "again" is k=0.
+    assert sorted(prefills) == sorted({(p.ids, 4) for p in prompts})
+    assert len(rows) == 18 and rows["depth"].tolist()[::6] == [0, 1, 100]
+    assert rows["answer"][:6].tolist() == rows["answer"][6:12].tolist()
+    labelled = rows.set_index("condition")["answer"]
+    assert labelled["again"].tolist() == labelled["k=0"].tolist()
+
+
+def test_control_rows(rows):
+    control = rows[rows["needle"] == "none"]
+    assert sorted(control["length"].unique()) == [76, 128] and len(control) == 2 * len(CONDITIONS)
+    assert not control["in_window"].any()
+
+
+def test_resuming_computes_only_what_is_missing(griffin, prompts, rows, tmp_path, prefills):
+    few = {label: CONDITIONS[label] for label in ("keep", "k=0")}
+    run(griffin, prompts[:3], few, out=tmp_path)
+    assert sorted(prefills) == sorted((p.ids, 2) for p in prompts[:3])
+    prefills.clear()
+    pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path), rows)
+    assert {ids: n for ids, n in prefills} == {p.ids: 3 if p in prompts[:3] else 4 for p in prompts}
+    prefills.clear()
+    pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path), rows)
+    assert prefills == []
+    tables = [pd.read_parquet(path) for path in tmp_path.glob("rows-*.parquet")]
+    assert sorted(map(len, tables)) == [6, len(rows)]
+    pd.testing.assert_frame_equal(max(tables, key=len), rows)
+
+
+def test_an_interrupted_run_loses_no_finished_batch(griffin, prompts, rows, tmp_path, monkeypatch, prefills):
+    original, decoded = generation.decode, []
+
+    def interrupted(*args, **kwargs):
+        if len(decoded) == 2:
+            raise KeyboardInterrupt
+        decoded.append(1)
+        return original(*args, **kwargs)
+
+    options = {"out": tmp_path, "rows_per_batch": len(CONDITIONS)}
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "decode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(griffin, prompts, **options)
+    assert griffin.net.config._attn_implementation == "eager"
+    assert len(list(tmp_path.glob("answers/*.parquet"))) == 2
+    done = len(prefills)
+    prefills.clear()
+    pd.testing.assert_frame_equal(run(griffin, prompts, **options), rows)
+    assert done == 3 and len(prefills) == len({p.key for p in prompts}) - 2
+
+
+def test_a_half_written_file_is_never_seen(griffin, prompts, rows, tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run(griffin, prompts[:1], out=tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(HybretError, match="no space left to write rows.*finished rows are kept"):
+            run(griffin, prompts, out=tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path), rows)
+
+
+OTHER_RUNS = {
+    "weights": {"model": {"digest": "0" * 12}},
+    "window": {"model": {"window": 31}},
+    "recipe": {"recipe": PAPER},
+    "max_new_tokens": {"max_new_tokens": STEPS + 1},
+    "rows_per_batch": {"rows_per_batch": 3},
+}
+
+
+@pytest.mark.parametrize("field", OTHER_RUNS)
+def test_a_folder_holds_one_run(griffin, prompts, tmp_path, field, request):
+    options = {"max_new_tokens": STEPS, "progress": False, "out": tmp_path}
+    sweep(griffin, prompts[:1], {"keep": Keep()}, **options)
+    model = request.getfixturevalue("no_forward")
+    changed = dict(OTHER_RUNS[field])
+    model = dataclasses.replace(model, **changed.pop("model", {}))
+    with pytest.raises(HybretError, match=rf"another run \(it differs in: {field}\); choose another folder"):
+        sweep(model, prompts[:1], {"keep": Keep()}, **(options | changed))
+
+
+def test_each_run_gets_a_folder_of_its_own(griffin, tmp_path):
+    folders = {
+        run_folder(tmp_path, griffin),
+        run_folder(tmp_path, griffin, PAPER),
+        run_folder(tmp_path, griffin, CORRECTED.replace(binary="scalar")),
+        run_folder(tmp_path, griffin, max_new_tokens=7),
+        run_folder(tmp_path, dataclasses.replace(griffin, digest="0" * 12)),
+        run_folder(tmp_path, dataclasses.replace(griffin, name="google/recurrentgemma-2b")),
+    }
+    assert len(folders) == 6 and {f.parent for f in folders} == {tmp_path}
+    assert run_folder(tmp_path, griffin) == run_folder(tmp_path, griffin, "CORRECTED") in folders
+
+
+def test_a_rescored_run_shares_its_answers(griffin, prompts, tmp_path, prefills):
+    run(griffin, prompts[:2], out=tmp_path)
+    prefills.clear()
+    rescored = run(griffin, prompts[:2], recipe=CORRECTED.replace(rubric="table2-code"), out=tmp_path)
+    assert prefills == [] and set(rescored["rubric"]) == {"table2-code"}
+    assert set(rescored["recipe"]) == {"CORRECTED(rubric=table2-code)"}
+
+
+def test_a_folder_that_cannot_be_used_is_refused(no_forward, prompts, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(HybretError, match="cannot write rows in .*; choose a folder you may write to") as caught:
+            run(no_forward, prompts, out=out)
+        assert "\n" not in str(caught.value)
+    unknown = tmp_path / "unknown"
+    unknown.mkdir()
+    (unknown / "rows-1.parquet").write_bytes(b"")
+    with pytest.raises(HybretError, match="holds rows of an unknown run"):
+        run(no_forward, prompts, out=unknown)
+
+
+def test_a_broken_run_note_is_refused(no_forward, prompts, tmp_path):
+    (tmp_path / sweeping.RUN_FILE).write_text("{")
+    with pytest.raises(HybretError, match="run.json"):
+        run(no_forward, prompts, out=tmp_path)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_folder_without_the_right_to_write_is_refused(griffin, prompts, tmp_path, monkeypatch, started, request):
+    """Before any model runs, also when the folder holds a run that could be resumed. (Simulated: root may write.)"""
+    if started:
+        run(griffin, prompts[:1], out=tmp_path)
+
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    model = request.getfixturevalue("no_forward")
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", denied)
+    with pytest.raises(HybretError, match="Permission denied"):
+        run(model, prompts, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": []}, "there are no prompts to run"),
+        ({"conditions": {}}, "there are no conditions to run"),
+        ({"conditions": {"keep": Keep(), "too many": KeepHeads(11)}}, "k is 11, .* choose k from 0 to 10"),
+        ({"conditions": {"x": Omit() & KeepHeads(12, during="generation")}}, "k is 12"),
+        ({"conditions": {"x": "null"}}, "'null' is not an intervention"),
+        ({"recipe": "AUTHORS"}, "unknown recipe 'AUTHORS'; choose one of PAPER, CORRECTED"),
+        ({"recipe": CORRECTED.replace(rubric="stars")}, "unknown rubric 'stars'; choose one of"),
+        ({"rows_per_batch": 0}, "must be at least 1"),
+        ({"max_new_tokens": 0}, "must be at least 1"),
+    ],
+)
+def test_bad_input_is_refused_before_any_model_runs(no_forward, prompts, tmp_path, changes, message):
+    options = {"prompts": prompts, "conditions": {"null": Null()}, "progress": False, "out": tmp_path / "out"} | changes
+    with pytest.raises(HybretError, match=message) as caught:
+        sweep(no_forward, **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_run_note_names_the_run(griffin, prompts, tmp_path):
+    out = Path(tmp_path / "new" / "run")
+    run(griffin, prompts[:1], {"keep": Keep()}, out=out)
+    note = json.loads((out / sweeping.RUN_FILE).read_text())
+    assert (note["model"], note["weights"], note["max_new_tokens"]) == ("random-griffin", griffin.digest, STEPS)
+    assert note["recipe"] == CORRECTED.engine_key and note["window"] == 32
