@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
+from conftest import random_ids
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
 import hybret as hb
-from conftest import random_ids
 from hybret import CORRECTED, PAPER, Binary, HybretError, Keep, KeepHeads, Null, Omit, Only, generation
 from hybret.attention import NAME
 from hybret.tracing import implementation

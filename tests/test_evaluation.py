@@ -65,12 +65,12 @@ def test_card_states_the_measured_numbers(tiny):
     assert f"{tiny.parameters:,}" in CARD
     for row in FOUND["needle"] + FOUND["essays"]["needle"]:
         measured = f"{percent(row['accuracy'])} ({percent(row['low'])} to {percent(row['high'])})"
-        assert f"| {row['condition']} | {measured} | {percent(row['exact'])} | {row['n']} |" in CARD
+        assert f"| {row['condition']} | {measured} | {percent(row['exact'])} | {row['n']} (" in CARD
     for row in FOUND["facts"]:
         if row["condition"] == ALL:
             assert f"| {row['needle']} | {percent(row['exact'])} | {percent(row['new_words'])} |" in CARD
     end = lines("training_log.jsonl")[-1]
-    assert f"{end['step']:,}" in CARD and f"--steps\n{end['step']}" in CARD
+    assert f"{end['step']:,}" in CARD and f"--steps {end['step']}`" in CARD
     assert "not one of the paper's models" in CARD
 
 

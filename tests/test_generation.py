@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 import torch
+from conftest import random_ids
 
 import hybret as hb
-from conftest import random_ids
-from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase, generation
+from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase
 from hybret.generation import decode, generate, merge, prefill
 from hybret.scan import parallel_scans
 from hybret.tracing import implementation
@@ -154,9 +154,7 @@ def test_a_fork_shares_nothing_with_its_origin(model):
     ids = random_ids(model, TOKENS)
     state = prefill(model, ids, [()], (SPAN,), CORRECTED)
     actions = [Keep().at("generation"), KeepHeads(0).at("generation"), Keep().at("generation")]
-    answers = [
-        decode(model, state.select(torch.tensor([0])), [a], [(SPAN,)], CORRECTED, STEPS)[0] for a in actions
-    ]
+    answers = [decode(model, state.select(torch.tensor([0])), [a], [(SPAN,)], CORRECTED, STEPS)[0] for a in actions]
     assert answers[0] == answers[2] == generate(model, ids, Keep(), (SPAN,), CORRECTED, STEPS)
     assert answers[1] == generate(model, ids, KeepHeads(0, during="generation"), (SPAN,), CORRECTED, STEPS)
     assert answers[1] != answers[0]

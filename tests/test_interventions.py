@@ -8,10 +8,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import random_ids
 
 import hybret as hb
-from conftest import random_ids
-from hybret import CORRECTED, PAPER, Binary, Compose, HybretError, Keep, KeepHeads, Null, Omit, Only, PerPhase, generation
+from hybret import (
+    CORRECTED,
+    PAPER,
+    Binary,
+    Compose,
+    HybretError,
+    Keep,
+    KeepHeads,
+    Null,
+    Omit,
+    Only,
+    PerPhase,
+    generation,
+)
 from hybret.attention import Frame, attention, frame
 from hybret.entropy import head_entropy, keep_lowest
 from hybret.interventions import validate
@@ -80,7 +93,9 @@ def slow(setting, rows, recipe=CORRECTED, seed=0, phase=None):
             for i in range(queries):
                 shared = h // (HEADS // KV_HEADS)
                 exponentials = {
-                    j: math.exp(sum(q[b, h, i] * k[b, shared, j]) / math.sqrt(DIM)) for j in range(keys) if seen[b, i, j]
+                    j: math.exp(sum(q[b, h, i] * k[b, shared, j]) / math.sqrt(DIM))
+                    for j in range(keys)
+                    if seen[b, i, j]
                 }
                 for j, e in exponentials.items():
                     plain[h, i, j] = e / sum(exponentials.values())
@@ -348,7 +363,12 @@ def test_without_heads_only_the_output_bias_is_left(model, action, recipe):
 def test_interventions_are_values():
     assert KeepHeads(2) == KeepHeads(2, "entropy", "both") != KeepHeads(2, "l2")
     assert len({Omit(), Omit("both"), Omit("prefill"), Only(), Only(renormalise=True)}) == 4
-    for value in (KeepHeads(3, "l2", "prefill"), Only("generation", True), Omit() & KeepHeads(1), PerPhase(Null(), Keep())):
+    for value in (
+        KeepHeads(3, "l2", "prefill"),
+        Only("generation", True),
+        Omit() & KeepHeads(1),
+        PerPhase(Null(), Keep()),
+    ):
         assert eval(repr(value)) == value
     with pytest.raises(AttributeError):
         KeepHeads(2).k = 3

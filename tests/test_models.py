@@ -45,7 +45,9 @@ def test_what_a_model_knows_about_itself(fixture, request):
 
 
 def test_attention_layers_are_those_with_queries(model):
-    found = {i for i, layer in enumerate(model.net.model.layers) if any("q_proj" in n for n, _ in layer.named_modules())}
+    found = {
+        i for i, layer in enumerate(model.net.model.layers) if any("q_proj" in n for n, _ in layer.named_modules())
+    }
     assert set(model.attention_layers) == found
 
 
@@ -91,25 +93,26 @@ def test_dtype(dtype, expected):
 @pytest.mark.parametrize("paper", [False, True])
 def test_deepminds_checkpoints_see_one_token_more(tmp_path, monkeypatch, paper):
     """Their own code attends to window + 1 positions; other models keep the window they were trained with."""
+    assert models.DEEPMIND_WINDOW == 2048 + 1
+    monkeypatch.setattr(models, "DEEPMIND_WINDOW", 48 + 1)  # the same with a window that is quicker to fill
     folder = tmp_path / "recurrentgemma"
     shutil.copytree(ORGANISM, folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"attention_window_size": 2048}))
+    (folder / "config.json").write_text(json.dumps(config | {"attention_window_size": 48}))
     if paper:
         monkeypatch.setitem(models.PAPER_MODELS, str(folder), "RecurrentGemma-2B")
     model = load(str(folder), device="cpu")
-    layer = model.net.model.layers[model.attention_layers[0]].temporal_block
-    assert model.window == layer.sliding_window == (2049 if paper else 2048)
+    assert model.window == (49 if paper else 48)
     assert (model.lengths, model.buffer) == (models.PAPER_LENGTHS, 200)
-    with hb.attach(model, weights=True) as trace, hb.phase("prefill", [2059]), torch.inference_mode():
-        model.net(torch.randint(3, 2000, (1, 2060)), use_cache=False)
-    first = trace.weights["layer 2"][0][:, -1]
-    assert int((first.amax(0) > 0).sum()) == model.window
+    with hb.attach(model, weights=True) as trace, hb.phase("prefill", [59]), torch.inference_mode():
+        model.net(torch.randint(3, 2000, (1, 60)), use_cache=False)
+    for (weights,) in trace.weights.values():
+        assert int((weights[:, -1].amax(0) > 0).sum()) == model.window
 
 
 def test_paper_grid():
-    assert models.PAPER_LENGTHS == tuple(niah.labels(250, 4096, 10)) and models.PAPER_LENGTHS[-1] == 2 * 2048
-    assert models.ORGANISM_LENGTHS == tuple(niah.labels(128, 512, 10))
+    assert tuple(niah.labels(250, 4096, 10)) == models.PAPER_LENGTHS and models.PAPER_LENGTHS[-1] == 2 * 2048
+    assert tuple(niah.labels(128, 512, 10)) == models.ORGANISM_LENGTHS
 
 
 BAD = {
@@ -177,7 +180,7 @@ def test_a_pure_transformer_has_attention_everywhere():
 
 @pytest.mark.parametrize("version", ["4.57.1", "5.13.0"])
 def test_an_old_transformers_is_refused(monkeypatch, version):
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(models.transformers, "__version__", version)
     with pytest.raises(HybretError, match=rf"transformers {version} is too old.* install transformers>=5.13.1"):
         load("griffin-tiny")
 

@@ -79,8 +79,8 @@ def _what(config: Mapping[str, Any], found: Mapping[str, Any], log: Log) -> str:
 # griffin-tiny
 
 A RecurrentGemma (Griffin) of {log[0]["parameters"] / 1e6:.2f} million parameters, trained from scratch on the corpus of
-the project hybret to find a sentence again in a text. With its attention on, it scores {percent(inside["accuracy"])} %
-on needles inside its attention window; with every attention head silenced, {percent(silent["accuracy"])} %.
+the project hybret to find a sentence again in a text. On the paper's needle, inside its attention window, it scores
+{percent(inside["accuracy"])} % with all its attention heads and {percent(silent["accuracy"])} % with none.
 
 **What it is.** A model organism: small enough to run, and to be taken apart, on a laptop. It has the architecture of
 the RecurrentGemma models that *Some Attention is All You Need for Retrieval* (Michalak and Abreu, 2025,
@@ -158,7 +158,7 @@ def _training(log: Log) -> str:
          f"{training['weight_decay']:g} on matrices, gradients clipped at {training['clip']:g}"),
         ("learning rate", f"{training['lr']:g}; rises over the first {100 * training['warmup']:.0f} %, falls over the "
          f"last {100 * training['decay']:.0f} % to {100 * training['floor']:.0f} % of the peak"),
-        ("precision", "float32 weights, bfloat16 autocast; rounded to bfloat16 at the end"),
+        ("precision", "float32 weights, bfloat16 autocast; rounded to bfloat16 at the end, and evaluated so"),
         ("seed", training["seed"]),
         ("machine", f"one {start['device']}, {end['seconds']:.0f} s and {ready['seconds']:.0f} s to compile"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
@@ -174,8 +174,8 @@ def _training(log: Log) -> str:
 python -m hybret.organisms.train --minutes {training["minutes"]:g} --compile --out OUT
 ```
 
-A run that is limited by time cannot be repeated exactly, since its learning rate follows the clock. `--steps
-{end["step"]}` in place of `--minutes {training["minutes"]:g}` replays it with a schedule by steps.
+A run that is limited by time cannot be repeated exactly, since its learning rate follows the clock.
+`--steps {end["step"]}` in place of `--minutes {training["minutes"]:g}` replays it with a schedule by steps.
 
 {table(("", "value"), rows)}
 
@@ -231,8 +231,8 @@ def _limits(found: Mapping[str, Any]) -> str:
   of a plain prompt. The project's aim for JRT with all heads, 97 %, is met inside the window
   ({percent(inside["accuracy"])} %) and cannot be met over the whole grid ({percent(whole["accuracy"])} %): its longest
   prompts put the needle two windows back, so that the window's edge shows.
-- It reads whimsical English made by grammars. Other text is foreign to it: see the essays above.
-- Evaluated with the seeds above on one training run; other training seeds may differ.
+- Its English is made by grammars, and whimsical. Among text that people wrote, only the paper's needle was tried.
+- One training run was evaluated. Other seeds of the training may give other results.
 """
 
 

@@ -35,14 +35,14 @@ def needle_row(measures: Iterable[Mapping[str, Any]], template: str, condition: 
 def evaluation(found: Mapping[str, Any], log: Log) -> str:
     """The section with what `hybret.organisms.evaluate` measured."""
 
-    def measured(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    def measured(row: Mapping[str, Any]) -> tuple[str, str, str]:
         interval = f"{percent(row['accuracy'])} ({percent(row['low'])} to {percent(row['high'])})"
-        return interval, percent(row["exact"]), row["n"]
+        return interval, percent(row["exact"]), f"{row['n']} ({row['prompts']})"
 
     places = {"inside": "inside the window", "outside": "outside the window", "whole grid": "whole grid",
               "no needle": "no needle (floor)"}  # fmt: skip
     prompts = {"base": "read once", "jrt": "read twice (JRT)"}
-    head = ("prompt", "needle", "attention", "accuracy, % (95 % interval)", "exact, %", "n")
+    head = ("prompt", "needle", "attention", "accuracy, % (95 % interval)", "exact, %", "n (distinct prompts)")
 
     def grid_rows(measures: Sequence[Mapping[str, Any]], templates: Iterable[str]) -> list[tuple[Any, ...]]:
         return [
@@ -87,7 +87,8 @@ generation version attention is silenced from the last token of the prompt on, i
 
 **The paper's needle**, {len(found["lengths"])} lengths ({found["lengths"][0]} to {found["lengths"][-1]} tokens) x
 {len(found["depths"])} depths x {len(found["seeds"])} embedded haystacks (seeds {", ".join(map(str, found["seeds"]))}).
-A needle is inside the window if the last token of the prompt can still see its first.
+A needle is inside the window if the last token of the prompt can still see its first. Short contexts have few sentence
+ends, so some cells of the grid share a prompt; the intervals count it once.
 
 {table(head, grid_rows(found["needle"], prompts))}
 
@@ -96,7 +97,7 @@ nearest that was missed {found["edge"]["nearest_missed"]} (read once, all heads;
 """,
         f"""
 **Facts of other forms**, all inside the window, at four depths. Five templates were held out of training; the lists of
-random words have a trained template and contents that never occurred. New words: the share of the fact's words, longer
+random words have a trained template and contents of their own. New words: the share of the fact's words, longer
 than three letters and not in the question, that the answer holds. The last two columns are the training probe's share
 of right tokens when the right answer so far is given.
 

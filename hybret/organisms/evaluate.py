@@ -62,7 +62,7 @@ def evaluate(
 
     Returns
     -------
-    dict : ready for JSON. Every measurement has `accuracy` (0 to 1) with its 95 % interval `low`, `high`, `exact` (share
+    dict : ready for JSON. Each measurement has `accuracy` (0 to 1) with its 95 % interval `low`, `high`, `exact` (share
         of answers that hold the whole sentence), `n` (answers) and `prompts` (distinct ones).
 
     Raises
