@@ -228,7 +228,8 @@ def _manipulate(action: Intervention, weights: Tensor, visible: Tensor, rows: Te
             changed = torch.where(seen, mean.to(weights.dtype), 0.0)
         else:
             # The authors' scalar: one value per prompt, also on keys that a query should not see yet.
-            mean = mass.sum((1, 2, 3)) / weights.shape[1] / needle.sum((1, 2, 3)).clamp_min(1)
+            length = torch.tensor([sum(b - a for a, b in current.spans[row]) for row in rows.tolist()])
+            mean = mass.sum((1, 2, 3)) / weights.shape[1] / length.clamp_min(1).to(mass.device)
             changed = (mean[:, None, None, None] * needle).to(weights.dtype).expand_as(weights)
     if current.recipe.out_of_window == "untouched" and current.phase == "generation":
         gone = ~seen.flatten(1).any(1)

@@ -105,11 +105,11 @@ def sweep(
     kept = k if k else range(subject.heads + 1)
     conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in kept)}  # type: ignore[arg-type]
     options: dict[str, Any] = {"template": template, "haystack": haystack, "seed": seed, "recipe": chosen, **sizes}
-    prompts = niah.grid(subject.tokenizer, spec=subject, **options)
+    prompts = niah.grid(subject, **options)
     if limit is not None and limit < len(prompts):
         prompts = [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
     if control:
-        prompts += niah.grid(subject.tokenizer, spec=subject, needle=None, **options)
+        prompts += niah.grid(subject, needle=None, **options)
     rows = run(subject, prompts, conditions, recipe=chosen, out=out, progress=sys.stderr.isatty())
     summary = _summary(accuracy(rows[rows.needle != "none"], by=["condition"], seed=seed), conditions)
     if control:

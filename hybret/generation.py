@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from .attention import Frame, Spans, frame
-from .interventions import Intervention, KeepHeads
+from .interventions import Intervention, effective
 from .models import Model
 from .recipe import Recipe
 from .tracing import Trace
@@ -97,7 +97,14 @@ def prefill(
     _reset_recurrent(net, len(rows))
     token, position = prompt[:, -1:], torch.full((len(rows),), read, device=device)
     if read:
-        now = Frame("prefill", _effective(model, recipe, rows), [spans] * len(rows), position - 1, recipe, trace)
+        now = Frame(
+            "prefill",
+            effective(rows, model.family, model.heads, recipe),
+            [spans] * len(rows),
+            position - 1,
+            recipe,
+            trace,
+        )
         with torch.inference_mode(), frame(now):
             logits = net(
                 input_ids=prompt[:, :read],
@@ -165,14 +172,14 @@ def decode(
         Answer tokens of each row, before EOS. A row stops at EOS and leaves the batch soon after.
     """
     device = model.device
-    effective = _effective(model, recipe, rows)
+    acting = effective(rows, model.family, model.heads, recipe)
     answers: list[list[int]] = [[] for _ in rows]
     alive = list(range(len(rows)))
     if state.answered:
         alive = _collect(answers, alive, state.token, model.eos)
         state, alive = _shrink(state, list(range(len(rows))), alive)
     padding = int(state.position.max()) - state.position if alive else state.position
-    now = _generation_frame(effective, spans, alive, state, recipe, trace)
+    now = _generation_frame(acting, spans, alive, state, recipe, trace)
     steps = max_new_tokens - int(state.answered)
     for _ in range(steps):
         if not alive:
@@ -198,7 +205,7 @@ def decode(
         if len(going) <= 0.75 * len(alive):
             keep = torch.tensor([alive.index(row) for row in going], dtype=torch.long, device=device)
             state, padding, alive = state.select(keep), padding[keep], going
-            now = _generation_frame(effective, spans, alive, state, recipe, trace)
+            now = _generation_frame(acting, spans, alive, state, recipe, trace)
     return [_before_eos(answer, model.eos) for answer in answers]
 
 
@@ -217,12 +224,6 @@ def generate(
     """
     state = prefill(model, ids, [intervention.at("prefill")], spans, recipe, trace)
     return decode(model, state, [intervention.at("generation")], [spans], recipe, max_new_tokens, trace)[0]
-
-
-def _effective(model: Model, recipe: Recipe, rows: Sequence[Actions]) -> list[Actions]:
-    """Drop what changes nothing: all heads kept, and manipulations that the authors' code never applies to Jamba."""
-    ignored = recipe.jamba_manipulation == "no-op" and model.family == "jamba"
-    return [tuple(a for a in row if (a.k < model.heads if isinstance(a, KeepHeads) else not ignored)) for row in rows]
 
 
 def _generation_frame(

@@ -7,11 +7,12 @@ generation loop declares.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from .errors import HybretError
+from .recipe import Recipe
 
 Phase = Literal["prefill", "generation"]
 During = Literal["prefill", "generation", "both"]
@@ -198,6 +199,14 @@ def elementary(intervention: Intervention) -> Iterator[Intervention]:
     """Every elementary intervention inside `intervention`, in either phase."""
     for phase in PHASES:
         yield from intervention.at(phase)
+
+
+def effective(
+    rows: Sequence[tuple[Intervention, ...]], family: str, heads: int, recipe: Recipe
+) -> list[tuple[Intervention, ...]]:
+    """Drop what changes nothing: all heads kept, and manipulations that the authors' code never applies to Jamba."""
+    ignored = recipe.jamba_manipulation == "no-op" and family == "jamba"
+    return [tuple(a for a in row if (a.k < heads if isinstance(a, KeepHeads) else not ignored)) for row in rows]
 
 
 def validate(intervention: Intervention, heads: int) -> None:

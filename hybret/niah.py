@@ -98,7 +98,7 @@ def labels(first: float, last: float, n: int) -> list[int]:
 
 
 def grid(
-    tokenizer: Any,
+    model: Any,
     lengths: int | Sequence[int] = 10,
     depths: int | Sequence[float] = 10,
     template: str = "base",
@@ -107,39 +107,38 @@ def grid(
     needle: Needle | None = PAPER_NEEDLE,
     buffer: int | None = None,
     recipe: Recipe = CORRECTED,
-    spec: Any = None,
 ) -> list[Prompt]:
     """The prompts of the benchmark, one per length and depth, lengths outermost.
 
     Parameters
     ----------
-    tokenizer : a fast tokenizer of transformers.
-    lengths, depths : the labels, or how many of them, evenly spaced: lengths over the range of `spec` (else
-        the paper's 250 to 4096 tokens), depths over 0 to 100 per cent.
+    model : a `Model`, or a fast tokenizer of transformers alone.
+    lengths, depths : the labels, or how many of them, evenly spaced: lengths over the model's range (for a
+        tokenizer the paper's 250 to 4096 tokens), depths over 0 to 100 per cent.
     template : ``"base"``, ``"instruct"`` (through the tokenizer's chat template) or ``"jrt"`` (Just Read
-        Twice: context and question twice, in one user turn if `spec` is instruction-tuned).
+        Twice: context and question twice, in one user turn if the model is instruction-tuned).
     haystack, seed : see `load_haystack`.
     needle : what to hide. None gives the control: the same haystack, with the paper's needle left out; one
         prompt per length, since depth means nothing there.
-    buffer : tokens of the label that are neither haystack nor needle; default that of `spec`, else 200.
+    buffer : tokens of the label that are neither haystack nor needle; default the model's, for a tokenizer 200.
     recipe : only `Recipe.insertion` matters here.
-    spec : a `Model`, or anything with its `lengths`, `buffer` and `instruct`.
 
     Raises
     ------
     HybretError
         If a label, the template, the haystack or the tokenizer cannot give these prompts.
     """
+    tokenizer = getattr(model, "tokenizer", model)
     if template not in TEMPLATES:
         raise HybretError(f"unknown template {template!r}; choose one of {', '.join(TEMPLATES)}")
-    chat = template == "instruct" or (template == "jrt" and bool(getattr(spec, "instruct", False)))
+    chat = template == "instruct" or (template == "jrt" and bool(getattr(model, "instruct", False)))
     _check_tokenizer(tokenizer, chat)
     depth_labels = [float(d) for d in _labels("depths", depths, (0, 100))]
-    length_labels = [int(n) for n in _labels("lengths", lengths, getattr(spec, "lengths", PAPER_LENGTHS))]
+    length_labels = [int(n) for n in _labels("lengths", lengths, getattr(model, "lengths", PAPER_LENGTHS))]
     if outside := [d for d in depth_labels if not 0 <= d <= 100]:
         raise HybretError(f"depth {outside[0]:g} is outside 0 to 100 per cent (0 = start of the context)")
     hidden = needle or PAPER_NEEDLE
-    buffer = getattr(spec, "buffer", PAPER_BUFFER) if buffer is None else buffer
+    buffer = getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer
     cost = len(tokenizer(hidden.insertion, add_special_tokens=False)["input_ids"])
     if min(length_labels) <= buffer + cost:
         raise HybretError(

@@ -35,8 +35,8 @@ ENGINE_DIGEST = hashlib.sha256(
 ).hexdigest()[:12]
 RUN_FILE = "run.json"
 ROWS_PER_BATCH = 160
-# Tokens of one prefill, over all its rows. On the CPU a few rows stay in the caches (measured with griffin-tiny: 77 ms a
-# row of 292 tokens in fours, 100 ms in elevens); a GPU wants large batches.
+# Tokens of one prefill, over all its rows. On the CPU a few rows stay in the caches (griffin-tiny, 292 tokens: 77 ms a
+# row in fours, 100 ms in elevens); a GPU wants large batches.
 PREFILL_TOKENS = {"cpu": 1200, "cuda": 32768}
 
 
@@ -248,17 +248,17 @@ class _Store:
         note = self.folder / RUN_FILE
         try:
             (self.folder / "answers").mkdir(parents=True, exist_ok=True)
-            found = json.loads(note.read_text()) if note.exists() else None
-            if found is None:
-                if any(self.folder.glob("*.parquet")):
-                    raise HybretError(f"{self.folder} holds rows of an unknown run; choose an empty folder for `out`")
-                _replace(note, json.dumps(identity, indent=1, sort_keys=True).encode())
-            elif found != identity:
+            found = _read_note(note)
+            if found is None and any(self.folder.glob("*.parquet")):
+                raise HybretError(f"{self.folder} holds rows of an unknown run; choose an empty folder for `out`")
+            if found not in (None, identity):
                 other = ", ".join(k for k in identity if found.get(k) != identity[k]) or "recorded fields"
                 raise HybretError(
                     f"{self.folder} holds the rows of another run (it differs in: {other}); choose another folder "
                     "for `out`, or remove this one"
                 )
+            # Written again when it is there: a folder that cannot be written to is noticed before any model runs.
+            _replace(note, json.dumps(identity, indent=1, sort_keys=True).encode())
             for path in sorted(self.folder.glob("answers/*.parquet")):
                 part = pd.read_parquet(path)
                 keys = zip(part["prompt"], part["does"], strict=True)
@@ -286,6 +286,21 @@ class _Store:
             _replace(self.folder / f"{prefix}{name}.parquet", table.to_parquet(index=False))
         except OSError as problem:
             raise _unwritable(self.folder, problem) from problem
+
+
+def _read_note(note: Path) -> dict[str, Any] | None:
+    """The recorded identity of the run in a folder; None if there is no run."""
+    if not note.exists():
+        return None
+    try:
+        found = json.loads(note.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise HybretError(
+            f"{note} is damaged, so its rows cannot be trusted; remove {note.parent} or choose another `out`"
+        )
+    return found
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import attention
 from .errors import HybretError
-from .interventions import PHASES, Intervention, Keep, Phase, validate
+from .interventions import PHASES, Intervention, Keep, Phase, effective, validate
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 
@@ -58,7 +58,7 @@ class Trace:
 class Attached:
     """The intervention that `attach` put on a model."""
 
-    net: nn.Module
+    model: Model
     intervention: Intervention
     recipe: Recipe
     trace: Trace
@@ -108,7 +108,7 @@ def attach(
     chosen = intervention if intervention is not None else Keep()
     validate(chosen, model.heads)
     trace = Trace(keep_weights=weights)
-    token = _ATTACHED.set(Attached(model.net, chosen, find_recipe(recipe), trace))
+    token = _ATTACHED.set(Attached(model, chosen, find_recipe(recipe), trace))
     try:
         with implementation(model.net), attention.guarded(model.net.config):
             yield trace
@@ -119,7 +119,7 @@ def attach(
 def attached(net: nn.Module) -> Attached | None:
     """What is attached to `net` now, if anything."""
     current = _ATTACHED.get()
-    return current if current is not None and current.net is net else None
+    return current if current is not None and current.model.net is net else None
 
 
 @contextmanager
@@ -144,13 +144,13 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[attention.Spans] = (
         raise HybretError("no intervention is attached; use `with attach(model, intervention):` around `phase(...)`")
     if name not in PHASES:
         raise HybretError(f"unknown phase {name!r}; declare one of {', '.join(PHASES)}")
-    device = next(current.net.parameters()).device
-    rows = [current.intervention.at(name)] * len(last)
+    model = current.model
+    rows = effective([current.intervention.at(name)] * len(last), model.family, model.heads, current.recipe)
     declared = attention.Frame(
         name,
         rows,
         list(spans) or [()] * len(last),
-        torch.tensor(list(last), device=device),
+        torch.tensor(list(last), device=model.device),
         current.recipe,
         current.trace if len(last) == 1 else None,
     )

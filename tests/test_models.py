@@ -188,8 +188,8 @@ def test_an_old_transformers_is_refused(monkeypatch, version):
 @pytest.fixture(scope="module")
 def tiny_rows(tiny: Model):
     """A small grid: base at four lengths, JRT at two, with heads kept, silenced in generation, and silenced."""
-    prompts = niah.grid(tiny.tokenizer, (128, 256, 427), (0, 50, 100), spec=tiny)
-    prompts += niah.grid(tiny.tokenizer, (128, 256), (0, 100), spec=tiny, template="jrt")
+    prompts = niah.grid(tiny, (128, 256, 427), (0, 50, 100))
+    prompts += niah.grid(tiny, (128, 256), (0, 100), template="jrt")
     conditions = {"keep": Keep(), "generation": KeepHeads(0, during="generation"), "both": KeepHeads(0)}
     return sweep(tiny, prompts, conditions, progress=False)
 

@@ -73,10 +73,12 @@ def test_the_papers_grid_has_its_labels(tokenizer):
 
 
 def test_a_model_gives_its_own_lengths_and_buffer(tokenizer):
-    spec = SimpleNamespace(lengths=(80, 128, 176, 224, 272, 320, 368, 416, 464, 512), buffer=40, instruct=False)
-    prompts = grid(tokenizer, depths=[50], haystack=HAY, spec=spec)
+    spec = SimpleNamespace(
+        tokenizer=tokenizer, lengths=(80, 128, 176, 224, 272, 320, 368, 416, 464, 512), buffer=40, instruct=False
+    )
+    prompts = grid(spec, depths=[50], haystack=HAY)
     assert [p.length for p in prompts] == list(spec.lengths)
-    assert [p.length for p in grid(tokenizer, lengths=3, depths=1, haystack=HAY, spec=spec)] == [80, 296, 512]
+    assert [p.length for p in grid(spec, lengths=3, depths=1, haystack=HAY)] == [80, 296, 512]
     # Haystack and needle fill the label less the buffer; template, question and BOS come on top.
     extra = len(prompts[0].ids) - (80 - 40)
     assert 15 < extra < 60
@@ -115,8 +117,8 @@ def test_templates(tokenizer):
     assert jrt.text == f"{block}\n\n{block}{ending}"
     (chat,) = grid(tokenizer, [400], [50], "instruct", HAY, needle=None)
     assert chat.text == f"[user] {block}{order} [/][assistant]"
-    spec = SimpleNamespace(instruct=True)
-    (both,) = grid(tokenizer, [400], [50], "jrt", HAY, needle=None, spec=spec)
+    spec = SimpleNamespace(tokenizer=tokenizer, instruct=True)
+    (both,) = grid(spec, [400], [50], "jrt", HAY, needle=None)
     assert both.text == f"[user] {block}\n\n{block}{order} [/][assistant]"
     assert both.template == "jrt" and both.length == 400
 

@@ -60,7 +60,7 @@ COLUMNS = [
     "prompt",
     "device",
     "dtype",
-]  # noqa: SIM905
+]
 CONDITIONS = {
     "keep": Keep(),
     "all heads": KeepHeads(10),
@@ -71,7 +71,7 @@ CONDITIONS = {
 
 
 def prompts_of(model, lengths=(76, 128), depths=(0, 100), **options):
-    return niah.grid(model.tokenizer, lengths, depths, spec=model, **options)
+    return niah.grid(model, lengths, depths, **options)
 
 
 @pytest.fixture(scope="module")

@@ -244,7 +244,7 @@ def _loading() -> str:
 import hybret
 
 model = hybret.load("griffin-tiny")
-prompt = hybret.niah.grid(model.tokenizer, [256], [50], spec=model)[0]
+prompt = hybret.niah.grid(model, [256], [50])[0]
 print(model.generate(prompt))
 ```
 

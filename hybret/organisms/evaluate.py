@@ -110,8 +110,8 @@ def evaluate(
 
 def _grid(model: Model, lengths: Any, depths: Any, template: str, haystack: str | Path, seed: int) -> list[Prompt]:
     """The grid with the paper's needle, and its control without."""
-    args = (model.tokenizer, lengths, depths, template, haystack, seed)
-    return [*grid(*args, needle=PAPER_NEEDLE, spec=model), *grid(*args, needle=None, spec=model)]
+    args = (model, lengths, depths, template, haystack, seed)
+    return [*grid(*args, needle=PAPER_NEEDLE), *grid(*args, needle=None)]
 
 
 def _fact_prompts(model: Model, number: int) -> list[Prompt]:
@@ -124,7 +124,7 @@ def _fact_prompts(model: Model, number: int) -> list[Prompt]:
     prompts: list[Prompt] = []
     for name, fact in facts.items():
         needle = Needle(name, fact.sentence, fact.questions[0])
-        prompts += grid(model.tokenizer, [length], FACT_DEPTHS, seed=number, needle=needle, spec=model)
+        prompts += grid(model, [length], FACT_DEPTHS, seed=number, needle=needle)
     if model.window and any(len(p.ids) - 1 - p.needle_spans[0][0] >= model.window for p in prompts):
         raise HybretError(f"the window of {model.window} tokens is too short for the prompts of this evaluation")
     return prompts
