@@ -247,7 +247,7 @@ def departures(table: pd.DataFrame, note: str) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel("change of accuracy when the paper's decision is taken (percentage points)")
+    axes.set_xlabel("change of accuracy (percentage points)")
     footnote(figure, f"{note} · orange diamonds: the interval leaves out 0")
     return figure
 
