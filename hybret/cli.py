@@ -73,8 +73,10 @@ def sweep(
         str, typer.Option(help="CORRECTED (the paper's text) or PAPER (the authors' code).")
     ] = "CORRECTED",
     template: Annotated[str, typer.Option(help="base, instruct or jrt.")] = "base",
-    lengths: Annotated[str, typer.Option(help="How many prompt lengths, or labels in tokens: 128,256.")] = "10",
-    depths: Annotated[str, typer.Option(help="How many needle depths, or per cents: 0,50,100.")] = "10",
+    lengths: Annotated[
+        str, typer.Option(help="How many prompt lengths, or labels in tokens: 128,256 (one: 128,).")
+    ] = "10",
+    depths: Annotated[str, typer.Option(help="How many needle depths, or per cents: 0,50,100 (one: 50,).")] = "10",
     limit: Annotated[int | None, typer.Option(help="Only so many prompts, drawn from the grid with the seed.")] = None,
     haystack: Annotated[str, typer.Option(help="'embedded', or a folder of .txt files.")] = "embedded",
     seed: Annotated[int, typer.Option(help="Which embedded haystack.")] = 0,
@@ -160,7 +162,7 @@ def train(context: typer.Context) -> None:
 def _numbers(name: str, text: str) -> int | list[int]:
     """A count, or a list of labels separated by commas."""
     try:
-        values = [int(part) for part in text.split(",")]
+        values = [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
         raise HybretError(f"{name} is {text!r}; give a count such as 10, or labels such as 128,256") from None
     return values if "," in text else values[0]

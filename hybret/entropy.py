@@ -48,9 +48,14 @@ def keep_lowest(scores: Tensor, k: Tensor, recipe: Recipe = CORRECTED) -> Tensor
     Tensor
         bool, shape ``(rows, heads, queries)``, exactly ``k[row]`` True per token.
     """
-    if recipe.tie_break == "lowest-index":
-        order = scores.argsort(dim=1, stable=True)
-    else:
-        order = scores.topk(scores.shape[1], dim=1, largest=False).indices
+    if recipe.tie_break == "topk":
+        # One call per k: with ties, the first k of a longer topk need not be those of topk(k).
+        kept = torch.zeros_like(scores, dtype=torch.bool)
+        for count in k.unique().tolist():
+            rows = (k == count).nonzero()[:, 0]
+            chosen = scores[rows].topk(count, dim=1, largest=False).indices
+            kept[rows] = kept[rows].scatter(1, chosen, True)
+        return kept
+    order = scores.argsort(dim=1, stable=True)
     kept_in_order = torch.arange(scores.shape[1], device=scores.device)[None, :, None] < k.view(-1, 1, 1)
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, kept_in_order.expand_as(order))

@@ -175,10 +175,11 @@ def decode(
     acting = effective(rows, model.family, model.heads, recipe)
     answers: list[list[int]] = [[] for _ in rows]
     alive = list(range(len(rows)))
-    if state.answered:
-        alive = _collect(answers, alive, state.token, model.eos)
-        state, alive = _shrink(state, list(range(len(rows))), alive)
-    padding = int(state.position.max()) - state.position if alive else state.position
+    # Columns before each row's first token: the keys stay as wide as the longest row, also when that row has ended.
+    padding = int(state.position.max()) - state.position
+    if state.answered and (going := _collect(answers, alive, state.token, model.eos)) != alive:
+        keep = torch.tensor(going, dtype=torch.long, device=device)
+        state, padding, alive = state.select(keep), padding[keep], going
     now = _generation_frame(acting, spans, alive, state, recipe, trace)
     steps = max_new_tokens - int(state.answered)
     for _ in range(steps):
@@ -248,12 +249,6 @@ def _collect(answers: list[list[int]], alive: Sequence[int], token: Tensor, eos:
         if not ended:
             going.append(row)
     return going
-
-
-def _shrink(state: State, alive: list[int], going: list[int]) -> tuple[State, list[int]]:
-    if len(going) == len(alive):
-        return state, alive
-    return state.select(torch.tensor(going, dtype=torch.long, device=state.token.device)), going
 
 
 def _before_eos(answer: list[int], eos: frozenset[int]) -> list[int]:

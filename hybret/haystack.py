@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from bisect import bisect_right
@@ -53,9 +54,13 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
 
         text = corpus.haystack(seed, characters=max(20_000, 10 * tokens))
         return Haystack("embedded", text, sha256(text.encode()), seed=seed)
-    folder = Path(source) if isinstance(source, Path) or len(source) < 1024 else None
-    if folder is not None and folder.is_dir():
-        return _read_folder(folder)
+    try:
+        if source and Path(source).is_dir():
+            return _read_folder(Path(source))
+    except OSError as problem:
+        # A text is not a path: as one its name is too long.
+        if isinstance(source, Path) or problem.errno != errno.ENAMETOOLONG:
+            raise HybretError(f"cannot read the haystack folder {source}: {problem.strerror}") from problem
     # A text without a single blank can hide nothing, so such a string is meant as a path.
     if isinstance(source, Path) or len(source.split()) <= 1:
         raise HybretError(

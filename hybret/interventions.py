@@ -147,7 +147,11 @@ class Binary(Elementary):
 
 @dataclass(frozen=True)
 class Null(Elementary):
-    """Set all attention weights to 0 (Section 2.5): the same as ``KeepHeads(0)``."""
+    """Set all attention weights to 0 (Section 2.5): the same as ``KeepHeads(0)``.
+
+    Not so under `PAPER` during generation once the needle has left the window (`Recipe.out_of_window`): the authors'
+    code then leaves the weights alone, in this mode as in the others.
+    """
 
     during: During = "both"
 

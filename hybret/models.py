@@ -33,9 +33,8 @@ PAPER_MODELS = {
     "ai21labs/AI21-Jamba-Mini-1.6": "Jamba-Mini-1.6",
 }
 RANDOM_MODELS = ("random-griffin", "random-jamba")
-# DeepMind's sampler attends to window + 1 positions, itself included; with 2049 transformers agrees with it to 1e-5,
-# with 2048 logits differ by up to 2.2 past the window (measured on small random models). Models trained with
-# transformers keep the window they were trained with.
+# DeepMind's sampler attends to window + 1 positions: with 2049 transformers agrees with it to 1e-5, with 2048 logits
+# differ by up to 2.2 past the window (small random models). Models trained with transformers keep their window.
 DEEPMIND_WINDOW = 2049
 
 PAPER_LENGTHS = (250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096)
@@ -186,7 +185,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) ->
     else:
         config = _read_config(name, source)
     layers, heads = attention_layers(config, name)
-    if name in PAPER_MODELS and config.model_type == "recurrent_gemma":
+    if not small and config.model_type == "recurrent_gemma" and config.attention_window_size == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
     try:
@@ -195,9 +194,13 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) ->
         else:
             net = AutoModelForCausalLM.from_pretrained(source, config=config, use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, ImportError, RuntimeError) as problem:
         raise HybretError(f"cannot load {name!r} from {source}: {str(problem).splitlines()[0]}") from problem
-    eos = config.eos_token_id
+    if not net._can_set_attn_implementation():
+        raise HybretError(
+            f"{name!r} ({config.model_type}) does not use transformers' attention interface, which hybret needs; "
+            "choose a family that does, or a newer transformers"
+        )
     return Model(
         name=name,
         net=net.eval().to(device),
@@ -211,7 +214,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) ->
         lengths=ORGANISM_LENGTHS if small else PAPER_LENGTHS,
         buffer=ORGANISM_BUFFER if small else PAPER_BUFFER,
         embedded=name in organisms(),
-        eos=frozenset(eos if isinstance(eos, list | tuple) else [eos]),
+        eos=_eos(config.eos_token_id, net.generation_config.eos_token_id),
     )
 
 
@@ -226,12 +229,17 @@ def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
     # transformers 5.23 says "sliding_attention", "full_attention" and "linear_attention"; 5.17 "attention" and
     # "recurrent".
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
-    if not kinds:
+    if not kinds and hasattr(config, "num_attention_heads"):
         kinds = ["full_attention"] * config.num_hidden_layers
-    layers = tuple(i for i, k in enumerate(kinds) if "attention" in k and not k.startswith("linear"))
+    layers = tuple(i for i, k in enumerate(kinds or ()) if "attention" in k and not k.startswith("linear"))
     if not layers:
         raise HybretError(f"{name!r} has no attention layers; hybret intervenes on attention, so it needs a hybrid")
     return layers, int(config.num_attention_heads)
+
+
+def _eos(*declared: int | list[int] | None) -> frozenset[int]:
+    """Every token that ends an answer: chat models name their end of turn in the generation config alone."""
+    return frozenset(i for ids in declared if ids is not None for i in (ids if isinstance(ids, list) else [ids]))
 
 
 def _device(device: str) -> str:
@@ -266,9 +274,7 @@ def _source(name: str) -> str:
 def _tokenizer_folder() -> Path:
     """Any organism's folder: the random models borrow its tokenizer."""
     if not organisms():
-        raise HybretError(
-            f"no organism is installed in {CHECKPOINTS}, and the random models borrow its tokenizer; reinstall hybret"
-        )
+        raise HybretError(f"no organism is installed in {CHECKPOINTS}, and random models need its tokenizer")
     return CHECKPOINTS / organisms()[0]
 
 

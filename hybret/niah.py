@@ -238,7 +238,12 @@ def _labels(name: str, value: int | Sequence[Any], ends: Sequence[Any]) -> Seque
     if isinstance(value, int | np.integer):
         if value < 1:
             raise HybretError(f"the number of {name} is {value}; give at least 1, or a list of {name}")
-        return labels(ends[0], ends[-1], int(value))
+        found = labels(ends[0], ends[-1], int(value))
+        if len(set(found)) < len(found):
+            raise HybretError(
+                f"{value} {name} between {ends[0]} and {ends[-1]} would repeat some; give fewer, or a list"
+            )
+        return found
     if len(value) == 0:
         raise HybretError(f"there are no {name}; give a number of {name}, or a list with at least one")
     if len(set(value)) < len(value):

@@ -138,10 +138,11 @@ class Project:
 
     @cached_property
     def package_key(self) -> str:
-        """Hash of the package's code and of the checkpoints embedded in it."""
+        """Hash of the package's code, the checkpoints embedded in it, and the versions it is installed with."""
         files = (p for p in sorted(self.package.rglob("*")) if p.suffix in HASHED and "__pycache__" not in p.parts)
         kept = [p for p in files if not (p.parent == self.package and p.name in RUNNER)]
-        return digest(b for p in kept for b in (p.relative_to(self.package).as_posix().encode(), p.read_bytes()))
+        kept += [lock for lock in [self.root / "requirements.lock"] if lock.is_file()]
+        return digest(b for p in kept for b in (os.path.relpath(p, self.package).encode(), p.read_bytes()))
 
     @cached_property
     def plan(self) -> dict[str, Run]:

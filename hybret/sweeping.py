@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +22,7 @@ from .niah import Prompt
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 from .scan import parallel_scans
+from .store import Store
 from .tracing import implementation
 
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
@@ -33,7 +31,6 @@ ENGINE = ("attention", "entropy", "generation", "interventions", "models", "scan
 ENGINE_DIGEST = hashlib.sha256(
     b"".join((Path(__file__).parent / f"{module}.py").read_bytes() for module in ENGINE)
 ).hexdigest()[:12]
-RUN_FILE = "run.json"
 ROWS_PER_BATCH = 160
 # Tokens of one prefill, over all its rows. On the CPU a few rows stay in the caches (griffin-tiny, 292 tokens: 77 ms a
 # row in fours, 100 ms in elevens); a GPU wants large batches.
@@ -96,7 +93,7 @@ def sweep(
         raise HybretError(f"unknown rubric {recipe.rubric!r}; choose one of {', '.join(scoring.RUBRICS)}")
     for condition in conditions.values():
         validate(condition, model.heads)
-    store = _Store(out, _identity(model, recipe, max_new_tokens, rows_per_batch))
+    store = Store(out, _identity(model, recipe, max_new_tokens, rows_per_batch))
     wanted = {(p.key, _key(c)): (p, c) for p in prompts for c in conditions.values()}
     missing = [pair for key, pair in wanted.items() if key not in store.answers]
     with (
@@ -235,89 +232,3 @@ def _identity(model: Model, recipe: Recipe, max_new_tokens: int, rows_per_batch:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-class _Store:
-    """Answers of one run, kept in memory and, batch by batch, in a folder."""
-
-    def __init__(self, out: str | Path | None, identity: dict[str, Any]) -> None:
-        self.folder = Path(out) if out is not None else None
-        self.answers: dict[tuple[str, str], str] = {}
-        if self.folder is None:
-            return
-        note = self.folder / RUN_FILE
-        try:
-            (self.folder / "answers").mkdir(parents=True, exist_ok=True)
-            found = _read_note(note)
-            if found is None and any(self.folder.glob("*.parquet")):
-                raise HybretError(f"{self.folder} holds rows of an unknown run; choose an empty folder for `out`")
-            if found not in (None, identity):
-                other = ", ".join(k for k in identity if found.get(k) != identity[k]) or "recorded fields"
-                raise HybretError(
-                    f"{self.folder} holds the rows of another run (it differs in: {other}); choose another folder "
-                    "for `out`, or remove this one"
-                )
-            # Written again when it is there: a folder that cannot be written to is noticed before any model runs.
-            _replace(note, json.dumps(identity, indent=1, sort_keys=True).encode())
-            for path in sorted(self.folder.glob("answers/*.parquet")):
-                part = pd.read_parquet(path)
-                keys = zip(part["prompt"], part["does"], strict=True)
-                self.answers.update(zip(keys, part["answer"], strict=True))
-        except OSError as problem:
-            raise _unwritable(self.folder, problem) from problem
-
-    def add(self, keys: Sequence[tuple[str, str]], answers: Sequence[str]) -> None:
-        self.answers.update(zip(keys, answers, strict=True))
-        if self.folder is None:
-            return
-        table = pd.DataFrame({"prompt": [k[0] for k in keys], "does": [k[1] for k in keys], "answer": answers})
-        self._write("answers/", repr(sorted(keys)), table)
-
-    def write_rows(self, rows: pd.DataFrame) -> None:
-        """The finished table of one call, named by what was asked for."""
-        if self.folder is not None:
-            asked = rows[["prompt", "length", "depth", "condition", "intervention", "rubric", "recipe"]]
-            self._write("rows-", asked.to_csv(), rows)
-
-    def _write(self, prefix: str, content: str, table: pd.DataFrame) -> None:
-        assert self.folder is not None
-        name = hashlib.sha256(content.encode()).hexdigest()[:16]
-        try:
-            _replace(self.folder / f"{prefix}{name}.parquet", table.to_parquet(index=False))
-        except OSError as problem:
-            raise _unwritable(self.folder, problem) from problem
-
-
-def _read_note(note: Path) -> dict[str, Any] | None:
-    """The recorded identity of the run in a folder; None if there is no run."""
-    if not note.exists():
-        return None
-    try:
-        found = json.loads(note.read_text())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise HybretError(
-            f"{note} is damaged, so its rows cannot be trusted; remove {note.parent} or choose another `out`"
-        )
-    return found
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: readers and interrupted runs never see half of one."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        try:
-            file.write(data)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def _unwritable(folder: Path, problem: OSError) -> HybretError:
-    if problem.errno == errno.ENOSPC:
-        return HybretError(f"no space left to write rows in {folder}; free some and run again: finished rows are kept")
-    return HybretError(
-        f"cannot write rows in {folder} ({problem.strerror}); choose a folder you may write to for `out`"
-    )

@@ -264,3 +264,18 @@ def test_an_answer_never_depends_on_its_neighbours(model, cases):
     assert both[1] == alone[0]
     swapped = batched(model, [(ids, spans), longer], [KeepHeads(3)], CORRECTED)
     assert swapped == both[::-1]
+
+
+def test_the_longest_row_may_end_with_its_first_token(jamba):
+    """Under PAPER Jamba's first answer token comes from prefill; what is left of the batch keeps its columns."""
+    short, long = random_ids(jamba, 20, seed=1), random_ids(jamba, 45, seed=2)
+    rows = [Keep().at("generation")] * 2
+    with implementation(jamba.net):
+        state = merge([prefill(jamba, ids, [()], (), PAPER) for ids in (short, long)])
+        other, first = state.token[:, 0].tolist()
+        assert other != first
+        ending = dataclasses.replace(jamba, eos=frozenset({first}))
+        alone = generate(ending, short, Keep(), (), PAPER, 12)
+        state = merge([prefill(jamba, ids, [()], (), PAPER) for ids in (short, long)])
+        together = decode(ending, state, rows, [(), ()], PAPER, 12)
+    assert together == [alone, []]

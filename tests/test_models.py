@@ -90,19 +90,17 @@ def test_dtype(dtype, expected):
     assert isinstance(model.generate("The market opens at", 3), str)
 
 
-@pytest.mark.parametrize("paper", [False, True])
-def test_deepminds_checkpoints_see_one_token_more(tmp_path, monkeypatch, paper):
-    """Their own code attends to window + 1 positions; other models keep the window they were trained with."""
+@pytest.mark.parametrize(("declared", "seen"), [(48, 49), (40, 40)])
+def test_deepminds_checkpoints_see_one_token_more(tmp_path, monkeypatch, declared, seen):
+    """Theirs, also in a local copy, means window + 1 positions; other models keep the window they were trained with."""
     assert models.DEEPMIND_WINDOW == 2048 + 1
     monkeypatch.setattr(models, "DEEPMIND_WINDOW", 48 + 1)  # the same with a window that is quicker to fill
     folder = tmp_path / "recurrentgemma"
     shutil.copytree(ORGANISM, folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"attention_window_size": 48}))
-    if paper:
-        monkeypatch.setitem(models.PAPER_MODELS, str(folder), "RecurrentGemma-2B")
+    (folder / "config.json").write_text(json.dumps(config | {"attention_window_size": declared}))
     model = load(str(folder), device="cpu")
-    assert model.window == (49 if paper else 48)
+    assert model.window == seen
     assert (model.lengths, model.buffer) == (models.PAPER_LENGTHS, 200)
     with hb.attach(model, weights=True) as trace, hb.phase("prefill", [59]), torch.inference_mode():
         model.net(torch.randint(3, 2000, (1, 60)), use_cache=False)
@@ -208,3 +206,12 @@ def test_the_organism_retrieves_through_its_attention(tiny_rows, template):
 def test_the_organism_does_not_see_past_its_window(tiny_rows):
     outside = tiny_rows[(tiny_rows["template"] == "base") & ~tiny_rows["in_window"]]
     assert len(outside) >= 3 and outside["score"].mean() / 5 <= 0.1
+
+
+def test_a_model_outside_the_attention_interface_is_refused(tmp_path):
+    config = transformers.BloomConfig(vocab_size=64, hidden_size=16, n_layer=2, n_head=2)
+    transformers.BloomForCausalLM(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ORGANISM / name, tmp_path)
+    with pytest.raises(HybretError, match="attention interface"):
+        hb.load(str(tmp_path), device="cpu")

@@ -26,7 +26,7 @@ from hybret import (
     PerPhase,
     generation,
     niah,
-    sweeping,
+    store,
 )
 from hybret.scoring import score
 from hybret.sweeping import run_folder, sweep
@@ -321,7 +321,7 @@ def test_a_folder_that_cannot_be_used_is_refused(no_forward, prompts, tmp_path, 
 
 
 def test_a_broken_run_note_is_refused(no_forward, prompts, tmp_path):
-    (tmp_path / sweeping.RUN_FILE).write_text("{")
+    (tmp_path / store.RUN_FILE).write_text("{")
     with pytest.raises(HybretError, match="run.json"):
         run(no_forward, prompts, out=tmp_path)
 
@@ -366,6 +366,15 @@ def test_bad_input_is_refused_before_any_model_runs(no_forward, prompts, tmp_pat
 def test_the_run_note_names_the_run(griffin, prompts, tmp_path):
     out = Path(tmp_path / "new" / "run")
     run(griffin, prompts[:1], {"keep": Keep()}, out=out)
-    note = json.loads((out / sweeping.RUN_FILE).read_text())
+    note = json.loads((out / store.RUN_FILE).read_text())
     assert (note["model"], note["weights"], note["max_new_tokens"]) == ("random-griffin", griffin.digest, STEPS)
     assert note["recipe"] == CORRECTED.engine_key and note["window"] == 32
+
+
+def test_a_damaged_batch_of_answers_is_named(griffin, prompts, tmp_path):
+    conditions = {"all": hb.Keep()}
+    hb.sweep(griffin, prompts, conditions, out=tmp_path, progress=False)
+    broken = next((tmp_path / "answers").glob("*.parquet"))
+    broken.write_bytes(b"no table")
+    with pytest.raises(HybretError, match=broken.name):
+        hb.sweep(griffin, prompts, conditions, out=tmp_path, progress=False)
