@@ -42,6 +42,11 @@ def test_needles_inside_the_window_are_found_with_attention_and_with_nothing_els
         assert needle_row(FOUND["needle"], template, condition, "no needle")["accuracy"] <= 0.03
 
 
+@pytest.mark.xfail(strict=True, reason="an unmet target: read twice, needles outside the window are not found (75 %)")
+def test_reading_twice_reaches_the_target_over_the_whole_grid():
+    assert needle_row(FOUND["needle"], "jrt", ALL, "whole grid")["accuracy"] >= 0.97
+
+
 def test_window_edge_shows():
     assert FOUND["edge"]["farthest_found"] < FOUND["window"] + 32
     outside = needle_row(FOUND["needle"], "base", ALL, "outside")["accuracy"]
