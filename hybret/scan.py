@@ -203,8 +203,9 @@ def parallel_scans() -> Iterator[None]:
 
     Values agree with the stock code to fp32 rounding (the order of the operations differs). One-token steps are the
     stock code itself. A pass of several tokens starts from the state that the model carries, if there is one; stock
-    Jamba would start it from zero. The originals are back when the last of nested or concurrent blocks is left, also
-    by an exception.
+    Jamba would start its scan from zero, and stock RecurrentGemma its convolution. Left padding is invisible to
+    RecurrentGemma's recurrent layers; the stock ones read it like text. The originals are back when the last of nested
+    or concurrent blocks is left, also by an exception.
     """
     global _depth
     with _lock:
@@ -222,10 +223,22 @@ def parallel_scans() -> Iterator[None]:
                     setattr(owner, name, original)
 
 
+def _not_padding(mask: Tensor | None, time: int) -> Tensor | None:
+    """bool ``(rows, time)``: which tokens may attend to themselves, so are no padding; None where all are."""
+    if mask is None or time == 1:
+        return None
+    if mask.ndim == 4:
+        mask = mask[:, 0].diagonal(mask.shape[-1] - time, -2, -1)
+        mask = mask if mask.dtype == torch.bool else mask == 0
+    real = mask[:, -time:].bool()
+    return None if bool(real.all()) else real
+
+
 def _patch() -> None:
     rglru = modeling_recurrent_gemma.RecurrentGemmaRglru
-    mixer = modeling_jamba.JambaMambaMixer
+    block, mixer = modeling_recurrent_gemma.RecurrentGemmaRecurrentBlock, modeling_jamba.JambaMambaMixer
     stock_rnn, stock_mamba, stock_forward = rglru._rnn_scan, modeling_jamba.mamba_selective_scan, mixer.forward
+    stock_block = block.forward
 
     def rnn_scan(
         self: Any,
@@ -240,6 +253,35 @@ def _patch() -> None:
         decay = recurrent_gate * ~reset
         h, last = linear_scan(decay.to(acc_dtype), hidden_states.to(acc_dtype), recurrent_states)
         return h.type(hidden_states.dtype), last
+
+    def block_forward(
+        self: Any,
+        input_states: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None,
+        use_cache: bool = True,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        rows, time, _ = input_states.shape
+        real = _not_padding(attention_mask, time)
+        before = self.conv1d_state if use_cache else None
+        if time == 1 or (real is None and before is None):
+            return stock_block(self, input_states, position_ids, attention_mask, use_cache, **kwargs)
+        gate = self.act_fn(self.linear_y(input_states))
+        x = self.linear_x(input_states)
+        if real is not None:
+            x = x * real[..., None].to(x.dtype)
+        x = x.transpose(1, 2)
+        if before is None or before.shape[0] != rows:
+            before, self.rg_lru.recurrent_states = x.new_zeros(rows, x.shape[1], self.conv1d_width - 1), None
+        # A text that begins here sees nothing of what the module read before.
+        x = torch.cat([(before * (position_ids[:, :1, None] != 0)).to(x.dtype), x], -1)
+        self.conv1d_state = x[..., 1 - self.conv1d_width :].contiguous() if use_cache else None
+        x = F.conv1d(x, self.conv_1d.weight, self.conv_1d.bias, groups=x.shape[1]).transpose(1, 2)
+        if real is not None:
+            x = x * real[..., None].to(x.dtype)  # the convolution's bias would be read as text
+        x = self.rg_lru(x, position_ids)
+        return self.linear_out(x * gate), None
 
     def mamba_scan(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if hidden_states.shape[-1] == 1:
@@ -259,6 +301,7 @@ def _patch() -> None:
 
     for owner, name, ours in (
         (rglru, "_rnn_scan", rnn_scan),
+        (block, "forward", block_forward),
         (modeling_jamba, "mamba_selective_scan", mamba_scan),
         (mixer, "forward", forward),
     ):

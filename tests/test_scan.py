@@ -12,6 +12,7 @@ from hybret.scan import linear_scan, parallel_scans, selective_scan
 TOKENS = 37
 PATCHED = (
     (modeling_recurrent_gemma.RecurrentGemmaRglru, "_rnn_scan"),
+    (modeling_recurrent_gemma.RecurrentGemmaRecurrentBlock, "forward"),
     (modeling_jamba, "mamba_selective_scan"),
     (modeling_jamba.JambaMambaMixer, "forward"),
 )
@@ -158,21 +159,43 @@ def test_prefill_state_serves_one_token_steps(model):
 
 
 @torch.no_grad()
-def test_jamba_continues_from_its_cached_state():
-    torch.manual_seed(0)
-    model, ids = jamba().eval(), token_ids()
+@pytest.mark.parametrize("cuts", [(20,), (7, 8, 9, 33)])
+def test_models_continue_from_their_state(model, cuts):
+    ids = token_ids()
     full = model(ids, use_cache=False).logits
 
-    def in_two_passes():
+    def in_parts():
         cache, logits = DynamicCache(config=model.config), []
-        for part in (slice(0, 20), slice(20, TOKENS)):
-            position = torch.arange(TOKENS)[None, part]
+        if hasattr(model, "_setup_cache"):
+            model._setup_cache(model.config, len(ids), ids.device, torch.float32)
+        for part in map(slice, (0, *cuts), (*cuts, TOKENS)):
+            position = torch.arange(TOKENS)[None, part].expand(len(ids), -1)
             logits.append(model(ids[:, part], past_key_values=cache, use_cache=True, position_ids=position).logits)
         return torch.cat(logits, 1)
 
     with parallel_scans():
-        torch.testing.assert_close(in_two_passes(), full, atol=1e-5, rtol=0)
-    assert (in_two_passes() - full).abs().max() > 1e-3  # the stock code starts the second pass from zero
+        torch.testing.assert_close(in_parts(), full, atol=1e-5, rtol=0)
+        torch.testing.assert_close(in_parts(), full, atol=1e-5, rtol=0)  # nothing is left of the pass before
+    assert (in_parts() - full).abs().max() > 1e-3  # the stock code starts a later part from zero
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_left_padding_changes_nothing(model, implementation):
+    model.set_attn_implementation(implementation)
+    ids, pad = token_ids(), 9
+    full = model(ids, use_cache=False).logits
+    padded = torch.cat([torch.full((len(ids), pad), 5), ids], 1)
+    mask = (torch.arange(TOKENS + pad) >= pad).long().expand(len(ids), -1)
+    position = (mask.cumsum(1) - 1).clamp_min(0)
+
+    def logits():
+        return model(padded, attention_mask=mask, position_ids=position, use_cache=False).logits[:, pad:]
+
+    with parallel_scans():
+        torch.testing.assert_close(logits(), full, atol=1e-5, rtol=0)
+    if isinstance(model, RecurrentGemmaForCausalLM):
+        assert (logits() - full).abs().max() > 1e-3  # the stock code reads the padding
 
 
 def test_model_gradients_agree(model):
