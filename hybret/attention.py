@@ -23,6 +23,7 @@ from .entropy import head_entropy, keep_lowest
 from .errors import HybretError
 from .interventions import Binary, Intervention, KeepHeads, Omit, Only, Phase
 from .recipe import Recipe
+from .streaming import prefill as stream
 
 NAME = "hybret"
 
@@ -50,6 +51,11 @@ class Frame:
         For each row, the needle's half-open token intervals, in absolute positions of its own prompt.
     last : Tensor
         Absolute position of the last query token of each row, shape ``(rows,)``.
+    streaming : bool
+        Let a prefill without padding run without forming the weights (`hybret.streaming`), where it can.
+    right_aligned : bool
+        The one query of each row is its last token, and key columns before the row's first token are padding: the mask
+        follows from `last`, and transformers need not make one at every step.
     """
 
     phase: Phase
@@ -58,8 +64,11 @@ class Frame:
     last: Tensor
     recipe: Recipe
     trace: Recorder | None = None
+    streaming: bool = False
+    right_aligned: bool = False
     keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
+    streams: bool = field(init=False)  # no record of the weights is wanted, and no row's values change twice
 
     def __post_init__(self) -> None:
         # Once per phase, not once per layer and step: which rows are gated with which k, which are manipulated how.
@@ -73,6 +82,9 @@ class Frame:
                     chosen[row] = min(action.k, chosen.get(row, action.k))
                 else:
                     changed.setdefault((order, action), []).append(row)
+        once = [row for rows in changed.values() for row in rows] + list(gates.get("l2", ()))
+        plain = self.streaming and self.phase == "prefill" and not self.trace
+        self.streams = plain and len(set(once)) == len(once)
         for metric, chosen in gates.items():
             self.keep_heads[metric] = (
                 torch.tensor(list(chosen), device=device),
@@ -85,9 +97,13 @@ class Frame:
     def acts(self) -> bool:
         return bool(self.keep_heads or self.manipulations or self.trace)
 
+    def position(self, keys: int) -> Tensor:
+        """Absolute position of each key column, ``(rows, keys)``; the last column is the last query's own."""
+        return self.last[:, None] - (keys - 1) + torch.arange(keys, device=self.last.device)
+
     def on_needle(self, keys: int) -> Tensor:
-        """bool ``(rows, keys)``: which key columns hold needle tokens; the last column is the last query's own."""
-        position = self.last[:, None] - (keys - 1) + torch.arange(keys, device=self.last.device)
+        """bool ``(rows, keys)``: which key columns hold needle tokens."""
+        position = self.position(keys)
         shift = 1 if self.recipe.needle_span == "shifted" else 0
         found = torch.zeros_like(position, dtype=torch.bool)
         for slot in range(max((len(s) for s in self.spans), default=0)):
@@ -131,7 +147,7 @@ def attention(
     scaling: float,
     dropout: float = 0.0,
     **_: Any,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Eager attention, with the current frame's interventions.
 
     Parameters
@@ -147,10 +163,17 @@ def attention(
     -------
     output : Tensor
         ``(rows, queries, heads, head_dim)``.
-    weights : Tensor
-        ``(rows, heads, queries, keys)``, as used.
+    weights : Tensor or None
+        ``(rows, heads, queries, keys)``, as used; None where they were not formed.
     """
     current = _current(module)
+    if current is not None and current.streams:
+        output = stream(query, key, value, scaling, getattr(module, "sliding_window", None), current)
+        return output.transpose(1, 2), None
+    if current is not None and current.right_aligned and attention_mask is None:
+        padding = current.position(key.shape[2])[:, None, None] < 0
+        attention_mask = torch.zeros(padding.shape, dtype=query.dtype, device=query.device)
+        attention_mask.masked_fill_(padding, torch.finfo(query.dtype).min)
     acts = current is not None and current.acts
     if query.shape[2] > 1 or not acts:
         # Operation by operation what eager does, so that a run that changes nothing is bit-identical to it.
@@ -162,7 +185,9 @@ def attention(
     weights = nn.functional.dropout(exact.to(query.dtype), p=dropout, training=module.training)
     if current is None or not acts:
         return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-    visible = torch.ones_like(weights[:, :1], dtype=torch.bool) if attention_mask is None else attention_mask == 0
+    visible = torch.ones_like(weights[:, :1], dtype=torch.bool)
+    if attention_mask is not None:
+        visible &= attention_mask == 0  # one mask may serve all rows
     used = weights
     for action, rows in current.manipulations:
         used = used.index_copy(0, rows, _manipulate(action, used[rows], visible[rows], rows, current))
@@ -237,5 +262,11 @@ def _manipulate(action: Intervention, weights: Tensor, visible: Tensor, rows: Te
     return changed
 
 
+def mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """The additive mask of eager attention; none for a pass of which hybret knows what each query may see."""
+    current = _FRAME.get()
+    return None if current is not None and (current.streams or current.right_aligned) else eager_mask(*args, **kwargs)
+
+
 AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, eager_mask)
+AttentionMaskInterface.register(NAME, mask)

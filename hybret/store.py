@@ -53,11 +53,13 @@ class Store:
         keys = zip(part["prompt"], part["does"], strict=True)
         self.answers.update(zip(keys, part["answer"], strict=True))
 
-    def add(self, keys: Sequence[tuple[str, str]], answers: Sequence[str]) -> None:
+    def add(self, keys: Sequence[tuple[str, str]], answers: Sequence[str], rows: int, tokens: int) -> None:
+        """Keep a finished batch, and with it the budget (`hybret.sweeping.Budget`) that it ran under."""
         self.answers.update(zip(keys, answers, strict=True))
         if self.folder is None:
             return
         table = pd.DataFrame({"prompt": [k[0] for k in keys], "does": [k[1] for k in keys], "answer": answers})
+        table = table.assign(rows_per_batch=rows, tokens_per_pass=tokens)
         self._write("answers/", repr(sorted(keys)), table)
 
     def write_rows(self, rows: pd.DataFrame) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,10 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from . import generation, scoring
+from . import generation, prefixes, scoring
 from .errors import HybretError
-from .interventions import Intervention, KeepHeads, PerPhase, elementary, validate
+from .generation import Actions, State
+from .interventions import Binary, Intervention, KeepHeads, PerPhase, Phase, effective, elementary, validate
 from .models import Model
 from .niah import Prompt
 from .recipe import CORRECTED, Recipe
@@ -26,15 +30,74 @@ from .store import Store
 from .tracing import implementation
 
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
-ENGINE = ("attention", "entropy", "generation", "interventions", "models", "scan", "tracing")
+ENGINE = (
+    "attention", "entropy", "generation", "interventions", "models", "prefixes", "scan", "states", "streaming",
+    "tracing",
+)  # fmt: skip
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(
     b"".join((Path(__file__).parent / f"{module}.py").read_bytes() for module in ENGINE)
 ).hexdigest()[:12]
-ROWS_PER_BATCH = 160
-# Tokens of one prefill, over all its rows. On the CPU a few rows stay in the caches (griffin-tiny, 292 tokens: 77 ms a
-# row in fours, 100 ms in elevens); a GPU wants large batches.
-PREFILL_TOKENS = {"cpu": 1200, "cuda": 32768}
+MOST_ROWS = {"cpu": 320, "cuda": 1024}
+# On the CPU a few rows stay in the caches; a GPU wants large passes.
+MOST_TOKENS = {"cpu": 2400, "cuda": 32768}
+STATE_SHARE = 0.15
+"""Share of a GPU's memory for the keys and values of the rows that decode together; merging them takes it twice."""
+
+Pair = tuple[Prompt, Intervention]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much runs at one time. In fp32 it does not change an answer; in bf16 it may, so it is part of a run.
+
+    Parameters
+    ----------
+    rows : int
+        Rows (prompt x condition) that decode together.
+    tokens : int
+        Tokens, over all rows, of one pass through the model in prefill.
+    """
+
+    rows: int
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.tokens < 1:
+            raise HybretError(f"a budget needs at least 1 row and 1 token, not {self.rows} and {self.tokens}")
+
+    def half(self) -> Budget:
+        return Budget(max(1, self.rows // 2), max(1, self.tokens // 2))
+
+
+@dataclass
+class Stages:
+    """Seconds that a sweep spent in each stage; on a GPU measuring them waits for the GPU after each."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[name] += time.perf_counter() - began
+
+
+def budget_of(model: Model, longest: int) -> Budget:
+    """What fits on the model's device, from its memory, for prompts of up to `longest` tokens."""
+    kind = model.device.type
+    rows = MOST_ROWS.get(kind, 1)
+    if kind == "cuda":
+        config = model.net.config
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        keys = min(longest, model.window or longest)
+        layers = len(model.attention_layers)
+        size = 2 * layers * config.num_key_value_heads * width * keys * model.net.dtype.itemsize
+        memory = torch.cuda.get_device_properties(model.device).total_memory
+        rows = max(1, min(rows, int(STATE_SHARE * memory / size)))
+    return Budget(rows, MOST_TOKENS.get(kind, 1))
 
 
 def sweep(
@@ -44,13 +107,15 @@ def sweep(
     recipe: Recipe | str = CORRECTED,
     out: str | Path | None = None,
     max_new_tokens: int = generation.MAX_NEW_TOKENS,
-    rows_per_batch: int = ROWS_PER_BATCH,
+    budget: Budget | None = None,
     progress: bool = True,
+    stages: Stages | None = None,
 ) -> pd.DataFrame:
     """Answer every prompt under every condition, and score it.
 
-    Conditions that do the same in prefill share one prefill per prompt; conditions of several prompts decode as one
-    batch. Cells of the grid with identical prompts are computed once.
+    Conditions that do the same in prefill share one prefill per prompt, prompts that begin alike share the reading of
+    that beginning; conditions of several prompts decode as one batch. Cells of the grid with identical prompts are
+    computed once. Out of memory, the sweep halves its budget and goes on with what is missing.
 
     Parameters
     ----------
@@ -66,11 +131,12 @@ def sweep(
         call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device kind
         and version of the engine (`run_folder` names one).
     max_new_tokens : int
-    rows_per_batch : int
-        Rows (prompt x condition) that decode together. In fp32 it does not change an answer; in bf16 it may, so it is
-        part of the run.
+    budget : Budget, optional
+        Rows and tokens that run at one time; default what fits on the device (`budget_of`).
     progress : bool
         Show a progress bar.
+    stages : Stages, optional
+        Collects the seconds of each stage.
 
     Returns
     -------
@@ -87,31 +153,48 @@ def sweep(
         raise HybretError("there are no prompts to run; build some with hybret.niah.grid")
     if not conditions:
         raise HybretError('there are no conditions to run; give a mapping such as {"k=0": KeepHeads(0)}')
-    if rows_per_batch < 1 or max_new_tokens < 1:
-        raise HybretError("rows_per_batch and max_new_tokens must be at least 1")
+    if max_new_tokens < 1:
+        raise HybretError("max_new_tokens must be at least 1")
     if recipe.rubric not in scoring.RUBRICS:
         raise HybretError(f"unknown rubric {recipe.rubric!r}; choose one of {', '.join(scoring.RUBRICS)}")
     for condition in conditions.values():
         validate(condition, model.heads)
-    store = Store(out, _identity(model, recipe, max_new_tokens, rows_per_batch))
-    wanted = {(p.key, _key(c)): (p, c) for p in prompts for c in conditions.values()}
-    missing = [pair for key, pair in wanted.items() if key not in store.answers]
+    budget = budget or budget_of(model, _longest(model))
+    stages = stages or Stages()
+    store = Store(out, _identity(model, recipe, max_new_tokens, budget))
+    does = {label: _does(model, recipe, condition) for label, condition in conditions.items()}
+    wanted = {(p.key, does[label]): (p, c) for p in prompts for label, c in conditions.items()}
     with (
-        tqdm(total=len(missing), desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar,
+        tqdm(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar,
         parallel_scans(),
         implementation(model.net),
     ):
-        for batch in _batches(missing, rows_per_batch):
-            answers = _run(model, batch, recipe, max_new_tokens)
-            store.add([(p.key, _key(c)) for p, c in batch], answers)
-            bar.update(len(batch))
-    rows = pd.DataFrame(
-        [
-            _row(model, recipe, label, condition, p, store.answers[p.key, _key(condition)])
-            for p in prompts
-            for label, condition in conditions.items()
-        ]
-    ).astype({"k": "Int64"})
+        missing = {key: pair for key, pair in wanted.items() if key not in store.answers}
+        bar.reset(len(missing))
+        while missing:
+            bar.set_postfix_str(f"up to {budget.rows} rows, {budget.tokens} tokens")
+            try:
+                for batch, answers in _answers(model, missing, recipe, max_new_tokens, budget, stages):
+                    store.add(batch, answers, rows=budget.rows, tokens=budget.tokens)
+                    bar.update(len(batch))
+            except torch.OutOfMemoryError as problem:
+                if budget == budget.half():
+                    raise HybretError(
+                        f"{model.name} does not fit into the memory of {model.device} even one row and one token at a "
+                        "time; use a larger device, a smaller dtype or shorter prompts (finished answers are kept)"
+                    ) from problem
+                budget = budget.half()
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            missing = {key: pair for key, pair in missing.items() if key not in store.answers}
+    with stages("scoring"):
+        rows = pd.DataFrame(
+            [
+                _row(model, recipe, label, condition, p, store.answers[p.key, does[label]])
+                for p in prompts
+                for label, condition in conditions.items()
+            ]
+        ).astype({"k": "Int64"})
     store.write_rows(rows)
     return rows
 
@@ -121,59 +204,119 @@ def run_folder(
     model: Model,
     recipe: Recipe | str = CORRECTED,
     max_new_tokens: int = generation.MAX_NEW_TOKENS,
-    rows_per_batch: int = ROWS_PER_BATCH,
+    budget: Budget | None = None,
 ) -> Path:
     """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
-    identity = _identity(model, recipe, max_new_tokens, rows_per_batch)
+    identity = _identity(model, recipe, max_new_tokens, budget or budget_of(model, _longest(model)))
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     return Path(out) / f"{Path(model.name).name}-{name}"
 
 
-def _key(condition: Intervention) -> str:
-    """What a condition does, whatever it is called: two that do the same share their answers."""
-    return f"{condition.at('prefill')!r} | {condition.at('generation')!r}"
+def _longest(model: Model) -> int:
+    """Tokens of the longest prompt of the model's default grid, read twice: what a default budget is made for."""
+    return 2 * max(model.lengths)
 
 
-def _batches(pairs: Sequence[tuple[Prompt, Intervention]], size: int) -> list[list[tuple[Prompt, Intervention]]]:
-    """Whole prompts of similar length together, up to `size` rows; one with more conditions is a batch of its own."""
-    by_prompt = [
-        list(group)
-        for _, group in groupby(sorted(pairs, key=lambda pc: (len(pc[0].ids), pc[0].key)), key=lambda pc: pc[0].key)
-    ]
-    batches: list[list[tuple[Prompt, Intervention]]] = []
-    for group in by_prompt:
-        if batches and len(batches[-1]) + len(group) <= size:
-            batches[-1].extend(group)
-        else:
-            batches.append(group)
-    return batches
+def _acts(model: Model, recipe: Recipe, condition: Intervention, phase: Phase) -> Actions:
+    return effective([condition.at(phase)], model.family, model.heads, recipe)[0]
 
 
-def _run(model: Model, batch: Sequence[tuple[Prompt, Intervention]], recipe: Recipe, max_new_tokens: int) -> list[str]:
-    """Answers of one batch of (prompt, condition) pairs, grouped by prompt."""
-    states = []
-    for _, group in groupby(batch, key=lambda pc: pc[0].key):
-        pairs = list(group)
-        prompt = pairs[0][0]
-        wanted = [c.at("prefill") for _, c in pairs]
-        distinct = list(dict.fromkeys(wanted))
-        size = max(1, PREFILL_TOKENS.get(model.device.type, 1) // len(prompt.ids))
-        chunks = [distinct[i : i + size] for i in range(0, len(distinct), size)]
-        state = generation.merge(
-            [generation.prefill(model, prompt.ids, chunk, prompt.needle_spans, recipe) for chunk in chunks]
+def _does(model: Model, recipe: Recipe, condition: Intervention) -> str:
+    """What a condition does to this model, whatever it is called: two that do the same share their answers."""
+    return f"{_acts(model, recipe, condition, 'prefill')!r} | {_acts(model, recipe, condition, 'generation')!r}"
+
+
+def _looks_ahead(action: Intervention, recipe: Recipe) -> bool:
+    """Whether what it does to a token of the prompt depends on later ones: the authors' mean over the whole prefill."""
+    return isinstance(action, Binary) and recipe.binary == "scalar"
+
+
+def _answers(
+    model: Model,
+    missing: Mapping[tuple[str, str], Pair],
+    recipe: Recipe,
+    max_new_tokens: int,
+    budget: Budget,
+    stages: Stages,
+) -> Iterator[tuple[list[tuple[str, str]], list[str]]]:
+    """Finished batches: the keys of `missing` and their answers."""
+    wanted: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for key in missing:
+        wanted[key[0]].append(key)
+    reading: dict[tuple[Actions, ...], list[Prompt]] = defaultdict(list)
+    for keys in wanted.values():
+        reading[tuple(dict.fromkeys(_acts(model, recipe, missing[key][1], "prefill") for key in keys))].append(
+            missing[keys[0]][0]
         )
-        fork = torch.tensor([distinct.index(w) for w in wanted], device=model.device)
-        states.append(state.select(fork))
-    tokens = generation.decode(
-        model,
-        generation.merge(states),
-        [c.at("generation") for _, c in batch],
-        [p.needle_spans for p, _ in batch],
-        recipe,
-        max_new_tokens,
+    batch: list[tuple[str, str]] = []
+    states: list[State] = []
+    for rows, prompts in reading.items():
+        for prompt, state in _read(model, prompts, rows, recipe, budget, stages):
+            keys = wanted[prompt.key]
+            if batch and len(batch) + len(keys) > budget.rows:
+                yield batch, _decode(model, [missing[key] for key in batch], states, recipe, max_new_tokens, stages)
+                batch, states = [], []
+            with stages("fork"):
+                of = [rows.index(_acts(model, recipe, missing[key][1], "prefill")) for key in keys]
+                states.append(state.select(torch.tensor(of, device=model.device)))
+            batch += keys
+            if len(batch) >= budget.rows:
+                yield batch, _decode(model, [missing[key] for key in batch], states, recipe, max_new_tokens, stages)
+                batch, states = [], []
+    if batch:
+        yield batch, _decode(model, [missing[key] for key in batch], states, recipe, max_new_tokens, stages)
+
+
+def _read(
+    model: Model, prompts: Sequence[Prompt], rows: Sequence[Actions], recipe: Recipe, budget: Budget, stages: Stages
+) -> Iterator[tuple[Prompt, State]]:
+    """The state of every prompt after each of the prefills `rows`, in their order."""
+    alone = [row for row in rows if any(_looks_ahead(action, recipe) for action in row)]
+    together = [row for row in rows if row not in alone]
+    order = torch.tensor([[*together, *alone].index(row) for row in rows], device=model.device)
+    source = (
+        prefixes.read(model, prompts, together, recipe, budget.tokens) if together else ((p, None) for p in prompts)
     )
-    return model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    while True:
+        with stages("prefill"):
+            found = next(source, None)
+            if found is None:
+                return
+            prompt, state = found
+            states = [state] if state else []
+            if alone:
+                states.append(generation.prefill(model, prompt.ids, alone, prompt.needle_spans, recipe, streaming=True))
+        if not alone:
+            yield prompt, states[0]
+            continue
+        with stages("fork"):
+            state = generation.merge(states).select(order)
+        yield prompt, state
+
+
+def _decode(
+    model: Model,
+    pairs: Sequence[Pair],
+    states: list[State],
+    recipe: Recipe,
+    max_new_tokens: int,
+    stages: Stages,
+) -> list[str]:
+    """Answers of one batch; `states` is emptied, so that its memory can go once the batch is merged."""
+    with stages("fork"):
+        state = generation.merge(states)
+        states.clear()
+    with stages("decode"):
+        tokens = generation.decode(
+            model,
+            state,
+            [condition.at("generation") for _, condition in pairs],
+            [prompt.needle_spans for prompt, _ in pairs],
+            recipe,
+            max_new_tokens,
+        )
+    return list(model.tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
 
 def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, answer: str) -> dict[str, Any]:
@@ -218,7 +361,7 @@ def _phase_label(condition: Intervention, phase: Any) -> str:
     return " & ".join(part.label for part in condition.at(phase)) or "keep"
 
 
-def _identity(model: Model, recipe: Recipe, max_new_tokens: int, rows_per_batch: int) -> dict[str, Any]:
+def _identity(model: Model, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
     return {
         "model": model.name,
         "weights": model.digest,
@@ -227,7 +370,8 @@ def _identity(model: Model, recipe: Recipe, max_new_tokens: int, rows_per_batch:
         "device": model.device.type,
         "recipe": recipe.engine_key,
         "max_new_tokens": max_new_tokens,
-        "rows_per_batch": rows_per_batch,
+        "rows_per_batch": budget.rows,
+        "tokens_per_pass": budget.tokens,
         "engine": ENGINE_DIGEST,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

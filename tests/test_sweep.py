@@ -8,10 +8,12 @@ import json
 import math
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import hybret as hb
 from hybret import (
@@ -26,10 +28,11 @@ from hybret import (
     PerPhase,
     generation,
     niah,
+    prefixes,
     store,
 )
 from hybret.scoring import score
-from hybret.sweeping import run_folder, sweep
+from hybret.sweeping import Budget, Stages, run_folder, sweep
 
 STEPS = 6
 COLUMNS = [
@@ -91,14 +94,15 @@ def run(model, prompts, conditions=CONDITIONS, **options):
 
 @pytest.fixture
 def prefills(monkeypatch):
-    """(prompt ids, number of distinct prefills) of each call of `generation.prefill`."""
-    calls, original = [], generation.prefill
+    """(prompt ids, number of distinct prefills) of each prompt that `prefixes.read` has read."""
+    calls, original = [], prefixes.read
 
-    def counted(model, ids, rows, *args, **kwargs):
-        calls.append((tuple(ids), len(rows)))
-        return original(model, ids, rows, *args, **kwargs)
+    def counted(model, prompts, rows, *args, **kwargs):
+        for prompt, state in original(model, prompts, rows, *args, **kwargs):
+            calls.append((prompt.ids, len(rows)))
+            yield prompt, state
 
-    monkeypatch.setattr(generation, "prefill", counted)
+    monkeypatch.setattr(prefixes, "read", counted)
     return calls
 
 
@@ -184,9 +188,43 @@ def test_answers_are_the_slow_loops(model, recipe):
             assert row["answer"] == model.generate(prompt, STEPS)
 
 
-@pytest.mark.parametrize("size", [1, 7, 64])
-def test_answers_do_not_depend_on_the_batch(griffin, prompts, rows, size):
-    pd.testing.assert_frame_equal(run(griffin, prompts, rows_per_batch=size), rows)
+@pytest.mark.parametrize("budget", [Budget(1, 1), Budget(7, 50), Budget(64, 100_000)], ids=str)
+def test_answers_do_not_depend_on_the_budget(griffin, prompts, rows, budget):
+    pd.testing.assert_frame_equal(run(griffin, prompts, budget=budget), rows)
+
+
+def test_out_of_memory_halves_the_budget_and_loses_nothing(griffin, prompts, rows, tmp_path, monkeypatch):
+    original, decoded = generation.decode, []
+
+    def small(model, state, conditions, *args, **kwargs):
+        if len(conditions) > 6:
+            raise torch.OutOfMemoryError("out of memory")
+        decoded.extend(conditions)
+        return original(model, state, conditions, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "decode", small)
+    pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path, budget=Budget(20, 100)), rows)
+    parts = pd.concat([pd.read_parquet(path) for path in tmp_path.glob("answers/*.parquet")])
+    assert len(decoded) == len(parts) == len(parts.drop_duplicates(["prompt", "does"]))
+    assert set(parts["rows_per_batch"]) <= {5, 10} and set(parts["tokens_per_pass"]) <= {25, 50}
+
+
+def test_a_device_too_small_for_one_row_is_said(griffin, prompts, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(generation, "decode", never)
+    with pytest.raises(HybretError, match="does not fit into the memory of cpu .* use a larger device"):
+        run(griffin, prompts[:1], out=tmp_path, budget=Budget(2, 64))
+    assert griffin.net.config._attn_implementation == "eager"
+
+
+def test_stages_add_up_to_the_sweep(griffin, prompts):
+    stages = Stages()
+    began = time.perf_counter()
+    run(griffin, prompts[:2], stages=stages)
+    assert set(stages.seconds) == {"prefill", "fork", "decode", "scoring"}
+    assert 0 < sum(stages.seconds.values()) <= time.perf_counter() - began
 
 
 def test_the_same_sweep_twice_is_the_same_table(griffin, prompts, rows):
@@ -201,8 +239,8 @@ def test_prefills_are_shared_and_identical_prompts_computed_once(griffin, prefil
     prompts = prompts_of(griffin, (76,), (0, 1, 100))
     assert len({p.key for p in prompts}) == 2
     rows = run(griffin, prompts, CONDITIONS | {"again": KeepHeads(0)})
-    # keep, all heads (not known to be nothing until a model is), k=0 and omit differ in prefill; "again" is k=0.
-    assert sorted(prefills) == sorted({(p.ids, 4) for p in prompts})
+    # keep, k=0 and omit differ in prefill; all heads kept is keep, and "again" is k=0.
+    assert sorted(prefills) == sorted({(p.ids, 3) for p in prompts})
     assert len(rows) == 18 and rows["depth"].tolist()[::6] == [0, 1, 100]
     assert rows["answer"][:6].tolist() == rows["answer"][6:12].tolist()
     labelled = rows.set_index("condition")["answer"]
@@ -221,7 +259,7 @@ def test_resuming_computes_only_what_is_missing(griffin, prompts, rows, tmp_path
     assert sorted(prefills) == sorted((p.ids, 2) for p in prompts[:3])
     prefills.clear()
     pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path), rows)
-    assert {ids: n for ids, n in prefills} == {p.ids: 3 if p in prompts[:3] else 4 for p in prompts}
+    assert {ids: n for ids, n in prefills} == {p.ids: 2 if p in prompts[:3] else 3 for p in prompts}
     prefills.clear()
     pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path), rows)
     assert prefills == []
@@ -239,7 +277,7 @@ def test_an_interrupted_run_loses_no_finished_batch(griffin, prompts, rows, tmp_
         decoded.append(1)
         return original(*args, **kwargs)
 
-    options = {"out": tmp_path, "rows_per_batch": len(CONDITIONS)}
+    options = {"out": tmp_path, "budget": Budget(len(CONDITIONS) - 1, 1000)}  # keep and all heads are one
     with monkeypatch.context() as patch:
         patch.setattr(generation, "decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -271,7 +309,8 @@ OTHER_RUNS = {
     "window": {"model": {"window": 31}},
     "recipe": {"recipe": PAPER},
     "max_new_tokens": {"max_new_tokens": STEPS + 1},
-    "rows_per_batch": {"rows_per_batch": 3},
+    "rows_per_batch": {"budget": Budget(3, 2400)},
+    "tokens_per_pass": {"budget": Budget(320, 99)},
 }
 
 
@@ -351,7 +390,6 @@ def test_a_folder_without_the_right_to_write_is_refused(griffin, prompts, tmp_pa
         ({"conditions": {"x": "null"}}, "'null' is not an intervention"),
         ({"recipe": "AUTHORS"}, "unknown recipe 'AUTHORS'; choose one of PAPER, CORRECTED"),
         ({"recipe": CORRECTED.replace(rubric="stars")}, "unknown rubric 'stars'; choose one of"),
-        ({"rows_per_batch": 0}, "must be at least 1"),
         ({"max_new_tokens": 0}, "must be at least 1"),
     ],
 )

@@ -1,0 +1,99 @@
+"""Reading many prompts that begin alike: every shared beginning is read once.
+
+The prompts of one grid share their haystack. Two of them are the same up to the place where the first needle stands,
+whatever their lengths and depths, and what a hybrid knows after that prefix is a state that can be forked. So the
+prompts form a tree, and reading it branch by branch costs about half of reading them one by one. What acts in prefill
+is the same along a branch, because a shared prefix holds no needle token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from . import generation
+from .generation import Actions, State
+from .models import Model
+from .niah import Prompt
+from .recipe import Recipe
+
+GRAIN = {"cpu": 8, "cuda": 128}
+"""Tokens by which branching points are rounded down: reading a few tokens twice is cheaper than a pass of its own."""
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """Prompts that are the same so far, and the state that they share."""
+
+    prompts: Sequence[Prompt]
+    state: State
+
+
+def read(
+    model: Model, prompts: Sequence[Prompt], rows: Sequence[Actions], recipe: Recipe, tokens: int
+) -> Iterator[tuple[Prompt, State]]:
+    """Read every prompt once for each of `rows`, shared beginnings once.
+
+    Parameters
+    ----------
+    model : Model
+    prompts : sequence of Prompt
+        Of several that have the same tokens one is read.
+    rows : sequence of tuple of Intervention
+        What acts during prefill; it must not look ahead (`looks_ahead`).
+    recipe : Recipe
+    tokens : int
+        Tokens, over all rows, of one pass through the model: a longer stretch is read in several passes.
+
+    Yields
+    ------
+    tuple of Prompt and State
+        In the order in which the prompts leave the tree, not the given one; each state has ``len(rows)`` rows.
+    """
+    grain = GRAIN.get(model.device.type, 1)
+    step = max(1, tokens // len(rows))
+
+    def extend(branch: _Branch, until: int) -> State:
+        state, prompt = branch.state, branch.prompts[0]
+        while (at := int(state.position[0])) < until:
+            part = min(at + step, until)
+            state = generation.extend(model, state, prompt.ids, part, rows, prompt.needle_spans, recipe)
+        return state
+
+    distinct = {p.ids: p for p in prompts}
+    branches = [_Branch([distinct[ids] for ids in sorted(distinct)], generation.start(model, len(rows)))]
+    while branches:
+        branch = branches.pop()
+        if len(branch.prompts) == 1:
+            prompt = branch.prompts[0]
+            until = generation.prompt_tokens(model, prompt.ids, recipe)
+            state = extend(branch, until)
+            # A prompt of one token is not read at all, and yet its state must name that token.
+            yield prompt, generation.extend(model, state, prompt.ids, until, rows, prompt.needle_spans, recipe)
+            continue
+        own = [_own(model, p, recipe) for p in branch.prompts]
+        fork = min(_shared(branch.prompts[0].ids, branch.prompts[-1].ids), *own)
+        state = extend(branch, max(int(branch.state.position[0]), fork - fork % grain))
+
+        def after(pair: tuple[Prompt, int], fork: int = fork) -> Any:
+            """What a prompt goes on with; one that ends its sharing here goes on alone."""
+            return pair[0].ids[fork] if pair[1] > fork else pair[0].key
+
+        parts = [list(group) for _, group in groupby(zip(branch.prompts, own, strict=True), after)]
+        # The longest branch is read last, so that few states are alive at one time.
+        parts.sort(key=len, reverse=True)
+        branches += [_Branch([p for p, _ in part], state.fork()) for part in parts]
+
+
+def _own(model: Model, prompt: Prompt, recipe: Recipe) -> int:
+    """Where a prompt stops being like another one at the latest: at its needle, or where its prefill ends."""
+    ends = [generation.prompt_tokens(model, prompt.ids, recipe)]
+    shift = 1 if recipe.needle_span == "shifted" else 0
+    return max(0, min(ends + [start - shift for start, _ in prompt.needle_spans]))
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two prompts begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

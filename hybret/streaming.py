@@ -1,0 +1,225 @@
+"""Prefill attention without the queries x keys weights: memory grows linearly with the prompt.
+
+Attention kernels return each query's output and the logarithm of its softmax denominator, never the weights. That is
+enough. With scores s and weights p = exp(s - lse), the entropy of a head is lse - sum(p * s); and since s is the
+scaled product of the query with the keys, sum(p * s) is the scaled product of the query with sum(p * key): the same
+kernel once more, with the keys in the place of the values. Manipulations need the weights on the needle alone, which
+are exp(s - lse) of its few columns; leaving the needle out is the same attention over values that are zero there.
+
+`hybret.attention` uses this for prefills of a sweep; its own path, which forms the weights, is the reference.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .entropy import head_entropy, keep_lowest
+from .interventions import Binary, Null, Omit, Only
+
+if TYPE_CHECKING:
+    from .attention import Frame
+    from .recipe import Recipe
+
+BLOCK = {"cpu": 64, "cuda": 256}
+"""Queries whose scores exist at one time on the path without a fused kernel."""
+
+HIDDEN = -1e30
+"""Score of a key that a query must not see: its weight underflows to exactly 0, and 0 times it is 0, not NaN."""
+
+CHUNK = 8192
+"""Queries whose fp32 product with the mean key exists at one time."""
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, recipe: Recipe, entropy: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Causal attention of the last tokens of a text, and the entropy of every head.
+
+    Parameters
+    ----------
+    query : Tensor
+        ``(rows, heads, queries, head_dim)``: the last `queries` of the `keys` tokens.
+    key, value : Tensor
+        ``(rows, key-value heads, keys, head_dim)``, without padding.
+    scaling : float
+        Factor of the scores.
+    window : int or None
+        Keys that a query sees, itself included; None for all.
+    recipe : Recipe
+        `entropy_dtype` and `entropy_eps`. Other values than `CORRECTED`'s are about the weights themselves, which are
+        then formed for a block of queries at a time.
+    entropy : bool
+        Whether entropies are wanted; they cost as much as the attention.
+
+    Returns
+    -------
+    output : Tensor
+        ``(rows, heads, queries, head_dim)``.
+    lse : Tensor
+        Natural logarithm of the softmax denominators, float32, ``(rows, heads, queries)``.
+    entropy : Tensor or None
+        Bits, float32, ``(rows, heads, queries)``. In fp32 within 1e-4 bits of `hybret.entropy.head_entropy`
+        (measured: 4e-5), in bf16 about 6e-3 bits apart on average.
+    """
+    of_weights = entropy and (recipe.entropy_dtype != "float32" or bool(recipe.entropy_eps))
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not of_weights:
+        output, lse, bits = _flash(query, key, value, scaling, window, entropy)
+    else:
+        output, lse, bits = _blocked(query, key, value, scaling, window, recipe, entropy, of_weights)
+    if bits is not None and not of_weights and query.shape[2] == key.shape[2]:
+        bits[..., 0] = 0  # the text's first token sees one key: all heads tie, and rounding must not choose among them
+    return output, lse, bits
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, entropy: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """PyTorch's own flash attention kernel, which its public function does not let return the denominators."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    bounds = {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
+
+    def kernel(values: Tensor) -> tuple[Tensor, Tensor]:
+        found = torch.ops.aten._flash_attention_forward(
+            q, k, values, None, None, q.shape[1], k.shape[1], 0.0, True, False, scale=scaling, **bounds
+        )
+        return found[0].transpose(1, 2), found[1]
+
+    output, lse = kernel(v)
+    if not entropy:
+        return output, lse, None
+    mean_key, _ = kernel(k)
+    bits = torch.empty_like(lse)
+    for first in range(0, query.shape[2], CHUNK):  # the fp32 products are larger than anything else here
+        part = slice(first, first + CHUNK)
+        product = (query[:, :, part].float() * mean_key[:, :, part].float()).sum(-1)
+        bits[:, :, part] = (lse[:, :, part] - scaling * product) / math.log(2)
+    return output, lse, bits.clamp_min_(0)
+
+
+def _blocked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    window: int | None,
+    recipe: Recipe,
+    entropy: bool,
+    of_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same in plain PyTorch, a block of queries at a time, over the keys that the block can see."""
+    rows, heads, queries, _ = query.shape
+    shared, keys = key.shape[1:3]
+    before = keys - queries
+    query = query.unflatten(1, (shared, heads // shared))
+    output = torch.empty((rows, heads, queries, value.shape[-1]), dtype=value.dtype, device=value.device)
+    lse = torch.empty((rows, heads, queries), device=query.device)
+    bits = torch.empty_like(lse) if entropy else None
+    block = BLOCK.get(query.device.type, 64)
+    for first in range(0, queries, block):
+        last = min(first + block, queries)
+        # The authors add a constant to every weight, also to those of hidden keys, so all of them count.
+        low = 0 if window is None or of_weights else max(0, first + before - window + 1)
+        high = keys if of_weights else last + before
+        part = query[:, :, :, first:last].flatten(2, 3)
+        scores = torch.matmul(part, key[:, :, low:high].transpose(2, 3)).float().mul_(scaling)
+        scores = scores.unflatten(2, (-1, last - first))
+        at = torch.arange(first + before, last + before, device=query.device)[:, None]
+        column = torch.arange(low, high, device=query.device)
+        scores.masked_fill_(_hidden(at, column, window), HIDDEN)
+        top = scores.amax(-1, keepdim=True)
+        scores.sub_(top)
+        weights = scores.exp()
+        total = weights.sum(-1, keepdim=True)
+        here = (slice(None), slice(None), slice(first, last))
+        lse[here] = (top + total.log()).squeeze(-1).flatten(1, 2)
+        if bits is not None and of_weights:
+            bits[here] = head_entropy(weights / total, recipe).flatten(1, 2)
+        elif bits is not None:
+            nats = total.log() - (weights * scores).sum(-1, keepdim=True) / total
+            bits[here] = nats.squeeze(-1).flatten(1, 2).clamp_min(0) / math.log(2)
+        mixed = torch.matmul(weights.flatten(2, 3).to(value.dtype), value[:, :, low:high])
+        output[here] = (mixed.unflatten(2, (-1, last - first)) / total.to(value.dtype)).flatten(1, 2)
+    return output, lse, bits
+
+
+def _hidden(query_at: Tensor, key_at: Tensor, window: int | None) -> Tensor:
+    """Which keys a query must not see, by their positions: those after it, and those that have left the window."""
+    hidden = key_at > query_at
+    return hidden if window is None else hidden | (key_at <= query_at - window)
+
+
+def prefill(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, frame: Frame) -> Tensor:
+    """Output of one attention layer in a prefill under the interventions of `frame`; shapes as in `attend`.
+
+    Every row reads the same tokens without padding. A row has at most one manipulation (`Frame.streams`).
+    """
+    keys = key.shape[2]
+    if frame.manipulations:
+        needle = frame.on_needle(keys)
+        used = value.clone()
+        for action, rows in frame.manipulations:
+            if isinstance(action, Omit):
+                used[rows] = used[rows].masked_fill(needle[rows][:, None, :, None], 0)
+            elif isinstance(action, Only):
+                used[rows] = used[rows].masked_fill(~needle[rows][:, None, :, None], 0)
+    else:
+        used = value
+    output, lse, bits = attend(query, key, used, scaling, window, frame.recipe, "entropy" in frame.keep_heads)
+    for action, rows in frame.manipulations:
+        if isinstance(action, Null):
+            output[rows] = 0
+        elif isinstance(action, Binary) or (isinstance(action, Only) and action.renormalise):
+            columns = needle[rows].any(0).nonzero()[:, 0]
+            on = needle[rows][:, columns]
+            part = (query[rows], key[rows][:, :, columns], value[rows][:, :, columns])
+            output[rows] = _on_needle(action, *part, lse[rows], output[rows], on, columns, keys, scaling, window, frame)
+    for metric, (rows, k) in frame.keep_heads.items():
+        score = bits[rows] if metric == "entropy" else -output[rows].float().norm(dim=-1)  # type: ignore[index]
+        kept = keep_lowest(score, k, frame.recipe)
+        if len(rows) == len(output):
+            output.mul_(kept[..., None])
+        else:
+            output[rows] = output[rows] * kept[..., None]
+    return output
+
+
+def _on_needle(
+    action: Binary | Only,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lse: Tensor,
+    output: Tensor,
+    on: Tensor,
+    columns: Tensor,
+    keys: int,
+    scaling: float,
+    window: int | None,
+    frame: Frame,
+) -> Tensor:
+    """Output of rows under `Binary` or a renormalised `Only`, from the weights on the needle columns.
+
+    `key` and `value` hold those columns alone, ``(n, key-value heads, columns, head_dim)``; `on`, ``(n, columns)``,
+    says which of them are needle in each row, `columns` which of the `keys` they are.
+    """
+    heads, queries = query.shape[1:3]
+    groups = heads // key.shape[1]
+    at = torch.arange(keys - queries, keys, device=query.device)[:, None]
+    seen = on[:, None, None] & ~_hidden(at, columns, window)
+    scores = torch.matmul(query, key.repeat_interleave(groups, 1).transpose(2, 3)).float() * scaling
+    weights = (scores - lse[..., None]).exp() * seen
+    mass = weights.sum(-1, keepdim=True)
+    if isinstance(action, Only):
+        return (output.float() / mass.clamp_min(torch.finfo(torch.float32).tiny)).to(output.dtype)
+    values = value.repeat_interleave(groups, 1)
+    if frame.recipe.binary == "per-row":
+        mean = mass / seen.sum(-1, keepdim=True).clamp_min(1)
+        return torch.matmul((mean * seen).to(value.dtype), values)
+    length = on.sum(-1).clamp_min(1)
+    mean = mass.sum((1, 2, 3)) / heads / length
+    every = (mean[:, None] * on).to(value.dtype)[:, None, None].expand(-1, heads, -1, -1)
+    return torch.matmul(every, values).expand_as(output)

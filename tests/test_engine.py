@@ -1,0 +1,180 @@
+"""The fast paths of a sweep against the slow obvious ones: streaming attention, shared layers, shared prefixes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import random_ids
+
+import hybret as hb
+from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase, generation, niah, prefixes
+from hybret.attention import Frame, frame
+from hybret.entropy import head_entropy, keep_lowest
+from hybret.interventions import effective
+from hybret.scan import parallel_scans
+from hybret.streaming import attend
+from hybret.sweeping import Budget, sweep
+from hybret.tracing import implementation
+
+ACTIONS = {
+    "keep": (),
+    "entropy": (KeepHeads(3),),
+    "l2": (KeepHeads(5, metric="l2"),),
+    "omit": (Omit(),),
+    "only": (Only(),),
+    "only, renormalised": (Only(renormalise=True),),
+    "binary": (Binary(),),
+    "null": (Null(),),
+    "omit and entropy": (Omit(), KeepHeads(4)),
+    "two manipulations": (Only(renormalise=True), Omit()),
+    "omit and l2": (Omit(), KeepHeads(4, metric="l2")),
+}
+RECIPES = pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
+
+
+@RECIPES
+def test_streaming_prefill_is_the_exact_one(model, recipe):
+    """One batch of every intervention, prompts far past the window, needle seen by some tokens only."""
+    length, spans = 150, ((60, 70), (90, 95))
+    rows = effective(list(ACTIONS.values()), model.family, model.heads, recipe)
+    ids = torch.tensor([random_ids(model, length)]).expand(len(rows), -1)
+
+    def logits(streaming, rows):
+        last = torch.full((len(rows),), length - 1)
+        now = Frame("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming)
+        with parallel_scans(), implementation(model.net), torch.inference_mode(), frame(now):
+            return model.net(input_ids=ids[: len(rows)], use_cache=False).logits, now.streams
+
+    slow, streamed = logits(False, rows)
+    assert not streamed
+    several = [i for i, row in enumerate(rows) if len({type(a) for a in row} - {KeepHeads}) + ("l2" in str(row)) < 2]
+    fast, streamed = logits(True, [rows[i] for i in several])
+    assert streamed and len(several) >= 9
+    torch.testing.assert_close(fast, slow[several], atol=3e-5, rtol=0)
+    if recipe == CORRECTED:
+        together, streamed = logits(True, rows)
+        assert not streamed  # the weights of a row change twice, so they are formed
+        assert torch.equal(together, slow)
+
+
+@pytest.mark.parametrize("window", [None, 37, 400])
+@pytest.mark.parametrize(("queries", "keys"), [(300, 300), (50, 300), (1, 20), (129, 129)])
+def test_attend_gives_outputs_denominators_and_entropies(queries, keys, window):
+    generator = torch.Generator().manual_seed(keys)
+    q, k, v = (torch.randn(2, n, t, 16, generator=generator) for n, t in ((6, queries), (2, keys), (2, keys)))
+    output, lse, bits = attend(3 * q, k, v, 0.3, window, CORRECTED, entropy=True)
+    at, column = torch.arange(keys - queries, keys)[:, None], torch.arange(keys)
+    hidden = (column > at) | (column <= at - (window or keys))
+    scores = (3 * q @ k.repeat_interleave(3, 1).mT * 0.3).masked_fill(hidden, -torch.inf)
+    weights = scores.softmax(-1)
+    torch.testing.assert_close(output, weights @ v.repeat_interleave(3, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(lse, scores.logsumexp(-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(bits, head_entropy(weights), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("k", [1, 5, 9])
+def test_kept_heads_are_those_of_the_exact_path(tiny, k):
+    """On the organism, twice past its window: every token, head and layer, except ties within 1e-4 bits."""
+    ids = niah.grid(tiny, [512], [30], "jrt")[0].ids
+    found = []
+
+    def both(query, key, value, scaling, window):
+        scores = (query @ key.repeat_interleave(tiny.heads, 1).mT * scaling).tril()
+        at = torch.arange(query.shape[2])
+        scores = scores.masked_fill((at > at[:, None]) | (at <= at[:, None] - window), -torch.inf)
+        exact = head_entropy(scores.softmax(-1))
+        _, _, streamed = attend(query, key, value, scaling, window, CORRECTED, entropy=True)
+        found.append((exact, streamed))
+
+    hooks = [
+        tiny.net.model.layers[i].temporal_block.register_forward_pre_hook(
+            lambda block, args, kwargs: _watch(block, args[0], kwargs["position_ids"], both), with_kwargs=True
+        )
+        for i in tiny.attention_layers
+    ]
+    try:
+        with parallel_scans(), implementation(tiny.net):
+            generation.prefill(tiny, ids, [(KeepHeads(k),)], (), CORRECTED, streaming=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(found) == len(tiny.attention_layers) and len(ids) > 2 * tiny.window
+    for exact, streamed in found:
+        kept, chosen = (keep_lowest(bits, torch.tensor([k])) for bits in (exact, streamed))
+        ordered = exact.sort(1).values
+        tied = (ordered[:, k] - ordered[:, k - 1])[:, None] <= 1e-4
+        assert ((kept == chosen) | tied).all()
+        assert tied.float().mean() < 0.01
+        assert torch.equal(kept[..., 0], chosen[..., 0])  # the first token, where all heads tie
+
+
+def _watch(block, hidden, position_ids, look):
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import apply_rotary_pos_emb
+
+    shape = (*hidden.shape[:-1], -1, block.head_dim)
+    q, k, v = (p(hidden).view(shape).transpose(1, 2) for p in (block.q_proj, block.k_proj, block.v_proj))
+    q, k = apply_rotary_pos_emb(q, k, *block.rotary_emb(v, position_ids))
+    look(q, k, v, block.scaling, block.sliding_window)
+
+
+@RECIPES
+@pytest.mark.parametrize("tokens", [40, 100_000])
+def test_shared_prefixes_read_what_single_prompts_read(model, recipe, tokens, monkeypatch):
+    """Ragged prompts past the window, with two needles, none, and one that begins another."""
+    grid = {"haystack": "embedded", "recipe": recipe}
+    prompts = [
+        *niah.grid(model, [76, 128], [0, 40, 41, 100], **grid),
+        *niah.grid(model, [76, 128], [0], needle=None, **grid),
+        *niah.grid(model, [100], [0, 70], "jrt", **grid),
+        *niah.grid(model, [76], [50], seed=1, **grid),
+    ]
+    conditions = {
+        "keep": Keep(),
+        "k=3": KeepHeads(3),
+        "l2": KeepHeads(2, metric="l2", during="prefill"),
+        "k=1, generation": KeepHeads(1, during="generation"),
+        "Only-Omit": PerPhase(generation=Only(), prefill=Omit()),
+        "Binary-Binary": PerPhase(generation=Binary(), prefill=Binary()),
+        "Omit-Null": PerPhase(generation=Omit(), prefill=Null()),
+        "Keep-Only": PerPhase(generation=Keep(), prefill=Only()),
+        "both": Omit() & KeepHeads(4),
+        "twice": Only(renormalise=True) & Omit(),
+    }
+    monkeypatch.setitem(prefixes.GRAIN, "cpu", 3)
+    rows = sweep(model, prompts, conditions, recipe, max_new_tokens=6, budget=Budget(23, tokens), progress=False)
+    by_key = {p.key: p for p in prompts}
+    answers = rows.drop_duplicates(["prompt", "condition"])
+    assert len(answers) == len(by_key) * len(conditions) and answers["answer"].nunique() > len(by_key)
+    for row in answers.to_dict("records"):
+        with hb.attach(model, conditions[row["condition"]], recipe):
+            assert row["answer"] == model.generate(by_key[row["prompt"]], 6), row["condition"]
+
+
+def test_a_prompt_that_begins_another_ends_where_it_ends(model):
+    long = niah.grid(model, [100], [0])[0]
+    prompts = [niah.Prompt(**{**vars(long), "ids": long.ids[:n], "key": str(n)}) for n in (1, 2, 30, 31, len(long.ids))]
+    with parallel_scans(), implementation(model.net):
+        found = {
+            p.key: generation.decode(model, s, [(), ()], [(), ()], CORRECTED, 5)
+            for p, s in prefixes.read(model, prompts, [(), (KeepHeads(2),)], CORRECTED, 64)
+        }
+        for p in prompts:
+            slow = [generation.prefill(model, p.ids, [row], p.needle_spans, CORRECTED) for row in ((), (KeepHeads(2),))]
+            expected = [generation.decode(model, state, [()], [()], CORRECTED, 5)[0] for state in slow]
+            assert found[p.key] == expected
+
+
+def test_prompts_of_one_grid_share_their_haystack(tiny, monkeypatch):
+    read, original = [], generation.extend
+
+    def counted(model, state, ids, until, *args, **kwargs):
+        read.append(until - int(state.position[0]))
+        return original(model, state, ids, until, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "extend", counted)
+    prompts = niah.grid(tiny, [128, 256, 384, 512], 5)
+    with parallel_scans(), implementation(tiny.net):
+        states = dict((p.key, s) for p, s in prefixes.read(tiny, prompts, [()], CORRECTED, 2400))
+    assert set(states) == {p.key for p in prompts}
+    assert all(int(states[p.key].position[0]) == len(p.ids) - 1 for p in prompts)
+    assert sum(read) < 0.7 * sum(len(p.ids) - 1 for p in prompts)
