@@ -14,12 +14,11 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    JambaConfig,
     PreTrainedTokenizerBase,
-    RecurrentGemmaConfig,
 )
 
 from .errors import HybretError
+from .presets import PAPER_MODELS, RANDOM_MODELS, paper_config, tiny_config
 
 if TYPE_CHECKING:
     from .niah import Prompt
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
 CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 # Before 5.13 RecurrentGemma is non-causal past its window when a cache is used (measured).
 OLDEST_TRANSFORMERS = "5.13.1"
-PAPER_MODELS = {
-    "google/recurrentgemma-2b": "RecurrentGemma-2B",
-    "google/recurrentgemma-9b": "RecurrentGemma-9B",
-    "ai21labs/AI21-Jamba-Mini-1.6": "Jamba-Mini-1.6",
-}
-RANDOM_MODELS = ("random-griffin", "random-jamba")
 # DeepMind's sampler attends to window + 1 positions: with 2049 transformers agrees with it to 1e-5, with 2048 logits
 # differ by up to 2.2 past the window (small random models). Models trained with transformers keep their window.
 DEEPMIND_WINDOW = 2049
@@ -143,7 +136,7 @@ def organisms() -> list[str]:
     return sorted(p.parent.name for p in CHECKPOINTS.glob("*/config.json"))
 
 
-def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Model:
+def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, weights: str = "checkpoint") -> Model:
     """Load a hybrid.
 
     Parameters
@@ -156,7 +149,10 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) ->
     dtype : {"auto", "float32", "bfloat16", "float16"}
         ``"auto"``: float32 for organisms and on the CPU, bfloat16 (the authors') for other models on a GPU.
     seed : int
-        Of the random models' weights.
+        Of random weights.
+    weights : {"checkpoint", "random"}
+        ``"random"`` builds one of the paper's models at its full size on the device, with the organisms' tokenizer and
+        without any download: for measuring time and memory. What it answers means nothing.
 
     Returns
     -------
@@ -178,10 +174,16 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) ->
         dtype = "float32" if small or device == "cpu" else "bfloat16"
     if dtype not in ("float32", "bfloat16", "float16"):
         raise HybretError(f"unknown dtype {dtype!r}; choose auto, float32, bfloat16 or float16")
-    source = _source(name)
+    if weights not in ("checkpoint", "random"):
+        raise HybretError(f"unknown weights {weights!r}; choose checkpoint or random")
+    made_up = name in RANDOM_MODELS or weights == "random"
+    if weights == "random" and name not in (*RANDOM_MODELS, *PAPER_MODELS):
+        raise HybretError(f"random weights are made for {', '.join(PAPER_MODELS)} only, not for {name!r}")
+    source = str(_tokenizer_folder()) if made_up else _source(name)
     if name in RANDOM_MODELS:
-        config = _random_config(name)
-        torch.manual_seed(seed)
+        config = tiny_config(name, len(AutoTokenizer.from_pretrained(source)))
+    elif made_up:
+        config = paper_config(name)
     else:
         config = _read_config(name, source)
     layers, heads = attention_layers(config, name)
@@ -189,8 +191,10 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) ->
         config.attention_window_size = DEEPMIND_WINDOW
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
     try:
-        if name in RANDOM_MODELS:
-            net = AutoModelForCausalLM.from_config(config, **options)
+        if made_up:
+            torch.manual_seed(seed)
+            with torch.device(device):
+                net = AutoModelForCausalLM.from_config(config, **options)
         else:
             net = AutoModelForCausalLM.from_pretrained(source, config=config, use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -210,7 +214,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) ->
         attention_layers=layers,
         window=getattr(config, "sliding_window", None),
         instruct=getattr(tokenizer, "chat_template", None) is not None,
-        digest=_digest(net),
+        digest=f"random{seed:06d}" if weights == "random" else _digest(net),
         lengths=ORGANISM_LENGTHS if small else PAPER_LENGTHS,
         buffer=ORGANISM_BUFFER if small else PAPER_BUFFER,
         embedded=name in organisms(),
@@ -255,9 +259,7 @@ def _device(device: str) -> str:
 
 
 def _source(name: str) -> str:
-    """Folder or Hugging Face id that `name` stands for."""
-    if name in RANDOM_MODELS:
-        return str(_tokenizer_folder())
+    """Folder or Hugging Face id that `name` stands for, if it is no random model."""
     if name in organisms():
         return str(CHECKPOINTS / name)
     if (Path(name) / "config.json").is_file():
@@ -283,32 +285,6 @@ def _read_config(name: str, source: str) -> Any:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as problem:
         raise HybretError(f"cannot read the configuration of {name!r}: {str(problem).splitlines()[0]}") from problem
-
-
-def _random_config(name: str) -> Any:
-    """A tiny configuration whose window (32 tokens) is shorter than any prompt."""
-    vocabulary = len(AutoTokenizer.from_pretrained(_tokenizer_folder()))
-    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": vocabulary}
-    if name == "random-griffin":
-        return RecurrentGemmaConfig(
-            hidden_size=80,
-            intermediate_size=160,
-            num_hidden_layers=6,
-            num_attention_heads=10,
-            num_key_value_heads=1,
-            attention_window_size=32,
-            **special,
-        )
-    return JambaConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        num_experts=4,
-        initializer_range=0.1,
-        **special,
-    )
 
 
 def _digest(net: Any) -> str:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +13,10 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from . import generation, prefixes, scoring
+from . import generation, scoring
+from .batches import Budget, Stages, answers, budget_of, does, longest_prompt
 from .errors import HybretError
-from .generation import Actions, State
-from .interventions import Binary, Intervention, KeepHeads, PerPhase, Phase, effective, elementary, validate
+from .interventions import Intervention, KeepHeads, PerPhase, elementary, validate
 from .models import Model
 from .niah import Prompt
 from .recipe import CORRECTED, Recipe
@@ -31,73 +27,13 @@ from .tracing import implementation
 
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = (
-    "attention", "entropy", "generation", "interventions", "models", "prefixes", "scan", "states", "streaming",
-    "tracing",
+    "attention", "batches", "entropy", "generation", "interventions", "models", "prefixes", "presets", "scan", "states",
+    "streaming", "tracing",
 )  # fmt: skip
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(
     b"".join((Path(__file__).parent / f"{module}.py").read_bytes() for module in ENGINE)
 ).hexdigest()[:12]
-MOST_ROWS = {"cpu": 320, "cuda": 1024}
-# On the CPU a few rows stay in the caches; a GPU wants large passes.
-MOST_TOKENS = {"cpu": 2400, "cuda": 32768}
-STATE_SHARE = 0.15
-"""Share of a GPU's memory for the keys and values of the rows that decode together; merging them takes it twice."""
-
-Pair = tuple[Prompt, Intervention]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much runs at one time. In fp32 it does not change an answer; in bf16 it may, so it is part of a run.
-
-    Parameters
-    ----------
-    rows : int
-        Rows (prompt x condition) that decode together.
-    tokens : int
-        Tokens, over all rows, of one pass through the model in prefill.
-    """
-
-    rows: int
-    tokens: int
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or self.tokens < 1:
-            raise HybretError(f"a budget needs at least 1 row and 1 token, not {self.rows} and {self.tokens}")
-
-    def half(self) -> Budget:
-        return Budget(max(1, self.rows // 2), max(1, self.tokens // 2))
-
-
-@dataclass
-class Stages:
-    """Seconds that a sweep spent in each stage; on a GPU measuring them waits for the GPU after each."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds[name] += time.perf_counter() - began
-
-
-def budget_of(model: Model, longest: int) -> Budget:
-    """What fits on the model's device, from its memory, for prompts of up to `longest` tokens."""
-    kind = model.device.type
-    rows = MOST_ROWS.get(kind, 1)
-    if kind == "cuda":
-        config = model.net.config
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        keys = min(longest, model.window or longest)
-        layers = len(model.attention_layers)
-        size = 2 * layers * config.num_key_value_heads * width * keys * model.net.dtype.itemsize
-        memory = torch.cuda.get_device_properties(model.device).total_memory
-        rows = max(1, min(rows, int(STATE_SHARE * memory / size)))
-    return Budget(rows, MOST_TOKENS.get(kind, 1))
 
 
 def sweep(
@@ -159,11 +95,11 @@ def sweep(
         raise HybretError(f"unknown rubric {recipe.rubric!r}; choose one of {', '.join(scoring.RUBRICS)}")
     for condition in conditions.values():
         validate(condition, model.heads)
-    budget = budget or budget_of(model, _longest(model))
+    budget = budget or budget_of(model, longest_prompt(model))
     stages = stages or Stages()
     store = Store(out, _identity(model, recipe, max_new_tokens, budget))
-    does = {label: _does(model, recipe, condition) for label, condition in conditions.items()}
-    wanted = {(p.key, does[label]): (p, c) for p in prompts for label, c in conditions.items()}
+    effects = {label: does(model, recipe, condition) for label, condition in conditions.items()}
+    wanted = {(p.key, effects[label]): (p, c) for p in prompts for label, c in conditions.items()}
     with (
         tqdm(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar,
         parallel_scans(),
@@ -174,8 +110,10 @@ def sweep(
         while missing:
             bar.set_postfix_str(f"up to {budget.rows} rows, {budget.tokens} tokens")
             try:
-                for batch, answers in _answers(model, missing, recipe, max_new_tokens, budget, stages):
-                    store.add(batch, answers, rows=budget.rows, tokens=budget.tokens)
+                for batch, tokens in answers(model, missing, recipe, max_new_tokens, budget, stages):
+                    texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+                    stages.tokens.update(zip(batch, tokens, strict=True))
+                    store.add(batch, texts, rows=budget.rows, tokens=budget.tokens)
                     bar.update(len(batch))
             except torch.OutOfMemoryError as problem:
                 if budget == budget.half():
@@ -190,7 +128,7 @@ def sweep(
     with stages("scoring"):
         rows = pd.DataFrame(
             [
-                _row(model, recipe, label, condition, p, store.answers[p.key, does[label]])
+                _row(model, recipe, label, condition, p, store.answers[p.key, effects[label]])
                 for p in prompts
                 for label, condition in conditions.items()
             ]
@@ -208,115 +146,9 @@ def run_folder(
 ) -> Path:
     """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
-    identity = _identity(model, recipe, max_new_tokens, budget or budget_of(model, _longest(model)))
+    identity = _identity(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     return Path(out) / f"{Path(model.name).name}-{name}"
-
-
-def _longest(model: Model) -> int:
-    """Tokens of the longest prompt of the model's default grid, read twice: what a default budget is made for."""
-    return 2 * max(model.lengths)
-
-
-def _acts(model: Model, recipe: Recipe, condition: Intervention, phase: Phase) -> Actions:
-    return effective([condition.at(phase)], model.family, model.heads, recipe)[0]
-
-
-def _does(model: Model, recipe: Recipe, condition: Intervention) -> str:
-    """What a condition does to this model, whatever it is called: two that do the same share their answers."""
-    return f"{_acts(model, recipe, condition, 'prefill')!r} | {_acts(model, recipe, condition, 'generation')!r}"
-
-
-def _looks_ahead(action: Intervention, recipe: Recipe) -> bool:
-    """Whether what it does to a token of the prompt depends on later ones: the authors' mean over the whole prefill."""
-    return isinstance(action, Binary) and recipe.binary == "scalar"
-
-
-def _answers(
-    model: Model,
-    missing: Mapping[tuple[str, str], Pair],
-    recipe: Recipe,
-    max_new_tokens: int,
-    budget: Budget,
-    stages: Stages,
-) -> Iterator[tuple[list[tuple[str, str]], list[str]]]:
-    """Finished batches: the keys of `missing` and their answers."""
-    wanted: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for key in missing:
-        wanted[key[0]].append(key)
-    reading: dict[tuple[Actions, ...], list[Prompt]] = defaultdict(list)
-    for keys in wanted.values():
-        reading[tuple(dict.fromkeys(_acts(model, recipe, missing[key][1], "prefill") for key in keys))].append(
-            missing[keys[0]][0]
-        )
-    batch: list[tuple[str, str]] = []
-    states: list[State] = []
-    for rows, prompts in reading.items():
-        for prompt, state in _read(model, prompts, rows, recipe, budget, stages):
-            keys = wanted[prompt.key]
-            if batch and len(batch) + len(keys) > budget.rows:
-                yield batch, _decode(model, [missing[key] for key in batch], states, recipe, max_new_tokens, stages)
-                batch, states = [], []
-            with stages("fork"):
-                of = [rows.index(_acts(model, recipe, missing[key][1], "prefill")) for key in keys]
-                states.append(state.select(torch.tensor(of, device=model.device)))
-            batch += keys
-            if len(batch) >= budget.rows:
-                yield batch, _decode(model, [missing[key] for key in batch], states, recipe, max_new_tokens, stages)
-                batch, states = [], []
-    if batch:
-        yield batch, _decode(model, [missing[key] for key in batch], states, recipe, max_new_tokens, stages)
-
-
-def _read(
-    model: Model, prompts: Sequence[Prompt], rows: Sequence[Actions], recipe: Recipe, budget: Budget, stages: Stages
-) -> Iterator[tuple[Prompt, State]]:
-    """The state of every prompt after each of the prefills `rows`, in their order."""
-    alone = [row for row in rows if any(_looks_ahead(action, recipe) for action in row)]
-    together = [row for row in rows if row not in alone]
-    order = torch.tensor([[*together, *alone].index(row) for row in rows], device=model.device)
-    source = (
-        prefixes.read(model, prompts, together, recipe, budget.tokens) if together else ((p, None) for p in prompts)
-    )
-    while True:
-        with stages("prefill"):
-            found = next(source, None)
-            if found is None:
-                return
-            prompt, state = found
-            states = [state] if state else []
-            if alone:
-                states.append(generation.prefill(model, prompt.ids, alone, prompt.needle_spans, recipe, streaming=True))
-        if not alone:
-            yield prompt, states[0]
-            continue
-        with stages("fork"):
-            state = generation.merge(states).select(order)
-        yield prompt, state
-
-
-def _decode(
-    model: Model,
-    pairs: Sequence[Pair],
-    states: list[State],
-    recipe: Recipe,
-    max_new_tokens: int,
-    stages: Stages,
-) -> list[str]:
-    """Answers of one batch; `states` is emptied, so that its memory can go once the batch is merged."""
-    with stages("fork"):
-        state = generation.merge(states)
-        states.clear()
-    with stages("decode"):
-        tokens = generation.decode(
-            model,
-            state,
-            [condition.at("generation") for _, condition in pairs],
-            [prompt.needle_spans for prompt, _ in pairs],
-            recipe,
-            max_new_tokens,
-        )
-    return list(model.tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
 
 def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, answer: str) -> dict[str, Any]:

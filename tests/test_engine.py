@@ -9,11 +9,12 @@ from conftest import random_ids
 import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase, generation, niah, prefixes
 from hybret.attention import Frame, frame
+from hybret.batches import Budget
 from hybret.entropy import head_entropy, keep_lowest
 from hybret.interventions import effective
 from hybret.scan import parallel_scans
 from hybret.streaming import attend
-from hybret.sweeping import Budget, sweep
+from hybret.sweeping import sweep
 from hybret.tracing import implementation
 
 ACTIONS = {

@@ -31,8 +31,9 @@ from hybret import (
     prefixes,
     store,
 )
+from hybret.batches import Budget, Stages
 from hybret.scoring import score
-from hybret.sweeping import Budget, Stages, run_folder, sweep
+from hybret.sweeping import run_folder, sweep
 
 STEPS = 6
 COLUMNS = [

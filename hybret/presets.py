@@ -1,0 +1,48 @@
+"""Names that need no checkpoint: tiny random hybrids, and the paper's models at full size with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, JambaConfig, RecurrentGemmaConfig
+
+PAPER_MODELS = {
+    "google/recurrentgemma-2b": "RecurrentGemma-2B",
+    "google/recurrentgemma-9b": "RecurrentGemma-9B",
+    "ai21labs/AI21-Jamba-Mini-1.6": "Jamba-Mini-1.6",
+}
+RANDOM_MODELS = ("random-griffin", "random-jamba")
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def paper_config(name: str) -> Any:
+    """The published configuration of one of `PAPER_MODELS`, without asking the network for it."""
+    fields = json.loads((CONFIGS / f"{PAPER_MODELS[name].lower()}.json").read_text())
+    return AutoConfig.for_model(**fields)
+
+
+def tiny_config(name: str, vocabulary: int) -> Any:
+    """The configuration of one of `RANDOM_MODELS`; its window (32 tokens) is shorter than any prompt."""
+    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": vocabulary}
+    if name == "random-griffin":
+        return RecurrentGemmaConfig(
+            hidden_size=80,
+            intermediate_size=160,
+            num_hidden_layers=6,
+            num_attention_heads=10,
+            num_key_value_heads=1,
+            attention_window_size=32,
+            **special,
+        )
+    return JambaConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        num_experts=4,
+        initializer_range=0.1,
+        **special,
+    )
