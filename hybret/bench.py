@@ -1,0 +1,297 @@
+"""How fast the engine is: whole sweeps against transformers' own path, in one run, with the tokens compared.
+
+`hybret bench` prints what `bench` returns. Ratios compare two times of the same run on the same machine; the stock
+path is timed on a stated part of the prompts and conditions and scaled up by its mean time per prompt.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from . import __version__, generation, niah
+from .batches import Stages, budget_of, does, longest_prompt
+from .errors import HybretError
+from .interventions import Intervention, KeepHeads, effective, table1_conditions
+from .models import Model
+from .niah import Prompt
+from .recipe import CORRECTED
+from .scan import parallel_scans
+from .stock import answer
+from .sweeping import sweep
+from .tracing import implementation
+
+GIB = 2**30
+
+
+def figure2_conditions(model: Model) -> dict[str, Intervention]:
+    """Both versions of the paper's Figure 2, every k."""
+    return {c.label: c for during in ("generation", "both") for c in (KeepHeads(k, during=during) for k in _ks(model))}
+
+
+def _ks(model: Model) -> range:
+    return range(model.heads + 1)
+
+
+SWEEPS: dict[str, Callable[[Model], Mapping[str, Intervention]]] = {
+    "figure2": figure2_conditions,
+    "manipulation": lambda _: table1_conditions(),
+}
+
+
+def bench(
+    model: Model,
+    sweeps: Sequence[str] = ("figure2", "manipulation"),
+    lengths: int | Sequence[int] = 10,
+    depths: int | Sequence[float] = 10,
+    max_new_tokens: int = generation.MAX_NEW_TOKENS,
+    stock_prompts: int = 5,
+    stock_conditions: int = 4,
+    seed: int = 0,
+    prefill: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Time whole sweeps and the stock path.
+
+    Parameters
+    ----------
+    model : Model
+    sweeps : names of `SWEEPS`.
+    lengths, depths : of the prompts' grid, as in `hybret.niah.grid`.
+    max_new_tokens : tokens per answer.
+    stock_prompts, stock_conditions : how many prompts (evenly spread over the grid, so over its lengths) and conditions
+        (evenly spread) the stock path answers.
+    seed : of the haystack.
+    prefill : also time a sparsified prefill against a plain one.
+    say : called with a line of progress.
+
+    Returns
+    -------
+    dict : ready for JSON. Seconds are wall clock, memory is peak GiB (on the CPU of the whole process).
+
+    Raises
+    ------
+    HybretError
+        On an unknown sweep or a part of no prompts, before the model runs.
+    """
+    if unknown := [name for name in sweeps if name not in SWEEPS]:
+        raise HybretError(f"unknown sweep {unknown[0]!r}; choose from {', '.join(SWEEPS)}")
+    if stock_prompts < 1 or stock_conditions < 1:
+        raise HybretError("the stock path must answer at least one prompt under at least one condition")
+    prompts = niah.grid(model, lengths, depths, seed=seed)
+    say("measuring the machine")
+    peak = matmul_rate(model)
+    _warm(model, prompts)
+    found: dict[str, Any] = {"machine": machine(model), "matmul_tflops": round(peak / 1e12, 3)}
+    for name in sweeps:
+        conditions = SWEEPS[name](model)
+        found[name] = _sweep(
+            model, prompts, conditions, max_new_tokens, stock_prompts, stock_conditions, peak, name, say
+        )
+    if prefill:
+        say("prefill")
+        found["prefill"] = prefill_ratio(model, max(prompts, key=lambda p: len(p.ids)))
+    return found
+
+
+def _warm(model: Model, prompts: Sequence[Prompt]) -> None:
+    """One short and one long prompt: kernels are chosen and compiled before any clock starts."""
+    ends = [min(prompts, key=lambda p: len(p.ids)), max(prompts, key=lambda p: len(p.ids))]
+    sweep(model, ends, {"k": KeepHeads(1), "omit": table1_conditions()["Omit-Omit"]}, max_new_tokens=3, progress=False)
+
+
+def _sweep(
+    model: Model,
+    prompts: Sequence[Prompt],
+    conditions: Mapping[str, Intervention],
+    max_new_tokens: int,
+    stock_prompts: int,
+    stock_conditions: int,
+    peak: float,
+    name: str,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    say(f"{name}: {len(prompts)} prompts x {len(conditions)} conditions")
+    stages = Stages()
+    with _Memory(model) as memory:
+        began = time.perf_counter()
+        sweep(model, prompts, conditions, max_new_tokens=max_new_tokens, progress=False, stages=stages)
+        seconds = time.perf_counter() - began
+    answers = len(prompts) * len(conditions)
+    some_prompts = _spread(prompts, stock_prompts)
+    some = [(p, conditions[c]) for p, c in product(some_prompts, _spread(list(conditions), stock_conditions))]
+    say(f"{name}: {seconds:.1f} s; the stock path on {len(some)} of {answers} answers")
+    same, times = 0, []
+    with _Memory(model) as stock_memory:
+        answer(model, prompts[0], some[0][1], 2)  # its own warm-up
+        for prompt, condition in some:
+            _wait(model)
+            began = time.perf_counter()
+            tokens = answer(model, prompt, condition, max_new_tokens)
+            _wait(model)
+            times.append(time.perf_counter() - began)
+            same += tokens == stages.tokens[prompt.key, does(model, CORRECTED, condition)]
+    stock = statistics.mean(times) * answers
+    read = sum(len(p.ids) for p in prompts) * len(conditions)
+    passes = {effective([c.at("prefill")], model.family, model.heads, CORRECTED)[0] for c in conditions.values()}
+    flops = _flops_per_token(model)
+    least = sum(len(p.ids) for p in prompts) * len(passes) * flops / peak
+    return {
+        "prompts": len(prompts),
+        "longest_prompt_tokens": max(len(p.ids) for p in prompts),
+        "conditions": len(conditions),
+        "answers": answers,
+        "max_new_tokens": max_new_tokens,
+        "budget": vars(budget_of(model, longest_prompt(model))),
+        "seconds": round(seconds, 3),
+        "stages": {stage: round(value, 3) for stage, value in stages.seconds.items()},
+        "memory_gib": memory.gib,
+        "prompt_tokens_per_second": round(read / seconds),
+        "stock": {
+            "answers": len(some),
+            "prompts": len(some_prompts),
+            "seconds_per_answer": round(statistics.mean(times), 4),
+            "seconds": round(stock, 1),
+            "memory_gib": stock_memory.gib,
+            "prompt_tokens_per_second": round(read / stock),
+        },
+        "ratio": round(stock / seconds, 1),
+        "tokens_identical": same,
+        "tokens_compared": len(some),
+        "limit": {
+            "what": "matrix products of every distinct prefill at the measured rate, no prefix shared, no decoding",
+            "distinct_prefills": len(passes),
+            "seconds": round(least, 3),
+        },
+    }
+
+
+def prefill_ratio(model: Model, prompt: Prompt, repeats: int = 5) -> dict[str, Any]:
+    """Median seconds of a sparsified prefill (half of the heads kept) and of a plain one through SDPA."""
+    ids = torch.tensor([list(prompt.ids)], device=model.device)
+    position = torch.arange(ids.shape[1], device=model.device)[None]
+    action = [(KeepHeads(model.heads // 2),)]
+
+    def sparse() -> None:
+        with implementation(model.net):
+            generation.prefill(model, prompt.ids, action, prompt.needle_spans, CORRECTED, streaming=True)
+
+    def plain() -> None:
+        model.net.set_attn_implementation("sdpa")
+        with torch.inference_mode():
+            if hasattr(model.net, "_setup_cache"):
+                model.net._setup_cache(model.net.config, 1, model.device, model.net.dtype)
+            model.net(ids, position_ids=position, use_cache=True, logits_to_keep=1)
+
+    before = model.net.config._attn_implementation
+    times: dict[Callable[[], None], list[float]] = {sparse: [], plain: []}
+    try:
+        with parallel_scans():
+            for _ in range(repeats + 1):  # by turns; the first of each warms up
+                for run, taken in times.items():
+                    _wait(model)
+                    began = time.perf_counter()
+                    run()
+                    _wait(model)
+                    taken.append(time.perf_counter() - began)
+    finally:
+        model.net.set_attn_implementation(before)
+    sparse_seconds, plain_seconds = (statistics.median(taken[1:]) for taken in times.values())
+    return {
+        "tokens": len(prompt.ids),
+        "sparsified_seconds": round(sparse_seconds, 5),
+        "plain_seconds": round(plain_seconds, 5),
+        "ratio": round(sparse_seconds / plain_seconds, 3),
+    }
+
+
+def matmul_rate(model: Model, size: int | None = None) -> float:
+    """Floating-point operations per second of a large matrix product in the model's dtype on its device."""
+    size = size or (8192 if model.device.type == "cuda" else 1024)
+    a, b = (torch.randn(size, size, device=model.device, dtype=model.net.dtype) for _ in range(2))
+    times = []
+    for _ in range(6):
+        _wait(model)
+        began = time.perf_counter()
+        a @ b
+        _wait(model)
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(times[1:])
+
+
+def machine(model: Model) -> dict[str, Any]:
+    """What the figures were measured on."""
+    cuda = model.device.type == "cuda"
+    return {
+        "model": model.name,
+        "weights": model.digest,
+        "parameters": model.parameters,
+        "dtype": model.dtype,
+        "device": torch.cuda.get_device_name(model.device) if cuda else f"{torch.get_num_threads()} CPU threads",
+        "date": datetime.now(UTC).date().isoformat(),
+        "hybret": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _flops_per_token(model: Model) -> float:
+    """Two per weight that a token meets; embeddings are looked up, the head runs once per prompt, and of a mixture
+    of experts only the chosen ones count."""
+    config = model.net.config
+    experts, chosen = getattr(config, "num_experts", 1) or 1, getattr(config, "num_experts_per_tok", 1) or 1
+    met = 0.0
+    for name, weight in model.net.named_parameters():
+        if "embed" not in name and "lm_head" not in name:
+            met += weight.numel() * (chosen / experts if ".experts" in name else 1)
+    return 2 * met
+
+
+def _spread(items: Sequence[Any], n: int) -> list[Any]:
+    """`n` of them, in the middles of equal parts."""
+    n = min(n, len(items))
+    return [items[int((i + 0.5) * len(items) / n)] for i in range(n)]
+
+
+def _wait(model: Model) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+
+
+class _Memory:
+    """Peak memory inside the block in GiB: of the GPU, or of this process (Linux; None elsewhere)."""
+
+    gib: float | None = None
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __enter__(self) -> _Memory:
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.model.device)
+        else:
+            with (
+                open("/proc/self/clear_refs", "w") if Path("/proc/self/clear_refs").exists() else nullcontext() as file
+            ):
+                if file:
+                    file.write("5")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.model.device.type == "cuda":
+            self.gib = round(torch.cuda.max_memory_allocated(self.model.device) / GIB, 3)
+        elif (status := Path("/proc/self/status")).exists():
+            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+            self.gib = round(int(line.split()[1]) * 1024 / GIB, 3)
