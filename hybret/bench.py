@@ -231,13 +231,17 @@ def matmul_rate(model: Model, size: int | None = None) -> float:
 
 def machine(model: Model) -> dict[str, Any]:
     """What the figures were measured on."""
-    cuda = model.device.type == "cuda"
+    found = machine_of(model.name, str(model.device), model.dtype)
+    return {**found, "weights": model.digest, "parameters": model.parameters}
+
+
+def machine_of(name: str, device: str, dtype: str) -> dict[str, Any]:
+    """The same for something that is no whole model."""
+    cuda = torch.device(device).type == "cuda"
     return {
-        "model": model.name,
-        "weights": model.digest,
-        "parameters": model.parameters,
-        "dtype": model.dtype,
-        "device": torch.cuda.get_device_name(model.device) if cuda else f"{torch.get_num_threads()} CPU threads",
+        "model": name,
+        "dtype": dtype,
+        "device": torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} CPU threads",
         "date": datetime.now(UTC).date().isoformat(),
         "hybret": __version__,
         "python": platform.python_version(),

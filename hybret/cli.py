@@ -133,6 +133,63 @@ def sweep(
 
 @app.command()
 @one_sentence
+def bench(
+    model: Annotated[str, typer.Option(help="Name, Hugging Face id or folder (see `hybret models`).")] = "griffin-tiny",
+    weights: Annotated[
+        str, typer.Option(help="checkpoint; or random: one of the paper's models at full size, nothing downloaded.")
+    ] = "checkpoint",
+    what: Annotated[
+        list[str] | None, typer.Option(help="figure2, manipulation or scaling; repeatable. Default: the first two.")
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="How many prompt lengths, or labels in tokens.")] = "10",
+    depths: Annotated[str, typer.Option(help="How many needle depths, or per cents.")] = "10",
+    stock_prompts: Annotated[int, typer.Option(help="Prompts that the stock path answers.")] = 5,
+    stock_conditions: Annotated[int, typer.Option(help="Conditions that the stock path answers.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Time whole sweeps against transformers' own path in the same run, and compare their tokens."""
+    from .bench import SWEEPS
+    from .bench import bench as measure
+    from .models import device_of, load
+    from .scaling import scaling
+
+    asked = what or [*SWEEPS]
+    if unknown := [name for name in asked if name not in (*SWEEPS, "scaling")]:
+        raise HybretError(f"unknown benchmark {unknown[0]!r}; choose from {', '.join([*SWEEPS, 'scaling'])}")
+    if stock_prompts < 1 or stock_conditions < 1:
+        raise HybretError("the stock path must answer at least one prompt under at least one condition")
+    sizes = {"lengths": _numbers("lengths", lengths), "depths": _numbers("depths", depths)}
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    found: dict[str, Any] = {}
+    if sweeps := [name for name in asked if name in SWEEPS]:
+        subject = load(model, device=device, dtype=dtype, weights=weights)
+        counts = {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
+        found = measure(subject, sweeps, **sizes, **counts, say=say)
+    if "scaling" in asked:
+        found["scaling"] = scaling(device=device_of(device), say=say)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table("sweep", "seconds", "stock path", "ratio", "tokens identical", "memory GiB", "stock GiB", box=None)
+    for name in sweeps:
+        part, stock = found[name], found[name]["stock"]
+        same = f"{part['tokens_identical']} of {part['tokens_compared']}"
+        table.add_row(name, f"{part['seconds']:.1f}", f"{stock['seconds']:.0f} (from {stock['answers']} answers)",
+                      f"{part['ratio']:.1f}", same, str(part["memory_gib"]), str(stock["memory_gib"]))  # fmt: skip
+    for row in found.get("scaling", {}).get("rows", []):
+        table.add_row(
+            f"{row['path']}, {row['tokens']} tokens", f"{row['seconds']:.4f}", "", "", "", str(row["extra_gib"])
+        )
+    Console().print(table)
+
+
+@app.command()
+@one_sentence
 def book(
     model: Annotated[str | None, typer.Option(help="Run every notebook on this model, beside the book's runs.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this notebook and those it needs; repeatable.")] = None,

@@ -168,7 +168,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, we
             f"transformers {transformers.__version__} is too old: its recurrent models do not go through the attention "
             f"interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
         )
-    device = _device(device)
+    device = device_of(device)
     small = name in organisms() or name in RANDOM_MODELS
     if dtype == "auto":
         dtype = "float32" if small or device == "cpu" else "bfloat16"
@@ -246,7 +246,8 @@ def _eos(*declared: int | list[int] | None) -> frozenset[int]:
     return frozenset(i for ids in declared if ids is not None for i in (ids if isinstance(ids, list) else [ids]))
 
 
-def _device(device: str) -> str:
+def device_of(device: str) -> str:
+    """The device that this name stands for here; refuses what is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
