@@ -9,10 +9,11 @@ from conftest import random_ids
 import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase, generation, niah, prefixes
 from hybret.attention import Frame, frame
-from hybret.batches import Budget
+from hybret.batches import Budget, Stages, does
 from hybret.entropy import head_entropy, keep_lowest
 from hybret.interventions import effective
 from hybret.scan import parallel_scans
+from hybret.stock import answer
 from hybret.streaming import attend
 from hybret.sweeping import sweep
 from hybret.tracing import implementation
@@ -179,3 +180,52 @@ def test_prompts_of_one_grid_share_their_haystack(tiny, monkeypatch):
     assert set(states) == {p.key for p in prompts}
     assert all(int(states[p.key].position[0]) == len(p.ids) - 1 for p in prompts)
     assert sum(read) < 0.7 * sum(len(p.ids) - 1 for p in prompts)
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@cuda
+@pytest.mark.parametrize(("heads", "shared", "width", "window"), [(10, 1, 256, 300), (32, 8, 128, None)])
+def test_flash_attention_is_the_blocked_one(heads, shared, width, window):
+    """bf16 through the fused kernel against fp32 a block at a time, in one piece and continued from a cache."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (
+        torch.randn(1, n, 1000, width, device="cuda", dtype=torch.bfloat16, generator=generator)
+        for n in (heads, shared, shared)
+    )
+    exact = attend(q.float(), k.float(), v.float(), width**-0.5, window, CORRECTED, entropy=True)
+    for queries in (1000, 400):
+        output, lse, bits = attend(q[:, :, -queries:], k, v, width**-0.5, window, CORRECTED, entropy=True)
+        expected = [x[:, :, -queries:] for x in exact]
+        torch.testing.assert_close(output.float(), expected[0], atol=0.02, rtol=0.02)
+        torch.testing.assert_close(lse, expected[1], atol=1e-3, rtol=0)
+        torch.testing.assert_close(bits, expected[2], atol=0.05, rtol=0)
+        assert (bits - expected[2]).abs().mean() < 0.01
+
+
+@cuda
+@pytest.mark.parametrize("name", ["griffin-tiny", "random-griffin", "random-jamba"])
+def test_answers_on_the_gpu_are_those_of_generate(name):
+    model = hb.load(name, device="cuda")
+    prompts = niah.grid(model, [128, 300, 512], [0, 50])
+    conditions = {"k": KeepHeads(3), "g": KeepHeads(4, during="generation")} | hb.interventions.table1_conditions()
+    stages = Stages()
+    sweep(model, prompts, conditions, max_new_tokens=8, progress=False, stages=stages)
+    for prompt in prompts:
+        for condition in conditions.values():
+            expected = answer(model, prompt, condition, 8)
+            assert stages.tokens[prompt.key, does(model, CORRECTED, condition)] == expected
+
+
+def test_answers_are_those_of_generate(model):
+    """A second implementation: transformers' own greedy decoding with a registered hook, one condition at a time."""
+    prompts = niah.grid(model, [76, 128], [0, 60])
+    conditions = {"k": KeepHeads(3), "g": KeepHeads(2, during="generation")} | hb.interventions.table1_conditions()
+    stages = Stages()
+    sweep(model, prompts, conditions, max_new_tokens=6, progress=False, stages=stages)
+    for prompt in prompts[::3]:
+        for condition in conditions.values():
+            expected = answer(model, prompt, condition, 6)
+            assert stages.tokens[prompt.key, does(model, CORRECTED, condition)] == expected
+    assert len({tuple(tokens) for tokens in stages.tokens.values()}) > 10
