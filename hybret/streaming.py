@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .attention import Frame
     from .recipe import Recipe
 
-BLOCK = {"cpu": 64, "cuda": 256}
+BLOCK = {"cpu": 32, "cuda": 256}
 """Queries whose scores exist at one time on the path without a fused kernel."""
 
 HIDDEN = -1e30
@@ -118,7 +118,7 @@ def _blocked(
     output = torch.empty((rows, heads, queries, value.shape[-1]), dtype=value.dtype, device=value.device)
     lse = torch.empty((rows, heads, queries), device=query.device)
     bits = torch.empty_like(lse) if entropy else None
-    block = BLOCK.get(query.device.type, 64)
+    block = BLOCK.get(query.device.type, 32)
     for first in range(0, queries, block):
         last = min(first + block, queries)
         # The authors add a constant to every weight, also to those of hidden keys, so all of them count.
