@@ -42,7 +42,7 @@ def test_needles_inside_the_window_are_found_with_attention_and_with_nothing_els
         assert needle_row(FOUND["needle"], template, condition, "no needle")["accuracy"] <= 0.03
 
 
-@pytest.mark.xfail(strict=True, reason="an unmet target: read twice, needles outside the window are not found (75 %)")
+@pytest.mark.xfail(strict=True, reason="an unmet target: read twice, no needle outside the window is found (75 %)")
 def test_reading_twice_reaches_the_target_over_the_whole_grid():
     assert needle_row(FOUND["needle"], "jrt", ALL, "whole grid")["accuracy"] >= 0.97
 
