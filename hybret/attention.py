@@ -66,6 +66,7 @@ class Frame:
     trace: Recorder | None = None
     streaming: bool = False
     right_aligned: bool = False
+    outputs: Tensor | None = field(init=False, default=None)
     keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
     streams: bool = field(init=False)  # no record of the weights is wanted, and no row's values change twice
@@ -169,7 +170,8 @@ def attention(
     current = _current(module)
     if current is not None and current.streams:
         output = stream(query, key, value, scaling, getattr(module, "sliding_window", None), current)
-        return output.transpose(1, 2), None
+        current.outputs = output.transpose(1, 2)
+        return current.outputs[: query.shape[0]], None
     if current is not None and current.right_aligned and attention_mask is None:
         padding = current.position(key.shape[2])[:, None, None] < 0
         attention_mask = torch.zeros(padding.shape, dtype=query.dtype, device=query.device)

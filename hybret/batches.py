@@ -18,7 +18,7 @@ from .models import Model
 from .niah import Prompt
 from .recipe import Recipe
 
-MOST_ROWS = {"cpu": 320, "cuda": 1024}
+MOST_ROWS = {"cpu": 640, "cuda": 1024}
 # On the CPU a few rows stay in the caches; a GPU wants large passes.
 MOST_TOKENS = {"cpu": 2400, "cuda": 32768}
 STATE_SHARE = 0.15

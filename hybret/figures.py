@@ -1,4 +1,4 @@
-"""The paper's figures as functions of result rows (Figures 2-7 and 10, Table 1) or of a recording (Figure 1).
+"""The paper's figures as functions of result rows (Figures 2-7 and 10, Table 1) or of a recording (Figure 1); speed.
 
 Each returns a `matplotlib.figure.Figure` that names its model, recipe and n in small print; `save` writes it.
 """
@@ -17,6 +17,7 @@ from matplotlib.ticker import MultipleLocator
 from hybret import tables
 from hybret.errors import HybretError
 from hybret.figures_maps import draw_map, retrieval_maps, scores
+from hybret.figures_speed import duration, measured, scaling, speed
 from hybret.figures_style import (
     COLOURS,
     GREY,
@@ -39,11 +40,15 @@ __all__ = [
     "accuracy_by_k",
     "by_distance",
     "departures",
+    "duration",
     "head_selection",
     "home",
     "jrt_by_k",
+    "measured",
     "retrieval_maps",
     "save",
+    "scaling",
+    "speed",
     "table1",
     "weights",
     "words",

@@ -3,8 +3,9 @@
 One prefill serves every condition that does the same in prefill; its state is then forked to one row per condition,
 rows of many prompts are merged into one ragged batch, and each row decodes under its own intervention.
 
-Rows that differ in their interventions alone are the same below the first attention layer. In a prefill that streams
-those layers therefore run once, with one row, and their part of the state keeps one row until rows are merged.
+Rows that differ in their interventions alone are the same until these first act, on the outputs of the first attention
+layer. In a prefill that streams everything before runs once, with one row, and its part of the state keeps one row
+until rows are merged.
 """
 
 from __future__ import annotations
@@ -74,11 +75,11 @@ def extend(
         if whole and until < len(ids):
             state.token = torch.tensor([[ids[until]]], device=device).expand(len(rows), 1)
         return state
-    shared = len(rows) if streaming and len(rows) > 1 and _first_attention(model) is not None else 0
-    here = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
     position = state.position + (until - read)
     acting = effective(rows, model.family, model.heads, recipe)
     now = Frame("prefill", acting, [spans] * len(rows), position - 1, recipe, trace, streaming)
+    shared = now.streams and len(rows) > 1 and _first_projection(model) is not None
+    here = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
     if not shared:
         state = State(
             map_cache([state.cache], lambda parts: all_rows(parts[0], len(rows))),
@@ -88,7 +89,7 @@ def extend(
             False,
         )
     restore_recurrent(net, state.recurrent)
-    with torch.inference_mode(), frame(now), _expanding(model, shared):
+    with torch.inference_mode(), frame(now), _expanding(model, now if shared else None):
         logits = net(
             input_ids=here,
             position_ids=torch.arange(read, until, device=device).expand(len(here), -1),
@@ -118,21 +119,26 @@ def prefill(
     return extend(model, start(model, len(rows)), ids, until, rows, spans, recipe, streaming, trace)
 
 
-def _first_attention(model: Model) -> Any:
-    """The first decoder layer with attention; None where the layers cannot be told."""
+def _first_projection(model: Model) -> Any:
+    """What the outputs of the first attention layer go through; None where it cannot be told."""
     layers = getattr(getattr(model.net, "model", None), "layers", None)
-    return layers[model.attention_layers[0]] if layers is not None and model.attention_layers[0] else None
+    if layers is None:
+        return None
+    return next((m for n, m in layers[model.attention_layers[0]].named_modules() if n.endswith("o_proj")), None)
 
 
 @contextmanager
-def _expanding(model: Model, rows: int) -> Iterator[None]:
-    """One row below the first attention layer, `rows` from there on; 0 leaves the model alone."""
-    if not rows:
+def _expanding(model: Model, now: Frame | None) -> Iterator[None]:
+    """One row up to the outputs of the first attention layer, all rows of the frame from there on."""
+    if now is None:
         yield
         return
-    handle = _first_attention(model).register_forward_pre_hook(
-        lambda _, inputs: (inputs[0].expand(rows, -1, -1), *inputs[1:])
-    )
+
+    def outputs(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        assert now.outputs is not None  # the attention function has just run
+        return (now.outputs.flatten(2),)  # added to the one row of the residual stream, they give it all rows
+
+    handle = _first_projection(model).register_forward_pre_hook(outputs)
     try:
         yield
     finally:

@@ -154,9 +154,12 @@ def _hidden(query_at: Tensor, key_at: Tensor, window: int | None) -> Tensor:
 def prefill(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, frame: Frame) -> Tensor:
     """Output of one attention layer in a prefill under the interventions of `frame`; shapes as in `attend`.
 
-    Every row reads the same tokens without padding. A row has at most one manipulation (`Frame.streams`).
+    Every row reads the same tokens without padding. A row has at most one manipulation (`Frame.streams`). Queries, keys
+    and values of one row serve all rows of the frame, whose outputs then differ.
     """
-    keys = key.shape[2]
+    keys, many = key.shape[2], len(frame.rows)
+    if frame.manipulations:
+        query, key, value = (x.expand(many, -1, -1, -1) for x in (query, key, value))
     if frame.manipulations:
         needle = frame.on_needle(keys)
         used = value.clone()
@@ -176,13 +179,13 @@ def prefill(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: i
             on = needle[rows][:, columns]
             part = (query[rows], key[rows][:, :, columns], value[rows][:, :, columns])
             output[rows] = _on_needle(action, *part, lse[rows], output[rows], on, columns, keys, scaling, window, frame)
+    output = output.expand(many, -1, -1, -1)
     for metric, (rows, k) in frame.keep_heads.items():
-        score = bits[rows] if metric == "entropy" else -output[rows].float().norm(dim=-1)  # type: ignore[index]
-        kept = keep_lowest(score, k, frame.recipe)
-        if len(rows) == len(output):
-            output.mul_(kept[..., None])
-        else:
-            output[rows] = output[rows] * kept[..., None]
+        score = bits if metric == "entropy" else -output.float().norm(dim=-1)
+        assert score is not None  # entropies were asked for
+        kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
+        kept[rows] = keep_lowest(score.expand(many, -1, -1)[rows], k, frame.recipe)
+        output = output * kept[..., None]
     return output
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from test_figures_speed import CPU, LAYER
 
 from hybret import figures
 from hybret.errors import HybretError
@@ -93,12 +94,14 @@ def every_figure(sweep: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Figure]:
         "by_distance": figures.by_distance(pairs, window=256),
         "departures": figures.departures(FORKS, "model griffin-tiny"),
         "home": figures.home(generation),
+        "speed": figures.speed(figures.measured([CPU])),
+        "scaling": figures.scaling([LAYER]),
     }
 
 
 def test_every_figure_names_its_model_and_labels_its_axes(sweep, pairs):
     drawn = every_figure(sweep, pairs)
-    assert set(drawn) | {"save", "words"} == set(figures.__all__)
+    assert set(drawn) | {"duration", "measured", "save", "words"} == set(figures.__all__)
     for name, figure in drawn.items():
         assert "griffin-tiny" in text(figure), name
         labelled = [a for a in figure.axes if a.get_xlabel() or a.get_ylabel()]

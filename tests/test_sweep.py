@@ -311,7 +311,7 @@ OTHER_RUNS = {
     "recipe": {"recipe": PAPER},
     "max_new_tokens": {"max_new_tokens": STEPS + 1},
     "rows_per_batch": {"budget": Budget(3, 2400)},
-    "tokens_per_pass": {"budget": Budget(320, 99)},
+    "tokens_per_pass": {"budget": Budget(640, 99)},
 }
 
 
