@@ -187,17 +187,17 @@ def attention(
     weights = nn.functional.dropout(exact.to(query.dtype), p=dropout, training=module.training)
     if current is None or not acts:
         return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-    visible = torch.ones_like(weights[:, :1], dtype=torch.bool)
-    if attention_mask is not None:
-        visible &= attention_mask == 0  # one mask may serve all rows
     used = weights
     for action, rows in current.manipulations:
+        visible = torch.ones_like(weights[:, :1], dtype=torch.bool)
+        if attention_mask is not None:
+            visible &= attention_mask == 0  # one mask may serve all rows
         used = used.index_copy(0, rows, _manipulate(action, used[rows], visible[rows], rows, current))
     output = _grouped_matmul(used, value)
     kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
     for metric, (rows, k) in current.keep_heads.items():
         if metric == "entropy":
-            score = head_entropy(exact[rows], current.recipe)
+            score = head_entropy(exact if len(rows) == len(exact) else exact[rows], current.recipe)
         else:
             score = -_grouped_matmul(weights[rows], value[rows]).float().norm(dim=-1)
         kept = kept.index_copy(0, rows, kept[rows] & keep_lowest(score, k, current.recipe))

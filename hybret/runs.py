@@ -166,6 +166,8 @@ class Project:
             check(path.name, known, given)
             source = source_key(nbformat.read(path, as_version=4))
             upstream = [runs[n].key for n in needs]
+            reads = sorted(f for pattern in entry.get("reads") or () for f in self.root.glob(pattern))
+            upstream += [digest([f.name.encode(), f.read_bytes()]) for f in reads]
             key = digest([json.dumps([source, self.package_key, given, upstream], sort_keys=True).encode()])
             runs[name] = Run(name, given, needs, source, key)
         if unknown := set(self.overrides) - used:
@@ -180,10 +182,10 @@ class Project:
             spec = yaml.safe_load(path.read_text()) or {}
         except yaml.YAMLError as error:
             raise HybretError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-        allowed = {"parameters", "needs"}
+        allowed = {"parameters", "needs", "reads"}
         for name, entry in spec.items():
             if not isinstance(entry or {}, dict) or set(entry or {}) - allowed:
-                raise HybretError(f"{path}: the entry {name!r} may only hold `parameters` and `needs`.")
+                raise HybretError(f"{path}: the entry {name!r} may only hold `parameters`, `needs` and `reads`.")
         return {name: entry or {} for name, entry in spec.items()}
 
     def find(self, name: str) -> Path | None:
@@ -207,7 +209,7 @@ class Project:
             "its parameters": meta.get("parameters") != run.parameters,
             "the hybret package": meta.get("package") != self.package_key,
         }
-        what = [k for k, v in changed.items() if v] or ["a run that it needs"]
+        what = [k for k, v in changed.items() if v] or ["a run that it needs or a file that it reads"]
         return Status("stale", path, meta, " and ".join(what) + " changed after it")
 
 

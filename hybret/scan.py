@@ -63,14 +63,13 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> tuple[Tensor,
         If the shapes do not fit together or there is no time step.
     """
     if a.shape != b.shape or b.dim() != 3 or b.shape[1] == 0:
+        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise HybretError(
-            f"linear_scan needs decays and inputs of one shape (batch, time >= 1, channels), "
-            f"got {tuple(a.shape)} and {tuple(b.shape)}."
+            f"linear_scan needs decays and inputs of one shape (batch, time >= 1, channels), got {shapes}."
         )
     if h0 is not None and h0.shape != (b.shape[0], b.shape[2]):
-        raise HybretError(
-            f"linear_scan needs an initial state of shape {(b.shape[0], b.shape[2])}, got {tuple(h0.shape)}."
-        )
+        wanted = (b.shape[0], b.shape[2])
+        raise HybretError(f"linear_scan needs an initial state of shape {wanted}, got {tuple(h0.shape)}.")
     dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
     a, b = a.to(dtype), b.to(dtype)
     h0 = None if h0 is None else h0.to(dtype)
@@ -149,14 +148,10 @@ def selective_scan(
         Continuous decay rates, negative.
     B, C : Tensor, shape (batch, state, time)
         Input and output projections of the state.
-    D : Tensor, shape (channels,), optional
-        Skip connection.
-    delta_bias : Tensor, shape (channels,), optional
-        Added to `dt`.
-    delta_softplus : bool
-        Apply softplus to `dt`.
-    return_last_state : bool
-        Also return the state after the last token.
+    D, delta_bias : Tensor, shape (channels,), optional
+        Skip connection; what is added to `dt`.
+    delta_softplus, return_last_state : bool
+        Apply softplus to `dt`; also return the state after the last token.
     initial_state : Tensor, shape (batch, channels, state), optional
         State before the first token; zeros if left out. The stock function has no such argument.
     **_

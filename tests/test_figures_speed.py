@@ -200,9 +200,9 @@ def test_the_page_draws_the_files_it_finds(tmp_path, monkeypatch):
     assert "In bfloat16, 17 of 20" in shown["speed-read"].data and "1.10 times as long" in shown["speed-read"].data
     table = shown["speed-table"].data
     assert list(table["ratio"]) == ["21.2", "19", "272"] and table["identical tokens"][2] == "17 of 20"
-    assert table["stock path"][0] == "15 min 54 s, extrapolated from 20"
+    assert table["stock path"][0] == "15 min 54 s, from 20"
     assert table["measurement"][2] == "recurrentgemma-2b (random weights), bfloat16 on NVIDIA H100, 2026-02-01"
-    assert list(table["peak memory (GiB)"]) == ["0.75 / 0.50", "0.75 / 0.50", "? / 0.50"]
+    assert list(table["peak GiB"]) == ["0.75 / 0.50", "0.75 / 0.50", "? / 0.50"]
     said = shown["scaling-read"].data
     assert "16,384 tokens take 256 ms and 0.80 GiB" in said and "so linearly" in said
     assert "stops fitting beyond 4,096 tokens; at 16,384 it would need 77 GiB, 96 times as much" in said
