@@ -6,23 +6,21 @@ path is timed on a stated part of the prompts and conditions and scaled up by it
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from datetime import UTC, datetime
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from torch import Tensor
 
-from . import __version__, generation, niah
+from . import generation, niah, streaming
 from .batches import Stages, budget_of, does, longest_prompt
+from .entropy import keep_lowest
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, effective, table1_conditions
+from .measuring import Memory, machine, matmul_rate, wait
 from .models import Model
 from .niah import Prompt
 from .recipe import CORRECTED
@@ -30,8 +28,6 @@ from .scan import parallel_scans
 from .stock import answer
 from .sweeping import sweep
 from .tracing import implementation
-
-GIB = 2**30
 
 
 def figure2_conditions(model: Model) -> dict[str, Intervention]:
@@ -100,7 +96,8 @@ def bench(
         )
     if prefill:
         say("prefill")
-        found["prefill"] = prefill_ratio(model, max(prompts, key=lambda p: len(p.ids)))
+        longest = max(prompts, key=lambda p: len(p.ids))
+        found["prefill"] = {**prefill_ratio(model, longest), "kept_as_in_fp32": kept_share(model, longest)}
     return found
 
 
@@ -123,7 +120,7 @@ def _sweep(
 ) -> dict[str, Any]:
     say(f"{name}: {len(prompts)} prompts x {len(conditions)} conditions")
     stages = Stages()
-    with _Memory(model) as memory:
+    with Memory(model) as memory:
         began = time.perf_counter()
         sweep(model, prompts, conditions, max_new_tokens=max_new_tokens, progress=False, stages=stages)
         seconds = time.perf_counter() - began
@@ -132,13 +129,13 @@ def _sweep(
     some = [(p, conditions[c]) for p, c in product(some_prompts, _spread(list(conditions), stock_conditions))]
     say(f"{name}: {seconds:.1f} s; the stock path on {len(some)} of {answers} answers")
     same, times = 0, []
-    with _Memory(model) as stock_memory:
+    with Memory(model) as stock_memory:
         answer(model, prompts[0], some[0][1], 2)  # its own warm-up
         for prompt, condition in some:
-            _wait(model)
+            wait(model)
             began = time.perf_counter()
             tokens = answer(model, prompt, condition, max_new_tokens)
-            _wait(model)
+            wait(model)
             times.append(time.perf_counter() - began)
             same += tokens == stages.tokens[prompt.key, does(model, CORRECTED, condition)]
     stock = statistics.mean(times) * answers
@@ -177,21 +174,25 @@ def _sweep(
 
 
 def prefill_ratio(model: Model, prompt: Prompt, repeats: int = 5) -> dict[str, Any]:
-    """Median seconds of a sparsified prefill (half of the heads kept) and of a plain one through SDPA."""
-    ids = torch.tensor([list(prompt.ids)], device=model.device)
-    position = torch.arange(ids.shape[1], device=model.device)[None]
+    """Median seconds of a sparsified prefill (half of the heads kept) and of a plain one through SDPA.
+
+    Of as many tokens as the longest length label of the prompt's grid says, the prompt's own over and over.
+    """
+    again = -(-prompt.length // len(prompt.ids))
+    ids = torch.tensor([list(prompt.ids) * again], device=model.device)[:, : prompt.length + 1]
+    position = torch.arange(prompt.length, device=model.device)[None]
     action = [(KeepHeads(model.heads // 2),)]
 
     def sparse() -> None:
         with implementation(model.net):
-            generation.prefill(model, prompt.ids, action, prompt.needle_spans, CORRECTED, streaming=True)
+            generation.prefill(model, ids[0].tolist(), action, prompt.needle_spans, CORRECTED, streaming=True)
 
     def plain() -> None:
         model.net.set_attn_implementation("sdpa")
         with torch.inference_mode():
             if hasattr(model.net, "_setup_cache"):
                 model.net._setup_cache(model.net.config, 1, model.device, model.net.dtype)
-            model.net(ids, position_ids=position, use_cache=True, logits_to_keep=1)
+            model.net(ids[:, :-1], position_ids=position, use_cache=True, logits_to_keep=1)
 
     before = model.net.config._attn_implementation
     times: dict[Callable[[], None], list[float]] = {sparse: [], plain: []}
@@ -199,55 +200,46 @@ def prefill_ratio(model: Model, prompt: Prompt, repeats: int = 5) -> dict[str, A
         with parallel_scans():
             for _ in range(repeats + 1):  # by turns; the first of each warms up
                 for run, taken in times.items():
-                    _wait(model)
+                    wait(model)
                     began = time.perf_counter()
                     run()
-                    _wait(model)
+                    wait(model)
                     taken.append(time.perf_counter() - began)
     finally:
         model.net.set_attn_implementation(before)
     sparse_seconds, plain_seconds = (statistics.median(taken[1:]) for taken in times.values())
     return {
-        "tokens": len(prompt.ids),
+        "tokens": prompt.length,
         "sparsified_seconds": round(sparse_seconds, 5),
         "plain_seconds": round(plain_seconds, 5),
         "ratio": round(sparse_seconds / plain_seconds, 3),
     }
 
 
-def matmul_rate(model: Model, size: int | None = None) -> float:
-    """Floating-point operations per second of a large matrix product in the model's dtype on its device."""
-    size = size or (8192 if model.device.type == "cuda" else 1024)
-    a, b = (torch.randn(size, size, device=model.device, dtype=model.net.dtype) for _ in range(2))
-    times = []
-    for _ in range(6):
-        _wait(model)
-        began = time.perf_counter()
-        a @ b
-        _wait(model)
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(times[1:])
+def kept_share(model: Model, prompt: Prompt) -> float:
+    """Share of (token, attention layer) whose kept heads are those of fp32 entropies of the same queries and keys.
 
+    Half of the heads are kept. In fp32 it is 1.0 but for rounding among ties.
+    """
+    shares, original = [], streaming.attend
 
-def machine(model: Model) -> dict[str, Any]:
-    """What the figures were measured on."""
-    found = machine_of(model.name, str(model.device), model.dtype)
-    return {**found, "weights": model.digest, "parameters": model.parameters}
+    def watched(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = original(query, key, value, *args, **kwargs)
+        exact = original(query.float(), key.float(), value.float(), *args, **kwargs)
+        k = torch.full((len(query),), model.heads // 2, device=query.device)
+        assert found[2] is not None and exact[2] is not None  # KeepHeads asks for entropies
+        same = keep_lowest(found[2], k) == keep_lowest(exact[2], k)
+        shares.append(float(same.all(1).float().mean()))
+        return found
 
-
-def machine_of(name: str, device: str, dtype: str) -> dict[str, Any]:
-    """The same for something that is no whole model."""
-    cuda = torch.device(device).type == "cuda"
-    return {
-        "model": name,
-        "dtype": dtype,
-        "device": torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} CPU threads",
-        "date": datetime.now(UTC).date().isoformat(),
-        "hybret": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    streaming.attend = watched
+    try:
+        with parallel_scans(), implementation(model.net):
+            action = [(KeepHeads(model.heads // 2),)]
+            generation.prefill(model, prompt.ids, action, prompt.needle_spans, CORRECTED, streaming=True)
+    finally:
+        streaming.attend = original
+    return round(statistics.mean(shares), 5)
 
 
 def _flops_per_token(model: Model) -> float:
@@ -266,36 +258,3 @@ def _spread(items: Sequence[Any], n: int) -> list[Any]:
     """`n` of them, in the middles of equal parts."""
     n = min(n, len(items))
     return [items[int((i + 0.5) * len(items) / n)] for i in range(n)]
-
-
-def _wait(model: Model) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-
-
-class _Memory:
-    """Peak memory inside the block in GiB: of the GPU, or of this process (Linux; None elsewhere)."""
-
-    gib: float | None = None
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def __enter__(self) -> _Memory:
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.model.device)
-        else:
-            with (
-                open("/proc/self/clear_refs", "w") if Path("/proc/self/clear_refs").exists() else nullcontext() as file
-            ):
-                if file:
-                    file.write("5")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.model.device.type == "cuda":
-            self.gib = round(torch.cuda.max_memory_allocated(self.model.device) / GIB, 3)
-        elif (status := Path("/proc/self/status")).exists():
-            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-            self.gib = round(int(line.split()[1]) * 1024 / GIB, 3)

@@ -160,7 +160,7 @@ def bench(
         raise HybretError(f"unknown benchmark {unknown[0]!r}; choose from {', '.join([*SWEEPS, 'scaling'])}")
     if stock_prompts < 1 or stock_conditions < 1:
         raise HybretError("the stock path must answer at least one prompt under at least one condition")
-    sizes = {"lengths": _numbers("lengths", lengths), "depths": _numbers("depths", depths)}
+    sizes: dict[str, Any] = {"lengths": _numbers("lengths", lengths), "depths": _numbers("depths", depths)}
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -168,8 +168,8 @@ def bench(
     found: dict[str, Any] = {}
     if sweeps := [name for name in asked if name in SWEEPS]:
         subject = load(model, device=device, dtype=dtype, weights=weights)
-        counts = {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
-        found = measure(subject, sweeps, **sizes, **counts, say=say)
+        sizes |= {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
+        found = measure(subject, sweeps, **sizes, say=say)
     if "scaling" in asked:
         found["scaling"] = scaling(device=device_of(device), say=say)
     if as_json:

@@ -10,6 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from torch import Tensor
 from transformers.models.jamba.modeling_jamba import JambaAttention
 
 from . import attention
-from .bench import GIB, machine_of
 from .errors import HybretError
 from .interventions import KeepHeads
+from .measuring import GIB, machine_of
 from .presets import PAPER_MODELS, paper_config
 from .recipe import CORRECTED
 
@@ -70,7 +71,7 @@ def scaling(
         for length in sorted(lengths):
             hidden = torch.randn(1, length, config.hidden_size, device=device, dtype=layer.q_proj.weight.dtype)
             try:
-                seconds, extra = _measure(lambda path=path, hidden=hidden: _run(layer, hidden, path, kept), device)
+                seconds, extra = _measure(partial(_run, layer, hidden, path, kept), device)
             except torch.OutOfMemoryError as problem:
                 if path == "sparsified":
                     raise HybretError(

@@ -31,7 +31,6 @@ except ImportError:  # no Triton on this machine (every CPU-only install): plain
 
 ROWS_IN_CACHE = 1 << 20
 """Elements of a batch slice on the CPU: decays and states of one slice (8 MB in fp32) stay in the processor's cache."""
-
 BLOCK = 128
 """Tokens of a block of `selective_scan`; it bounds the memory for states to batch x BLOCK x channels x state size."""
 
@@ -86,8 +85,7 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> tuple[Tensor,
 
 def _odd_even(a: Tensor, b: Tensor) -> Tensor:
     """States of a scan from zero, differentiable: pair up the steps, scan the pairs, fill in the states between."""
-    time = b.shape[1]
-    if time == 1:
+    if (time := b.shape[1]) == 1:
         return b
     if time % 2:
         h = _odd_even(a[:, :-1], b[:, :-1])
@@ -194,13 +192,12 @@ _mamba_state: ContextVar[Tensor | None] = ContextVar("mamba_state", default=None
 
 @contextmanager
 def parallel_scans() -> Iterator[None]:
-    """Inside the `with` block transformers' RecurrentGemma and Jamba run their recurrences through this module.
+    """Inside the block transformers' RecurrentGemma and Jamba run their recurrences through this module.
 
-    Values agree with the stock code to fp32 rounding (the order of the operations differs). One-token steps are the
-    stock code itself. A pass of several tokens starts from the state that the model carries, if there is one; stock
-    Jamba would start its scan from zero, and stock RecurrentGemma its convolution. Left padding is invisible to
-    RecurrentGemma's recurrent layers; the stock ones read it like text. The originals are back when the last of nested
-    or concurrent blocks is left, also by an exception.
+    Values agree with the stock code to fp32 rounding (the order of the operations differs). A pass of several tokens
+    starts from the state that the model carries, if there is one; stock Jamba would start its scan from zero, and stock
+    RecurrentGemma its convolution. Left padding is invisible to RecurrentGemma's recurrent layers; the stock ones read
+    it like text. The originals are back when the last of nested or concurrent blocks is left, also by an exception.
     """
     global _depth
     with _lock:
@@ -237,7 +234,7 @@ def _patch() -> None:
 
     def rglru_forward(self: Any, activations: Tensor, position_ids: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return stock_rglru(self, activations, position_ids)
+            return stock_rglru(self, activations, position_ids)  # type: ignore[return-value]
         # The stock operations, in place and in the layout of the gates: half of the passes over memory.
         rows, time, width = activations.shape
         x = activations.reshape(rows * time, self.num_attention_heads, self.block_width).transpose(0, 1)
@@ -282,22 +279,20 @@ def _patch() -> None:
         real = _not_padding(attention_mask, time)
         before = self.conv1d_state if use_cache else None
         if time == 1 or (real is None and before is None):
-            return stock_block(self, input_states, position_ids, attention_mask, use_cache, **kwargs)
-        gate = self.act_fn(self.linear_y(input_states))
-        x = self.linear_x(input_states)
-        if real is not None:
-            x = x * real[..., None].to(x.dtype)
-        x = x.transpose(1, 2)
+            return stock_block(self, input_states, position_ids, attention_mask, use_cache, **kwargs)  # type: ignore[arg-type]
+
+        def unpadded(x: Tensor) -> Tensor:
+            return x if real is None else x * real[..., None].to(x.dtype)
+
+        x = unpadded(self.linear_x(input_states)).transpose(1, 2)
         if before is None or before.shape[0] != rows:
             before, self.rg_lru.recurrent_states = x.new_zeros(rows, x.shape[1], self.conv1d_width - 1), None
         # A text that begins here sees nothing of what the module read before.
         x = torch.cat([(before * (position_ids[:, :1, None] != 0)).to(x.dtype), x], -1)
         self.conv1d_state = x[..., 1 - self.conv1d_width :].contiguous() if use_cache else None
         x = F.conv1d(x, self.conv_1d.weight, self.conv_1d.bias, groups=x.shape[1]).transpose(1, 2)
-        if real is not None:
-            x = x * real[..., None].to(x.dtype)  # the convolution's bias would be read as text
-        x = self.rg_lru(x, position_ids)
-        return self.linear_out(x * gate), None
+        x = self.rg_lru(unpadded(x), position_ids)  # unpadded again: the convolution's bias would be read as text
+        return self.linear_out(x * self.act_fn(self.linear_y(input_states))), None
 
     def mamba_scan(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if hidden_states.shape[-1] == 1:
@@ -305,8 +300,7 @@ def _patch() -> None:
         return selective_scan(hidden_states, *args, **{**kwargs, "initial_state": _mamba_state.get()})
 
     def forward(self: Any, hidden_states: Tensor, cache_params: Any = None, *args: Any, **kwargs: Any) -> Any:
-        # The mixer does not hand its cached state to the scan, so it is passed beside it.
-        state = None
+        state = None  # the mixer does not hand its cached state to the scan, so it is passed beside it
         if cache_params is not None and cache_params.has_previous_state(self.layer_idx):
             state = cache_params.layers[self.layer_idx].recurrent_states[0]
         token = _mamba_state.set(state)

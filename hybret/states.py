@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .models import Model
 
 
+GROWABLE = (DynamicLayer, DynamicSlidingWindowLayer)
+
+
 @dataclass
 class State:
     """Rows that are ready for their next one-token step.
@@ -62,9 +65,7 @@ class State:
         rows = len(self.token)
         cache = map_cache([self.cache], lambda parts: all_rows(parts[0], rows), torch.clone)
         cache.layers = [
-            Growing(layer, steps)
-            if type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.is_initialized
-            else layer
+            Growing(layer, steps) if type(layer) in GROWABLE and getattr(layer, "is_initialized", False) else layer
             for layer in cache.layers
         ]
         return State(cache, [all_rows(x, rows) for x in self.recurrent], self.token, self.position, self.answered)

@@ -208,12 +208,12 @@ def test_flash_attention_is_the_blocked_one(heads, shared, width, window):
 @pytest.mark.parametrize("name", ["griffin-tiny", "random-griffin", "random-jamba"])
 def test_answers_on_the_gpu_are_those_of_generate(name):
     model = hb.load(name, device="cuda")
-    prompts = niah.grid(model, [128, 300, 512], [0, 50])
+    prompts = niah.grid(model, [128, 512], [50])
     conditions = {"k": KeepHeads(3), "g": KeepHeads(4, during="generation")} | hb.interventions.table1_conditions()
     stages = Stages()
     sweep(model, prompts, conditions, max_new_tokens=8, progress=False, stages=stages)
     for prompt in prompts:
-        for condition in conditions.values():
+        for condition in list(conditions.values())[::4]:
             expected = answer(model, prompt, condition, 8)
             assert stages.tokens[prompt.key, does(model, CORRECTED, condition)] == expected
 
