@@ -45,7 +45,7 @@ def machine_of(name: str, device: str, dtype: str) -> dict[str, Any]:
     return {
         "model": name,
         "dtype": dtype,
-        "device": torch.cuda.get_device_name(device) if cuda else f"{torch.get_num_threads()} CPU threads",
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({torch.get_num_threads()} threads)",
         "date": datetime.now(UTC).date().isoformat(),
         "hybret": __version__,
         "python": platform.python_version(),
