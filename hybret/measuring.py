@@ -41,11 +41,11 @@ def machine(model: Model) -> dict[str, Any]:
 
 def machine_of(name: str, device: str, dtype: str) -> dict[str, Any]:
     """The same for something that is no whole model."""
-    cuda = torch.device(device).type == "cuda"
+    cuda, threads = torch.device(device).type == "cuda", torch.get_num_threads()
     return {
         "model": name,
         "dtype": dtype,
-        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({torch.get_num_threads()} threads)",
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({threads} thread{'s' if threads > 1 else ''})",
         "date": datetime.now(UTC).date().isoformat(),
         "hybret": __version__,
         "python": platform.python_version(),

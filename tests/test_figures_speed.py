@@ -142,7 +142,7 @@ def test_memory_that_was_not_measured_is_said_and_not_drawn():
     ("seconds", "words"),
     [
         (0.0005, "0.5 ms"), (0.0995, "100 ms"), (0.4, "400 ms"), (4.12, "4.1 s"), (45.4, "45 s"), (119.6, "2 min"),
-        (953.8, "15 min 54 s"), (7380, "2 h 3 min"), (7200, "2 h"),
+        (953.8, "15 min 54 s"), (3600, "1 h"), (7380, "2 h 3 min"), (7200, "2 h"),
     ],
 )  # fmt: skip
 def test_durations_are_written_as_they_are_said(seconds, words):
