@@ -163,8 +163,9 @@ def _sweep(
             "prompt_tokens_per_second": round(read / stock),
         },
         "ratio": round(stock / seconds, 1),
-        "tokens_identical": same,
-        "tokens_compared": len(some),
+        "tokens_identical": same == len(some),
+        "answers_identical": same,
+        "answers_compared": len(some),
         "limit": {
             "what": "matrix products of every distinct prefill at the measured rate, no prefix shared, no decoding",
             "distinct_prefills": len(passes),

@@ -178,7 +178,7 @@ def bench(
     table = Table("sweep", "seconds", "stock path", "ratio", "tokens identical", "memory GiB", "stock GiB", box=None)
     for name in sweeps:
         part, stock = found[name], found[name]["stock"]
-        same = f"{part['tokens_identical']} of {part['tokens_compared']}"
+        same = f"{part['answers_identical']} of {part['answers_compared']}"
         table.add_row(name, f"{part['seconds']:.1f}", f"{stock['seconds']:.0f} (from {stock['answers']} answers)",
                       f"{part['ratio']:.1f}", same, str(part["memory_gib"]), str(stock["memory_gib"]))  # fmt: skip
     for row in found.get("scaling", {}).get("rows", []):

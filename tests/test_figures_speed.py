@@ -21,7 +21,7 @@ SWEEP = {
     "prompts": 100, "longest_prompt_tokens": 507, "conditions": 22, "answers": 2200, "max_new_tokens": 40,
     "seconds": 45.0, "stages": {"prefill": 30.0, "fork": 0.2, "decode": 14.0, "scoring": 0.3}, "memory_gib": 0.75,
     "stock": {"answers": 20, "prompts": 5, "seconds_per_answer": 0.43, "seconds": 954.0, "memory_gib": 0.5},
-    "ratio": 21.2, "tokens_identical": 20, "tokens_compared": 20,
+    "ratio": 21.2, "answers_identical": 20, "answers_compared": 20,
     "limit": {"what": "matrix products", "distinct_prefills": 11, "seconds": 32.0},
 }  # fmt: skip
 WHERE = {"dtype": "float32", "device": "2 CPU threads", "date": "2026-01-31"}
@@ -40,7 +40,7 @@ GPU = {
         "parameters": 2_700_000_000,
         **GPU_WHERE,
     },
-    "figure2": {**SWEEP, "seconds": 27.0, "ratio": 272.0, "tokens_identical": 17, "memory_gib": None},
+    "figure2": {**SWEEP, "seconds": 27.0, "ratio": 272.0, "answers_identical": 17, "memory_gib": None},
 }
 LAYER = {
     "machine": {"model": "attention layer of griffin-tiny", **GPU_WHERE},
@@ -210,7 +210,7 @@ def test_the_page_draws_the_files_it_finds(tmp_path, monkeypatch):
 
 
 def test_the_page_names_a_fault_in_float32(tmp_path, monkeypatch):
-    broken = {"machine": CPU["machine"], "figure2": {**SWEEP, "tokens_identical": 19}}
+    broken = {"machine": CPU["machine"], "figure2": {**SWEEP, "answers_identical": 19}}
     shown = page(tmp_path, monkeypatch, broken, bench_all={**broken, "scaling": without_memory()})
     assert "this is a fault" in shown["live-read"].data and "this is a fault" in shown["speed-read"].data
     assert "GiB" not in shown["scaling-read"].data and shown["scaling"] is not None
