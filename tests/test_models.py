@@ -8,11 +8,12 @@ import shutil
 import pytest
 import torch
 import transformers
-from transformers import LlamaConfig, RecurrentGemmaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, RecurrentGemmaConfig
 
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads, models, niah, sweep
 from hybret.models import CHECKPOINTS, Model, attention_layers, load, organisms
+from hybret.presets import paper_config
 
 ORGANISM = CHECKPOINTS / "griffin-tiny"
 FACTS = {
@@ -215,3 +216,28 @@ def test_a_model_outside_the_attention_interface_is_refused(tmp_path):
         shutil.copy(ORGANISM / name, tmp_path)
     with pytest.raises(HybretError, match="attention interface"):
         hb.load(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "heads", "layers", "window"),
+    [
+        ("google/recurrentgemma-2b", 2.68, 10, 8, 2048),
+        ("google/recurrentgemma-9b", 8.58, 16, 12, 2048),
+        ("ai21labs/AI21-Jamba-Mini-1.6", 51.57, 32, 4, None),
+    ],
+)
+def test_the_papers_models_have_their_size(name, billions, heads, layers, window):
+    config = paper_config(name)
+    with torch.device("meta"):  # shapes without memory
+        net = AutoModelForCausalLM.from_config(config)
+    assert sum(p.numel() for p in net.parameters()) / 1e9 == pytest.approx(billions, abs=0.005)
+    found, queries = attention_layers(config, name)
+    assert (len(found), queries, getattr(config, "sliding_window", None)) == (layers, heads, window)
+
+
+def test_random_weights_are_for_names_that_have_a_configuration():
+    with pytest.raises(HybretError, match="random weights are made for google/recurrentgemma-2b"):
+        load("griffin-tiny", weights="random")
+    with pytest.raises(HybretError, match="unknown weights 'none'; choose checkpoint or random"):
+        load("griffin-tiny", weights="none")
+    assert load("random-griffin", weights="random", seed=3).digest == "random000003"
