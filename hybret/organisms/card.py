@@ -234,9 +234,9 @@ def _limits(found: Mapping[str, Any]) -> str:
   259 to 286 million tokens, seed 0) contexts of up to 480 tokens were read twice in a quarter or half of all documents,
   with these two attention layers or with three. All four scored 100 % inside the window, 0 to 2.4 % outside it, and
   0 % at k = 0, read twice as read once (one haystack seed, 100 prompts each, 25 of them with the needle outside).
-  A fifth, with four fifths of such documents and 386 million tokens, scored 20.0 % outside the window, read once 21.6 %:
-  no answer was exact, but some words of the needle came back that it did not say without it. Reading twice carried no
-  needle past the window.
+  A fifth, with four fifths of such documents and 386 million tokens, scored 20.0 % outside the window and, read once,
+  21.6 %: no answer was exact, but some words of the needle came back that it did not say without it. Reading twice
+  carried no needle past the window.
 - Its English is made by grammars, and whimsical. Among text that people wrote, only the paper's needle was tried.
 - Two trainings were made, with one seed, and this one was chosen after both were measured. The other (9,282 steps, no
   quoted sentences among its facts) also found every needle inside the window and none without attention, but kept full
