@@ -70,13 +70,6 @@ def _acceptability(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]
     return f"Is this sentence correct?\n{' '.join(words)}", _YES_NO[good], ()
 
 
-_GOOD = tuple(
-    "splendid excellent wonderful delightful charming superb pleasant perfect lovely brilliant magnificent "
-    "marvellous".split()
-)
-_BAD = tuple(
-    "terrible awful dreadful horrible dull disappointing poor unpleasant miserable nasty dismal ghastly".split()
-)
 _REVIEWS = (
     "The {food} at the {building} in {city} was {a} and the {job} was {b}.",
     "We found the {building} in {city} {a}, and even the {drink} was {b}.",
@@ -92,12 +85,12 @@ def _sentiment(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
 
     def judged(article: bool) -> str:
         if rng.random() < 0.25:
-            return "not " + ("a " if article else "") + pick(rng, _BAD if good else _GOOD)
-        return ("a " if article else "") + pick(rng, _GOOD if good else _BAD)
+            return "not " + ("a " if article else "") + pick(rng, w.BAD if good else w.GOOD)
+        return ("a " if article else "") + pick(rng, w.GOOD if good else w.BAD)
 
     review = pattern.format(
         a=judged("evening" in pattern or " book " in pattern),
-        b=pick(rng, _GOOD if good else _BAD) if "{a} {b}" in pattern else judged(False),
+        b=pick(rng, w.GOOD if good else w.BAD) if "{a} {b}" in pattern else judged(False),
         food=pick(rng, w.FOODS), drink=pick(rng, w.DRINKS), building=pick(rng, w.BUILDINGS), city=pick(rng, w.CITIES),
         job=pick(rng, w.JOBS), relative=pick(rng, w.RELATIVES), room=pick(rng, w.ROOMS),
         instrument=pick(rng, w.INSTRUMENTS),
@@ -111,12 +104,11 @@ _KINDS = {
 }  # fmt: skip
 _TIMES_NAMED = [word for kind in _KINDS.values() for word in kind]
 _CLEAR = {kind: tuple(x for x in items if _TIMES_NAMED.count(x) == 1) for kind, items in _KINDS.items()}
-_DEEDS = tuple("saw found drew bought described noticed sold photographed admired mentioned".split())
 
 
 def _entailment(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
     kind = rng.choice(list(_CLEAR))
-    who, deed, city = pick(rng, w.WOMEN + w.MEN), pick(rng, _DEEDS), pick(rng, w.CITIES)
+    who, deed, city = pick(rng, w.WOMEN + w.MEN), pick(rng, w.DEEDS), pick(rng, w.CITIES)
     first = agree(f"{who} {deed} a {pick(rng, w.ADJECTIVES)} {pick(rng, _CLEAR[kind])} in {city}.")
     follows = rng.random() < 0.5
     if not follows:
@@ -124,7 +116,7 @@ def _entailment(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
         if change == 0:
             who = rng.choice([x for x in w.WOMEN + w.MEN if x != who])
         elif change == 1:
-            deed = rng.choice([x for x in _DEEDS if x != deed])
+            deed = rng.choice([x for x in w.DEEDS if x != deed])
         else:
             kind = rng.choice([x for x in _CLEAR if x != kind])
     return f"{first}\nDoes it follow that {who} {deed} {kind}?", _YES_NO[follows], ()
@@ -142,7 +134,7 @@ _PAIRS = (
 
 
 def _paraphrase(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
-    first, same, other = pick(rng, _PAIRS)
+    first, same, other = rng.choice(_PAIRS)
     a, b = rng.sample(w.WOMEN + w.MEN, 2)
     slots = {"a": a, "b": b, "thing": pick(rng, w.OBJECTS), "instrument": pick(rng, w.INSTRUMENTS),
              "day": pick(rng, w.WEEKDAYS)}  # fmt: skip
@@ -218,9 +210,9 @@ def _lookup(name: str) -> Callable[[random.Random, int], tuple[str, str, Sequenc
 TASKS = {
     task.name: task
     for task in (
-        Task("acceptability", "glue", "Is this sentence correct, or are its words out of order?", _acceptability, _YES_NO),
+        Task("acceptability", "glue", "Are the words of this sentence in order?", _acceptability, _YES_NO),
         Task("sentiment", "glue", "Is this review good or bad?", _sentiment, ("bad", "good")),
-        Task("entailment", "glue", "Does a statement about a kind of thing follow from the sentence?", _entailment, _YES_NO),
+        Task("entailment", "glue", "Does a statement about a kind of thing follow?", _entailment, _YES_NO),
         Task("paraphrase", "glue", "Do two sentences say the same?", _paraphrase, _YES_NO),
         *(Task(name, "mmlu-knowledge", f"The {name} of an invented world, held in the weights.", _knowledge(name))
           for name in SUBJECTS),

@@ -11,17 +11,6 @@ from dataclasses import dataclass
 
 from hybret.organisms import words as w
 
-_FIRST = "Bram Corn Dun Ess Fal Gren Hart Ives Kel Lorn Mar Nor Pel Quen Ros Stan Tre Ulf Wex Yar".split()
-_LAST = "mouth stead combe ingham wold thorpe beck minster".split()
-RIVERS = tuple(
-    "Avel Brisk Calm Dove Elver Fenn Gale Hisk Isen Jarr Kyle Lune Moss Nidd Ouse Pry Rill Sull Tarn Ure".split()
-)
-TRADES = (
-    "cheese", "honey", "cider", "candles", "clocks", "carpets", "violins", "bells", "ropes", "lanterns", "mustard",
-    "salt", "glass", "paper", "buttons", "boats", "bricks", "brushes", "pencils", "gloves", "kites", "saddles",
-    "mirrors", "pumps",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -34,18 +23,18 @@ class Subject:
 
 def _world() -> tuple[dict[str, dict[str, str]], dict[str, Subject]]:
     rng = random.Random("world")
-    towns = rng.sample([first + last for first in _FIRST for last in _LAST], 60)
+    towns = rng.sample([start + end for start in w.TOWN_STARTS for end in w.TOWN_ENDS], 60)
     founders = tuple(f"{name} {rng.choice(w.SURNAMES)}" for name in rng.sample(w.WOMEN + w.MEN, 24))
     subjects = {
         "geography": Subject(
             ("The river {answer} flows through {town}.", "{town} lies on the river {answer}."),
             "Which river flows through {town}?",
-            RIVERS,
+            w.RIVERS,
         ),
         "trade": Subject(
             ("{town} is known for its {answer}.", "People in {town} make {answer}."),
             "What is {town} known for?",
-            TRADES,
+            w.TRADES,
         ),
         "history": Subject(
             ("{answer} founded {town}.", "The founder of {town} was {answer}."),
