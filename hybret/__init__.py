@@ -27,13 +27,13 @@ _HOME = {
     "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
     "sweeping": ["run_folder", "sweep"],
 }
-_MODULES = ["figures", "generation", "models", "niah", "paper", "recipe", "scoring", "tables"]
+_MODULES = ["figures", "generation", "models", "niah", "paper", "recipe", "scoring", "tables", "tipping"]
 _NAMES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted([*_NAMES, *_MODULES])
 
 if TYPE_CHECKING:
-    from . import figures, generation, models, niah, paper, recipe, scoring, tables
+    from . import figures, generation, models, niah, paper, recipe, scoring, tables, tipping
     from .errors import HybretError
     from .interventions import (
         Binary,
