@@ -101,7 +101,8 @@ def _decide(e: Estimate, slack: float, beyond: bool, hopeless: bool, ours: str) 
     if beyond:
         return Outcome(NOT_REPRODUCED, ours, e, "the whole interval is on the other side of the limit", slack)
     if hopeless:
-        raise NotTestable(f"{ours}; with {e.prompts} prompts even the clearest result would not leave the limit behind")
+        why = f"{e.prompts} prompts are too few: even the clearest result would leave the limit in the interval"
+        raise NotTestable(why, ours, e)
     return Outcome(NOT_REPRODUCED, ours, e, "the interval reaches across the limit: this run does not settle it", slack)
 
 

@@ -77,7 +77,7 @@ def jrt_few(e: Evidence) -> Outcome:
 def turning(e: Evidence) -> tuple[Estimate, str]:
     """The tipping point of the generation version, as a number of heads and in words."""
     full = accuracy(whole(e))
-    value, low, high = e.collapse()
+    value, low, high = e.collapse
     said = f"k = {value}" if value >= 0 else "no k"
     between = f" ({low if low >= 0 else 'none'} to {high})" if (low, high) != (value, value) else ""
     found = Estimate(value, low, high, full.n, full.prompts, (-1, e.heads), "heads")
@@ -93,7 +93,7 @@ def tipping(e: Evidence, first: int, last: int) -> Outcome:
     if found.high < first or found.low > last:
         return Outcome(NOT_REPRODUCED, ours, found, "no k that the intervals allow is in the range", slack)
     if unseen(found.prompts) > NO_MORE:
-        raise NotTestable(f"{ours}; {found.prompts} prompts are too few to tell nothing from something")
+        raise NotTestable(f"{found.prompts} prompts are too few to tell nothing from something", ours, found)
     return Outcome(NOT_REPRODUCED, ours, found, "the intervals also allow a k outside the range", slack)
 
 
@@ -268,7 +268,7 @@ CLAIMS = (
         says="With the prefill sparsified too, RG-2B falls at once, while Jamba follows its generation version.",
         where="Sections 3.1, 3.2",
         paper=f"RG-2B {100 * T['RG-2B prefill']:g} %; Jamba almost identical",
-        test=f"as RG-2B: one head gone, below half of full; as Jamba: at most {100 * FOLLOWS:g} points apart at every k",
+        test=f"as RG-2B: one head gone, below half of full; as Jamba: at most {100 * FOLLOWS:g} points apart at any k",
         needs="sweeps over k, both versions",
         judge=prefill_own,
     ),

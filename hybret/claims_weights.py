@@ -24,6 +24,7 @@ from .tables import CONTROL
 from .tipping import HOLDS
 
 CEILING = 0.95  # accuracy of the untouched model from which on hardly anything can be better
+FAR = 0.10  # accuracy beyond the window that is still none; of the grid's prompts fewer than half are there
 UNION = 0.05  # what the union of two maps may lack of the untouched one
 PAIRS = [f"{g}-{p}" for p in paper.PREFILL for g in paper.GENERATION]
 
@@ -99,7 +100,7 @@ def inside(e: Evidence) -> Outcome:
     """Whether a needle hidden during generation is still found inside the window, and only there."""
     near, far = sides(e, "Omit-Keep")
     ours = f"Omit-Keep above the floor: {near} inside, {far} beyond"
-    return hardest([at_least(near, 0.0, ours), at_most(far, NO_MORE, ours)])
+    return hardest([at_least(near, 0.0, ours), at_most(far, FAR, ours)])
 
 
 def beyond(e: Evidence) -> Outcome:
@@ -203,7 +204,7 @@ CLAIMS = (
         says="Hidden during generation, the needle is still found inside the attention window, and only there.",
         where="Section 5.2, Figure 4b",
         paper="inside the window only",
-        test=f"Omit-Keep above the floor: interval above 0 inside, at most {percent(NO_MORE)} % beyond",
+        test=f"Omit-Keep above the floor: interval above 0 inside, at most {100 * FAR:g} % beyond",
         figure="fig-by-distance",
         judge=inside,
     ),

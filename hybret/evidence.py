@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from . import paper, tables
-from .intervals import grouped_means, unseen
+from .intervals import mean_interval, unseen
 from .tipping import NOTHING, RETRIEVES
 
 KEY = [column for column in tables.CELL if column != "template"]  # JRT cells pair with those read once
@@ -22,7 +23,11 @@ GROUND = ["haystack", "haystack_seed", "length"]  # what a cell shares with its 
 
 
 class NotTestable(Exception):  # noqa: N818 (not an error: an answer)
-    """A claim cannot be tested on these rows; the message says why, in a sentence without its full stop."""
+    """A claim cannot be tested on these rows: `why`, and `ours`, what was measured all the same."""
+
+    def __init__(self, why: str, ours: str = "", estimate: Estimate | None = None) -> None:
+        super().__init__(why)
+        self.why, self.ours, self.estimate = why, ours, estimate
 
 
 @dataclass(frozen=True)
@@ -113,34 +118,47 @@ class Evidence:
     def kept(self, k: int, during: str = "generation", jrt: bool = False) -> pd.DataFrame:
         """Cells at k heads (`during` "generation" or "both"), prompts read once or twice."""
         version = {"generation": "generation version", "both": "prefill version"}[during]
-        name = f"k = {k}, {version}{', read twice' if jrt else ''}"
-        if self.rows.empty:
-            raise NotTestable(f"not run: {name}")
-        rows = self.rows[(self.rows["k"] == k) & (self.rows["during"] == during)]
-        rows = rows[~rows["intervention"].str.contains("l2", regex=False)]  # another rule than the paper's
-        return self._cells(rows[(rows["template"] == "jrt") == jrt], name)
+        return self._cells((k, during, jrt), f"k = {k}, {version}{', read twice' if jrt else ''}")
 
     def pair(self, name: str) -> pd.DataFrame:
         """Cells of a pair of manipulations, named as in the paper: "Generation-Prefill"."""
-        if self.rows.empty:
-            raise NotTestable(f"not run: {name}")
-        generation, prefill = name.lower().split("-")
-        rows = self.rows[(self.rows["generation"] == generation) & (self.rows["prefill"] == prefill)]
-        return self._cells(rows[rows["template"] != "jrt"], name)
+        return self._cells((*name.lower().split("-"), False), name)
 
-    def _cells(self, rows: pd.DataFrame, name: str) -> pd.DataFrame:
-        """One line per cell: KEY, prompt, in_window, value (accuracy), floor, credit and its floor (any points)."""
+    @cached_property
+    def _conditions(self) -> dict[Any, pd.DataFrame]:
+        """Rows by (k, during, whether read twice) and by (generation, prefill, whether read twice)."""
+        if self.rows.empty:
+            return {}
+        rows = self.rows.assign(_twice=self.rows["template"] == "jrt")
+        # Heads kept by another measure than entropy are another rule than the paper's.
+        heads = rows[rows["k"].notna() & ~rows["intervention"].str.contains("l2", regex=False)]
+        pairs = rows[rows["k"].isna()]
+        return {
+            **dict(iter(heads.groupby(["k", "during", "_twice"], sort=False))),
+            **dict(iter(pairs.groupby(["generation", "prefill", "_twice"], sort=False))),
+        }
+
+    @cached_property
+    def _known(self) -> dict[Any, pd.DataFrame]:
+        return {}
+
+    def _cells(self, key: Any, name: str) -> pd.DataFrame:
+        """One line per cell: KEY, prompt, in_window, value (accuracy), floor, credit (any points) and its floor."""
+        if key in self._known:
+            return self._known[key]
+        if key not in self._conditions:
+            raise NotTestable(f"not run: {name}")
+        rows = self._conditions[key]
         rows = rows.assign(value=tables.fraction(rows), credit=(rows["score"] > 0).astype(float))
         control = rows["needle"] == tables.CONTROL
-        if control.all():
-            raise NotTestable(f"not run: {name}")
-        if not control.any():
-            raise NotTestable(f"not run: the control of {name}")
         ground = rows[control].groupby(GROUND)[["value", "credit"]].mean()
         cells = rows.loc[~control, [*KEY, "prompt", "in_window", "value", "credit"]].drop_duplicates(KEY)
+        if cells.empty:
+            raise NotTestable(f"not run: {name}")
         cells = cells.join(ground.add_suffix("_floor"), on=GROUND, how="inner")
         if cells.empty:
-            raise NotTestable(f"not run: the control of {name} at its prompt lengths")
+            raise NotTestable(f"not run: the control of {name}")
+        self._known[key] = cells
         return cells
 
     # ------------------------------------------------------------ estimates
@@ -159,6 +177,7 @@ class Evidence:
             )
         return accuracy(cells)
 
+    @cached_property
     def collapse(self) -> tuple[int, int, int]:
         """The largest k at which, as at every smaller one, nothing is left above the floor: value, low, high.
 
@@ -188,7 +207,8 @@ def accuracy(cells: pd.DataFrame) -> Estimate:
 
 def over_floor(cells: pd.DataFrame, column: str = "value") -> Estimate:
     """Mean accuracy above the floor; with ``column="credit"`` the share of answers with any points above it."""
-    return estimate(cells, cells[column] - cells[f"{column}_floor"], (-1.0, 1.0))
+    ground = cells[f"{column}_floor"]
+    return estimate(cells, cells[column] - ground, (-float(ground.max()), 1 - float(ground.min())))
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
@@ -215,8 +235,8 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, share: float = 1.0, floors: boo
 
 def estimate(cells: pd.DataFrame, values: pd.Series, scale: tuple[float, float]) -> Estimate:
     """Mean of one value per cell, resampled by prompt."""
-    line = grouped_means(cells.assign(_value=values, exact=0), [], scale, 1000, 0).iloc[0]
-    return Estimate(line["mean"], line["low"], line["high"], int(line["n"]), int(line["prompts"]), scale)
+    mean, low, high, prompts = mean_interval(values.to_numpy(float), cells["prompt"].to_numpy(), scale)
+    return Estimate(mean, low, high, len(values), prompts, scale)
 
 
 def item_means(values: pd.DataFrame, seed: int = 0) -> Estimate:

@@ -55,6 +55,16 @@ def grouped_means(
     return table[[*by, "mean", "low", "high", "exact", "n", "prompts"]]
 
 
+def mean_interval(
+    values: np.ndarray, prompts: np.ndarray, scale: tuple[float, float], n_boot: int = 1000, seed: int = 0
+) -> tuple[float, float, float, int]:
+    """`grouped_means` for one group, without a table: mean, low, high, and the number of distinct prompts."""
+    names, unit = np.unique(prompts.astype(str), return_inverse=True)
+    sums, sizes = np.bincount(unit, values), np.bincount(unit).astype(float)
+    low, high = _interval(sums[:, None], sizes[:, None], len(names), scale, n_boot, seed)
+    return float(values.mean()), float(low[0]), float(high[0]), len(names)
+
+
 def _interval(
     sums: np.ndarray, sizes: np.ndarray, n: int, scale: tuple[float, float], n_boot: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ def pearls(rows: pd.DataFrame, texts: Mapping[str, str]) -> pd.DataFrame:
     wrong = rows[(rows["score"] == 0) & (rows["answer"].str.count(r"\S+") >= WORDS)]
     wrong = wrong.assign(said=wrong["answer"].map(normalise))
     question = normalise(PAPER_NEEDLE.question)
-    wrong = wrong[[said not in question for said in wrong["said"]]]
+    wrong = wrong[~wrong["said"].isin([said for said in wrong["said"].unique() if said in question])]
     groups = wrong.groupby(["condition", "said"], sort=False).agg(answer=("answer", "first"), times=("answer", "size"))
     groups = groups.reset_index()
     everything = " | ".join(normalise(text) for text in texts.values())

@@ -90,7 +90,7 @@ def _line(claim: Claim, found: Any) -> dict[str, Any]:
     try:
         outcome = claim.judge(found)
     except NotTestable as reason:
-        outcome = Outcome(NOT_TESTABLE, "", None, str(reason))
+        outcome = Outcome(NOT_TESTABLE, reason.ours, reason.estimate, reason.why)
     number = outcome.estimate
     fields = ("value", "low", "high", "unit", "n", "prompts")
     return {
