@@ -55,6 +55,7 @@ class Claim:
     Attributes
     ----------
     name : short key.
+    label : the claim in a few words, for a figure.
     hypothesis : a key of `HYPOTHESES`.
     says : the sentence in our own words.
     where : where it stands in the paper.
@@ -67,6 +68,7 @@ class Claim:
     """
 
     name: str
+    label: str
     hypothesis: str
     says: str
     where: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
@@ -15,26 +14,25 @@ B = {name: one.value for name, one in paper.BENCHMARKS.items()}
 LITTLE = 0.10  # a loss on GLUE that is still little: the paper's larger one, 9.1 points, rounded up
 KEPT = B["MMLU kept"] - 0.05  # share of base, with a tolerance of 5 points below the paper's
 HALF = B["MMLU ablated"] / 200  # half of the paper's loss of 42 points, as a fraction
-GLUE = ("glue",)
+GLUE = "glue"
 # The embedded models' own tasks come in two parts: questions on facts in the weights, as MMLU's are, and look-ups of
 # one of many items far back in the context.
-KNOWLEDGE, LOOKUP = ("mmlu", "mmlu-knowledge"), ("mmlu-lookup",)
+LOOKUP, KNOWLEDGE = "mmlu-lookup", "mmlu"
 
 
-def items(e: Evidence, groups: Sequence[str]) -> pd.DataFrame:
+def items(e: Evidence, side: str) -> pd.DataFrame:
     """Items of a side, one line each: task, chance, and whether base, sparse and ablated are right."""
-    rows = e.benchmarks
-    if len(rows):
-        rows = rows[rows["group"].isin(groups)]
-    if rows.empty:
-        raise NotTestable(f"not run: no benchmark of the kind {' or '.join(groups)}")
-    wide = rows.assign(correct=rows["correct"].astype(float)).pivot_table(
-        index=["task", "doc", "chance"], columns="condition", values="correct"
-    )
+    group = e.benchmarks["group"].astype(str)
+    of_side = group.str.startswith(KNOWLEDGE) & (group != LOOKUP) if side == KNOWLEDGE else group == side
+    if not of_side.any():
+        raise NotTestable(f"not run: no benchmark of the {side} side")
+    rows = e.benchmarks[of_side]
+    rows = rows.assign(correct=rows["correct"].astype(float), chance=1 / rows["choices"].astype(float))
+    table = rows.pivot_table(index=["task", "doc_id", "chance"], columns="condition", values="correct")
     for condition in ("base", "sparse", "ablated"):
-        if condition not in wide or wide[condition].isna().any():
-            raise NotTestable(f"not run: the {condition} configuration of {groups[-1]} on every item")
-    return wide.reset_index()
+        if condition not in table or table[condition].isna().any():
+            raise NotTestable(f"not run: the {condition} configuration on every item of the {side} side")
+    return table.reset_index()
 
 
 def able(table: pd.DataFrame, more: float = 0.0) -> Estimate:
@@ -74,9 +72,9 @@ def glue_order(e: Evidence) -> Outcome:
     return at_least(gain, 0.0, f"{scores(table, 'ablated', 'sparse')}: {gain.points}")
 
 
-def mmlu_sparse(e: Evidence, groups: Sequence[str]) -> Outcome:
+def mmlu_sparse(e: Evidence, side: str) -> Outcome:
     """Whether the sparse configuration keeps most of base."""
-    table = items(e, groups)
+    table = items(e, side)
     base = able(table)
     sparse = item_means(table.assign(value=table["sparse"]))
     missing = lost(table, "sparse", KEPT)
@@ -84,9 +82,9 @@ def mmlu_sparse(e: Evidence, groups: Sequence[str]) -> Outcome:
     return at_most(missing, 0.0, ours, best=KEPT - 1)
 
 
-def mmlu_ablated(e: Evidence, groups: Sequence[str]) -> Outcome:
+def mmlu_ablated(e: Evidence, side: str) -> Outcome:
     """Whether the ablated configuration loses much."""
-    table = items(e, groups)
+    table = items(e, side)
     able(table, HALF)
     loss = lost(table, "ablated")
     return at_least(loss, HALF, f"{scores(table, 'base', 'ablated')}: loses {loss.points}")
@@ -94,14 +92,13 @@ def mmlu_ablated(e: Evidence, groups: Sequence[str]) -> Outcome:
 
 def contrast(e: Evidence) -> Outcome:
     """Whether ablation costs more on the MMLU side than on the GLUE side."""
-    glue = items(e, GLUE)
-    sides = [items(e, groups) for groups in (KNOWLEDGE, LOOKUP) if _has(e, groups)]
-    if not sides:
-        raise NotTestable("not run: no benchmark of the MMLU side")
-    for table in (glue, *sides):
+    group = e.benchmarks["group"].astype(str)
+    lookup = [LOOKUP] if (group == LOOKUP).any() else []
+    glue, *mmlu = (items(e, side) for side in (GLUE, KNOWLEDGE, *lookup))
+    for table in (glue, *mmlu):
         able(table)
     few = lost(glue, "ablated")
-    much = [lost(table, "ablated") for table in sides]
+    much = [lost(table, "ablated") for table in mmlu]
     mean = sum(x.value for x in much) / len(much)
     # Independent items: the variances of the parts add up.
     spread = [(few.high - few.low) / 2, *((x.high - x.low) / 2 / len(much) for x in much)]
@@ -112,10 +109,6 @@ def contrast(e: Evidence) -> Outcome:
     return at_least(more, 0.0, ours)
 
 
-def _has(e: Evidence, groups: Sequence[str]) -> bool:
-    return len(e.benchmarks) > 0 and bool(e.benchmarks["group"].isin(groups).any())
-
-
 NEEDS = "benchmark items in the configurations base, sparse and ablated"
 
 claim = partial(Claim, notebook="benchmarks", figure="fig-benchmarks", needs=NEEDS)
@@ -123,6 +116,7 @@ claim = partial(Claim, notebook="benchmarks", figure="fig-benchmarks", needs=NEE
 CLAIMS = (
     claim(
         name="glue-kept",
+        label="GLUE falls little",
         hypothesis="H2",
         says="On GLUE neither sparsification nor ablation costs much.",
         where="Section 4.1, Figure 3",
@@ -132,6 +126,7 @@ CLAIMS = (
     ),
     claim(
         name="glue-order",
+        label="GLUE: ablated above sparse",
         hypothesis="H2",
         says="On GLUE the ablated model is better than the sparse one.",
         where="Section 4.1, Figure 3",
@@ -142,14 +137,15 @@ CLAIMS = (
     *(
         claim(
             name=f"mmlu-sparse-{part}",
+            label=f"MMLU, {part}: sparse keeps it",
             hypothesis="H2" if part == "lookup" else "abstract",
             says=f"The sparse model keeps most of its MMLU score ({what}).",
             where="Abstract, Section 4.1",
             paper=f"{100 * B['MMLU kept']:g} % of base; {B['MMLU sparse']:g} points below",
             test=f"more than {100 * KEPT:g} % of base (tolerance 5): interval",
-            judge=partial(mmlu_sparse, groups=groups),
+            judge=partial(mmlu_sparse, side=side),
         )
-        for part, what, groups in (
+        for part, what, side in (
             ("knowledge", "facts in the weights", KNOWLEDGE),
             ("lookup", "look-ups far back", LOOKUP),
         )
@@ -157,20 +153,22 @@ CLAIMS = (
     *(
         claim(
             name=f"mmlu-ablated-{part}",
+            label=f"MMLU, {part}: ablated loses it",
             hypothesis="H2",
             says=f"The ablated model loses much of its MMLU score ({what}).",
             where="Section 4.1, Figure 3",
             paper=f"around {B['MMLU ablated']:g} points below base",
             test=f"loss: interval above {100 * HALF:g} points, half of the paper's",
-            judge=partial(mmlu_ablated, groups=groups),
+            judge=partial(mmlu_ablated, side=side),
         )
-        for part, what, groups in (
+        for part, what, side in (
             ("knowledge", "facts in the weights", KNOWLEDGE),
             ("lookup", "look-ups far back", LOOKUP),
         )
     ),
     claim(
         name="contrast",
+        label="MMLU falls more than GLUE",
         hypothesis="H2",
         says="Ablation costs more on MMLU than on GLUE.",
         where="Sections 4.1, 4.2",

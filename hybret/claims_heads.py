@@ -167,6 +167,7 @@ claim = partial(Claim, notebook="sparsification", figure="fig-accuracy-by-k")
 CLAIMS = (
     claim(
         name="no-attention-generation",
+        label="k = 0 while answering: nothing",
         hypothesis="H1",
         says="Without attention while the answer is written, nothing is retrieved.",
         where="Abstract, Sections 3.1, 3.2",
@@ -177,6 +178,7 @@ CLAIMS = (
     ),
     claim(
         name="no-attention-prefill",
+        label="k = 0 throughout: nothing",
         hypothesis="H1",
         says="Without attention in either phase, nothing is retrieved.",
         where="Sections 3.1, 3.2",
@@ -187,6 +189,7 @@ CLAIMS = (
     ),
     claim(
         name="no-fuzzy-memory",
+        label="k = 0: no partial credit either",
         hypothesis="H1",
         says="Without attention not even a fuzzy memory of the needle is left.",
         where="Section 3.2",
@@ -198,6 +201,7 @@ CLAIMS = (
     ),
     claim(
         name="jrt-no-attention",
+        label="k = 0, read twice: nothing",
         hypothesis="H1",
         says="Reading twice does not bring retrieval back without attention.",
         where="Section 3.1, Figures 3 and 5",
@@ -209,6 +213,7 @@ CLAIMS = (
     ),
     claim(
         name="jrt-few-heads",
+        label="k = 1 and 2, read twice: no recovery",
         hypothesis="H1",
         says="Nor does it at k = 1 and 2, where heads are few.",
         where="Section 3.1, Figures 3, 6 and 7",
@@ -220,6 +225,7 @@ CLAIMS = (
     ),
     claim(
         name="tipping-point",
+        label="falls to zero at k = 1 to 4",
         hypothesis="H1",
         says="At some last small k accuracy falls to zero.",
         where="Section 3.1",
@@ -230,6 +236,7 @@ CLAIMS = (
     ),
     claim(
         name="tipping-point-own",
+        label="at the k of the paper's model",
         hypothesis="H1",
         says="Each model has its own: the one with as many heads here, too.",
         where="Section 3.2",
@@ -240,6 +247,7 @@ CLAIMS = (
     ),
     claim(
         name="tipping-point-order",
+        label="at a larger k with more heads",
         hypothesis="H1",
         says="Models with more heads have it at a larger k.",
         where="Section 3.1",
@@ -251,6 +259,7 @@ CLAIMS = (
     ),
     claim(
         name="plateau",
+        label="holds down to a threshold",
         hypothesis="H1",
         says="Until a threshold of its own, a model keeps what it can.",
         where="Section 3.1",
@@ -264,6 +273,7 @@ CLAIMS = (
     ),
     claim(
         name="prefill-version",
+        label="prefill version falls, or follows",
         hypothesis="H1",
         says="With the prefill sparsified too, RG-2B falls at once, while Jamba follows its generation version.",
         where="Sections 3.1, 3.2",
@@ -274,6 +284,7 @@ CLAIMS = (
     ),
     claim(
         name="prefill-order",
+        label="prefill costs larger models less",
         hypothesis="H1",
         says="The larger the model, the less sparsifying the prefill costs.",
         where="Section 3.2",
@@ -285,6 +296,7 @@ CLAIMS = (
     ),
     claim(
         name="few-heads-generation",
+        label="15 % of heads while answering",
         hypothesis="abstract",
         says="15 % of the heads keep retrieval near-perfect.",
         where="Abstract",
@@ -295,6 +307,7 @@ CLAIMS = (
     ),
     claim(
         name="few-heads-prefill",
+        label="15 % of heads throughout",
         hypothesis="abstract",
         says="They do so with the prefill sparsified too.",
         where="Abstract, Section 4",

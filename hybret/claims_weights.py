@@ -146,6 +146,7 @@ claim = partial(Claim, notebook="manipulation", figure="fig-table1", needs=TABLE
 CLAIMS = (
     claim(
         name="exposure",
+        label="needle hidden while answering: nothing",
         hypothesis="H3",
         says="Hidden during generation, the needle is not retrieved, whatever prefill saw.",
         where="Section 5.1, Table 1",
@@ -155,6 +156,7 @@ CLAIMS = (
     ),
     claim(
         name="binary",
+        label="Binary in either phase: nothing",
         hypothesis="H3",
         says="Equal weights on the needle, in either phase, end retrieval: exact weights matter.",
         where="Sections 5.1, 5.2, Table 1",
@@ -164,6 +166,7 @@ CLAIMS = (
     ),
     claim(
         name="only-keep",
+        label="Only-Keep is the best of all",
         hypothesis="H3",
         says="Seeing only the needle during generation is the best combination, better than the untouched model.",
         where="Section 5.1, Table 1",
@@ -173,6 +176,7 @@ CLAIMS = (
     ),
     claim(
         name="prefill-better",
+        label="hiding things in prefill improves",
         hypothesis="H3",
         says="Hiding the needle, or all else, during prefill improves on the untouched model.",
         where="Section 5.1, Table 1",
@@ -182,6 +186,7 @@ CLAIMS = (
     ),
     claim(
         name="prefill-idle",
+        label="what prefill sees does not matter",
         hypothesis="H3",
         says="What attention sees during prefill does not matter if generation sees enough.",
         where="Section 5.2",
@@ -191,6 +196,7 @@ CLAIMS = (
     ),
     claim(
         name="context",
+        label="needle alone, if prefill saw the rest",
         hypothesis="H3",
         says="The needle alone is enough for generation where prefill saw its surroundings, and not where it did not.",
         where="Section 5.2, Table 1",
@@ -200,6 +206,7 @@ CLAIMS = (
     ),
     claim(
         name="inside-window",
+        label="Omit-Keep works inside the window",
         hypothesis="H3",
         says="Hidden during generation, the needle is still found inside the attention window, and only there.",
         where="Section 5.2, Figure 4b",
@@ -210,6 +217,7 @@ CLAIMS = (
     ),
     claim(
         name="beyond-window",
+        label="retrieval beyond the window",
         hypothesis="H3",
         says="A needle that has left the attention window can still be retrieved.",
         where="Section 5.2, Figure 4",
@@ -220,6 +228,7 @@ CLAIMS = (
     ),
     claim(
         name="complement",
+        label="two maps complement each other",
         hypothesis="H3",
         says="The maps of Keep-Omit and Omit-Keep complement each other to an improved Keep-Keep.",
         where="Section 5.2, Figure 4",
@@ -230,6 +239,7 @@ CLAIMS = (
     ),
     claim(
         name="invented",
+        label="answers stand in no prompt",
         hypothesis="appendix",
         says="What manipulated models say instead stands in none of the prompts.",
         where="Appendix F",

@@ -78,8 +78,7 @@ class Evidence:
     ----------
     model, recipe : names, as in the rows.
     rows : rows of sweeps; may be empty.
-    benchmarks : one row per item, configuration and task: task, group, condition (base, sparse, ablated), correct,
-        doc, and chance (the share that guessing gets right); may be empty.
+    benchmarks : one row per benchmark item and configuration (base, sparse, ablated); may be empty.
     heads : query heads per attention layer; None takes the largest k of the rows.
     parameters : size of the model, None if unknown.
     texts : text of each prompt by `Prompt.key`.
@@ -88,7 +87,7 @@ class Evidence:
     model: str
     recipe: str
     rows: pd.DataFrame
-    benchmarks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    benchmarks: pd.DataFrame
     heads_known: int | None = None
     parameters: int | None = None
     texts: Mapping[str, str] = field(default_factory=dict)

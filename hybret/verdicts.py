@@ -24,7 +24,7 @@ CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if cl
 ACROSS = "all models"
 SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
          "needle", "length", "depth", "in_window", "answer", "score", "prompt")  # fmt: skip
-ITEMS = ("model", "recipe", "task", "group", "condition", "doc", "correct", "chance")
+ITEMS = ("model", "recipe", "task", "group", "condition", "doc_id", "correct", "choices")
 
 
 def of(
@@ -39,9 +39,8 @@ def of(
     Parameters
     ----------
     rows : rows of sweeps, with their controls; what is not there is not testable.
-    benchmarks : one row per benchmark item and configuration: model, recipe, task, group (``"glue"``, ``"mmlu"``,
-        ``"mmlu-knowledge"`` or ``"mmlu-lookup"``), condition (``"base"``, ``"sparse"`` or ``"ablated"``), doc,
-        correct, chance (what guessing gets right).
+    benchmarks : rows of `hybret.harness.evaluate` in the configurations base, sparse and ablated. Of the groups, glue
+        is one side, mmlu-lookup another, and everything else that begins with mmlu the third.
     hypothesis : judge only the claims of one key of `HYPOTHESES`.
     models : loaded models (anything with name, heads and parameters) that the rows are of. Without them the largest k
         of the rows counts as all heads, and claims about size are not testable.
@@ -51,9 +50,9 @@ def of(
     -------
     DataFrame
         One line per claim, model and recipe, in the order of `CLAIMS`; claims that compare models have one line per
-        recipe, with the model ``"all models"``. Columns: claim, the claim's fields (hypothesis, says, where, paper,
-        test, needs, notebook, figure), model, recipe, verdict, ours (our figure in words, with its interval), value,
-        low, high, unit (of the number that was tested), n, prompts, why.
+        recipe, with the model ``"all models"``. Columns: claim, the claim's fields (label, hypothesis, says, where,
+        paper, test, needs, notebook, figure, across), model, recipe, verdict, ours (our figure in words, with its
+        interval), value, low, high, unit (of the number that was tested), n, prompts, why.
 
     Raises
     ------
@@ -69,7 +68,7 @@ def of(
     lines = []
     for claim in CLAIMS.values():
         if hypothesis in (None, claim.hypothesis):
-            about = {name: getattr(claim, name) for name in Claim.__dataclass_fields__ if name not in ("name", "judge")}
+            about = {name: getattr(claim, name) for name in _FIELDS}
             if claim.across:
                 recipes = dict.fromkeys(e.recipe for e in evidence)
                 who: list[Any] = [(ACROSS, r, [e for e in evidence if e.recipe == r]) for r in recipes]
@@ -82,8 +81,9 @@ def of(
     return pd.DataFrame(lines, columns=_COLUMNS)
 
 
-_COLUMNS = ["claim", "hypothesis", "says", "where", "paper", "test", "needs", "notebook", "figure", "across", "model",
-            "recipe", "verdict", "ours", "value", "low", "high", "unit", "n", "prompts", "why"]  # fmt: skip
+_FIELDS = [name for name in Claim.__dataclass_fields__ if name not in ("name", "judge")]
+_NUMBERS = ["value", "low", "high", "unit", "n", "prompts"]
+_COLUMNS = ["claim", *_FIELDS, "model", "recipe", "verdict", "ours", *_NUMBERS, "why"]
 
 
 def _line(claim: Claim, found: Any) -> dict[str, Any]:
@@ -92,11 +92,10 @@ def _line(claim: Claim, found: Any) -> dict[str, Any]:
     except NotTestable as reason:
         outcome = Outcome(NOT_TESTABLE, reason.ours, reason.estimate, reason.why)
     number = outcome.estimate
-    fields = ("value", "low", "high", "unit", "n", "prompts")
     return {
         "verdict": outcome.verdict,
         "ours": outcome.ours,
-        **{name: getattr(number, name) if number else pd.NA for name in fields},
+        **{name: getattr(number, name) if number else pd.NA for name in _NUMBERS},
         "why": outcome.why,
     }
 

@@ -81,9 +81,9 @@ def bench(n=500, **changes) -> pd.DataFrame:
     for group, conditions in right.items():
         for condition, good in conditions.items():
             good = changes.get(f"{group.replace('-', '_')}_{condition}", good)
-            items = pd.DataFrame({"doc": range(n), "correct": np.arange(n) < good * n / 500})
-            chance = 0.5 if group == "glue" else 0.25
-            frames.append(items.assign(group=group, condition=condition, task=f"{group} task", chance=chance))
+            items = pd.DataFrame({"doc_id": range(n), "correct": np.arange(n) < good * n / 500})
+            choices = 2 if group == "glue" else 4
+            frames.append(items.assign(group=group, condition=condition, task=f"{group} task", choices=choices))
     return pd.concat(frames, ignore_index=True).assign(model="tiny", recipe="CORRECTED", weights="weights of tiny")
 
 
@@ -286,7 +286,7 @@ def test_a_task_at_chance_shows_nothing():
 
 
 def test_the_real_mmlu_is_a_matter_of_knowledge():
-    items = bench().query("group != 'mmlu-lookup'").replace({"group": {"mmlu-knowledge": "mmlu"}})
+    items = bench().query("group != 'mmlu-lookup'").replace({"group": {"mmlu-knowledge": "mmlu-stem"}})
     assert verdict("mmlu-sparse-knowledge", benchmarks=items)["verdict"] == REPRODUCED
     assert verdict("mmlu-sparse-lookup", benchmarks=items)["verdict"] == NOT_TESTABLE
     assert verdict("contrast", benchmarks=items)["verdict"] == REPRODUCED
@@ -331,8 +331,8 @@ def test_bad_input():
         verdicts.of(world(), hypothesis="H4")
     with pytest.raises(HybretError, match="no column 'in_window'"):
         verdicts.of(world().drop(columns="in_window"))
-    with pytest.raises(HybretError, match="no column 'chance'"):
-        verdicts.of(benchmarks=bench().drop(columns="chance"))
+    with pytest.raises(HybretError, match="no column 'choices'"):
+        verdicts.of(benchmarks=bench().drop(columns="choices"))
 
 
 def test_claims_are_documented():
