@@ -22,7 +22,6 @@ from torch import Tensor
 from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
-from hybret import scan_cpu
 from hybret.errors import HybretError
 
 try:
@@ -166,18 +165,15 @@ def selective_scan(
         dt = F.softplus(dt)
     dtype = torch.float64 if hidden_states.dtype == torch.float64 else torch.float32
     x, step, b, c = (t.transpose(1, 2).to(dtype) for t in (hidden_states, dt, B, C))
-    rates, state = A.to(dtype), None if initial_state is None else initial_state.to(dtype).flatten(1)
-    if x.is_cuda or torch.is_grad_enabled():
-        outputs = []
-        for block in (slice(first, first + BLOCK) for first in range(0, x.shape[1], BLOCK)):
-            decay = torch.exp(step[:, block, :, None] * rates)
-            inputs = (step[:, block] * x[:, block])[..., None] * b[:, block, None]
-            states, state = linear_scan(decay.flatten(2), inputs.flatten(2), state)
-            outputs.append((states.view(decay.shape) @ c[:, block, :, None]).squeeze(-1))
-        y = torch.cat(outputs, 1)
-    else:
-        y, state = scan_cpu.tokens(step, x, rates, b, c, state)
-    y = y.transpose(1, 2).to(hidden_states.dtype)
+    state = None if initial_state is None else initial_state.to(dtype).flatten(1)
+    outputs = []
+    for first in range(0, x.shape[1], BLOCK):
+        block = slice(first, first + BLOCK)
+        decay = torch.exp(step[:, block, :, None] * A.to(dtype))
+        inputs = (step[:, block] * x[:, block])[..., None] * b[:, block, None]
+        states, state = linear_scan(decay.flatten(2), inputs.flatten(2), state)
+        outputs.append((states.view(decay.shape) @ c[:, block, :, None]).squeeze(-1))
+    y = torch.cat(outputs, 1).transpose(1, 2).to(hidden_states.dtype)
     if D is not None:
         y = y + hidden_states * D[None, :, None]
     if z is not None:
@@ -234,7 +230,7 @@ def _patch() -> None:
     rglru = modeling_recurrent_gemma.RecurrentGemmaRglru
     block, mixer = modeling_recurrent_gemma.RecurrentGemmaRecurrentBlock, modeling_jamba.JambaMambaMixer
     stock_rnn, stock_mamba, stock_forward = rglru._rnn_scan, modeling_jamba.mamba_selective_scan, mixer.forward
-    stock_block, stock_rglru, stock_step = block.forward, rglru.forward, modeling_jamba.mamba_selective_state_update
+    stock_block, stock_rglru = block.forward, rglru.forward
 
     def rglru_forward(self: Any, activations: Tensor, position_ids: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -257,17 +253,28 @@ def _patch() -> None:
         )
         return states
 
-    def rnn_scan(self: Any, hidden_states: Tensor, recurrent_gate: Tensor, reset: Tensor,
-                 recurrent_states: Tensor | None,
-                 acc_dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def rnn_scan(
+        self: Any,
+        hidden_states: Tensor,
+        recurrent_gate: Tensor,
+        reset: Tensor,
+        recurrent_states: Tensor | None,
+        acc_dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
         if hidden_states.shape[1] == 1:
             return stock_rnn(self, hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype)
         decay = recurrent_gate * ~reset
         h, last = linear_scan(decay.to(acc_dtype), hidden_states.to(acc_dtype), recurrent_states)
         return h.type(hidden_states.dtype), last
 
-    def block_forward(self: Any, input_states: Tensor, position_ids: Tensor, attention_mask: Tensor | None,
-                      use_cache: bool = True, **kwargs: Any) -> tuple[Tensor, None]:  # fmt: skip
+    def block_forward(
+        self: Any,
+        input_states: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None,
+        use_cache: bool = True,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
         rows, time, _ = input_states.shape
         real = _not_padding(attention_mask, time)
         before = self.conv1d_state if use_cache else None
@@ -292,10 +299,6 @@ def _patch() -> None:
             return stock_mamba(hidden_states, *args, **kwargs)
         return selective_scan(hidden_states, *args, **{**kwargs, "initial_state": _mamba_state.get()})
 
-    def mamba_step(state: Tensor, *args: Any, **kwargs: Any) -> Any:
-        update = scan_cpu.selective_state_update if state.device.type == "cpu" else stock_step
-        return update(state, *args, **kwargs)
-
     def forward(self: Any, hidden_states: Tensor, cache_params: Any = None, *args: Any, **kwargs: Any) -> Any:
         state = None  # the mixer does not hand its cached state to the scan, so it is passed beside it
         if cache_params is not None and cache_params.has_previous_state(self.layer_idx):
@@ -311,7 +314,6 @@ def _patch() -> None:
         (rglru, "forward", rglru_forward),
         (block, "forward", block_forward),
         (modeling_jamba, "mamba_selective_scan", mamba_scan),
-        (modeling_jamba, "mamba_selective_state_update", mamba_step),
         (mixer, "forward", forward),
     ):
         _originals.append((owner, name, getattr(owner, name)))
