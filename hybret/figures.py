@@ -35,6 +35,7 @@ from hybret.figures_style import (
     words,
 )
 from hybret.figures_trace import head_selection, weights
+from hybret.figures_verdicts import verdicts
 
 __all__ = [
     "accuracy_by_k",
@@ -50,6 +51,7 @@ __all__ = [
     "scaling",
     "speed",
     "table1",
+    "verdicts",
     "weights",
     "words",
 ]

@@ -15,6 +15,11 @@ _Z2 = 1.959964**2
 _DRAWS_AT_ONCE = 100
 
 
+def unseen(n: int) -> float:
+    """Greatest share of prompts that may behave otherwise when none of `n` did (Wilson, 95 %): 0.037 for 100."""
+    return _Z2 / (n + _Z2)
+
+
 def grouped_means(
     rows: pd.DataFrame, by: list[str], scale: tuple[float, float], n_boot: int, seed: int
 ) -> pd.DataFrame:
@@ -50,6 +55,16 @@ def grouped_means(
     return table[[*by, "mean", "low", "high", "exact", "n", "prompts"]]
 
 
+def mean_interval(
+    values: np.ndarray, prompts: np.ndarray, scale: tuple[float, float], n_boot: int = 1000, seed: int = 0
+) -> tuple[float, float, float, int]:
+    """`grouped_means` for one group, without a table: mean, low, high, and the number of distinct prompts."""
+    names, unit = np.unique(prompts.astype(str), return_inverse=True)
+    sums, sizes = np.bincount(unit, values), np.bincount(unit).astype(float)
+    low, high = _interval(sums[:, None], sizes[:, None], len(names), scale, n_boot, seed)
+    return float(values.mean()), float(low[0]), float(high[0]), len(names)
+
+
 def _interval(
     sums: np.ndarray, sizes: np.ndarray, n: int, scale: tuple[float, float], n_boot: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +79,6 @@ def _interval(
     each = sums / sizes
     mean = sums.sum(axis=0) / sizes.sum(axis=0)
     constant = np.ptp(each, axis=0) < 1e-12
-    unseen = _Z2 / (n + _Z2)
-    low = np.where(constant, mean - unseen * (mean - scale[0]), low)
-    high = np.where(constant, mean + unseen * (scale[1] - mean), high)
+    low = np.where(constant, mean - unseen(n) * (mean - scale[0]), low)
+    high = np.where(constant, mean + unseen(n) * (scale[1] - mean), high)
     return low, high
