@@ -28,7 +28,7 @@ from .tracing import implementation
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = (
     "attention", "batches", "entropy", "generation", "interventions", "manipulating", "models", "prefixes", "presets",
-    "scan", "states", "streaming", "tracing",
+    "recurrences", "scan", "states", "streaming", "tracing",
 )  # fmt: skip
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(

@@ -7,7 +7,8 @@ from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
 from hybret.errors import HybretError
-from hybret.scan import linear_scan, parallel_scans, selective_scan
+from hybret.recurrences import linear_scan, selective_scan
+from hybret.scan import parallel_scans
 
 TOKENS = 37
 PATCHED = (
