@@ -71,6 +71,7 @@ class Prompt:
     position : where the needle really is, as a fraction of the haystack's tokens; NaN without a needle.
     question_span : half-open token range of ``QUESTION: ...`` in `ids`, its last copy in JRT; what follows is the
         template's ending. None where it is not known.
+    given : the beginning of the answer, where the prompt ends with one (`hybret.puzzle.begun`); it counts as answered.
     """
 
     text: str
@@ -88,6 +89,7 @@ class Prompt:
     keywords: tuple[str, ...] = ()
     position: float = math.nan
     question_span: tuple[int, int] | None = None
+    given: str = ""
 
     @property
     def target(self) -> Needle:
@@ -180,13 +182,18 @@ def grid(
             needle=needle.name if needle else "none",
             reference=hidden.sentence,
             question=hidden.question,
-            key=sha256(np.asarray(ids, "<i8").tobytes())[:12],
+            key=prompt_key(ids),
             keywords=hidden.keywords,
             position=position,
             question_span=_asked(text, offsets, hidden.question),
         )
         prompts.append(prompt)
     return prompts
+
+
+def prompt_key(ids: Sequence[int]) -> str:
+    """What tells prompts apart: 12 hex digits of a hash of their tokens."""
+    return sha256(np.asarray(ids, "<i8").tobytes())[:12]
 
 
 def _body(context: str, question: str, template: str, chat: bool) -> str:

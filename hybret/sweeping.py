@@ -154,6 +154,7 @@ def run_folder(
 
 
 def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, answer: str) -> dict[str, Any]:
+    answer = f"{p.given} {answer}" if p.given else answer
     points, exact, _ = scoring.score(answer, recipe.rubric, p.target)
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1
