@@ -21,7 +21,7 @@ from .attention import Frame, frame
 from .batches import Budget, budget_of
 from .errors import HybretError
 from .generation import Actions, State
-from .interventions import Intervention, Keep, KeepHeads, Null, effective, validate
+from .interventions import Intervention, Keep, KeepHeads, effective, validate
 from .models import Model
 from .recipe import Recipe
 from .scan import parallel_scans
@@ -50,7 +50,7 @@ def log_likelihoods(
     requests : sequence of Request
         Contexts hold at least one token (BOS), continuations too.
     conditions : sequence of Intervention
-        `Keep`, `KeepHeads` or `Null`, acting in prefill.
+        `Keep` or `KeepHeads`, acting in prefill.
     recipe : Recipe
     budget : Budget, optional
         Rows and tokens, over all conditions, of one pass; default what fits on the device.
@@ -83,7 +83,7 @@ def log_likelihoods(
     common = _common(texts, requests)
     longest = max(map(len, texts))
     budget = budget or budget_of(model, longest)
-    together = common > 0 and _first_attention_layer(model) is not None
+    together = common > 0 and generation.first_projection(model) is not None
     found: dict[Actions, dict[int, Answer]] = {actions: {} for actions in distinct}
     with parallel_scans(), implementation(model.net):
         for group in [distinct] if together else [[actions] for actions in distinct]:
@@ -119,10 +119,8 @@ def check(model: Model, condition: Intervention) -> None:
         An intervention on a needle, one that acts during generation alone, or one that does not fit the model.
     """
     validate(condition, model.heads)
-    if not isinstance(condition, (Keep, KeepHeads, Null)):
-        raise HybretError(
-            f"{condition!r} cannot be run on a benchmark, whose prompts hold no needle; use Keep, KeepHeads or Null"
-        )
+    if not isinstance(condition, (Keep, KeepHeads)):
+        raise HybretError(f"{condition!r} cannot be run on a benchmark, whose prompts hold no needle; use KeepHeads")
     if not isinstance(condition, Keep) and not condition.at("prefill"):
         raise HybretError(
             f"{condition!r} would never act: a log-likelihood has no generation steps; use during='both', the paper's "
@@ -196,7 +194,7 @@ def _score(
     net, device, many = model.net, model.device, len(group)
     width = max(map(len, texts))
     ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=device)
-    here = _spread(model, state, len(texts), many)
+    here = _spread(state, len(texts))
     # Padding stands on the right, where no token of a causal model sees it, and all rows stand at the same positions:
     # the position of the last column is exact for every row, and no mask is needed.
     last = torch.full((many * len(texts),), common + width - 1, device=device)
@@ -211,7 +209,7 @@ def _score(
     with (
         torch.inference_mode(),
         frame(now),
-        _widening(model, many),
+        _widening(model, now, len(texts)),
         _only(model, (copies + row).flatten(), column.repeat(many)),
         _witness(model, [_most(actions, model.heads) for actions in rows]),
     ):
@@ -231,7 +229,7 @@ def _score(
     return [list(zip(t, a, strict=True)) for t, a in zip(total.tolist(), (agreed == lengths).tolist(), strict=True)]
 
 
-def _spread(model: Model, state: State, texts: int, many: int) -> State:
+def _spread(state: State, texts: int) -> State:
     """The state for `texts` rows under each condition; what all conditions share gets a row for each text alone."""
 
     def pick(x: Tensor) -> Tensor:
@@ -239,38 +237,43 @@ def _spread(model: Model, state: State, texts: int, many: int) -> State:
 
     # Jamba's states are written in place.
     cache = map_cache([state.cache], lambda tensors: pick(tensors[0]), torch.clone)
-    if many > 1:
-        # Reading the common beginning shares the keys of the first attention layer too; here it works on all rows.
-        layer = cache.layers[model.attention_layers[0]]
-        layer.keys, layer.values = (
-            x.repeat(many, 1, 1, 1) if len(x) == texts else x for x in (layer.keys, layer.values)
-        )
     return replace(state, cache=cache, recurrent=[pick(x) for x in state.recurrent])
 
 
-def _first_attention_layer(model: Model) -> Any:
-    """The first decoder layer with attention; None where it cannot be told."""
-    layers = getattr(getattr(model.net, "model", None), "layers", None)
-    return None if layers is None else layers[model.attention_layers[0]]
-
-
 @contextmanager
-def _widening(model: Model, many: int) -> Iterator[None]:
-    """One row for each text up to the first attention layer, one for each text and condition from there on."""
-    if many == 1:
+def _widening(model: Model, now: Frame, texts: int) -> Iterator[None]:
+    """One row for each text up to the outputs of the first attention layer, all rows of the frame from there on.
+
+    `generation.expanding` does this for a single text, whose residual stream of one row is added to any number of rows.
+    """
+    if len(now.rows) == texts:
         yield
         return
+    projection = generation.first_projection(model)
+    layer = model.net.model.layers[model.attention_layers[0]]
+    attention = next(m for m in layer.modules() if projection in m.children())
 
-    def copied(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if inputs:
-            return (inputs[0].repeat(many, 1, 1), *inputs[1:]), named
-        return inputs, {**named, "hidden_states": named["hidden_states"].repeat(many, 1, 1)}
+    def first(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        """A hook that changes the hidden states among a module's arguments, its only activations."""
 
-    handle = _first_attention_layer(model).register_forward_pre_hook(copied, with_kwargs=True)
+        def hook(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if inputs:
+                return (change(inputs[0]), *inputs[1:]), named
+            return inputs, {**named, "hidden_states": change(named["hidden_states"])}
+
+        return hook
+
+    copies = len(now.rows) // texts
+    handles = [
+        layer.register_forward_pre_hook(first(lambda x: x.repeat(copies, 1, 1)), with_kwargs=True),
+        attention.register_forward_pre_hook(first(lambda x: x[:texts]), with_kwargs=True),
+    ]
     try:
-        yield
+        with generation.expanding(model, now):
+            yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -286,7 +289,7 @@ def _only(model: Model, row: Tensor, column: Tensor) -> Iterator[None]:
 
 def _most(actions: Actions, heads: int) -> int:
     """How many heads may write under `actions`."""
-    return min([heads, *(a.k for a in actions if isinstance(a, KeepHeads)), *(0 for a in actions if a == Null())])
+    return min([heads, *(a.k for a in actions if isinstance(a, KeepHeads))])
 
 
 @contextmanager
