@@ -7,6 +7,7 @@ verdicts out as claims x models, `said` puts them into sentences.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,7 @@ from .errors import HybretError
 from .evidence import Evidence, NotTestable
 from .presets import RANDOM_MODELS
 
-__all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "of", "overview", "said"]
+__all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "overview", "said"]
 
 _ALL = (*claims_heads.CLAIMS, *claims_benchmarks.CLAIMS, *claims_weights.CLAIMS)
 CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if claim.hypothesis == hypothesis}
@@ -31,6 +32,7 @@ def of(
     rows: pd.DataFrame | None = None,
     benchmarks: pd.DataFrame | None = None,
     hypothesis: str | None = None,
+    claims: Iterable[str] | None = None,
     models: Iterable[Any] = (),
     prompts: Iterable[Any] = (),
 ) -> pd.DataFrame:
@@ -41,7 +43,7 @@ def of(
     rows : rows of sweeps, with their controls; what is not there is not testable.
     benchmarks : rows of `hybret.harness.evaluate` in the configurations base, sparse and ablated. Of the groups, glue
         is one side, mmlu-lookup another, and everything else that begins with mmlu the third.
-    hypothesis : judge only the claims of one key of `HYPOTHESES`.
+    hypothesis, claims : judge only the claims of one key of `HYPOTHESES`, or those of these names; default all.
     models : loaded models (anything with name, heads and parameters) that the rows are of. Without them the largest k
         of the rows counts as all heads, and claims about size are not testable.
     prompts : the prompts of the rows, for the claim about copied answers.
@@ -57,16 +59,20 @@ def of(
     Raises
     ------
     HybretError
-        For random weights, two sets of weights under one name, an unknown hypothesis, or a missing column.
+        For random weights, two sets of weights under one name, an unknown hypothesis or claim, or a missing column.
     """
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
     if hypothesis is not None and hypothesis not in HYPOTHESES:
         raise HybretError(f"unknown hypothesis {hypothesis!r}; choose one of {', '.join(HYPOTHESES)}")
+    names = list(CLAIMS) if claims is None else list(claims)
+    if unknown := [name for name in names if name not in CLAIMS]:
+        raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
+    wanted = [claim for name, claim in CLAIMS.items() if name in names]
     known = {model.name: model for model in models}
     texts = {prompt.key: prompt.text for prompt in prompts}
     evidence = list(_evidence(rows, benchmarks, known, texts))
     lines = []
-    for claim in CLAIMS.values():
+    for claim in wanted:
         if hypothesis in (None, claim.hypothesis):
             about = {name: getattr(claim, name) for name in _FIELDS}
             if claim.across:
@@ -172,3 +178,33 @@ def said(table: pd.DataFrame) -> list[str]:
             )
         sentences.append(f"{hypothesis}, {HYPOTHESES[hypothesis]}: {'; '.join(parts)}.")
     return sentences
+
+
+MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
+
+
+def html(table: pd.DataFrame) -> str:
+    """Verdicts as an HTML table to read: each claim, what the paper says, what was tested, and what every model shows.
+
+    Parameters
+    ----------
+    table : from `of`. All text is escaped. Links lead to the figure of a sibling page that the claim was measured in.
+    """
+    rows = []
+    for _, lines in table.groupby("claim", sort=False):
+        claim = {name: escape(str(lines.iloc[0][name])) for name in _FIELDS}
+        rows.append(
+            f'<tr class="hb-claim"><th colspan="3" scope="colgroup">{claim["says"]} <small>{claim["where"]}. '
+            f"Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
+            f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
+        )
+        for line in lines.to_dict("records"):
+            said = [line["ours"], f"n = {line['n']}" if line["ours"] and not pd.isna(line["n"]) else "", line["why"]]
+            cells = (
+                f"{line['model']}, {line['recipe']}",
+                f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}",
+                "; ".join(filter(None, said)),
+            )
+            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    head = "<tr><th>model, recipe</th><th>verdict</th><th>here</th></tr>"
+    return f'<table class="hb-verdicts tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'

@@ -45,26 +45,26 @@ def world(heads=10, model="tiny", recipe="CORRECTED", template="base", n=100, fl
         for key in [name] if name != "all" else list(scores):
             assert key in scores
             scores[key] = hits(value) if np.isscalar(value) else np.asarray(value)
-    frames = []
-    for name, value in scores.items():
-        pair = "_" in name
-        k = pd.NA if pair else int(name[1:])
-        generation, prefill = name.lower().split("_") if pair else (f"k={k}", "keep" if name[0] != "b" else f"k={k}")
-        cells = pd.DataFrame({"length": np.repeat(LENGTHS, 10), "depth": np.tile(DEPTHS, 10), "score": value})
-        cells = cells.assign(needle="paper", in_window=INSIDE, prompt=[f"p{i}" for i in range(100)])[:n]
-        control = pd.DataFrame({"length": LENGTHS, "depth": np.nan, "score": 5.0 * floor})
-        control = control.assign(needle="none", in_window=False, prompt=[f"c{i}" for i in range(10)])
-        frame = pd.concat([cells, control]).assign(
-            condition=name.replace("_", "-"),
-            intervention=name,
-            generation=generation,
-            prefill=prefill,
-            k=k,
-            during={"g": "generation", "j": "generation", "b": "both"}.get(name[0]) if not pair else None,
-            template="jrt" if name[0] == "j" else template,
-        )
-        frames.append(frame)
-    rows = pd.concat(frames, ignore_index=True).astype({"k": "Int64"})
+    pairs = [name for name in scores if "_" in name]
+    sparse = {name: f"k={name[1:]}" for name in scores if "_" not in name}
+    phases = {name: name.lower().split("_") for name in pairs}
+    phases |= {name: [kept, kept if name[0] == "b" else "keep"] for name, kept in sparse.items()}
+    needle = {"length": np.repeat(LENGTHS, 10), "depth": np.tile(DEPTHS, 10).astype(float), "in_window": INSIDE}
+    needle |= {"needle": np.full(100, "paper"), "prompt": np.array([f"p{i}" for i in range(100)])}
+    control = {"length": np.array(LENGTHS), "depth": np.full(10, np.nan), "in_window": np.zeros(10, bool)}
+    control |= {"needle": np.full(10, "none"), "prompt": np.array([f"c{i}" for i in range(10)])}
+    one = {name: np.concatenate([needle[name][:n], control[name]]) for name in needle}
+    names = np.repeat([*scores], n + 10)
+    rows = pd.DataFrame({name: np.tile(values, len(scores)) for name, values in one.items()}).assign(
+        score=np.concatenate([np.append(value[:n], np.full(10, 5.0 * floor)) for value in scores.values()]),
+        condition=[name.replace("_", "-") for name in names],
+        intervention=names,
+        generation=[phases[name][0] for name in names],
+        prefill=[phases[name][1] for name in names],
+        k=pd.array([int(name[1:]) if name in sparse else None for name in names], dtype="Int64"),
+        during=[{"b": "both"}.get(name[0], "generation") if name in sparse else None for name in names],
+        template=["jrt" if name[0] == "j" else template for name in names],
+    )
     rows = rows.assign(answer=np.where(rows["score"] > 0, "the needle", SAYINGS["pearl"]), exact=rows["score"] == 5)
     rows = rows.assign(haystack="h", haystack_seed=0, rubric="table2")
     return rows.assign(model=model, weights=f"weights of {model}", recipe=recipe)
@@ -89,8 +89,7 @@ def bench(n=500, **changes) -> pd.DataFrame:
 
 def verdict(claim, rows=None, benchmarks=None, **given) -> pd.Series:
     """The line of one claim, which must be the only one."""
-    table = verdicts.of(rows, benchmarks, verdicts.CLAIMS[claim].hypothesis, **given)
-    table = table[table["claim"] == claim]
+    table = verdicts.of(rows, benchmarks, claims=[claim], **given)
     assert len(table) == 1
     return table.iloc[0]
 
@@ -329,6 +328,8 @@ def test_bad_input():
         verdicts.of(mixed)
     with pytest.raises(HybretError, match="unknown hypothesis 'H4'"):
         verdicts.of(world(), hypothesis="H4")
+    with pytest.raises(HybretError, match="unknown claim 'H1'"):
+        verdicts.of(world(), claims=["H1"])
     with pytest.raises(HybretError, match="no column 'in_window'"):
         verdicts.of(world().drop(columns="in_window"))
     with pytest.raises(HybretError, match="no column 'choices'"):
