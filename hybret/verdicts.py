@@ -34,6 +34,7 @@ def of(
     hypothesis: str | None = None,
     claims: Iterable[str] | None = None,
     models: Iterable[Any] = (),
+    recipes: Iterable[str] = (),
     prompts: Iterable[Any] = (),
 ) -> pd.DataFrame:
     """Judge every claim, for every model and recipe in the rows.
@@ -46,6 +47,7 @@ def of(
     hypothesis, claims : judge only the claims of one key of `HYPOTHESES`, or those of these names; default all.
     models : loaded models (anything with name, heads and parameters) that the rows are of. Without them the largest k
         of the rows counts as all heads, and claims about size are not testable.
+    recipes : recipes to judge every one of `models` under, also where there are no rows.
     prompts : the prompts of the rows, for the claim about copied answers.
 
     Returns
@@ -70,7 +72,8 @@ def of(
     wanted = [claim for name, claim in CLAIMS.items() if name in names]
     known = {model.name: model for model in models}
     texts = {prompt.key: prompt.text for prompt in prompts}
-    evidence = list(_evidence(rows, benchmarks, known, texts))
+    asked = [(model, recipe) for model in known for recipe in recipes]
+    evidence = list(_evidence(rows, benchmarks, known, texts, asked))
     lines = []
     for claim in wanted:
         if hypothesis in (None, claim.hypothesis):
@@ -126,12 +129,16 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
 
 
 def _evidence(
-    rows: pd.DataFrame, benchmarks: pd.DataFrame, known: dict[str, Any], texts: dict[str, str]
+    rows: pd.DataFrame,
+    benchmarks: pd.DataFrame,
+    known: dict[str, Any],
+    texts: dict[str, str],
+    asked: list[tuple[str, str]],
 ) -> Iterator[Evidence]:
-    pairs = [
-        tuple(pair) for table in (rows, benchmarks) for pair in table[["model", "recipe"]].drop_duplicates().values
+    found = [
+        tuple(pair) for table in (rows, benchmarks) for pair in table[["model", "recipe"]].drop_duplicates().to_numpy()
     ]
-    for model, recipe in dict.fromkeys(pairs):
+    for model, recipe in dict.fromkeys([*asked, *found]):
         own, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
         loaded = known.get(model)
         yield Evidence(
@@ -165,18 +172,17 @@ def said(table: pd.DataFrame) -> list[str]:
     table : from `of`, of one recipe or several.
     """
     sentences = []
-    for hypothesis in dict.fromkeys(table["hypothesis"]):
+    for hypothesis, of_it in table.groupby("hypothesis", sort=False):
         parts = []
-        of_it = table[table["hypothesis"] == hypothesis]
         for (model, recipe), own in of_it.groupby(["model", "recipe"], sort=False):
             testable = own[own["verdict"] != NOT_TESTABLE]
             good = int((testable["verdict"] == REPRODUCED).sum())
-            bad = testable.loc[testable["verdict"] == NOT_REPRODUCED, "claim"]
-            parts.append(
-                f"{model} ({recipe}) reproduces {good} of {len(testable)} testable claims"
-                + (f", not {', '.join(bad)}" if len(bad) else "")
-            )
-        sentences.append(f"{hypothesis}, {HYPOTHESES[hypothesis]}: {'; '.join(parts)}.")
+            bad = testable.loc[testable["verdict"] == NOT_REPRODUCED, "label"]
+            if len(testable):
+                but = f" (not: {'; '.join(bad)})" if len(bad) else ""
+                parts.append(f"{model}, {recipe}: {good} of {len(testable)} testable claims reproduced{but}")
+        name = f"{hypothesis}, {HYPOTHESES[str(hypothesis)]}"
+        sentences.append(f"{name}. {'. '.join(parts) or 'Nothing could be tested'}.")
     return sentences
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from hybret import paper, verdicts
+from hybret import figures, paper, verdicts
 from hybret.errors import HybretError
 
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = verdicts.VERDICTS
 LENGTHS, DEPTHS = range(100, 1100, 100), range(0, 100, 10)
 INSIDE = np.array([length <= 600 for length in LENGTHS for _ in DEPTHS])  # 60 of 100 needles are in the window
@@ -252,6 +255,22 @@ def test_what_was_not_run_is_said():
     assert verdicts.of().empty
 
 
+def test_a_loaded_model_without_rows_was_not_run():
+    tiny = SimpleNamespace(name="tiny", heads=10, parameters=5_000_000)
+    table = verdicts.of(world(), claims=["exposure"], models=[tiny], recipes=["CORRECTED", "PAPER"])
+    assert dict(zip(table["recipe"], table["why"], strict=True))["PAPER"] == "not run: Keep-Keep"
+    assert len(table) == 2
+
+
+def test_a_clear_failure_outweighs_doubt():
+    rows = world(Omit_Keep=0)
+    few = rows[rows["in_window"] | (rows["length"] == 700) | (rows["needle"] == "none")]  # 10 needles beyond the window
+    line = verdict("inside-window", few)
+    assert line["verdict"] == NOT_REPRODUCED and "inside" in line["ours"]
+    doubt = verdict("inside-window", world()[world()["prompt"].isin(few["prompt"])])
+    assert doubt["verdict"] == NOT_TESTABLE and "10 prompts" in doubt["why"]
+
+
 def test_without_a_window_there_is_nothing_beyond_it():
     rows = world().assign(in_window=True)
     for claim in ("inside-window", "beyond-window", "complement"):
@@ -310,8 +329,10 @@ def test_each_model_and_recipe_has_its_own_lines():
 
 def test_sentences_follow_the_verdicts():
     (before,), (after,) = (verdicts.said(verdicts.of(world(**c), hypothesis="abstract")) for c in ({}, {"g2": 20}))
-    assert "tiny (CORRECTED) reproduces 1 of 2 testable claims, not few-heads-prefill" in before
-    assert "reproduces 0 of 2" in after and "few-heads-generation, few-heads-prefill" in after
+    assert "tiny, CORRECTED: 1 of 2 testable claims reproduced (not: 15 % of heads throughout)" in before
+    assert "0 of 2 testable" in after and "15 % of heads while answering; 15 % of heads throughout" in after
+    (nothing,) = verdicts.said(verdicts.of(world(), hypothesis="H2"))
+    assert nothing.endswith("Nothing could be tested.")
 
 
 @pytest.mark.parametrize("made_up", [{"model": "random-griffin"}, {"weights": "random000000"}])
@@ -336,8 +357,37 @@ def test_bad_input():
         verdicts.of(benchmarks=bench().drop(columns="choices"))
 
 
+def test_the_page_escapes_what_models_and_rows_bring():
+    table = verdicts.of(world(model="<script>alert(1)</script>", g0=40), hypothesis="H1")
+    page = verdicts.html(table.assign(why="<b>so</b>"))
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>so" not in page
+    assert page.count("<tr>") == len(table) + 1 and page.count("hb-claim") == table["claim"].nunique()
+    for word in ("reproduced", "not reproduced", "not testable", "sparsification.html#fig-accuracy-by-k"):
+        assert word in page
+
+
+def test_the_figure_shows_every_verdict():
+    table = verdicts.of(pd.concat([world(), world(recipe="PAPER", g0=40)]), bench())
+    figure = figures.verdicts(table, "note")
+    axes = figure.axes[0]
+    drawn = [line for line in axes.lines if line.get_linestyle() == "None"]
+    assert len(drawn) == len(table)
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(dict.fromkeys(table["label"]))
+    looks = {(line.get_marker(), line.get_fillstyle()) for line in drawn}
+    assert len(looks) == 3  # told apart without colour
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == set(verdicts.VERDICTS)
+    with pytest.raises(HybretError, match="no verdicts"):
+        figures.verdicts(table[:0])
+
+
+@pytest.mark.parametrize("claim", verdicts.CLAIMS.values(), ids=lambda claim: claim.name)
+def test_a_claim_leads_to_where_it_is_measured(claim):
+    cells = nbformat.read(NOTEBOOKS / f"{claim.notebook}.ipynb", as_version=4).cells
+    assert claim.figure in {cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells}
+
+
 def test_claims_are_documented():
     for claim in verdicts.CLAIMS.values():
-        for field in ("says", "where", "paper", "test", "needs", "notebook", "figure"):
+        for field in ("says", "where", "paper", "test", "needs"):
             assert getattr(claim, field), (claim.name, field)
-        assert claim.says.endswith(".") and len(claim.says) < 120
+        assert claim.says.endswith(".") and len(claim.says) < 120 and len(claim.label) <= 40
