@@ -1,4 +1,4 @@
-"""The linear scan of `hybret.scan` as Triton kernels, forward and backward, for CUDA.
+"""The linear scan of `hybret.recurrences` as Triton kernels, forward and backward, for CUDA.
 
 One program owns a few channels of one batch row and walks through time with the state in registers, so decays and
 inputs are read once and states written once. Importing this module needs Triton. The kernels are wrapped as a PyTorch
@@ -100,7 +100,7 @@ _scan.register_autograd(_gradients, setup_context=_save)
 
 
 def scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
-    """States of h_t = a_t * h_{t-1} + b_t in fp32, differentiable; shapes as in `hybret.scan.linear_scan`."""
+    """States of h_t = a_t * h_{t-1} + b_t in fp32, differentiable; shapes as in `hybret.recurrences.linear_scan`."""
     if h0 is None:
         h0 = b.new_zeros(b.shape[0], b.shape[2])
     return torch.ops.hybret.linear_scan(a, b, h0)

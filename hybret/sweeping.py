@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from . import generation, scoring
 from .batches import Budget, Stages, answers, budget_of, does, longest_prompt
 from .errors import HybretError
-from .interventions import Intervention, KeepHeads, PerPhase, elementary, validate
+from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
 from .models import Model
 from .niah import Prompt
 from .recipe import CORRECTED, Recipe
@@ -27,8 +27,8 @@ from .tracing import implementation
 
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = (
-    "attention", "batches", "entropy", "generation", "interventions", "models", "prefixes", "presets", "scan", "states",
-    "streaming", "tracing",
+    "attention", "batches", "entropy", "generation", "interventions", "manipulating", "models", "prefixes", "presets",
+    "recurrences", "scan", "states", "streaming", "tracing",
 )  # fmt: skip
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(
@@ -94,7 +94,9 @@ def sweep(
     if recipe.rubric not in scoring.RUBRICS:
         raise HybretError(f"unknown rubric {recipe.rubric!r}; choose one of {', '.join(scoring.RUBRICS)}")
     for condition in conditions.values():
-        validate(condition, model.heads)
+        validate(condition, model.heads, model.attention_layers)
+        if needs_question(elementary(condition)) and not all(p.question_span for p in prompts):
+            raise no_question()
     budget = budget or budget_of(model, longest_prompt(model))
     stages = stages or Stages()
     store = Store(out, _identity(model, recipe, max_new_tokens, budget))
@@ -183,6 +185,7 @@ def stored(
 
 
 def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, answer: str) -> dict[str, Any]:
+    answer = f"{p.given} {answer}" if p.given else answer
     points, exact, _ = scoring.score(answer, recipe.rubric, p.target)
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1

@@ -283,3 +283,21 @@ toast a marshmallow, pour a cup of tea, slice a lemon, share a waffle""")
 POSTURES = _words("""
 stand wait rest sing dance read walk run sleep sit draw write whistle listen talk laugh dream jog stretch
 lie kneel play skate nap hum think relax wander juggle pray meditate stroll""")
+
+# What reviews of the benchmark skills say, and what people in them do.
+GOOD = _words("""
+splendid excellent wonderful delightful charming superb pleasant perfect lovely brilliant magnificent
+marvellous""")
+BAD = _words("""
+terrible awful dreadful horrible dull disappointing poor unpleasant miserable nasty dismal ghastly""")
+DEEDS = _words("saw found drew bought described noticed sold photographed admired mentioned")
+
+# The invented world of the benchmark skills; its towns share no name with the cities above.
+TOWN_STARTS = _words("""
+Bram Corn Dun Ess Fal Gren Hart Ives Kel Lorn Mar Nor Pel Quen Ros Stan Tre Ulf Wex Yar""")
+TOWN_ENDS = _words("mouth stead combe ingham wold thorpe beck minster")
+RIVERS = _words("""
+Avel Brisk Calm Dove Elver Fenn Gale Hisk Isen Jarr Kyle Lune Moss Nidd Ouse Pry Rill Sull Tarn Ure""")
+TRADES = _words("""
+cheese honey cider candles clocks carpets violins bells ropes lanterns mustard salt glass paper buttons boats
+bricks brushes pencils gloves kites saddles mirrors pumps""")
