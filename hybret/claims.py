@@ -93,7 +93,7 @@ def at_least(e: Estimate, limit: float, ours: str, best: float = 1.0) -> Outcome
 
 def _decide(e: Estimate, slack: float, beyond: bool, hopeless: bool, ours: str) -> Outcome:
     if slack >= 0:
-        return Outcome(REPRODUCED, ours, e, "the interval keeps the limit", slack)
+        return Outcome(REPRODUCED, ours, e, "the interval is within the limit", slack)
     if beyond:
         return Outcome(NOT_REPRODUCED, ours, e, "the interval lies beyond the limit", slack)
     if hopeless:
