@@ -262,6 +262,17 @@ def test_a_loaded_model_without_rows_was_not_run():
     assert len(table) == 2
 
 
+def test_manipulations_that_the_authors_code_never_applies_show_nothing():
+    rows = pd.concat([world(32, "j", recipe) for recipe in ("CORRECTED", "PAPER")])
+    jamba = SimpleNamespace(name="j", heads=32, parameters=9_000_000, family="jamba")
+    table = verdicts.of(rows, hypothesis="H3", models=[jamba]).set_index(["claim", "recipe"])
+    assert table.loc[("exposure", "CORRECTED"), "verdict"] == REPRODUCED
+    assert set(table.xs("PAPER", level="recipe")["verdict"]) == {NOT_TESTABLE}
+    assert "do not act on Jamba" in table.loc[("exposure", "PAPER"), "why"]
+    griffin = SimpleNamespace(**(vars(jamba) | {"family": "recurrent_gemma"}))
+    assert verdict("exposure", world(32, "j", "PAPER"), models=[griffin])["verdict"] == REPRODUCED
+
+
 def test_a_clear_failure_outweighs_doubt():
     rows = world(Omit_Keep=0)
     few = rows[rows["in_window"] | (rows["length"] == 700) | (rows["needle"] == "none")]  # 10 needles beyond the window
