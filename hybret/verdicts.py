@@ -45,8 +45,8 @@ def of(
     benchmarks : rows of `hybret.harness.evaluate` in the configurations base, sparse and ablated. Of the groups, glue
         is one side, mmlu-lookup another, and everything else that begins with mmlu the third.
     hypothesis, claims : judge only the claims of one key of `HYPOTHESES`, or those of these names; default all.
-    models : loaded models (or anything with name, heads, parameters and family) that the rows are of. Without them the largest k
-        of the rows counts as all heads, and claims about size are not testable.
+    models : loaded models (or anything with name, heads, parameters and family) that the rows are of. Without them the
+        largest k of the rows counts as all heads, and claims about size are not testable.
     recipes : recipes to judge every one of `models` under, also where there are no rows.
     prompts : the prompts of the rows, for the claim about copied answers.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybret import figures, paper, verdicts
+from hybret import figures, harness, paper, verdicts
 from hybret.errors import HybretError
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -319,6 +319,16 @@ def test_the_real_mmlu_is_a_matter_of_knowledge():
     assert verdict("mmlu-sparse-knowledge", benchmarks=items)["verdict"] == REPRODUCED
     assert verdict("mmlu-sparse-lookup", benchmarks=items)["verdict"] == NOT_TESTABLE
     assert verdict("contrast", benchmarks=items)["verdict"] == REPRODUCED
+
+
+def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
+    given = {"conditions": harness.conditions(griffin, 3), "limit": 1, "out": tmp_path, "progress": False}
+    assert harness.evaluate(griffin, ["organism_sentiment"], **given, compute=False).empty
+    done = harness.evaluate(griffin, ["organism_sentiment"], **given)
+    hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    both = harness.evaluate(griffin, ["organism_sentiment", "organism_prices"], **given, compute=False)
+    hook.remove()
+    pd.testing.assert_frame_equal(both, done)
 
 
 # ---------------------------------------------------------------- the table
