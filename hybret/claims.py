@@ -82,13 +82,7 @@ class Claim:
 
 
 def at_most(e: Estimate, limit: float, ours: str, best: float = 0.0) -> Outcome:
-    """Whether a number is at most `limit`; `best` is its value in the clearest possible result.
-
-    Raises
-    ------
-    NotTestable
-        If the interval contains the limit and, with so few prompts, would even then.
-    """
+    """Whether a number is at most `limit`; `best` is its value in the clearest possible result."""
     return _decide(e, limit - e.high, e.low > limit, e.best_bound(best, 1) > limit, ours)
 
 
@@ -99,18 +93,19 @@ def at_least(e: Estimate, limit: float, ours: str, best: float = 1.0) -> Outcome
 
 def _decide(e: Estimate, slack: float, beyond: bool, hopeless: bool, ours: str) -> Outcome:
     if slack >= 0:
-        return Outcome(REPRODUCED, ours, e, "the whole interval is on the claim's side of the limit", slack)
+        return Outcome(REPRODUCED, ours, e, "the interval is within the limit", slack)
     if beyond:
-        return Outcome(NOT_REPRODUCED, ours, e, "the whole interval is on the other side of the limit", slack)
+        return Outcome(NOT_REPRODUCED, ours, e, "the interval lies beyond the limit", slack)
     if hopeless:
         why = f"{e.prompts} prompts are too few: even the clearest result would leave the limit in the interval"
-        raise NotTestable(why, ours, e)
-    return Outcome(NOT_REPRODUCED, ours, e, "the interval reaches across the limit: this run does not settle it", slack)
+        return Outcome(NOT_TESTABLE, ours, e, why, slack)
+    return Outcome(NOT_REPRODUCED, ours, e, "the interval includes the limit, so it is not shown", slack)
 
 
 def hardest(outcomes: Iterable[Outcome]) -> Outcome:
-    """One answer for conditions that must all hold: that of the one which speaks most against it."""
-    return min(outcomes, key=lambda outcome: outcome.slack)
+    """One answer for conditions that must all hold: failure before doubt before success, the clearest first."""
+    order = (NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED)
+    return min(outcomes, key=lambda outcome: (order.index(outcome.verdict), outcome.slack))
 
 
 def each(models: Sequence[Evidence], number: Callable[[Evidence], N]) -> list[tuple[Evidence, N]]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from . import paper, tables
 from .intervals import mean_interval, unseen
+from .recipe import RECIPES
 from .tipping import NOTHING, RETRIEVES
 
 KEY = [column for column in tables.CELL if column != "template"]  # JRT cells pair with those read once
@@ -82,6 +83,7 @@ class Evidence:
     heads : query heads per attention layer; None takes the largest k of the rows.
     parameters : size of the model, None if unknown.
     texts : text of each prompt by `Prompt.key`.
+    family : transformers' model type, empty if unknown.
     """
 
     model: str
@@ -91,6 +93,7 @@ class Evidence:
     heads_known: int | None = None
     parameters: int | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
+    family: str = ""
 
     # ------------------------------------------------------------ what was run
 
@@ -121,6 +124,8 @@ class Evidence:
 
     def pair(self, name: str) -> pd.DataFrame:
         """Cells of a pair of manipulations, named as in the paper: "Generation-Prefill"."""
+        if self.family == "jamba" and self.recipe in RECIPES and RECIPES[self.recipe].jamba_manipulation == "no-op":
+            raise NotTestable("under this recipe manipulations do not act on Jamba, as in the authors' code")
         return self._cells((*name.lower().split("-"), False), name)
 
     @cached_property

@@ -66,6 +66,7 @@ def departures(table: pd.DataFrame, note: str) -> Figure:
 def arms(
     table: pd.DataFrame,
     note: str,
+    ylabel: str,
     series: str | None = None,
     paper: Mapping[tuple[str, str], float] | None = None,
     lines: Mapping[str, float] | None = None,
@@ -78,6 +79,8 @@ def arms(
         Columns `arm`, and `accuracy`, `low`, `high` (0 to 1) as `tables.accuracy` gives them.
     note
         Small print.
+    ylabel
+        What the arms are.
     series
         Column whose values are told apart by colour and marker within each arm; none: one series.
     paper
@@ -115,6 +118,8 @@ def arms(
     _list(axes, names, "accuracy (% of the maximum score)")
     axes.set_xlim(-3, 111 if len(kinds) == 1 else 103)
     axes.set_xticks(range(0, 101, 20))
-    figure.legend(loc="outside upper center", ncols=2)
+    axes.set_ylabel(ylabel)
+    if lines or series:
+        figure.legend(loc="outside upper center", ncols=3 if series else 2, title=series)
     footnote(figure, note + (" · open diamonds: the paper's RG-2B, whole grid" if paper else ""))
     return figure

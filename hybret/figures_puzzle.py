@@ -95,9 +95,11 @@ def doses(rows: pd.DataFrame, dose: str, xlabel: str, by: str = "arm") -> Figure
     axes = figure.subplots()
     for i, value in enumerate(dict.fromkeys(rows[by])):
         line = tables.accuracy(rows[rows[by] == value], by=dose).sort_values(dose)
-        x, colour = line[dose].to_numpy(dtype=float), COLOURS[i % 7]
-        axes.fill_between(x, 100 * line["low"], 100 * line["high"], color=colour, alpha=0.15, linewidth=0)
-        axes.plot(x, 100 * line["accuracy"], color=colour, marker=MARKERS[i % 7], label=str(value))
+        # Thinner and thinner, so that lines on top of one another can all be seen.
+        x, colour, width = line[dose].to_numpy(dtype=float), COLOURS[i % 7], max(1.0, 4.2 - 0.8 * i)
+        axes.fill_between(x, 100 * line["low"], 100 * line["high"], color=colour, alpha=0.1, linewidth=0)
+        y, marker = 100 * line["accuracy"], MARKERS[i % 7]
+        axes.plot(x, y, color=colour, marker=marker, markersize=4 + width, linewidth=width, label=str(value))
     axes.set_xlabel(xlabel)
     percent_axis(axes)
     figure.legend(loc="outside upper center", ncols=2)

@@ -66,6 +66,7 @@ def evaluate(
     max_length: int | None = None,
     budget: Budget | None = None,
     progress: bool = True,
+    compute: bool = True,
 ) -> pd.DataFrame:
     """Run benchmarks under every condition, document by document.
 
@@ -91,6 +92,8 @@ def evaluate(
     budget : Budget, optional
         Rows and tokens of one pass; default what fits on the device.
     progress : bool
+    compute : bool
+        False runs no model: tasks of which not every row is stored are left out, and the table may be empty.
 
     Returns
     -------
@@ -119,6 +122,10 @@ def evaluate(
     done = {cell: _read(path) for cell, path in cells.items() if path is not None and path.is_file()}
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     missing = [task for task in wanted if any((task.name, effect) not in done for effect in acting)]
+    if not compute:
+        wanted, missing = [task for task in wanted if task not in missing], []
+        if not wanted:
+            return pd.DataFrame()
     with tqdm(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar:
         for manager, loaded in _portions(missing, limit):
             absent = {e: c for e, c in acting.items() if any((name, e) not in done for name in loaded)}

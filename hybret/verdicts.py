@@ -7,6 +7,7 @@ verdicts out as claims x models, `said` puts them into sentences.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,7 @@ from .errors import HybretError
 from .evidence import Evidence, NotTestable
 from .presets import RANDOM_MODELS
 
-__all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "of", "overview", "said"]
+__all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "overview", "said"]
 
 _ALL = (*claims_heads.CLAIMS, *claims_benchmarks.CLAIMS, *claims_weights.CLAIMS)
 CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if claim.hypothesis == hypothesis}
@@ -31,7 +32,9 @@ def of(
     rows: pd.DataFrame | None = None,
     benchmarks: pd.DataFrame | None = None,
     hypothesis: str | None = None,
+    claims: Iterable[str] | None = None,
     models: Iterable[Any] = (),
+    recipes: Iterable[str] = (),
     prompts: Iterable[Any] = (),
 ) -> pd.DataFrame:
     """Judge every claim, for every model and recipe in the rows.
@@ -41,9 +44,10 @@ def of(
     rows : rows of sweeps, with their controls; what is not there is not testable.
     benchmarks : rows of `hybret.harness.evaluate` in the configurations base, sparse and ablated. Of the groups, glue
         is one side, mmlu-lookup another, and everything else that begins with mmlu the third.
-    hypothesis : judge only the claims of one key of `HYPOTHESES`.
-    models : loaded models (anything with name, heads and parameters) that the rows are of. Without them the largest k
-        of the rows counts as all heads, and claims about size are not testable.
+    hypothesis, claims : judge only the claims of one key of `HYPOTHESES`, or those of these names; default all.
+    models : loaded models (or anything with name, heads, parameters and family) that the rows are of. Without them the
+        largest k of the rows counts as all heads, and claims about size are not testable.
+    recipes : recipes to judge every one of `models` under, also where there are no rows.
     prompts : the prompts of the rows, for the claim about copied answers.
 
     Returns
@@ -57,16 +61,21 @@ def of(
     Raises
     ------
     HybretError
-        For random weights, two sets of weights under one name, an unknown hypothesis, or a missing column.
+        For random weights, two sets of weights under one name, an unknown hypothesis or claim, or a missing column.
     """
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
     if hypothesis is not None and hypothesis not in HYPOTHESES:
         raise HybretError(f"unknown hypothesis {hypothesis!r}; choose one of {', '.join(HYPOTHESES)}")
+    names = list(CLAIMS) if claims is None else list(claims)
+    if unknown := [name for name in names if name not in CLAIMS]:
+        raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
+    wanted = [claim for name, claim in CLAIMS.items() if name in names]
     known = {model.name: model for model in models}
     texts = {prompt.key: prompt.text for prompt in prompts}
-    evidence = list(_evidence(rows, benchmarks, known, texts))
+    asked = [(model, recipe) for model in known for recipe in recipes]
+    evidence = list(_evidence(rows, benchmarks, known, texts, asked))
     lines = []
-    for claim in CLAIMS.values():
+    for claim in wanted:
         if hypothesis in (None, claim.hypothesis):
             about = {name: getattr(claim, name) for name in _FIELDS}
             if claim.across:
@@ -120,12 +129,16 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
 
 
 def _evidence(
-    rows: pd.DataFrame, benchmarks: pd.DataFrame, known: dict[str, Any], texts: dict[str, str]
+    rows: pd.DataFrame,
+    benchmarks: pd.DataFrame,
+    known: dict[str, Any],
+    texts: dict[str, str],
+    asked: list[tuple[str, str]],
 ) -> Iterator[Evidence]:
-    pairs = [
-        tuple(pair) for table in (rows, benchmarks) for pair in table[["model", "recipe"]].drop_duplicates().values
+    found = [
+        tuple(pair) for table in (rows, benchmarks) for pair in table[["model", "recipe"]].drop_duplicates().to_numpy()
     ]
-    for model, recipe in dict.fromkeys(pairs):
+    for model, recipe in dict.fromkeys([*asked, *found]):
         own, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
         loaded = known.get(model)
         yield Evidence(
@@ -136,6 +149,7 @@ def _evidence(
             loaded.heads if loaded else None,
             loaded.parameters if loaded else None,
             texts,
+            getattr(loaded, "family", ""),
         )
 
 
@@ -159,16 +173,45 @@ def said(table: pd.DataFrame) -> list[str]:
     table : from `of`, of one recipe or several.
     """
     sentences = []
-    for hypothesis in dict.fromkeys(table["hypothesis"]):
+    for hypothesis, of_it in table.groupby("hypothesis", sort=False):
         parts = []
-        of_it = table[table["hypothesis"] == hypothesis]
         for (model, recipe), own in of_it.groupby(["model", "recipe"], sort=False):
             testable = own[own["verdict"] != NOT_TESTABLE]
             good = int((testable["verdict"] == REPRODUCED).sum())
-            bad = testable.loc[testable["verdict"] == NOT_REPRODUCED, "claim"]
-            parts.append(
-                f"{model} ({recipe}) reproduces {good} of {len(testable)} testable claims"
-                + (f", not {', '.join(bad)}" if len(bad) else "")
-            )
-        sentences.append(f"{hypothesis}, {HYPOTHESES[hypothesis]}: {'; '.join(parts)}.")
+            bad = testable.loc[testable["verdict"] == NOT_REPRODUCED, "label"]
+            if len(testable):
+                but = f" (not: {'; '.join(bad)})" if len(bad) else ""
+                parts.append(f"{model}, {recipe}: {good} of {len(testable)} testable claims reproduced{but}")
+        name = f"{hypothesis}, {HYPOTHESES[str(hypothesis)]}"
+        sentences.append(f"{name}. {'. '.join(parts) or 'Nothing could be tested'}.")
     return sentences
+
+
+MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
+
+
+def html(table: pd.DataFrame) -> str:
+    """Verdicts as an HTML table to read: each claim, what the paper says, what was tested, and what every model shows.
+
+    Parameters
+    ----------
+    table : from `of`. All text is escaped. Links lead to the figure of a sibling page that the claim was measured in.
+    """
+    rows = []
+    for _, lines in table.groupby("claim", sort=False):
+        claim = {name: escape(str(lines.iloc[0][name])) for name in _FIELDS}
+        rows.append(
+            f'<tr class="hb-claim"><th colspan="3" scope="colgroup">{claim["says"]} <small>{claim["where"]}. '
+            f"Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
+            f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
+        )
+        for line in lines.to_dict("records"):
+            said = [line["ours"], f"n = {line['n']}" if line["ours"] and not pd.isna(line["n"]) else "", line["why"]]
+            cells = (
+                f"{line['model']}, {line['recipe']}",
+                f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}",
+                "; ".join(filter(None, said)),
+            )
+            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    head = "<tr><th>model, recipe</th><th>verdict</th><th>here</th></tr>"
+    return f'<table class="hb-verdicts tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybret import paper, verdicts
+from hybret import figures, harness, paper, verdicts
 from hybret.errors import HybretError
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = verdicts.VERDICTS
@@ -45,26 +45,26 @@ def world(heads=10, model="tiny", recipe="CORRECTED", template="base", n=100, fl
         for key in [name] if name != "all" else list(scores):
             assert key in scores
             scores[key] = hits(value) if np.isscalar(value) else np.asarray(value)
-    frames = []
-    for name, value in scores.items():
-        pair = "_" in name
-        k = pd.NA if pair else int(name[1:])
-        generation, prefill = name.lower().split("_") if pair else (f"k={k}", "keep" if name[0] != "b" else f"k={k}")
-        cells = pd.DataFrame({"length": np.repeat(LENGTHS, 10), "depth": np.tile(DEPTHS, 10), "score": value})
-        cells = cells.assign(needle="paper", in_window=INSIDE, prompt=[f"p{i}" for i in range(100)])[:n]
-        control = pd.DataFrame({"length": LENGTHS, "depth": np.nan, "score": 5.0 * floor})
-        control = control.assign(needle="none", in_window=False, prompt=[f"c{i}" for i in range(10)])
-        frame = pd.concat([cells, control]).assign(
-            condition=name.replace("_", "-"),
-            intervention=name,
-            generation=generation,
-            prefill=prefill,
-            k=k,
-            during={"g": "generation", "j": "generation", "b": "both"}.get(name[0]) if not pair else None,
-            template="jrt" if name[0] == "j" else template,
-        )
-        frames.append(frame)
-    rows = pd.concat(frames, ignore_index=True).astype({"k": "Int64"})
+    pairs = [name for name in scores if "_" in name]
+    sparse = {name: f"k={name[1:]}" for name in scores if "_" not in name}
+    phases = {name: name.lower().split("_") for name in pairs}
+    phases |= {name: [kept, kept if name[0] == "b" else "keep"] for name, kept in sparse.items()}
+    needle = {"length": np.repeat(LENGTHS, 10), "depth": np.tile(DEPTHS, 10).astype(float), "in_window": INSIDE}
+    needle |= {"needle": np.full(100, "paper"), "prompt": np.array([f"p{i}" for i in range(100)])}
+    control = {"length": np.array(LENGTHS), "depth": np.full(10, np.nan), "in_window": np.zeros(10, bool)}
+    control |= {"needle": np.full(10, "none"), "prompt": np.array([f"c{i}" for i in range(10)])}
+    one = {name: np.concatenate([needle[name][:n], control[name]]) for name in needle}
+    names = np.repeat([*scores], n + 10)
+    rows = pd.DataFrame({name: np.tile(values, len(scores)) for name, values in one.items()}).assign(
+        score=np.concatenate([np.append(value[:n], np.full(10, 5.0 * floor)) for value in scores.values()]),
+        condition=[name.replace("_", "-") for name in names],
+        intervention=names,
+        generation=[phases[name][0] for name in names],
+        prefill=[phases[name][1] for name in names],
+        k=pd.array([int(name[1:]) if name in sparse else None for name in names], dtype="Int64"),
+        during=[{"b": "both"}.get(name[0], "generation") if name in sparse else None for name in names],
+        template=["jrt" if name[0] == "j" else template for name in names],
+    )
     rows = rows.assign(answer=np.where(rows["score"] > 0, "the needle", SAYINGS["pearl"]), exact=rows["score"] == 5)
     rows = rows.assign(haystack="h", haystack_seed=0, rubric="table2")
     return rows.assign(model=model, weights=f"weights of {model}", recipe=recipe)
@@ -89,8 +89,7 @@ def bench(n=500, **changes) -> pd.DataFrame:
 
 def verdict(claim, rows=None, benchmarks=None, **given) -> pd.Series:
     """The line of one claim, which must be the only one."""
-    table = verdicts.of(rows, benchmarks, verdicts.CLAIMS[claim].hypothesis, **given)
-    table = table[table["claim"] == claim]
+    table = verdicts.of(rows, benchmarks, claims=[claim], **given)
     assert len(table) == 1
     return table.iloc[0]
 
@@ -253,6 +252,33 @@ def test_what_was_not_run_is_said():
     assert verdicts.of().empty
 
 
+def test_a_loaded_model_without_rows_was_not_run():
+    tiny = SimpleNamespace(name="tiny", heads=10, parameters=5_000_000)
+    table = verdicts.of(world(), claims=["exposure"], models=[tiny], recipes=["CORRECTED", "PAPER"])
+    assert dict(zip(table["recipe"], table["why"], strict=True))["PAPER"] == "not run: Keep-Keep"
+    assert len(table) == 2
+
+
+def test_manipulations_that_the_authors_code_never_applies_show_nothing():
+    rows = pd.concat([world(32, "j", recipe) for recipe in ("CORRECTED", "PAPER")])
+    jamba = SimpleNamespace(name="j", heads=32, parameters=9_000_000, family="jamba")
+    table = verdicts.of(rows, hypothesis="H3", models=[jamba]).set_index(["claim", "recipe"])
+    assert table.loc[("exposure", "CORRECTED"), "verdict"] == REPRODUCED
+    assert set(table.xs("PAPER", level="recipe")["verdict"]) == {NOT_TESTABLE}
+    assert "do not act on Jamba" in table.loc[("exposure", "PAPER"), "why"]
+    griffin = SimpleNamespace(**(vars(jamba) | {"family": "recurrent_gemma"}))
+    assert verdict("exposure", world(32, "j", "PAPER"), models=[griffin])["verdict"] == REPRODUCED
+
+
+def test_a_clear_failure_outweighs_doubt():
+    rows = world(Omit_Keep=0)
+    few = rows[rows["in_window"] | (rows["length"] == 700) | (rows["needle"] == "none")]  # 10 needles beyond the window
+    line = verdict("inside-window", few)
+    assert line["verdict"] == NOT_REPRODUCED and "inside" in line["ours"]
+    doubt = verdict("inside-window", world()[world()["prompt"].isin(few["prompt"])])
+    assert doubt["verdict"] == NOT_TESTABLE and "10 prompts" in doubt["why"]
+
+
 def test_without_a_window_there_is_nothing_beyond_it():
     rows = world().assign(in_window=True)
     for claim in ("inside-window", "beyond-window", "complement"):
@@ -292,6 +318,16 @@ def test_the_real_mmlu_is_a_matter_of_knowledge():
     assert verdict("contrast", benchmarks=items)["verdict"] == REPRODUCED
 
 
+def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
+    given = {"conditions": harness.conditions(griffin, 3), "limit": 1, "out": tmp_path, "progress": False}
+    assert harness.evaluate(griffin, ["organism_sentiment"], **given, compute=False).empty
+    done = harness.evaluate(griffin, ["organism_sentiment"], **given)
+    hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    both = harness.evaluate(griffin, ["organism_sentiment", "organism_prices"], **given, compute=False)
+    hook.remove()
+    pd.testing.assert_frame_equal(both, done)
+
+
 # ---------------------------------------------------------------- the table
 
 
@@ -311,8 +347,10 @@ def test_each_model_and_recipe_has_its_own_lines():
 
 def test_sentences_follow_the_verdicts():
     (before,), (after,) = (verdicts.said(verdicts.of(world(**c), hypothesis="abstract")) for c in ({}, {"g2": 20}))
-    assert "tiny (CORRECTED) reproduces 1 of 2 testable claims, not few-heads-prefill" in before
-    assert "reproduces 0 of 2" in after and "few-heads-generation, few-heads-prefill" in after
+    assert "tiny, CORRECTED: 1 of 2 testable claims reproduced (not: 15 % of heads throughout)" in before
+    assert "0 of 2 testable" in after and "15 % of heads while answering; 15 % of heads throughout" in after
+    (nothing,) = verdicts.said(verdicts.of(world(), hypothesis="H2"))
+    assert nothing.endswith("Nothing could be tested.")
 
 
 @pytest.mark.parametrize("made_up", [{"model": "random-griffin"}, {"weights": "random000000"}])
@@ -329,14 +367,44 @@ def test_bad_input():
         verdicts.of(mixed)
     with pytest.raises(HybretError, match="unknown hypothesis 'H4'"):
         verdicts.of(world(), hypothesis="H4")
+    with pytest.raises(HybretError, match="unknown claim 'H1'"):
+        verdicts.of(world(), claims=["H1"])
     with pytest.raises(HybretError, match="no column 'in_window'"):
         verdicts.of(world().drop(columns="in_window"))
     with pytest.raises(HybretError, match="no column 'choices'"):
         verdicts.of(benchmarks=bench().drop(columns="choices"))
 
 
+def test_the_page_escapes_what_models_and_rows_bring():
+    table = verdicts.of(world(model="<script>alert(1)</script>", g0=40), hypothesis="H1")
+    page = verdicts.html(table.assign(why="<b>so</b>"))
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>so" not in page
+    assert page.count("<tr>") == len(table) + 1 and page.count("hb-claim") == table["claim"].nunique()
+    for word in ("reproduced", "not reproduced", "not testable", "sparsification.html#fig-accuracy-by-k"):
+        assert word in page
+
+
+def test_the_figure_shows_every_verdict():
+    table = verdicts.of(pd.concat([world(), world(recipe="PAPER", g0=40)]), bench())
+    figure = figures.verdicts(table, "note")
+    axes = figure.axes[0]
+    drawn = [line for line in axes.lines if line.get_linestyle() == "None"]
+    assert len(drawn) == len(table)
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(dict.fromkeys(table["label"]))
+    looks = {(line.get_marker(), line.get_fillstyle()) for line in drawn}
+    assert len(looks) == 3  # told apart without colour
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == set(verdicts.VERDICTS)
+    with pytest.raises(HybretError, match="no verdicts"):
+        figures.verdicts(table[:0])
+
+
+@pytest.mark.parametrize("claim", verdicts.CLAIMS.values(), ids=lambda claim: claim.name)
+def test_a_claim_leads_to_where_it_is_measured(claim, figures_of):
+    assert claim.figure in figures_of(claim.notebook)
+
+
 def test_claims_are_documented():
     for claim in verdicts.CLAIMS.values():
-        for field in ("says", "where", "paper", "test", "needs", "notebook", "figure"):
+        for field in ("says", "where", "paper", "test", "needs"):
             assert getattr(claim, field), (claim.name, field)
-        assert claim.says.endswith(".") and len(claim.says) < 120
+        assert claim.says.endswith(".") and len(claim.says) < 120 and len(claim.label) <= 40
