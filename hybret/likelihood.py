@@ -7,11 +7,8 @@ layers below the first attention layer, where none of them acts yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +18,7 @@ from .attention import Frame, frame
 from .batches import Budget, budget_of
 from .errors import HybretError
 from .generation import Actions, State
+from .hooks import only_at, widening, witness
 from .interventions import Intervention, Keep, KeepHeads, effective, validate
 from .models import Model
 from .recipe import Recipe
@@ -40,7 +38,6 @@ def log_likelihoods(
     conditions: Sequence[Intervention],
     recipe: Recipe,
     budget: Budget | None = None,
-    done: Callable[[int], Any] | None = None,
 ) -> list[list[Answer]]:
     """Score every continuation under every condition.
 
@@ -54,8 +51,6 @@ def log_likelihoods(
     recipe : Recipe
     budget : Budget, optional
         Rows and tokens, over all conditions, of one pass; default what fits on the device.
-    done : callable, optional
-        Told how many requests a finished pass has answered.
 
     Returns
     -------
@@ -66,8 +61,8 @@ def log_likelihoods(
     Raises
     ------
     HybretError
-        A condition that cannot act on a log-likelihood, an empty context or continuation, or (after a pass) an attention
-        layer that let through more heads than its condition keeps.
+        A condition that cannot act on a log-likelihood, an empty context or continuation, or (after a pass) an
+        attention layer that let through more heads than its condition keeps.
     """
     acting = []
     for condition in conditions:
@@ -96,8 +91,6 @@ def log_likelihoods(
                     found[actions].update(
                         {spot.request: value for (_, spot), value in zip(wanted, values, strict=True)}
                     )
-                if done is not None:
-                    done(len(wanted) * len(group) // len(distinct))
     return [[found[actions][request] for request in range(len(requests))] for actions in acting]
 
 
@@ -209,9 +202,9 @@ def _score(
     with (
         torch.inference_mode(),
         frame(now),
-        _widening(model, now, len(texts)),
-        _only(model, (copies + row).flatten(), column.repeat(many)),
-        _witness(model, [_most(actions, model.heads) for actions in rows]),
+        widening(model, now, len(texts)),
+        only_at(model, (copies + row).flatten(), column.repeat(many)),
+        witness(model, [_most(actions, model.heads) for actions in rows]),
     ):
         logits = net(
             input_ids=ids,
@@ -240,83 +233,6 @@ def _spread(state: State, texts: int) -> State:
     return replace(state, cache=cache, recurrent=[pick(x) for x in state.recurrent])
 
 
-@contextmanager
-def _widening(model: Model, now: Frame, texts: int) -> Iterator[None]:
-    """One row for each text up to the outputs of the first attention layer, all rows of the frame from there on.
-
-    `generation.expanding` does this for a single text, whose residual stream of one row is added to any number of rows.
-    """
-    if len(now.rows) == texts:
-        yield
-        return
-    projection = generation.first_projection(model)
-    layer = model.net.model.layers[model.attention_layers[0]]
-    attention = next(m for m in layer.modules() if projection in m.children())
-
-    def first(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-        """A hook that changes the hidden states among a module's arguments, its only activations."""
-
-        def hook(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            if inputs:
-                return (change(inputs[0]), *inputs[1:]), named
-            return inputs, {**named, "hidden_states": change(named["hidden_states"])}
-
-        return hook
-
-    copies = len(now.rows) // texts
-    handles = [
-        layer.register_forward_pre_hook(first(lambda x: x.repeat(copies, 1, 1)), with_kwargs=True),
-        attention.register_forward_pre_hook(first(lambda x: x[:texts]), with_kwargs=True),
-    ]
-    try:
-        with generation.expanding(model, now):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _only(model: Model, row: Tensor, column: Tensor) -> Iterator[None]:
-    """Logits at these places alone, ``(1, places, vocabulary)``: all of them would take gigabytes."""
-    head = model.net.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def _most(actions: Actions, heads: int) -> int:
     """How many heads may write under `actions`."""
     return min([heads, *(a.k for a in actions if isinstance(a, KeepHeads))])
-
-
-@contextmanager
-def _witness(model: Model, most: Sequence[int]) -> Iterator[None]:
-    """Look at what reaches the output projections: no layer may hear more heads of a token than its row allows.
-
-    A rule that is attached and does nothing would give the numbers of the untouched model in silence.
-    """
-    projections = [m for n, m in model.net.named_modules() if n.endswith("o_proj")]
-    bound = torch.tensor(most, device=model.device)
-    heard: list[Tensor] = []
-
-    def look(_: Any, inputs: tuple[Tensor, ...], rows: Tensor) -> None:
-        heads = inputs[0][rows].unflatten(-1, (model.heads, -1))
-        heard.append(((heads != 0).any(-1).sum(-1).amax(-1) <= bound[rows]).all())
-
-    limited = (bound < model.heads).nonzero()[:, 0]
-    handles = [m.register_forward_pre_hook(partial(look, rows=limited)) for m in projections] if len(limited) else []
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not len(limited):
-        return
-    if len(heard) != len(model.attention_layers) or not bool(torch.stack(heard).all()):
-        raise HybretError(
-            f"the sparsification did not act in every attention layer of {model.name}: nothing measured here would mean "
-            "anything; report the model and the version of transformers"
-        )
