@@ -42,9 +42,11 @@ def _curve(axes: Axes, rows: pd.DataFrame, floor: pd.DataFrame, name: str, i: in
     table = tables.accuracy(rows, by=["k"]).sort_values("k")
     k = table["k"].to_numpy(dtype=float) / unit
     colour, marker = COLOURS[i % 7], MARKERS[i % 7]
-    size = 5 if len(k) <= 17 else 3.5
+    # Thinner and smaller, so that curves on top of one another can all be seen.
+    width, size = max(1.0, 2.4 - 0.9 * i), (7 if len(k) <= 17 else 5) - 2 * min(i, 1)
     axes.fill_between(k, 100 * table["low"], 100 * table["high"], color=colour, alpha=0.2, linewidth=0)
-    axes.plot(k, 100 * table["accuracy"], color=colour, marker=marker, markersize=size, label=name, zorder=3)
+    look: Any = {"color": colour, "marker": marker, "markersize": size, "linewidth": width}
+    axes.plot(k, 100 * table["accuracy"], label=name, zorder=3, **look)
     axes.plot(k, 100 * table["exact"], color=colour, label=f"{name}, full needle", zorder=2, **EXACT)
     if len(floor):
         ground = tables.accuracy(floor, by=["k"]).sort_values("k")
@@ -94,8 +96,8 @@ def _panels(rows: pd.DataFrame, floor_rows: pd.DataFrame | None, by: str, mark: 
     if len(floor):
         legend.append(Line2D([], [], color=GREY, label="floor (no needle)", **FLOOR))
     if marked:
-        legend.append(Line2D([], [], label="tipping point of the paper's model with as many heads", **TIPS))
-    figure.legend(handles=legend, loc="outside upper center", ncols=2 if marked else 4)
+        legend.append(Line2D([], [], label="the paper's tipping point", **TIPS))
+    figure.legend(handles=legend, loc="outside upper center", ncols=3 if marked else 4)
     n = between(rows.groupby(["model", "k", by], dropna=False).size())
     hint = "read from right to left: fewer and fewer heads"
     footnote(figure, provenance(rows, f"{n} prompts each", _BANDS, hint))
