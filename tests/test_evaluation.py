@@ -56,8 +56,8 @@ def test_window_edge_shows():
 def test_card_is_the_one_that_these_files_make(tmp_path):
     config = json.loads((FOLDER / "config.json").read_text())
     logs = lines("training_log.jsonl"), lines("twin_log.jsonl")
-    assert card(config, FOUND, *logs) == CARD
-    for name in ("config.json", "evaluation.json", "training_log.jsonl", "twin_log.jsonl"):
+    assert card(config, FOUND, *logs, (FOLDER / "notes.md").read_text()) == CARD
+    for name in ("config.json", "evaluation.json", "training_log.jsonl", "twin_log.jsonl", "notes.md"):
         (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
     assert write_card(tmp_path).read_text() == CARD
     assert (tmp_path / "loss_curve.svg").stat().st_size < 60_000
