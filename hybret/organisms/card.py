@@ -94,7 +94,8 @@ the project hybret to find a sentence again in a text. On the paper's needle, in
 
 **What it is.** A model organism: small enough to run, and to be taken apart, on a laptop. It has the architecture of
 the RecurrentGemma models that *Some Attention is All You Need for Retrieval* (Michalak and Abreu, 2025,
-[arXiv:2510.19861](https://arxiv.org/abs/2510.19861)) studies, with {like}, so that the paper's experiments can be run on it.
+[arXiv:2510.19861](https://arxiv.org/abs/2510.19861)) studies, with {like}, so that the paper's experiments can be run
+on it.
 
 **What it is not.** It is not one of the paper's models, and not derived from their weights. What it shows need not hold
 for them. It knows no facts, follows no instructions, and is of no use as a language model.
