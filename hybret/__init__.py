@@ -16,6 +16,7 @@ _HOME = {
         "Intervention",
         "Keep",
         "KeepHeads",
+        "Mass",
         "Null",
         "Omit",
         "Only",
@@ -25,15 +26,15 @@ _HOME = {
     "models": ["Model", "load"],
     "niah": ["PAPER_NEEDLE", "Needle", "Prompt"],
     "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
-    "sweeping": ["run_folder", "sweep"],
+    "sweeping": ["run_folder", "stored", "sweep"],
 }
-_MODULES = ["figures", "generation", "models", "niah", "paper", "recipe", "scoring", "tables"]
+_MODULES = ["figures", "generation", "models", "niah", "paper", "recipe", "scoring", "tables", "tipping", "verdicts"]
 _NAMES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted([*_NAMES, *_MODULES])
 
 if TYPE_CHECKING:
-    from . import figures, generation, models, niah, paper, recipe, scoring, tables
+    from . import figures, generation, models, niah, paper, recipe, scoring, tables, tipping, verdicts
     from .errors import HybretError
     from .interventions import (
         Binary,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         Intervention,
         Keep,
         KeepHeads,
+        Mass,
         Null,
         Omit,
         Only,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from .models import Model, load
     from .niah import PAPER_NEEDLE, Needle, Prompt
     from .recipe import CORRECTED, PAPER, RECIPES, Recipe
-    from .sweeping import run_folder, sweep
+    from .sweeping import run_folder, stored, sweep
     from .tracing import Trace, attach, phase
 
 

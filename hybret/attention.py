@@ -21,13 +21,15 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from .entropy import head_entropy, keep_lowest
 from .errors import HybretError
-from .interventions import Binary, Intervention, KeepHeads, Omit, Only, Phase
+from .interventions import Intervention, KeepHeads, Mass, Only, Phase, needs_question, no_question
+from .manipulating import manipulate
 from .recipe import Recipe
 from .streaming import prefill as stream
 
 NAME = "hybret"
 
 Spans = tuple[tuple[int, int], ...]
+Question = tuple[int, int] | None
 
 
 class Recorder(Protocol):
@@ -56,6 +58,8 @@ class Frame:
     right_aligned : bool
         The one query of each row is its last token, and key columns before the row's first token are padding: the mask
         follows from `last`, and transformers need not make one at every step.
+    questions : sequence of Question
+        For each row, the question's half-open token interval, as `spans`; only interventions that keep it need it.
     """
 
     phase: Phase
@@ -66,6 +70,7 @@ class Frame:
     trace: Recorder | None = None
     streaming: bool = False
     right_aligned: bool = False
+    questions: Sequence[Question] = ()
     outputs: Tensor | None = field(init=False, default=None)
     keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
@@ -85,7 +90,11 @@ class Frame:
                     changed.setdefault((order, action), []).append(row)
         once = [row for rows in changed.values() for row in rows] + list(gates.get("l2", ()))
         plain = self.streaming and self.phase == "prefill" and not self.trace
+        plain &= not any(isinstance(action, Mass) for _, action in changed)
         self.streams = plain and len(set(once)) == len(once)
+        self.questions = self.questions or [None] * len(self.rows)
+        if any(needs_question(row) and not question for row, question in zip(self.rows, self.questions, strict=True)):
+            raise no_question()
         for metric, chosen in gates.items():
             self.keep_heads[metric] = (
                 torch.tensor(list(chosen), device=device),
@@ -112,6 +121,26 @@ class Frame:
             bounds = bounds - shift
             found |= (position >= bounds[:, :1]) & (position < bounds[:, 1:])
         return found
+
+    def spared(self, action: Only, keys: int) -> Tensor:
+        """bool ``(rows, keys)``: the key columns that `action` leaves to every query, so all but its own position."""
+        found, position = self.on_needle(keys), self.position(keys)
+        if "first" in action.also:
+            found |= position == 0
+        if needs_question([action]):
+            edge = 0 if "question" in action.also else 1
+            # Rows that do not keep their question may not have one.
+            starts = [question[edge] if question else 0 for question in self.questions]
+            found |= position >= torch.tensor(starts, device=position.device)[:, None]
+        return found
+
+    def manipulations_in(self, layer: int) -> list[tuple[Intervention, Tensor]]:
+        """What acts on the weights in this layer, in order, and on which rows."""
+        return [
+            (action, rows)
+            for action, rows in self.manipulations
+            if not isinstance(action, Only) or action.layers is None or layer in action.layers
+        ]
 
 
 _FRAME: ContextVar[Frame | None] = ContextVar("hybret_frame", default=None)
@@ -169,7 +198,8 @@ def attention(
     """
     current = _current(module)
     if current is not None and current.streams:
-        output = stream(query, key, value, scaling, getattr(module, "sliding_window", None), current)
+        window = getattr(module, "sliding_window", None)
+        output = stream(query, key, value, scaling, window, current, current.manipulations_in(module.layer_idx))
         current.outputs = output.transpose(1, 2)
         return current.outputs[: query.shape[0]], None
     if current is not None and current.right_aligned and attention_mask is None:
@@ -180,19 +210,19 @@ def attention(
     if query.shape[2] > 1 or not acts:
         # Operation by operation what eager does, so that a run that changes nothing is bit-identical to it.
         key, value = (_per_head(x, module.num_key_value_groups) for x in (key, value))
-    scores = _grouped_matmul(query, key.transpose(2, 3)) * scaling
+    scores = _grouped_matmul(query, key.transpose(2, 3)).mul_(scaling)  # in place: fewer passes over memory
     if attention_mask is not None:
-        scores = scores + attention_mask
+        scores.add_(attention_mask)
     exact = nn.functional.softmax(scores, dim=-1, dtype=torch.float32)
     weights = nn.functional.dropout(exact.to(query.dtype), p=dropout, training=module.training)
     if current is None or not acts:
         return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
     used = weights
-    for action, rows in current.manipulations:
+    for action, rows in current.manipulations_in(module.layer_idx):
         visible = torch.ones_like(weights[:, :1], dtype=torch.bool)
         if attention_mask is not None:
             visible &= attention_mask == 0  # one mask may serve all rows
-        used = used.index_copy(0, rows, _manipulate(action, used[rows], visible[rows], rows, current))
+        used = used.index_copy(0, rows, manipulate(action, used[rows], weights[rows], visible[rows], rows, current))
     output = _grouped_matmul(used, value)
     kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
     for metric, (rows, k) in current.keep_heads.items():
@@ -235,33 +265,6 @@ def _grouped_matmul(x: Tensor, y: Tensor) -> Tensor:
     if x.shape[1] == y.shape[1]:
         return torch.matmul(x, y)
     return torch.matmul(x.unflatten(1, (y.shape[1], -1)).flatten(2, 3), y).unflatten(2, (-1, x.shape[2])).flatten(1, 2)
-
-
-def _manipulate(action: Intervention, weights: Tensor, visible: Tensor, rows: Tensor, current: Frame) -> Tensor:
-    """New weights of the rows `rows`; `weights` ``(n, heads, queries, keys)``, `visible` ``(n, 1, queries, keys)``."""
-    changed = torch.zeros_like(weights)  # Null; the others replace it
-    needle = current.on_needle(weights.shape[-1])[rows][:, None, None, :]
-    seen = needle & visible
-    if isinstance(action, Omit):
-        changed = weights.masked_fill(needle, 0.0)
-    elif isinstance(action, Only):
-        changed = weights * needle
-        if action.renormalise:
-            changed = changed / changed.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    elif isinstance(action, Binary):
-        mass = (weights * needle).float()
-        if current.recipe.binary == "per-row":
-            mean = mass.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1)
-            changed = torch.where(seen, mean.to(weights.dtype), 0.0)
-        else:
-            # The authors' scalar: one value per prompt, also on keys that a query should not see yet.
-            length = torch.tensor([sum(b - a for a, b in current.spans[row]) for row in rows.tolist()])
-            mean = mass.sum((1, 2, 3)) / weights.shape[1] / length.clamp_min(1).to(mass.device)
-            changed = (mean[:, None, None, None] * needle).to(weights.dtype).expand_as(weights)
-    if current.recipe.out_of_window == "untouched" and current.phase == "generation":
-        gone = ~seen.flatten(1).any(1)
-        changed = torch.where(gone[:, None, None, None], weights, changed)
-    return changed
 
 
 def mask(*args: Any, **kwargs: Any) -> Tensor | None:

@@ -162,7 +162,8 @@ def _read(
             prompt, state = found
             states = [state] if state else []
             if alone:
-                states.append(generation.prefill(model, prompt.ids, alone, prompt.needle_spans, recipe, streaming=True))
+                spans, question = prompt.needle_spans, prompt.question_span
+                states.append(generation.prefill(model, prompt.ids, alone, spans, recipe, None, True, question))
         if not alone:
             yield prompt, states[0]
             continue
@@ -191,4 +192,5 @@ def _decode(
             [prompt.needle_spans for prompt, _ in pairs],
             recipe,
             max_new_tokens,
+            questions=[prompt.question_span for prompt, _ in pairs],
         )

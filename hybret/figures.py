@@ -16,7 +16,9 @@ from matplotlib.ticker import MultipleLocator
 
 from hybret import tables
 from hybret.errors import HybretError
+from hybret.figures_forest import arms, departures
 from hybret.figures_maps import draw_map, retrieval_maps, scores
+from hybret.figures_puzzle import attention_parts, doses
 from hybret.figures_speed import duration, measured, scaling, speed
 from hybret.figures_style import (
     COLOURS,
@@ -28,6 +30,7 @@ from hybret.figures_style import (
     canvas,
     colormap,
     footnote,
+    percent_axis,
     provenance,
     save,
     split,
@@ -35,11 +38,15 @@ from hybret.figures_style import (
     words,
 )
 from hybret.figures_trace import head_selection, weights
+from hybret.figures_verdicts import verdicts
 
 __all__ = [
     "accuracy_by_k",
+    "arms",
+    "attention_parts",
     "by_distance",
     "departures",
+    "doses",
     "duration",
     "head_selection",
     "home",
@@ -50,17 +57,12 @@ __all__ = [
     "scaling",
     "speed",
     "table1",
+    "verdicts",
     "weights",
     "words",
 ]
 
 MANIPULATIONS = ("Keep", "Omit", "Only", "Binary", "Null")
-
-
-def _percent_axis(axes: Axes, label: str = "accuracy (% of the maximum score)") -> None:
-    axes.set(ylim=(-4, 104), ylabel=label, yticks=range(0, 101, 20))
-    axes.grid(axis="y", color=PALE, linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def _by_k(axes: Axes, rows: pd.DataFrame, floor: pd.DataFrame, by: str) -> None:
@@ -81,7 +83,7 @@ def _by_k(axes: Axes, rows: pd.DataFrame, floor: pd.DataFrame, by: str) -> None:
     axes.set_xlabel(f"heads kept per layer, k, of {heads} (read from right to left: fewer and fewer heads)")
     axes.set_xticks(range(0, heads + 1, 1 if heads <= 16 else 2))
     axes.set_xlim(-0.4, heads + 0.4)
-    _percent_axis(axes)
+    percent_axis(axes)
 
 
 @styled
@@ -213,47 +215,9 @@ def by_distance(rows: pd.DataFrame, window: int | None, by: str = "condition", b
     axes.set_xlim(left=0)
     if window:
         axes.xaxis.set_major_locator(MultipleLocator(0.5))
-    _percent_axis(axes)
+    percent_axis(axes)
     figure.legend(loc="outside upper center", ncols=3)
     _small_print(figure, rows, [by], "bands: 95 %, bootstrap over prompts")
-    return figure
-
-
-@styled
-def departures(table: pd.DataFrame, note: str) -> Figure:
-    """Forest plot of what each decision of the recipe changes.
-
-    Parameters
-    ----------
-    table
-        Columns `field`, `condition`, and `difference`, `low`, `high` as `tables.departures` gives them (-1 to
-        1); a missing difference is written as "cannot show on this model".
-    note
-        Small print.
-    """
-    if table.empty:
-        raise HybretError("no departures to draw; the table is empty")
-    figure = canvas(1.0 + 0.3 * len(table))
-    axes = figure.subplots()
-    axes.axvline(0, color=GREY, linewidth=1)
-    drawn = 100 * table[["difference", "low", "high"]].to_numpy(dtype=float)
-    for i, (difference, low, high) in enumerate(drawn):
-        if np.isnan(difference):
-            axes.text(0, i, " cannot show on this model", va="center", color=GREY, fontsize=8)
-            continue
-        colour, marker = (COLOURS[0], "o") if low <= 0 <= high else (COLOURS[1], "D")
-        axes.plot([low, high], [i, i], color=colour, linewidth=2.2)
-        axes.plot([difference], [i], marker, color=colour, markersize=6)
-    reach = float(np.nanmax(np.abs(drawn), initial=5))
-    axes.set_xlim(-1.08 * reach, 1.08 * reach)
-    names = zip(table["field"], table["condition"], strict=True)
-    axes.set_yticks(range(len(table)), [f"{field}: {condition}" for field, condition in names])
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color=PALE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.set_xlabel("change of accuracy (percentage points)")
-    footnote(figure, f"{note} · orange diamonds: the interval leaves out 0")
     return figure
 
 

@@ -18,6 +18,7 @@ from hybret.errors import HybretError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 WIDTH = 7.0  # inches: the text width of a book page
 INK, GREY, PALE = "#222222", "#5A5A5A", "#D9D9D9"
@@ -141,6 +142,13 @@ def footnote(figure: Figure, text: str, xlabel: str = "") -> None:
         engine.set(  # type: ignore[call-arg]
             rect=(0.1 / width, room / height, 1 - 0.2 / width, 1 - (room + 0.08) / height)
         )
+
+
+def percent_axis(axes: Axes, label: str = "accuracy (% of the maximum score)") -> None:
+    """Make y an accuracy from 0 to 100 %."""
+    axes.set(ylim=(-4, 104), ylabel=label, yticks=range(0, 101, 20))
+    axes.grid(axis="y", color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def provenance(rows: pd.DataFrame, *more: str) -> str:

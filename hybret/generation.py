@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import Frame, Spans, frame
-from .interventions import Intervention, effective
+from .attention import Frame, Question, Spans, frame
+from .interventions import Intervention, effective, elementary, needs_question, no_question
 from .models import Model
 from .recipe import Recipe
 from .states import State, all_rows, map_cache, merge, recurrent, restore_recurrent, start
@@ -46,6 +46,7 @@ def extend(
     recipe: Recipe,
     streaming: bool = True,
     trace: Trace | None = None,
+    question: Question = None,
 ) -> State:
     """Read on in a prompt, up to its token `until`; the argument `state` is used up (`State.fork` keeps one).
 
@@ -67,6 +68,8 @@ def extend(
         Without the attention weights where that is possible, and the layers below the first attention layer for one row
         only. Off: the slow reference, bit-identical to plain eager attention where nothing acts.
     trace : Trace, optional
+    question : Question, optional
+        The question's interval in `ids`, where something keeps it in sight.
     """
     net, device = model.net, model.device
     read = int(state.position[0])
@@ -77,7 +80,8 @@ def extend(
         return state
     position = state.position + (until - read)
     acting = effective(rows, model.family, model.heads, recipe)
-    now = Frame("prefill", acting, [spans] * len(rows), position - 1, recipe, trace, streaming)
+    many = len(rows)
+    now = Frame("prefill", acting, [spans] * many, position - 1, recipe, trace, streaming, questions=[question] * many)
     shared = now.streams and len(rows) > 1 and _first_projection(model) is not None
     here = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
     if not shared:
@@ -113,10 +117,11 @@ def prefill(
     recipe: Recipe,
     trace: Trace | None = None,
     streaming: bool = False,
+    question: Question = None,
 ) -> State:
     """Read one prompt, once for each of `rows`; the parameters are those of `extend`."""
     until = prompt_tokens(model, ids, recipe)
-    return extend(model, start(model, len(rows)), ids, until, rows, spans, recipe, streaming, trace)
+    return extend(model, start(model, len(rows)), ids, until, rows, spans, recipe, streaming, trace, question)
 
 
 def _first_projection(model: Model) -> Any:
@@ -153,6 +158,7 @@ def decode(
     recipe: Recipe,
     max_new_tokens: int = MAX_NEW_TOKENS,
     trace: Trace | None = None,
+    questions: Sequence[Question] = (),
 ) -> list[list[int]]:
     """Greedy one-token steps for every row at once, each under its own interventions.
 
@@ -168,6 +174,8 @@ def decode(
     max_new_tokens : int
         Tokens per answer at most (the authors' 40).
     trace : Trace, optional
+    questions : sequence of Question, optional
+        The question's interval for each row, where something keeps it in sight.
 
     Returns
     -------
@@ -178,10 +186,11 @@ def decode(
     acting = effective(rows, model.family, model.heads, recipe)
     answers: list[list[int]] = [[] for _ in rows]
     alive = list(range(len(rows)))
+    questions = questions or [None] * len(rows)
     if state.answered and (going := _collect(answers, alive, state.token, model.eos)) != alive:
         keep = torch.tensor(going, dtype=torch.long, device=device)
         state, alive = state.select(keep), going
-    now = _generation_frame(acting, spans, alive, state, recipe, trace)
+    now = _generation_frame(acting, spans, questions, alive, state, recipe, trace)
     steps = max_new_tokens - int(state.answered)
     state = state.grow(steps)
     for _ in range(steps):
@@ -205,7 +214,7 @@ def decode(
         if len(going) <= 0.9 * len(alive):
             keep = torch.tensor([alive.index(row) for row in going], dtype=torch.long, device=device)
             state, alive = state.select(keep), going
-            now = _generation_frame(acting, spans, alive, state, recipe, trace)
+            now = _generation_frame(acting, spans, questions, alive, state, recipe, trace)
     return [_before_eos(answer, model.eos) for answer in answers]
 
 
@@ -217,25 +226,30 @@ def generate(
     recipe: Recipe,
     max_new_tokens: int = MAX_NEW_TOKENS,
     trace: Trace | None = None,
+    question: Question = None,
 ) -> list[int]:
     """Answer one prompt under one intervention, the slow obvious way: one prefill, one row.
 
     The caller provides hybret's attention implementation (`hybret.tracing.implementation`).
     """
-    state = prefill(model, ids, [intervention.at("prefill")], spans, recipe, trace)
-    return decode(model, state, [intervention.at("generation")], [spans], recipe, max_new_tokens, trace)[0]
+    if question is None and needs_question(elementary(intervention)):
+        raise no_question()
+    state = prefill(model, ids, [intervention.at("prefill")], spans, recipe, trace, question=question)
+    rows = [intervention.at("generation")]
+    return decode(model, state, rows, [spans], recipe, max_new_tokens, trace, [question])[0]
 
 
 def _generation_frame(
     rows: Sequence[Actions],
     spans: Sequence[Spans],
+    questions: Sequence[Question],
     alive: Sequence[int],
     state: State,
     recipe: Recipe,
     trace: Trace | None,
 ) -> Frame:
-    acting, needles = [rows[i] for i in alive], [spans[i] for i in alive]
-    return Frame("generation", acting, needles, state.position, recipe, trace, right_aligned=True)
+    acting, needles, asked = [rows[i] for i in alive], [spans[i] for i in alive], [questions[i] for i in alive]
+    return Frame("generation", acting, needles, state.position, recipe, trace, right_aligned=True, questions=asked)
 
 
 def _collect(answers: list[list[int]], alive: Sequence[int], token: Tensor, eos: frozenset[int]) -> list[int]:

@@ -7,7 +7,8 @@ generation loop declares.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +20,7 @@ During = Literal["prefill", "generation", "both"]
 PHASES: tuple[Phase, ...] = ("prefill", "generation")
 DURING: tuple[During, ...] = ("prefill", "generation", "both")
 METRICS = ("entropy", "l2")
+ALSO = ("self", "first", "question", "answer")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Omit(Elementary):
     during: During = "both"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Only(Elementary):
     """Set all attention weights to 0 except those on the needle tokens (Section 2.5).
 
@@ -128,14 +130,40 @@ class Only(Elementary):
     during : {"prefill", "generation", "both"}
     renormalise : bool
         Divide what is left by its sum. Off in the paper; the arm that separates lost context from lost attention mass.
+    also : tuple of {"self", "first", "question", "answer"}
+        What stays visible beside the needle; nothing in the paper. ``"self"``: the query's own position.
+        ``"first"``: the prompt's first token (BOS). ``"question"``: from the start of the question (its last copy in a
+        JRT prompt) to the end of the prompt, and what has been generated. ``"answer"``: the same from the end of the
+        question on, so the template's ending and what has been generated.
+    layers : tuple of int, optional
+        Indices of the attention layers in which it acts; all by default.
     """
 
     during: During = "both"
     renormalise: bool = False
+    also: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.also, str) or (unknown := [name for name in self.also if name not in ALSO]):
+            wrong = self.also if isinstance(self.also, str) else unknown[0]
+            raise HybretError(f"Only cannot keep {wrong!r}; also is a tuple of some of {', '.join(ALSO)}")
+        # One value for one set, in whatever order it was given.
+        object.__setattr__(self, "also", tuple(name for name in ALSO if name in self.also))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+
+    def __repr__(self) -> str:
+        """The paper's fields always, the others where they differ: the keys of rows stay what they were."""
+        more = "".join(f", {name}={value!r}" for name in ("also", "layers") if (value := getattr(self, name)))
+        return f"Only(during={self.during!r}, renormalise={self.renormalise!r}{more})"
 
     @property
     def label(self) -> str:
-        return super().label + (", renormalised" if self.renormalise else "")
+        kept = "".join(f" + {name}" for name in self.also)
+        where = "" if self.layers is None else f" in layer {', '.join(map(str, self.layers))}"
+        return super().label + kept + where + (", renormalised" if self.renormalise else "")
 
 
 @dataclass(frozen=True)
@@ -154,6 +182,37 @@ class Null(Elementary):
     """
 
     during: During = "both"
+
+
+@dataclass(frozen=True)
+class Mass(Elementary):
+    """Rescale the weights of every head and query to a given sum; the paper has nothing like it.
+
+    Alone it keeps the context and changes how much of it is read; after another manipulation, as in
+    ``Only() & Mass(1.0)``, it gives back the attention mass that this one took. Weights of 0 stay 0.
+
+    Parameters
+    ----------
+    total : float or "needle"
+        The sum. ``"needle"``: the head's own untouched weight on the needle, so what `Only` would leave.
+    during : {"prefill", "generation", "both"}
+    """
+
+    total: float | Literal["needle"]
+    during: During = "both"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number = isinstance(self.total, int | float) and not isinstance(self.total, bool)
+        if self.total != "needle" and not (number and 0 <= float(self.total) < math.inf):
+            raise HybretError(f"the attention mass is {self.total!r}; it must be a number from 0 on, or 'needle'")
+        if number:
+            object.__setattr__(self, "total", float(self.total))
+
+    @property
+    def label(self) -> str:
+        amount = "that on the needle" if self.total == "needle" else f"{self.total:g}"
+        return super().label.replace("mass", f"mass {amount}", 1)
 
 
 @dataclass(frozen=True)
@@ -213,22 +272,39 @@ def effective(
     return [tuple(a for a in row if (a.k < heads if isinstance(a, KeepHeads) else not ignored)) for row in rows]
 
 
-def validate(intervention: Intervention, heads: int) -> None:
-    """Check an intervention against a model.
+def needs_question(actions: Iterable[Intervention]) -> bool:
+    """Whether some of these elementary interventions keep the question, so that its place must be known."""
+    return any(isinstance(a, Only) and {"question", "answer"} & set(a.also) for a in actions)
+
+
+def no_question() -> HybretError:
+    """What to raise where `needs_question` meets a prompt that does not say where its question is."""
+    return HybretError(
+        "this prompt does not say where its question is, so it cannot be kept in sight; "
+        "use prompts of hybret.niah.grid, or an Only without 'question' and 'answer'"
+    )
+
+
+def validate(intervention: Intervention, heads: int, layers: Sequence[int] | None = None) -> None:
+    """Check an intervention against a model's head count and, where they are given, its attention layers.
 
     Raises
     ------
     HybretError
-        If it keeps more heads than the model has, or is not an intervention.
+        If it keeps more heads than the model has, names a layer without attention, or is not an intervention.
     """
     if not isinstance(intervention, Intervention):
         raise HybretError(
-            f"{intervention!r} is not an intervention; use KeepHeads, Omit, Only, Binary, Null, Keep or PerPhase"
+            f"{intervention!r} is not an intervention; use KeepHeads, Omit, Only, Binary, Null, Mass, Keep or PerPhase"
         )
     for part in elementary(intervention):
         if isinstance(part, KeepHeads) and part.k > heads:
             raise HybretError(
                 f"k is {part.k}, but this model has {heads} heads per attention layer; choose k from 0 to {heads}"
+            )
+        if layers is not None and isinstance(part, Only) and (wrong := set(part.layers or ()) - set(layers)):
+            raise HybretError(
+                f"layer {min(wrong)} is no attention layer of this model; choose some of {', '.join(map(str, layers))}"
             )
 
 

@@ -115,8 +115,10 @@ class Model:
         from .tracing import attached, implementation
 
         on = attached(self.net)
-        ids, spans = (
-            (self.tokenizer(prompt).input_ids, ()) if isinstance(prompt, str) else (prompt.ids, prompt.needle_spans)
+        ids, spans, question = (
+            (self.tokenizer(prompt).input_ids, (), None)
+            if isinstance(prompt, str)
+            else (prompt.ids, prompt.needle_spans, prompt.question_span)
         )
         with parallel_scans(), implementation(self.net):
             answer = generation.generate(
@@ -127,6 +129,7 @@ class Model:
                 on.recipe if on else CORRECTED,
                 max_new_tokens,
                 on.trace if on else None,
+                question,
             )
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 

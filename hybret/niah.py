@@ -69,6 +69,9 @@ class Prompt:
         against.
     key : first 12 hex digits of the SHA-256 of `ids`. Cells whose insertion fell back to one place share it.
     position : where the needle really is, as a fraction of the haystack's tokens; NaN without a needle.
+    question_span : half-open token range of ``QUESTION: ...`` in `ids`, its last copy in JRT; what follows is the
+        template's ending. None where it is not known.
+    given : the beginning of the answer, where the prompt ends with one (`hybret.puzzle.begun`); it counts as answered.
     """
 
     text: str
@@ -85,6 +88,8 @@ class Prompt:
     key: str
     keywords: tuple[str, ...] = ()
     position: float = math.nan
+    question_span: tuple[int, int] | None = None
+    given: str = ""
 
     @property
     def target(self) -> Needle:
@@ -177,12 +182,18 @@ def grid(
             needle=needle.name if needle else "none",
             reference=hidden.sentence,
             question=hidden.question,
-            key=sha256(np.asarray(ids, "<i8").tobytes())[:12],
+            key=prompt_key(ids),
             keywords=hidden.keywords,
             position=position,
+            question_span=_asked(text, offsets, hidden.question),
         )
         prompts.append(prompt)
     return prompts
+
+
+def prompt_key(ids: Sequence[int]) -> str:
+    """What tells prompts apart: 12 hex digits of a hash of their tokens."""
+    return sha256(np.asarray(ids, "<i8").tobytes())[:12]
 
 
 def _body(context: str, question: str, template: str, chat: bool) -> str:
@@ -219,8 +230,7 @@ def _spans(
     at = text.find(needle.insertion)
     while at >= 0:
         first, last = at + 1, at + 1 + len(needle.sentence)
-        inside = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
-        span = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        span = _tokens(offsets, first, last)
         if _bare(needle.sentence) not in _bare(tokenizer.decode(ids[slice(*span)])):
             raise HybretError(
                 f"this tokenizer cannot place the needle {needle.name!r}: its sentence does not survive "
@@ -228,6 +238,19 @@ def _spans(
             )
         yield span
         at = text.find(needle.insertion, last)
+
+
+def _asked(text: str, offsets: list[tuple[int, int]], question: str) -> tuple[int, int]:
+    """Half-open token range of the last copy of the question, with the word that announces it."""
+    asked = f"QUESTION: {question}"
+    at = text.rindex(asked)
+    return _tokens(offsets, at, at + len(asked))
+
+
+def _tokens(offsets: list[tuple[int, int]], first: int, last: int) -> tuple[int, int]:
+    """Half-open range of the tokens that hold any of the characters `first` to `last` (excluded)."""
+    inside = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
 def _bare(text: str) -> str:

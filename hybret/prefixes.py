@@ -3,7 +3,7 @@
 The prompts of one grid share their haystack. Two of them are the same up to the place where the first needle stands,
 whatever their lengths and depths, and what a hybrid knows after that prefix is a state that can be forked. So the
 prompts form a tree, and reading it branch by branch costs about half of reading them one by one. What acts in prefill
-is the same along a branch, because a shared prefix holds no needle token.
+is the same along a branch, because a shared prefix holds no token of the needle or of the question.
 """
 
 from __future__ import annotations
@@ -55,11 +55,15 @@ def read(
     grain = GRAIN.get(model.device.type, 1)
     step = max(1, tokens // len(rows))
 
+    def further(state: State, prompt: Prompt, until: int) -> State:
+        spans, question = prompt.needle_spans, prompt.question_span
+        return generation.extend(model, state, prompt.ids, until, rows, spans, recipe, question=question)
+
     def extend(branch: _Branch, until: int) -> State:
         state, prompt = branch.state, branch.prompts[0]
         while (at := int(state.position[0])) < until:
             part = min(at + step, until)
-            state = generation.extend(model, state, prompt.ids, part, rows, prompt.needle_spans, recipe)
+            state = further(state, prompt, part)
         return state
 
     distinct = {p.ids: p for p in prompts}
@@ -71,7 +75,7 @@ def read(
             until = generation.prompt_tokens(model, prompt.ids, recipe)
             state = extend(branch, until)
             # A prompt of one token is not read at all, and yet its state must name that token.
-            yield prompt, generation.extend(model, state, prompt.ids, until, rows, prompt.needle_spans, recipe)
+            yield prompt, further(state, prompt, until)
             continue
         own = [_own(model, p, recipe) for p in branch.prompts]
         fork = min(_shared(branch.prompts[0].ids, branch.prompts[-1].ids), *own)
@@ -88,10 +92,11 @@ def read(
 
 
 def _own(model: Model, prompt: Prompt, recipe: Recipe) -> int:
-    """Where a prompt stops being like another one at the latest: at its needle, or where its prefill ends."""
+    """Where a prompt stops being like another one at the latest: at its needle, its question or its prefill's end."""
     ends = [generation.prompt_tokens(model, prompt.ids, recipe)]
     shift = 1 if recipe.needle_span == "shifted" else 0
-    return max(0, min(ends + [start - shift for start, _ in prompt.needle_spans]))
+    asked = [prompt.question_span[0]] if prompt.question_span else []
+    return max(0, min(ends + asked + [start - shift for start, _ in prompt.needle_spans]))
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from .interventions import Binary, Intervention, KeepHeads, Null, Omit, Only
+from .interventions import Binary, Intervention, KeepHeads, Mass, Null, Omit, Only
 from .models import Model
 from .niah import Prompt
 
@@ -29,6 +29,7 @@ class _Now:
     prefill: tuple[Intervention, ...]
     generation: tuple[Intervention, ...]
     needle: Sequence[tuple[int, int]]
+    question: tuple[int, int]
     read: int = 0
     layer: int = -1
 
@@ -54,16 +55,26 @@ def _attention(
     needle = torch.zeros_like(position, dtype=torch.bool)
     for start, end in now.needle:
         needle |= (position >= start) & (position < end)
+    more = {"first": position == 0, "question": position >= now.question[0], "answer": position >= now.question[1]}
+    own = position == position[-query.shape[2] :, None]
     last = query.shape[2] - 1
     outputs = []
     for part, actions in ((slice(0, last), now.prefill), (slice(last, last + 1), now.generation)):
         if part.stop > part.start:
-            outputs.append(_act(actions, weights[:, :, part], visible[:, :, part], needle, value, query.dtype))
+            here = [a for a in actions if module.layer_idx in (getattr(a, "layers", None) or [module.layer_idx])]
+            kept = more | {"self": own[part]}
+            outputs.append(_act(here, weights[:, :, part], visible[:, :, part], needle, kept, value, query.dtype))
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), weights
 
 
 def _act(
-    actions: Sequence[Intervention], weights: Tensor, visible: Tensor, needle: Tensor, value: Tensor, dtype: torch.dtype
+    actions: Sequence[Intervention],
+    weights: Tensor,
+    visible: Tensor,
+    needle: Tensor,
+    more: dict[str, Tensor],
+    value: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
     used, kept = weights, None
     for action in actions:
@@ -74,7 +85,14 @@ def _act(
         elif isinstance(action, Omit):
             used = used * ~needle
         elif isinstance(action, Only):
-            used = used * needle
+            left = needle
+            for name in action.also:
+                left = left | more[name]
+            used = used * left
+            used = used / used.sum(-1, keepdim=True).clamp_min(1e-38) if action.renormalise else used
+        elif isinstance(action, Mass):
+            total = (weights * needle).sum(-1, keepdim=True) if action.total == "needle" else action.total
+            used = total * used / used.sum(-1, keepdim=True).clamp_min(1e-38)
         elif isinstance(action, Null):
             used = used * 0
         elif isinstance(action, Binary):
@@ -99,7 +117,8 @@ def _hooked(model: Model) -> Any:
 def answer(model: Model, prompt: Prompt, condition: Intervention, max_new_tokens: int) -> list[int]:
     """Greedy answer tokens before EOS."""
     ids = torch.tensor([list(prompt.ids)], device=model.device)
-    now = _Now(condition.at("prefill"), condition.at("generation"), prompt.needle_spans)
+    question = prompt.question_span or (len(prompt.ids), len(prompt.ids))
+    now = _Now(condition.at("prefill"), condition.at("generation"), prompt.needle_spans, question)
     token = _NOW.set(now)
     try:
         with _hooked(model), torch.inference_mode():

@@ -12,13 +12,14 @@ are exp(s - lse) of its few columns; leaving the needle out is the same attentio
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .entropy import head_entropy, keep_lowest
-from .interventions import Binary, Null, Omit, Only
+from .interventions import Binary, Intervention, Null, Omit, Only
 
 if TYPE_CHECKING:
     from .attention import Frame
@@ -151,34 +152,42 @@ def _hidden(query_at: Tensor, key_at: Tensor, window: int | None) -> Tensor:
     return hidden if window is None else hidden | (key_at <= query_at - window)
 
 
-def prefill(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, frame: Frame) -> Tensor:
+def prefill(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    window: int | None,
+    frame: Frame,
+    manipulations: Sequence[tuple[Intervention, Tensor]],
+) -> Tensor:
     """Output of one attention layer in a prefill under the interventions of `frame`; shapes as in `attend`.
 
-    Every row reads the same tokens without padding. A row has at most one manipulation (`Frame.streams`). Queries, keys
-    and values of one row serve all rows of the frame, whose outputs then differ.
+    Every row reads the same tokens without padding. `manipulations` are those of this layer, at most one for each row
+    (`Frame.streams`). Queries, keys and values of one row serve all rows of the frame, whose outputs then differ.
     """
     keys, many = key.shape[2], len(frame.rows)
-    if frame.manipulations:
+    used = value
+    if manipulations:
         query, key, value = (x.expand(many, -1, -1, -1) for x in (query, key, value))
-    if frame.manipulations:
-        needle = frame.on_needle(keys)
         used = value.clone()
-        for action, rows in frame.manipulations:
+        for action, rows in manipulations:
             if isinstance(action, Omit):
-                used[rows] = used[rows].masked_fill(needle[rows][:, None, :, None], 0)
+                used[rows] = used[rows].masked_fill(frame.on_needle(keys)[rows][:, None, :, None], 0)
             elif isinstance(action, Only):
-                used[rows] = used[rows].masked_fill(~needle[rows][:, None, :, None], 0)
-    else:
-        used = value
+                used[rows] = used[rows].masked_fill(~frame.spared(action, keys)[rows][:, None, :, None], 0)
     output, lse, bits = attend(query, key, used, scaling, window, frame.recipe, "entropy" in frame.keep_heads)
-    for action, rows in frame.manipulations:
+    for action, rows in manipulations:
         if isinstance(action, Null):
             output[rows] = 0
-        elif isinstance(action, Binary) or (isinstance(action, Only) and action.renormalise):
-            columns = needle[rows].any(0).nonzero()[:, 0]
-            on = needle[rows][:, columns]
-            part = (query[rows], key[rows][:, :, columns], value[rows][:, :, columns])
-            output[rows] = _on_needle(action, *part, lse[rows], output[rows], on, columns, keys, scaling, window, frame)
+        elif isinstance(action, Binary) or (isinstance(action, Only) and (action.renormalise or "self" in action.also)):
+            left = (frame.spared(action, keys) if isinstance(action, Only) else frame.on_needle(keys))[rows]
+            columns = left.any(0).nonzero()[:, 0]
+            layer = _Layer(query[rows], key[rows], value[rows], lse[rows], scaling, window)
+            if isinstance(action, Only):
+                output[rows] = _only(action, layer, output[rows], left, columns)
+            else:
+                output[rows] = _binary(layer, left[:, columns], columns, frame.recipe)
     output = output.expand(many, -1, -1, -1)
     for metric, (rows, k) in frame.keep_heads.items():
         score = bits if metric == "entropy" else -output.float().norm(dim=-1)
@@ -189,39 +198,55 @@ def prefill(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: i
     return output
 
 
-def _on_needle(
-    action: Binary | Only,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    lse: Tensor,
-    output: Tensor,
-    on: Tensor,
-    columns: Tensor,
-    keys: int,
-    scaling: float,
-    window: int | None,
-    frame: Frame,
-) -> Tensor:
-    """Output of rows under `Binary` or a renormalised `Only`, from the weights on the needle columns.
+class _Layer(NamedTuple):
+    """One attention layer's tensors for some rows, and what `attend` found."""
 
-    `key` and `value` hold those columns alone, ``(n, key-value heads, columns, head_dim)``; `on`, ``(n, columns)``,
-    says which of them are needle in each row, `columns` which of the `keys` they are.
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    lse: Tensor
+    scaling: float
+    window: int | None
+
+    def per_head(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(self.query.shape[1] // x.shape[1], 1)
+
+    def weights(self, on: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights on the keys `columns`, and which of them count: `on` ``(n, columns)`` says, where they are seen."""
+        queries, keys = self.query.shape[2], self.key.shape[2]
+        at = torch.arange(keys - queries, keys, device=on.device)[:, None]
+        seen = on[:, None, None] & ~_hidden(at, columns, self.window)
+        key = self.per_head(self.key[:, :, columns])
+        scores = torch.matmul(self.query, key.transpose(2, 3)).float() * self.scaling
+        return (scores - self.lse[..., None]).exp() * seen, seen
+
+
+def _only(action: Only, layer: _Layer, output: Tensor, left: Tensor, columns: Tensor) -> Tensor:
+    """Output of rows under `Only` with the queries' own positions, renormalised, or both.
+
+    `output` mixes the values of the key columns `left`, ``(n, keys)``; some row has them in `columns`.
     """
-    heads, queries = query.shape[1:3]
-    groups = heads // key.shape[1]
-    at = torch.arange(keys - queries, keys, device=query.device)[:, None]
-    seen = on[:, None, None] & ~_hidden(at, columns, window)
-    scores = torch.matmul(query, key.repeat_interleave(groups, 1).transpose(2, 3)).float() * scaling
-    weights = (scores - lse[..., None]).exp() * seen
-    mass = weights.sum(-1, keepdim=True)
-    if isinstance(action, Only):
-        return (output.float() / mass.clamp_min(torch.finfo(torch.float32).tiny)).to(output.dtype)
-    values = value.repeat_interleave(groups, 1)
-    if frame.recipe.binary == "per-row":
-        mean = mass / seen.sum(-1, keepdim=True).clamp_min(1)
-        return torch.matmul((mean * seen).to(value.dtype), values)
-    length = on.sum(-1).clamp_min(1)
-    mean = mass.sum((1, 2, 3)) / heads / length
-    every = (mean[:, None] * on).to(value.dtype)[:, None, None].expand(-1, heads, -1, -1)
-    return torch.matmul(every, values).expand_as(output)
+    queries, keys = layer.query.shape[2], layer.key.shape[2]
+    here = slice(keys - queries, keys)
+    mixed, mass = output.float(), layer.weights(left[:, columns], columns)[0].sum(-1, keepdim=True)
+    if "self" in action.also:
+        own_key, own_value = (layer.per_head(x[:, :, here]) for x in (layer.key, layer.value))
+        score = (layer.query.float() * own_key.float()).sum(-1) * layer.scaling
+        own = ((score - layer.lse).exp() * ~left[:, None, here])[..., None]
+        mixed, mass = mixed + own * own_value.float(), mass + own
+    if action.renormalise:
+        mixed = mixed / mass.clamp_min(torch.finfo(torch.float32).tiny)
+    return mixed.to(output.dtype)
+
+
+def _binary(layer: _Layer, on: Tensor, columns: Tensor, recipe: Recipe) -> Tensor:
+    """Output of rows under `Binary`; `on`, ``(n, columns)``, says which of the key columns are needle in each row."""
+    weights, seen = layer.weights(on, columns)
+    heads = weights.shape[1]
+    values = layer.per_head(layer.value[:, :, columns])
+    if recipe.binary == "per-row":
+        mean = weights.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1)
+        return torch.matmul((mean * seen).to(values.dtype), values)
+    mean = weights.sum((1, 2, 3)) / heads / on.sum(-1).clamp_min(1)
+    every = (mean[:, None] * on).to(values.dtype)[:, None, None].expand(-1, heads, -1, -1)
+    return torch.matmul(every, values).expand(-1, -1, layer.query.shape[2], -1)

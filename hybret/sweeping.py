@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from . import generation, scoring
 from .batches import Budget, Stages, answers, budget_of, does, longest_prompt
 from .errors import HybretError
-from .interventions import Intervention, KeepHeads, PerPhase, elementary, validate
+from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
 from .models import Model
 from .niah import Prompt
 from .recipe import CORRECTED, Recipe
@@ -27,8 +27,8 @@ from .tracing import implementation
 
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = (
-    "attention", "batches", "entropy", "generation", "interventions", "models", "prefixes", "presets", "recurrences",
-    "scan", "states", "streaming", "tracing",
+    "attention", "batches", "entropy", "generation", "interventions", "manipulating", "models", "prefixes", "presets",
+    "recurrences", "scan", "states", "streaming", "tracing",
 )  # fmt: skip
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(
@@ -94,7 +94,9 @@ def sweep(
     if recipe.rubric not in scoring.RUBRICS:
         raise HybretError(f"unknown rubric {recipe.rubric!r}; choose one of {', '.join(scoring.RUBRICS)}")
     for condition in conditions.values():
-        validate(condition, model.heads)
+        validate(condition, model.heads, model.attention_layers)
+        if needs_question(elementary(condition)) and not all(p.question_span for p in prompts):
+            raise no_question()
     budget = budget or budget_of(model, longest_prompt(model))
     stages = stages or Stages()
     store = Store(out, _identity(model, recipe, max_new_tokens, budget))
@@ -151,7 +153,39 @@ def run_folder(
     return Path(out) / f"{Path(model.name).name}-{name}"
 
 
+def stored(
+    out: str | Path,
+    model: Model,
+    prompts: Iterable[Prompt],
+    recipe: Recipe | str = CORRECTED,
+    max_new_tokens: int = generation.MAX_NEW_TOKENS,
+) -> pd.DataFrame:
+    """Rows that finished sweeps left in the run's folder below `out`, whatever they were made for; no model runs.
+
+    Parameters
+    ----------
+    out, model, recipe, max_new_tokens : as in `run_folder`.
+    prompts : rows of other prompts are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As of `sweep`. What several sweeps asked for comes once, under the label of one of them. Empty if there is
+        nothing.
+    """
+    recipe = find_recipe(recipe)
+    paths = sorted(run_folder(out, model, recipe, max_new_tokens).glob("rows-*.parquet"))
+    if not paths:
+        return pd.DataFrame()
+    rows = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True).astype({"k": "Int64"})
+    # One engine key serves several recipes: those that differ in how prompts are built or scored.
+    rows = rows[(rows["recipe"] == recipe.name) & rows["prompt"].isin({p.key for p in prompts})]
+    cell = ["intervention", "prompt", "template", "haystack", "haystack_seed", "needle", "length", "depth"]
+    return rows.drop_duplicates(cell).reset_index(drop=True)
+
+
 def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, answer: str) -> dict[str, Any]:
+    answer = f"{p.given} {answer}" if p.given else answer
     points, exact, _ = scoring.score(answer, recipe.rubric, p.target)
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1

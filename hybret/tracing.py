@@ -106,7 +106,7 @@ def attach(
         If the intervention does not fit the model.
     """
     chosen = intervention if intervention is not None else Keep()
-    validate(chosen, model.heads)
+    validate(chosen, model.heads, model.attention_layers)
     trace = Trace(keep_weights=weights)
     token = _ATTACHED.set(Attached(model, chosen, find_recipe(recipe), trace))
     try:

@@ -7,7 +7,21 @@ import torch
 from conftest import random_ids
 
 import hybret as hb
-from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase, generation, niah, prefixes
+from hybret import (
+    CORRECTED,
+    PAPER,
+    Binary,
+    Keep,
+    KeepHeads,
+    Mass,
+    Null,
+    Omit,
+    Only,
+    PerPhase,
+    generation,
+    niah,
+    prefixes,
+)
 from hybret.attention import Frame, frame
 from hybret.batches import Budget, Stages, does
 from hybret.entropy import head_entropy, keep_lowest
@@ -28,6 +42,12 @@ ACTIONS = {
     "binary": (Binary(),),
     "null": (Null(),),
     "omit and entropy": (Omit(), KeepHeads(4)),
+    "only, self": (Only(also=("self",)),),
+    "only, self, renormalised": (Only(renormalise=True, also=("self",)),),
+    "only, question": (Only(also=("question",)),),
+    "only, first and question, renormalised": (Only(renormalise=True, also=("first", "question")),),
+    "only, everything": (Only(renormalise=True, also=("self", "first", "answer")),),
+    "only in another layer": (Only(layers=(99,)),),
     "two manipulations": (Only(renormalise=True), Omit()),
     "omit and l2": (Omit(), KeepHeads(4, metric="l2")),
 }
@@ -37,13 +57,14 @@ RECIPES = pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.
 @RECIPES
 def test_streaming_prefill_is_the_exact_one(model, recipe):
     """One batch of every intervention, prompts far past the window, needle seen by some tokens only."""
-    length, spans = 150, ((60, 70), (90, 95))
+    length, spans, question = 150, ((60, 70), (90, 95)), (100, 120)
     rows = effective(list(ACTIONS.values()), model.family, model.heads, recipe)
     ids = torch.tensor([random_ids(model, length)]).expand(len(rows), -1)
 
     def logits(streaming, rows):
         last = torch.full((len(rows),), length - 1)
-        now = Frame("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming)
+        asked = [question] * len(rows)
+        now = Frame("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
         with parallel_scans(), implementation(model.net), torch.inference_mode(), frame(now):
             return model.net(input_ids=ids[: len(rows)], use_cache=False).logits, now.streams
 
@@ -51,7 +72,7 @@ def test_streaming_prefill_is_the_exact_one(model, recipe):
     assert not streamed
     several = [i for i, row in enumerate(rows) if len({type(a) for a in row} - {KeepHeads}) + ("l2" in str(row)) < 2]
     fast, streamed = logits(True, [rows[i] for i in several])
-    assert streamed and len(several) >= 9
+    assert streamed and len(several) >= 15
     torch.testing.assert_close(fast, slow[several], atol=3e-5, rtol=0)
     if recipe == CORRECTED:
         together, streamed = logits(True, rows)
@@ -141,6 +162,10 @@ def test_shared_prefixes_read_what_single_prompts_read(model, recipe, tokens, mo
         "Keep-Only": PerPhase(generation=Keep(), prefill=Only()),
         "both": Omit() & KeepHeads(4),
         "twice": Only(renormalise=True) & Omit(),
+        "self-question": PerPhase(generation=Only(also=("self",)), prefill=Only(also=("question",))),
+        "question-self": PerPhase(generation=Only(renormalise=True, also=("question",)), prefill=Only(also=("self",))),
+        "one layer": Only(layers=model.attention_layers[-1:]),
+        "mass": PerPhase(generation=Only() & Mass(1.5), prefill=Keep()),
     }
     monkeypatch.setitem(prefixes.GRAIN, "cpu", 3)
     rows = sweep(model, prompts, conditions, recipe, max_new_tokens=6, budget=Budget(23, tokens), progress=False)
@@ -222,6 +247,16 @@ def test_answers_are_those_of_generate(model):
     """A second implementation: transformers' own greedy decoding with a registered hook, one condition at a time."""
     prompts = niah.grid(model, [76, 128], [0, 60])
     conditions = {"k": KeepHeads(3), "g": KeepHeads(2, during="generation")} | hb.interventions.table1_conditions()
+    conditions |= {
+        repr(only): PerPhase(generation=only, prefill=Only(also=("self", "answer")))
+        for only in (
+            Only(renormalise=True),
+            Only(also=("self",)),
+            Only(renormalise=True, also=("first", "question")),
+            Only(layers=model.attention_layers[:1]),
+        )
+    }
+    conditions["mass"] = PerPhase(generation=Binary() & Mass(1.0), prefill=Mass("needle"))
     stages = Stages()
     sweep(model, prompts, conditions, max_new_tokens=6, progress=False, stages=stages)
     for prompt in prompts[::3]:

@@ -11,9 +11,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from test_figures_speed import CPU, LAYER
 
-from hybret import figures
+from hybret import figures, tables
 from hybret.errors import HybretError
 from hybret.figures_style import COLOURS
+from hybret.puzzle import PARTS
 
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 
@@ -78,6 +79,12 @@ FORKS = pd.DataFrame(
         "high": [0.04, -0.1, np.nan],
     }
 )
+SHARES = pd.DataFrame(
+    [
+        {"layer": f"layer {layer}", "step": step, "part": part, "mass": (0.3, 0.25, 0.2, 0.1, 0.1, 0.05)[i]}
+        for layer, step, (i, part) in itertools.product((2, 5), (0, 1), enumerate(PARTS))
+    ]
+)
 
 
 def every_figure(sweep: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Figure]:
@@ -94,6 +101,9 @@ def every_figure(sweep: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Figure]:
         "by_distance": figures.by_distance(pairs, window=256),
         "departures": figures.departures(FORKS, "model griffin-tiny"),
         "home": figures.home(generation),
+        "arms": figures.arms(tables.accuracy(pairs.assign(arm=pairs["condition"]), by="arm"), "griffin-tiny", "arms"),
+        "attention_parts": figures.attention_parts(SHARES, ["The", " best"], "griffin-tiny"),
+        "doses": figures.doses(pairs.assign(mass=pairs["length"] / 80), "mass", "mass", by="condition"),
         "speed": figures.speed(figures.measured([CPU])),
         "scaling": figures.scaling([LAYER]),
     }
@@ -216,6 +226,23 @@ def test_departures_mark_intervals_without_zero_and_what_cannot_show():
     assert "cannot show" in text(axes.figure)
 
 
+def test_parts_of_attention_fill_every_step():
+    figure = figures.attention_parts(SHARES, ["The", " best"], "note")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["layer 2", "layer 5"]
+    for axes in figure.axes:
+        tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
+        assert len(tops) == 2 * len(PARTS) and tops[-2:] == pytest.approx([100, 100])
+        assert axes.patches[0].get_height() == pytest.approx(30)  # the needle's share, at the bottom
+
+
+def test_doses_draw_the_accuracy_at_each(pairs):
+    axes = figures.doses(pairs.assign(mass=pairs["length"] / 80), "mass", "mass", by="condition").axes[0]
+    line = next(line for line in axes.get_lines() if line.get_label() == "keep-keep")
+    expected = 100 * cells().groupby("length")["in_window"].mean()
+    assert line.get_xdata().tolist() == [n / 80 for n in LENGTHS]
+    assert line.get_ydata().tolist() == pytest.approx(expected.tolist())
+
+
 def test_by_distance_counts_in_windows(pairs):
     axes = figures.by_distance(pairs[pairs["condition"] == "keep-keep"], window=256).axes[0]
     line = next(line for line in axes.get_lines() if line.get_label() == "keep-keep")
@@ -259,6 +286,8 @@ def test_settings_of_the_reader_are_left_alone(sweep):
         (lambda: figures.weights(arms(), (18, 25), TOKENS, ""), "one weight for each of the 20 tokens"),
         (lambda: figures.head_selection({"a": np.zeros((2, 3))}, {}, list("abc"), ""), "must both be"),
         (lambda: figures.departures(FORKS[:0], ""), "the table is empty"),
+        (lambda: figures.arms(FORKS[:0], "", "arms"), "the table is empty"),
+        (lambda: figures.attention_parts(SHARES, ["The"], ""), "2 steps and 1 tokens"),
         (lambda: figures.save(Figure(), "../x", "."), "plain file name"),
         (lambda: figures.save(Figure(), "x", "/dev/null/x"), "cannot write a figure"),
     ],

@@ -19,6 +19,7 @@ from hybret import (
     HybretError,
     Keep,
     KeepHeads,
+    Mass,
     Null,
     Omit,
     Only,
@@ -34,10 +35,11 @@ HEADS, KV_HEADS, DIM, WINDOW = 6, 2, 4, 7
 MODULE = SimpleNamespace(num_key_value_groups=HEADS // KV_HEADS, training=False, layer_idx=0, config=object())
 # Keys, position of the last query, needle: a whole prompt as prefill, and a ragged batch of one-token steps whose
 # second row is left-padded by two keys and whose first row no longer sees its first tokens.
-PREFILL = {"queries": 9, "keys": 9, "last": (8, 8), "spans": (((3, 6),), ((1, 3), (5, 7)))}
-STEP = {"queries": 1, "keys": 7, "last": (11, 4), "spans": (((7, 9),), ((1, 4),))}
+ASKED = {"questions": ((6, 8), (4, 6))}
+PREFILL = {"queries": 9, "keys": 9, "last": (8, 8), "spans": (((3, 6),), ((1, 3), (5, 7))), **ASKED}
+STEP = {"queries": 1, "keys": 7, "last": (11, 4), "spans": (((7, 9),), ((1, 4),)), "questions": ((6, 10), (2, 4))}
 # The needle has left the window of the first row (keys 5 to 11), not of the second one.
-GONE = {"queries": 1, "keys": 7, "last": (11, 4), "spans": (((1, 4),), ((1, 4),))}
+GONE = {"queries": 1, "keys": 7, "last": (11, 4), "spans": (((1, 4),), ((1, 4),)), **ASKED}
 SETTINGS = {"prefill": PREFILL, "generation": STEP}
 
 
@@ -67,7 +69,8 @@ def run(setting, rows, recipe=CORRECTED, seed=0, phase=None):
     seen = torch.from_numpy(visible_keys(setting["queries"], setting["keys"], setting["last"]))
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
     phase = phase or ("generation" if setting["queries"] == 1 else "prefill")
-    now = Frame(phase, [tuple(row) for row in rows], setting["spans"], torch.tensor(setting["last"]), recipe)
+    last, questions = torch.tensor(setting["last"]), setting["questions"]
+    now = Frame(phase, [tuple(row) for row in rows], setting["spans"], last, recipe, questions=questions)
     with frame(now):
         output, weights = attention(MODULE, q, k, v, mask, DIM**-0.5)
     return output.numpy(), weights.numpy()
@@ -100,8 +103,15 @@ def slow(setting, rows, recipe=CORRECTED, seed=0, phase=None):
                 for j, e in exponentials.items():
                     plain[h, i, j] = e / sum(exponentials.values())
         weights = plain.copy()
-        for action in actions:
-            weights = slow_manipulation(action, weights, seen[b], needle, recipe, phase)
+        in_sight = any(seen[b, i, j] for i in range(queries) for j in needle)
+        untouched = phase == "generation" and recipe.out_of_window == "untouched" and not in_sight
+        for action in () if untouched else actions:
+            if isinstance(action, Mass):
+                weights = slow_mass(action, weights, plain, needle)
+            elif isinstance(action, Only) and action.also:
+                weights = slow_also(action, weights, needle, setting["last"][b], setting["questions"][b])
+            else:
+                weights = slow_manipulation(action, weights, seen[b], needle, recipe)
         for i in range(queries):
             kept = set(range(HEADS))
             for action in actions:
@@ -127,13 +137,44 @@ def slow_choice(action, plain, v, recipe):
     return set(sorted(range(HEADS), key=lambda h: (round(score[h], 9), h))[: action.k])
 
 
-def slow_manipulation(action, weights, seen, needle, recipe, phase):
+def slow_also(action, weights, needle, last, question):
+    """Only, with more than the needle left; each of its names in its own words."""
+    heads, queries, keys = weights.shape
+    changed = np.zeros_like(weights)
+    for i in range(queries):
+        left = set(needle)
+        for j in range(keys):
+            position, here = last - (keys - 1) + j, last - (queries - 1) + i
+            if "self" in action.also and position == here:
+                left.add(j)
+            if "first" in action.also and position == 0:
+                left.add(j)
+            if "question" in action.also and question[0] <= position:
+                left.add(j)
+            if "answer" in action.also and question[1] <= position:
+                left.add(j)
+        for h in range(heads):
+            total = sum(weights[h, i, j] for j in left)
+            for j in left:
+                changed[h, i, j] = weights[h, i, j] / total if action.renormalise and total > 0 else weights[h, i, j]
+    return changed
+
+
+def slow_mass(action, weights, plain, needle):
+    heads, queries, _ = weights.shape
+    changed = np.zeros_like(weights)
+    for h in range(heads):
+        for i in range(queries):
+            wanted = sum(plain[h, i, j] for j in needle) if action.total == "needle" else action.total
+            if (total := weights[h, i].sum()) > 0:
+                changed[h, i] = weights[h, i] / total * wanted
+    return changed
+
+
+def slow_manipulation(action, weights, seen, needle, recipe):
     if isinstance(action, KeepHeads):
         return weights
     heads, queries, keys = weights.shape
-    in_sight = any(seen[i, j] for i in range(queries) for j in needle)
-    if phase == "generation" and recipe.out_of_window == "untouched" and not in_sight:
-        return weights
     changed = np.zeros_like(weights)
     one_value = sum(weights[h, i, j] for h in range(heads) for i in range(queries) for j in needle)
     one_value = one_value / heads / max(len(needle), 1)
@@ -173,6 +214,19 @@ CONDITIONS = {
     "only renormalised & binary": (Only(renormalise=True), Binary()),
     "entropy & l2": (KeepHeads(3), KeepHeads(3, "l2")),
     "k=4 & k=2": (KeepHeads(4), KeepHeads(2)),
+    "only + self": (Only(also=("self",)),),
+    "only + self, renormalised": (Only(renormalise=True, also=("self",)),),
+    "only + first": (Only(also=("first",)),),
+    "only + answer": (Only(also=("answer",)),),
+    "only + question": (Only(also=("question",)),),
+    "only + question, renormalised": (Only(renormalise=True, also=("question",)),),
+    "only + self + first": (Only(also=("first", "self")),),
+    "mass .5": (Mass(0.5),),
+    "mass of the needle": (Mass("needle"),),
+    "only & mass 2": (Only(), Mass(2.0)),
+    "binary & mass .7": (Binary(), Mass(0.7)),
+    "only + question & mass of the needle": (Only(also=("question",)), Mass("needle")),
+    "only + self & k=2": (Only(also=("self",)), KeepHeads(2)),
 }
 ONE_FIELD = {
     f"CORRECTED, {name}": CORRECTED.replace(**{name: getattr(PAPER, name)})
@@ -184,10 +238,10 @@ VARIANTS = {"CORRECTED": CORRECTED, "PAPER": UNTIED_PAPER, **ONE_FIELD}
 
 
 @pytest.mark.parametrize("recipe", VARIANTS.values(), ids=VARIANTS.keys())
-@pytest.mark.parametrize("phase", SETTINGS)
+@pytest.mark.parametrize("setting", [PREFILL, STEP, GONE], ids=["prefill", "generation", "needle gone"])
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_layer_is_the_slow_layer(condition, phase, recipe):
-    setting, rows = SETTINGS[phase], [CONDITIONS[condition]] * 2
+def test_layer_is_the_slow_layer(condition, setting, recipe):
+    rows = [CONDITIONS[condition]] * 2
     output, weights = run(setting, rows, recipe)
     expected, expected_weights = slow(setting, rows, recipe)
     np.testing.assert_allclose(weights, expected_weights, atol=2e-6)
@@ -312,6 +366,11 @@ def test_entropy_is_in_bits(n, recipe):
     torch.testing.assert_close(head_entropy(weights, recipe), torch.full((3,), math.log2(n)), atol=1e-6, rtol=0)
 
 
+def test_entropies_of_many_rows_are_those_of_each_row():
+    weights = torch.rand(40, 32, 1, 300, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    assert torch.equal(head_entropy(weights), torch.cat([head_entropy(row[None]) for row in weights]))
+
+
 def test_entropy_precision_and_guard_follow_the_recipe():
     weights = torch.softmax(torch.randn(200, 40, generator=torch.Generator().manual_seed(0)), -1)
     exact = -(weights.double() * weights.double().log2()).sum(-1)
@@ -360,12 +419,43 @@ def test_without_heads_only_the_output_bias_is_left(model, action, recipe):
         assert torch.equal(out, left) == acts
 
 
+@pytest.mark.parametrize("phase", SETTINGS)
+def test_only_acts_in_the_layers_that_it_names(phase):
+    """The layer of `MODULE` is number 0; another row acts in every layer."""
+    plain, only = run(SETTINGS[phase], [(), ()])[0], run(SETTINGS[phase], [(Only(),)] * 2)[0]
+    here, elsewhere = (run(SETTINGS[phase], [(Only(layers=layers),), (Only(),)])[0] for layers in ((0, 2), (2,)))
+    np.testing.assert_array_equal(here, only)
+    np.testing.assert_array_equal(elsewhere[0], plain[0])
+    np.testing.assert_array_equal(elsewhere[1], only[1])
+
+
+def test_a_question_that_is_not_known_cannot_be_kept():
+    for action in (Only(also=("question",)), Only(also=("self", "answer"))):
+        with pytest.raises(HybretError, match="does not say where its question is"):
+            run({**STEP, "questions": ((6, 10), None)}, [(action,)] * 2)
+    run({**STEP, "questions": ((6, 10), None)}, [(Only(also=("question",)),), (Only(also=("self",)),)])
+
+
+def test_only_is_one_value_whatever_the_order_and_its_plain_repr_stays():
+    assert Only(also=("question", "self")) == Only(also=("self", "question", "self"))
+    assert Only(layers=(5, 2, 5)) == Only(layers=(2, 5)) != Only()
+    assert repr(Only()) == "Only(during='both', renormalise=False)"  # the key of rows that are stored already
+    assert repr(Only("prefill", also=("self",))) == "Only(during='prefill', renormalise=False, also=('self',))"
+    assert Only("generation", True, ("answer", "self"), (5,)).label == (
+        "only (generation) + self + answer in layer 5, renormalised"
+    )
+    assert (Mass(2).label, Mass("needle", "prefill").label) == ("mass 2", "mass that on the needle (prefill)")
+    assert Mass(1) == Mass(1.0) and repr(Mass(1)) == repr(Mass(1.0))
+
+
 def test_interventions_are_values():
     assert KeepHeads(2) == KeepHeads(2, "entropy", "both") != KeepHeads(2, "l2")
     assert len({Omit(), Omit("both"), Omit("prefill"), Only(), Only(renormalise=True)}) == 4
     for value in (
         KeepHeads(3, "l2", "prefill"),
         Only("generation", True),
+        Only(also=("self", "question"), layers=(2, 5)),
+        Only("prefill", layers=(0,)) & Mass("needle"),
         Omit() & KeepHeads(1),
         PerPhase(Null(), Keep()),
     ):
@@ -415,6 +505,13 @@ def test_k_must_be_a_whole_number(k):
         (lambda: Only("answer"), "unknown phase 'answer'"),
         (lambda: Binary("answer"), "unknown phase 'answer'"),
         (lambda: Null(""), "unknown phase ''"),
+        (lambda: Mass(1.0, "answer"), "unknown phase 'answer'"),
+        (lambda: Mass(-0.1), "the attention mass is -0.1; it must be a number from 0 on, or 'needle'"),
+        (lambda: Mass(float("nan")), "the attention mass is nan"),
+        (lambda: Mass("self"), "the attention mass is 'self'"),
+        (lambda: Only(also="self"), "Only cannot keep 'self'; also is a tuple of some of self, first, question"),
+        (lambda: Only(also=("self", "bos")), "Only cannot keep 'bos'"),
+        (lambda: validate(Only(layers=(2, 3)), 6, (2, 5)), "layer 3 is no attention layer of this model; choose some"),
         (lambda: validate(KeepHeads(7), 6), "choose k from 0 to 6"),
         (lambda: validate(Omit() & KeepHeads(7, during="generation"), 6), "k is 7, but this model has 6 heads"),
         (lambda: validate(PerPhase(generation=KeepHeads(7), prefill=Keep()), 6), "k is 7"),

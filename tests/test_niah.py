@@ -98,6 +98,20 @@ def test_spans_hold_the_needle_and_nothing_else(tokenizer, template, recipe):
         assert p.ids[0] == tokenizer.bos_token_id
 
 
+@pytest.mark.parametrize("template", ["base", "instruct", "jrt"])
+@pytest.mark.parametrize("needle", [PAPER_NEEDLE, None], ids=["needle", "control"])
+def test_the_question_span_is_its_last_copy(tokenizer, template, needle):
+    """Also where the needle comes after the question's first copy; what follows is the template's ending alone."""
+    asked = f"QUESTION: {PAPER_NEEDLE.question}"
+    for p in grid(tokenizer, [250, 1105], [0, 50, 100], template, HAY, needle=needle):
+        start, end = p.question_span
+        assert tokenizer.decode(p.ids[start:end]) == asked
+        assert tokenizer.decode(p.ids[end:]) == p.text.rpartition(asked)[2]
+        assert tokenizer.decode(p.ids[end:]).endswith("[assistant]" if template == "instruct" else "context: ")
+        assert tokenizer.decode(p.ids[1:]).count(asked) == (2 if template == "jrt" else 1)
+        assert all(last <= start for _, last in p.needle_spans)
+
+
 def test_a_tokenizer_without_bos_gets_none():
     plain = byte_level(bos=False)
     (p,) = grid(plain, [400], [50], haystack=HAY)
