@@ -28,13 +28,25 @@ _HOME = {
     "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
     "sweeping": ["run_folder", "stored", "sweep"],
 }
-_MODULES = ["figures", "generation", "models", "niah", "paper", "recipe", "scoring", "tables", "tipping", "verdicts"]
+_MODULES = [
+    "figures",
+    "generation",
+    "models",
+    "niah",
+    "paper",
+    "recipe",
+    "scoring",
+    "spread",
+    "tables",
+    "tipping",
+    "verdicts",
+]
 _NAMES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted([*_NAMES, *_MODULES])
 
 if TYPE_CHECKING:
-    from . import figures, generation, models, niah, paper, recipe, scoring, tables, tipping, verdicts
+    from . import figures, generation, models, niah, paper, recipe, scoring, spread, tables, tipping, verdicts
     from .errors import HybretError
     from .interventions import (
         Binary,
