@@ -1,8 +1,8 @@
 """The tasks of Section 4 as lm-evaluation-harness reads them: the organisms' own, GLUE and MMLU.
 
-Every task is a YAML file that says what to ask and how: the organisms' lie in ``hybret/tasks``, those of GLUE and MMLU are
-lm-eval's. Where the questions are is added here: a generated file for each task that includes the other one and names
-JSONL files of this machine, so that nothing is downloaded while a benchmark runs.
+Every task is a YAML file that says what to ask and how: the organisms' lie in ``hybret/tasks``, those of GLUE and MMLU
+are lm-eval's. Where the questions are is added here: a generated file for each task that includes the other one and
+names JSONL files of this machine, so that nothing is downloaded while a benchmark runs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """12 hex digits of everything that decides what is asked: the definition, with what it includes, and the data."""
+        """12 hex digits of all that decides what is asked: the definition, with what it includes, and the data."""
         total = hashlib.sha256(
             json.dumps([self.name, self.options, _definition(self.definition)], sort_keys=True).encode()
         )
@@ -127,7 +127,7 @@ def _items(task: str, split: Any, n: int, options: bool) -> bytes:
     """JSON lines; `prompt` is the finished question, with the options in it where they are asked for by letter."""
     lines = []
     for item in skills.items(task, split, n):
-        prompt = skills.rendered(str(item["question"]), item["choices"]) if options else item["question"]  # type: ignore[arg-type]
+        prompt = skills.rendered(str(item["question"]), item["choices"]) if options else item["question"]
         lines.append(json.dumps(item | {"prompt": prompt}) + "\n")
     return "".join(lines).encode()
 

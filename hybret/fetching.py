@@ -1,4 +1,4 @@
-"""The data of GLUE and MMLU: fetched once, kept as JSONL beside a manifest, and checked against it whenever they are used.
+"""The data of GLUE and MMLU: fetched once, kept as JSONL beside a manifest, checked against it when they are used.
 
 hybret ships neither (their licences differ by task). Revisions are commits of the data sets on the Hugging Face hub, so
 the files of two machines are the same.

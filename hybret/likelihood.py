@@ -7,11 +7,8 @@ layers below the first attention layer, where none of them acts yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +18,8 @@ from .attention import Frame, frame
 from .batches import Budget, budget_of
 from .errors import HybretError
 from .generation import Actions, State
-from .interventions import Intervention, Keep, KeepHeads, Null, effective, validate
+from .hooks import only_at, widening, witness
+from .interventions import Intervention, Keep, KeepHeads, effective, validate
 from .models import Model
 from .recipe import Recipe
 from .scan import parallel_scans
@@ -40,7 +38,6 @@ def log_likelihoods(
     conditions: Sequence[Intervention],
     recipe: Recipe,
     budget: Budget | None = None,
-    done: Callable[[int], Any] | None = None,
 ) -> list[list[Answer]]:
     """Score every continuation under every condition.
 
@@ -50,12 +47,10 @@ def log_likelihoods(
     requests : sequence of Request
         Contexts hold at least one token (BOS), continuations too.
     conditions : sequence of Intervention
-        `Keep`, `KeepHeads` or `Null`, acting in prefill.
+        `Keep` or `KeepHeads`, acting in prefill.
     recipe : Recipe
     budget : Budget, optional
         Rows and tokens, over all conditions, of one pass; default what fits on the device.
-    done : callable, optional
-        Told how many requests a finished pass has answered.
 
     Returns
     -------
@@ -66,8 +61,8 @@ def log_likelihoods(
     Raises
     ------
     HybretError
-        A condition that cannot act on a log-likelihood, an empty context or continuation, or (after a pass) an attention
-        layer that let through more heads than its condition keeps.
+        A condition that cannot act on a log-likelihood, an empty context or continuation, or (after a pass) an
+        attention layer that let through more heads than its condition keeps.
     """
     acting = []
     for condition in conditions:
@@ -83,7 +78,7 @@ def log_likelihoods(
     common = _common(texts, requests)
     longest = max(map(len, texts))
     budget = budget or budget_of(model, longest)
-    together = common > 0 and _first_attention_layer(model) is not None
+    together = common > 0 and generation.first_projection(model) is not None
     found: dict[Actions, dict[int, Answer]] = {actions: {} for actions in distinct}
     with parallel_scans(), implementation(model.net):
         for group in [distinct] if together else [[actions] for actions in distinct]:
@@ -96,8 +91,6 @@ def log_likelihoods(
                     found[actions].update(
                         {spot.request: value for (_, spot), value in zip(wanted, values, strict=True)}
                     )
-                if done is not None:
-                    done(len(wanted) * len(group) // len(distinct))
     return [[found[actions][request] for request in range(len(requests))] for actions in acting]
 
 
@@ -119,10 +112,8 @@ def check(model: Model, condition: Intervention) -> None:
         An intervention on a needle, one that acts during generation alone, or one that does not fit the model.
     """
     validate(condition, model.heads)
-    if not isinstance(condition, (Keep, KeepHeads, Null)):
-        raise HybretError(
-            f"{condition!r} cannot be run on a benchmark, whose prompts hold no needle; use Keep, KeepHeads or Null"
-        )
+    if not isinstance(condition, (Keep, KeepHeads)):
+        raise HybretError(f"{condition!r} cannot be run on a benchmark, whose prompts hold no needle; use KeepHeads")
     if not isinstance(condition, Keep) and not condition.at("prefill"):
         raise HybretError(
             f"{condition!r} would never act: a log-likelihood has no generation steps; use during='both', the paper's "
@@ -196,7 +187,7 @@ def _score(
     net, device, many = model.net, model.device, len(group)
     width = max(map(len, texts))
     ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=device)
-    here = _spread(model, state, len(texts), many)
+    here = _spread(state, len(texts))
     # Padding stands on the right, where no token of a causal model sees it, and all rows stand at the same positions:
     # the position of the last column is exact for every row, and no mask is needed.
     last = torch.full((many * len(texts),), common + width - 1, device=device)
@@ -211,9 +202,9 @@ def _score(
     with (
         torch.inference_mode(),
         frame(now),
-        _widening(model, many),
-        _only(model, (copies + row).flatten(), column.repeat(many)),
-        _witness(model, [_most(actions, model.heads) for actions in rows]),
+        widening(model, now, len(texts)),
+        only_at(model, (copies + row).flatten(), column.repeat(many)),
+        witness(model, [_most(actions, model.heads) for actions in rows]),
     ):
         logits = net(
             input_ids=ids,
@@ -231,7 +222,7 @@ def _score(
     return [list(zip(t, a, strict=True)) for t, a in zip(total.tolist(), (agreed == lengths).tolist(), strict=True)]
 
 
-def _spread(model: Model, state: State, texts: int, many: int) -> State:
+def _spread(state: State, texts: int) -> State:
     """The state for `texts` rows under each condition; what all conditions share gets a row for each text alone."""
 
     def pick(x: Tensor) -> Tensor:
@@ -239,81 +230,9 @@ def _spread(model: Model, state: State, texts: int, many: int) -> State:
 
     # Jamba's states are written in place.
     cache = map_cache([state.cache], lambda tensors: pick(tensors[0]), torch.clone)
-    if many > 1:
-        # Reading the common beginning shares the keys of the first attention layer too; here it works on all rows.
-        layer = cache.layers[model.attention_layers[0]]
-        layer.keys, layer.values = (
-            x.repeat(many, 1, 1, 1) if len(x) == texts else x for x in (layer.keys, layer.values)
-        )
     return replace(state, cache=cache, recurrent=[pick(x) for x in state.recurrent])
-
-
-def _first_attention_layer(model: Model) -> Any:
-    """The first decoder layer with attention; None where it cannot be told."""
-    layers = getattr(getattr(model.net, "model", None), "layers", None)
-    return None if layers is None else layers[model.attention_layers[0]]
-
-
-@contextmanager
-def _widening(model: Model, many: int) -> Iterator[None]:
-    """One row for each text up to the first attention layer, one for each text and condition from there on."""
-    if many == 1:
-        yield
-        return
-
-    def copied(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if inputs:
-            return (inputs[0].repeat(many, 1, 1), *inputs[1:]), named
-        return inputs, {**named, "hidden_states": named["hidden_states"].repeat(many, 1, 1)}
-
-    handle = _first_attention_layer(model).register_forward_pre_hook(copied, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _only(model: Model, row: Tensor, column: Tensor) -> Iterator[None]:
-    """Logits at these places alone, ``(1, places, vocabulary)``: all of them would take gigabytes."""
-    head = model.net.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _most(actions: Actions, heads: int) -> int:
     """How many heads may write under `actions`."""
-    return min([heads, *(a.k for a in actions if isinstance(a, KeepHeads)), *(0 for a in actions if a == Null())])
-
-
-@contextmanager
-def _witness(model: Model, most: Sequence[int]) -> Iterator[None]:
-    """Look at what reaches the output projections: no layer may hear more heads of a token than its row allows.
-
-    A rule that is attached and does nothing would give the numbers of the untouched model in silence.
-    """
-    projections = [m for n, m in model.net.named_modules() if n.endswith("o_proj")]
-    bound = torch.tensor(most, device=model.device)
-    heard: list[Tensor] = []
-
-    def look(_: Any, inputs: tuple[Tensor, ...], rows: Tensor) -> None:
-        heads = inputs[0][rows].unflatten(-1, (model.heads, -1))
-        heard.append(((heads != 0).any(-1).sum(-1).amax(-1) <= bound[rows]).all())
-
-    limited = (bound < model.heads).nonzero()[:, 0]
-    handles = [m.register_forward_pre_hook(partial(look, rows=limited)) for m in projections] if len(limited) else []
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not len(limited):
-        return
-    if len(heard) != len(model.attention_layers) or not bool(torch.stack(heard).all()):
-        raise HybretError(
-            f"the sparsification did not act in every attention layer of {model.name}: nothing measured here would mean "
-            "anything; report the model and the version of transformers"
-        )
+    return min([heads, *(a.k for a in actions if isinstance(a, KeepHeads))])

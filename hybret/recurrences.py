@@ -207,9 +207,7 @@ def _selective_steps(
     some = max(1, STATES_IN_CACHE // (4 * rates.numel()))
     if rows > some:
         parts = [slice(first, first + some) for first in range(0, rows, some)]
-        done = [
-            _selective_steps(x[p], step[p], rates, b[p], c[p], None if state is None else state[p]) for p in parts
-        ]
+        done = [_selective_steps(x[p], step[p], rates, b[p], c[p], None if state is None else state[p]) for p in parts]
         return torch.cat([out for out, _ in done]), torch.cat([h for _, h in done])
     # Channels last, so that every operation runs along them.
     rates = rates.T.contiguous()

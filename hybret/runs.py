@@ -23,7 +23,7 @@ import yaml
 
 from .errors import HybretError
 
-HASHED = {".py", ".js", ".css", ".json", ".safetensors", ".txt"}
+HASHED = {".py", ".js", ".css", ".json", ".safetensors", ".txt", ".yaml"}
 RUNNER = {
     "runs.py",
     "execution.py",

@@ -164,7 +164,8 @@ def prefill(
     """Output of one attention layer in a prefill under the interventions of `frame`; shapes as in `attend`.
 
     Every row reads the same tokens without padding. `manipulations` are those of this layer, at most one for each row
-    (`Frame.streams`). Queries, keys and values of one row serve all rows of the frame, whose outputs then differ.
+    (`Frame.streams`). Queries, keys and values of one row serve all rows of the frame, whose outputs then differ; those
+    of several rows, without manipulations, serve as many rows one after another as the frame has.
     """
     keys, many = key.shape[2], len(frame.rows)
     used = value
@@ -173,29 +174,35 @@ def prefill(
         used = value.clone()
         for action, rows in manipulations:
             if isinstance(action, Omit):
-                used[rows] = used[rows].masked_fill(frame.on_needle(keys)[rows][:, None, :, None], 0)
+                used[rows] = used[rows].masked_fill(frame.on_needle(keys, rows)[:, None, :, None], 0)
             elif isinstance(action, Only):
-                used[rows] = used[rows].masked_fill(~frame.spared(action, keys)[rows][:, None, :, None], 0)
+                used[rows] = used[rows].masked_fill(~frame.spared(action, keys, rows)[:, None, :, None], 0)
     output, lse, bits = attend(query, key, used, scaling, window, frame.recipe, "entropy" in frame.keep_heads)
     for action, rows in manipulations:
         if isinstance(action, Null):
             output[rows] = 0
         elif isinstance(action, Binary) or (isinstance(action, Only) and (action.renormalise or "self" in action.also)):
-            left = (frame.spared(action, keys) if isinstance(action, Only) else frame.on_needle(keys))[rows]
+            left = frame.spared(action, keys, rows) if isinstance(action, Only) else frame.on_needle(keys, rows)
             columns = left.any(0).nonzero()[:, 0]
             layer = _Layer(query[rows], key[rows], value[rows], lse[rows], scaling, window)
             if isinstance(action, Only):
                 output[rows] = _only(action, layer, output[rows], left, columns)
             else:
                 output[rows] = _binary(layer, left[:, columns], columns, frame.recipe)
-    output = output.expand(many, -1, -1, -1)
+    output = _for_rows(output, many)
     for metric, (rows, k) in frame.keep_heads.items():
         score = bits if metric == "entropy" else -output.float().norm(dim=-1)
         assert score is not None  # entropies were asked for
         kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
-        kept[rows] = keep_lowest(score.expand(many, -1, -1)[rows], k, frame.recipe)
+        kept[rows] = keep_lowest(_for_rows(score, many)[rows], k, frame.recipe)
         output = output * kept[..., None]
     return output
+
+
+def _for_rows(x: Tensor, many: int) -> Tensor:
+    """`x` for `many` rows; of one row or of as many it is no copy."""
+    same = [-1] * (x.ndim - 1)
+    return x.expand(many, *same) if len(x) in (1, many) else x.repeat(many // len(x), *(1 for _ in same))
 
 
 class _Layer(NamedTuple):

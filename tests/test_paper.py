@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import nbformat
 import pytest
 
 from hybret import paper, scoring
 from hybret.paper_parts import PARTS
-
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 def test_every_number_says_what_it_is_and_where_it_stands():
@@ -71,8 +67,5 @@ def test_every_part_of_the_paper_is_listed_once():
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
-def test_a_part_is_where_the_table_says(part):
-    path = NOTEBOOKS / f"{part.notebook}.ipynb"
-    cells = nbformat.read(path, as_version=4).cells
-    names = {cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells}
-    assert part.figures and set(part.figures) <= names
+def test_a_part_is_where_the_table_says(part, figures_of):
+    assert part.figures and set(part.figures) <= figures_of(part.notebook)

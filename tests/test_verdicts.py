@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,6 @@ import pytest
 from hybret import figures, harness, paper, verdicts
 from hybret.errors import HybretError
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = verdicts.VERDICTS
 LENGTHS, DEPTHS = range(100, 1100, 100), range(0, 100, 10)
 INSIDE = np.array([length <= 600 for length in LENGTHS for _ in DEPTHS])  # 60 of 100 needles are in the window
@@ -402,9 +399,8 @@ def test_the_figure_shows_every_verdict():
 
 
 @pytest.mark.parametrize("claim", verdicts.CLAIMS.values(), ids=lambda claim: claim.name)
-def test_a_claim_leads_to_where_it_is_measured(claim):
-    cells = nbformat.read(NOTEBOOKS / f"{claim.notebook}.ipynb", as_version=4).cells
-    assert claim.figure in {cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells}
+def test_a_claim_leads_to_where_it_is_measured(claim, figures_of):
+    assert claim.figure in figures_of(claim.notebook)
 
 
 def test_claims_are_documented():
