@@ -29,8 +29,10 @@ _HOME = {
     "sweeping": ["run_folder", "stored", "sweep"],
 }
 _MODULES = [
+    "averages",
     "figures",
     "generation",
+    "harness",
     "models",
     "niah",
     "paper",
@@ -46,7 +48,21 @@ _NAMES = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted([*_NAMES, *_MODULES])
 
 if TYPE_CHECKING:
-    from . import figures, generation, models, niah, paper, recipe, scoring, spread, tables, tipping, verdicts
+    from . import (
+        averages,
+        figures,
+        generation,
+        harness,
+        models,
+        niah,
+        paper,
+        recipe,
+        scoring,
+        spread,
+        tables,
+        tipping,
+        verdicts,
+    )
     from .errors import HybretError
     from .interventions import (
         Binary,

@@ -1,4 +1,4 @@
-"""The paper's figures as functions of result rows (Figures 2-7 and 10, Table 1) or of a recording (Figure 1); speed.
+"""The paper's figures as functions of result rows (Figures 2-10, Table 1) or of a recording (Figure 1); speed.
 
 Each returns a `matplotlib.figure.Figure` that names its model, recipe and n in small print; `save` writes it.
 """
@@ -15,6 +15,7 @@ from matplotlib.ticker import MultipleLocator
 
 from hybret import tables
 from hybret.errors import HybretError
+from hybret.figures_benchmarks import benchmarks, subtasks
 from hybret.figures_by_k import accuracy_by_k, home, jrt_by_k
 from hybret.figures_forest import arms, departures
 from hybret.figures_maps import retrieval_maps
@@ -43,6 +44,7 @@ __all__ = [
     "accuracy_by_k",
     "arms",
     "attention_parts",
+    "benchmarks",
     "by_distance",
     "departures",
     "doses",
@@ -55,6 +57,7 @@ __all__ = [
     "save",
     "scaling",
     "speed",
+    "subtasks",
     "table1",
     "verdicts",
     "weights",
