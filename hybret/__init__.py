@@ -26,15 +26,27 @@ _HOME = {
     "models": ["Model", "load"],
     "niah": ["PAPER_NEEDLE", "Needle", "Prompt"],
     "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
-    "sweeping": ["run_folder", "sweep"],
+    "sweeping": ["run_folder", "stored", "sweep"],
 }
-_MODULES = ["figures", "generation", "models", "niah", "paper", "recipe", "scoring", "tables"]
+_MODULES = [
+    "figures",
+    "generation",
+    "models",
+    "niah",
+    "paper",
+    "recipe",
+    "scoring",
+    "spread",
+    "tables",
+    "tipping",
+    "verdicts",
+]
 _NAMES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted([*_NAMES, *_MODULES])
 
 if TYPE_CHECKING:
-    from . import figures, generation, models, niah, paper, recipe, scoring, tables
+    from . import figures, generation, models, niah, paper, recipe, scoring, spread, tables, tipping, verdicts
     from .errors import HybretError
     from .interventions import (
         Binary,
@@ -52,7 +64,7 @@ if TYPE_CHECKING:
     from .models import Model, load
     from .niah import PAPER_NEEDLE, Needle, Prompt
     from .recipe import CORRECTED, PAPER, RECIPES, Recipe
-    from .sweeping import run_folder, sweep
+    from .sweeping import run_folder, stored, sweep
     from .tracing import Trace, attach, phase
 
 

@@ -190,6 +190,20 @@ def bench(
 
 @app.command()
 @one_sentence
+def fetch(
+    benchmark: Annotated[str, typer.Argument(help="glue or mmlu.")],
+) -> None:
+    """Download the data of a benchmark once, into $HYBRET_CACHE or the user's cache."""
+    from .fetching import fetch as download
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    print(download(benchmark, say=say))
+
+
+@app.command()
+@one_sentence
 def book(
     model: Annotated[str | None, typer.Option(help="Run every notebook on this model, beside the book's runs.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this notebook and those it needs; repeatable.")] = None,

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from .recipe import CORRECTED, Recipe
 
+IN_CACHE = 1 << 18
+"""Weights on a CPU whose entropies are taken at one time: what is computed on the way then stays in its cache."""
+
 
 def head_entropy(weights: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
     """Entropy of each attention row, in bits.
@@ -23,6 +26,9 @@ def head_entropy(weights: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
     Tensor
         float32, shape ``(...)``: 0 when one key has all the weight, log2(n) when n keys share it equally.
     """
+    if weights.device.type == "cpu" and weights.numel() > IN_CACHE and len(weights) > 1:
+        rows = max(1, IN_CACHE * len(weights) // weights.numel())
+        return torch.cat([head_entropy(part, recipe) for part in weights.split(rows)])
     w = weights.to(getattr(torch, recipe.entropy_dtype))
     if recipe.entropy_eps:
         w = w + recipe.entropy_eps

@@ -82,7 +82,7 @@ def extend(
     acting = effective(rows, model.family, model.heads, recipe)
     many = len(rows)
     now = Frame("prefill", acting, [spans] * many, position - 1, recipe, trace, streaming, questions=[question] * many)
-    shared = now.streams and len(rows) > 1 and _first_projection(model) is not None
+    shared = now.streams and len(rows) > 1 and first_projection(model) is not None
     here = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
     if not shared:
         state = State(
@@ -93,7 +93,7 @@ def extend(
             False,
         )
     restore_recurrent(net, state.recurrent)
-    with torch.inference_mode(), frame(now), _expanding(model, now if shared else None):
+    with torch.inference_mode(), frame(now), expanding(model, now if shared else None):
         logits = net(
             input_ids=here,
             position_ids=torch.arange(read, until, device=device).expand(len(here), -1),
@@ -124,7 +124,7 @@ def prefill(
     return extend(model, start(model, len(rows)), ids, until, rows, spans, recipe, streaming, trace, question)
 
 
-def _first_projection(model: Model) -> Any:
+def first_projection(model: Model) -> Any:
     """What the outputs of the first attention layer go through; None where it cannot be told."""
     layers = getattr(getattr(model.net, "model", None), "layers", None)
     if layers is None:
@@ -133,7 +133,7 @@ def _first_projection(model: Model) -> Any:
 
 
 @contextmanager
-def _expanding(model: Model, now: Frame | None) -> Iterator[None]:
+def expanding(model: Model, now: Frame | None) -> Iterator[None]:
     """One row up to the outputs of the first attention layer, all rows of the frame from there on."""
     if now is None:
         yield
@@ -143,7 +143,7 @@ def _expanding(model: Model, now: Frame | None) -> Iterator[None]:
         assert now.outputs is not None  # the attention function has just run
         return (now.outputs.flatten(2),)  # added to the one row of the residual stream, they give it all rows
 
-    handle = _first_projection(model).register_forward_pre_hook(outputs)
+    handle = first_projection(model).register_forward_pre_hook(outputs)
     try:
         yield
     finally:

@@ -1,12 +1,14 @@
 """What the paper reports, with where it stands: facts to compare a run with, typed in from the text.
 
 Michalak and Abreu, "Some Attention is All You Need for Retrieval". Accuracies are fractions of the maximum
-score.
+score. Where each figure, table and appendix of the paper is in this book: `hybret.paper_parts`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -16,15 +18,18 @@ class Reported:
     Attributes
     ----------
     what : what it measures.
-    value : the number; `unit` says of what.
-    unit : ``"accuracy"`` (0 to 1), ``"heads"`` (a k), or ``"points"`` (on a scale of 100).
+    value : the number, as printed, except that percentages of `unit` accuracy and share are fractions here.
+    unit : ``"accuracy"`` (0 to 1), ``"share"`` (0 to 1), ``"heads"`` (a k), ``"points"`` (on a scale of 100),
+        ``"tokens"``, ``"score"`` (of 5), ``"GB"``, or ``"count"``.
     where : section, table or figure.
+    text : the few printed words or figures that say so; empty where a table's cell does.
     """
 
     what: str
     value: float
     unit: str
     where: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,12 @@ MODELS = (
     ),
 )
 
+
+def counterpart(heads: int) -> str | None:
+    """Name of the paper's model with as many heads, beside which a model's results are put; None if it has none."""
+    return next((spec.name for spec in MODELS if spec.heads == heads), None)
+
+
 PREFILL = ("Keep", "Omit", "Only", "Binary", "Null")  # rows of Table 1
 GENERATION = ("Keep", "Omit", "Only", "Binary")  # columns of Table 1
 # Table 1 prints these columns as numbers: accuracy by prefill row, for generation Keep, Omit and Only.
@@ -138,16 +149,127 @@ TABLE2 = (
 # Where accuracy turns as k falls. Sections 3.1 and 3.2 name different heads for Jamba and RG-9B: in 3.1 the k
 # where accuracy has dropped, in 3.2 the "tipping point" after which it falls. Both are kept as printed.
 THRESHOLDS = {
-    "RG-2B collapses at": Reported("RG-2B, generation version: collapses at", 1, "heads", "Section 3.1"),
-    "RG-2B prefill": Reported("RG-2B, prefill version: drops immediately to", 0.20, "accuracy", "Section 3.1"),
-    "RG-9B degrades down to": Reported("RG-9B: degrades from k = 16 down to", 3, "heads", "Section 3.1"),
-    "RG-9B fails at": Reported("RG-9B: fails completely at", 2, "heads", "Section 3.1"),
-    "Jamba perfect down to": Reported("Jamba: 100 % accuracy down to", 27, "heads", "Section 3.1"),
-    "Jamba drops at": Reported("Jamba: declines down to, then drops to zero", 6, "heads", "Section 3.1"),
-    "RG-2B tipping point": Reported("RG-2B, generation version", 1, "heads", "Section 3.2"),
-    "RG-9B tipping point": Reported("RG-9B, generation version", 2, "heads", "Section 3.2"),
-    "Jamba tipping point": Reported("Jamba, generation version", 4, "heads", "Section 3.2"),
-    "RG-2B tipping point, Zani et al.": Reported("RG-2B, earlier study", 2, "heads", "Section 3.2"),
-    "k = 0": Reported("every model and version, with and without JRT", 0.0, "accuracy", "Sections 3.1, 3.2"),
-    "Jamba sparse": Reported("Jamba, least k with near-perfect retrieval, prefill", 5, "heads", "Section 4"),
+    "RG-2B collapses at": Reported(
+        "RG-2B, generation version: collapses at", 1, "heads", "Section 3.1", "stable until k = 1 where it collapsed"
+    ),
+    "RG-2B prefill": Reported(
+        "RG-2B, prefill version: drops at once to", 0.20, "accuracy", "Section 3.1", "dropped to 20% accuracy"
+    ),
+    "RG-9B degrades from": Reported("RG-9B: degrades from", 16, "heads", "Section 3.1", "degraded from k = 16"),
+    "RG-9B degrades down to": Reported("RG-9B: degrades down to", 3, "heads", "Section 3.1", "to k = 3"),
+    "RG-9B fails at": Reported("RG-9B: fails completely at", 2, "heads", "Section 3.1", "failing completely at k = 2"),
+    "Jamba perfect": Reported("Jamba: accuracy that it sustains", 1.0, "accuracy", "Section 3.1", "sustained 100%"),
+    "Jamba perfect down to": Reported("Jamba: sustains it down to", 27, "heads", "Section 3.1", "until k = 27"),
+    "Jamba drops at": Reported(
+        "Jamba: declines down to, then drops to zero", 6, "heads", "Section 3.1", "k = 6 where it sharply dropped"
+    ),
+    "first tipping point": Reported(
+        "least final tipping point of a generation version", 1, "heads", "Section 3.1", "1, 2, 3, 4"
+    ),
+    "last tipping point": Reported(
+        "greatest final tipping point of a generation version", 4, "heads", "Section 3.1", "1, 2, 3, 4"
+    ),
+    "RG-2B tipping point": Reported(
+        "RG-2B, generation version: tipping point", 1, "heads", "Section 3.2", "k = 1 for RG-2B"
+    ),
+    "RG-9B tipping point": Reported(
+        "RG-9B, generation version: tipping point", 2, "heads", "Section 3.2", "k = 2 for RG-9B"
+    ),
+    "Jamba tipping point": Reported(
+        "Jamba, generation version: tipping point", 4, "heads", "Section 3.2", "k = 4 for Jamba"
+    ),
+    "RG-2B tipping point, Zani et al.": Reported(
+        "RG-2B, earlier study: tipping point", 2, "heads", "Section 3.2", "around k = 2"
+    ),
+    "k = 0": Reported(
+        "every model and version, with and without JRT", 0.0, "accuracy", "Abstract, Sections 3.1, 3.2", "0% accuracy"
+    ),
+    "Jamba sparse": Reported(
+        "Jamba, least k with near-perfect retrieval, prefill version", 5, "heads", "Section 4", "k = 5, the minimal"
+    ),
 }
+
+# Section 4 (Jamba-Mini-1.6). "Points" below the base configuration.
+BENCHMARKS = {
+    "GLUE ablated": Reported("GLUE, ablated: below base", 6.6, "points", "Section 4.1", "6.6 and 9.1 points"),
+    "GLUE sparse": Reported("GLUE, sparse: below base", 9.1, "points", "Section 4.1", "6.6 and 9.1 points"),
+    "GLUE ablated over sparse": Reported("GLUE, ablated above sparse", 2.8, "points", "Section 4.1", "2.8 points"),
+    "MMLU sparse": Reported("MMLU, sparse: below base", 6, "points", "Section 4.1", "six points below"),
+    "MMLU ablated": Reported("MMLU, ablated: below base", 42, "points", "Section 4.1", "around 42 points below"),
+    "MMLU kept": Reported("MMLU performance kept by the sparse model", 0.84, "share", "Abstract", "84% MMLU"),
+    "heads kept": Reported("heads that keep near-perfect retrieval", 0.15, "share", "Abstract", "15% of heads"),
+    "GLUE tasks": Reported("tasks of GLUE", 9, "count", "Section 2.4", "nine tasks"),
+    "GLUE shots": Reported("examples before a GLUE question", 0, "count", "Section 2.4", "zero-shot"),
+    "MMLU subjects": Reported("subjects of MMLU", 57, "count", "Section 2.4", "57 subjects"),
+    "MMLU shots": Reported("examples before an MMLU question", 5, "count", "Section 2.4", "five-shot"),
+}
+
+# How the experiments were set up (Section 2, Appendices A and B).
+SETUP = {
+    "batch": Reported("prompts in a batch", 1, "count", "Section 2.1", "batch size of one"),
+    "longest": Reported("longest prompt", 4096, "tokens", "Section 2.1, Appendix B", "4096 tokens"),
+    "lengths": Reported("prompt lengths", 10, "count", "Section 2.1, Appendix B", "ten prompt lengths"),
+    "depths": Reported("needle depths", 10, "count", "Section 2.1, Appendix B", "ten depths"),
+    "prompts": Reported("prompts of a condition", 100, "count", "Section 2.1, Appendix B", "100 prompts"),
+    "maximum": Reported("greatest score of an answer", 5, "score", "Figure 2, Appendix B", "maximum score (5)"),
+    "partial": Reported("greatest score from keywords alone", 3, "score", "Appendix B", "added up to three"),
+    "JRT from": Reported("least k that JRT is tried at", 0, "heads", "Section 2.3", "0, 1, 2"),
+    "JRT to": Reported("greatest k that JRT is tried at", 2, "heads", "Section 2.3", "0, 1, 2"),
+    "CPUs": Reported("AMD EPYC 7763 processors, at most", 2, "count", "Appendix A", "two AMD Zen 3 EPYC 7763"),
+    "GPUs": Reported("NVIDIA A100 cards, at most", 8, "count", "Appendix A", "eight NVIDIA A100"),
+    "GPU memory": Reported("memory of a card", 40, "GB", "Appendix A", "40 GB HBM2"),
+    "memory": Reported("main memory, at most", 1024, "GB", "Appendix A", "1024 GB"),
+}
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A place where the printed numbers or sentences of the paper do not fit together; all are kept as printed."""
+
+    what: str
+    where: str
+
+
+DISAGREEMENTS = (
+    Disagreement(
+        "On GLUE the ablated version is 6.6 and the sparse one 9.1 points below base, which puts the first 2.5 points "
+        "above the second; 2.8 is printed.",
+        "Section 4.1",
+    ),
+    Disagreement(
+        "On MMLU the sparse version keeps 84 % of base and loses 6 points, which puts base at 37.5 points; the ablated "
+        "version loses 42, which is more than that.",
+        "Abstract, Section 4.1",
+    ),
+    Disagreement(
+        "Jamba drops to zero at k = 6, has its tipping point at k = 4, and is near-perfect at k = 5 in its prefill "
+        "version.",
+        "Sections 3.1, 3.2, 4",
+    ),
+    Disagreement(
+        "The tipping points are said to be 1, 2, 3 and 4; those named for the three models are 1, 2 and 4.",
+        "Sections 3.1, 3.2",
+    ),
+    Disagreement(
+        "85.7 and 53.0 % are given to keeping only the needle during prefill; in Table 1 they belong to generation.",
+        "Section 5.1, Table 1",
+    ),
+    Disagreement(
+        "Figure 4 counts depth from the end of the prompt; the authors' code counts from its start.",
+        "Figure 4",
+    ),
+)
+
+
+def numbers() -> pd.DataFrame:
+    """Every number of the paper, one line each: what, value, unit, where, text."""
+    fields = ("parameters", "active", "layers", "attention_layers", "heads", "window")
+    specs = [
+        Reported(f"{m.name}: {field.replace('_', ' ')}", value, "tokens" if field == "window" else "count", m.where)
+        for m in MODELS
+        for field in fields
+        if (value := getattr(m, field)) is not None
+    ]
+    rubric = [Reported(f"an answer with: {line.phrase}", line.points, "score", line.where) for line in TABLE2]
+    every = [*specs, *SETUP.values(), *rubric, *THRESHOLDS.values(), *BENCHMARKS.values(), *TABLE1.values()]
+    return pd.DataFrame([vars(one) for one in every])

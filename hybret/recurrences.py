@@ -23,6 +23,8 @@ except ImportError:  # no Triton on this machine (every CPU-only install): plain
 
 ROWS_IN_CACHE = 1 << 20
 """Elements of a batch slice on the CPU: decays and states of one slice (8 MB in fp32) stay in the processor's cache."""
+STATES_IN_CACHE = 1 << 17
+"""States of a block of `_selective_steps`: with their decays 1 MB in fp32, half of a core's cache."""
 BLOCK = 128
 """Tokens of a block of `selective_scan`; it bounds the memory for states to batch x BLOCK x channels x state size."""
 
@@ -178,13 +180,50 @@ def _selective_blocks(
 ) -> tuple[Tensor, Tensor]:
     """The scan by plain PyTorch, a block of tokens at a time; time is the second dimension here."""
     x, step, b, c = (t.to(_precise(x)) for t in (x, step, b, c))
+    rates = rates.to(x.dtype)
+    if not (x.is_cuda or torch.is_grad_enabled()):
+        return _selective_steps(x, step, rates, b, c, state)
     flat = None if state is None else state.flatten(1)
     outputs = []
     for first in range(0, x.shape[1], BLOCK):
         block = slice(first, first + BLOCK)
-        decay = torch.exp(step[:, block, :, None] * rates.to(x.dtype))
+        decay = torch.exp(step[:, block, :, None] * rates)
         inputs = (step[:, block] * x[:, block])[..., None] * b[:, block, None]
         states, flat = linear_scan(decay.flatten(2), inputs.flatten(2), flat)
         outputs.append((states.view(decay.shape) @ c[:, block, :, None]).squeeze(-1))
     assert flat is not None  # there is at least one token
     return torch.cat(outputs, 1), flat.view(-1, *rates.shape)
+
+
+def _selective_steps(
+    x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same token by token, on a CPU: a token has thousands of states, and those of a few tokens stay in the cache.
+
+    Measured on one core with 512 channels of 8 states, beside the odd-even scan: twice as fast for one text of 240
+    tokens, five to eight times for batches.
+    """
+    rows, time, channels = x.shape
+    some = max(1, STATES_IN_CACHE // (4 * rates.numel()))
+    if rows > some:
+        parts = [slice(first, first + some) for first in range(0, rows, some)]
+        done = [_selective_steps(x[p], step[p], rates, b[p], c[p], None if state is None else state[p]) for p in parts]
+        return torch.cat([out for out, _ in done]), torch.cat([h for _, h in done])
+    # Channels last, so that every operation runs along them.
+    rates = rates.T.contiguous()
+    x, step, b, c = (t.transpose(0, 1).contiguous() for t in (x * step, step, b, c))
+    h = x.new_zeros(rows, *rates.shape) if state is None else state.transpose(1, 2)
+    out = x.new_empty(time, rows, 1, channels)
+    block = max(1, STATES_IN_CACHE // (rows * rates.numel()))
+    decay = x.new_empty(block, rows, *rates.shape)
+    states = torch.empty_like(decay)
+    for first in range(0, time, block):
+        part = slice(first, min(first + block, time))
+        here = part.stop - first
+        torch.mul(step[part, :, None], rates, out=decay[:here]).exp_()
+        torch.mul(x[part, :, None], b[part, ..., None], out=states[:here])
+        for i in range(here):
+            h = states[i].addcmul_(decay[i], h)
+        torch.matmul(c[part, :, None], states[:here], out=out[part])
+        h = h.clone()  # the next block overwrites the buffer
+    return out[:, :, 0].transpose(0, 1), h.transpose(1, 2).contiguous()

@@ -39,7 +39,7 @@ class Store:
                     "for `out`, or remove this one"
                 )
             # Written again when it is there: a folder that cannot be written to is noticed before any model runs.
-            _replace(note, json.dumps(identity, indent=1, sort_keys=True).encode())
+            write_whole(note, json.dumps(identity, indent=1, sort_keys=True).encode())
             for path in sorted(self.folder.glob("answers/*.parquet")):
                 self._read(path)
         except OSError as problem:
@@ -72,7 +72,7 @@ class Store:
         assert self.folder is not None
         name = hashlib.sha256(content.encode()).hexdigest()[:16]
         try:
-            _replace(self.folder / f"{prefix}{name}.parquet", table.to_parquet(index=False))
+            write_whole(self.folder / f"{prefix}{name}.parquet", table.to_parquet(index=False))
         except OSError as problem:
             raise _unwritable(self.folder, problem) from problem
 
@@ -92,7 +92,7 @@ def _read_note(note: Path) -> dict[str, Any] | None:
     return found
 
 
-def _replace(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: readers and interrupted runs never see half of one."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
         try:

@@ -164,7 +164,8 @@ def prefill(
     """Output of one attention layer in a prefill under the interventions of `frame`; shapes as in `attend`.
 
     Every row reads the same tokens without padding. `manipulations` are those of this layer, at most one for each row
-    (`Frame.streams`). Queries, keys and values of one row serve all rows of the frame, whose outputs then differ.
+    (`Frame.streams`). Queries, keys and values of one row serve all rows of the frame, whose outputs then differ; those
+    of several rows, without manipulations, serve as many rows one after another as the frame has.
     """
     keys, many = key.shape[2], len(frame.rows)
     used = value
@@ -188,14 +189,20 @@ def prefill(
                 output[rows] = _only(action, layer, output[rows], left, columns)
             else:
                 output[rows] = _binary(layer, left[:, columns], columns, frame.recipe)
-    output = output.expand(many, -1, -1, -1)
+    output = _for_rows(output, many)
     for metric, (rows, k) in frame.keep_heads.items():
         score = bits if metric == "entropy" else -output.float().norm(dim=-1)
         assert score is not None  # entropies were asked for
         kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
-        kept[rows] = keep_lowest(score.expand(many, -1, -1)[rows], k, frame.recipe)
+        kept[rows] = keep_lowest(_for_rows(score, many)[rows], k, frame.recipe)
         output = output * kept[..., None]
     return output
+
+
+def _for_rows(x: Tensor, many: int) -> Tensor:
+    """`x` for `many` rows; of one row or of as many it is no copy."""
+    same = [-1] * (x.ndim - 1)
+    return x.expand(many, *same) if len(x) in (1, many) else x.repeat(many // len(x), *(1 for _ in same))
 
 
 class _Layer(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,37 @@ def run_folder(
     identity = _identity(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     return Path(out) / f"{Path(model.name).name}-{name}"
+
+
+def stored(
+    out: str | Path,
+    model: Model,
+    prompts: Iterable[Prompt],
+    recipe: Recipe | str = CORRECTED,
+    max_new_tokens: int = generation.MAX_NEW_TOKENS,
+) -> pd.DataFrame:
+    """Rows that finished sweeps left in the run's folder below `out`, whatever they were made for; no model runs.
+
+    Parameters
+    ----------
+    out, model, recipe, max_new_tokens : as in `run_folder`.
+    prompts : rows of other prompts are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As of `sweep`. What several sweeps asked for comes once, under the label of one of them. Empty if there is
+        nothing.
+    """
+    recipe = find_recipe(recipe)
+    paths = sorted(run_folder(out, model, recipe, max_new_tokens).glob("rows-*.parquet"))
+    if not paths:
+        return pd.DataFrame()
+    rows = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True).astype({"k": "Int64"})
+    # One engine key serves several recipes: those that differ in how prompts are built or scored.
+    rows = rows[(rows["recipe"] == recipe.name) & rows["prompt"].isin({p.key for p in prompts})]
+    cell = ["intervention", "prompt", "template", "haystack", "haystack_seed", "needle", "length", "depth"]
+    return rows.drop_duplicates(cell).reset_index(drop=True)
 
 
 def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, answer: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def accuracy(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 100
     rows = _checked(rows, [*by, "score", "exact", "prompt"])
     if "needle" in rows and (rows["needle"] != CONTROL).any():
         rows = rows[rows["needle"] != CONTROL]
-    table = grouped_means(rows.assign(_value=_fraction(rows)), by, (0.0, 1.0), n_boot, seed)
+    table = grouped_means(rows.assign(_value=fraction(rows)), by, (0.0, 1.0), n_boot, seed)
     return table.rename(columns={"mean": "accuracy"})
 
 
@@ -198,7 +198,7 @@ def departures(
         rows = _checked(rows, [*by, "score", "prompt"])
         if rows.duplicated(keys).any():
             raise HybretError("several rows for one cell; compare one recipe of one model with one other")
-        sides.append(rows.assign(_fraction=_fraction(rows))[[*keys, "prompt", "_fraction"]])
+        sides.append(rows.assign(_fraction=fraction(rows))[[*keys, "prompt", "_fraction"]])
     pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_b"))
     if pairs.empty:
         raise HybretError("the two sets of rows share no cell and condition, so there is nothing to compare")
@@ -249,7 +249,7 @@ def _checked(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return rows
 
 
-def _fraction(rows: pd.DataFrame) -> pd.Series:
+def fraction(rows: pd.DataFrame) -> pd.Series:
     """Scores as fractions of their rubric's maximum (5 where the rows name no rubric)."""
     if "rubric" not in rows:
         return rows["score"].astype(float) / 5

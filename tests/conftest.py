@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nbformat
 import pytest
 import torch
+import yaml
 
 import hybret as hb
 from hybret.models import Model
@@ -61,3 +65,20 @@ def tiny() -> Model:
 def model(request: pytest.FixtureRequest) -> Model:
     """Each family in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def figures_of():
+    """Names of the figures and tables that a chapter's notebook makes."""
+    repo = Path(__file__).resolve().parents[1]
+    chapters = [
+        c["file"] for part in yaml.safe_load((repo / "_toc.yml").read_text())["parts"] for c in part["chapters"]
+    ]
+
+    def names(notebook: str) -> set[str]:
+        if f"notebooks/{notebook}" not in chapters:
+            pytest.skip(f"{notebook} is no chapter of this book")
+        cells = nbformat.read(repo / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+        return {cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells}
+
+    return names

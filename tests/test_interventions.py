@@ -366,6 +366,11 @@ def test_entropy_is_in_bits(n, recipe):
     torch.testing.assert_close(head_entropy(weights, recipe), torch.full((3,), math.log2(n)), atol=1e-6, rtol=0)
 
 
+def test_entropies_of_many_rows_are_those_of_each_row():
+    weights = torch.rand(40, 32, 1, 300, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    assert torch.equal(head_entropy(weights), torch.cat([head_entropy(row[None]) for row in weights]))
+
+
 def test_entropy_precision_and_guard_follow_the_recipe():
     weights = torch.softmax(torch.randn(200, 40, generator=torch.Generator().manual_seed(0)), -1)
     exact = -(weights.double() * weights.double().log2()).sum(-1)

@@ -240,3 +240,22 @@ def test_scan_on_the_gpu(time, with_state):
     torch.testing.assert_close(linear_scan(*tensors)[0], loop(*tensors)[0], atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(gradients(linear_scan, tensors), gradients(loop, tensors), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("time", [1, 3, 129])
+def test_selective_scan_on_the_gpu(time):
+    draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))  # noqa: E731
+    inputs = [draw(2, 20, time), draw(2, 20, time), -draw(20, 8).exp(), draw(2, 8, time), draw(2, 8, time)]
+
+    def run(device):
+        tensors = [t.to(device).requires_grad_() for t in inputs]
+        state = draw(2, 20, 8).to(device)
+        y, last = selective_scan(*tensors, delta_softplus=True, return_last_state=True, initial_state=state)
+        ((y * y).sum() + last.sum()).backward()
+        return [t.detach().cpu() for t in (y, last)], [t.grad.cpu() for t in tensors]
+
+    (values, slopes), (exact, exact_slopes) = run("cuda"), run("cpu")
+    torch.testing.assert_close(values, exact, atol=1e-4, rtol=1e-4)
+    for ours, theirs in zip(slopes, exact_slopes, strict=True):  # the backward pass keeps its states in bfloat16
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()

@@ -339,6 +339,24 @@ def test_each_run_gets_a_folder_of_its_own(griffin, tmp_path):
     assert run_folder(tmp_path, griffin) == run_folder(tmp_path, griffin, "CORRECTED") in folders
 
 
+def test_stored_rows_are_read_not_computed(griffin, prompts, tmp_path, prefills):
+    folder = run_folder(tmp_path, griffin, max_new_tokens=STEPS)
+    given = {"out": folder, "max_new_tokens": STEPS, "progress": False}
+    assert hb.stored(tmp_path, griffin, prompts, max_new_tokens=STEPS).empty
+    first = sweep(griffin, prompts, {"none": KeepHeads(0), "all": Keep()}, **given)
+    sweep(griffin, prompts[:1], {"nothing": KeepHeads(0), "hidden": Omit()}, **given)
+    sweep(griffin, prompts, {"none": KeepHeads(0)}, CORRECTED.replace(rubric="2025-05"), **given)  # in the same folder
+    before = len(prefills)
+    rows = hb.stored(tmp_path, griffin, prompts, max_new_tokens=STEPS)
+    assert len(prefills) == before and set(rows["recipe"]) == {"CORRECTED"}
+    assert len(rows) == len(first) + 1 and (rows["intervention"] == repr(Omit())).sum() == 1
+    keys = ["intervention", "prompt", "length", "depth"]
+    same = first.merge(rows, on=keys, suffixes=("", "_b"))
+    assert len(same) == len(first) and (same["score"] == same["score_b"]).all()
+    few = hb.stored(tmp_path, griffin, prompts[:1], max_new_tokens=STEPS)
+    assert set(few["prompt"]) == {prompts[0].key}
+
+
 def test_a_rescored_run_shares_its_answers(griffin, prompts, tmp_path, prefills):
     run(griffin, prompts[:2], out=tmp_path)
     prefills.clear()

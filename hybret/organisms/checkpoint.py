@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import RecurrentGemmaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from hybret.errors import HybretError
 from hybret.organisms.training import Training
@@ -23,7 +23,7 @@ PARTS = ("remainder", "exp_avg", "exp_avg_sq")
 def save(out: Path, model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Write the shipped folder and what resuming needs beside it."""
     # A copy in bf16: the model itself goes on in fp32, and it holds states that cannot be copied.
-    shipped: Any = RecurrentGemmaForCausalLM(model.config)
+    shipped: Any = type(model)(model.config)
     shipped.to(torch.bfloat16)
     shipped.load_state_dict(model.state_dict())
     shipped.save_pretrained(out / "model")
@@ -54,13 +54,17 @@ def saved_state(folder: Path, training: Training) -> dict[str, Any]:
 
 def load(folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Read what `save` wrote into model and optimizer. Weights come back to 16 bits of mantissa, moments to 8."""
-    opened = [safe_open(folder / "model" / "model.safetensors", "pt")]
-    opened += [safe_open(folder / "resume" / f"{part}.safetensors", "pt") for part in PARTS]
+    try:  # through transformers: in the file Jamba's experts have names of their own
+        shipped = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16)
+    except Exception as error:
+        raise HybretError(f"Cannot resume from {folder}: its model cannot be loaded ({error}).") from error
+    weights = dict(shipped.named_parameters())
+    opened = [safe_open(folder / "resume" / f"{part}.safetensors", "pt") for part in PARTS]
     with torch.no_grad():
         for name, p in model.named_parameters():
             try:
-                weight, remainder, mean, square = (f.get_tensor(name).to(p) for f in opened)
-                p.copy_(weight + remainder)
+                remainder, mean, square = (f.get_tensor(name).to(p) for f in opened)
+                p.copy_(weights[name].to(p) + remainder)
             except Exception as error:
                 raise HybretError(f"Cannot resume from {folder}: {name} does not fit this model ({error}).") from error
             count = torch.tensor(float(step), device=p.device if optimizer.defaults["fused"] else "cpu")

@@ -8,6 +8,7 @@ attention.
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
@@ -20,9 +21,24 @@ from hybret.organisms.corpus import prose, quote
 from hybret.organisms.facts import NOUNS, TEMPLATES, Fact
 from hybret.organisms.tokenizer import ANSWER, CONTEXT, QUESTION
 
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around context, question and answer of a prompt.
+
+    `start` opens the document, `answer` stands before an answer, `again` before a further question.
+    """
+
+    start: str = ""
+    answer: str = ANSWER
+    again: str = QUESTION
+
+
 # GPT-2's pre-tokenization, for ASCII text: no token crosses these pieces, so each is tokenized only once.
 _PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII)
 _SHORTEST = 24
+Kind = Callable[[random.Random, int], list[int]]
+"""Makes a document of at most so many tokens."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +100,14 @@ class Mixture:
     span_tokens: float = 0.5
     templates: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the document kinds, in the order of `Documents`."""
+        return self.prose, self.repeats, self.needles, self.twice
+
     def __post_init__(self) -> None:
-        kinds = (self.prose, self.repeats, self.needles, self.twice)
-        if min(kinds) < 0 or sum(kinds) <= 0:
-            raise HybretError(f"Document weights must be at least 0 and not all 0, not {kinds}.")
+        if min(self.weights) < 0 or sum(self.weights) <= 0:
+            raise HybretError(f"Document weights must be at least 0 and not all 0, not {self.weights}.")
         if not self.facts or min(self.facts) < 1 or self.questions < 1:
             raise HybretError("A needle document needs at least one fact and at least one question.")
         if not 1 <= self.span[0] <= self.span[1]:
@@ -122,6 +142,8 @@ class Documents:
         What the documents are made of.
     """
 
+    frame = Frame()
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0, mixture: Mixture | None = None) -> None:
         self.tokenizer = tokenizer
         self.seed = seed
@@ -130,8 +152,8 @@ class Documents:
         self._bos, self._eos = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
         self._vocabulary = len(tokenizer)
         m = self.mixture
-        self._kinds = (self._prose, self._repeats, self._needles, self._twice)
-        self._kind_weights = (m.prose, m.repeats, m.needles, m.twice)
+        self._kinds: tuple[Kind, ...] = (self._prose, self._repeats, self._needles, self._twice)
+        self._kind_weights = m.weights
         weights = dict(m.templates)
         self._template_weights = [weights.get(template.name, 1.0) for template in TEMPLATES]
 
@@ -264,12 +286,12 @@ class Documents:
         m = self.mixture
         asked = [(self._question(rng, fact), fact) for fact in facts[:count]]
         rounds = [
-            self.encode(f"{QUESTION}{question}{ANSWER}") + self.encode(fact.sentence) + [self._eos]
+            self.encode(f"{self.frame.again}{question}{self.frame.answer}") + self.encode(fact.sentence) + [self._eos]
             for question, fact in asked
         ]
         # White space around a fact on its own line and around the blocks costs a few tokens more.
         sizes = [len(self.encode(f"\n{fact.sentence}\n")) + 1 for fact in facts]
-        frame = len(self.encode(CONTEXT)) + 4
+        frame = len(self.encode(self.frame.start + CONTEXT)) + 4
         if copies == 2:
             frame += len(self.encode(f"{QUESTION}{asked[0][0]}"))
         while True:
@@ -288,7 +310,7 @@ class Documents:
             kept += 1
         context = self._context(rng, rng.sample(facts[:kept], kept), size - sum(sizes[:kept]))
         block = f"{CONTEXT}{context}{QUESTION}{asked[0][0]}"
-        prompt = "\n\n".join([block] * copies) + ANSWER
+        prompt = self.frame.start + "\n\n".join([block] * copies) + self.frame.answer
         ids = [self._bos, *self.encode(prompt), *self.encode(asked[0][1].sentence), self._eos]
         for extra in rounds[1:kept]:
             ids += extra

@@ -27,7 +27,7 @@ def batch(training: Training, documents: Documents, step: int) -> np.ndarray:
 
 
 def _work(training: Training, tokenizer: PreTrainedTokenizerBase, steps: Iterable[int], queue: Any) -> None:
-    documents = Documents(tokenizer, training.seed, training.mixture)
+    documents = training.documents(tokenizer)
     for step in steps:
         queue.put(batch(training, documents, step))
 
@@ -35,7 +35,7 @@ def _work(training: Training, tokenizer: PreTrainedTokenizerBase, steps: Iterabl
 def batches(training: Training, tokenizer: PreTrainedTokenizerBase, first: int, workers: int) -> Generator[np.ndarray]:
     """Endless batches from step `first` on, made ahead by this many processes (0: in this one, when asked for)."""
     if workers == 0:
-        documents, step = Documents(tokenizer, training.seed, training.mixture), first
+        documents, step = training.documents(tokenizer), first
         while True:
             yield batch(training, documents, step)
             step += 1

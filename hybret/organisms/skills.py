@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 from zlib import crc32
 
 from hybret.errors import HybretError
@@ -27,7 +27,16 @@ from hybret.organisms.world import FACTS, SUBJECTS
 
 Split = Literal["train", "dev", "test"]
 Group = Literal["glue", "mmlu-knowledge", "mmlu-lookup"]
-Item = dict[str, str | list[str] | int]
+
+
+class Item(TypedDict):
+    """A question (the user's turn without the options), its choices, and the index of the right one."""
+
+    question: str
+    choices: list[str]
+    answer: int
+
+
 LETTERS = "ABCD"
 _SPLITS = {"test": (0,), "dev": (1,), "train": tuple(range(2, 16))}
 LISTED = {"train": (3, 24), "dev": (4, 4), "test": (20, 20)}
@@ -235,15 +244,20 @@ def rendered(question: str, choices: Sequence[str]) -> str:
     return "\n".join([question, *lines, "Answer:"])
 
 
+def occurs(question: str, choices: Sequence[str], split: Split) -> bool:
+    """Whether an item may occur in a split."""
+    return crc32("\n".join([question, *choices]).encode()) % 16 in _SPLITS[split]
+
+
 def item(task: str, split: Split, rng: random.Random) -> Item:
-    """One item of a split from a random stream: `question`, `choices` and `answer` (an index)."""
+    """One item of a split from a random stream."""
     made = TASKS[task]
     while True:
         question, right, wrong = made.make(rng, rng.randint(*LISTED[split]))
         choices, answer = (
             (list(made.choices), made.choices.index(right)) if made.choices else options(rng, right, wrong)
         )
-        if crc32("\n".join([question, *choices]).encode()) % 16 in _SPLITS[split]:
+        if occurs(question, choices, split):
             return {"question": question, "choices": choices, "answer": answer}
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from hybret.errors import HybretError
 from hybret.organisms.corpus import prose
 from hybret.organisms.facts import TEMPLATES
+from hybret.organisms.skills import TASKS, item, rendered
 
 VOCABULARY = 2048
 SPECIALS = ("<pad>", "<bos>", "<eos>")
@@ -18,6 +19,17 @@ CONTEXT = "CONTEXT: "
 QUESTION = "\n\nQUESTION: "
 ANSWER = "\n\nANSWER: Here is the most relevant sentence in the context: "
 """Parts of the paper's base template (Section 3.1), the trailing space included."""
+
+USER, ASSISTANT = "USER:\n", "\n\nASSISTANT:\n"
+"""What stands before a user's turn and before an answer in a conversation; every answer ends with ``<eos>``."""
+INSTRUCTION = " Output the most relevant sentence in the context, word by word!"
+"""The end of a user's turn in the paper's instruct template (Appendix B.1)."""
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{{ 'ASSISTANT:\n' + message['content'] + eos_token + '\n\n' }}{% else %}"
+    "{{ 'USER:\n' + message['content'] + '\n\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:\n' }}{% endif %}"
+)
 
 
 def _training_text(seed: int, paragraphs: int) -> Iterator[str]:
@@ -29,7 +41,19 @@ def _training_text(seed: int, paragraphs: int) -> Iterator[str]:
         yield f"{CONTEXT}{' '.join(sentences)}\n{fact.sentence}\n{QUESTION}{question}{ANSWER}"
 
 
-def train_tokenizer(seed: int = 0, vocabulary: int = VOCABULARY, paragraphs: int = 20_000) -> PreTrainedTokenizerFast:
+def _chat_text(seed: int, paragraphs: int) -> Iterator[str]:
+    """The same in the frame of conversations, with an item of the benchmark skills after each."""
+    rng = random.Random(f"chat tokenizer {seed}")
+    names = list(TASKS)
+    for index, text in enumerate(_training_text(seed, paragraphs)):
+        made = item(names[index % len(names)], "train", rng)
+        asked = rendered(made["question"], made["choices"]) if len(made["choices"]) > 2 else made["question"]
+        yield f"{USER}{text.replace(ANSWER, INSTRUCTION)}{ASSISTANT}\n\n{USER}{asked}{ASSISTANT}"
+
+
+def train_tokenizer(
+    seed: int = 0, vocabulary: int = VOCABULARY, paragraphs: int = 20_000, chat: bool = False
+) -> PreTrainedTokenizerFast:
     """Train the tokenizer; the same arguments give the same tokenizer.
 
     Byte-level (any UTF-8 text makes the round trip exactly), GPT-2 pre-tokenization, ``<bos>`` put first by
@@ -43,11 +67,13 @@ def train_tokenizer(seed: int = 0, vocabulary: int = VOCABULARY, paragraphs: int
         Number of tokens, special tokens and 256 bytes included.
     paragraphs : int
         Paragraphs of prose, each with one fact and one question.
+    chat : bool
+        With a chat template, and trained on conversations and benchmark items as well.
 
     Returns
     -------
     PreTrainedTokenizerFast
-        With character offsets, without a chat template.
+        With character offsets.
 
     Raises
     ------
@@ -66,11 +92,11 @@ def train_tokenizer(seed: int = 0, vocabulary: int = VOCABULARY, paragraphs: int
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(_training_text(seed, paragraphs), trainer=trainer)
+    backend.train_from_iterator((_chat_text if chat else _training_text)(seed, paragraphs), trainer=trainer)
     backend.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 1)]
     )
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<bos>",
@@ -78,3 +104,6 @@ def train_tokenizer(seed: int = 0, vocabulary: int = VOCABULARY, paragraphs: int
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
+    if chat:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

@@ -1,11 +1,12 @@
-"""The training recipe of `griffin-tiny`, the embedded RecurrentGemma, and of its attention-free twin.
+"""The training recipes of the organisms, and of an attention-free twin.
 
 One command trains the model from scratch on documents that the project itself writes::
 
     python -m hybret.organisms.train --name griffin-tiny --minutes 8 --out runs/griffin-tiny
 
 It writes `OUT/model` (an ordinary Hugging Face folder, bf16), `OUT/log.jsonl` (one JSON object per line) and
-`OUT/resume` (what `--resume OUT` needs beside the model, in files the size of the model). The batch of a step depends
+`OUT/resume` (what `--resume OUT` needs beside the model, in files the size of the model), all of them again at every
+evaluation: an interrupted run loses a fifth of the training at most. The batch of a step depends
 on the seed and the step alone, never on the number of worker processes. A run that is limited by time cannot be
 repeated exactly, because its learning rate follows the clock; its log says how many steps it did, and `--steps` with
 that number repeats it with a schedule by steps.
@@ -31,22 +32,24 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor
-from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from hybret.errors import HybretError
 from hybret.organisms.checkpoint import load, save, saved_state
+from hybret.organisms.experts import dense_experts
 from hybret.organisms.feeding import batches
 from hybret.organisms.probe import probe
 from hybret.organisms.tokenizer import train_tokenizer
-from hybret.organisms.training import Training
+from hybret.organisms.training import RECIPES, Training
 from hybret.scan import parallel_scans
 
 
-def build(training: Training) -> RecurrentGemmaForCausalLM:
+def build(training: Training) -> Any:
     """The untrained model in fp32; the same seed gives the same weights."""
     torch.manual_seed(training.seed)
-    options: dict[str, Any] = {**training.config, "attn_implementation": "sdpa"}
-    return RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**options)).train()
+    fields = {name: value for name, value in training.config.items() if name != "model_type"}
+    config = AutoConfig.for_model(training.family, **fields)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
 
 
 def causal_mask(length: int, window: int, device: torch.device) -> Tensor:
@@ -59,10 +62,11 @@ def causal_mask(length: int, window: int, device: torch.device) -> Tensor:
     return ((distance >= 0) & (distance < window))[None, None]
 
 
-def loss_of(hidden: Tensor, head: Tensor, cap: float, ids: Tensor) -> Tensor:
-    """Mean cross-entropy (nats) of each next token; the soft cap and the softmax in fp32."""
+def loss_of(hidden: Tensor, head: Tensor, cap: float | None, ids: Tensor) -> Tensor:
+    """Mean cross-entropy (nats) of each next token; the soft cap, if any, and the softmax in fp32."""
     logits = F.linear(hidden[:, :-1], head).float()
-    return F.cross_entropy((cap * torch.tanh(logits / cap)).flatten(0, 1), ids[:, 1:].flatten())
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
 def optimizer_of(training: Training, model: torch.nn.Module, fused: bool) -> torch.optim.AdamW:
@@ -124,7 +128,7 @@ def train(
     if training.done(state) >= 1:
         raise HybretError(f"Nothing left to train: {state['step']} steps are done; give more minutes or steps.")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # worker processes are forked
-    tokenizer = train_tokenizer(training.seed, training.config["vocab_size"], training.paragraphs)
+    tokenizer = train_tokenizer(training.seed, training.config["vocab_size"], training.paragraphs, training.chat)
     source = batches(training, tokenizer, state["step"], workers)
     first = next(source)  # starts the workers, before this process touches the GPU
     model: Any = build(training)
@@ -151,15 +155,24 @@ def train(
             log.write(json.dumps(line) + "\n")
             log.flush()
             say(_short(line))
+            if line["event"] in ("evaluation", "end"):
+                save(out, model, tokenizer, optimizer, state)
             return line
 
         record(start)
-        with parallel_scans():
+        with parallel_scans(), dense_experts():
             last = _loop(
                 training, model, tokenizer, optimizer, chain([first], source), state, session, compiled, record
             )
-    save(out, model, tokenizer, optimizer, state)
     return last
+
+
+def _masks(config: Any, length: int, device: torch.device) -> Any:
+    """The attention mask of a batch without padding, in the form that the family takes."""
+    window = getattr(config, "attention_window_size", None)
+    if window is None:  # global attention: none given, attention is causal by itself
+        return {"full_attention": None, "linear_attention": None}
+    return causal_mask(length, window, device)
 
 
 def _short(line: Mapping[str, Any]) -> str:
@@ -185,7 +198,7 @@ def _loop(
     def mixed() -> Any:
         return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
-    masks = {length: causal_mask(length, config.attention_window_size, device) for length, _ in training.lengths}
+    masks = {length: _masks(config, length, device) for length, _ in training.lengths}
     compute_loss = loss_of
     if compiled:
         torch._dynamo.config.cache_size_limit = 64  # one compilation per kind of layer and length
@@ -197,7 +210,7 @@ def _loop(
         # Entered anew for every step: autocast keeps the bf16 weights that it has made until it is left.
         with mixed():
             hidden = model.model(ids, attention_mask=masks[ids.shape[1]], use_cache=False).last_hidden_state
-            loss = compute_loss(hidden, model.lm_head.weight, config.logits_soft_cap, ids)
+            loss = compute_loss(hidden, model.lm_head.weight, getattr(config, "logits_soft_cap", None), ids)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()
@@ -248,7 +261,7 @@ def _loop(
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status (0, or 2 after one sentence on bad input)."""
     parser = argparse.ArgumentParser(prog="python -m hybret.organisms.train", description="Train an embedded model.")
-    parser.add_argument("--name", default="griffin-tiny", choices=["griffin-tiny"])
+    parser.add_argument("--name", default="griffin-tiny", choices=list(RECIPES))
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="length of the whole training in minutes (default 8)")
@@ -262,14 +275,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true", help="run the layers through torch.compile")
     parser.add_argument("--smoke", action="store_true", help="three steps of a small model on the CPU")
     given = parser.parse_args(arguments)
-    training = Training(seed=given.seed)
+    training = replace(RECIPES[given.name], seed=given.seed)
     if given.minutes is not None or given.steps is not None:
         training = replace(training, minutes=given.minutes, steps=given.steps)
-    if given.attention_free:
-        training = training.attention_free()
-    if given.smoke:
-        training = training.smoke()
     try:
+        if given.attention_free:
+            training = training.attention_free()
+        if given.smoke:
+            training = training.smoke()
         train(
             training, given.out, session=given.session, resume=given.resume, workers=given.workers,
             device="cpu" if given.smoke else given.device, compiled=given.compile,

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from hybret.errors import HybretError
-from hybret.organisms.documents import Mixture
+from hybret.organisms.conversations import ChatMixture, Conversations
+from hybret.organisms.documents import Documents, Mixture
 
 GRIFFIN_TINY: Mapping[str, Any] = {
     "vocab_size": 2048,
@@ -26,6 +29,42 @@ GRIFFIN_TINY: Mapping[str, Any] = {
     "eos_token_id": 2,
 }
 
+GRIFFIN_SMALL: Mapping[str, Any] = {
+    **GRIFFIN_TINY,
+    "hidden_size": 352,
+    "lru_width": 352,
+    "num_hidden_layers": 11,
+    "num_attention_heads": 16,
+    "head_dim": 24,
+    "intermediate_size": 608,
+}
+JAMBA_TINY: Mapping[str, Any] = {
+    "model_type": "jamba",
+    "vocab_size": 2048,
+    "hidden_size": 256,
+    "intermediate_size": 224,  # of each expert, and of the layers without experts
+    "num_hidden_layers": 8,
+    "attn_layer_period": 8,
+    "attn_layer_offset": 3,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 16,
+    "initializer_range": 0.0625,  # 1 / sqrt(hidden): with the default 0.02 attention stayed uniform (172 M tokens)
+    "mamba_d_state": 8,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_dt_rank": 16,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 4096,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
 
 @dataclass(frozen=True)
 class Training:
@@ -34,10 +73,10 @@ class Training:
     Attributes
     ----------
     name : name of the organism.
-    config : arguments of `RecurrentGemmaConfig`.
+    config : arguments of the family's configuration class; `model_type` names the family (RecurrentGemma if absent).
     lengths : document lengths in tokens and their shares; one length per batch.
     batch_tokens : tokens of a batch, whatever its length; a multiple of every length.
-    mixture : what the documents are made of.
+    mixture : what the documents are made of; a `ChatMixture` makes an instruction-tuned organism.
     paragraphs : of the text that the tokenizer is trained on.
     minutes, steps : the whole training, by time or by steps; exactly one is set. A run may do a part of it
         (`train(session=...)`) and another one, resumed, the rest.
@@ -67,6 +106,22 @@ class Training:
     seed: int = 0
     every: int = 250
 
+    @property
+    def family(self) -> str:
+        """transformers' model type."""
+        return str(self.config.get("model_type", "recurrent_gemma"))
+
+    @property
+    def chat(self) -> bool:
+        """Whether the documents are conversations in a chat template."""
+        return isinstance(self.mixture, ChatMixture)
+
+    def documents(self, tokenizer: PreTrainedTokenizerBase) -> Documents:
+        """The stream of its documents."""
+        if isinstance(self.mixture, ChatMixture):
+            return Conversations(tokenizer, self.seed, self.mixture)
+        return Documents(tokenizer, self.seed, self.mixture)
+
     def check(self) -> None:
         """Raise `HybretError` unless the values fit together."""
         if (self.minutes is None) == (self.steps is None):
@@ -87,18 +142,27 @@ class Training:
 
     def attention_free(self) -> Training:
         """The same training of the twin whose layers are all recurrent: the control without any attention."""
+        if self.family != "recurrent_gemma":
+            raise HybretError(f"{self.name} has no twin without attention; griffin-tiny and griffin-small have one.")
         return replace(self, name=f"{self.name}-ssm", config={**self.config, "block_types": ["recurrent"] * 3})
 
     def smoke(self) -> Training:
         """Three steps of a small model, to see the whole path work on a CPU."""
-        small = {
-            "vocab_size": 512,
-            "hidden_size": 64,
-            "lru_width": 80,
-            "num_hidden_layers": 3,
-            "intermediate_size": 128,
-        }
+        small: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128}
+        if self.family == "recurrent_gemma":
+            small |= {"lru_width": 80, "num_hidden_layers": 3, "attention_window_size": 64}
         return replace(
-            self, config={**self.config, **small, "attention_window_size": 64}, lengths=((128, 0.5), (256, 0.5)),
+            self, config={**self.config, **small}, lengths=((128, 0.5), (256, 0.5)),
             batch_tokens=256, paragraphs=500, minutes=None, steps=3, every=1,
         )  # fmt: skip
+
+
+RECIPES = {
+    training.name: training
+    for training in (
+        Training(),
+        Training(name="griffin-small", config=dict(GRIFFIN_SMALL)),
+        Training(name="jamba-tiny", config=dict(JAMBA_TINY), mixture=ChatMixture(templates=(("best_thing", 3.0),))),
+    )
+}
+"""How each organism is trained, by its name."""

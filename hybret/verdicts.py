@@ -1,0 +1,217 @@
+"""A verdict for every claim of the paper, computed from rows: by model and recipe.
+
+The claims and their tests are data (`CLAIMS`); nothing here knows an answer. `of` judges rows, `overview` lays the
+verdicts out as claims x models, `said` puts them into sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from . import claims_benchmarks, claims_heads, claims_weights
+from .claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, Claim, Outcome
+from .errors import HybretError
+from .evidence import Evidence, NotTestable
+from .presets import RANDOM_MODELS
+
+__all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "overview", "said"]
+
+_ALL = (*claims_heads.CLAIMS, *claims_benchmarks.CLAIMS, *claims_weights.CLAIMS)
+CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if claim.hypothesis == hypothesis}
+ACROSS = "all models"
+SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
+         "needle", "length", "depth", "in_window", "answer", "score", "prompt")  # fmt: skip
+ITEMS = ("model", "recipe", "task", "group", "condition", "doc_id", "correct", "choices")
+
+
+def of(
+    rows: pd.DataFrame | None = None,
+    benchmarks: pd.DataFrame | None = None,
+    hypothesis: str | None = None,
+    claims: Iterable[str] | None = None,
+    models: Iterable[Any] = (),
+    recipes: Iterable[str] = (),
+    prompts: Iterable[Any] = (),
+) -> pd.DataFrame:
+    """Judge every claim, for every model and recipe in the rows.
+
+    Parameters
+    ----------
+    rows : rows of sweeps, with their controls; what is not there is not testable.
+    benchmarks : rows of `hybret.harness.evaluate` in the configurations base, sparse and ablated. Of the groups, glue
+        is one side, mmlu-lookup another, and everything else that begins with mmlu the third.
+    hypothesis, claims : judge only the claims of one key of `HYPOTHESES`, or those of these names; default all.
+    models : loaded models (or anything with name, heads, parameters and family) that the rows are of. Without them the
+        largest k of the rows counts as all heads, and claims about size are not testable.
+    recipes : recipes to judge every one of `models` under, also where there are no rows.
+    prompts : the prompts of the rows, for the claim about copied answers.
+
+    Returns
+    -------
+    DataFrame
+        One line per claim, model and recipe, in the order of `CLAIMS`; claims that compare models have one line per
+        recipe, with the model ``"all models"``. Columns: claim, the claim's fields (label, hypothesis, says, where,
+        paper, test, needs, notebook, figure, across), model, recipe, verdict, ours (our figure in words, with its
+        interval), value, low, high, unit (of the number that was tested), n, prompts, why.
+
+    Raises
+    ------
+    HybretError
+        For random weights, two sets of weights under one name, an unknown hypothesis or claim, or a missing column.
+    """
+    rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
+    if hypothesis is not None and hypothesis not in HYPOTHESES:
+        raise HybretError(f"unknown hypothesis {hypothesis!r}; choose one of {', '.join(HYPOTHESES)}")
+    names = list(CLAIMS) if claims is None else list(claims)
+    if unknown := [name for name in names if name not in CLAIMS]:
+        raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
+    wanted = [claim for name, claim in CLAIMS.items() if name in names]
+    known = {model.name: model for model in models}
+    texts = {prompt.key: prompt.text for prompt in prompts}
+    asked = [(model, recipe) for model in known for recipe in recipes]
+    evidence = list(_evidence(rows, benchmarks, known, texts, asked))
+    lines = []
+    for claim in wanted:
+        if hypothesis in (None, claim.hypothesis):
+            about = {name: getattr(claim, name) for name in _FIELDS}
+            if claim.across:
+                recipes = dict.fromkeys(e.recipe for e in evidence)
+                who: list[Any] = [(ACROSS, r, [e for e in evidence if e.recipe == r]) for r in recipes]
+            else:
+                who = [(e.model, e.recipe, e) for e in evidence]
+            lines += [
+                {"claim": claim.name, **about, "model": model, "recipe": recipe, **_line(claim, found)}
+                for model, recipe, found in who
+            ]
+    return pd.DataFrame(lines, columns=_COLUMNS)
+
+
+_FIELDS = [name for name in Claim.__dataclass_fields__ if name not in ("name", "judge")]
+_NUMBERS = ["value", "low", "high", "unit", "n", "prompts"]
+_COLUMNS = ["claim", *_FIELDS, "model", "recipe", "verdict", "ours", *_NUMBERS, "why"]
+
+
+def _line(claim: Claim, found: Any) -> dict[str, Any]:
+    try:
+        outcome = claim.judge(found)
+    except NotTestable as reason:
+        outcome = Outcome(NOT_TESTABLE, reason.ours, reason.estimate, reason.why)
+    number = outcome.estimate
+    return {
+        "verdict": outcome.verdict,
+        "ours": outcome.ours,
+        **{name: getattr(number, name) if number else pd.NA for name in _NUMBERS},
+        "why": outcome.why,
+    }
+
+
+def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame:
+    """The table with the columns that it needs, and no random weights in it."""
+    if table is None or table.empty:
+        return pd.DataFrame(columns=[*columns])
+    if missing := [column for column in columns if column not in table]:
+        raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of a sweep or of the benchmarks")
+    weights = table["weights"].astype(str) if "weights" in table else pd.Series("", index=table.index)
+    made_up = table["model"].isin(RANDOM_MODELS) | weights.str.startswith("random")
+    if made_up.any():
+        raise HybretError(
+            f"{table.loc[made_up, 'model'].iloc[0]} has random weights: what it answers means nothing, so no claim is "
+            "judged by it; leave its rows out"
+        )
+    several = weights.groupby(table["model"]).nunique() > 1
+    if several.any():
+        raise HybretError(f"rows of {several.idxmax()} come from different weights; pass those of one training only")
+    return table
+
+
+def _evidence(
+    rows: pd.DataFrame,
+    benchmarks: pd.DataFrame,
+    known: dict[str, Any],
+    texts: dict[str, str],
+    asked: list[tuple[str, str]],
+) -> Iterator[Evidence]:
+    found = [
+        tuple(pair) for table in (rows, benchmarks) for pair in table[["model", "recipe"]].drop_duplicates().to_numpy()
+    ]
+    for model, recipe in dict.fromkeys([*asked, *found]):
+        own, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
+        loaded = known.get(model)
+        yield Evidence(
+            model,
+            recipe,
+            own,
+            tested,
+            loaded.heads if loaded else None,
+            loaded.parameters if loaded else None,
+            texts,
+            getattr(loaded, "family", ""),
+        )
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts as claims x (model, recipe): what `hybret.figures.verdicts` draws.
+
+    Parameters
+    ----------
+    table : from `of`.
+    """
+    wide = table.pivot(index="claim", columns=["model", "recipe"], values="verdict")
+    order = list(dict.fromkeys(zip(table["model"], table["recipe"], strict=True)))
+    return wide.reindex(index=list(dict.fromkeys(table["claim"])), columns=pd.MultiIndex.from_tuples(order))
+
+
+def said(table: pd.DataFrame) -> list[str]:
+    """One sentence per hypothesis and model: how many claims are reproduced, which are not, how many are untestable.
+
+    Parameters
+    ----------
+    table : from `of`, of one recipe or several.
+    """
+    sentences = []
+    for hypothesis, of_it in table.groupby("hypothesis", sort=False):
+        parts = []
+        for (model, recipe), own in of_it.groupby(["model", "recipe"], sort=False):
+            testable = own[own["verdict"] != NOT_TESTABLE]
+            good = int((testable["verdict"] == REPRODUCED).sum())
+            bad = testable.loc[testable["verdict"] == NOT_REPRODUCED, "label"]
+            if len(testable):
+                but = f" (not: {'; '.join(bad)})" if len(bad) else ""
+                parts.append(f"{model}, {recipe}: {good} of {len(testable)} testable claims reproduced{but}")
+        name = f"{hypothesis}, {HYPOTHESES[str(hypothesis)]}"
+        sentences.append(f"{name}. {'. '.join(parts) or 'Nothing could be tested'}.")
+    return sentences
+
+
+MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
+
+
+def html(table: pd.DataFrame) -> str:
+    """Verdicts as an HTML table to read: each claim, what the paper says, what was tested, and what every model shows.
+
+    Parameters
+    ----------
+    table : from `of`. All text is escaped. Links lead to the figure of a sibling page that the claim was measured in.
+    """
+    rows = []
+    for _, lines in table.groupby("claim", sort=False):
+        claim = {name: escape(str(lines.iloc[0][name])) for name in _FIELDS}
+        rows.append(
+            f'<tr class="hb-claim"><th colspan="3" scope="colgroup">{claim["says"]} <small>{claim["where"]}. '
+            f"Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
+            f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
+        )
+        for line in lines.to_dict("records"):
+            said = [line["ours"], f"n = {line['n']}" if line["ours"] and not pd.isna(line["n"]) else "", line["why"]]
+            cells = (
+                f"{line['model']}, {line['recipe']}",
+                f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}",
+                "; ".join(filter(None, said)),
+            )
+            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    head = "<tr><th>model, recipe</th><th>verdict</th><th>here</th></tr>"
+    return f'<table class="hb-verdicts tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
