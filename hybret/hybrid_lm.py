@@ -2,11 +2,11 @@
 
 How lm-eval 0.4.13 writes a multiple-choice question for a chat model (from its code; tests/test_harness.py holds it to
 it): shots are turns of the chat, the blank before an answer is dropped, and the last turn ends with the generation
-prompt, for a template such as ``USER:\\n{question}\\n\\nASSISTANT:\\n`` with a line break. `TemplateLM._encode_pair`
-then moves white space at the end of the context into the continuation, ``"\\n" + "A"``, and tokenises both as one text.
-So the model reads exactly the tokens that a training document has there; and where the line break is a token of its
-own, its log-probability is added to every choice alike, which changes no ranking. Base models read ``Answer:`` and
-`` A``, shots joined by blank lines.
+prompt, such as the line ``ASSISTANT:`` with its line break. `TemplateLM._encode_pair` then moves white space at the end
+of the context into the continuation (the line break, then ``A``), and tokenises both as one text. So the model reads
+exactly the tokens that a training document has there; and where the line break is a token of its own, its
+log-probability is added to every choice alike, which changes no ranking. Base models read ``Answer:`` and `` A``, shots
+joined by blank lines.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -82,3 +83,12 @@ def figures_of():
         return {cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells}
 
     return names
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of its own for data that are generated or fetched: the user's cache is neither read nor written."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRET_CACHE", str(folder))
+        yield folder

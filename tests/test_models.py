@@ -115,7 +115,7 @@ def test_paper_grid():
 
 
 BAD = {
-    "unknown": ({"name": "griffin-huge"}, "unknown model 'griffin-huge'; give one of griffin-tiny"),
+    "unknown": ({"name": "griffin-huge"}, "unknown model 'griffin-huge'; give one of griffin-small"),
     "no such folder": ({"name": "./not/here"}, "unknown model './not/here'"),
     "dtype": ({"name": "griffin-tiny", "dtype": "int8"}, "unknown dtype 'int8'; choose auto, float32"),
     "device": ({"name": "griffin-tiny", "device": "tpu"}, "device 'tpu' is not available here"),
