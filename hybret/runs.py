@@ -153,8 +153,8 @@ class Project:
         """Every run of ``runs.yml`` by name, checked, each after the runs it needs."""
         spec = self._spec()
         # A part of a chapter that differs from it in a parameter is the chapter itself where that is overridden.
-        parts = {n: set(e.get("parameters") or ()) for n, e in spec.items() if e.get("notebook") not in (None, n)}
-        dropped = {name for name, own in parts.items() if own & set(self.overrides)}
+        parts = {name: entry for name, entry in spec.items() if entry.get("notebook") not in (None, name)}
+        dropped = {n: e["notebook"] for n, e in parts.items() if set(e.get("parameters") or ()) & set(self.overrides)}
         spec = {name: entry for name, entry in spec.items() if name not in dropped}
         runs: dict[str, Run] = {}
         used: set[str] = set()
@@ -163,7 +163,7 @@ class Project:
             path = self.notebooks / f"{notebook}.ipynb"
             if not path.is_file():
                 raise HybretError(f"runs.yml names {notebook!r}, but {path} does not exist: add it or drop the entry.")
-            needs = tuple(n for n in entry.get("needs") or () if n not in dropped)
+            needs = tuple(dict.fromkeys(dropped.get(n, n) for n in entry.get("needs") or () if dropped.get(n) != name))
             if late := [n for n in needs if n not in runs]:
                 raise HybretError(f"runs.yml: {name!r} needs {late[0]!r}, which must stand above it in the file.")
             known = parameters(path)

@@ -16,7 +16,15 @@ from hybret.errors import HybretError
 from hybret.figures_style import COLOURS
 from hybret.puzzle import PARTS
 
-ELSEWHERE = ("benchmarks", "duration", "measured", "save", "subtasks", "verdicts", "words")  # no figure, or tested there
+ELSEWHERE = (
+    "benchmarks",
+    "duration",
+    "measured",
+    "save",
+    "subtasks",
+    "verdicts",
+    "words",
+)  # no figure, or tested there
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 
 
