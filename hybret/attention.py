@@ -28,6 +28,7 @@ from .streaming import prefill as stream
 
 NAME = "hybret"
 
+ALL = slice(None)
 Spans = tuple[tuple[int, int], ...]
 Question = tuple[int, int] | None
 
@@ -74,6 +75,8 @@ class Frame:
     outputs: Tensor | None = field(init=False, default=None)
     keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
+    bounds: Tensor = field(init=False)  # of the needle's copies, (rows, copies, 2)
+    asked: Tensor = field(init=False)  # bounds of the question, (rows, 2)
     streams: bool = field(init=False)  # no record of the weights is wanted, and no row's values change twice
 
     def __post_init__(self) -> None:
@@ -93,6 +96,8 @@ class Frame:
         plain &= not any(isinstance(action, Mass) for _, action in changed)
         self.streams = plain and len(set(once)) == len(once)
         self.questions = self.questions or [None] * len(self.rows)
+        # Rows that do not keep their question may not have one.
+        self.asked = torch.tensor([question or (0, 0) for question in self.questions], device=device).reshape(-1, 2)
         if any(needs_question(row) and not question for row, question in zip(self.rows, self.questions, strict=True)):
             raise no_question()
         for metric, chosen in gates.items():
@@ -100,6 +105,10 @@ class Frame:
                 torch.tensor(list(chosen), device=device),
                 torch.tensor(list(chosen.values()), device=device),
             )
+        slots = max((len(spans) for spans in self.spans), default=0)
+        padded = [[*spans, *[(0, 0)] * (slots - len(spans))] for spans in self.spans]
+        shift = 1 if self.recipe.needle_span == "shifted" else 0
+        self.bounds = torch.tensor(padded, device=device).reshape(len(padded), slots, 2) - shift
         for (_, action), rows in sorted(changed.items(), key=lambda item: item[0][0]):
             self.manipulations.append((action, torch.tensor(rows, device=device)))
 
@@ -107,31 +116,24 @@ class Frame:
     def acts(self) -> bool:
         return bool(self.keep_heads or self.manipulations or self.trace)
 
-    def position(self, keys: int) -> Tensor:
+    def position(self, keys: int, rows: Tensor | slice = ALL) -> Tensor:
         """Absolute position of each key column, ``(rows, keys)``; the last column is the last query's own."""
-        return self.last[:, None] - (keys - 1) + torch.arange(keys, device=self.last.device)
+        return self.last[rows, None] - (keys - 1) + torch.arange(keys, device=self.last.device)
 
-    def on_needle(self, keys: int) -> Tensor:
-        """bool ``(rows, keys)``: which key columns hold needle tokens."""
-        position = self.position(keys)
-        shift = 1 if self.recipe.needle_span == "shifted" else 0
-        found = torch.zeros_like(position, dtype=torch.bool)
-        for slot in range(max((len(s) for s in self.spans), default=0)):
-            bounds = torch.tensor([s[slot] if slot < len(s) else (0, 0) for s in self.spans], device=position.device)
-            bounds = bounds - shift
-            found |= (position >= bounds[:, :1]) & (position < bounds[:, 1:])
-        return found
+    def on_needle(self, keys: int, rows: Tensor | slice = ALL) -> Tensor:
+        """bool ``(rows, keys)``: which key columns hold needle tokens, in all rows or some of them."""
+        position = self.position(keys, rows)[:, None]
+        first, end = self.bounds[rows].unbind(-1)
+        return ((position >= first[..., None]) & (position < end[..., None])).any(1)
 
-    def spared(self, action: Only, keys: int) -> Tensor:
+    def spared(self, action: Only, keys: int, rows: Tensor | slice = ALL) -> Tensor:
         """bool ``(rows, keys)``: the key columns that `action` leaves to every query, so all but its own position."""
-        found, position = self.on_needle(keys), self.position(keys)
+        found, position = self.on_needle(keys, rows), self.position(keys, rows)
         if "first" in action.also:
             found |= position == 0
         if needs_question([action]):
             edge = 0 if "question" in action.also else 1
-            # Rows that do not keep their question may not have one.
-            starts = [question[edge] if question else 0 for question in self.questions]
-            found |= position >= torch.tensor(starts, device=position.device)[:, None]
+            found |= position >= self.asked[rows, edge, None]
         return found
 
     def manipulations_in(self, layer: int) -> list[tuple[Intervention, Tensor]]:
@@ -218,11 +220,13 @@ def attention(
     if current is None or not acts:
         return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
     used = weights
-    for action, rows in current.manipulations_in(module.layer_idx):
+    if manipulations := current.manipulations_in(module.layer_idx):
+        used = weights.clone()
         visible = torch.ones_like(weights[:, :1], dtype=torch.bool)
         if attention_mask is not None:
             visible &= attention_mask == 0  # one mask may serve all rows
-        used = used.index_copy(0, rows, manipulate(action, used[rows], weights[rows], visible[rows], rows, current))
+        for action, rows in manipulations:
+            used[rows] = manipulate(action, used[rows], weights[rows], visible[rows], rows, current)
     output = _grouped_matmul(used, value)
     kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
     for metric, (rows, k) in current.keep_heads.items():

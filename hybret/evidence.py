@@ -109,7 +109,7 @@ class Evidence:
     @cached_property
     def counterpart(self) -> str | None:
         """The paper's model with as many heads, to which its sentences about single models are put."""
-        return next((spec.name for spec in paper.MODELS if spec.heads == self.heads), None)
+        return paper.counterpart(self.heads)
 
     @cached_property
     def windowed(self) -> bool:

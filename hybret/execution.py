@@ -68,7 +68,7 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{private}/k"}})
         try:
             nb = papermill.execute_notebook(
-                str(project.notebooks / done.name),
+                str(project.notebooks / f"{run.notebook}.ipynb"),
                 str(part),
                 parameters=run.parameters,
                 cwd=str(project.notebooks),
@@ -97,8 +97,9 @@ def record(project: Project, run: Run, nb: Any, began: float) -> None:
         cell.metadata.pop("papermill", None)
     code = "\n".join(c.source for c in nb.cells if c.cell_type == "code")
     named = set(re.findall(r"""["']([\w.-]+)["']""", code))
-    files = [p.name for p in project.results.iterdir() if {p.name, p.stem} & named and p.stat().st_mtime >= began - 1]
-    defaults = parameters(project.notebooks / f"{run.name}.ipynb")
+    written = [p for p in project.results.iterdir() if p.is_file() and p.stat().st_mtime >= began - 1]
+    files = [p.name for p in written if {p.name, p.stem} & named] if run.name == run.notebook else []
+    defaults = parameters(project.notebooks / f"{run.notebook}.ipynb")
     used = {k: run.parameters.get(k, literal(v["default"])) for k, v in defaults.items()}
     nb.metadata["hybret"] = {
         "key": run.key,

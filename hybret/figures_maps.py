@@ -89,9 +89,11 @@ def retrieval_maps(
     Parameters
     ----------
     rows
-        Rows of one model; repeated prompts of a cell (haystack seeds) are averaged.
+        Rows of one model, or of several with "model" as `row_by` or `col_by`; repeated prompts of a cell (haystack
+        seeds) are averaged.
     row_by, col_by
-        Columns whose values make the rows and columns of maps, in order of first appearance; None for one.
+        Columns whose values make the rows and columns of maps, in order of first appearance; None for one. Values that
+        a reader calls alike (the base and the instruct template) share one.
         A pair ("prefill", "generation") is laid out as Table 1.
     palette
         "cividis" or "authors".
@@ -100,35 +102,36 @@ def retrieval_maps(
     -------
     Figure
         x: prompt length label (tokens); y: needle depth, start of the context on top; colour: mean score.
-        Titles give the accuracy. A line parts the cells whose needle the last prompt token can attend to from
-        those where it has left the attention window.
+        Titles give the accuracy and the share of full needles. A line parts the cells whose needle the last prompt
+        token can attend to from those where it has left the attention window.
     """
-    rows, _ = split(rows)
+    rows = split(rows)[0].reset_index(drop=True)
     bar = scores(palette)
-    down = list(dict.fromkeys(rows[row_by])) if row_by else [None]
-    across = list(dict.fromkeys(rows[col_by])) if col_by else [None]
+    said = {by: rows[by].map(lambda value, by=by: words(by, value)) for by in (row_by, col_by) if by}
+    down, across = (list(dict.fromkeys(said[by])) if by else [None] for by in (row_by, col_by))
     width = WIDTH if len(across) > 1 else 4.6
     figure = canvas(0.95 + len(down) * min(2.4, 0.4 + 0.74 * (width - 2) / len(across)), width)
-    grid = figure.subplots(len(down), len(across), squeeze=False, sharex=True, sharey=True)
+    grid = figure.subplots(len(down), len(across), squeeze=False, sharex="col", sharey=True)
     for i, first in enumerate(down):
         for j, second in enumerate(across):
             axes, cell = grid[i, j], rows
             if row_by:
-                cell = cell[cell[row_by] == first]
+                cell = cell[said[row_by][cell.index] == first]
             if col_by:
-                cell = cell[cell[col_by] == second]
-            head = f"{words(col_by, second)}\n" if col_by and i == 0 else ""
+                cell = cell[said[col_by][cell.index] == second]
+            head = f"{second}\n" if col_by and i == 0 else ""
             if cell.empty:
                 axes.set_title(f"{head}not run", fontsize=9, color=GREY)
                 continue
             draw_map(axes, cell, palette)
-            axes.set_title(f"{head}{20 * cell['score'].mean():.0f} %", fontsize=9, pad=3)
+            mean, exact = 20 * cell["score"].mean(), 100 * cell["exact"].mean()
+            axes.set_title(f"{head}{mean:.0f} % · full {exact:.0f} %", fontsize=9, pad=3)
         if row_by:
-            grid[i, 0].set_ylabel(words(row_by, first))
+            grid[i, 0].set_ylabel(str(first))
     colours = figure.colorbar(bar, ax=grid, shrink=min(1.0, 1.6 / len(down) + 0.2), aspect=22, pad=0.015)
     colours.set_label("mean score (0 to 5)")
     n = between(rows.groupby([c for c in (row_by, col_by) if c] or ["model"], dropna=False).size())
     edge = ["line: edge of the attention window"] if rows["in_window"].nunique() > 1 else []
-    note = provenance(rows, f"{n} prompts a map", "titles: accuracy", *edge)
+    note = provenance(rows, f"{n} prompts a map", "titles: accuracy · share of full needles", *edge)
     footnote(figure, note, xlabel="prompt length (tokens)")
     return figure

@@ -30,12 +30,12 @@ def manipulate(
     current : Frame
     """
     changed = torch.zeros_like(weights)  # Null; the others replace it
-    needle = current.on_needle(weights.shape[-1])[rows][:, None, None, :]
+    needle = current.on_needle(weights.shape[-1], rows)[:, None, None, :]
     seen = needle & visible
     if isinstance(action, Omit):
         changed = weights.masked_fill(needle, 0.0)
     elif isinstance(action, Only):
-        changed = weights * current.spared(action, weights.shape[-1])[rows][:, None, None, :]
+        changed = weights * current.spared(action, weights.shape[-1], rows)[:, None, None, :]
         if "self" in action.also:
             changed = changed.where(~own(weights.shape[2], weights.shape[3], weights.device), weights)
         if action.renormalise:

@@ -139,6 +139,23 @@ def organisms() -> list[str]:
     return sorted(p.parent.name for p in CHECKPOINTS.glob("*/config.json"))
 
 
+def named(names: str) -> list[str]:
+    """The models of a comma-separated list, in its order; nothing is loaded.
+
+    Raises
+    ------
+    HybretError
+        If the list is empty, names a model twice, or names one that `load` does not know.
+    """
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if not found or len(set(found)) < len(found):
+        raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
+    for name in found:
+        if name not in RANDOM_MODELS:
+            _source(name)
+    return found
+
+
 def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, weights: str = "checkpoint") -> Model:
     """Load a hybrid.
 

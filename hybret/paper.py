@@ -92,6 +92,12 @@ MODELS = (
     ),
 )
 
+
+def counterpart(heads: int) -> str | None:
+    """Name of the paper's model with as many heads, beside which a model's results are put; None if it has none."""
+    return next((spec.name for spec in MODELS if spec.heads == heads), None)
+
+
 PREFILL = ("Keep", "Omit", "Only", "Binary", "Null")  # rows of Table 1
 GENERATION = ("Keep", "Omit", "Only", "Binary")  # columns of Table 1
 # Table 1 prints these columns as numbers: accuracy by prefill row, for generation Keep, Omit and Only.

@@ -59,7 +59,9 @@ class Run:
     Attributes
     ----------
     name : str
-        File name of the notebook without its suffix.
+        What the run is called, and its executed copy.
+    notebook : str
+        File name of the notebook without its suffix; also the run's name, unless ``runs.yml`` says otherwise.
     parameters : dict
         What is injected; everything else keeps the default of the notebook's parameters cell.
     needs : tuple of str
@@ -69,6 +71,7 @@ class Run:
     """
 
     name: str
+    notebook: str
     parameters: dict[str, Any]
     needs: tuple[str, ...]
     source: str
@@ -118,7 +121,8 @@ class Project:
     @property
     def variant(self) -> str:
         """Folder name of the runs with these overrides; empty for the book's own runs."""
-        words = (str(v).split("/")[-1] if k == "model" else f"{k}-{v}" for k, v in self.overrides.items())
+        named = {k: ",".join(m.split("/")[-1] for m in str(v).split(",")) for k, v in self.overrides.items()}
+        words = (v if k == "model" else f"{k}-{self.overrides[k]}" for k, v in named.items())
         return re.sub(r"[^\w.+-]+", "-", "_".join(words)).strip("-.")
 
     @property
@@ -148,20 +152,26 @@ class Project:
     def plan(self) -> dict[str, Run]:
         """Every run of ``runs.yml`` by name, checked, each after the runs it needs."""
         spec = self._spec()
+        # A part of a chapter that differs from it in a parameter is the chapter itself where that is overridden.
+        parts = {name: entry for name, entry in spec.items() if entry.get("notebook") not in (None, name)}
+        dropped = {n: e["notebook"] for n, e in parts.items() if set(e.get("parameters") or ()) & set(self.overrides)}
+        spec = {name: entry for name, entry in spec.items() if name not in dropped}
         runs: dict[str, Run] = {}
         used: set[str] = set()
         for name, entry in spec.items():
-            path = self.notebooks / f"{name}.ipynb"
+            notebook = entry.get("notebook") or name
+            path = self.notebooks / f"{notebook}.ipynb"
             if not path.is_file():
-                raise HybretError(f"runs.yml names {name!r}, but {path} does not exist: add it or drop the entry.")
-            needs = tuple(entry.get("needs") or ())
+                raise HybretError(f"runs.yml names {notebook!r}, but {path} does not exist: add it or drop the entry.")
+            needs = tuple(dict.fromkeys(dropped.get(n, n) for n in entry.get("needs") or () if dropped.get(n) != name))
             if late := [n for n in needs if n not in runs]:
                 raise HybretError(f"runs.yml: {name!r} needs {late[0]!r}, which must stand above it in the file.")
             known = parameters(path)
             here = {k: v for k, v in self.overrides.items() if k in known}
             used |= set(here)
-            if self.variant and "results" in known:
-                here.setdefault("results", os.path.relpath(self.results, self.notebooks))
+            if (self.variant or notebook != name) and "results" in known:  # a part must not replace its chapter's files
+                folder = self.results / (name if notebook != name else "")
+                here.setdefault("results", os.path.relpath(folder, self.notebooks))
             given = {**(entry.get("parameters") or {}), **here}
             check(path.name, known, given)
             source = source_key(nbformat.read(path, as_version=4))
@@ -169,7 +179,7 @@ class Project:
             reads = sorted(f for pattern in entry.get("reads") or () for f in self.root.glob(pattern))
             upstream += [digest([f.name.encode(), f.read_bytes()]) for f in reads]
             key = digest([json.dumps([source, self.package_key, given, upstream], sort_keys=True).encode()])
-            runs[name] = Run(name, given, needs, source, key)
+            runs[name] = Run(name, notebook, given, needs, source, key)
         if unknown := set(self.overrides) - used:
             raise HybretError(f"no notebook has a parameter named {sorted(unknown)[0]!r}; see their first cells.")
         return runs
@@ -182,10 +192,10 @@ class Project:
             spec = yaml.safe_load(path.read_text()) or {}
         except yaml.YAMLError as error:
             raise HybretError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-        allowed = {"parameters", "needs", "reads"}
+        allowed = {"notebook", "parameters", "needs", "reads"}
         for name, entry in spec.items():
             if not isinstance(entry or {}, dict) or set(entry or {}) - allowed:
-                raise HybretError(f"{path}: the entry {name!r} may only hold `parameters`, `needs` and `reads`.")
+                raise HybretError(f"{path}: the entry {name!r} may only hold {', '.join(sorted(allowed))}.")
         return {name: entry or {} for name, entry in spec.items()}
 
     def find(self, name: str) -> Path | None:

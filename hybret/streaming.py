@@ -174,15 +174,15 @@ def prefill(
         used = value.clone()
         for action, rows in manipulations:
             if isinstance(action, Omit):
-                used[rows] = used[rows].masked_fill(frame.on_needle(keys)[rows][:, None, :, None], 0)
+                used[rows] = used[rows].masked_fill(frame.on_needle(keys, rows)[:, None, :, None], 0)
             elif isinstance(action, Only):
-                used[rows] = used[rows].masked_fill(~frame.spared(action, keys)[rows][:, None, :, None], 0)
+                used[rows] = used[rows].masked_fill(~frame.spared(action, keys, rows)[:, None, :, None], 0)
     output, lse, bits = attend(query, key, used, scaling, window, frame.recipe, "entropy" in frame.keep_heads)
     for action, rows in manipulations:
         if isinstance(action, Null):
             output[rows] = 0
         elif isinstance(action, Binary) or (isinstance(action, Only) and (action.renormalise or "self" in action.also)):
-            left = (frame.spared(action, keys) if isinstance(action, Only) else frame.on_needle(keys))[rows]
+            left = frame.spared(action, keys, rows) if isinstance(action, Only) else frame.on_needle(keys, rows)
             columns = left.any(0).nonzero()[:, 0]
             layer = _Layer(query[rows], key[rows], value[rows], lse[rows], scaling, window)
             if isinstance(action, Only):

@@ -238,6 +238,41 @@ def test_independent_notebooks_run_at_the_same_time(tmp_path: Path) -> None:
     assert states(Project(root)) == ["current", "current"]
 
 
+PART = """part: {notebook: draw, parameters: {count: 2}}
+draw: {parameters: {count: 4}, needs: [part]}
+read: {needs: [part]}
+"""
+
+
+def test_a_part_of_a_chapter_is_a_run_of_its_notebook(done: Path) -> None:
+    (done / "notebooks" / "runs.yml").write_text(PART)
+    (done / "ran.txt").unlink()
+    build(done)
+    assert ran(done)[0] == "draw" and sorted(ran(done)) == ["draw", "draw", "read"]
+    project = Project(done)
+    assert states(project) == ["current"] * 3
+    meta = nbformat.read(project.executed / "part.ipynb", as_version=4).metadata["hybret"]
+    assert meta["parameters"] == {"count": 2, "results": "../book/results/part"} and meta["files"] == []
+    assert (done / "book" / "results" / "part" / "home.svg").exists()  # not in the place of its chapter's
+    assert "<code" in html(done, "book/runs") and "part" in html(done, "book/runs")
+    assert "Run of tiny" in html(done, "notebooks/draw")
+    edit(done / "notebooks" / "runs.yml", "count: 2", "count: 3")
+    assert states(Project(done)) == ["stale"] * 3  # the chapter reads what its part left
+
+
+def test_a_part_is_left_out_where_its_parameter_is_overridden(done: Path) -> None:
+    (done / "notebooks" / "runs.yml").write_text(PART)
+    plan = Project(done, {"count": 5}).plan
+    assert list(plan) == ["draw", "read"] and plan["read"].needs == ("draw",) and plan["draw"].needs == ()
+    plan = Project(done, {"flag": True}).plan
+    assert list(plan) == ["part", "draw", "read"]
+    assert plan["part"].parameters["results"] == "../book/results/flag-True/part"
+
+
+def test_several_models_name_their_folder() -> None:
+    assert Project(REPO, {"model": "google/recurrentgemma-2b,griffin-tiny"}).variant == "recurrentgemma-2b-griffin-tiny"
+
+
 def test_another_model_has_its_own_runs(done: Path) -> None:
     before = (done / "book" / "results" / "home.svg").read_bytes()
     build(done, model="somebody/other-1b", only=["draw"], html=False)

@@ -10,83 +10,102 @@ import pytest
 import yaml
 
 from hybret.errors import HybretError
-from hybret.models import CHECKPOINTS
+from hybret.models import CHECKPOINTS, load, organisms
 from hybret.organisms.card import card, write_card
 from hybret.organisms.card_results import needle_row, percent
 from hybret.organisms.evaluate import ALL, CONDITIONS, GENERATION, PREFILL, evaluate, main
 
-FOLDER = CHECKPOINTS / "griffin-tiny"
-FOUND = json.loads((FOLDER / "evaluation.json").read_text())
-CARD = (FOLDER / "README.md").read_text()
+
+class Shipped:
+    """An organism's folder: the model, its evaluation, its card and its logs."""
+
+    def __init__(self, name: str):
+        self.folder = CHECKPOINTS / name
+        self.model = load(name, device="cpu")
+        self.found = json.loads((self.folder / "evaluation.json").read_text())
+        self.card = (self.folder / "README.md").read_text()
+
+    def log(self, name: str) -> list[dict]:
+        file = self.folder / name
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def lines(name: str) -> list[dict]:
-    return [json.loads(line) for line in (FOLDER / name).read_text().splitlines()]
+@pytest.fixture(scope="module", params=organisms())
+def shipped(request):
+    return Shipped(request.param)
 
 
-def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(tiny):
-    assert FOUND["weights"] == tiny.digest
-    assert tuple(FOUND["lengths"]) == tiny.lengths
-    assert (len(FOUND["depths"]), FOUND["seeds"], FOUND["recipe"]) == (10, [0, 1, 2], "CORRECTED")
+def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
+    found = shipped.found
+    assert found["weights"] == shipped.model.digest
+    assert tuple(found["lengths"]) == shipped.model.lengths
+    assert (len(found["depths"]), found["seeds"], found["recipe"]) == (10, [0, 1, 2], "CORRECTED")
     for template in ("base", "jrt"):
-        sizes = {w: needle_row(FOUND["needle"], template, ALL, w)["n"] for w in ("inside", "outside", "whole grid")}
+        sizes = {w: needle_row(found["needle"], template, ALL, w)["n"] for w in ("inside", "outside", "whole grid")}
         assert sizes["inside"] + sizes["outside"] == sizes["whole grid"] == 300
 
 
 @pytest.mark.parametrize("template", ["base", "jrt"])
-def test_needles_inside_the_window_are_found_with_attention_and_with_nothing_else(template):
-    assert needle_row(FOUND["needle"], template, ALL, "inside")["accuracy"] >= 0.97
+def test_needles_inside_the_window_are_found_with_attention_and_with_nothing_else(shipped, template):
+    measures = shipped.found["needle"]
+    assert needle_row(measures, template, ALL, "inside")["accuracy"] >= 0.97
     for condition in (GENERATION, PREFILL):
-        assert needle_row(FOUND["needle"], template, condition, "whole grid")["accuracy"] <= 0.03
+        assert needle_row(measures, template, condition, "whole grid")["accuracy"] <= 0.03
     for condition in CONDITIONS:
-        assert needle_row(FOUND["needle"], template, condition, "no needle")["accuracy"] <= 0.03
+        assert needle_row(measures, template, condition, "no needle")["accuracy"] <= 0.03
 
 
 @pytest.mark.xfail(strict=True, reason="an unmet target: read twice, no needle outside the window is found (75 %)")
-def test_reading_twice_reaches_the_target_over_the_whole_grid():
-    assert needle_row(FOUND["needle"], "jrt", ALL, "whole grid")["accuracy"] >= 0.97
+def test_reading_twice_reaches_the_target_over_the_whole_grid(shipped):
+    assert needle_row(shipped.found["needle"], "jrt", ALL, "whole grid")["accuracy"] >= 0.97
 
 
-def test_window_edge_shows():
-    assert FOUND["edge"]["farthest_found"] < FOUND["window"] + 32
-    outside = needle_row(FOUND["needle"], "base", ALL, "outside")["accuracy"]
-    assert outside < 0.5 * needle_row(FOUND["needle"], "base", ALL, "inside")["accuracy"]
+def test_window_edge_shows(shipped):
+    found = shipped.found
+    assert found["edge"]["farthest_found"] < found["window"] + 32
+    outside = needle_row(found["needle"], "base", ALL, "outside")["accuracy"]
+    assert outside < 0.5 * needle_row(found["needle"], "base", ALL, "inside")["accuracy"]
 
 
-def test_card_is_the_one_that_these_files_make(tmp_path):
-    config = json.loads((FOLDER / "config.json").read_text())
-    logs = lines("training_log.jsonl"), lines("twin_log.jsonl")
-    assert card(config, FOUND, *logs) == CARD
-    for name in ("config.json", "evaluation.json", "training_log.jsonl", "twin_log.jsonl"):
-        (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
-    assert write_card(tmp_path).read_text() == CARD
+def test_card_is_the_one_that_these_files_make(shipped, tmp_path):
+    config, notes = (
+        json.loads((shipped.folder / "config.json").read_text()),
+        (shipped.folder / "notes.md").read_text(),
+    )
+    logs = shipped.log("training_log.jsonl"), shipped.log("twin_log.jsonl")
+    assert card(config, shipped.found, *logs, notes) == shipped.card
+    for name in ("config.json", "evaluation.json", "training_log.jsonl", "twin_log.jsonl", "notes.md"):
+        if (shipped.folder / name).is_file():
+            (tmp_path / name).write_bytes((shipped.folder / name).read_bytes())
+    assert write_card(tmp_path).read_text() == shipped.card
     assert (tmp_path / "loss_curve.svg").stat().st_size < 60_000
 
 
-def test_card_states_the_measured_numbers(tiny):
-    front = yaml.safe_load(CARD.split("---\n")[1])
+def test_card_states_the_measured_numbers(shipped):
+    text, found = shipped.card, shipped.found
+    front = yaml.safe_load(text.split("---\n")[1])
     assert (front["license"], front["library_name"]) == ("mit", "transformers")
-    assert f"`{tiny.digest}`" in CARD
-    assert f"{tiny.parameters:,}" in CARD
-    for row in FOUND["needle"] + FOUND["essays"]["needle"]:
+    assert f"# {shipped.model.name}\n" in text
+    assert f"`{shipped.model.digest}`" in text
+    assert f"{shipped.model.parameters:,}" in text
+    for row in found["needle"] + found["essays"]["needle"]:
         measured = f"{percent(row['accuracy'])} ({percent(row['low'])} to {percent(row['high'])})"
-        assert f"| {row['condition']} | {measured} | {percent(row['exact'])} | {row['n']} (" in CARD
-    for row in FOUND["facts"]:
+        assert f"| {row['condition']} | {measured} | {percent(row['exact'])} | {row['n']} (" in text
+    for row in found["facts"]:
         if row["condition"] == ALL:
-            assert f"| {row['needle']} | {percent(row['exact'])} | {percent(row['new_words'])} |" in CARD
-    end = lines("training_log.jsonl")[-1]
-    assert f"{end['step']:,}" in CARD and f"--steps {end['step']}`" in CARD
-    assert "not one of the paper's models" in CARD
+            assert f"| {row['needle']} | {percent(row['exact'])} | {percent(row['new_words'])} |" in text
+    end = shipped.log("training_log.jsonl")[-1]
+    assert f"{end['step']:,}" in text and f"--steps {end['step']}`" in text
+    assert "not one of the paper's models" in text
 
 
-def test_folder_is_small_and_ships_whole():
-    files = [path for path in FOLDER.iterdir() if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 16_000_000
+def test_folders_are_small_and_ship_whole(shipped):
+    files = [path for path in shipped.folder.iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= (16e6 if shipped.model.name == "griffin-tiny" else 17e6)
+    assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) <= 48e6
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["hybret"]
-    package = FOLDER.parents[2]
-    shipped = {path for pattern in patterns for path in package.glob(pattern)}
-    assert set(files) <= shipped
+    assert set(files) <= {path for pattern in patterns for path in CHECKPOINTS.parents[1].glob(pattern)}
 
 
 def test_small_evaluation_runs(tiny, tmp_path):

@@ -16,6 +16,15 @@ from hybret.errors import HybretError
 from hybret.figures_style import COLOURS
 from hybret.puzzle import PARTS
 
+ELSEWHERE = (
+    "benchmarks",
+    "duration",
+    "measured",
+    "save",
+    "subtasks",
+    "verdicts",
+    "words",
+)  # no figure, or tested there
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 
 
@@ -111,7 +120,7 @@ def every_figure(sweep: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Figure]:
 
 def test_every_figure_names_its_model_and_labels_its_axes(sweep, pairs):
     drawn = every_figure(sweep, pairs)
-    assert set(drawn) | {"duration", "measured", "save", "words"} == set(figures.__all__)
+    assert set(drawn) | {*ELSEWHERE} == set(figures.__all__)
     for name, figure in drawn.items():
         assert "griffin-tiny" in text(figure), name
         labelled = [a for a in figure.axes if a.get_xlabel() or a.get_ylabel()]
@@ -137,6 +146,58 @@ def test_accuracy_by_k_draws_both_versions_over_the_floor(sweep):
     assert "prefill version" in lines and len(axes.collections) == 4  # two bands, two floors
 
 
+def test_full_needles_and_the_papers_tipping_point_stand_beside_the_mean(sweep):
+    lowered = sweep.assign(exact=sweep["exact"] & (sweep["k"] == 10))
+    lines = {line.get_label(): line for line in figures.accuracy_by_k(lowered).axes[0].get_lines()}
+    inside = 100 * cells()["in_window"].mean()
+    assert lines["generation version, full needle"].get_ydata().tolist() == pytest.approx([0, 0, inside])
+    assert lines["tipping point of RG-2B"].get_xdata().tolist() == [1]  # ten heads, as RG-2B
+    assert "tipping point" not in text(figures.accuracy_by_k(lowered[lowered["k"] < 10]))
+
+
+def three(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as those of three models with different heads; the last one is instruction-tuned."""
+    named = {"griffin-tiny": 10, "griffin-small": 16, "jamba-tiny": 32}
+    parts = [rows.assign(model=m, k=rows["k"].replace(10, heads)) for m, heads in named.items()]
+    parts[2] = parts[2].assign(template=parts[2]["template"].replace("base", "instruct"), in_window=True)
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_models_stand_side_by_side_each_with_its_own_heads(sweep):
+    rows = three(sweep)
+    for figure in (figures.accuracy_by_k(rows), figures.jrt_by_k(rows[rows["during"] == "generation"])):
+        assert [axes.get_title() for axes in figure.axes] == ["griffin-tiny", "griffin-small", "jamba-tiny"]
+        assert [axes.get_xlabel().split()[-1] for axes in figure.axes] == ["10", "16", "32"]
+        assert [axes.get_ylabel() != "" for axes in figure.axes] == [True, False, False]
+        assert all(name in text(figure) for name in ("griffin-tiny (01234567)", "jamba-tiny (01234567)"))
+    assert "JRT" not in text(figures.jrt_by_k(rows)) and text(figures.jrt_by_k(rows)).count("standard prompt") == 1
+    tips = [line.get_label() for a in figures.accuracy_by_k(rows).axes for line in a.get_lines()]
+    assert [label for label in tips if label.startswith("tipping")] == [
+        f"tipping point of {name}" for name in ("RG-2B", "RG-9B", "Jamba")
+    ]
+
+
+def test_maps_of_several_models_share_rows_for_what_a_reader_calls_alike(sweep):
+    rows = three(sweep[(sweep["during"] == "generation") & (sweep["k"] == 10)])
+    figure = figures.retrieval_maps(pd.concat([rows, rows.assign(template="jrt")]), "template", "model")
+    maps = [axes for axes in figure.axes if axes.patches]
+    assert len(maps) == 6 and [a.get_ylabel() for a in maps if a.get_ylabel()] == [
+        "standard prompt",
+        "JRT (read twice)",
+    ]
+    assert [a.get_title().split("\n")[0] for a in maps[:3]] == ["griffin-tiny", "griffin-small", "jamba-tiny"]
+    edges = [len(c.get_segments()) for a in maps for c in a.collections]
+    assert edges == [4, 4, 0, 4, 4, 0]  # global attention has no edge
+
+
+def test_home_puts_models_with_different_heads_on_one_scale(sweep):
+    figure = figures.home(three(sweep[sweep["during"] == "generation"]))
+    curve = figure.axes[0]
+    ends = {line.get_label(): line.get_xdata()[-1] for line in curve.get_lines()}
+    assert [ends[name] for name in ("griffin-tiny", "griffin-small", "jamba-tiny")] == pytest.approx([100] * 3)
+    assert "griffin-tiny, all 10 heads kept" in text(figure) and "jamba-tiny, all" not in text(figure)
+
+
 def test_floor_rows_may_come_apart(sweep):
     needle = sweep[sweep["needle"] != "none"]
     assert "floor" not in text(figures.accuracy_by_k(needle))
@@ -144,7 +205,8 @@ def test_floor_rows_may_come_apart(sweep):
 
 
 def test_lines_differ_in_marker_and_in_a_colour_that_colour_blind_readers_see(sweep):
-    lines = [line for line in figures.accuracy_by_k(sweep).axes[0].get_lines() if line.get_marker() != "None"]
+    drawn = figures.accuracy_by_k(sweep).axes[0].get_lines()
+    lines = [line for line in drawn if line.get_label() in ("generation version", "prefill version")]
     assert len({line.get_marker() for line in lines}) == len(lines) == 2
     assert {line.get_color() for line in lines} <= set(COLOURS)
     # Viénot's simulation of missing red and green cones: all pairs stay well apart.
@@ -178,7 +240,7 @@ def test_map_has_the_right_cells_and_the_start_of_the_context_on_top():
     assert axes.get_ylim() == (3, 0)  # row 0, depth 0, is drawn at the top
     ticks = dict(zip(axes.get_yticks(), [t.get_text() for t in axes.get_yticklabels()], strict=True))
     assert ticks == {0.5: "start of context", 2.5: "end of context"}
-    assert "40 %" in text(figure)  # mean score 2 of 5
+    assert "40 % · full 67 %" in text(figure)  # mean score 2 of 5; six of nine rows hold the full needle
 
 
 def test_shared_axes_keep_the_orientation(pairs):

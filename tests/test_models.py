@@ -115,7 +115,7 @@ def test_paper_grid():
 
 
 BAD = {
-    "unknown": ({"name": "griffin-huge"}, "unknown model 'griffin-huge'; give one of griffin-tiny"),
+    "unknown": ({"name": "griffin-huge"}, "unknown model 'griffin-huge'; give one of griffin-small"),
     "no such folder": ({"name": "./not/here"}, "unknown model './not/here'"),
     "dtype": ({"name": "griffin-tiny", "dtype": "int8"}, "unknown dtype 'int8'; choose auto, float32"),
     "device": ({"name": "griffin-tiny", "device": "tpu"}, "device 'tpu' is not available here"),
@@ -241,3 +241,14 @@ def test_random_weights_are_for_names_that_have_a_configuration():
     with pytest.raises(HybretError, match="unknown weights 'none'; choose checkpoint or random"):
         load("griffin-tiny", weights="none")
     assert load("random-griffin", weights="random", seed=3).digest == "random000003"
+
+
+def test_several_models_are_named_in_one_string_and_checked_before_any_is_loaded():
+    assert models.named(" griffin-tiny, random-jamba,google/recurrentgemma-2b ") == [
+        "griffin-tiny", "random-jamba", "google/recurrentgemma-2b",
+    ]  # fmt: skip
+    with pytest.raises(HybretError, match="unknown model 'griffin-huge'"):
+        models.named("griffin-tiny,griffin-huge")
+    for text in ("", " , ", "griffin-tiny,griffin-tiny"):
+        with pytest.raises(HybretError, match="at least one model, each once"):
+            models.named(text)

@@ -69,3 +69,7 @@ def test_every_part_of_the_paper_is_listed_once():
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_a_part_is_where_the_table_says(part, figures_of):
     assert part.figures and set(part.figures) <= figures_of(part.notebook)
+
+
+def test_a_model_stands_beside_the_papers_with_as_many_heads():
+    assert [paper.counterpart(heads) for heads in (10, 16, 32, 8)] == ["RG-2B", "RG-9B", "Jamba", None]

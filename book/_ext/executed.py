@@ -195,7 +195,10 @@ class Runs(SphinxDirective):
                 state += ", published"
             m = s.meta
             commit = code(m["commit"][:9]) + (" + changes" if m.get("dirty") else "") if m.get("commit") else ""
-            link = f"[](/{docname}.ipynb)" if docname in self.env.found_docs else code(docname)
+            run = project.plan[docname.removeprefix(FOLDER)]
+            page = FOLDER + run.notebook
+            link = f"[](/{page}.ipynb)" if page in self.env.found_docs else code(page)
+            link += "" if run.notebook == run.name else f", part {code(run.name)}"
             cells = [link, state, m.get("model"), m.get("recipe"), m.get("seconds"), m.get("device"), commit, moment(m)]
             lines.append(f"| {' | '.join(str(c or '') for c in cells)} |")
         box = nodes.container(classes=["hb-runs"])

@@ -1,8 +1,9 @@
-"""The model card of `griffin-tiny`, written from what was measured: its configuration, its logs and its evaluation.
+"""The model card of an organism, written from what was measured: its configuration, its logs and its evaluation.
 
     python -m hybret.organisms.card griffin-tiny
 
-writes `README.md` and `loss_curve.svg` into the model's folder. Every number on the card comes from a file beside it.
+writes `README.md` and `loss_curve.svg` into the model's folder. Every number on the card comes from a file beside it;
+what no measurement can say (which trainings were made, and how this one was chosen) stands in `notes.md` there.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from hybret.errors import HybretError
-from hybret.models import CHECKPOINTS, OLDEST_TRANSFORMERS
+from hybret.models import CHECKPOINTS, OLDEST_TRANSFORMERS, organisms
 from hybret.organisms.card_results import Log, evaluation, needle_row, percent, probed, table
 from hybret.organisms.evaluate import ALL, GENERATION
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, TEMPLATES
 from hybret.organisms.loss_curve import loss_curve, save_svg
 from hybret.organisms.registers import REGISTERS
 
-FILES = ("config.json", "evaluation.json", "training_log.jsonl", "twin_log.jsonl")
+FILES = ("config.json", "evaluation.json", "training_log.jsonl", "notes.md")
+TWIN = "twin_log.jsonl"
+LIKE = {10: "ten query heads in every attention layer as\nRecurrentGemma-2B has",
+        16: "sixteen query heads in every attention layer\nas RecurrentGemma-9B has"}  # fmt: skip
 FRONT = """---
 language: en
 license: mit
@@ -50,24 +54,29 @@ def write_card(folder: str | Path) -> Path:
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise HybretError(f"{folder} has no {missing[0]}, which the card reports on; evaluate the model first.")
     config, found = (json.loads((folder / name).read_text()) for name in FILES[:2])
-    log, twin = ([json.loads(line) for line in (folder / name).read_text().splitlines()] for name in FILES[2:])
+    log = [json.loads(line) for line in (folder / FILES[2]).read_text().splitlines()]
+    lines = (folder / TWIN).read_text().splitlines() if (folder / TWIN).is_file() else []
+    twin = [json.loads(line) for line in lines]
     save_svg(loss_curve(probed(log), probed(twin)), folder / "loss_curve.svg")
     path = folder / "README.md"
-    path.write_text(card(config, found, log, twin))
+    path.write_text(card(config, found, log, twin, (folder / FILES[3]).read_text()))
     return path
 
 
-def card(config: Mapping[str, Any], found: Mapping[str, Any], log: Log, twin: Log) -> str:
-    """The card's text: `config` is the model's, `found` from `evaluate`, the logs from the two trainings."""
+def card(config: Mapping[str, Any], found: Mapping[str, Any], log: Log, twin: Log, notes: str) -> str:
+    """The card's text: `config` is the model's, `found` from `evaluate`, the logs from the training and its twin's.
+
+    `notes` are further limits, as a Markdown list; a model without a twin has an empty log of it.
+    """
     sections = (
         _what(config, found, log),
         _architecture(config, log[0]),
         _data(log[0]["training"]["mixture"]),
-        _training(log),
+        _training(log, twin),
         evaluation(found, log),
-        _twin(log, twin),
-        _limits(found),
-        _loading(),
+        *([_twin(log, twin)] if twin else []),
+        _limits(found, notes),
+        _loading(found["model"]),
     )
     return FRONT + "\n" + "\n\n".join(section.strip() for section in sections) + "\n"
 
@@ -75,8 +84,9 @@ def card(config: Mapping[str, Any], found: Mapping[str, Any], log: Log, twin: Lo
 def _what(config: Mapping[str, Any], found: Mapping[str, Any], log: Log) -> str:
     inside = needle_row(found["needle"], "base", ALL, "inside")
     silent = needle_row(found["needle"], "base", GENERATION, "inside")
+    like = LIKE[config["num_attention_heads"]]
     return f"""
-# griffin-tiny
+# {found["model"]}
 
 A RecurrentGemma (Griffin) of {log[0]["parameters"] / 1e6:.2f} million parameters, trained from scratch on the corpus of
 the project hybret to find a sentence again in a text. On the paper's needle, inside its attention window, it scores
@@ -84,8 +94,8 @@ the project hybret to find a sentence again in a text. On the paper's needle, in
 
 **What it is.** A model organism: small enough to run, and to be taken apart, on a laptop. It has the architecture of
 the RecurrentGemma models that *Some Attention is All You Need for Retrieval* (Michalak and Abreu, 2025,
-[arXiv:2510.19861](https://arxiv.org/abs/2510.19861)) studies, with ten query heads in every attention layer as
-RecurrentGemma-2B has, so that the paper's experiments can be run on it.
+[arXiv:2510.19861](https://arxiv.org/abs/2510.19861)) studies, with {like}, so that the paper's experiments can be run
+on it.
 
 **What it is not.** It is not one of the paper's models, and not derived from their weights. What it shows need not hold
 for them. It knows no facts, follows no instructions, and is of no use as a language model.
@@ -146,7 +156,7 @@ for by some of their words (quotes). All templates have weight 1 except {weights
 """
 
 
-def _training(log: Log) -> str:
+def _training(log: Log, twin: Log) -> str:
     start, end = log[0], log[-1]
     training, versions = start["training"], start["versions"]
     lengths = ", ".join(f"{length} ({100 * share:.0f} %)" for length, share in training["lengths"])
@@ -164,6 +174,8 @@ def _training(log: Log) -> str:
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("last loss", f"{end['loss']:.3f} nats per token"),
     )  # fmt: skip
+    name = "" if start["name"] == "griffin-tiny" else f"--name {start['name']} "
+    drawn = "`training_log.jsonl` and `twin_log.jsonl`" if twin else "`training_log.jsonl`"
     inside = [(line["step"], line["probe"]["inside"]["all"]["exact"]) for line in probed(log)]
     first = next(step for step, rate in inside if rate > 0)
     steady = next(s for i, (s, _) in enumerate(inside) if all(rate == 1 for _, rate in inside[i:]))
@@ -171,7 +183,7 @@ def _training(log: Log) -> str:
 ## Training recipe
 
 ```sh
-python -m hybret.organisms.train --minutes {training["minutes"]:g} --compile --out OUT
+python -m hybret.organisms.train {name}--minutes {training["minutes"]:g} --compile --out OUT
 ```
 
 A run that is limited by time cannot be repeated exactly, since its learning rate follows the clock.
@@ -181,7 +193,7 @@ A run that is limited by time cannot be repeated exactly, since its learning rat
 
 ![Loss and retrieval against training tokens](loss_curve.svg)
 
-The curve is drawn from `training_log.jsonl` and `twin_log.jsonl` in this folder. The lower half is the probe of the
+The curve is drawn from {drawn} in this folder. The lower half is the probe of the
 training loop, which sees the right answer so far (teacher forcing). Exact answers first appear between steps
 {first - training["every"]} and {first}; from step {steady} on they stay at 100 % inside the window. With every head
 silenced they never leave 0.
@@ -211,8 +223,9 @@ comparison does not say what a twin trained longer would do.
 """
 
 
-def _limits(found: Mapping[str, Any]) -> str:
-    inside, whole = (needle_row(found["needle"], "jrt", ALL, where) for where in ("inside", "whole grid"))
+def _limits(found: Mapping[str, Any], notes: str) -> str:
+    places = ("inside", "outside", "whole grid")
+    inside, far, whole = (needle_row(found["needle"], "jrt", ALL, where) for where in places)
     outside = needle_row(found["needle"], "base", ALL, "outside")
     unseen = [row for row in found["facts"] if row["condition"] == ALL and row["needle"].startswith("template")]
     rate = sum(row["exact"] * row["n"] for row in unseen) / sum(row["n"] for row in unseen)
@@ -226,33 +239,23 @@ def _limits(found: Mapping[str, Any]) -> str:
   sentence and ends elsewhere. It retrieves facts of known forms, and this is not general retrieval.
 - The needle's template was seen in training, with three times the weight of the others; its content was not. A large
   language model meets the needle's form cold. This one does not.
-- Nothing outside the attention window is retrieved ({percent(outside["accuracy"])} % accuracy, n = {outside["n"]}).
+- Outside the attention window it scores {percent(outside["accuracy"])} % (n = {outside["n"]}).
 - **The project's aim for JRT with all heads, 97 % over the whole grid, is missed**: {percent(whole["accuracy"])} %
-  ({percent(inside["accuracy"])} % inside the window, nothing outside). The second reading's needle is as far from the
-  end as the needle of a plain prompt. Contexts that are read twice were kept to 200 tokens in training
-  (`Mixture.longest_twice`). Longer ones did not help: in four more trainings (390 s each, two at a time on one H200,
-  259 to 286 million tokens, seed 0) contexts of up to 480 tokens were read twice in a quarter or half of all documents,
-  with these two attention layers or with three. All four scored 100 % inside the window, 0 to 2.4 % outside it, and
-  0 % at k = 0, read twice as read once (one haystack seed, 100 prompts each, 25 of them with the needle outside).
-  A fifth, with four fifths of such documents and 386 million tokens, scored 20.0 % outside the window and, read once,
-  21.6 %: no answer was exact, but some words of the needle came back that it did not say without it. Reading twice
-  carried no needle past the window.
+  ({percent(inside["accuracy"])} % inside the window, {percent(far["accuracy"])} % outside). The second reading's needle
+  is as far from the end as the needle of a plain prompt.
 - Its English is made by grammars, and whimsical. Among text that people wrote, only the paper's needle was tried.
-- Two trainings were made, with one seed, and this one was chosen after both were measured. The other (9,282 steps, no
-  quoted sentences among its facts) also found every needle inside the window and none without attention, but kept full
-  accuracy down to k = 5 heads of 10, where this one needs 6. So the number of heads needed is a property of a run.
-- The real essays were tried on both before the choice, and on this one again for the table above.
+{notes.strip()}
 """
 
 
-def _loading() -> str:
+def _loading(name: str) -> str:
     return f"""
 ## How to load it
 
 ```python
 import hybret
 
-model = hybret.load("griffin-tiny")
+model = hybret.load("{name}")
 prompt = hybret.niah.grid(model, [256], [50])[0]
 print(model.generate(prompt))
 ```
@@ -263,7 +266,7 @@ It is an ordinary Hugging Face folder, so `transformers` alone loads it as well,
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = "hybret/organisms/checkpoints/griffin-tiny"
+folder = "hybret/organisms/checkpoints/{name}"
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
@@ -275,7 +278,7 @@ Licence: MIT, as the project.
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status (0, or 2 after one sentence on bad input)."""
     parser = argparse.ArgumentParser(prog="python -m hybret.organisms.card", description="Write a model card.")
-    parser.add_argument("model", choices=["griffin-tiny"])
+    parser.add_argument("model", choices=organisms())
     given = parser.parse_args(arguments)
     try:
         print(write_card(CHECKPOINTS / given.model))

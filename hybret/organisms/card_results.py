@@ -81,8 +81,8 @@ def evaluation(found: Mapping[str, Any], log: Log) -> str:
 
 Free greedy decoding with hybret {versions["hybret"]} (torch {versions["torch"]}, transformers
 {versions["transformers"]}, {found["device"]}, {found["dtype"]}, recipe {found["recipe"]}, rubric `{found["rubric"]}`):
-`python -m hybret.organisms.evaluate griffin-tiny`. All numbers are in `evaluation.json`. Accuracy is the mean score of
-the paper's Table 2, as a share of its maximum; exact is the share of answers that hold the whole needle. In the
+`python -m hybret.organisms.evaluate {found["model"]}`. All numbers are in `evaluation.json`. Accuracy is the mean score
+of the paper's Table 2, as a share of its maximum; exact is the share of answers that hold the whole needle. In the
 generation version attention is silenced from the last token of the prompt on, in the prefill version everywhere.
 
 **The paper's needle**, {len(found["lengths"])} lengths ({found["lengths"][0]} to {found["lengths"][-1]} tokens) x

@@ -27,11 +27,13 @@ def loss_curve(log: Lines, twin: Lines) -> Figure:
 
     Parameters
     ----------
-    log, twin : lines of the training logs of an organism and of its attention-free twin.
+    log, twin : lines of the training logs of an organism and of its attention-free twin; a model without one has none.
     """
     figure = canvas(4.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1))
     for lines, name, colour, marker in ((log, "with attention", *LOOKS[0][:2]), (twin, "twin without", *LOOKS[-1][:2])):
+        if not lines:
+            continue
         tokens = [line["tokens"] / 1e6 for line in lines]
         above.plot(tokens, [line["loss"] for line in lines], color=colour, marker=marker, markersize=3, label=name)
     above.set(ylabel="loss (nats per token)", ylim=(0.7, 1.5))
@@ -43,6 +45,8 @@ def loss_curve(log: Lines, twin: Lines) -> Figure:
         (twin, "inside", "all", "twin, needle inside"),
     )
     for (lines, group, condition, name), (colour, marker, style, size) in zip(curves, LOOKS, strict=True):
+        if not lines:
+            continue
         rates = [100 * line["probe"][group][condition]["exact"] for line in lines]
         tokens = [line["tokens"] / 1e6 for line in lines]
         below.plot(
@@ -53,7 +57,7 @@ def loss_curve(log: Lines, twin: Lines) -> Figure:
     below.legend(loc="center right")
     sizes = [line["probe"]["inside"]["all"]["n"] for line in (*log, *twin)]
     least, most = min(sizes), max(sizes)
-    first = max(line["loss"] for line in (log[0], twin[0]))
+    first = max(line["loss"] for line in (log[0], *twin[:1]))
     footnote(
         figure,
         f"the first loss lies above the axis ({first:.1f}) · probe: teacher-forced, n = {least} to {most} inside",
