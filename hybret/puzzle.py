@@ -178,3 +178,10 @@ def words_right(answer: str, reference: str) -> int:
             break
         count += 1
     return count
+
+
+def words_asked(prompt: Prompt) -> int:
+    """How many words of the needle, from its first one on, stand in the question too."""
+    asked = set(normalise(prompt.question).split())
+    words = normalise(prompt.reference).split()
+    return next((i for i, word in enumerate(words) if word not in asked), len(words))

@@ -136,6 +136,12 @@ def test_words_right(answer, words):
     assert puzzle.words_right(answer, niah.PAPER_NEEDLE.sentence) == words
 
 
+def test_words_that_the_question_holds_too(prompts):
+    assert puzzle.words_asked(prompts[0]) == WORDS.index("eat") == 9
+    other = niah.Prompt(**{**vars(prompts[0]), "question": "Where to go?"})
+    assert puzzle.words_asked(other) == 0
+
+
 # ---------------------------------------------------------------- figures
 
 

@@ -168,3 +168,12 @@ def test_links_between_the_documents_lead_somewhere() -> None:
     for page in ("README.md", "CONTRIBUTING.md"):
         for word in re.findall(r"`([\w./-]+/[\w./-]*|\w+\.(?:md|yml|cff|lock|toml))`", (REPO / page).read_text()):
             assert (REPO / word).exists(), f"{page} names {word}"
+
+
+@pytest.mark.parametrize(
+    "page", [*BY_NAME, *(pytest.param(p, id=p.name) for p in sorted((REPO / "book").glob("*.md")))]
+)
+def test_cited_works_stand_in_the_bibliography(page):
+    known = set(re.findall(r"^@\w+\{([^,]+),", (REPO / "book" / "references.bib").read_text(), re.MULTILINE))
+    cited = re.findall(r"\{cite[^}]*\}`([^`]+)`", page.read_text())
+    assert {key.strip() for keys in cited for key in keys.split(",")} <= known
