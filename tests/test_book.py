@@ -382,9 +382,11 @@ def test_stale_runs_and_unrun_pages_say_so_without_warnings(built: tuple[Path, s
     root = tmp_path / "copy"
     shutil.copytree(built[0], root)
     edit(root / "notebooks" / "draw.ipynb", "range(count)", "range(2)")
+    edit(root / "notebooks" / "draw.ipynb", "# Drawing", "# Drawing again")
     (root / "book" / "executed" / "read.ipynb").unlink()
     book.pages(Project(root), Console(file=io.StringIO()))  # incremental: the pages were built before
     assert "out of date: the notebook's code changed" in html(root, "notebooks/draw").replace("’", "'")
+    assert "Drawing again" in html(root, "notebooks/draw")  # prose is no part of the run
     assert "has not been run here yet" in html(root, "notebooks/read")
     runs = html(root, "book/runs")
     assert "not run" in runs and "stale" in runs

@@ -74,10 +74,14 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
         return
     nb = nbformat.read(status.path, as_version=4)
     card = run_card(app.hybret[0], nb, status)  # type: ignore
+    # Prose is no part of a run: it comes from the notebook of today.
+    prose = {c.id: c.source for c in nbformat.reads(source[0], as_version=4).cells if c.cell_type == "markdown"}
     cells: list[Any] = []
     for cell in nb.cells:
         if tags(cell) & {"parameters", "injected-parameters"}:
             continue  # the card shows them
+        if cell.cell_type == "markdown":
+            cell.source = prose.get(cell.id, cell.source)
         if cell.cell_type == "code":
             cells.append(markdown(f'<a id="cell-{cell.id}" class="hb-cell"></a>'))
         cells.append(cell)
