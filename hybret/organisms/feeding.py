@@ -17,27 +17,34 @@ from hybret.organisms.documents import Documents
 from hybret.organisms.training import Training
 
 
-def batch(training: Training, documents: Documents, step: int) -> np.ndarray:
+def sources(training: Training, tokenizer: PreTrainedTokenizerBase) -> tuple[Documents, Documents]:
+    """The documents of the training and of its opening."""
+    return training.documents(tokenizer), training.documents(tokenizer, opening=True)
+
+
+def batch(training: Training, sources: tuple[Documents, Documents], step: int) -> np.ndarray:
     """Documents of one step, shape (documents, tokens), 16-bit ids; a function of the seed and the step."""
     rng = random.Random(f"{training.name.removesuffix('-ssm')} {training.seed} {step}")
-    lengths, shares = zip(*training.lengths, strict=True)
+    opens = training.opens(step)
+    documents = sources[opens]
+    lengths, shares = zip(*(training.opening.lengths if opens and training.opening else training.lengths), strict=True)
     length = rng.choices(lengths, shares)[0]
     rows = training.batch_tokens // length
     return np.stack([np.asarray(documents.sample(rng, length), np.uint16) for _ in range(rows)])
 
 
 def _work(training: Training, tokenizer: PreTrainedTokenizerBase, steps: Iterable[int], queue: Any) -> None:
-    documents = training.documents(tokenizer)
+    made = sources(training, tokenizer)
     for step in steps:
-        queue.put(batch(training, documents, step))
+        queue.put(batch(training, made, step))
 
 
 def batches(training: Training, tokenizer: PreTrainedTokenizerBase, first: int, workers: int) -> Generator[np.ndarray]:
     """Endless batches from step `first` on, made ahead by this many processes (0: in this one, when asked for)."""
     if workers == 0:
-        documents, step = training.documents(tokenizer), first
+        made, step = sources(training, tokenizer), first
         while True:
-            yield batch(training, documents, step)
+            yield batch(training, made, step)
             step += 1
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     queues = [context.Queue(4) for _ in range(workers)]

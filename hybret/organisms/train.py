@@ -20,7 +20,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from itertools import chain
@@ -39,7 +39,7 @@ from hybret.organisms.checkpoint import load, save, saved_state
 from hybret.organisms.experts import dense_experts
 from hybret.organisms.feeding import batches
 from hybret.organisms.probe import probe
-from hybret.organisms.tokenizer import train_tokenizer
+from hybret.organisms.tokenizer import ASSISTANT, train_tokenizer
 from hybret.organisms.training import RECIPES, Training
 from hybret.scan import parallel_scans
 
@@ -62,11 +62,29 @@ def causal_mask(length: int, window: int, device: torch.device) -> Tensor:
     return ((distance >= 0) & (distance < window))[None, None]
 
 
-def loss_of(hidden: Tensor, head: Tensor, cap: float | None, ids: Tensor) -> Tensor:
-    """Mean cross-entropy (nats) of each next token; the soft cap, if any, and the softmax in fp32."""
+def answer_tokens(ids: Tensor, marker: Sequence[int], eos: int) -> Tensor:
+    """Whether a token belongs to an answer: after the marker of an assistant's turn up to its `eos`, shape of `ids`."""
+    size, at = len(marker), torch.arange(ids.shape[1], device=ids.device)
+    opened = torch.zeros_like(ids)
+    matches = torch.stack([ids[:, i : ids.shape[1] - size + 1 + i] == token for i, token in enumerate(marker)]).all(0)
+    opened[:, size - 1 :] = matches * at[size - 1 :]
+    closed = (ids == eos) * at
+    inside = opened.cummax(1).values > closed.cummax(1).values
+    return F.pad(inside[:, :-1], (1, 0))
+
+
+def loss_of(hidden: Tensor, head: Tensor, cap: float | None, ids: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean cross-entropy (nats) of each next token, weighted by the tokens' own weights, if any.
+
+    The soft cap, if any, and the softmax are in fp32.
+    """
     logits = F.linear(hidden[:, :-1], head).float()
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    if weights is None:
+        return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    each = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    return (each * weights).sum() / weights.sum()
 
 
 def optimizer_of(training: Training, model: torch.nn.Module, fused: bool) -> torch.optim.AdamW:
@@ -198,7 +216,8 @@ def _loop(
     def mixed() -> Any:
         return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
-    masks = {length: _masks(config, length, device) for length, _ in training.lengths}
+    masks = {length: _masks(config, length, device) for length in training.all_lengths}
+    marker = tokenizer(ASSISTANT.lstrip(), add_special_tokens=False)["input_ids"]
     compute_loss = loss_of
     if compiled:
         torch._dynamo.config.cache_size_limit = 64  # one compilation per kind of layer and length
@@ -210,13 +229,16 @@ def _loop(
         # Entered anew for every step: autocast keeps the bf16 weights that it has made until it is left.
         with mixed():
             hidden = model.model(ids, attention_mask=masks[ids.shape[1]], use_cache=False).last_hidden_state
-            loss = compute_loss(hidden, model.lm_head.weight, getattr(config, "logits_soft_cap", None), ids)
+            weights = None
+            if training.answers != 1:
+                weights = 1 + (training.answers - 1) * answer_tokens(ids, marker, config.eos_token_id).float()
+            loss = compute_loss(hidden, model.lm_head.weight, getattr(config, "logits_soft_cap", None), ids, weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()
 
     began = time.perf_counter()
-    for length, _ in training.lengths:  # kernels are chosen and compiled before the clock starts
+    for length in training.all_lengths:  # kernels are chosen and compiled before the clock starts
         gradients(torch.ones(training.batch_tokens // length, length, dtype=torch.long, device=device))
     record({"event": "ready", "seconds": time.perf_counter() - began})
 

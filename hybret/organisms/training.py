@@ -67,6 +67,21 @@ JAMBA_TINY: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
+class Opening:
+    """Other documents for the first steps of a training, before its own.
+
+    Attributes
+    ----------
+    steps : how many.
+    lengths, mixture : as of `Training`.
+    """
+
+    steps: int
+    lengths: tuple[tuple[int, float], ...]
+    mixture: Mixture
+
+
+@dataclass(frozen=True)
 class Training:
     """Everything that decides what a training run computes.
 
@@ -77,6 +92,8 @@ class Training:
     lengths : document lengths in tokens and their shares; one length per batch.
     batch_tokens : tokens of a batch, whatever its length; a multiple of every length.
     mixture : what the documents are made of; a `ChatMixture` makes an instruction-tuned organism.
+    opening : other documents for the first steps, if any.
+    answers : weight of an answer's token in the loss, beside 1 of every other token; conversations only.
     paragraphs : of the text that the tokenizer is trained on.
     minutes, steps : the whole training, by time or by steps; exactly one is set. A run may do a part of it
         (`train(session=...)`) and another one, resumed, the rest.
@@ -93,6 +110,8 @@ class Training:
     lengths: tuple[tuple[int, float], ...] = ((256, 0.25), (512, 0.5), (1024, 0.25))
     batch_tokens: int = 49152
     mixture: Mixture = field(default_factory=lambda: Mixture(templates=(("best_thing", 3.0),)))
+    opening: Opening | None = None
+    answers: float = 1.0
     paragraphs: int = 20_000
     minutes: float | None = 8.0
     steps: int | None = None
@@ -116,11 +135,22 @@ class Training:
         """Whether the documents are conversations in a chat template."""
         return isinstance(self.mixture, ChatMixture)
 
-    def documents(self, tokenizer: PreTrainedTokenizerBase) -> Documents:
-        """The stream of its documents."""
-        if isinstance(self.mixture, ChatMixture):
-            return Conversations(tokenizer, self.seed, self.mixture)
-        return Documents(tokenizer, self.seed, self.mixture)
+    @property
+    def all_lengths(self) -> tuple[int, ...]:
+        """Every document length that occurs, in tokens."""
+        opening = self.opening.lengths if self.opening else ()
+        return tuple(sorted({length for length, _ in (*self.lengths, *opening)}))
+
+    def opens(self, step: int) -> bool:
+        """Whether the documents of a step are those of the opening."""
+        return self.opening is not None and step < self.opening.steps
+
+    def documents(self, tokenizer: PreTrainedTokenizerBase, opening: bool = False) -> Documents:
+        """The stream of its documents, or of those of its opening."""
+        mixture = self.opening.mixture if opening and self.opening else self.mixture
+        if isinstance(mixture, ChatMixture):
+            return Conversations(tokenizer, self.seed, mixture)
+        return Documents(tokenizer, self.seed, mixture)
 
     def check(self) -> None:
         """Raise `HybretError` unless the values fit together."""
@@ -128,7 +158,9 @@ class Training:
             raise HybretError("A training has a length in minutes or in steps: give exactly one of them.")
         if (self.minutes if self.steps is None else self.steps) <= 0:  # type: ignore[operator]
             raise HybretError(f"A training needs a positive length, got {self.minutes or self.steps}.")
-        if odd := [length for length, _ in self.lengths if self.batch_tokens % length]:
+        if self.answers != 1 and not self.chat:
+            raise HybretError("Only the answers of conversations can weigh more than other tokens.")
+        if odd := [length for length in self.all_lengths if self.batch_tokens % length]:
             raise HybretError(f"batch_tokens {self.batch_tokens} is not a multiple of the length {odd[0]}.")
 
     def done(self, state: Mapping[str, Any]) -> float:
@@ -153,6 +185,7 @@ class Training:
             small |= {"lru_width": 80, "num_hidden_layers": 3, "attention_window_size": 64}
         return replace(
             self, config={**self.config, **small}, lengths=((128, 0.5), (256, 0.5)),
+            opening=self.opening and replace(self.opening, steps=1, lengths=((128, 1.0),)),
             batch_tokens=256, paragraphs=500, minutes=None, steps=3, every=1,
         )  # fmt: skip
 
@@ -162,7 +195,30 @@ RECIPES = {
     for training in (
         Training(),
         Training(name="griffin-small", config=dict(GRIFFIN_SMALL)),
-        Training(name="jamba-tiny", config=dict(JAMBA_TINY), mixture=ChatMixture(templates=(("best_thing", 3.0),))),
+        Training(
+            name="jamba-tiny",
+            config=dict(JAMBA_TINY),
+            minutes=None,
+            steps=12_000,
+            answers=4.0,
+            mixture=ChatMixture(templates=(("best_thing", 3.0),)),
+            opening=Opening(
+                steps=1500,
+                lengths=((256, 0.7), (512, 0.3)),
+                mixture=ChatMixture(
+                    prose=0.05,
+                    repeats=0.35,
+                    needles=0.6,
+                    twice=0,
+                    world=0,
+                    glue=0,
+                    knowledge=0,
+                    lookups=0,
+                    lists=0,
+                    templates=(("best_thing", 3.0),),
+                ),
+            ),
+        ),
     )
 }
 """How each organism is trained, by its name."""
