@@ -27,6 +27,7 @@ _HOME = {
     "niah": ["PAPER_NEEDLE", "Needle", "Prompt"],
     "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
     "sweeping": ["run_folder", "stored", "sweep"],
+    "verifying": ["verify"],
 }
 _MODULES = [
     "averages",
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from .recipe import CORRECTED, PAPER, RECIPES, Recipe
     from .sweeping import run_folder, stored, sweep
     from .tracing import Trace, attach, phase
+    from .verifying import verify
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ from .entropy import head_entropy, keep_lowest
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, Mass, Only, Phase, needs_question, no_question
 from .manipulating import manipulate
+from .models import attention_layers
 from .recipe import Recipe
 from .streaming import prefill as stream
 
@@ -73,6 +74,7 @@ class Frame:
     right_aligned: bool = False
     questions: Sequence[Question] = ()
     outputs: Tensor | None = field(init=False, default=None)
+    calls: int = field(init=False, default=0)  # of attention modules that do not know which layer they serve
     keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
     bounds: Tensor = field(init=False)  # of the needle's copies, (rows, copies, 2)
@@ -135,6 +137,14 @@ class Frame:
             edge = 0 if "question" in action.also else 1
             found |= position >= self.asked[rows, edge, None]
         return found
+
+    def layer(self, module: Any) -> int:
+        """Which layer of the model this call serves; Zamba's layers share their attention modules and come in order."""
+        if module.layer_idx is not None and module.layer_idx >= 0:
+            return int(module.layer_idx)
+        layers, _ = attention_layers(module.config, module.config.model_type)
+        self.calls += 1
+        return layers[(self.calls - 1) % len(layers)]
 
     def manipulations_in(self, layer: int) -> list[tuple[Intervention, Tensor]]:
         """What acts on the weights in this layer, in order, and on which rows."""
@@ -199,9 +209,10 @@ def attention(
         ``(rows, heads, queries, keys)``, as used; None where they were not formed.
     """
     current = _current(module)
+    layer = -1 if current is None else current.layer(module)
     if current is not None and current.streams:
         window = getattr(module, "sliding_window", None)
-        output = stream(query, key, value, scaling, window, current, current.manipulations_in(module.layer_idx))
+        output = stream(query, key, value, scaling, window, current, current.manipulations_in(layer))
         current.outputs = output.transpose(1, 2)
         return current.outputs[: query.shape[0]], None
     if current is not None and current.right_aligned and attention_mask is None:
@@ -220,7 +231,7 @@ def attention(
     if current is None or not acts:
         return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
     used = weights
-    if manipulations := current.manipulations_in(module.layer_idx):
+    if manipulations := current.manipulations_in(layer):
         used = weights.clone()
         visible = torch.ones_like(weights[:, :1], dtype=torch.bool)
         if attention_mask is not None:
@@ -240,7 +251,7 @@ def attention(
     if current.trace is not None:
         needle = current.on_needle(key.shape[2])[:, None, None, :]
         current.trace.add(
-            f"layer {module.layer_idx}",
+            f"layer {layer}",
             entropy=head_entropy(exact, current.recipe),
             needle_mass=(exact * needle).sum(-1),
             kept=kept,

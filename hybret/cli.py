@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 from collections.abc import Callable
@@ -186,6 +187,43 @@ def bench(
             f"{row['path']}, {row['tokens']} tokens", f"{row['seconds']:.4f}", "", "", "", str(row["extra_gib"])
         )
     Console().print(table)
+
+
+@app.command()
+@one_sentence
+def verify(
+    model: Annotated[
+        str, typer.Argument(help="Name, Hugging Face id or folder; or a family such as bamba: tiny, random weights.")
+    ],
+    tokens: Annotated[int | None, typer.Option(help="Length of the prompt. Default: past the window.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32; bfloat16 and float16 tell gross errors only.")] = "float32",
+) -> None:
+    """Check on a model what hybret rests on, and print the measured errors; status 1 if a check fails."""
+    from .verifying import DEFECT, EFFECTS, FAIL, PASS
+    from .verifying import verify as check
+
+    found = check(model, tokens, device, dtype, lambda name: print(name, file=sys.stderr, flush=True))
+    failed = int((found["verdict"] == FAIL).sum())
+    if as_json:
+        print(found.to_json(orient="records"))
+    else:
+        colour = {PASS: "green", DEFECT: "yellow", FAIL: "bold red"}
+        first = found.iloc[0]
+        table = Table("check", "error", "tolerance", "verdict", box=None, header_style="bold")
+        for row in found.to_dict("records"):
+            error = "-" if math.isnan(row["error"]) else f"{row['error']:.2g}"
+            asked = f"{'over ' if row['check'] in EFFECTS else ''}{row['tolerance']:g}"
+            table.add_row(row["check"], error, asked, f"[{colour[row['verdict']]}]{row['verdict']}[/]")
+        console = Console()
+        console.print(f"{first.model} ({first.family}, {dtype}), transformers {first.transformers}", highlight=False)
+        console.print(table)
+        for row in found[found["note"] != ""].to_dict("records"):
+            console.print(f"{row['check']}: {row['note']}", markup=False, highlight=False)
+        console.print(f"{failed or 'no'} check{'' if failed == 1 else 's'} failed", highlight=False)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from packaging.version import Version
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
 
 from .errors import HybretError
+from .families import FAMILIES, family_config
 from .presets import PAPER_MODELS, RANDOM_MODELS, paper_config, tiny_config
+from .sources import CHECKPOINTS as CHECKPOINTS
+from .sources import organisms, read_config, source_of, tokenizer_folder
 
 if TYPE_CHECKING:
     from .niah import Prompt
 
-CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 # Before 5.13 RecurrentGemma is non-causal past its window when a cache is used (measured).
 OLDEST_TRANSFORMERS = "5.13.1"
 # DeepMind's sampler attends to window + 1 positions: with 2049 transformers agrees with it to 1e-5, with 2048 logits
@@ -134,11 +134,6 @@ class Model:
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
 
-def organisms() -> list[str]:
-    """Names of the embedded models that this installation ships."""
-    return sorted(p.parent.name for p in CHECKPOINTS.glob("*/config.json"))
-
-
 def named(names: str) -> list[str]:
     """The models of a comma-separated list, in its order; nothing is loaded.
 
@@ -151,8 +146,8 @@ def named(names: str) -> list[str]:
     if not found or len(set(found)) < len(found):
         raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
     for name in found:
-        if name not in RANDOM_MODELS:
-            _source(name)
+        if name not in (*RANDOM_MODELS, *FAMILIES):
+            source_of(name)
     return found
 
 
@@ -162,8 +157,9 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, we
     Parameters
     ----------
     name : str
-        An organism (``hybret models`` lists them), ``"random-griffin"`` / ``"random-jamba"`` (tiny, random weights), a
-        Hugging Face id such as ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors.
+        An organism (``hybret models`` lists them), ``"random-griffin"`` / ``"random-jamba"`` or a family of
+        `hybret.families.FAMILIES` such as ``"bamba"`` (tiny, random weights), a Hugging Face id such as
+        ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors.
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one.
     dtype : {"auto", "float32", "bfloat16", "float16"}
@@ -189,23 +185,28 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, we
             f"interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
         )
     device = device_of(device)
-    small = name in organisms() or name in RANDOM_MODELS
+    tiny = name in (*RANDOM_MODELS, *FAMILIES)
+    small = name in organisms() or tiny
     if dtype == "auto":
         dtype = "float32" if small or device == "cpu" else "bfloat16"
     if dtype not in ("float32", "bfloat16", "float16"):
         raise HybretError(f"unknown dtype {dtype!r}; choose auto, float32, bfloat16 or float16")
     if weights not in ("checkpoint", "random"):
         raise HybretError(f"unknown weights {weights!r}; choose checkpoint or random")
-    made_up = name in RANDOM_MODELS or weights == "random"
-    if weights == "random" and name not in (*RANDOM_MODELS, *PAPER_MODELS):
+    if name in FAMILIES:
+        weights = "random"
+    made_up = tiny or weights == "random"
+    if weights == "random" and not tiny and name not in PAPER_MODELS:
         raise HybretError(f"random weights are made for {', '.join(PAPER_MODELS)} only, not for {name!r}")
-    source = str(_tokenizer_folder()) if made_up else _source(name)
+    source = str(tokenizer_folder()) if made_up else source_of(name)
     if name in RANDOM_MODELS:
         config = tiny_config(name, len(AutoTokenizer.from_pretrained(source)))
+    elif tiny:
+        config = family_config(name, len(AutoTokenizer.from_pretrained(source)))
     elif made_up:
         config = paper_config(name)
     else:
-        config = _read_config(name, source)
+        config = read_config(name, source)
     layers, heads = attention_layers(config, name)
     if not small and config.model_type == "recurrent_gemma" and config.attention_window_size == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
@@ -255,7 +256,10 @@ def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
     if not kinds and hasattr(config, "num_attention_heads"):
         kinds = ["full_attention"] * config.num_hidden_layers
-    layers = tuple(i for i, k in enumerate(kinds or ()) if "attention" in k and not k.startswith("linear"))
+    # "hybrid" (Zamba, Falcon-H1): attention and a recurrence in one layer.
+    layers = tuple(
+        i for i, k in enumerate(kinds or ()) if k == "hybrid" or ("attention" in k and not k.startswith("linear"))
+    )
     if not layers:
         raise HybretError(f"{name!r} has no attention layers; hybret intervenes on attention, so it needs a hybrid")
     return layers, int(config.num_attention_heads)
@@ -277,35 +281,6 @@ def device_of(device: str) -> str:
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise HybretError(f"device {device!r} is not available here; choose auto, cpu or a CUDA device that exists")
     return device
-
-
-def _source(name: str) -> str:
-    """Folder or Hugging Face id that `name` stands for, if it is no random model."""
-    if name in organisms():
-        return str(CHECKPOINTS / name)
-    if (Path(name) / "config.json").is_file():
-        return name
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists():
-        return name
-    known = ", ".join([*organisms(), *RANDOM_MODELS, *PAPER_MODELS])
-    raise HybretError(
-        f"unknown model {name!r}; give one of {known}, another Hugging Face id (owner/name), "
-        "or a folder that holds config.json"
-    )
-
-
-def _tokenizer_folder() -> Path:
-    """Any organism's folder: the random models borrow its tokenizer."""
-    if not organisms():
-        raise HybretError(f"no organism is installed in {CHECKPOINTS}, and random models need its tokenizer")
-    return CHECKPOINTS / organisms()[0]
-
-
-def _read_config(name: str, source: str) -> Any:
-    try:
-        return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as problem:
-        raise HybretError(f"cannot read the configuration of {name!r}: {str(problem).splitlines()[0]}") from problem
 
 
 def _digest(net: Any) -> str:
