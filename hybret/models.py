@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +18,11 @@ from transformers import (
 
 from .errors import HybretError
 from .families import FAMILIES, family_config
-from .presets import PAPER_MODELS, RANDOM_MODELS, paper_config, tiny_config
+from .placing import device_of, placement, random_net, spread
+from .presets import PAPER_MODELS, RANDOM, RANDOM_MODELS, paper_config, tiny_config
+from .sizing import require_room
 from .sources import CHECKPOINTS as CHECKPOINTS
-from .sources import organisms, read_config, source_of, tokenizer_folder
+from .sources import organisms, read_config, said, source_of, tokenizer_folder
 
 if TYPE_CHECKING:
     from .niah import Prompt
@@ -147,19 +150,31 @@ def named(names: str) -> list[str]:
         raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
     for name in found:
         if name not in (*RANDOM_MODELS, *FAMILIES):
-            source_of(name)
+            source_of(name.removeprefix(RANDOM))
     return found
 
 
-def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, weights: str = "checkpoint") -> Model:
+def load(
+    name: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+    weights: str = "checkpoint",
+    revision: str | None = None,
+    device_map: str | None = None,
+) -> Model:
     """Load a hybrid.
+
+    Only safetensors are read and no code of a repository runs. Whether the weights fit is asked before anything is
+    built, and before they are downloaded.
 
     Parameters
     ----------
     name : str
         An organism (``hybret models`` lists them), ``"random-griffin"`` / ``"random-jamba"`` or a family of
         `hybret.families.FAMILIES` such as ``"bamba"`` (tiny, random weights), a Hugging Face id such as
-        ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors.
+        ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors. ``"random:"`` before one of the
+        paper's models or a folder is the same as ``weights="random"``.
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one.
     dtype : {"auto", "float32", "bfloat16", "float16"}
@@ -167,8 +182,15 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, we
     seed : int
         Of random weights.
     weights : {"checkpoint", "random"}
-        ``"random"`` builds one of the paper's models at its full size on the device, with the organisms' tokenizer and
-        without any download: for measuring time and memory. What it answers means nothing.
+        ``"random"`` builds one of the paper's models, or the model of a folder with config.json, at its full size on
+        the device and without any download: for measuring time and memory. The tokenizer is an organism's: the same
+        interface and fewer tokens, so a prompt of a given length holds less text. What the model answers means
+        nothing; its name begins with ``"random:"`` and its digest with ``"random"``.
+    revision : str, optional
+        Commit, tag or branch of a Hugging Face id; default the newest. A commit pins the weights. The same in the name:
+        ``"google/recurrentgemma-2b@2a4c..."``, which rows then carry.
+    device_map : {"auto", "balanced"}, optional
+        Spread the layers over all GPUs (accelerate does, which must be installed). `device` is then not used.
 
     Returns
     -------
@@ -177,58 +199,55 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, we
     Raises
     ------
     HybretError
-        Unknown model, device or dtype; transformers too old; no attention layers; no attention interface.
+        Unknown model, device, dtype or revision; no access or network; not enough memory; no safetensors; transformers
+        too old; no attention layers; no attention interface.
     """
     if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
         raise HybretError(
             f"transformers {transformers.__version__} is too old: its recurrent models do not go through the attention "
             f"interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
         )
-    device = device_of(device)
+    devices = spread(device_map) if device_map else [device_of(device)]
+    if weights not in ("checkpoint", "random"):
+        raise HybretError(f"unknown weights {weights!r}; choose checkpoint or random")
+    if name.startswith(RANDOM) or name in FAMILIES:
+        name, weights = name.removeprefix(RANDOM), "random"
     tiny = name in (*RANDOM_MODELS, *FAMILIES)
     small = name in organisms() or tiny
     if dtype == "auto":
-        dtype = "float32" if small or device == "cpu" else "bfloat16"
+        dtype = "float32" if small or devices == ["cpu"] else "bfloat16"
     if dtype not in ("float32", "bfloat16", "float16"):
         raise HybretError(f"unknown dtype {dtype!r}; choose auto, float32, bfloat16 or float16")
-    if weights not in ("checkpoint", "random"):
-        raise HybretError(f"unknown weights {weights!r}; choose checkpoint or random")
-    if name in FAMILIES:
-        weights = "random"
     made_up = tiny or weights == "random"
-    if weights == "random" and not tiny and name not in PAPER_MODELS:
-        raise HybretError(f"random weights are made for {', '.join(PAPER_MODELS)} only, not for {name!r}")
     source = str(tokenizer_folder()) if made_up else source_of(name)
-    if name in RANDOM_MODELS:
-        config = tiny_config(name, len(AutoTokenizer.from_pretrained(source)))
-    elif tiny:
-        config = family_config(name, len(AutoTokenizer.from_pretrained(source)))
-    elif made_up:
-        config = paper_config(name)
-    else:
-        config = read_config(name, source)
+    if not Path(source).exists():
+        revision = revision or name.partition("@")[2] or None
+    elif revision is not None:
+        raise HybretError(f"{name!r} has no revisions here; only the weights of a Hugging Face id have")
+    config = _config(name, source, made_up, revision)
     layers, heads = attention_layers(config, name)
     if not small and config.model_type == "recurrent_gemma" and config.attention_window_size == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
+    if not small:
+        require_room(name, config, dtype, devices)
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
-    try:
+    with said(name, source):
         if made_up:
-            torch.manual_seed(seed)
-            with torch.device(device):
-                net = AutoModelForCausalLM.from_config(config, **options)
+            net = random_net(config, devices, device_map, seed, options)
         else:
-            net = AutoModelForCausalLM.from_pretrained(source, config=config, use_safetensors=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, ImportError, RuntimeError) as problem:
-        raise HybretError(f"cannot load {name!r} from {source}: {str(problem).splitlines()[0]}") from problem
+            net = AutoModelForCausalLM.from_pretrained(
+                source, config=config, use_safetensors=True, trust_remote_code=False, revision=revision or "main",
+                device_map=placement(devices, device_map), **options,
+            )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     if not net._can_set_attn_implementation():
         raise HybretError(
             f"{name!r} ({config.model_type}) does not use transformers' attention interface, which hybret needs; "
             "choose a family that does, or a newer transformers"
         )
     return Model(
-        name=name,
-        net=net.eval().to(device),
+        name=name if tiny or not made_up else f"{RANDOM}{name}",
+        net=net.eval() if device_map else net.eval().to(devices[0]),
         tokenizer=tokenizer,
         family=config.model_type,
         heads=heads,
@@ -241,6 +260,19 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, we
         embedded=name in organisms(),
         eos=_eos(config.eos_token_id, net.generation_config.eos_token_id),
     )
+
+
+def _config(name: str, source: str, made_up: bool, revision: str | None) -> Any:
+    if name in (*RANDOM_MODELS, *FAMILIES):
+        vocabulary = len(AutoTokenizer.from_pretrained(source))
+        return (tiny_config if name in RANDOM_MODELS else family_config)(name, vocabulary)
+    if made_up and name in PAPER_MODELS:
+        return paper_config(name)
+    if made_up and not Path(name).exists():
+        raise HybretError(
+            f"random weights are made for {', '.join(PAPER_MODELS)} and for folders with config.json, not for {name!r}"
+        )
+    return read_config(name, name if made_up else source, revision)
 
 
 def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
@@ -268,19 +300,6 @@ def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
 def _eos(*declared: int | list[int] | None) -> frozenset[int]:
     """Every token that ends an answer: chat models name their end of turn in the generation config alone."""
     return frozenset(i for ids in declared if ids is not None for i in (ids if isinstance(ids, list) else [ids]))
-
-
-def device_of(device: str) -> str:
-    """The device that this name stands for here; refuses what is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = "unknown"
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-        raise HybretError(f"device {device!r} is not available here; choose auto, cpu or a CUDA device that exists")
-    return device
 
 
 def _digest(net: Any) -> str:

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import get_token
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import AutoConfig
 
 from .errors import HybretError
@@ -20,7 +33,7 @@ def organisms() -> list[str]:
 
 
 def source_of(name: str) -> str:
-    """Folder or Hugging Face id that `name` stands for, if it is no random model.
+    """Folder or Hugging Face id (without its ``@revision``) that `name` stands for, if it is no random model.
 
     Raises
     ------
@@ -31,8 +44,9 @@ def source_of(name: str) -> str:
         return str(CHECKPOINTS / name)
     if (Path(name) / "config.json").is_file():
         return name
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists():
-        return name
+    repository = name.partition("@")[0]
+    if repository.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists():
+        return repository
     known = ", ".join([*organisms(), *RANDOM_MODELS, *PAPER_MODELS])
     raise HybretError(
         f"unknown model {name!r}; give one of {known}, another Hugging Face id (owner/name), "
@@ -47,9 +61,64 @@ def tokenizer_folder() -> Path:
     return CHECKPOINTS / organisms()[0]
 
 
-def read_config(name: str, source: str) -> Any:
-    """The configuration of a model that has weights."""
+def read_config(name: str, source: str, revision: str | None = None) -> Any:
+    """The configuration of a model that has weights.
+
+    Raises
+    ------
+    HybretError
+        As `said`; and if it cannot be read.
+    """
+    with said(name, source, "read the configuration of"):
+        return AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+
+
+@contextmanager
+def said(name: str, source: str, doing: str = "load") -> Iterator[None]:
+    """What goes wrong inside the block, in one sentence with its remedy.
+
+    Raises
+    ------
+    HybretError
+        No access to a gated repository, no such repository or revision, no network, no space, no safetensors, code of
+        its own; anything else in transformers' words.
+    """
     try:
-        return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as problem:
-        raise HybretError(f"cannot read the configuration of {name!r}: {str(problem).splitlines()[0]}") from problem
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as problem:
+        raise HybretError(f"cannot {doing} {name!r}: {_reason(name, source, problem)}") from problem
+
+
+def _reason(name: str, source: str, problem: BaseException) -> str:
+    """transformers wraps the hub's errors in its own, so the whole chain is looked at."""
+    chain: list[BaseException] = []
+    link: BaseException | None = problem
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+
+    def met(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    token = "hf auth login" if get_token() is None else "hf auth whoami"
+    text = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    if met(GatedRepoError):
+        asked = "no token is set; run `hf auth login`" if get_token() is None else "your token has no access"
+        return f"its repository is gated and {asked}, after accepting its terms at https://huggingface.co/{source}"
+    if met(RevisionNotFoundError):
+        return f"it has no such revision; https://huggingface.co/{source}/commits/main lists them"
+    if met(RepositoryNotFoundError):
+        return f"Hugging Face has no such repository, or it is private; check the name, or your token with `{token}`"
+    if any(isinstance(link, HfHubHTTPError) and link.response.status_code in (401, 403) for link in chain):
+        return f"Hugging Face refuses access; check your token with `{token}`"
+    if met(OfflineModeIsEnabled) or (met(LocalEntryNotFoundError) and HF_HUB_OFFLINE):
+        return "it is not in the cache and HF_HUB_OFFLINE is set; unset it, or fetch the model where there is a network"
+    if met(LocalEntryNotFoundError, ConnectionError, TimeoutError, HfHubHTTPError):
+        return "huggingface.co cannot be reached and the model is not in the cache; check the network, or name a folder"
+    if any(isinstance(link, OSError) and link.errno == errno.ENOSPC for link in chain):
+        return "no space is left for its files; free some, or set HF_HOME to a folder on a larger disk"
+    if "trust_remote_code" in str(problem):
+        return "its repository brings code of its own, which hybret does not run; use a family that transformers has"
+    if "safetensors" in str(problem).replace(source, ""):  # a path may hold the word
+        return f"there are no safetensors in {source}, and hybret reads no other weights; convert them first"
+    return f"{text} ({source})"
