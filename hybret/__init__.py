@@ -25,6 +25,7 @@ _HOME = {
     ],
     "models": ["Model", "load"],
     "niah": ["PAPER_NEEDLE", "Needle", "Prompt"],
+    "planning": ["plan"],
     "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
     "sweeping": ["run_folder", "stored", "sweep"],
     "verifying": ["verify"],
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     )
     from .models import Model, load
     from .niah import PAPER_NEEDLE, Needle, Prompt
+    from .planning import plan
     from .recipe import CORRECTED, PAPER, RECIPES, Recipe
     from .sweeping import run_folder, stored, sweep
     from .tracing import Trace, attach, phase

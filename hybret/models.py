@@ -17,12 +17,12 @@ from transformers import (
 )
 
 from .errors import HybretError
-from .families import FAMILIES, family_config
+from .families import FAMILIES
 from .placing import device_of, placement, random_net, spread
-from .presets import PAPER_MODELS, RANDOM, RANDOM_MODELS, paper_config, tiny_config
+from .presets import RANDOM, RANDOM_MODELS
 from .sizing import require_room
 from .sources import CHECKPOINTS as CHECKPOINTS
-from .sources import organisms, read_config, said, source_of, tokenizer_folder
+from .sources import configuration, organisms, said, source_of, tokenizer_folder
 
 if TYPE_CHECKING:
     from .niah import Prompt
@@ -224,7 +224,7 @@ def load(
         revision = revision or name.partition("@")[2] or None
     elif revision is not None:
         raise HybretError(f"{name!r} has no revisions here; only the weights of a Hugging Face id have")
-    config = _config(name, source, made_up, revision)
+    config = configuration(name, made_up, revision)
     layers, heads = attention_layers(config, name)
     if not small and config.model_type == "recurrent_gemma" and config.attention_window_size == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
@@ -260,19 +260,6 @@ def load(
         embedded=name in organisms(),
         eos=_eos(config.eos_token_id, net.generation_config.eos_token_id),
     )
-
-
-def _config(name: str, source: str, made_up: bool, revision: str | None) -> Any:
-    if name in (*RANDOM_MODELS, *FAMILIES):
-        vocabulary = len(AutoTokenizer.from_pretrained(source))
-        return (tiny_config if name in RANDOM_MODELS else family_config)(name, vocabulary)
-    if made_up and name in PAPER_MODELS:
-        return paper_config(name)
-    if made_up and not Path(name).exists():
-        raise HybretError(
-            f"random weights are made for {', '.join(PAPER_MODELS)} and for folders with config.json, not for {name!r}"
-        )
-    return read_config(name, name if made_up else source, revision)
 
 
 def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:

@@ -27,6 +27,13 @@ def weight_bytes(config: Any, dtype: str) -> int:
     return sum(p.numel() for p in skeleton(config).parameters()) * getattr(torch, dtype).itemsize
 
 
+def cache_bytes(config: Any, attention_layers: int, tokens: int, item: int) -> int:
+    """Bytes of the keys and values of one row after `tokens` tokens, `item` bytes each; a window bounds them."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys = min(tokens, getattr(config, "sliding_window", None) or tokens)
+    return int(2 * attention_layers * config.num_key_value_heads * width * keys * item)
+
+
 def free_bytes(device: str) -> int:
     """Bytes that can be taken on a device: of a GPU, or of this process's memory (Linux; unbounded elsewhere)."""
     if torch.device(device).type == "cuda":

@@ -18,11 +18,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from .errors import HybretError
-from .families import FAMILIES
-from .presets import PAPER_MODELS, RANDOM_MODELS
+from .families import FAMILIES, family_config
+from .presets import PAPER_MODELS, RANDOM_MODELS, paper_config, tiny_config
 
 CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 
@@ -59,6 +59,32 @@ def tokenizer_folder() -> Path:
     if not organisms():
         raise HybretError(f"no organism is installed in {CHECKPOINTS}, and random models need its tokenizer")
     return CHECKPOINTS / organisms()[0]
+
+
+def configuration(name: str, made_up: bool, revision: str | None = None) -> Any:
+    """The configuration that a name stands for.
+
+    Parameters
+    ----------
+    name : as `hybret.load` takes it, without ``"random:"``.
+    made_up : for random weights; the paper's models' own then needs no network.
+    revision : of a Hugging Face id.
+
+    Raises
+    ------
+    HybretError
+        If the name is unknown, or the configuration cannot be read.
+    """
+    if name in (*RANDOM_MODELS, *FAMILIES):
+        vocabulary = len(AutoTokenizer.from_pretrained(tokenizer_folder()))
+        return (tiny_config if name in RANDOM_MODELS else family_config)(name, vocabulary)
+    if made_up and name in PAPER_MODELS:
+        return paper_config(name)
+    if made_up and not (Path(name) / "config.json").is_file():
+        raise HybretError(
+            f"random weights are made for {', '.join(PAPER_MODELS)} and for folders with config.json, not for {name!r}"
+        )
+    return read_config(name, source_of(name), revision or name.partition("@")[2] or None)
 
 
 def read_config(name: str, source: str, revision: str | None = None) -> Any:

@@ -7,11 +7,15 @@ model's window.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import transformers
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
 
 from . import checks
 from .errors import HybretError
@@ -104,3 +108,17 @@ def _line(bench: Bench, name: str) -> dict[str, Any]:
         note = "does not show here; a defect of other versions, or too small in this model"
     verdict = PASS if holds else DEFECT if known else FAIL
     return {"error": error, "tolerance": tolerance, "verdict": verdict, "note": note}
+
+
+def shown(found: pd.DataFrame) -> Group:
+    """The checks as the command line prints them: a table, what is behind its verdicts, and how many failed."""
+    colour = {PASS: "green", DEFECT: "yellow", FAIL: "bold red"}
+    first, failed = found.iloc[0], int((found["verdict"] == FAIL).sum())
+    table = Table("check", "error", "tolerance", "verdict", box=None)
+    for row in found.to_dict("records"):
+        error = "-" if math.isnan(row["error"]) else f"{row['error']:.2g}"
+        asked = f"{'over ' if row['check'] in EFFECTS else ''}{row['tolerance']:g}"
+        table.add_row(row["check"], error, asked, f"[{colour[row['verdict']]}]{row['verdict']}[/]")
+    notes = [f"{row['check']}: {escape(row['note'])}" for row in found[found["note"] != ""].to_dict("records")]
+    head = f"{escape(first['model'])} ({first['family']}), transformers {first['transformers']}"
+    return Group(head, table, *notes, f"{failed or 'no'} check{'' if failed == 1 else 's'} failed")

@@ -64,7 +64,7 @@ def test_the_hubs_problems_are_said_with_a_remedy(case, monkeypatch, tmp_path):
 
 def test_weights_are_asked_for_after_the_configuration_and_the_memory(monkeypatch):
     """A gated checkpoint whose configuration is in the cache: refused for its size before any download."""
-    monkeypatch.setattr(models, "read_config", lambda name, *_: paper_config(name))
+    monkeypatch.setattr(sources, "read_config", lambda name, *_: paper_config(name))
     monkeypatch.setattr(sizing, "free_bytes", lambda _: 2 * GIB)
     with pytest.raises(hb.HybretError, match="does not fit: its weights take 5.0 GiB in bfloat16, and cpu has 2.0 GiB"):
         hb.load(REAL, device="cpu", dtype="bfloat16")
@@ -143,13 +143,9 @@ def test_a_device_map_is_for_gpus(monkeypatch):
     assert placing.spread("auto") == ["cuda:0", "cuda:1"]
     assert placing.placement(["cuda:0"], None) == {"": "cuda:0"} and placing.placement(["cpu"], None) is None
     monkeypatch.setattr(sizing, "free_bytes", lambda _: 20 * GIB)
-    with pytest.raises(
-        hb.HybretError, match=r"take 96.1 GiB in bfloat16, and cuda:0 and cuda:1 have 40.0 GiB free"
-    ):
+    with pytest.raises(hb.HybretError, match=r"take 96.1 GiB in bfloat16, and cuda:0 and cuda:1 have 40.0 GiB free"):
         hb.load("ai21labs/AI21-Jamba-Mini-1.6", weights="random", device_map="auto")
-    with pytest.raises(
-        hb.HybretError, match=r'cuda:0 has 20.0 GiB free; spread it over the GPUs with device_map'
-    ):
+    with pytest.raises(hb.HybretError, match=r"cuda:0 has 20.0 GiB free; spread it over the GPUs with device_map"):
         sizing.require_room("x", paper_config("ai21labs/AI21-Jamba-Mini-1.6"), "bfloat16", ["cuda:0"])
 
 
@@ -177,9 +173,7 @@ def test_random_weights_of_a_folder(tmp_path, monkeypatch):
     pairs = zip(model.net.parameters(), again.net.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert len(niah.grid(model, (250,), (50,))[0].ids) <= 250  # the organisms' tokenizer serves it
-    with pytest.raises(
-        hb.HybretError, match="random weights are made for .* and for folders with config.json"
-    ):
+    with pytest.raises(hb.HybretError, match="random weights are made for .* and for folders with config.json"):
         hb.load("someone/else", device="cpu", weights="random")
 
 
