@@ -8,6 +8,7 @@ generation loop sets around each forward pass: the phase, each row's interventio
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -118,6 +119,16 @@ class Frame:
     def acts(self) -> bool:
         return bool(self.keep_heads or self.manipulations or self.trace)
 
+    def on(self, device: torch.device) -> Frame:
+        """The same for a layer on another device, where a model is spread over several."""
+        if self.last.device == device:
+            return self
+        moved = copy.copy(self)
+        moved.last, moved.bounds, moved.asked = (x.to(device) for x in (self.last, self.bounds, self.asked))
+        moved.keep_heads = {name: (rows.to(device), k.to(device)) for name, (rows, k) in self.keep_heads.items()}
+        moved.manipulations = [(action, rows.to(device)) for action, rows in self.manipulations]
+        return moved
+
     def position(self, keys: int, rows: Tensor | slice = ALL) -> Tensor:
         """Absolute position of each key column, ``(rows, keys)``; the last column is the last query's own."""
         return self.last[rows, None] - (keys - 1) + torch.arange(keys, device=self.last.device)
@@ -208,13 +219,14 @@ def attention(
     weights : Tensor or None
         ``(rows, heads, queries, keys)``, as used; None where they were not formed.
     """
-    current = _current(module)
-    layer = -1 if current is None else current.layer(module)
-    if current is not None and current.streams:
+    declared = _current(module)
+    layer = -1 if declared is None else declared.layer(module)
+    current = None if declared is None else declared.on(query.device)
+    if declared is not None and current is not None and current.streams:
         window = getattr(module, "sliding_window", None)
         output = stream(query, key, value, scaling, window, current, current.manipulations_in(layer))
-        current.outputs = output.transpose(1, 2)
-        return current.outputs[: query.shape[0]], None
+        declared.outputs = output.transpose(1, 2)
+        return declared.outputs[: query.shape[0]], None
     if current is not None and current.right_aligned and attention_mask is None:
         padding = current.position(key.shape[2])[:, None, None] < 0
         attention_mask = torch.zeros(padding.shape, dtype=query.dtype, device=query.device)

@@ -18,7 +18,7 @@ from transformers import (
 
 from .errors import HybretError
 from .families import FAMILIES
-from .placing import device_of, placement, random_net, spread
+from .placing import device_of, placement, random_net, require_on_gpus, spread
 from .presets import RANDOM, RANDOM_MODELS
 from .sizing import require_room
 from .sources import CHECKPOINTS as CHECKPOINTS
@@ -240,6 +240,8 @@ def load(
                 device_map=placement(devices, device_map), **options,
             )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+    if device_map:
+        require_on_gpus(name, net)
     if not net._can_set_attn_implementation():
         raise HybretError(
             f"{name!r} ({config.model_type}) does not use transformers' attention interface, which hybret needs; "

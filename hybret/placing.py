@@ -59,3 +59,19 @@ def random_net(config: Any, devices: list[str], device_map: str | None, seed: in
             return AutoModelForCausalLM.from_config(config, **options)
     # A checkpoint without any weights: transformers spreads the layers and fills in all of them.
     return type(skeleton(config)).from_pretrained(None, config=config, state_dict={}, device_map=device_map, **options)
+
+
+def require_on_gpus(name: str, net: Any) -> None:
+    """Refuse a model of which accelerate left a part off the GPUs: states would be lost, and it would take hours.
+
+    Raises
+    ------
+    HybretError
+        Naming the part.
+    """
+    away = [part for part, device in getattr(net, "hf_device_map", {}).items() if device in ("cpu", "disk")]
+    if away:
+        raise HybretError(
+            f"{name} does not fit on the GPUs: accelerate left {away[0] or 'all of it'} in slower memory; free some of "
+            "theirs, or use more or larger ones"
+        )

@@ -51,7 +51,8 @@ class State:
         many = len(self.token) > 1
 
         def pick(x: Tensor) -> Tensor:
-            return x if many and len(x) == 1 else x.index_select(0, rows)
+            # (A model may be spread over several devices, and its state with it.)
+            return x if many and len(x) == 1 else x.index_select(0, rows.to(x.device))
 
         return State(
             map_cache([self.cache], lambda parts: pick(parts[0])),

@@ -11,15 +11,18 @@ import pandas as pd
 import pytest
 import torch
 import transformers.utils.hub
+from conftest import random_ids
 from huggingface_hub import errors
 from test_cli import run
 from test_models import ORGANISM, with_config
 from transformers import AutoModelForCausalLM
 
 import hybret as hb
-from hybret import figures, models, niah, placing, presets, sizing, sources, verdicts
+from hybret import attention, figures, generation, models, niah, placing, presets, sizing, sources, verdicts
 from hybret.presets import CONFIGS, PAPER_MODELS, paper_config
+from hybret.scan import parallel_scans
 from hybret.sizing import GIB
+from hybret.tracing import implementation
 
 REAL = "google/recurrentgemma-2b"
 
@@ -206,3 +209,51 @@ def test_the_command_says_what_does_not_fit(monkeypatch):
     found = run("bench", "--model", "ai21labs/AI21-Jamba-Mini-1.6", "--weights", "random", "--device", "cpu")
     assert found.exit_code == 2 and "its weights take 192.1 GiB in float32" in found.stderr
     assert found.stderr.count("\n") <= 2
+
+
+ELSEWHERE = torch.device("meta")  # another device without one: mixing its tensors with the CPU's raises
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("phase", ["prefill", "generation"])
+@pytest.mark.parametrize(
+    "action",
+    [hb.KeepHeads(1), hb.KeepHeads(1, "l2"), hb.Omit(), hb.Only(), hb.Null(), hb.Only() & hb.Mass(1.0), hb.Binary()],
+    ids=lambda a: a.label,
+)
+def test_a_layer_on_another_device(action, phase, streaming, griffin):
+    """The frame is declared where the first layer is; the attention of a layer elsewhere runs where that layer is."""
+    if streaming and isinstance(action, hb.Binary):
+        pytest.skip("it looks up columns, which a device without memory cannot")
+    module = griffin.net.model.layers[2].temporal_block
+    queries = 6 if phase == "prefill" else 1
+    last = torch.tensor([5, 5])
+    acting = [action.at(phase), ()]
+    now = attention.Frame(
+        phase, acting, [((1, 3),)] * 2, last, hb.CORRECTED, None, streaming, right_aligned=phase == "generation"
+    )
+    query = torch.empty(2, 10, queries, 8, device=ELSEWHERE)
+    key, value = (torch.empty(2, 1, 6, 8, device=ELSEWHERE) for _ in range(2))
+    with attention.frame(now):
+        output, _ = attention.attention(module, query, key, value, None, 1.0)
+    assert output.device == ELSEWHERE and output.shape == (2, queries, 10, 8)
+    assert now.last.device.type == "cpu" and (now.outputs is not None) == (now.streams)
+
+
+def test_a_state_that_is_spread_over_devices(jamba):
+    ids = random_ids(jamba, 12)
+    with parallel_scans(), implementation(jamba.net):
+        state = generation.prefill(jamba, ids, [()], (), hb.CORRECTED)
+    for layer in state.cache.layers[4:]:
+        for name in ("keys", "values"):
+            if isinstance(getattr(layer, name, None), torch.Tensor):
+                setattr(layer, name, getattr(layer, name).to(ELSEWHERE))
+    merged = generation.merge([state.select(torch.tensor([0, 0])), state.select(torch.tensor([0]))]).grow(3)
+    assert merged.cache.layers[4].key_room.device == ELSEWHERE and merged.cache.layers[4].key_room.shape[0] == 3
+
+
+def test_a_model_that_is_partly_elsewhere_is_refused():
+    whole, partly = (SimpleNamespace(hf_device_map=m) for m in ({"": 0}, {"model.layers.0": 0, "lm_head": "cpu"}))
+    placing.require_on_gpus("x", whole)
+    with pytest.raises(hb.HybretError, match="x does not fit on the GPUs: accelerate left lm_head in slower memory"):
+        placing.require_on_gpus("x", partly)
