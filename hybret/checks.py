@@ -162,11 +162,23 @@ def prefill_untouched(bench: Bench) -> float:
 def own_steps(bench: Bench) -> float:
     """Transformers alone: one-token steps after a prompt against one pass."""
     n = len(bench.ids) - 4
-    cache = start(bench.model, 1)
-    restore_recurrent(bench.net, cache.recurrent)
-    parts = [bench.plainly(bench.ids[:n], cache.cache)]
-    parts += [bench.plainly(bench.ids[t : t + 1], cache.cache, t) for t in range(n, len(bench.ids))]
+    state = start(bench.model, 1)
+    restore_recurrent(bench.net, state.recurrent)
+    parts = [bench.plainly(bench.ids[:n], state.cache)]
+    parts += [bench.plainly(bench.ids[t : t + 1], state.cache, t) for t in range(n, len(bench.ids))]
     return bench.error(torch.cat(parts), bench.plain)
+
+
+def own_positions(bench: Bench) -> float:
+    """Transformers alone: the same without position ids, which it then makes up."""
+    n = len(bench.ids) - 4
+    state = start(bench.model, 1)
+    restore_recurrent(bench.net, state.recurrent)
+    cuts = [0, *range(n, len(bench.ids) + 1)]
+    parts = [torch.tensor([bench.ids[a:b]], device=bench.model.device) for a, b in zip(cuts, cuts[1:], strict=False)]
+    with torch.inference_mode():
+        found = [bench.net(input_ids=x, past_key_values=state.cache, use_cache=True).logits[0] for x in parts]
+    return bench.error(torch.cat(found), bench.plain)
 
 
 def own_continuation(bench: Bench) -> float:

@@ -129,6 +129,7 @@ KNOWN_DEFECTS = {
     ("recurrent_gemma", "own_continuation"): "its convolution starts from zero; hybret starts it from the state",
     ("recurrent_gemma", "own_padding"): "its recurrent layers read padding like text; hybret does not let them",
     ("jamba", "own_continuation"): "its scan starts from zero; hybret starts it from the state",
+    ("bamba", "own_positions"): "it counts positions from 0 in every pass; hybret always gives them",
     ("zamba", "own_continuation"): "its scan starts from zero",
     ("zamba", "reading_on"): "its scan starts from zero; hybret reads every prompt in one pass, so it shares none",
 }

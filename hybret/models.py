@@ -230,6 +230,8 @@ def load(
         config.attention_window_size = DEEPMIND_WINDOW
     if not small:
         require_room(name, config, dtype, devices)
+        if not made_up and devices != ["cpu"] and placement(devices, device_map) is None:
+            require_room(name, config, dtype, ["cpu"])  # without accelerate the weights are read there first
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
     with said(name, source):
         if made_up:

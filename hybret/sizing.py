@@ -71,7 +71,9 @@ def require_room(name: str, config: Any, dtype: str, devices: Sequence[str]) -> 
     if needed + RESERVE <= free:
         return
     remedies = ["use a larger machine"]
-    if len(devices) == 1 and torch.cuda.device_count() > 1:
+    if list(devices) == ["cpu"] and torch.cuda.is_available():
+        remedies.insert(0, "install accelerate, which reads weights straight onto the GPU")
+    elif len(devices) == 1 and torch.cuda.device_count() > 1:
         remedies.insert(0, 'spread it over the GPUs with device_map="auto"')
     if dtype == "float32":
         half = "needs half as much" if needed / 2 + RESERVE <= free else "still would not fit, and needs half as much"

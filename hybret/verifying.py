@@ -42,6 +42,7 @@ CHECKS: dict[str, Callable[[Bench], float]] = {
     "phases as declared": checks.phases,
     "generation leaves prefill untouched": checks.prefill_untouched,
     "transformers: one-token steps": checks.own_steps,
+    "transformers: steps without position ids": checks.own_positions,
     "transformers: several tokens after a cache": checks.own_continuation,
     "transformers: left padding": checks.own_padding,
 }

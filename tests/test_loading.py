@@ -152,6 +152,16 @@ def test_a_device_map_is_for_gpus(monkeypatch):
         sizing.require_room("x", paper_config("ai21labs/AI21-Jamba-Mini-1.6"), "bfloat16", ["cuda:0"])
 
 
+def test_weights_for_a_gpu_pass_through_this_machines_memory(monkeypatch):
+    """Without accelerate, which reads them straight onto the GPU."""
+    monkeypatch.setattr(sources, "read_config", lambda name, *_: paper_config(name))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sizing, "free_bytes", lambda device: (80 if device == "cuda" else 2) * GIB)
+    monkeypatch.setattr(placing, "find_spec", lambda _: None)
+    with pytest.raises(hb.HybretError, match="cpu has 2.0 GiB free; install accelerate, which reads weights straight"):
+        hb.load(REAL, device="cuda")
+
+
 @pytest.mark.parametrize("name", PAPER_MODELS)
 def test_the_papers_configurations_say_where_they_are_from(name):
     fields = json.loads((CONFIGS / f"{PAPER_MODELS[name].lower()}.json").read_text())
