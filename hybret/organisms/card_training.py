@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from hybret.organisms.card_results import Log, percent, probed, table
@@ -18,19 +19,28 @@ KINDS = {
     "glue": "sentence judgements, one question each",
     "knowledge": "questions with four options about that world",
     "lookups": "questions with four options, each after a list that it looks something up in",
-    "lists": "several such questions after one list",
+    "lists": "several questions after one list, with options or answered by an entry of it",
 }
 """Document kinds of a mixture; the last five are those of an instruction-tuned organism."""
 
 
 def data(log: Log) -> str:
     """The section about what the model was trained on."""
-    training = log[0]["training"]
+    starts = [line for line in log if line["event"] == "start"]
+    training = starts[-1]["training"]
     mixture, opening = training["mixture"], training.get("opening")
-    mixtures = [mixture, opening["mixture"]] if opening else [mixture]
+    mixtures = {"share": mixture}
+    for session, following in pairwise(starts):
+        if session["training"]["mixture"] != mixture:
+            mixtures[f"until step {following['step']:,}"] = session["training"]["mixture"]
+    if opening:
+        mixtures[f"in the first {opening['steps']:,} steps"] = opening["mixture"]
     kinds = [kind for kind in KINDS if kind in mixture]
-    rows = [(KINDS[kind], *(f"{100 * m[kind] / sum(m[k] for k in kinds):.0f} %" for m in mixtures)) for kind in kinds]
-    head = ("documents", "share", f"of the first {opening['steps']:,} steps") if opening else ("documents", "share")
+    rows = [
+        (KINDS[kind], *(f"{100 * m[kind] / sum(m[k] for k in kinds):.0f} %" for m in mixtures.values()))
+        for kind in kinds
+    ]
+    head = ("documents", *mixtures)
     weights = ", ".join(f"`{name}` with weight {weight:g}" for name, weight in mixture["templates"])
     conversations = items = ""
     if "glue" in mixture:
@@ -65,7 +75,8 @@ for by some of their words (quotes). All templates have weight 1 except {weights
 
 def recipe(log: Log, twin: Log) -> str:
     """The section about how the model was trained."""
-    start, end, starts = log[0], log[-1], [line for line in log if line["event"] == "start"]
+    starts, end = [line for line in log if line["event"] == "start"], log[-1]
+    start = starts[-1]
     training, versions, opening = start["training"], start["versions"], start["training"].get("opening")
     lengths = f"document lengths {_lengths(training)}, one per batch"
     opened = ""
