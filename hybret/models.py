@@ -97,6 +97,18 @@ class Model:
         """Number of parameters, tied ones counted once."""
         return sum(p.numel() for p in self.net.parameters())
 
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Numbers of heads to keep in the book's curves: all of them, in rising order.
+
+        Of an embedded model every one up to 8, every second up to 16, every fourth up to 32: these turn at k < 8, and
+        every value is another reading of all prompts.
+        """
+        if not self.embedded:
+            return tuple(range(self.heads + 1))
+        steps = {k: 2 ** max(0, (k - 1).bit_length() - 3) for k in range(self.heads + 1)}
+        return tuple(k for k, step in steps.items() if k % step == 0 or k == self.heads)
+
     def generate(self, prompt: Prompt | str, max_new_tokens: int = 40) -> str:
         """Greedy answer to one prompt, under the intervention that `hybret.attach` put on this model, if any.
 
