@@ -175,9 +175,9 @@ def selective_step(
     state: Tensor,
     x: Tensor,
     dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,  # noqa: N803 (the stock function's names)
+    A: Tensor,  # noqa: N803 (the names of the stock function)
+    B: Tensor,  # noqa: N803
+    C: Tensor,  # noqa: N803
 ) -> Tensor:
     """One token of Mamba's selective scan for many rows: `state` is updated in place, and the outputs returned.
 
