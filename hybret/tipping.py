@@ -15,7 +15,7 @@ NOTHING = 0.03  # accuracy above the floor that counts as none left: the interva
 HOLDS = 0.9  # share of the full model's accuracy that counts as kept
 
 
-def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
     """The k at which retrieval begins to suffer, and the k at which it is gone, per curve of accuracy over k.
 
     Parameters
@@ -23,7 +23,6 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY, n_boot: int = 100
     rows : rows of `KeepHeads` conditions from a few heads up to all of them, with their control; other rows are left
         out. A curve's largest k is taken for the model's number of heads.
     by : columns that make the curves. Curves that differ in none of them are pooled.
-    n_boot, seed : as in `hybret.tables.accuracy`.
 
     Returns
     -------
@@ -44,7 +43,7 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY, n_boot: int = 100
         If no row keeps heads, or there is no control.
     """
     by = list(by)
-    curves = _curves(rows, by, n_boot, seed)
+    curves = _curves(rows, by)
     lines = []
     for key, curve in curves.groupby(by, dropna=False, sort=False) if by else [((), curves)]:
         curve = curve.sort_values("k").reset_index(drop=True)
@@ -105,17 +104,17 @@ def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
             raise HybretError(
                 f"these rows mix several values of {column!r}; a sparse k belongs to one, so select it first"
             )
-    curve = _curves(rows, [], 1, 0).sort_values("k")
+    curve = _curves(rows, []).sort_values("k")
     full = curve.iloc[-1]
     if full["above"] <= RETRIEVES:
         return None
     return int(curve.loc[curve["accuracy"] >= share * full["accuracy"], "k"].min())
 
 
-def _curves(rows: pd.DataFrame, by: list[str], n_boot: int, seed: int) -> pd.DataFrame:
+def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     if "k" not in rows or rows["k"].notna().sum() == 0:
         raise HybretError("no rows that keep heads; run KeepHeads conditions, for sparse_k with during='both'")
-    return tables.above_floor(rows[rows["k"].notna()], [*by, "k"], n_boot, seed)
+    return tables.above_floor(rows[rows["k"].notna()], [*by, "k"])
 
 
 def _from_above(curve: pd.DataFrame, holds: pd.Series) -> pd.Series:
