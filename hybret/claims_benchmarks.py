@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-import pandas as pd
+import numpy as np
 
-from . import paper
+from . import averages, paper
+from .averages import Average
 from .claims import Claim, Outcome, at_least, at_most, hardest
-from .evidence import Estimate, Evidence, NotTestable, item_means, percent
+from .evidence import Estimate, Evidence, NotTestable, percent
 
 B = {name: one.value for name, one in paper.BENCHMARKS.items()}
 LITTLE = 0.10  # a loss on GLUE that is still little: the paper's larger one, 9.1 points, rounded up
@@ -20,104 +21,97 @@ GLUE = "glue"
 LOOKUP, KNOWLEDGE = "mmlu-lookup", "mmlu"
 
 
-def items(e: Evidence, side: str) -> pd.DataFrame:
-    """Items of a side, one line each: task, chance, and whether base, sparse and ablated are right."""
+CONFIGURATIONS = ("base", "sparse", "ablated")
+
+
+def side(e: Evidence, name: str) -> Average:
+    """Scores of a side in the three configurations, averaged as the chapter on benchmarks shows them."""
     group = e.benchmarks["group"].astype(str)
-    of_side = group.str.startswith(KNOWLEDGE) & (group != LOOKUP) if side == KNOWLEDGE else group == side
-    if not of_side.any():
-        raise NotTestable(f"not run: no benchmark of the {side} side")
-    rows = e.benchmarks[of_side]
-    rows = rows.assign(correct=rows["correct"].astype(float), chance=1 / rows["choices"].astype(float))
-    table = rows.pivot_table(index=["task", "doc_id", "chance"], columns="condition", values="correct")
-    for condition in ("base", "sparse", "ablated"):
-        if condition not in table or table[condition].isna().any():
-            raise NotTestable(f"not run: the {condition} configuration on every item of the {side} side")
-    return table.reset_index()
+    of_side = group.str.startswith(KNOWLEDGE) & (group != LOOKUP) if name == KNOWLEDGE else group == name
+    rows = e.benchmarks[of_side & e.benchmarks["condition"].isin(CONFIGURATIONS)]
+    if rows.empty:
+        raise NotTestable(f"not run: no benchmark of the {name} side")
+    answered = rows["condition"].value_counts()
+    for configuration in CONFIGURATIONS:
+        if answered.get(configuration, 0) < len(rows.drop_duplicates(["task", "doc_id"])):
+            raise NotTestable(f"not run: the {configuration} configuration on every item of the {name} side")
+    return averages.default(rows)
 
 
-def able(table: pd.DataFrame, more: float = 0.0) -> Estimate:
-    """Accuracy of the base configuration, which must be above chance by more than `more`."""
-    base = item_means(table.assign(value=table["base"]))
-    above = item_means(table.assign(value=table["base"] - table["chance"]))
-    if above.low <= more:
-        chance = percent(base.value - above.value)
-        raise NotTestable(f"the base configuration gets {base}, and chance is {chance} %: too little to lose")
-    return base
+def measured(score: np.ndarray, n: int) -> Estimate:
+    """A score, or a difference of scores, with its interval."""
+    return Estimate(*averages.interval(score, n, -1.0), n, n, (-1.0, 1.0))
 
 
-def lost(table: pd.DataFrame, condition: str, share: float = 1.0) -> Estimate:
-    """`share` of base, less a configuration: what it lost."""
-    return item_means(table.assign(value=share * table["base"] - table[condition]))
+def able(side: Average, more: float = 0.0) -> Average:
+    """The side, whose base configuration must be above chance by more than `more`."""
+    base = side.scores["base"]
+    if measured(base - side.chance, side.n).low <= more:
+        chance = percent(side.chance)
+        raise NotTestable(
+            f"the base configuration gets {measured(base, side.n)}, and chance is {chance} %: too little to lose"
+        )
+    return side
 
 
-def scores(table: pd.DataFrame, *conditions: str) -> str:
-    """Accuracies in words."""
-    return ", ".join(f"{name} {percent(item_means(table.assign(value=table[name])).value)} %" for name in conditions)
+def said(side: Average, *conditions: str) -> str:
+    """Scores in words."""
+    return ", ".join(f"{name} {percent(side.scores[name][0])} %" for name in conditions)
+
+
+def loss(side: Average, condition: str) -> Estimate:
+    """How far a configuration lies below base."""
+    return measured(side.scores["base"] - side.scores[condition], side.n)
 
 
 def glue_kept(e: Evidence) -> Outcome:
     """Whether neither configuration loses much on sentence tasks."""
-    table = items(e, GLUE)
-    able(table)
-    losses = {condition: lost(table, condition) for condition in ("ablated", "sparse")}
-    said = scores(table, "base", "sparse", "ablated")
-    return hardest(at_most(x, LITTLE, f"{said}; {name} loses {x.points}") for name, x in losses.items())
+    glue = able(side(e, GLUE))
+    scores = said(glue, *CONFIGURATIONS)
+    losses = {name: loss(glue, name) for name in ("ablated", "sparse")}
+    return hardest(at_most(x, LITTLE, f"{scores}; {name} loses {x.points}") for name, x in losses.items())
 
 
 def glue_order(e: Evidence) -> Outcome:
     """Whether no attention is better than a little on sentence tasks."""
-    table = items(e, GLUE)
-    able(table)
-    gain = item_means(table.assign(value=table["ablated"] - table["sparse"]))
-    return at_least(gain, 0.0, f"{scores(table, 'ablated', 'sparse')}: {gain.points}")
+    glue = able(side(e, GLUE))
+    gain = measured(glue.scores["ablated"] - glue.scores["sparse"], glue.n)
+    return at_least(gain, 0.0, f"{said(glue, 'ablated', 'sparse')}: {gain.points}")
 
 
-def mmlu_sparse(e: Evidence, side: str) -> Outcome:
+def mmlu_sparse(e: Evidence, name: str) -> Outcome:
     """Whether the sparse configuration keeps most of base."""
-    table = items(e, side)
-    base = able(table)
-    sparse = item_means(table.assign(value=table["sparse"]))
-    missing = lost(table, "sparse", KEPT)
-    ours = f"{scores(table, 'base', 'sparse')}: {100 * sparse.value / base.value:.0f} % of base"
-    return at_most(missing, 0.0, ours, best=KEPT - 1)
+    mmlu = able(side(e, name))
+    base, sparse = mmlu.scores["base"], mmlu.scores["sparse"]
+    ours = f"{said(mmlu, 'base', 'sparse')}: {100 * sparse[0] / base[0]:.0f} % of base"
+    return at_most(measured(KEPT * base - sparse, mmlu.n), 0.0, ours, best=KEPT - 1)
 
 
-def mmlu_ablated(e: Evidence, side: str) -> Outcome:
+def mmlu_ablated(e: Evidence, name: str) -> Outcome:
     """Whether the ablated configuration loses much."""
-    table = items(e, side)
-    able(table, HALF)
-    loss = lost(table, "ablated")
-    return at_least(loss, HALF, f"{scores(table, 'base', 'ablated')}: loses {loss.points}")
+    mmlu = able(side(e, name), HALF)
+    lost = loss(mmlu, "ablated")
+    return at_least(lost, HALF, f"{said(mmlu, 'base', 'ablated')}: loses {lost.points}")
 
 
 def contrast(e: Evidence) -> Outcome:
     """Whether ablation costs more on the MMLU side than on the GLUE side."""
-    group = e.benchmarks["group"].astype(str)
-    lookup = [LOOKUP] if (group == LOOKUP).any() else []
-    glue, *mmlu = (items(e, side) for side in (GLUE, KNOWLEDGE, *lookup))
-    for table in (glue, *mmlu):
-        able(table)
-    few = lost(glue, "ablated")
-    much = [lost(table, "ablated") for table in mmlu]
-    mean = sum(x.value for x in much) / len(much)
-    # Independent items: the variances of the parts add up.
-    spread = [(few.high - few.low) / 2, *((x.high - x.low) / 2 / len(much) for x in much)]
-    half = sum(s * s for s in spread) ** 0.5
-    n = few.n + sum(x.n for x in much)
-    more = Estimate(mean - few.value, mean - few.value - half, mean - few.value + half, n, n, (-1.0, 1.0))
-    ours = f"loses {percent(mean)} points on the MMLU side, {percent(few.value)} on the GLUE side: {more.points} more"
-    return at_least(more, 0.0, ours)
+    lookup = [LOOKUP] if (e.benchmarks["group"] == LOOKUP).any() else []
+    few, *much = sides = [able(side(e, name)) for name in (GLUE, KNOWLEDGE, *lookup)]
+    costs = {id(one): one.scores["base"] - one.scores["ablated"] for one in sides}
+    mmlu = np.mean([costs[id(one)] for one in much], axis=0)
+    more = measured(mmlu - costs[id(few)], sum(one.n for one in sides))
+    ours = f"loses {percent(mmlu[0])} points on the MMLU side, {percent(costs[id(few)][0])} on the GLUE side"
+    return at_least(more, 0.0, f"{ours}: {more.points} more")
 
 
-NEEDS = "benchmark items in the configurations base, sparse and ablated"
-
-claim = partial(Claim, notebook="benchmarks", figure="fig-benchmarks", needs=NEEDS)
+claim = partial(Claim, hypothesis="H2", notebook="benchmarks", figure="fig-benchmarks")
+PARTS = (("knowledge", "facts in the weights", KNOWLEDGE), ("lookup", "look-ups far back", LOOKUP))
 
 CLAIMS = (
     claim(
         name="glue-kept",
         label="GLUE falls little",
-        hypothesis="H2",
         says="On GLUE neither sparsification nor ablation costs much.",
         where="Section 4.1, Figure 3",
         paper=f"ablated {B['GLUE ablated']:g}, sparse {B['GLUE sparse']:g} points below base",
@@ -127,7 +121,6 @@ CLAIMS = (
     claim(
         name="glue-order",
         label="GLUE: ablated above sparse",
-        hypothesis="H2",
         says="On GLUE the ablated model is better than the sparse one.",
         where="Section 4.1, Figure 3",
         paper=f"{B['GLUE ablated over sparse']:g} points ({B['GLUE sparse'] - B['GLUE ablated']:.1f} by its losses)",
@@ -143,33 +136,25 @@ CLAIMS = (
             where="Abstract, Section 4.1",
             paper=f"{100 * B['MMLU kept']:g} % of base; {B['MMLU sparse']:g} points below",
             test=f"more than {100 * KEPT:g} % of base (tolerance 5): interval",
-            judge=partial(mmlu_sparse, side=side),
+            judge=partial(mmlu_sparse, name=name),
         )
-        for part, what, side in (
-            ("knowledge", "facts in the weights", KNOWLEDGE),
-            ("lookup", "look-ups far back", LOOKUP),
-        )
+        for part, what, name in PARTS
     ),
     *(
         claim(
             name=f"mmlu-ablated-{part}",
             label=f"MMLU, {part}: ablated loses it",
-            hypothesis="H2",
             says=f"The ablated model loses much of its MMLU score ({what}).",
             where="Section 4.1, Figure 3",
             paper=f"around {B['MMLU ablated']:g} points below base",
             test=f"loss: interval above {100 * HALF:g} points, half of the paper's",
-            judge=partial(mmlu_ablated, side=side),
+            judge=partial(mmlu_ablated, name=name),
         )
-        for part, what, side in (
-            ("knowledge", "facts in the weights", KNOWLEDGE),
-            ("lookup", "look-ups far back", LOOKUP),
-        )
+        for part, what, name in PARTS
     ),
     claim(
         name="contrast",
         label="MMLU falls more than GLUE",
-        hypothesis="H2",
         says="Ablation costs more on MMLU than on GLUE.",
         where="Sections 4.1, 4.2",
         paper=f"about {B['MMLU ablated']:g} against {B['GLUE ablated']:g} points",

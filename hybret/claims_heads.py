@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import ceil
+from typing import Any
 
 import pandas as pd
 
 from . import paper
-from .claims import NOT_REPRODUCED, REPRODUCED, Claim, Outcome, at_least, at_most, each, hardest, rising
+from .claims import (
+    FLOOR,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    Claim,
+    Outcome,
+    at_most,
+    falls_below,
+    hardest,
+    keeps,
+    nothing,
+    rising,
+)
 from .evidence import (
     NO_MORE,
     Estimate,
@@ -45,20 +59,12 @@ def whole(e: Evidence, jrt: bool = False) -> pd.DataFrame:
     return cells
 
 
-def counterpart(e: Evidence) -> str:
-    """The paper's model with as many heads."""
-    if e.counterpart is None:
-        raise NotTestable(f"the paper says this of models with 10, 16 and 32 heads, and this one has {e.heads}")
-    return e.counterpart
-
-
 def nothing_left(e: Evidence, during: str = "generation", jrt: bool = False, column: str = "value") -> Outcome:
     """Whether k = 0 earns what the control does not."""
     whole(e)
     if jrt:
         whole(e, jrt)
-    found = over_floor(e.kept(0, during, jrt), column)
-    return at_most(found, NO_MORE, f"{found} above the floor")
+    return nothing(over_floor(e.kept(0, during, jrt), column))
 
 
 def jrt_few(e: Evidence) -> Outcome:
@@ -99,36 +105,48 @@ def tipping(e: Evidence, first: int, last: int) -> Outcome:
 
 def tipping_own(e: Evidence) -> Outcome:
     """Whether the tipping point is that of the paper's model with as many heads, give or take one head."""
-    theirs = int(T[f"{counterpart(e)} tipping point"])
+    theirs = int(T[f"{e.counterpart} tipping point"])
     return tipping(e, max(theirs - 1, 0), theirs + 1)
+
+
+def each(models: Sequence[Evidence], number: Callable[[Evidence], Any]) -> list[tuple[Evidence, Any]]:
+    """A number of every model that has it; the others are left out."""
+    found = []
+    for e in models:
+        with suppress(NotTestable):
+            found.append((e, number(e)))
+    return found
 
 
 def tipping_order(models: Sequence[Evidence]) -> Outcome:
     """Whether the tipping point rises with the number of heads."""
-    found = sorted((e.heads, e.model, *turn) for e, turn in each(models, turning))
-    if len({heads for heads, *_ in found}) < 2:
-        raise NotTestable("it takes two models with different numbers of heads that retrieve")
-    ours = "; ".join(f"{model}: {said}" for _, model, _, said in found)
-    return rising([point for *_, point, _ in found], ours)
+    found = [(e.heads, f"{e.model}: {said}", point) for e, (point, said) in each(models, turning)]
+    return rising(found, "with different numbers of heads")
+
+
+def held(e: Evidence, k: int, share: float, during: str = "generation", test: Any = keeps) -> Outcome:
+    """Whether k heads keep more than a share of the accuracy; with `test` `falls_below` the contrary."""
+    full, cells = whole(e), e.kept(k, during)
+    return test(cells, full, share, f"{accuracy(cells)} at k = {k}, {accuracy(full)} with all {e.heads}")
 
 
 def holds_own(e: Evidence) -> Outcome:
     """Whether accuracy holds as far down as the paper says of its model with as many heads."""
-    k, share = HOLDS_AT[counterpart(e)]
-    full, cells = whole(e), e.kept(k)
-    ours = f"{accuracy(cells)} at k = {k}, {accuracy(full)} with all {e.heads}"
-    return at_least(difference(cells, full, share), 0.0, ours, best=1 - share)
+    return held(e, *HOLDS_AT[e.counterpart])
+
+
+def few_heads(e: Evidence, during: str) -> Outcome:
+    """Whether 15 % of the heads, rounded up, keep nine tenths of the accuracy."""
+    return held(e, ceil(HEADS_KEPT * e.heads), HOLDS, during)
 
 
 def prefill_own(e: Evidence) -> Outcome:
     """Whether the prefill version falls at once (RG-2B) or follows the generation version (Jamba)."""
-    full, like = whole(e), counterpart(e)
-    if like == "RG-9B":
+    whole(e)
+    if e.counterpart == "RG-9B":
         raise NotTestable("the paper gives no number for its model with 16 heads")
-    if like == "RG-2B":
-        cells = e.kept(e.heads - 1, "both")
-        ours = f"{accuracy(cells)} at k = {e.heads - 1}, {accuracy(full)} with all {e.heads}"
-        return at_most(difference(cells, full, 0.5), 0.0, ours, best=-0.5)
+    if e.counterpart == "RG-2B":
+        return held(e, e.heads - 1, 0.5, "both", falls_below)
     outcomes = []
     for k in range(e.heads):
         gap = difference(e.kept(k), e.kept(k, "both"))
@@ -146,121 +164,96 @@ def prefill_cost(e: Evidence) -> Estimate:
 
 def prefill_order(models: Sequence[Evidence]) -> Outcome:
     """Whether sparsifying the prefill too costs a larger model less."""
-    known = [e for e in models if e.parameters is not None]
-    sized = sorted(((e.parameters or 0, e.model, cost) for e, cost in each(known, prefill_cost)), reverse=True)
-    if len({size for size, *_ in sized}) < 2:
-        raise NotTestable("it takes two models of different known size that retrieve")
-    ours = "; ".join(f"{model} ({size / 1e6:,.1f} million parameters): {cost.points}" for size, model, cost in sized)
-    return rising([cost for *_, cost in sized], ours)
+    found = [
+        (-e.parameters, f"{e.model} ({e.parameters / 1e6:,.1f} million parameters): {cost.points}", cost)
+        for e, cost in each(models, prefill_cost)
+        if e.parameters is not None
+    ]
+    return rising(found, "of different known size")
 
 
-def few_heads(e: Evidence, during: str) -> Outcome:
-    """Whether 15 % of the heads, rounded up, keep nine tenths of the accuracy."""
-    k = ceil(HEADS_KEPT * e.heads)
-    full, cells = whole(e), e.kept(k, during)
-    ours = f"{accuracy(cells)} at k = {k} of {e.heads}, {accuracy(full)} with all"
-    return at_least(difference(cells, full, HOLDS), 0.0, ours, best=1 - HOLDS)
-
-
-claim = partial(Claim, notebook="sparsification", figure="fig-accuracy-by-k")
+claim = partial(Claim, hypothesis="H1", notebook="sparsification", figure="fig-accuracy-by-k")
 
 CLAIMS = (
     claim(
         name="no-attention-generation",
         label="k = 0 while answering: nothing",
-        hypothesis="H1",
         says="Without attention while the answer is written, nothing is retrieved.",
         where="Abstract, Sections 3.1, 3.2",
         paper="0 %",
-        test=f"accuracy above the floor: interval at most {percent(NO_MORE)} %",
-        needs="sweep over k, generation version, with control",
+        test=FLOOR,
         judge=nothing_left,
     ),
     claim(
         name="no-attention-prefill",
         label="k = 0 throughout: nothing",
-        hypothesis="H1",
         says="Without attention in either phase, nothing is retrieved.",
         where="Sections 3.1, 3.2",
         paper="0 %",
-        test=f"accuracy above the floor: interval at most {percent(NO_MORE)} %",
-        needs="sweep over k, prefill version, with control",
+        test=FLOOR,
         judge=partial(nothing_left, during="both"),
     ),
     claim(
         name="no-fuzzy-memory",
         label="k = 0: no partial credit either",
-        hypothesis="H1",
         says="Without attention not even a fuzzy memory of the needle is left.",
         where="Section 3.2",
         paper="none",
         test=f"share of answers with any points, above the control's: interval at most {percent(NO_MORE)} %",
-        needs="sweep over k, generation version, with control",
         figure="tab-accuracy-by-k",
         judge=partial(nothing_left, column="credit"),
     ),
     claim(
         name="jrt-no-attention",
         label="k = 0, read twice: nothing",
-        hypothesis="H1",
         says="Reading twice does not bring retrieval back without attention.",
         where="Section 3.1, Figures 3 and 5",
         paper="0 %",
         test=f"accuracy above the floor, k = 0, read twice: interval at most {percent(NO_MORE)} %",
-        needs="sweep over k read twice, with control",
         figure="fig-jrt-by-k",
         judge=partial(nothing_left, jrt=True),
     ),
     claim(
         name="jrt-few-heads",
         label="k = 1 and 2, read twice: no recovery",
-        hypothesis="H1",
         says="Nor does it at k = 1 and 2, where heads are few.",
         where="Section 3.1, Figures 3, 6 and 7",
         paper="no recovery",
         test=f"accuracy read twice less read once, where heads were lost: interval at most {100 * RECOVERS:g} points",
-        needs="sweeps over k read once and twice, with control",
         figure="fig-jrt-by-k",
         judge=jrt_few,
     ),
     claim(
         name="tipping-point",
         label="falls to zero at k = 1 to 4",
-        hypothesis="H1",
         says="At some last small k accuracy falls to zero.",
         where="Section 3.1",
         paper=f"k from {T['first tipping point']:g} to {T['last tipping point']:g}",
         test="the largest k with nothing above the floor, as far as the intervals allow, is in the paper's range",
-        needs="sweep over k, generation version, with control",
         judge=partial(tipping, first=int(T["first tipping point"]), last=int(T["last tipping point"])),
     ),
     claim(
         name="tipping-point-own",
         label="at the k of the paper's model",
-        hypothesis="H1",
         says="Each model has its own: the one with as many heads here, too.",
         where="Section 3.2",
         paper=", ".join(f"{m.name} ({m.heads} heads) k = {T[f'{m.name} tipping point']:g}" for m in paper.MODELS),
         test="every k that the intervals allow is at most one head from the paper's",
-        needs="sweep over k, generation version, with control",
         judge=tipping_own,
     ),
     claim(
         name="tipping-point-order",
         label="at a larger k with more heads",
-        hypothesis="H1",
         says="Models with more heads have it at a larger k.",
         where="Section 3.1",
         paper="rises with 10, 16, 32 heads",
         test="it rises from model to model, intervals apart",
-        needs="sweeps over k of several models",
         judge=tipping_order,
         across=True,
     ),
     claim(
         name="plateau",
         label="holds down to a threshold",
-        hypothesis="H1",
         says="Until a threshold of its own, a model keeps what it can.",
         where="Section 3.1",
         paper=f"RG-2B down to k = {HOLDS_AT['RG-2B'][0]}, Jamba 100 % down to k = {HOLDS_AT['Jamba'][0]}; RG-9B has "
@@ -268,29 +261,24 @@ CLAIMS = (
         test="; ".join(
             f"as {name} at k = {k}: more than {100 * share:g} % of full" for name, (k, share) in HOLDS_AT.items()
         ),
-        needs="sweep over k, generation version",
         judge=holds_own,
     ),
     claim(
         name="prefill-version",
         label="prefill version falls, or follows",
-        hypothesis="H1",
         says="With the prefill sparsified too, RG-2B falls at once, while Jamba follows its generation version.",
         where="Sections 3.1, 3.2",
         paper=f"RG-2B {100 * T['RG-2B prefill']:g} %; Jamba almost identical",
         test=f"as RG-2B: one head gone, below half of full; as Jamba: at most {100 * FOLLOWS:g} points apart at any k",
-        needs="sweeps over k, both versions",
         judge=prefill_own,
     ),
     claim(
         name="prefill-order",
         label="prefill costs larger models less",
-        hypothesis="H1",
         says="The larger the model, the less sparsifying the prefill costs.",
         where="Section 3.2",
         paper="shrinks with size",
         test="accuracy lost to it, mean over k, falls from model to model, intervals apart",
-        needs="sweeps over k of several models, both versions",
         judge=prefill_order,
         across=True,
     ),
@@ -302,7 +290,6 @@ CLAIMS = (
         where="Abstract",
         paper=f"{100 * HEADS_KEPT:g} % of heads",
         test=f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all",
-        needs="sweep over k, generation version",
         judge=partial(few_heads, during="generation"),
     ),
     claim(
@@ -313,7 +300,6 @@ CLAIMS = (
         where="Abstract, Section 4",
         paper=f"Jamba k = {T['Jamba sparse']:g} of 32",
         test=f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all",
-        needs="sweep over k, prefill version",
         judge=partial(few_heads, during="both"),
     ),
 )

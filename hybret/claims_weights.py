@@ -6,19 +6,20 @@ from collections.abc import Iterable
 from functools import partial
 
 from . import paper
-from .claims import NOT_REPRODUCED, REPRODUCED, Claim, Outcome, at_least, at_most, hardest
-from .evidence import (
-    NO_MORE,
-    Estimate,
-    Evidence,
-    NotTestable,
-    accuracy,
-    difference,
-    estimate,
-    over_floor,
-    paired,
-    percent,
+from .claims import (
+    FLOOR,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    Claim,
+    Outcome,
+    at_least,
+    at_most,
+    falls_below,
+    hardest,
+    keeps,
+    nothing,
 )
+from .evidence import Estimate, Evidence, NotTestable, accuracy, difference, estimate, over_floor, paired, percent
 from .pearls import pearls
 from .tables import CONTROL
 from .tipping import HOLDS
@@ -38,8 +39,7 @@ def printed(*pairs: str) -> str:
 def fail(e: Evidence, pairs: Iterable[str]) -> Outcome:
     """Whether every pair earns nothing above the floor."""
     e.untouched(e.pair("Keep-Keep"))
-    found = {pair: over_floor(e.pair(pair)) for pair in pairs}
-    return hardest(at_most(x, NO_MORE, f"{x} above the floor in {pair}") for pair, x in found.items())
+    return hardest([nothing(over_floor(e.pair(pair)), f" in {pair}") for pair in pairs])
 
 
 def better(e: Evidence, pair: str, than: str) -> Outcome:
@@ -67,8 +67,7 @@ def idle(e: Evidence) -> Outcome:
     room, outcomes = e.untouched(keep), []
     for pair in ("Keep-Omit", "Keep-Only", "Keep-Null"):
         cells = e.pair(pair)
-        ours = f"{pair} {accuracy(cells)}, Keep-Keep {percent(room.value)} %"
-        outcomes.append(at_least(difference(cells, keep, HOLDS), 0.0, ours, best=1 - HOLDS))
+        outcomes.append(keeps(cells, keep, HOLDS, f"{pair} {accuracy(cells)}, Keep-Keep {percent(room.value)} %"))
     return hardest(outcomes)
 
 
@@ -77,12 +76,7 @@ def context(e: Evidence) -> Outcome:
     keep, with_context, without = (e.pair(pair) for pair in ("Keep-Keep", "Only-Omit", "Only-Only"))
     e.untouched(keep)
     ours = f"Only-Omit {accuracy(with_context)}, Only-Only {accuracy(without)}"
-    return hardest(
-        [
-            at_least(difference(with_context, keep, HOLDS), 0.0, ours, best=1 - HOLDS),
-            at_most(difference(without, with_context, 0.5), 0.0, ours, best=-0.5),
-        ]
-    )
+    return hardest([keeps(with_context, keep, HOLDS, ours), falls_below(without, with_context, 0.5, ours)])
 
 
 def sides(e: Evidence, pair: str) -> tuple[Estimate, Estimate]:
@@ -138,16 +132,12 @@ def invented(e: Evidence) -> Outcome:
     return Outcome(NOT_REPRODUCED if copied else REPRODUCED, ours, share, why, -float(copied))
 
 
-FLOOR = f"accuracy above the floor: interval at most {percent(NO_MORE)} %"
-TABLE = "Table 1 with its control"
-
-claim = partial(Claim, notebook="manipulation", figure="fig-table1", needs=TABLE)
+claim = partial(Claim, hypothesis="H3", notebook="manipulation", figure="fig-table1")
 
 CLAIMS = (
     claim(
         name="exposure",
         label="needle hidden while answering: nothing",
-        hypothesis="H3",
         says="Hidden during generation, the needle is not retrieved, whatever prefill saw.",
         where="Section 5.1, Table 1",
         paper=f"{printed('Omit-Keep')}, the others 0 or 0.1 %",
@@ -157,7 +147,6 @@ CLAIMS = (
     claim(
         name="binary",
         label="Binary in either phase: nothing",
-        hypothesis="H3",
         says="Equal weights on the needle, in either phase, end retrieval: exact weights matter.",
         where="Sections 5.1, 5.2, Table 1",
         paper="0 to 3.7 %",
@@ -167,7 +156,6 @@ CLAIMS = (
     claim(
         name="only-keep",
         label="Only-Keep is the best of all",
-        hypothesis="H3",
         says="Seeing only the needle during generation is the best combination, better than the untouched model.",
         where="Section 5.1, Table 1",
         paper=printed("Only-Keep", "Keep-Keep"),
@@ -177,7 +165,6 @@ CLAIMS = (
     claim(
         name="prefill-better",
         label="hiding things in prefill improves",
-        hypothesis="H3",
         says="Hiding the needle, or all else, during prefill improves on the untouched model.",
         where="Section 5.1, Table 1",
         paper=printed("Keep-Omit", "Keep-Only", "Keep-Null", "Keep-Keep"),
@@ -187,7 +174,6 @@ CLAIMS = (
     claim(
         name="prefill-idle",
         label="what prefill sees does not matter",
-        hypothesis="H3",
         says="What attention sees during prefill does not matter if generation sees enough.",
         where="Section 5.2",
         paper=printed("Keep-Omit", "Keep-Only", "Keep-Null"),
@@ -197,7 +183,6 @@ CLAIMS = (
     claim(
         name="context",
         label="needle alone, if prefill saw the rest",
-        hypothesis="H3",
         says="The needle alone is enough for generation where prefill saw its surroundings, and not where it did not.",
         where="Section 5.2, Table 1",
         paper=printed("Only-Omit", "Only-Only"),
@@ -207,7 +192,6 @@ CLAIMS = (
     claim(
         name="inside-window",
         label="Omit-Keep works inside the window",
-        hypothesis="H3",
         says="Hidden during generation, the needle is still found inside the attention window, and only there.",
         where="Section 5.2, Figure 4b",
         paper="inside the window only",
@@ -218,7 +202,6 @@ CLAIMS = (
     claim(
         name="beyond-window",
         label="retrieval beyond the window",
-        hypothesis="H3",
         says="A needle that has left the attention window can still be retrieved.",
         where="Section 5.2, Figure 4",
         paper="yes, in RG-2B",
@@ -229,7 +212,6 @@ CLAIMS = (
     claim(
         name="complement",
         label="two maps complement each other",
-        hypothesis="H3",
         says="The maps of Keep-Omit and Omit-Keep complement each other to an improved Keep-Keep.",
         where="Section 5.2, Figure 4",
         paper="complementary maps",
@@ -245,7 +227,6 @@ CLAIMS = (
         where="Appendix F",
         paper="none",
         test="none of the wrong answers of five words or more",
-        needs="sweeps over k and Table 1, with the prompts",
         notebook="pearls",
         figure="tab-pearls",
         judge=invented,

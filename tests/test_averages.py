@@ -85,7 +85,7 @@ def test_variants_of_glue_by_hand(glue):
     ]
     found = averages.averages(glue)
     found = found[found["condition"] == "sparse"]
-    assert list(found["variant"]) == [variant.name for variant in VARIANTS["glue"]]
+    assert list(found["variant"]) == list(VARIANTS["glue"])
     assert list(found["value"]) == pytest.approx(expected)
     assert list(found["default"]) == [True] + [False] * 6 and set(found["group"]) == {"all"}
     assert found["value"].nunique() == 7, "some variants cannot be told apart by these rows"

@@ -81,10 +81,19 @@ def bench(n=500, **changes) -> pd.DataFrame:
     for group, conditions in right.items():
         for condition, good in conditions.items():
             good = changes.get(f"{group.replace('-', '_')}_{condition}", good)
-            items = pd.DataFrame({"doc_id": range(n), "correct": np.arange(n) < good * n / 500})
+            items = pd.DataFrame(
+                {"doc_id": range(n), "gold": 0, "chosen": (np.arange(n) >= good * n / 500).astype(int)}
+            )
             choices = 2 if group == "glue" else 4
-            frames.append(items.assign(group=group, condition=condition, task=f"{group} task", choices=choices))
-    return pd.concat(frames, ignore_index=True).assign(model="tiny", recipe="CORRECTED", weights="weights of tiny")
+            task = f"{group} task"
+            frames.append(items.assign(group=group, condition=condition, task=task, label=task, choices=choices))
+    rows = pd.concat(frames, ignore_index=True).assign(benchmark="organism")
+    return rows.assign(model="tiny", recipe="CORRECTED", weights="weights of tiny")
+
+
+def of_hypothesis(hypothesis, *args, **given) -> pd.DataFrame:
+    claims = [claim.name for claim in verdicts.CLAIMS.values() if claim.hypothesis == hypothesis]
+    return verdicts.of(*args, claims=claims, **given)
 
 
 def verdict(claim, rows=None, benchmarks=None, **given) -> pd.Series:
@@ -262,7 +271,7 @@ def test_a_loaded_model_without_rows_was_not_run():
 def test_manipulations_that_the_authors_code_never_applies_show_nothing():
     rows = pd.concat([world(32, "j", recipe) for recipe in ("CORRECTED", "PAPER")])
     jamba = SimpleNamespace(name="j", heads=32, parameters=9_000_000, family="jamba")
-    table = verdicts.of(rows, hypothesis="H3", models=[jamba]).set_index(["claim", "recipe"])
+    table = of_hypothesis("H3", rows, models=[jamba]).set_index(["claim", "recipe"])
     assert table.loc[("exposure", "CORRECTED"), "verdict"] == REPRODUCED
     assert set(table.xs("PAPER", level="recipe")["verdict"]) == {NOT_TESTABLE}
     assert "do not act on Jamba" in table.loc[("exposure", "PAPER"), "why"]
@@ -333,23 +342,20 @@ def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
 
 def test_each_model_and_recipe_has_its_own_lines():
     rows = pd.concat([world(), world(recipe="PAPER", g0=20), world(16, "other")])
-    table = verdicts.of(rows, hypothesis="H1")
+    table = of_hypothesis("H1", rows)
     assert set(table["hypothesis"]) == {"H1"}
     one = table[table["claim"] == "no-attention-generation"].set_index(["model", "recipe"])["verdict"]
     assert one["tiny", "CORRECTED"] == REPRODUCED and one["tiny", "PAPER"] == NOT_REPRODUCED
     assert one["other", "CORRECTED"] == REPRODUCED and len(one) == 3
     assert (table["claim"] == "tipping-point-order").sum() == 2  # one per recipe
-    wide = verdicts.overview(table)
-    assert wide.loc["no-attention-generation", ("tiny", "PAPER")] == NOT_REPRODUCED
-    assert list(wide.index) == list(dict.fromkeys(table["claim"]))
     assert set(table["verdict"]) <= set(verdicts.VERDICTS)
 
 
 def test_sentences_follow_the_verdicts():
-    (before,), (after,) = (verdicts.said(verdicts.of(world(**c), hypothesis="abstract")) for c in ({}, {"g2": 20}))
+    (before,), (after,) = (verdicts.said(of_hypothesis("abstract", world(**c))) for c in ({}, {"g2": 20}))
     assert "tiny, CORRECTED: 1 of 2 testable claims reproduced (not: 15 % of heads throughout)" in before
     assert "0 of 2 testable" in after and "15 % of heads while answering; 15 % of heads throughout" in after
-    (nothing,) = verdicts.said(verdicts.of(world(), hypothesis="H2"))
+    (nothing,) = verdicts.said(of_hypothesis("H2", world()))
     assert nothing.endswith("Nothing could be tested.")
 
 
@@ -365,8 +371,6 @@ def test_bad_input():
     mixed = pd.concat([world(), world().assign(weights="other")])
     with pytest.raises(HybretError, match="different weights"):
         verdicts.of(mixed)
-    with pytest.raises(HybretError, match="unknown hypothesis 'H4'"):
-        verdicts.of(world(), hypothesis="H4")
     with pytest.raises(HybretError, match="unknown claim 'H1'"):
         verdicts.of(world(), claims=["H1"])
     with pytest.raises(HybretError, match="no column 'in_window'"):
@@ -376,7 +380,7 @@ def test_bad_input():
 
 
 def test_the_page_escapes_what_models_and_rows_bring():
-    table = verdicts.of(world(model="<script>alert(1)</script>", g0=40), hypothesis="H1")
+    table = of_hypothesis("H1", world(model="<script>alert(1)</script>", g0=40))
     page = verdicts.html(table.assign(why="<b>so</b>"))
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>so" not in page
     assert page.count("<tr>") == len(table) + 1 and page.count("hb-claim") == table["claim"].nunique()
@@ -405,6 +409,6 @@ def test_a_claim_leads_to_where_it_is_measured(claim, figures_of):
 
 def test_claims_are_documented():
     for claim in verdicts.CLAIMS.values():
-        for field in ("says", "where", "paper", "test", "needs"):
+        for field in ("says", "where", "paper", "test"):
             assert getattr(claim, field), (claim.name, field)
         assert claim.says.endswith(".") and len(claim.says) < 120 and len(claim.label) <= 40
