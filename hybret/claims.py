@@ -80,6 +80,18 @@ class Claim:
     across: bool = False
 
 
+def claim(
+    label: str, where: str, paper: str, test: str, hypothesis: str, notebook: str, figure: str, across: bool = False
+) -> Callable[[Callable[[Any], Outcome]], Claim]:
+    """Make a claim of the function that judges it: it has the function's name, and says what the docstring says."""
+
+    def made(judge: Callable[[Any], Outcome]) -> Claim:
+        name, says = judge.__name__.replace("_", "-"), judge.__doc__ or ""
+        return Claim(name, label, hypothesis, says, where, paper, test, notebook, figure, judge, across)
+
+    return made
+
+
 def at_most(e: Estimate, limit: float, ours: str, best: float = 0.0) -> Outcome:
     """Whether a number is at most `limit`; `best` is its value in the clearest possible result."""
     return _decide(e, limit - e.high, e.high <= limit, e.low > limit, e.best_bound(best, 1) > limit, ours)

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from . import averages, paper
+from . import averages, claims, paper
 from .averages import Average
 from .claims import Claim, Outcome, at_least, at_most, hardest
 from .evidence import Estimate, Evidence, NotTestable, percent
@@ -21,6 +21,7 @@ GLUE = "glue"
 LOOKUP, KNOWLEDGE = "mmlu-lookup", "mmlu"
 
 
+claim = partial(claims.claim, hypothesis="H2", notebook="benchmarks", figure="fig-benchmarks")
 CONFIGURATIONS = ("base", "sparse", "ablated")
 
 
@@ -64,22 +65,34 @@ def loss(side: Average, condition: str) -> Estimate:
     return measured(side.scores["base"] - side.scores[condition], side.n)
 
 
+@claim(
+    "GLUE falls little",
+    "Section 4.1, Figure 3",
+    f"ablated {B['GLUE ablated']:g}, sparse {B['GLUE sparse']:g} points below base",
+    f"loss of either: interval at most {100 * LITTLE:g} points",
+)
 def glue_kept(e: Evidence) -> Outcome:
-    """Whether neither configuration loses much on sentence tasks."""
+    """On GLUE neither sparsification nor ablation costs much."""
     glue = able(side(e, GLUE))
     scores = said(glue, *CONFIGURATIONS)
     losses = {name: loss(glue, name) for name in ("ablated", "sparse")}
     return hardest(at_most(x, LITTLE, f"{scores}; {name} loses {x.points}") for name, x in losses.items())
 
 
+@claim(
+    "GLUE: ablated above sparse",
+    "Section 4.1, Figure 3",
+    f"{B['GLUE ablated over sparse']:g} points ({B['GLUE sparse'] - B['GLUE ablated']:.1f} by its losses)",
+    "ablated less sparse: interval above 0",
+)
 def glue_order(e: Evidence) -> Outcome:
-    """Whether no attention is better than a little on sentence tasks."""
+    """On GLUE the ablated model is better than the sparse one."""
     glue = able(side(e, GLUE))
     gain = measured(glue.scores["ablated"] - glue.scores["sparse"], glue.n)
     return at_least(gain, 0.0, f"{said(glue, 'ablated', 'sparse')}: {gain.points}")
 
 
-def mmlu_sparse(e: Evidence, name: str) -> Outcome:
+def sparse_keeps(e: Evidence, name: str) -> Outcome:
     """Whether the sparse configuration keeps most of base."""
     mmlu = able(side(e, name))
     base, sparse = mmlu.scores["base"], mmlu.scores["sparse"]
@@ -87,78 +100,68 @@ def mmlu_sparse(e: Evidence, name: str) -> Outcome:
     return at_most(measured(KEPT * base - sparse, mmlu.n), 0.0, ours, best=KEPT - 1)
 
 
-def mmlu_ablated(e: Evidence, name: str) -> Outcome:
+sparse_claim = partial(
+    claim,
+    where="Abstract, Section 4.1",
+    paper=f"{100 * B['MMLU kept']:g} % of base; {B['MMLU sparse']:g} points below",
+    test=f"more than {100 * KEPT:g} % of base (tolerance 5): interval",
+)
+
+
+@sparse_claim("MMLU, knowledge: sparse keeps it", hypothesis="abstract")
+def mmlu_sparse_knowledge(e: Evidence) -> Outcome:
+    """The sparse model keeps most of its MMLU score (facts in the weights)."""
+    return sparse_keeps(e, KNOWLEDGE)
+
+
+@sparse_claim("MMLU, lookup: sparse keeps it")
+def mmlu_sparse_lookup(e: Evidence) -> Outcome:
+    """The sparse model keeps most of its MMLU score (look-ups far back)."""
+    return sparse_keeps(e, LOOKUP)
+
+
+def ablated_loses(e: Evidence, name: str) -> Outcome:
     """Whether the ablated configuration loses much."""
     mmlu = able(side(e, name), HALF)
     lost = loss(mmlu, "ablated")
     return at_least(lost, HALF, f"{said(mmlu, 'base', 'ablated')}: loses {lost.points}")
 
 
+ablated_claim = partial(
+    claim,
+    where="Section 4.1, Figure 3",
+    paper=f"around {B['MMLU ablated']:g} points below base",
+    test=f"loss: interval above {100 * HALF:g} points, half of the paper's",
+)
+
+
+@ablated_claim("MMLU, knowledge: ablated loses it")
+def mmlu_ablated_knowledge(e: Evidence) -> Outcome:
+    """The ablated model loses much of its MMLU score (facts in the weights)."""
+    return ablated_loses(e, KNOWLEDGE)
+
+
+@ablated_claim("MMLU, lookup: ablated loses it")
+def mmlu_ablated_lookup(e: Evidence) -> Outcome:
+    """The ablated model loses much of its MMLU score (look-ups far back)."""
+    return ablated_loses(e, LOOKUP)
+
+
+@claim(
+    "MMLU falls more than GLUE",
+    "Sections 4.1, 4.2",
+    f"about {B['MMLU ablated']:g} against {B['GLUE ablated']:g} points",
+    "loss on the MMLU side (mean of its parts) less that on the GLUE side: interval above 0",
+)
 def contrast(e: Evidence) -> Outcome:
-    """Whether ablation costs more on the MMLU side than on the GLUE side."""
+    """Ablation costs more on MMLU than on GLUE."""
     lookup = [LOOKUP] if (e.benchmarks["group"] == LOOKUP).any() else []
-    few, *much = sides = [able(side(e, name)) for name in (GLUE, KNOWLEDGE, *lookup)]
-    costs = {id(one): one.scores["base"] - one.scores["ablated"] for one in sides}
-    mmlu = np.mean([costs[id(one)] for one in much], axis=0)
-    more = measured(mmlu - costs[id(few)], sum(one.n for one in sides))
-    ours = f"loses {percent(mmlu[0])} points on the MMLU side, {percent(costs[id(few)][0])} on the GLUE side"
+    sides = [able(side(e, name)) for name in (GLUE, KNOWLEDGE, *lookup)]
+    glue, *parts = [one.scores["base"] - one.scores["ablated"] for one in sides]
+    mmlu = np.mean(parts, axis=0)
+    more = measured(mmlu - glue, sum(one.n for one in sides))
+    ours = f"loses {percent(mmlu[0])} points on the MMLU side, {percent(glue[0])} on the GLUE side"
     return at_least(more, 0.0, f"{ours}: {more.points} more")
 
 
-claim = partial(Claim, hypothesis="H2", notebook="benchmarks", figure="fig-benchmarks")
-PARTS = (("knowledge", "facts in the weights", KNOWLEDGE), ("lookup", "look-ups far back", LOOKUP))
-
-CLAIMS = (
-    claim(
-        name="glue-kept",
-        label="GLUE falls little",
-        says="On GLUE neither sparsification nor ablation costs much.",
-        where="Section 4.1, Figure 3",
-        paper=f"ablated {B['GLUE ablated']:g}, sparse {B['GLUE sparse']:g} points below base",
-        test=f"loss of either: interval at most {100 * LITTLE:g} points",
-        judge=glue_kept,
-    ),
-    claim(
-        name="glue-order",
-        label="GLUE: ablated above sparse",
-        says="On GLUE the ablated model is better than the sparse one.",
-        where="Section 4.1, Figure 3",
-        paper=f"{B['GLUE ablated over sparse']:g} points ({B['GLUE sparse'] - B['GLUE ablated']:.1f} by its losses)",
-        test="ablated less sparse: interval above 0",
-        judge=glue_order,
-    ),
-    *(
-        claim(
-            name=f"mmlu-sparse-{part}",
-            label=f"MMLU, {part}: sparse keeps it",
-            hypothesis="H2" if part == "lookup" else "abstract",
-            says=f"The sparse model keeps most of its MMLU score ({what}).",
-            where="Abstract, Section 4.1",
-            paper=f"{100 * B['MMLU kept']:g} % of base; {B['MMLU sparse']:g} points below",
-            test=f"more than {100 * KEPT:g} % of base (tolerance 5): interval",
-            judge=partial(mmlu_sparse, name=name),
-        )
-        for part, what, name in PARTS
-    ),
-    *(
-        claim(
-            name=f"mmlu-ablated-{part}",
-            label=f"MMLU, {part}: ablated loses it",
-            says=f"The ablated model loses much of its MMLU score ({what}).",
-            where="Section 4.1, Figure 3",
-            paper=f"around {B['MMLU ablated']:g} points below base",
-            test=f"loss: interval above {100 * HALF:g} points, half of the paper's",
-            judge=partial(mmlu_ablated, name=name),
-        )
-        for part, what, name in PARTS
-    ),
-    claim(
-        name="contrast",
-        label="MMLU falls more than GLUE",
-        says="Ablation costs more on MMLU than on GLUE.",
-        where="Sections 4.1, 4.2",
-        paper=f"about {B['MMLU ablated']:g} against {B['GLUE ablated']:g} points",
-        test="loss on the MMLU side (mean of its parts) less that on the GLUE side: interval above 0",
-        judge=contrast,
-    ),
-)
+CLAIMS = [one for one in vars().values() if isinstance(one, Claim)]

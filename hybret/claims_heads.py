@@ -10,36 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from . import paper
-from .claims import (
-    FLOOR,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Claim,
-    Outcome,
-    at_most,
-    falls_below,
-    hardest,
-    keeps,
-    nothing,
-    rising,
-)
-from .evidence import (
-    NO_MORE,
-    Estimate,
-    Evidence,
-    NotTestable,
-    accuracy,
-    difference,
-    estimate,
-    over_floor,
-    paired,
-    percent,
-)
+from . import claims, paper
+from .claims import FLOOR, NOT_REPRODUCED, REPRODUCED, Claim, Outcome, at_most, falls_below, hardest, keeps, rising
+from .evidence import NO_MORE, Estimate, Evidence, NotTestable, accuracy, difference, estimate, over_floor, paired
 from .intervals import unseen
 from .tipping import HOLDS
 
 T = {name: one.value for name, one in paper.THRESHOLDS.items()}
+FIRST, LAST = int(T["first tipping point"]), int(T["last tipping point"])
 RECOVERS = 0.10  # accuracy that reading twice must not give back
 FOLLOWS = 0.10  # greatest difference between versions that still follow each other
 # How far the paper says that each of its models holds: down to this k it keeps this share of its accuracy. RG-9B has
@@ -50,6 +28,9 @@ HOLDS_AT = {
     "Jamba": (int(T["Jamba perfect down to"]), 0.95),
 }
 HEADS_KEPT = paper.BENCHMARKS["heads kept"].value
+
+claim = partial(claims.claim, hypothesis="H1", notebook="sparsification", figure="fig-accuracy-by-k")
+jrt_claim = partial(claim, figure="fig-jrt-by-k")
 
 
 def whole(e: Evidence, jrt: bool = False) -> pd.DataFrame:
@@ -64,11 +45,52 @@ def nothing_left(e: Evidence, during: str = "generation", jrt: bool = False, col
     whole(e)
     if jrt:
         whole(e, jrt)
-    return nothing(over_floor(e.kept(0, during, jrt), column))
+    return claims.nothing(over_floor(e.kept(0, during, jrt), column))
 
 
-def jrt_few(e: Evidence) -> Outcome:
-    """Whether reading twice gives back what was lost at k = 1 and 2."""
+@claim("k = 0 while answering: nothing", "Abstract, Sections 3.1, 3.2", "0 %", FLOOR)
+def no_attention_generation(e: Evidence) -> Outcome:
+    """Without attention while the answer is written, nothing is retrieved."""
+    return nothing_left(e)
+
+
+@claim("k = 0 throughout: nothing", "Sections 3.1, 3.2", "0 %", FLOOR)
+def no_attention_prefill(e: Evidence) -> Outcome:
+    """Without attention in either phase, nothing is retrieved."""
+    return nothing_left(e, "both")
+
+
+@claim(
+    "k = 0: no partial credit either",
+    "Section 3.2",
+    "none",
+    FLOOR.replace("accuracy above the floor", "share of answers with any points, above the control's"),
+    figure="tab-accuracy-by-k",
+)
+def no_fuzzy_memory(e: Evidence) -> Outcome:
+    """Without attention not even a fuzzy memory of the needle is left."""
+    return nothing_left(e, column="credit")
+
+
+@jrt_claim(
+    "k = 0, read twice: nothing",
+    "Section 3.1, Figures 3 and 5",
+    "0 %",
+    FLOOR.replace(":", ", k = 0, read twice:"),
+)
+def jrt_no_attention(e: Evidence) -> Outcome:
+    """Reading twice does not bring retrieval back without attention."""
+    return nothing_left(e, jrt=True)
+
+
+@jrt_claim(
+    "k = 1 and 2, read twice: no recovery",
+    "Section 3.1, Figures 3, 6 and 7",
+    "no recovery",
+    f"accuracy read twice less read once, where heads were lost: interval at most {100 * RECOVERS:g} points",
+)
+def jrt_few_heads(e: Evidence) -> Outcome:
+    """Nor does it at k = 1 and 2, where heads are few."""
     full, outcomes = whole(e), []
     for k in (1, 2):
         once = e.kept(k)
@@ -90,7 +112,7 @@ def turning(e: Evidence) -> tuple[Estimate, str]:
     return found, f"{said}{between} of {e.heads} heads"
 
 
-def tipping(e: Evidence, first: int, last: int) -> Outcome:
+def turns(e: Evidence, first: int, last: int) -> Outcome:
     """Whether the tipping point, and every k that its interval allows, lies from `first` to `last`."""
     found, ours = turning(e)
     slack = min(found.low - first, last - found.high)
@@ -103,10 +125,27 @@ def tipping(e: Evidence, first: int, last: int) -> Outcome:
     return Outcome(NOT_REPRODUCED, ours, found, "the intervals also allow a k outside the range", slack)
 
 
-def tipping_own(e: Evidence) -> Outcome:
-    """Whether the tipping point is that of the paper's model with as many heads, give or take one head."""
+@claim(
+    f"falls to zero at k = {FIRST} to {LAST}",
+    "Section 3.1",
+    f"k from {FIRST} to {LAST}",
+    "the largest k with nothing above the floor, as far as the intervals allow, is in the paper's range",
+)
+def tipping_point(e: Evidence) -> Outcome:
+    """At some last small k accuracy falls to zero."""
+    return turns(e, FIRST, LAST)
+
+
+@claim(
+    "at the k of the paper's model",
+    "Section 3.2",
+    ", ".join(f"{m.name} ({m.heads} heads) k = {T[f'{m.name} tipping point']:g}" for m in paper.MODELS),
+    "every k that the intervals allow is at most one head from the paper's",
+)
+def tipping_point_own(e: Evidence) -> Outcome:
+    """Each model has its own: the one with as many heads here, too."""
     theirs = int(T[f"{e.counterpart} tipping point"])
-    return tipping(e, max(theirs - 1, 0), theirs + 1)
+    return turns(e, max(theirs - 1, 0), theirs + 1)
 
 
 def each(models: Sequence[Evidence], number: Callable[[Evidence], Any]) -> list[tuple[Evidence, Any]]:
@@ -118,8 +157,15 @@ def each(models: Sequence[Evidence], number: Callable[[Evidence], Any]) -> list[
     return found
 
 
-def tipping_order(models: Sequence[Evidence]) -> Outcome:
-    """Whether the tipping point rises with the number of heads."""
+@claim(
+    "at a larger k with more heads",
+    "Section 3.1",
+    "rises with 10, 16, 32 heads",
+    "it rises from model to model, intervals apart",
+    across=True,
+)
+def tipping_point_order(models: Sequence[Evidence]) -> Outcome:
+    """Models with more heads have it at a larger k."""
     found = [(e.heads, f"{e.model}: {said}", point) for e, (point, said) in each(models, turning)]
     return rising(found, "with different numbers of heads")
 
@@ -130,18 +176,26 @@ def held(e: Evidence, k: int, share: float, during: str = "generation", test: An
     return test(cells, full, share, f"{accuracy(cells)} at k = {k}, {accuracy(full)} with all {e.heads}")
 
 
-def holds_own(e: Evidence) -> Outcome:
-    """Whether accuracy holds as far down as the paper says of its model with as many heads."""
+@claim(
+    "holds down to a threshold",
+    "Section 3.1",
+    f"RG-2B down to k = {HOLDS_AT['RG-2B'][0]}, Jamba 100 % down to k = {HOLDS_AT['Jamba'][0]}; RG-9B has degraded, "
+    f"not failed, at k = {HOLDS_AT['RG-9B'][0]}",
+    "; ".join(f"as {name} at k = {k}: more than {100 * share:g} % of full" for name, (k, share) in HOLDS_AT.items()),
+)
+def plateau(e: Evidence) -> Outcome:
+    """Until a threshold of its own, a model keeps what it can."""
     return held(e, *HOLDS_AT[e.counterpart])
 
 
-def few_heads(e: Evidence, during: str) -> Outcome:
-    """Whether 15 % of the heads, rounded up, keep nine tenths of the accuracy."""
-    return held(e, ceil(HEADS_KEPT * e.heads), HOLDS, during)
-
-
-def prefill_own(e: Evidence) -> Outcome:
-    """Whether the prefill version falls at once (RG-2B) or follows the generation version (Jamba)."""
+@claim(
+    "prefill version falls, or follows",
+    "Sections 3.1, 3.2",
+    f"RG-2B {100 * T['RG-2B prefill']:g} %; Jamba almost identical",
+    f"as RG-2B: one head gone, below half of full; as Jamba: at most {100 * FOLLOWS:g} points apart at any k",
+)
+def prefill_version(e: Evidence) -> Outcome:
+    """With the prefill sparsified too, RG-2B falls at once, while Jamba follows its generation version."""
     whole(e)
     if e.counterpart == "RG-9B":
         raise NotTestable("the paper gives no number for its model with 16 heads")
@@ -151,7 +205,7 @@ def prefill_own(e: Evidence) -> Outcome:
     for k in range(e.heads):
         gap = difference(e.kept(k), e.kept(k, "both"))
         size = Estimate(abs(gap.value), max(0.0, gap.low, -gap.high), max(-gap.low, gap.high), gap.n, gap.prompts)
-        outcomes.append(at_most(size, FOLLOWS, f"at most {percent(size.value)} points apart, at k = {k}"))
+        outcomes.append(at_most(size, FOLLOWS, f"at most {100 * size.value:.1f} points apart, at k = {k}"))
     return hardest(outcomes)
 
 
@@ -162,8 +216,15 @@ def prefill_cost(e: Evidence) -> Estimate:
     return estimate(both, both["value"] - both["value_b"], (-1.0, 1.0))
 
 
+@claim(
+    "prefill costs larger models less",
+    "Section 3.2",
+    "shrinks with size",
+    "accuracy lost to it, mean over k, falls from model to model, intervals apart",
+    across=True,
+)
 def prefill_order(models: Sequence[Evidence]) -> Outcome:
-    """Whether sparsifying the prefill too costs a larger model less."""
+    """The larger the model, the less sparsifying the prefill costs."""
     found = [
         (-e.parameters, f"{e.model} ({e.parameters / 1e6:,.1f} million parameters): {cost.points}", cost)
         for e, cost in each(models, prefill_cost)
@@ -172,134 +233,25 @@ def prefill_order(models: Sequence[Evidence]) -> Outcome:
     return rising(found, "of different known size")
 
 
-claim = partial(Claim, hypothesis="H1", notebook="sparsification", figure="fig-accuracy-by-k")
+FEW = f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all"
 
-CLAIMS = (
-    claim(
-        name="no-attention-generation",
-        label="k = 0 while answering: nothing",
-        says="Without attention while the answer is written, nothing is retrieved.",
-        where="Abstract, Sections 3.1, 3.2",
-        paper="0 %",
-        test=FLOOR,
-        judge=nothing_left,
-    ),
-    claim(
-        name="no-attention-prefill",
-        label="k = 0 throughout: nothing",
-        says="Without attention in either phase, nothing is retrieved.",
-        where="Sections 3.1, 3.2",
-        paper="0 %",
-        test=FLOOR,
-        judge=partial(nothing_left, during="both"),
-    ),
-    claim(
-        name="no-fuzzy-memory",
-        label="k = 0: no partial credit either",
-        says="Without attention not even a fuzzy memory of the needle is left.",
-        where="Section 3.2",
-        paper="none",
-        test=f"share of answers with any points, above the control's: interval at most {percent(NO_MORE)} %",
-        figure="tab-accuracy-by-k",
-        judge=partial(nothing_left, column="credit"),
-    ),
-    claim(
-        name="jrt-no-attention",
-        label="k = 0, read twice: nothing",
-        says="Reading twice does not bring retrieval back without attention.",
-        where="Section 3.1, Figures 3 and 5",
-        paper="0 %",
-        test=f"accuracy above the floor, k = 0, read twice: interval at most {percent(NO_MORE)} %",
-        figure="fig-jrt-by-k",
-        judge=partial(nothing_left, jrt=True),
-    ),
-    claim(
-        name="jrt-few-heads",
-        label="k = 1 and 2, read twice: no recovery",
-        says="Nor does it at k = 1 and 2, where heads are few.",
-        where="Section 3.1, Figures 3, 6 and 7",
-        paper="no recovery",
-        test=f"accuracy read twice less read once, where heads were lost: interval at most {100 * RECOVERS:g} points",
-        figure="fig-jrt-by-k",
-        judge=jrt_few,
-    ),
-    claim(
-        name="tipping-point",
-        label="falls to zero at k = 1 to 4",
-        says="At some last small k accuracy falls to zero.",
-        where="Section 3.1",
-        paper=f"k from {T['first tipping point']:g} to {T['last tipping point']:g}",
-        test="the largest k with nothing above the floor, as far as the intervals allow, is in the paper's range",
-        judge=partial(tipping, first=int(T["first tipping point"]), last=int(T["last tipping point"])),
-    ),
-    claim(
-        name="tipping-point-own",
-        label="at the k of the paper's model",
-        says="Each model has its own: the one with as many heads here, too.",
-        where="Section 3.2",
-        paper=", ".join(f"{m.name} ({m.heads} heads) k = {T[f'{m.name} tipping point']:g}" for m in paper.MODELS),
-        test="every k that the intervals allow is at most one head from the paper's",
-        judge=tipping_own,
-    ),
-    claim(
-        name="tipping-point-order",
-        label="at a larger k with more heads",
-        says="Models with more heads have it at a larger k.",
-        where="Section 3.1",
-        paper="rises with 10, 16, 32 heads",
-        test="it rises from model to model, intervals apart",
-        judge=tipping_order,
-        across=True,
-    ),
-    claim(
-        name="plateau",
-        label="holds down to a threshold",
-        says="Until a threshold of its own, a model keeps what it can.",
-        where="Section 3.1",
-        paper=f"RG-2B down to k = {HOLDS_AT['RG-2B'][0]}, Jamba 100 % down to k = {HOLDS_AT['Jamba'][0]}; RG-9B has "
-        f"degraded, not failed, at k = {HOLDS_AT['RG-9B'][0]}",
-        test="; ".join(
-            f"as {name} at k = {k}: more than {100 * share:g} % of full" for name, (k, share) in HOLDS_AT.items()
-        ),
-        judge=holds_own,
-    ),
-    claim(
-        name="prefill-version",
-        label="prefill version falls, or follows",
-        says="With the prefill sparsified too, RG-2B falls at once, while Jamba follows its generation version.",
-        where="Sections 3.1, 3.2",
-        paper=f"RG-2B {100 * T['RG-2B prefill']:g} %; Jamba almost identical",
-        test=f"as RG-2B: one head gone, below half of full; as Jamba: at most {100 * FOLLOWS:g} points apart at any k",
-        judge=prefill_own,
-    ),
-    claim(
-        name="prefill-order",
-        label="prefill costs larger models less",
-        says="The larger the model, the less sparsifying the prefill costs.",
-        where="Section 3.2",
-        paper="shrinks with size",
-        test="accuracy lost to it, mean over k, falls from model to model, intervals apart",
-        judge=prefill_order,
-        across=True,
-    ),
-    claim(
-        name="few-heads-generation",
-        label="15 % of heads while answering",
-        hypothesis="abstract",
-        says="15 % of the heads keep retrieval near-perfect.",
-        where="Abstract",
-        paper=f"{100 * HEADS_KEPT:g} % of heads",
-        test=f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all",
-        judge=partial(few_heads, during="generation"),
-    ),
-    claim(
-        name="few-heads-prefill",
-        label="15 % of heads throughout",
-        hypothesis="abstract",
-        says="They do so with the prefill sparsified too.",
-        where="Abstract, Section 4",
-        paper=f"Jamba k = {T['Jamba sparse']:g} of 32",
-        test=f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all",
-        judge=partial(few_heads, during="both"),
-    ),
+
+@claim("15 % of heads while answering", "Abstract", f"{100 * HEADS_KEPT:g} % of heads", FEW, hypothesis="abstract")
+def few_heads_generation(e: Evidence) -> Outcome:
+    """15 % of the heads keep retrieval near-perfect."""
+    return held(e, ceil(HEADS_KEPT * e.heads), HOLDS)
+
+
+@claim(
+    "15 % of heads throughout",
+    "Abstract, Section 4",
+    f"Jamba k = {T['Jamba sparse']:g} of 32",
+    FEW,
+    hypothesis="abstract",
 )
+def few_heads_prefill(e: Evidence) -> Outcome:
+    """They do so with the prefill sparsified too."""
+    return held(e, ceil(HEADS_KEPT * e.heads), HOLDS, "both")
+
+
+CLAIMS = [one for one in vars().values() if isinstance(one, Claim)]

@@ -5,20 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from . import paper
-from .claims import (
-    FLOOR,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Claim,
-    Outcome,
-    at_least,
-    at_most,
-    falls_below,
-    hardest,
-    keeps,
-    nothing,
-)
+from . import claims, paper
+from .claims import FLOOR, NOT_REPRODUCED, REPRODUCED, Claim, Outcome, at_least, at_most, falls_below, hardest, keeps
 from .evidence import Estimate, Evidence, NotTestable, accuracy, difference, estimate, over_floor, paired, percent
 from .pearls import pearls
 from .tables import CONTROL
@@ -28,6 +16,9 @@ CEILING = 0.95  # accuracy of the untouched model from which on hardly anything 
 FAR = 0.15  # accuracy beyond the window that still counts as none: a grid may have no more than 25 needles there
 UNION = 0.05  # what the union of two maps may lack of the untouched one
 PAIRS = [f"{g}-{p}" for p in paper.PREFILL for g in paper.GENERATION]
+
+claim = partial(claims.claim, hypothesis="H3", notebook="manipulation", figure="fig-table1")
+by_distance = partial(claim, figure="fig-by-distance")
 
 
 def printed(*pairs: str) -> str:
@@ -39,7 +30,29 @@ def printed(*pairs: str) -> str:
 def fail(e: Evidence, pairs: Iterable[str]) -> Outcome:
     """Whether every pair earns nothing above the floor."""
     e.untouched(e.pair("Keep-Keep"))
-    return hardest([nothing(over_floor(e.pair(pair)), f" in {pair}") for pair in pairs])
+    return hardest([claims.nothing(over_floor(e.pair(pair)), f" in {pair}") for pair in pairs])
+
+
+@claim(
+    "needle hidden while answering: nothing",
+    "Section 5.1, Table 1",
+    f"{printed('Omit-Keep')}, the others 0 or 0.1 %",
+    f"{FLOOR}, in each of the five Omit combinations",
+)
+def exposure(e: Evidence) -> Outcome:
+    """Hidden during generation, the needle is not retrieved, whatever prefill saw."""
+    return fail(e, [pair for pair in PAIRS if pair.startswith("Omit")])
+
+
+@claim(
+    "Binary in either phase: nothing",
+    "Sections 5.1, 5.2, Table 1",
+    "0 to 3.7 %",
+    f"{FLOOR}, in each of the eight Binary combinations",
+)
+def binary(e: Evidence) -> Outcome:
+    """Equal weights on the needle, in either phase, end retrieval: exact weights matter."""
+    return fail(e, [pair for pair in PAIRS if "Binary" in pair])
 
 
 def better(e: Evidence, pair: str, than: str) -> Outcome:
@@ -55,24 +68,56 @@ def better(e: Evidence, pair: str, than: str) -> Outcome:
     return at_least(gain, 0.0, ours)
 
 
-def best_cell(e: Evidence) -> Outcome:
-    """Whether Only-Keep is better than each of the other combinations."""
+@claim(
+    "Only-Keep is the best of all",
+    "Section 5.1, Table 1",
+    printed("Only-Keep", "Keep-Keep"),
+    "Only-Keep less the best of the others: interval above 0",
+)
+def only_keep(e: Evidence) -> Outcome:
+    """Seeing only the needle during generation is the best combination, better than the untouched model."""
     others = {pair: accuracy(e.pair(pair)).value for pair in PAIRS if pair != "Only-Keep"}
     return better(e, "Only-Keep", max(others, key=lambda pair: others[pair]))
 
 
-def idle(e: Evidence) -> Outcome:
-    """Whether what prefill sees makes no difference."""
+HIDDEN = ("Keep-Omit", "Keep-Only", "Keep-Null")  # prefill loses the needle, or all else, or everything
+
+
+@claim(
+    "hiding things in prefill improves",
+    "Section 5.1, Table 1",
+    printed(*HIDDEN, "Keep-Keep"),
+    "each less Keep-Keep: interval above 0",
+)
+def prefill_better(e: Evidence) -> Outcome:
+    """Hiding the needle, or all else, during prefill improves on the untouched model."""
+    return hardest([better(e, pair, "Keep-Keep") for pair in HIDDEN])
+
+
+@claim(
+    "what prefill sees does not matter",
+    "Section 5.2",
+    printed(*HIDDEN),
+    f"each keeps more than {100 * HOLDS:g} % of Keep-Keep",
+)
+def prefill_idle(e: Evidence) -> Outcome:
+    """What attention sees during prefill does not matter if generation sees enough."""
     keep = e.pair("Keep-Keep")
     room, outcomes = e.untouched(keep), []
-    for pair in ("Keep-Omit", "Keep-Only", "Keep-Null"):
+    for pair in HIDDEN:
         cells = e.pair(pair)
         outcomes.append(keeps(cells, keep, HOLDS, f"{pair} {accuracy(cells)}, Keep-Keep {percent(room.value)} %"))
     return hardest(outcomes)
 
 
+@claim(
+    "needle alone, if prefill saw the rest",
+    "Section 5.2, Table 1",
+    printed("Only-Omit", "Only-Only"),
+    f"Only-Omit keeps more than {100 * HOLDS:g} % of Keep-Keep, Only-Only less than half of Only-Omit",
+)
 def context(e: Evidence) -> Outcome:
-    """Whether the needle alone is enough for generation if, and only if, prefill saw what surrounds it."""
+    """The needle alone is enough for generation where prefill saw its surroundings, and not where it did not."""
     keep, with_context, without = (e.pair(pair) for pair in ("Keep-Keep", "Only-Omit", "Only-Only"))
     e.untouched(keep)
     ours = f"Only-Omit {accuracy(with_context)}, Only-Only {accuracy(without)}"
@@ -90,21 +135,40 @@ def sides(e: Evidence, pair: str) -> tuple[Estimate, Estimate]:
     return over_floor(cells[cells["in_window"]]), over_floor(cells[~cells["in_window"]])
 
 
-def inside(e: Evidence) -> Outcome:
-    """Whether a needle hidden during generation is still found inside the window, and only there."""
+@by_distance(
+    "Omit-Keep works inside the window",
+    "Section 5.2, Figure 4b",
+    "inside the window only",
+    f"Omit-Keep above the floor: interval above 0 inside, at most {100 * FAR:g} % beyond",
+)
+def inside_window(e: Evidence) -> Outcome:
+    """Hidden during generation, the needle is still found inside the attention window, and only there."""
     near, far = sides(e, "Omit-Keep")
     ours = f"Omit-Keep above the floor: {near} inside, {far} beyond"
     return hardest([at_least(near, 0.0, ours), at_most(far, FAR, ours)])
 
 
-def beyond(e: Evidence) -> Outcome:
-    """Whether a needle beyond the window is found at all."""
+@by_distance(
+    "retrieval beyond the window",
+    "Section 5.2, Figure 4",
+    "yes, in RG-2B",
+    "Keep-Keep beyond the window, above the floor: interval above 0",
+)
+def beyond_window(e: Evidence) -> Outcome:
+    """A needle that has left the attention window can still be retrieved."""
     _, far = sides(e, "Keep-Keep")
     return at_least(far, 0.0, f"{far} above the floor beyond the window, {far.n} prompts")
 
 
+@claim(
+    "two maps complement each other",
+    "Section 5.2, Figure 4",
+    "complementary maps",
+    f"each alone adds cells (interval above 0), together at most {100 * UNION:g} points less than Keep-Keep",
+    figure="fig-maps-three",
+)
 def complement(e: Evidence) -> Outcome:
-    """Whether Keep-Omit and Omit-Keep succeed in different cells, and together in those of Keep-Keep."""
+    """The maps of Keep-Omit and Omit-Keep complement each other to an improved Keep-Keep."""
     sides(e, "Keep-Keep")
     keep, first, second = (e.pair(pair) for pair in ("Keep-Keep", "Keep-Omit", "Omit-Keep"))
     union = paired(first, second)
@@ -116,8 +180,17 @@ def complement(e: Evidence) -> Outcome:
     return hardest([*(at_least(gain, 0.0, ours) for gain in alone.values()), at_least(lack, -UNION, ours, best=0.0)])
 
 
+@claim(
+    "answers stand in no prompt",
+    "Appendix F",
+    "none",
+    "none of the wrong answers of five words or more",
+    hypothesis="appendix",
+    notebook="pearls",
+    figure="tab-pearls",
+)
 def invented(e: Evidence) -> Outcome:
-    """Whether none of the wrong answers of manipulated models stands in a prompt."""
+    """What manipulated models say instead stands in none of the prompts."""
     if not e.texts:
         raise NotTestable("not run: the texts of the prompts were not given")
     rows = e.rows[e.rows["needle"] != CONTROL]
@@ -132,103 +205,4 @@ def invented(e: Evidence) -> Outcome:
     return Outcome(NOT_REPRODUCED if copied else REPRODUCED, ours, share, why, -float(copied))
 
 
-claim = partial(Claim, hypothesis="H3", notebook="manipulation", figure="fig-table1")
-
-CLAIMS = (
-    claim(
-        name="exposure",
-        label="needle hidden while answering: nothing",
-        says="Hidden during generation, the needle is not retrieved, whatever prefill saw.",
-        where="Section 5.1, Table 1",
-        paper=f"{printed('Omit-Keep')}, the others 0 or 0.1 %",
-        test=f"{FLOOR}, in each of the five Omit combinations",
-        judge=partial(fail, pairs=[f"Omit-{p}" for p in paper.PREFILL]),
-    ),
-    claim(
-        name="binary",
-        label="Binary in either phase: nothing",
-        says="Equal weights on the needle, in either phase, end retrieval: exact weights matter.",
-        where="Sections 5.1, 5.2, Table 1",
-        paper="0 to 3.7 %",
-        test=f"{FLOOR}, in each of the eight Binary combinations",
-        judge=partial(fail, pairs=[pair for pair in PAIRS if "Binary" in pair]),
-    ),
-    claim(
-        name="only-keep",
-        label="Only-Keep is the best of all",
-        says="Seeing only the needle during generation is the best combination, better than the untouched model.",
-        where="Section 5.1, Table 1",
-        paper=printed("Only-Keep", "Keep-Keep"),
-        test="Only-Keep less the best of the others: interval above 0",
-        judge=best_cell,
-    ),
-    claim(
-        name="prefill-better",
-        label="hiding things in prefill improves",
-        says="Hiding the needle, or all else, during prefill improves on the untouched model.",
-        where="Section 5.1, Table 1",
-        paper=printed("Keep-Omit", "Keep-Only", "Keep-Null", "Keep-Keep"),
-        test="each less Keep-Keep: interval above 0",
-        judge=lambda e: hardest(better(e, pair, "Keep-Keep") for pair in ("Keep-Omit", "Keep-Only", "Keep-Null")),
-    ),
-    claim(
-        name="prefill-idle",
-        label="what prefill sees does not matter",
-        says="What attention sees during prefill does not matter if generation sees enough.",
-        where="Section 5.2",
-        paper=printed("Keep-Omit", "Keep-Only", "Keep-Null"),
-        test=f"each keeps more than {100 * HOLDS:g} % of Keep-Keep",
-        judge=idle,
-    ),
-    claim(
-        name="context",
-        label="needle alone, if prefill saw the rest",
-        says="The needle alone is enough for generation where prefill saw its surroundings, and not where it did not.",
-        where="Section 5.2, Table 1",
-        paper=printed("Only-Omit", "Only-Only"),
-        test=f"Only-Omit keeps more than {100 * HOLDS:g} % of Keep-Keep, Only-Only less than half of Only-Omit",
-        judge=context,
-    ),
-    claim(
-        name="inside-window",
-        label="Omit-Keep works inside the window",
-        says="Hidden during generation, the needle is still found inside the attention window, and only there.",
-        where="Section 5.2, Figure 4b",
-        paper="inside the window only",
-        test=f"Omit-Keep above the floor: interval above 0 inside, at most {100 * FAR:g} % beyond",
-        figure="fig-by-distance",
-        judge=inside,
-    ),
-    claim(
-        name="beyond-window",
-        label="retrieval beyond the window",
-        says="A needle that has left the attention window can still be retrieved.",
-        where="Section 5.2, Figure 4",
-        paper="yes, in RG-2B",
-        test="Keep-Keep beyond the window, above the floor: interval above 0",
-        figure="fig-by-distance",
-        judge=beyond,
-    ),
-    claim(
-        name="complement",
-        label="two maps complement each other",
-        says="The maps of Keep-Omit and Omit-Keep complement each other to an improved Keep-Keep.",
-        where="Section 5.2, Figure 4",
-        paper="complementary maps",
-        test=f"each alone adds cells (interval above 0), together at most {100 * UNION:g} points less than Keep-Keep",
-        figure="fig-maps-three",
-        judge=complement,
-    ),
-    claim(
-        name="invented",
-        label="answers stand in no prompt",
-        hypothesis="appendix",
-        says="What manipulated models say instead stands in none of the prompts.",
-        where="Appendix F",
-        paper="none",
-        test="none of the wrong answers of five words or more",
-        notebook="pearls",
-        figure="tab-pearls",
-        judge=invented,
-    ),
-)
+CLAIMS = [one for one in vars().values() if isinstance(one, Claim)]
