@@ -194,8 +194,12 @@ def invented(e: Evidence) -> Outcome:
     if not e.texts:
         raise NotTestable("not run: the texts of the prompts were not given")
     rows = e.rows[e.rows["needle"] != CONTROL]
-    manipulated = rows[(rows["k"] < rows["k"].max()) | (rows[["generation", "prefill"]] != "keep").any(axis=1)]
-    found = pearls(manipulated, e.texts).drop_duplicates("said")
+    touched = (rows[["generation", "prefill"]] != "keep").any(axis=1)
+    if rows["k"].notna().any():
+        touched &= (rows["k"] != e.heads).fillna(True)  # with all its heads a model is not manipulated
+    if not touched.any():
+        raise NotTestable("not run: no manipulated model")
+    found = pearls(rows[touched], e.texts).drop_duplicates("said")
     if found.empty:
         raise NotTestable("no wrong answer is long enough to be a pearl")
     n, copied = len(found), int(found["copied"].sum())

@@ -189,6 +189,10 @@ def test_answers_copied_from_a_prompt_are_not_invented():
     line = verdict("invented", rows, prompts=copied)
     assert line["verdict"] == NOT_REPRODUCED and line["ours"].startswith("1 of 1")
     assert verdict("invented", rows)["verdict"] == NOT_TESTABLE
+    whole = rows["condition"].isin(["g10", "j10", "b10", "Keep-Keep"])
+    fine = rows.assign(answer=rows["answer"].mask(~whole, "nobody ever said this in earnest"))
+    assert verdict("invented", fine, prompts=copied)["verdict"] == REPRODUCED  # the untouched model does not count
+    assert verdict("invented", rows[whole], prompts=copied)["why"] == "not run: no manipulated model"
     short = verdict("invented", rows.assign(answer="no idea"), prompts=copied)
     assert short["verdict"] == NOT_TESTABLE and "long enough" in short["why"]
 
