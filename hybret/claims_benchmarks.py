@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
 from . import averages, claims, paper
 from .averages import Average
@@ -20,16 +21,22 @@ GLUE = "glue"
 # one of many items far back in the context.
 LOOKUP, KNOWLEDGE = "mmlu-lookup", "mmlu"
 
-
 claim = partial(claims.claim, hypothesis="H2", notebook="benchmarks", figure="fig-benchmarks")
 CONFIGURATIONS = ("base", "sparse", "ablated")
 
 
+def items(e: Evidence) -> pd.DataFrame:
+    """Items of the three configurations: of GLUE and MMLU where these were run, else of the organisms' tasks."""
+    rows = e.benchmarks[e.benchmarks["condition"].isin(CONFIGURATIONS)]
+    real = rows["benchmark"] != "organism"
+    return rows[real] if real.any() else rows
+
+
 def side(e: Evidence, name: str) -> Average:
     """Scores of a side in the three configurations, averaged as the chapter on benchmarks shows them."""
-    group = e.benchmarks["group"].astype(str)
-    of_side = group.str.startswith(KNOWLEDGE) & (group != LOOKUP) if name == KNOWLEDGE else group == name
-    rows = e.benchmarks[of_side & e.benchmarks["condition"].isin(CONFIGURATIONS)]
+    rows = items(e)
+    group = rows["group"].astype(str)
+    rows = rows[group.str.startswith(KNOWLEDGE) & (group != LOOKUP) if name == KNOWLEDGE else group == name]
     if rows.empty:
         raise NotTestable(f"not run: no benchmark of the {name} side")
     answered = rows["condition"].value_counts()
@@ -45,7 +52,7 @@ def measured(score: np.ndarray, n: int) -> Estimate:
 
 
 def able(side: Average, more: float = 0.0) -> Average:
-    """The side, whose base configuration must be above chance by more than `more`."""
+    """The side, whose base configuration must be above chance by more than `more`: by what the claim lets it lose."""
     base = side.scores["base"]
     if measured(base - side.chance, side.n).low <= more:
         chance = percent(side.chance)
@@ -73,7 +80,7 @@ def loss(side: Average, condition: str) -> Estimate:
 )
 def glue_kept(e: Evidence) -> Outcome:
     """On GLUE neither sparsification nor ablation costs much."""
-    glue = able(side(e, GLUE))
+    glue = able(side(e, GLUE), LITTLE)
     scores = said(glue, *CONFIGURATIONS)
     losses = {name: loss(glue, name) for name in ("ablated", "sparse")}
     return hardest(at_most(x, LITTLE, f"{scores}; {name} loses {x.points}") for name, x in losses.items())
@@ -94,8 +101,9 @@ def glue_order(e: Evidence) -> Outcome:
 
 def sparse_keeps(e: Evidence, name: str) -> Outcome:
     """Whether the sparse configuration keeps most of base."""
-    mmlu = able(side(e, name))
+    mmlu = side(e, name)
     base, sparse = mmlu.scores["base"], mmlu.scores["sparse"]
+    able(mmlu, (1 - KEPT) * base[0])
     ours = f"{said(mmlu, 'base', 'sparse')}: {100 * sparse[0] / base[0]:.0f} % of base"
     return at_most(measured(KEPT * base - sparse, mmlu.n), 0.0, ours, best=KEPT - 1)
 
@@ -155,8 +163,8 @@ def mmlu_ablated_lookup(e: Evidence) -> Outcome:
 )
 def contrast(e: Evidence) -> Outcome:
     """Ablation costs more on MMLU than on GLUE."""
-    lookup = [LOOKUP] if (e.benchmarks["group"] == LOOKUP).any() else []
-    sides = [able(side(e, name)) for name in (GLUE, KNOWLEDGE, *lookup)]
+    lookup = [LOOKUP] if (items(e)["group"] == LOOKUP).any() else []
+    sides = [able(side(e, name), LITTLE) for name in (GLUE, KNOWLEDGE, *lookup)]
     glue, *parts = [one.scores["base"] - one.scores["ablated"] for one in sides]
     mmlu = np.mean(parts, axis=0)
     more = measured(mmlu - glue, sum(one.n for one in sides))

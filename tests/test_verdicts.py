@@ -318,17 +318,37 @@ def test_nothing_lost_is_nothing_to_recover():
     assert line["verdict"] == NOT_TESTABLE and "nothing to recover" in line["why"]
 
 
-def test_a_task_at_chance_shows_nothing():
-    line = verdict("glue-kept", benchmarks=bench(glue_base=255))
+@pytest.mark.parametrize(
+    ("claim", "right"),
+    [
+        ("glue-kept", {"glue_base": 255, "glue_sparse": 250, "glue_ablated": 250}),
+        ("glue-kept", {"glue_base": 295, "glue_sparse": 250, "glue_ablated": 250}),  # all that it has is 9 points
+        ("mmlu-sparse-knowledge", {"mmlu_knowledge_base": 150, "mmlu_knowledge_sparse": 125}),  # chance is 83 % of base
+        ("mmlu-ablated-lookup", {"mmlu_lookup_base": 220}),
+        ("contrast", {"glue_base": 295, "glue_ablated": 250}),
+    ],
+)
+def test_what_could_lose_little_shows_nothing(claim, right):
+    line = verdict(claim, benchmarks=bench(**right))
     assert line["verdict"] == NOT_TESTABLE and "chance" in line["why"]
-    assert verdict("mmlu-ablated-lookup", benchmarks=bench(mmlu_lookup_base=220))["verdict"] == NOT_TESTABLE
 
 
-def test_the_real_mmlu_is_a_matter_of_knowledge():
-    items = bench().query("group != 'mmlu-lookup'").replace({"group": {"mmlu-knowledge": "mmlu-stem"}})
-    assert verdict("mmlu-sparse-knowledge", benchmarks=items)["verdict"] == REPRODUCED
-    assert verdict("mmlu-sparse-lookup", benchmarks=items)["verdict"] == NOT_TESTABLE
-    assert verdict("contrast", benchmarks=items)["verdict"] == REPRODUCED
+def test_the_real_benchmarks_are_judged_as_they_are_reported():
+    glue, mmlu = (bench().query(f"group == '{group}'") for group in ("glue", "mmlu-knowledge"))
+    glue = pd.concat([glue.assign(task=task, gold=glue["doc_id"] % 2) for task in ("cola", "rte")])
+    glue["chosen"] = (glue["gold"] + glue["chosen"]) % 2
+    subjects = pd.concat(
+        [mmlu.assign(task="mmlu_x", group="mmlu-stem"), mmlu.assign(task="mmlu_y", group="mmlu-other")]
+    )
+    few = (subjects["task"] == "mmlu_y") & (subjects["doc_id"] >= 100)  # the first 100 items: base has them all right
+    real = pd.concat([glue.assign(benchmark="glue"), subjects[~few].assign(benchmark="mmlu")])
+    table = verdicts.of(benchmarks=pd.concat([bench(glue_base=260), real])).set_index(
+        "claim"
+    )  # not the organisms' tasks
+    assert table.loc["glue-kept", "ours"].startswith("base 85.0 %")  # accuracy of rte 90 %, mcc of cola 80 %
+    assert table.loc["mmlu-sparse-knowledge", "ours"].startswith("base 83.3 %")  # by size, 500 and 100 items
+    assert table.loc["mmlu-sparse-knowledge", "verdict"] == table.loc["contrast", "verdict"] == REPRODUCED
+    assert table.loc["mmlu-sparse-lookup", "why"].startswith("not run")
 
 
 def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
