@@ -14,7 +14,6 @@ from .tipping import HOLDS
 
 CEILING = 0.95  # accuracy of the untouched model from which on hardly anything can be better
 FAR = 0.15  # accuracy beyond the window that still counts as none: a grid may have no more than 25 needles there
-UNION = 0.05  # what the union of two maps may lack of the untouched one
 PAIRS = [f"{g}-{p}" for p in paper.PREFILL for g in paper.GENERATION]
 
 claim = partial(claims.claim, hypothesis="H3", notebook="manipulation", figure="fig-table1")
@@ -55,17 +54,23 @@ def binary(e: Evidence) -> Outcome:
     return fail(e, [pair for pair in PAIRS if "Binary" in pair])
 
 
-def better(e: Evidence, pair: str, than: str) -> Outcome:
-    """Whether a pair is better than another, unless the untouched model leaves no room for it."""
-    a, b = e.pair(pair), e.pair(than)
-    gain = difference(a, b)
+def gains(e: Evidence, gain: Estimate, ours: str) -> Outcome:
+    """Whether something is better than the untouched model or more, unless this one leaves no room for it."""
     room = e.untouched(e.pair("Keep-Keep"))
     if room.value >= CEILING and gain.high >= 0:
         raise NotTestable(
             f"untouched, the model already reaches {percent(room.value)} %, so nothing can be much better"
         )
-    ours = f"{pair} {percent(accuracy(a).value)} %, {than} {percent(accuracy(b).value)} %: {gain.points}"
     return at_least(gain, 0.0, ours)
+
+
+def better(e: Evidence, pair: str, than: str) -> Outcome:
+    """Whether a pair is better than another."""
+    a, b = e.pair(pair), e.pair(than)
+    gain = difference(a, b)
+    return gains(
+        e, gain, f"{pair} {percent(accuracy(a).value)} %, {than} {percent(accuracy(b).value)} %: {gain.points}"
+    )
 
 
 @claim(
@@ -164,7 +169,7 @@ def beyond_window(e: Evidence) -> Outcome:
     "two maps complement each other",
     "Section 5.2, Figure 4",
     "complementary maps",
-    f"each alone adds cells (interval above 0), together at most {100 * UNION:g} points less than Keep-Keep",
+    "each alone adds cells to the other, and both together to Keep-Keep: intervals above 0",
     figure="fig-maps-three",
 )
 def complement(e: Evidence) -> Outcome:
@@ -174,10 +179,10 @@ def complement(e: Evidence) -> Outcome:
     union = paired(first, second)
     union = union.assign(value=union[["value", "value_b"]].max(axis=1))[[*first.columns]]
     alone = {"Keep-Omit": difference(union, second), "Omit-Keep": difference(union, first)}
-    lack = difference(union, keep)
-    adds = "; ".join(f"{pair} alone adds {gain.points}" for pair, gain in alone.items())
-    ours = f"{adds}; both together, less Keep-Keep: {lack.points}"
-    return hardest([*(at_least(gain, 0.0, ours) for gain in alone.values()), at_least(lack, -UNION, ours, best=0.0)])
+    gain = difference(union, keep)
+    adds = "; ".join(f"{pair} alone adds {added.points}" for pair, added in alone.items())
+    ours = f"{adds}; both together, less Keep-Keep: {gain.points}"
+    return hardest([*(at_least(added, 0.0, ours) for added in alone.values()), gains(e, gain, ours)])
 
 
 @claim(

@@ -181,6 +181,15 @@ def test_several_models_decide_a_claim_in_both_directions(claim, start, change):
     assert lonely["verdict"] == NOT_TESTABLE and "two models" in lonely["why"]
 
 
+def test_models_with_as_many_heads_are_not_compared():
+    rows, models = three()
+    twin = world(16, "d")
+    models.append(SimpleNamespace(name="d", heads=16, parameters=30_000_000))
+    assert verdict("tipping-point-order", pd.concat([rows, twin]), models=models)["verdict"] == REPRODUCED
+    other = world(16, "d", g2=70)  # its tipping point is that of the model with 10 heads
+    assert verdict("tipping-point-order", pd.concat([rows, other]), models=models)["verdict"] == NOT_REPRODUCED
+
+
 def test_answers_copied_from_a_prompt_are_not_invented():
     rows = world()
     elsewhere = [SimpleNamespace(key="p0", text="Nothing of the kind stands here.")]
@@ -311,6 +320,18 @@ def test_what_cannot_be_better_is_not_compared_unless_it_is_worse():
     for claim in ("only-keep", "prefill-better"):
         assert verdict(claim, full)["verdict"] == NOT_TESTABLE
     assert verdict("only-keep", world(Keep_Keep=100, Only_Keep=20))["verdict"] == NOT_REPRODUCED
+
+
+def test_two_maps_that_make_up_no_more_than_the_untouched_one():
+    halves = {"Keep_Omit": hits(30), "Omit_Keep": hits(60) - hits(30), "Keep_Keep": hits(60)}
+    assert verdict("complement", world(**halves))["verdict"] == NOT_REPRODUCED
+    assert verdict("complement", world(**halves | {"Keep_Keep": 45}))["verdict"] == REPRODUCED
+
+
+def test_where_reading_twice_fails_anyway_it_shows_nothing():
+    for claim in ("jrt-no-attention", "jrt-few-heads"):
+        line = verdict(claim, world(**{f"j{k}": 0 for k in range(11)}))
+        assert line["verdict"] == NOT_TESTABLE and "untouched" in line["why"]
 
 
 def test_nothing_lost_is_nothing_to_recover():
