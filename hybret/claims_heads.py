@@ -12,7 +12,7 @@ import pandas as pd
 
 from . import claims, paper
 from .claims import FLOOR, NOT_REPRODUCED, REPRODUCED, Claim, Outcome, at_most, falls_below, hardest, keeps, rising
-from .evidence import NO_MORE, Estimate, Evidence, NotTestable, accuracy, difference, estimate, over_floor, paired
+from .evidence import NO_MORE, Estimate, Evidence, NotTestable, accuracy, difference, less, over_floor, paired
 from .intervals import unseen
 from .tipping import HOLDS
 
@@ -96,7 +96,7 @@ def jrt_few_heads(e: Evidence) -> Outcome:
     for k in (1, 2):
         once = e.kept(k)
         if difference(once, full, HOLDS).high < 0:  # something was lost, so something could come back
-            gained = difference(e.kept(k, jrt=True), once, floors=True)
+            gained = difference(e.kept(k, jrt=True), once)
             outcomes.append(at_most(gained, RECOVERS, f"{gained.points} at k = {k}"))
     if not outcomes:
         raise NotTestable("at k = 1 and 2 it has lost nothing for certain, so reading twice has nothing to recover")
@@ -213,8 +213,7 @@ def prefill_version(e: Evidence) -> Outcome:
 def prefill_cost(e: Evidence) -> Estimate:
     """Accuracy that sparsifying the prefill too costs, on average over k from 1 to all heads but one."""
     whole(e)
-    both = pd.concat([paired(e.kept(k), e.kept(k, "both")) for k in range(1, e.heads)])
-    return estimate(both, both["value"] - both["value_b"], (-1.0, 1.0))
+    return less(pd.concat([paired(e.kept(k), e.kept(k, "both")) for k in range(1, e.heads)]))
 
 
 @claim(

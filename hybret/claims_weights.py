@@ -177,7 +177,9 @@ def complement(e: Evidence) -> Outcome:
     sides(e, "Keep-Keep")
     keep, first, second = (e.pair(pair) for pair in ("Keep-Keep", "Keep-Omit", "Omit-Keep"))
     union = paired(first, second)
-    union = union.assign(value=union[["value", "value_b"]].max(axis=1))[[*first.columns]]
+    union = union.assign(**{column: union[[column, f"{column}_b"]].max(axis=1) for column in ("value", "value_floor")})[
+        [*first.columns]
+    ]
     alone = {"Keep-Omit": difference(union, second), "Omit-Keep": difference(union, first)}
     gain = difference(union, keep)
     adds = "; ".join(f"{pair} alone adds {added.points}" for pair, added in alone.items())

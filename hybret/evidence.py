@@ -1,12 +1,13 @@
 """What one model did under one recipe, as numbers with intervals: what the claims of the paper are judged by.
 
 A cell's accuracy *above the floor* is its accuracy less what the same condition earns on the control prompt of the same
-length, which holds no needle. Comparisons are paired: they are taken cell by cell, and resampled prompt by prompt.
+length, which holds no needle. Comparisons are of accuracies above the floor, and paired: they are taken cell by cell,
+and resampled prompt by prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -214,7 +215,7 @@ def accuracy(cells: pd.DataFrame) -> Estimate:
 def over_floor(cells: pd.DataFrame, column: str = "value") -> Estimate:
     """Mean accuracy above the floor; with ``column="credit"`` the share of answers with any points above it."""
     ground = cells[f"{column}_floor"]
-    return estimate(cells, cells[column] - ground, (-float(ground.max()), 1 - float(ground.min())))
+    return estimate(cells, cells[column] - ground, (-float(ground.max()), 1 - float(ground.min())), [ground])
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
@@ -231,15 +232,28 @@ def paired(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
-def difference(a: pd.DataFrame, b: pd.DataFrame, share: float = 1.0, floors: bool = False) -> Estimate:
-    """Accuracy of `a` less `share` times that of `b`, cell by cell; with `floors` both are taken above theirs."""
-    both = paired(a, b)
-    first = both["value"] - both["value_floor"] * floors
-    second = both["value_b"] - both["value_floor_b"] * floors
-    return estimate(both, first - share * second, (-share, 1.0))
+def difference(a: pd.DataFrame, b: pd.DataFrame, share: float = 1.0) -> Estimate:
+    """Accuracy of `a` less `share` times that of `b`, both above the floor, cell by cell."""
+    return less(paired(a, b), share)
 
 
-def estimate(cells: pd.DataFrame, values: pd.Series, scale: tuple[float, float]) -> Estimate:
-    """Mean of one value per cell, resampled by prompt."""
-    mean, low, high, prompts = mean_interval(values.to_numpy(float), cells["prompt"].to_numpy(), scale)
-    return Estimate(mean, low, high, len(values), prompts, scale)
+def less(both: pd.DataFrame, share: float = 1.0) -> Estimate:
+    """`difference` of cells that are `paired` already."""
+    floor, floor_b = both["value_floor"], both["value_floor_b"]
+    values = both["value"] - floor - share * (both["value_b"] - floor_b)
+    return estimate(both, values, (-share - float(floor.max()), 1 + share * float(floor_b.max())), [floor, floor_b])
+
+
+def estimate(
+    cells: pd.DataFrame, values: pd.Series, scale: tuple[float, float], floors: Sequence[pd.Series] = ()
+) -> Estimate:
+    """Mean of one value per cell, resampled by prompt.
+
+    Where the `floors` in the values differ between the controls, those are part of the chance: then all cells of a
+    length are resampled together, since they share one control prompt.
+    """
+    units = cells["prompt"]
+    if any(floor.nunique() > 1 for floor in floors):
+        units = cells[GROUND].astype(str).agg("/".join, axis=1)
+    mean, low, high, _ = mean_interval(values.to_numpy(float), units.to_numpy(), scale)
+    return Estimate(mean, low, high, len(values), cells["prompt"].nunique(), scale)

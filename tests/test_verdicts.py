@@ -256,6 +256,23 @@ def test_credit_that_the_control_earns_too_is_no_retrieval():
     assert bare["verdict"] == NOT_TESTABLE and bare["why"].startswith("not run: the control")
 
 
+def test_what_is_retrieved_is_compared_not_what_is_scored():
+    """A floor of 30 %: half of 70 % is not half of what is retrieved."""
+    floor = {"floor": 0.3, "Only_Omit": np.maximum(hits(70), 1.5), "Only_Only": np.full(100, 1.5)}
+    assert verdict("context", world(**floor, Keep_Keep=np.maximum(hits(70), 1.5)))["verdict"] == REPRODUCED
+    few = {"g2": np.where(np.arange(100) < 62, 5.0, 1.5), "g10": np.where(np.arange(100) < 70, 5.0, 1.5)}
+    assert verdict("few-heads-generation", world(floor=0.3, **few))["verdict"] == NOT_REPRODUCED
+
+
+def test_controls_that_differ_are_part_of_the_chance():
+    rows = world(g0=np.full(100, 0.5))
+    odd = (rows["needle"] == "none") & (rows["condition"] == "g0")
+    rows["score"] = rows["score"].mask(odd, rows["length"] % 200 / 100)  # 0 or 1 by turns, as much as the answers earn
+    line = verdict("no-attention-generation", rows)
+    assert line["value"] == pytest.approx(0) and line["high"] > 0.05 and line["prompts"] == 100
+    assert line["verdict"] == NOT_REPRODUCED
+
+
 def test_what_was_not_run_is_said():
     rows = world()
     no_jrt = rows[rows["template"] != "jrt"]
