@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from math import ceil
 from typing import Any
 
 import pandas as pd
@@ -27,7 +26,6 @@ HOLDS_AT = {
     "RG-9B": (int(T["RG-9B degrades down to"]), 0.05),
     "Jamba": (int(T["Jamba perfect down to"]), 0.95),
 }
-HEADS_KEPT = paper.BENCHMARKS["heads kept"].value
 
 claim = partial(claims.claim, hypothesis="H1", notebook="sparsification", figure="fig-accuracy-by-k")
 jrt_claim = partial(claim, figure="fig-jrt-by-k")
@@ -236,10 +234,16 @@ def prefill_order(models: Sequence[Evidence]) -> Outcome:
 FEW = f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all"
 
 
-@claim("15 % of heads while answering", "Abstract", f"{100 * HEADS_KEPT:g} % of heads", FEW, hypothesis="abstract")
+@claim(
+    "15 % of heads while answering",
+    "Abstract",
+    f"{100 * paper.BENCHMARKS['heads kept'].value:g} % of heads",
+    FEW,
+    hypothesis="abstract",
+)
 def few_heads_generation(e: Evidence) -> Outcome:
     """15 % of the heads keep retrieval near-perfect."""
-    return held(e, ceil(HEADS_KEPT * e.heads), HOLDS)
+    return held(e, paper.few_heads(e.heads), HOLDS)
 
 
 @claim(
@@ -251,7 +255,7 @@ def few_heads_generation(e: Evidence) -> Outcome:
 )
 def few_heads_prefill(e: Evidence) -> Outcome:
     """They do so with the prefill sparsified too."""
-    return held(e, ceil(HEADS_KEPT * e.heads), HOLDS, "both")
+    return held(e, paper.few_heads(e.heads), HOLDS, "both")
 
 
 CLAIMS = [one for one in vars().values() if isinstance(one, Claim)]

@@ -18,7 +18,7 @@ import pandas as pd
 from . import paper, tables
 from .intervals import mean_interval, unseen
 from .recipe import RECIPES
-from .tipping import NOTHING, RETRIEVES
+from .tipping import NOTHING, RETRIEVES, heads_kept
 
 KEY = [column for column in tables.CELL if column != "template"]  # JRT cells pair with those read once
 GROUND = ["haystack", "haystack_seed", "length"]  # what a cell shares with its control prompt
@@ -137,11 +137,9 @@ class Evidence:
         if self.rows.empty:
             return {}
         rows = self.rows.assign(_twice=self.rows["template"] == "jrt")
-        # Heads kept by another measure than entropy are another rule than the paper's.
-        heads = rows[rows["k"].notna() & ~rows["intervention"].str.contains("l2", regex=False)]
-        pairs = rows[rows["k"].isna()]
+        kept, pairs = heads_kept(rows), rows[rows["k"].isna()]
         return {
-            **dict(iter(heads.groupby(["k", "during", "_twice"], sort=False))),
+            **dict(iter(kept.groupby(["k", "during", "_twice"], sort=False))),
             **dict(iter(pairs.groupby(["generation", "prefill", "_twice"], sort=False))),
         }
 
