@@ -60,7 +60,7 @@ def of(
     Raises
     ------
     HybretError
-        For random weights, two sets of weights under one name, an unknown claim, or a missing column.
+        For random weights, two sets of weights or two templates under one name, an unknown claim, or a missing column.
     """
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
     names = list(CLAIMS) if claims is None else list(claims)
@@ -126,9 +126,11 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
             f"{table.loc[made_up, 'model'].iloc[0]} has random weights: what it answers means nothing, so no claim is "
             "judged by it; leave its rows out"
         )
-    several = weights.groupby(table["model"]).nunique() > 1
-    if several.any():
-        raise HybretError(f"rows of {several.idxmax()} come from different weights; pass those of one training only")
+    once = table["template"].where(table["template"] != "jrt") if "template" in table else weights
+    for kind, column in (("weights", weights), ("templates (beside the one that reads twice)", once)):
+        several = column.groupby(table["model"]).nunique() > 1
+        if several.any():
+            raise HybretError(f"rows of {several.idxmax()} come from different {kind}; pass those of one only")
     return table
 
 

@@ -433,6 +433,8 @@ def test_bad_input():
     mixed = pd.concat([world(), world().assign(weights="other")])
     with pytest.raises(HybretError, match="different weights"):
         verdicts.of(mixed)
+    with pytest.raises(HybretError, match="rows of tiny come from different templates"):
+        verdicts.of(pd.concat([world(), world(template="instruct")]))
     with pytest.raises(HybretError, match="unknown claim 'H1'"):
         verdicts.of(world(), claims=["H1"])
     with pytest.raises(HybretError, match="no column 'in_window'"):
