@@ -233,6 +233,78 @@ def test_and_not_to_others(claim):
     assert line["verdict"] == NOT_TESTABLE and "8" in line["why"]
 
 
+# ---------------------------------------------------------------- a model like Jamba beside two like RecurrentGemma
+
+
+def family(**right):
+    """Rows, items and models: two windowed base models, and an instruction-tuned one with 32 heads and no window.
+
+    Only the last one was taught the benchmarks' tasks; `right` changes its answers.
+    """
+    models = [
+        SimpleNamespace(name="griffin-tiny", heads=10, parameters=7_000_000, family="recurrent_gemma"),
+        SimpleNamespace(name="griffin-small", heads=16, parameters=8_000_000, family="recurrent_gemma"),
+        SimpleNamespace(name="jamba-tiny", heads=32, parameters=9_000_000, family="jamba"),
+    ]
+    rows, items = [], []
+    for m in models:
+        jamba = m.family == "jamba"
+        for recipe in ("CORRECTED", "PAPER"):
+            own = world(m.heads, m.name, recipe, "instruct" if jamba else "base")
+            rows.append(own.assign(in_window=own["in_window"] | (own["needle"] != "none")) if jamba else own)
+        sides = {"glue": 250, "mmlu_knowledge": 125, "mmlu_lookup": 125}
+        chance = {f"{side}_{c}": n for side, n in sides.items() for c in ("base", "sparse", "ablated")}
+        own = bench(**(right if jamba else chance)).assign(model=m.name, weights=f"weights of {m.name}")
+        items += [own.assign(recipe=recipe) for recipe in ("CORRECTED", "PAPER")]
+    return pd.concat(rows, ignore_index=True), pd.concat(items, ignore_index=True), models
+
+
+def test_a_third_model_is_judged_as_what_it_is():
+    rows, items, models = family()
+    table = verdicts.of(rows, items, models=models, recipes=["CORRECTED", "PAPER"])
+
+    def verdicts_on(hypothesis, model, recipes=("CORRECTED", "PAPER")):
+        at = (table["hypothesis"] == hypothesis) & (table["model"] == model) & table["recipe"].isin(recipes)
+        return set(table.loc[at, "verdict"])
+
+    assert verdicts_on("H1", "jamba-tiny") == {REPRODUCED}  # at the k of the model with as many heads, both templates
+    assert verdicts_on("H2", "jamba-tiny") == {REPRODUCED}
+    assert verdicts_on("H2", "griffin-tiny") == verdicts_on("H2", "griffin-small") == {NOT_TESTABLE}  # at chance
+    assert verdicts_on("H3", "jamba-tiny", ["PAPER"]) == {NOT_TESTABLE}  # the authors' code leaves its weights alone
+    own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")
+    assert own.loc["tipping-point-own", "ours"] == "k = 4 of 32 heads"
+    windowless = own.loc[["inside-window", "beyond-window", "complement"]]
+    assert set(windowless["verdict"]) == {NOT_TESTABLE} and windowless["why"].str.contains("global").all()
+    others = own[(own["hypothesis"] == "H3") & ~own.index.isin(windowless.index)]
+    assert set(others["verdict"]) == {REPRODUCED}
+    for claim in ("tipping-point-order", "prefill-order"):
+        across = table[(table["claim"] == claim) & (table["recipe"] == "CORRECTED")].iloc[0]
+        assert all(f"{m.name}" in across["ours"] for m in models)
+    said = " ".join(verdicts.said(table))
+    assert "jamba-tiny, CORRECTED: 6 of 6 testable claims reproduced" in said
+    figure = figures.verdicts(table, "note")
+    names = {t.get_text() for t in figure.axes[0].texts}
+    assert {m.name for m in models} | {"all models"} <= names
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ({"glue_ablated": 380}, {"glue-kept", "glue-order"}),
+        ({"glue_sparse": 440}, {"glue-order"}),
+        ({"mmlu_lookup_sparse": 200}, {"mmlu-sparse-lookup"}),
+        ({"mmlu_knowledge_ablated": 395}, {"mmlu-ablated-knowledge"}),  # facts in the weights need no attention
+        ({"mmlu_knowledge_ablated": 395, "mmlu_lookup_ablated": 395},
+         {"mmlu-ablated-knowledge", "mmlu-ablated-lookup", "contrast"}),
+    ],
+)  # fmt: skip
+def test_a_third_model_that_behaves_otherwise(right, wrong):
+    rows, items, models = family(**right)
+    table = of_hypothesis("H2", rows, items, models=models)
+    own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")["verdict"]
+    assert set(own[own == NOT_REPRODUCED].index) == wrong and set(own.drop(list(wrong))) == {REPRODUCED}
+
+
 # ---------------------------------------------------------------- not testable
 
 
