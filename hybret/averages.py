@@ -130,6 +130,12 @@ def averages(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(lines).rename(columns={"value_low": "low", "value_high": "high"})
 
 
+def headline(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The default lines of `averages`: one for each of the organisms' groups, and for GLUE and MMLU as a whole."""
+    table = averages(rows, seed)
+    return table[table["default"] & ((table["group"] == "all") | (table["benchmark"] == "organism"))]
+
+
 @dataclass(frozen=True)
 class Average:
     """One average under every condition: on the data, then on every draw of the bootstrap.

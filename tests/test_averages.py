@@ -130,6 +130,18 @@ def test_what_never_varies_still_has_an_interval():
     assert table.loc["ablated", "loss"] == 0 < table.loc["ablated", "loss_high"] < 0.04
 
 
+def test_a_base_that_knows_nothing_keeps_no_share():
+    found = averages.averages(answers({"t": 5}, right={"base": 0.0, "ablated": 1.0}))
+    assert (found["value"] == [0, 1] * (len(found) // 2)).all() and found["kept"].isna().all()
+
+
+def test_a_tasks_draws_do_not_depend_on_what_is_beside_it(glue):
+    alone, beside = (
+        averages.per_task(rows).set_index(["task", "condition"]) for rows in (glue[glue["task"] == "rte"], glue)
+    )
+    pd.testing.assert_frame_equal(alone, beside.loc[["rte"]])
+
+
 def test_the_same_seed_gives_the_same_intervals(glue):
     pd.testing.assert_frame_equal(averages.averages(glue, seed=3), averages.averages(glue, seed=3))
     assert not averages.averages(glue, seed=3)["low"].equals(averages.averages(glue, seed=4)["low"])
