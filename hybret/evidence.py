@@ -81,7 +81,7 @@ class Evidence:
     model, recipe : names, as in the rows.
     rows : rows of sweeps; may be empty.
     benchmarks : one row per benchmark item and configuration (base, sparse, ablated); may be empty.
-    heads : query heads per attention layer; None takes the largest k of the rows.
+    heads_known : query heads per attention layer; None takes the largest k of the rows.
     parameters : size of the model, None if unknown.
     texts : text of each prompt by `Prompt.key`.
     family : transformers' model type, empty if unknown.
@@ -95,6 +95,7 @@ class Evidence:
     parameters: int | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     family: str = ""
+    _known: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     # ------------------------------------------------------------ what was run
 
@@ -114,12 +115,6 @@ class Evidence:
             raise NotTestable(f"the paper says this of models with 10, 16 and 32 heads, and this one has {self.heads}")
         return name
 
-    @cached_property
-    def windowed(self) -> bool:
-        """Whether some needle has left the attention window when the answer begins."""
-        needle = self.rows[self.rows["needle"] != tables.CONTROL] if len(self.rows) else self.rows
-        return bool(len(needle)) and not needle["in_window"].all()
-
     def kept(self, k: int, during: str = "generation", jrt: bool = False) -> pd.DataFrame:
         """Cells at k heads (`during` "generation" or "both"), prompts read once or twice."""
         version = {"generation": "generation version", "both": "prefill version"}[during]
@@ -138,14 +133,8 @@ class Evidence:
             return {}
         rows = self.rows.assign(_twice=self.rows["template"] == "jrt")
         kept, pairs = heads_kept(rows), rows[rows["k"].isna()]
-        return {
-            **dict(iter(kept.groupby(["k", "during", "_twice"], sort=False))),
-            **dict(iter(pairs.groupby(["generation", "prefill", "_twice"], sort=False))),
-        }
-
-    @cached_property
-    def _known(self) -> dict[Any, pd.DataFrame]:
-        return {}
+        keys = ((kept, ["k", "during", "_twice"]), (pairs, ["generation", "prefill", "_twice"]))
+        return {key: part for own, by in keys for key, part in own.groupby(by, sort=False)}
 
     def _cells(self, key: Any, name: str) -> pd.DataFrame:
         """One line per cell: KEY, prompt, in_window, value (accuracy), floor, credit (any points) and its floor."""

@@ -135,7 +135,7 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
 
 
 def said(table: pd.DataFrame) -> list[str]:
-    """One sentence per hypothesis and model: how many claims are reproduced, which are not, how many are untestable.
+    """One sentence per hypothesis: for each model, how many of the testable claims are reproduced, and which are not.
 
     Parameters
     ----------
