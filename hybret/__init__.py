@@ -25,8 +25,10 @@ _HOME = {
     ],
     "models": ["Model", "load"],
     "niah": ["PAPER_NEEDLE", "Needle", "Prompt"],
+    "planning": ["plan"],
     "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
     "sweeping": ["run_folder", "stored", "sweep"],
+    "verifying": ["verify"],
 }
 _MODULES = [
     "averages",
@@ -79,9 +81,11 @@ if TYPE_CHECKING:
     )
     from .models import Model, load
     from .niah import PAPER_NEEDLE, Needle, Prompt
+    from .planning import plan
     from .recipe import CORRECTED, PAPER, RECIPES, Recipe
     from .sweeping import run_folder, stored, sweep
     from .tracing import Trace, attach, phase
+    from .verifying import verify
 
 
 def __getattr__(name: str) -> Any:

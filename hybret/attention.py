@@ -8,6 +8,7 @@ generation loop sets around each forward pass: the phase, each row's interventio
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from .entropy import head_entropy, keep_lowest
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, Mass, Only, Phase, needs_question, no_question
 from .manipulating import manipulate
+from .models import attention_layers
 from .recipe import Recipe
 from .streaming import prefill as stream
 
@@ -73,6 +75,7 @@ class Frame:
     right_aligned: bool = False
     questions: Sequence[Question] = ()
     outputs: Tensor | None = field(init=False, default=None)
+    calls: int = field(init=False, default=0)  # of attention modules that do not know which layer they serve
     keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
     bounds: Tensor = field(init=False)  # of the needle's copies, (rows, copies, 2)
@@ -116,6 +119,16 @@ class Frame:
     def acts(self) -> bool:
         return bool(self.keep_heads or self.manipulations or self.trace)
 
+    def on(self, device: torch.device) -> Frame:
+        """The same for a layer on another device, where a model is spread over several."""
+        if self.last.device == device:
+            return self
+        moved = copy.copy(self)
+        moved.last, moved.bounds, moved.asked = (x.to(device) for x in (self.last, self.bounds, self.asked))
+        moved.keep_heads = {name: (rows.to(device), k.to(device)) for name, (rows, k) in self.keep_heads.items()}
+        moved.manipulations = [(action, rows.to(device)) for action, rows in self.manipulations]
+        return moved
+
     def position(self, keys: int, rows: Tensor | slice = ALL) -> Tensor:
         """Absolute position of each key column, ``(rows, keys)``; the last column is the last query's own."""
         return self.last[rows, None] - (keys - 1) + torch.arange(keys, device=self.last.device)
@@ -135,6 +148,14 @@ class Frame:
             edge = 0 if "question" in action.also else 1
             found |= position >= self.asked[rows, edge, None]
         return found
+
+    def layer(self, module: Any) -> int:
+        """Which layer of the model this call serves; Zamba's layers share their attention modules and come in order."""
+        if module.layer_idx is not None and module.layer_idx >= 0:
+            return int(module.layer_idx)
+        layers, _ = attention_layers(module.config, module.config.model_type)
+        self.calls += 1
+        return layers[(self.calls - 1) % len(layers)]
 
     def manipulations_in(self, layer: int) -> list[tuple[Intervention, Tensor]]:
         """What acts on the weights in this layer, in order, and on which rows."""
@@ -198,12 +219,14 @@ def attention(
     weights : Tensor or None
         ``(rows, heads, queries, keys)``, as used; None where they were not formed.
     """
-    current = _current(module)
-    if current is not None and current.streams:
+    declared = _current(module)
+    layer = -1 if declared is None else declared.layer(module)
+    current = None if declared is None else declared.on(query.device)
+    if declared is not None and current is not None and current.streams:
         window = getattr(module, "sliding_window", None)
-        output = stream(query, key, value, scaling, window, current, current.manipulations_in(module.layer_idx))
-        current.outputs = output.transpose(1, 2)
-        return current.outputs[: query.shape[0]], None
+        output = stream(query, key, value, scaling, window, current, current.manipulations_in(layer))
+        declared.outputs = output.transpose(1, 2)
+        return declared.outputs[: query.shape[0]], None
     if current is not None and current.right_aligned and attention_mask is None:
         padding = current.position(key.shape[2])[:, None, None] < 0
         attention_mask = torch.zeros(padding.shape, dtype=query.dtype, device=query.device)
@@ -220,7 +243,7 @@ def attention(
     if current is None or not acts:
         return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
     used = weights
-    if manipulations := current.manipulations_in(module.layer_idx):
+    if manipulations := current.manipulations_in(layer):
         used = weights.clone()
         visible = torch.ones_like(weights[:, :1], dtype=torch.bool)
         if attention_mask is not None:
@@ -240,7 +263,7 @@ def attention(
     if current.trace is not None:
         needle = current.on_needle(key.shape[2])[:, None, None, :]
         current.trace.add(
-            f"layer {module.layer_idx}",
+            f"layer {layer}",
             entropy=head_entropy(exact, current.recipe),
             needle_mass=(exact * needle).sum(-1),
             kept=kept,

@@ -17,6 +17,7 @@ from .interventions import Binary, Intervention, Phase, effective
 from .models import Model
 from .niah import Prompt
 from .recipe import Recipe
+from .sizing import cache_bytes
 
 MOST_ROWS = {"cpu": 640, "cuda": 1024}
 # On the CPU a few rows stay in the caches; a GPU wants large passes.
@@ -79,11 +80,7 @@ def budget_of(model: Model, longest: int) -> Budget:
     kind = model.device.type
     rows = MOST_ROWS.get(kind, 1)
     if kind == "cuda":
-        config = model.net.config
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        keys = min(longest, model.window or longest)
-        layers = len(model.attention_layers)
-        size = 2 * layers * config.num_key_value_heads * width * keys * model.net.dtype.itemsize
+        size = cache_bytes(model.net.config, len(model.attention_layers), longest, model.net.dtype.itemsize)
         memory = torch.cuda.get_device_properties(model.device).total_memory
         rows = max(1, min(rows, int(STATE_SHARE * memory / size)))
     return Budget(rows, MOST_TOKENS.get(kind, 1))

@@ -20,7 +20,7 @@ from .batches import Stages, budget_of, does, longest_prompt
 from .entropy import keep_lowest
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, effective, table1_conditions
-from .measuring import Memory, machine, matmul_rate, wait
+from .measuring import Memory, flops_per_token, machine, matmul_rate, wait
 from .models import Model
 from .niah import Prompt
 from .recipe import CORRECTED
@@ -141,7 +141,7 @@ def _sweep(
     stock = statistics.mean(times) * answers
     read = sum(len(p.ids) for p in prompts) * len(conditions)
     passes = {effective([c.at("prefill")], model.family, model.heads, CORRECTED)[0] for c in conditions.values()}
-    flops = _flops_per_token(model)
+    flops = flops_per_token(model.net)
     least = sum(len(p.ids) for p in prompts) * len(passes) * flops / peak
     return {
         "prompts": len(prompts),
@@ -241,18 +241,6 @@ def kept_share(model: Model, prompt: Prompt) -> float:
     finally:
         streaming.attend = original
     return round(statistics.mean(shares), 5)
-
-
-def _flops_per_token(model: Model) -> float:
-    """Two per weight that a token meets; embeddings are looked up, the head runs once per prompt, and of a mixture
-    of experts only the chosen ones count."""
-    config = model.net.config
-    experts, chosen = getattr(config, "num_experts", 1) or 1, getattr(config, "num_experts_per_tok", 1) or 1
-    met = 0.0
-    for name, weight in model.net.named_parameters():
-        if "embed" not in name and "lm_head" not in name:
-            met += weight.numel() * (chosen / experts if ".experts" in name else 1)
-    return 2 * met
 
 
 def _spread(items: Sequence[Any], n: int) -> list[Any]:

@@ -49,14 +49,16 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
 @one_sentence
 def models() -> None:
     """List the models that can be named, and what each needs."""
-    from . import models as m
+    from . import presets
+    from .families import FAMILIES
+    from .sources import organisms
 
     table = Table("name", "what", "where", box=None, header_style="bold")
-    for name in m.organisms():
+    for name in organisms():
         table.add_row(name, "organism, trained by this project", "shipped")
-    for name in m.RANDOM_MODELS:
+    for name in (*presets.RANDOM_MODELS, *FAMILIES):
         table.add_row(name, "tiny, random weights, for trying the code", "made on the spot")
-    for name, title in m.PAPER_MODELS.items():
+    for name, title in presets.PAPER_MODELS.items():
         table.add_row(name, f"{title}, studied in the paper", "Hugging Face")
     Console().print(table)
 
@@ -186,6 +188,53 @@ def bench(
             f"{row['path']}, {row['tokens']} tokens", f"{row['seconds']:.4f}", "", "", "", str(row["extra_gib"])
         )
     Console().print(table)
+
+
+@app.command()
+@one_sentence
+def verify(
+    model: Annotated[
+        str, typer.Argument(help="Name, Hugging Face id or folder; or a family such as bamba: tiny, random weights.")
+    ],
+    tokens: Annotated[int | None, typer.Option(help="Length of the prompt. Default: past the window.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32; bfloat16 and float16 tell gross errors only.")] = "float32",
+) -> None:
+    """Check on a model what hybret rests on, and print the measured errors; status 1 if a check fails."""
+    from .verifying import FAIL, shown
+    from .verifying import verify as check
+
+    found = check(model, tokens, device, dtype, lambda name: print(name, file=sys.stderr, flush=True))
+    if as_json:
+        print(found.to_json(orient="records"))
+    else:
+        Console(highlight=False).print(shown(found))
+    failed = (found["verdict"] == FAIL).any()
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@one_sentence
+def plan(
+    model: Annotated[str, typer.Option(help="Name, Hugging Face id or folder (see `hybret models`).")] = "griffin-tiny",
+    notebook: Annotated[str, typer.Option(help="sparsification or manipulation.")] = "sparsification",
+    on: Annotated[str, typer.Option(help="h100, h200 or cpu.")] = "h100",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    lengths: Annotated[int, typer.Option(help="How many prompt lengths.")] = 10,
+    depths: Annotated[int, typer.Option(help="How many needle depths.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Estimate a notebook's time and memory on a model, without building it."""
+    from .planning import plan as estimate
+    from .planning import shown
+
+    found = estimate(model, notebook, on, dtype, lengths, depths)
+    if as_json:
+        print(json.dumps({**found.attrs, "sweeps": found.to_dict("records")}))
+        return
+    Console(highlight=False).print(shown(found))
 
 
 @app.command()

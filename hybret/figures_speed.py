@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 
 from hybret.errors import HybretError
 from hybret.figures_style import COLOURS, GREY, INK, MARKERS, PALE, canvas, footnote, styled
+from hybret.presets import RANDOM
 
 SWEEPS = {"figure2": "Figure 2", "manipulation": "Table 1"}
 STAGES = {"prefill": COLOURS[0], "fork": COLOURS[5], "decode": COLOURS[1], "scoring": COLOURS[2], "other": PALE}
@@ -62,7 +63,7 @@ def measured(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         stages = {stage: float(part["stages"].get(stage, 0)) for stage in STAGES if stage != "other"}
         found.append({
             **{key: where[key] for key in ("device", "dtype", "date", "weights", "parameters")},
-            "model": where["model"].split("/")[-1],
+            "model": where["model"].removeprefix(RANDOM).split("/")[-1],
             "random": where["weights"].startswith("random"),
             "sweep": name,
             **{key: part[key] for key in ("prompts", "conditions", "answers", "seconds", "ratio")},
@@ -86,7 +87,7 @@ def _small_print(figure: Figure, machines: Iterable[Mapping[Any, Any]]) -> None:
     for m in machines:
         weights = str(m.get("weights", "random"))
         weights = "random weights" if weights.startswith("random") else weights[:8]
-        parts.append(f"model {m['model']} ({weights}), {m['dtype']} on {m['device']}, {m['date']}")
+        parts.append(f"model {m['model'].removeprefix(RANDOM)} ({weights}), {m['dtype']} on {m['device']}, {m['date']}")
     footnote(figure, " · ".join(dict.fromkeys(parts)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from hybret.errors import HybretError
+from hybret.presets import made_up
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +28,7 @@ INK, GREY, PALE = "#222222", "#5A5A5A", "#D9D9D9"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NEEDLE = "#F0E442"
+MADE_UP = "random weights: nothing here is a result"  # in the small print of a figure that is marked so
 EDGE = "#D55E00"  # the attention window's edge and the kept heads, drawn on top of a map
 PALETTES = ("cividis", "authors")
 VERSIONS = {"generation": "generation version", "both": "prefill version", "prefill": "prefill only"}
@@ -120,8 +123,19 @@ def canvas(height: float, width: float = WIDTH) -> Figure:
     return figure
 
 
+# How small print names them: one of `hybret.presets.RANDOM_MODELS`, the prefix `RANDOM`, a digest, or in words.
+_MADE_UP = re.compile(r"\brandom-(griffin|jamba)\b|\brandom:|\(random\d|" + re.escape(MADE_UP))
+
+
 def footnote(figure: Figure, text: str, xlabel: str = "") -> None:
-    """Write the small print along the lower edge, under a shared x label; the plots stay clear of both."""
+    """Write the small print along the lower edge, under a shared x label; the plots stay clear of both.
+
+    If it names a model with random weights, the whole figure is marked.
+    """
+    if _MADE_UP.search(text):
+        figure.text(0.5, 0.5, "random weights", fontsize=40, color=GREY, alpha=0.25, rotation=20, ha="center",
+                    va="center", zorder=100, in_layout=False)  # fmt: skip
+        text = text if MADE_UP in text else f"{text} · {MADE_UP}"
     width, height = figure.get_size_inches()
     limit = int(width * 15.5)  # characters of 8-point type in a line
     lines, line = [], ""
@@ -163,10 +177,10 @@ def provenance(rows: pd.DataFrame, *more: str) -> str:
     """
     parts = []
     if "model" in rows:
-        digests = rows["weights"].astype(str).str[:8] if "weights" in rows else [""] * len(rows)
-        pairs = dict.fromkeys(zip(rows["model"], digests, strict=True))
+        weights = rows["weights"].astype(str) if "weights" in rows else rows["model"].map(lambda _: "")
+        pairs = dict.fromkeys(zip(rows["model"], weights.str[:8], strict=True))
         names = (f"{name} ({digest})" if digest else f"{name}" for name, digest in pairs)
-        parts.append("model " + ", ".join(names))
+        parts.append("model " + ", ".join(names) + (f" · {MADE_UP}" if made_up(rows["model"], weights).any() else ""))
     if "recipe" in rows:
         parts.append("recipe " + ", ".join(dict.fromkeys(map(str, rows["recipe"]))))
     return " · ".join([*parts, *more])

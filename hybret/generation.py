@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from .attention import Frame, Question, Spans, frame
+from .errors import HybretError
 from .interventions import Intervention, effective, elementary, needs_question, no_question
 from .models import Model
 from .recipe import Recipe
@@ -29,6 +31,13 @@ MAX_NEW_TOKENS = 40
 __all__ = ["MAX_NEW_TOKENS", "State", "decode", "extend", "generate", "merge", "prefill", "prompt_tokens", "start"]
 
 Actions = tuple[Intervention, ...]
+
+
+UNSHARED = ("qwen3_next", "qwen3_5_text", "zamba", "zamba2")
+"""Families whose rows must not share the layers below the first attention layer: Qwen's gate stands between attention
+and its output projection, and Zamba's attention layers read the embeddings once more."""
+WHOLE = ("zamba",)
+"""Families that read a prompt in one pass only: after a text in the cache transformers starts their scan from zero."""
 
 
 def prompt_tokens(model: Model, ids: Sequence[int], recipe: Recipe) -> int:
@@ -70,6 +79,11 @@ def extend(
     trace : Trace, optional
     question : Question, optional
         The question's interval in `ids`, where something keeps it in sight.
+
+    Raises
+    ------
+    HybretError
+        If `state` has read something and the family is one of `WHOLE`.
     """
     net, device = model.net, model.device
     read = int(state.position[0])
@@ -78,6 +92,11 @@ def extend(
         if whole and until < len(ids):
             state.token = torch.tensor([[ids[until]]], device=device).expand(len(rows), 1)
         return state
+    if read and model.family in WHOLE:
+        raise HybretError(
+            f"transformers {transformers.__version__} cannot read on in a prompt with {model.family} (it starts the "
+            "recurrence from zero); read the prompt in one pass, or answer fewer things about it at once"
+        )
     position = state.position + (until - read)
     acting = effective(rows, model.family, model.heads, recipe)
     many = len(rows)
@@ -125,7 +144,9 @@ def prefill(
 
 
 def first_projection(model: Model) -> Any:
-    """What the outputs of the first attention layer go through; None where it cannot be told."""
+    """What the outputs of the first attention layer go through; None where it cannot be told, or they change before."""
+    if model.family in UNSHARED:
+        return None
     layers = getattr(getattr(model.net, "model", None), "layers", None)
     if layers is None:
         return None
@@ -141,6 +162,11 @@ def expanding(model: Model, now: Frame | None) -> Iterator[None]:
 
     def outputs(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         assert now.outputs is not None  # the attention function has just run
+        if not torch.equal(inputs[0], now.outputs[: len(inputs[0])].flatten(2)):
+            raise HybretError(
+                f"{model.name} ({model.family}) changes what attention gives before its output projection, and hybret "
+                "does not know that of this family; report it (`hybret verify` shows what else holds)"
+            )
         return (now.outputs.flatten(2),)  # added to the one row of the residual stream, they give it all rows
 
     handle = first_projection(model).register_forward_pre_hook(outputs)

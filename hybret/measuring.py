@@ -33,6 +33,19 @@ def matmul_rate(model: Model, size: int | None = None) -> float:
     return 2 * size**3 / statistics.median(times[1:])
 
 
+def flops_per_token(net: Any) -> float:
+    """Two operations per weight that a token meets; embeddings are looked up, the head runs once per prompt, and of a
+    mixture of experts only the chosen ones count."""
+    config = net.config
+    experts = getattr(config, "num_experts", 0) or getattr(config, "num_local_experts", 0) or 1
+    chosen = getattr(config, "num_experts_per_tok", 1) or 1
+    met = 0.0
+    for name, weight in net.named_parameters():
+        if "embed" not in name and "lm_head" not in name:
+            met += weight.numel() * (chosen / experts if ".experts" in name else 1)
+    return 2 * met
+
+
 def machine(model: Model) -> dict[str, Any]:
     """What the figures were measured on."""
     found = machine_of(model.name, str(model.device), model.dtype)

@@ -11,19 +11,22 @@ import torch
 import transformers
 from packaging.version import Version
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
 
 from .errors import HybretError
-from .presets import PAPER_MODELS, RANDOM_MODELS, paper_config, tiny_config
+from .families import FAMILIES
+from .placing import device_of, placement, random_net, require_on_gpus, spread
+from .presets import RANDOM, RANDOM_MODELS
+from .sizing import require_room
+from .sources import CHECKPOINTS as CHECKPOINTS
+from .sources import configuration, organisms, said, source_of, tokenizer_folder
 
 if TYPE_CHECKING:
     from .niah import Prompt
 
-CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 # Before 5.13 RecurrentGemma is non-causal past its window when a cache is used (measured).
 OLDEST_TRANSFORMERS = "5.13.1"
 # DeepMind's sampler attends to window + 1 positions: with 2049 transformers agrees with it to 1e-5, with 2048 logits
@@ -94,6 +97,18 @@ class Model:
         """Number of parameters, tied ones counted once."""
         return sum(p.numel() for p in self.net.parameters())
 
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Numbers of heads to keep in the book's curves: all of them, in rising order.
+
+        Of an embedded model every one up to 8, every second up to 16, every fourth up to 32: these turn at k < 8, and
+        every value is another reading of all prompts.
+        """
+        if not self.embedded:
+            return tuple(range(self.heads + 1))
+        steps = {k: 2 ** max(0, (k - 1).bit_length() - 3) for k in range(self.heads + 1)}
+        return tuple(k for k, step in steps.items() if k % step == 0 or k == self.heads)
+
     def generate(self, prompt: Prompt | str, max_new_tokens: int = 40) -> str:
         """Greedy answer to one prompt, under the intervention that `hybret.attach` put on this model, if any.
 
@@ -134,11 +149,6 @@ class Model:
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
 
-def organisms() -> list[str]:
-    """Names of the embedded models that this installation ships."""
-    return sorted(p.parent.name for p in CHECKPOINTS.glob("*/config.json"))
-
-
 def named(names: str) -> list[str]:
     """The models of a comma-separated list, in its order; nothing is loaded.
 
@@ -151,19 +161,32 @@ def named(names: str) -> list[str]:
     if not found or len(set(found)) < len(found):
         raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
     for name in found:
-        if name not in RANDOM_MODELS:
-            _source(name)
+        if name not in (*RANDOM_MODELS, *FAMILIES):
+            source_of(name.removeprefix(RANDOM))
     return found
 
 
-def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, weights: str = "checkpoint") -> Model:
+def load(
+    name: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+    weights: str = "checkpoint",
+    revision: str | None = None,
+    device_map: str | None = None,
+) -> Model:
     """Load a hybrid.
+
+    Only safetensors are read and no code of a repository runs. Whether the weights fit is asked before anything is
+    built, and before they are downloaded.
 
     Parameters
     ----------
     name : str
-        An organism (``hybret models`` lists them), ``"random-griffin"`` / ``"random-jamba"`` (tiny, random weights), a
-        Hugging Face id such as ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors.
+        An organism (``hybret models`` lists them), ``"random-griffin"`` / ``"random-jamba"`` or a family of
+        `hybret.families.FAMILIES` such as ``"bamba"`` (tiny, random weights), a Hugging Face id such as
+        ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors. ``"random:"`` before one of the
+        paper's models or a folder is the same as ``weights="random"``.
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one.
     dtype : {"auto", "float32", "bfloat16", "float16"}
@@ -171,8 +194,15 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, we
     seed : int
         Of random weights.
     weights : {"checkpoint", "random"}
-        ``"random"`` builds one of the paper's models at its full size on the device, with the organisms' tokenizer and
-        without any download: for measuring time and memory. What it answers means nothing.
+        ``"random"`` builds one of the paper's models, or the model of a folder with config.json, at its full size on
+        the device and without any download: for measuring time and memory. The tokenizer is an organism's: the same
+        interface and fewer tokens, so a prompt of a given length holds less text. What the model answers means
+        nothing; its name begins with ``"random:"`` and its digest with ``"random"``.
+    revision : str, optional
+        Commit, tag or branch of a Hugging Face id; default the newest. A commit pins the weights. The same in the name:
+        ``"google/recurrentgemma-2b@2a4c..."``, which rows then carry.
+    device_map : {"auto", "balanced"}, optional
+        Spread the layers over all GPUs (accelerate does, which must be installed). `device` is then not used.
 
     Returns
     -------
@@ -181,53 +211,59 @@ def load(name: str, device: str = "auto", dtype: str = "auto", seed: int = 0, we
     Raises
     ------
     HybretError
-        Unknown model, device or dtype; transformers too old; no attention layers; no attention interface.
+        Unknown model, device, dtype or revision; no access or network; not enough memory; no safetensors; transformers
+        too old; no attention layers; no attention interface.
     """
     if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
         raise HybretError(
             f"transformers {transformers.__version__} is too old: its recurrent models do not go through the attention "
             f"interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
         )
-    device = device_of(device)
-    small = name in organisms() or name in RANDOM_MODELS
-    if dtype == "auto":
-        dtype = "float32" if small or device == "cpu" else "bfloat16"
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise HybretError(f"unknown dtype {dtype!r}; choose auto, float32, bfloat16 or float16")
+    devices = spread(device_map) if device_map else [device_of(device)]
     if weights not in ("checkpoint", "random"):
         raise HybretError(f"unknown weights {weights!r}; choose checkpoint or random")
-    made_up = name in RANDOM_MODELS or weights == "random"
-    if weights == "random" and name not in (*RANDOM_MODELS, *PAPER_MODELS):
-        raise HybretError(f"random weights are made for {', '.join(PAPER_MODELS)} only, not for {name!r}")
-    source = str(_tokenizer_folder()) if made_up else _source(name)
-    if name in RANDOM_MODELS:
-        config = tiny_config(name, len(AutoTokenizer.from_pretrained(source)))
-    elif made_up:
-        config = paper_config(name)
-    else:
-        config = _read_config(name, source)
+    if name.startswith(RANDOM) or name in FAMILIES:
+        name, weights = name.removeprefix(RANDOM), "random"
+    tiny = name in (*RANDOM_MODELS, *FAMILIES)
+    small = name in organisms() or tiny
+    if dtype == "auto":
+        dtype = "float32" if small or devices == ["cpu"] else "bfloat16"
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise HybretError(f"unknown dtype {dtype!r}; choose auto, float32, bfloat16 or float16")
+    made_up = tiny or weights == "random"
+    source = str(tokenizer_folder()) if made_up else source_of(name)
+    if not Path(source).exists():
+        revision = revision or name.partition("@")[2] or None
+    elif revision is not None:
+        raise HybretError(f"{name!r} has no revisions here; only the weights of a Hugging Face id have")
+    config = configuration(name, made_up, revision)
     layers, heads = attention_layers(config, name)
     if not small and config.model_type == "recurrent_gemma" and config.attention_window_size == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
+    if not small:
+        require_room(name, config, dtype, devices)
+        if not made_up and devices != ["cpu"] and placement(devices, device_map) is None:
+            require_room(name, config, dtype, ["cpu"])  # without accelerate the weights are read there first
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
-    try:
+    with said(name, source):
         if made_up:
-            torch.manual_seed(seed)
-            with torch.device(device):
-                net = AutoModelForCausalLM.from_config(config, **options)
+            net = random_net(config, devices, device_map, seed, options)
         else:
-            net = AutoModelForCausalLM.from_pretrained(source, config=config, use_safetensors=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, ImportError, RuntimeError) as problem:
-        raise HybretError(f"cannot load {name!r} from {source}: {str(problem).splitlines()[0]}") from problem
+            net = AutoModelForCausalLM.from_pretrained(
+                source, config=config, use_safetensors=True, trust_remote_code=False, revision=revision or "main",
+                device_map=placement(devices, device_map), **options,
+            )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+    if device_map:
+        require_on_gpus(name, net)
     if not net._can_set_attn_implementation():
         raise HybretError(
             f"{name!r} ({config.model_type}) does not use transformers' attention interface, which hybret needs; "
             "choose a family that does, or a newer transformers"
         )
     return Model(
-        name=name,
-        net=net.eval().to(device),
+        name=name if tiny or not made_up else f"{RANDOM}{name}",
+        net=net.eval() if device_map else net.eval().to(devices[0]),
         tokenizer=tokenizer,
         family=config.model_type,
         heads=heads,
@@ -255,7 +291,10 @@ def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
     if not kinds and hasattr(config, "num_attention_heads"):
         kinds = ["full_attention"] * config.num_hidden_layers
-    layers = tuple(i for i, k in enumerate(kinds or ()) if "attention" in k and not k.startswith("linear"))
+    # "hybrid" (Zamba, Falcon-H1): attention and a recurrence in one layer.
+    layers = tuple(
+        i for i, k in enumerate(kinds or ()) if k == "hybrid" or ("attention" in k and not k.startswith("linear"))
+    )
     if not layers:
         raise HybretError(f"{name!r} has no attention layers; hybret intervenes on attention, so it needs a hybrid")
     return layers, int(config.num_attention_heads)
@@ -264,48 +303,6 @@ def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
 def _eos(*declared: int | list[int] | None) -> frozenset[int]:
     """Every token that ends an answer: chat models name their end of turn in the generation config alone."""
     return frozenset(i for ids in declared if ids is not None for i in (ids if isinstance(ids, list) else [ids]))
-
-
-def device_of(device: str) -> str:
-    """The device that this name stands for here; refuses what is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = "unknown"
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-        raise HybretError(f"device {device!r} is not available here; choose auto, cpu or a CUDA device that exists")
-    return device
-
-
-def _source(name: str) -> str:
-    """Folder or Hugging Face id that `name` stands for, if it is no random model."""
-    if name in organisms():
-        return str(CHECKPOINTS / name)
-    if (Path(name) / "config.json").is_file():
-        return name
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists():
-        return name
-    known = ", ".join([*organisms(), *RANDOM_MODELS, *PAPER_MODELS])
-    raise HybretError(
-        f"unknown model {name!r}; give one of {known}, another Hugging Face id (owner/name), "
-        "or a folder that holds config.json"
-    )
-
-
-def _tokenizer_folder() -> Path:
-    """Any organism's folder: the random models borrow its tokenizer."""
-    if not organisms():
-        raise HybretError(f"no organism is installed in {CHECKPOINTS}, and random models need its tokenizer")
-    return CHECKPOINTS / organisms()[0]
-
-
-def _read_config(name: str, source: str) -> Any:
-    try:
-        return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as problem:
-        raise HybretError(f"cannot read the configuration of {name!r}: {str(problem).splitlines()[0]}") from problem
 
 
 def _digest(net: Any) -> str:

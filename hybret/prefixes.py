@@ -67,6 +67,11 @@ def read(
         return state
 
     distinct = {p.ids: p for p in prompts}
+    if model.family in generation.WHOLE:
+        for prompt in distinct.values():
+            until = generation.prompt_tokens(model, prompt.ids, recipe)
+            yield prompt, further(generation.start(model, len(rows)), prompt, until)
+        return
     branches = [_Branch([distinct[ids] for ids in sorted(distinct)], generation.start(model, len(rows)))]
     while branches:
         branch = branches.pop()

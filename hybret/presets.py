@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, JambaConfig, RecurrentGemmaConfig
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAPER_MODELS = {
     "google/recurrentgemma-2b": "RecurrentGemma-2B",
@@ -14,17 +15,28 @@ PAPER_MODELS = {
     "ai21labs/AI21-Jamba-Mini-1.6": "Jamba-Mini-1.6",
 }
 RANDOM_MODELS = ("random-griffin", "random-jamba")
+RANDOM = "random:"
+"""Before a model's name: that model with random weights."""
 CONFIGS = Path(__file__).parent / "configs"
 
 
 def paper_config(name: str) -> Any:
-    """The published configuration of one of `PAPER_MODELS`, without asking the network for it."""
+    """The configuration of one of `PAPER_MODELS`, without asking the network; its file says where it is from."""
+    from transformers import AutoConfig  # here: figures need the names in this module, and not transformers
+
     fields = json.loads((CONFIGS / f"{PAPER_MODELS[name].lower()}.json").read_text())
-    return AutoConfig.for_model(**fields)
+    return AutoConfig.for_model(**{key: value for key, value in fields.items() if key != "_source"})
+
+
+def made_up(model: pd.Series, weights: pd.Series) -> pd.Series:
+    """bool: which rows are of random weights, by their columns "model" and "weights"; what they say means nothing."""
+    return model.isin(RANDOM_MODELS) | weights.astype(str).str.startswith("random")
 
 
 def tiny_config(name: str, vocabulary: int) -> Any:
     """The configuration of one of `RANDOM_MODELS`; its window (32 tokens) is shorter than any prompt."""
+    from transformers import JambaConfig, RecurrentGemmaConfig
+
     special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": vocabulary}
     if name == "random-griffin":
         return RecurrentGemmaConfig(

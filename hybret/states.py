@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,8 @@ class State:
         many = len(self.token) > 1
 
         def pick(x: Tensor) -> Tensor:
-            return x if many and len(x) == 1 else x.index_select(0, rows)
+            # (A model may be spread over several devices, and its state with it.)
+            return x if many and len(x) == 1 else x.index_select(0, rows.to(x.device))
 
         return State(
             map_cache([self.cache], lambda parts: pick(parts[0])),
@@ -118,7 +120,13 @@ def start(model: Model, rows: int) -> State:
         x for w in weights for x in (w.new_zeros(1, len(w), w.shape[-1] - 1), torch.zeros(1, len(w), device=w.device))
     ]
     zeros = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
-    return State(DynamicCache(config=model.net.config), recurrent, zeros, zeros[:, 0], False)
+    return State(_empty_cache(model.net), recurrent, zeros, zeros[:, 0], False)
+
+
+def _empty_cache(net: Any) -> DynamicCache:
+    """MiniMax alone has a class of its own."""
+    own = getattr(sys.modules[type(net).__module__], "MiniMaxCache", None)
+    return own() if own else DynamicCache(config=net.config)
 
 
 def merge(states: Sequence[State]) -> State:
@@ -175,7 +183,7 @@ def map_cache(
 
     `finish` is applied to the tensors that layers write in place.
     """
-    merged = copy.copy(caches[0])
+    merged: Any = copy.copy(caches[0])
     merged.layers = []
     for parts in zip(*(c.layers for c in caches), strict=True):
         layer = copy.copy(parts[0])
@@ -189,4 +197,7 @@ def map_cache(
                 }
                 setattr(layer, name, joined)
         merged.layers.append(layer)
+    if hasattr(merged, "linear_cache"):  # MiniMax: a state for each linear layer, an empty list for the others
+        states = zip(*(vars(c)["linear_cache"] for c in caches), strict=True)
+        merged.linear_cache = [join(list(x)) if isinstance(x[0], Tensor) else [] for x in states]
     return merged

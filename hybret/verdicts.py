@@ -16,7 +16,7 @@ from . import claims_benchmarks, claims_heads, claims_weights
 from .claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, Claim, Outcome
 from .errors import HybretError
 from .evidence import Evidence, NotTestable
-from .presets import RANDOM_MODELS
+from .presets import made_up
 
 __all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]
 
@@ -120,10 +120,10 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
     if missing := [column for column in columns if column not in table]:
         raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of a sweep or of the benchmarks")
     weights = table["weights"].astype(str) if "weights" in table else pd.Series("", index=table.index)
-    made_up = table["model"].isin(RANDOM_MODELS) | weights.str.startswith("random")
-    if made_up.any():
+    random = made_up(table["model"], weights)
+    if random.any():
         raise HybretError(
-            f"{table.loc[made_up, 'model'].iloc[0]} has random weights: what it answers means nothing, so no claim is "
+            f"{table.loc[random, 'model'].iloc[0]} has random weights: what it answers means nothing, so no claim is "
             "judged by it; leave its rows out"
         )
     once = table["template"].where(table["template"] != "jrt") if "template" in table else weights

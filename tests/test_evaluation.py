@@ -1,9 +1,12 @@
-"""The shipped model, its evaluation and its card agree, and reach what the project asked for."""
+"""The shipped models, their evaluations and their cards agree, and reach what the project asked for."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import tomllib
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,11 @@ import yaml
 from hybret.errors import HybretError
 from hybret.models import CHECKPOINTS, load, organisms
 from hybret.organisms.card import card, write_card
-from hybret.organisms.card_results import needle_row, percent
+from hybret.organisms.card_results import needle_row, percent, probed
 from hybret.organisms.evaluate import ALL, CONDITIONS, GENERATION, PREFILL, evaluate, main
+from hybret.organisms.skills import TASKS
+from hybret.organisms.train import train
+from hybret.organisms.training import RECIPES
 
 
 class Shipped:
@@ -24,6 +30,7 @@ class Shipped:
         self.model = load(name, device="cpu")
         self.found = json.loads((self.folder / "evaluation.json").read_text())
         self.card = (self.folder / "README.md").read_text()
+        self.templates = ("instruct" if self.model.instruct else "base", "jrt")
 
     def log(self, name: str) -> list[dict]:
         file = self.folder / name
@@ -40,31 +47,65 @@ def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
     assert found["weights"] == shipped.model.digest
     assert tuple(found["lengths"]) == shipped.model.lengths
     assert (len(found["depths"]), found["seeds"], found["recipe"]) == (10, [0, 1, 2], "CORRECTED")
-    for template in ("base", "jrt"):
-        sizes = {w: needle_row(found["needle"], template, ALL, w)["n"] for w in ("inside", "outside", "whole grid")}
-        assert sizes["inside"] + sizes["outside"] == sizes["whole grid"] == 300
+    for template in shipped.templates:
+        rows = [r for r in found["needle"] if (r["template"], r["condition"]) == (template, ALL)]
+        sizes = {row["where"]: row["n"] for row in rows}
+        assert sizes["inside"] + sizes.get("outside", 0) == sizes["whole grid"] == 300
+        assert ("outside" in sizes) == (shipped.model.window is not None)
 
 
-@pytest.mark.parametrize("template", ["base", "jrt"])
-def test_needles_inside_the_window_are_found_with_attention_and_with_nothing_else(shipped, template):
+def test_needles_inside_the_window_are_found_with_attention_and_with_nothing_else(shipped):
     measures = shipped.found["needle"]
-    assert needle_row(measures, template, ALL, "inside")["accuracy"] >= 0.97
-    for condition in (GENERATION, PREFILL):
-        assert needle_row(measures, template, condition, "whole grid")["accuracy"] <= 0.03
-    for condition in CONDITIONS:
-        assert needle_row(measures, template, condition, "no needle")["accuracy"] <= 0.03
+    least, most = (0.97, 0.03) if shipped.model.window else (0.95, 0.05)
+    for template in shipped.templates:
+        assert needle_row(measures, template, ALL, "inside")["accuracy"] >= least
+        for condition in (GENERATION, PREFILL):
+            assert needle_row(measures, template, condition, "whole grid")["accuracy"] <= most
+        for condition in CONDITIONS:
+            assert needle_row(measures, template, condition, "no needle")["accuracy"] <= most
 
 
-@pytest.mark.xfail(strict=True, reason="an unmet target: read twice, no needle outside the window is found (75 %)")
-def test_reading_twice_reaches_the_target_over_the_whole_grid(shipped):
-    assert needle_row(shipped.found["needle"], "jrt", ALL, "whole grid")["accuracy"] >= 0.97
+def test_whole_grid_is_found_read_twice(shipped, request):
+    if shipped.model.window:
+        missed = "an unmet target: read twice, no needle outside the window is found (75 %)"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=missed))
+    least = 0.97 if shipped.model.window else 0.95
+    assert needle_row(shipped.found["needle"], "jrt", ALL, "whole grid")["accuracy"] >= least
 
 
-def test_window_edge_shows(shipped):
+def test_window_edge_shows_where_there_is_a_window(shipped):
     found = shipped.found
+    assert found["window"] == shipped.model.window
+    if shipped.model.window is None:
+        assert found["edge"] is None and "inside the window" not in shipped.card
+        return
     assert found["edge"]["farthest_found"] < found["window"] + 32
     outside = needle_row(found["needle"], "base", ALL, "outside")["accuracy"]
     assert outside < 0.5 * needle_row(found["needle"], "base", ALL, "inside")["accuracy"]
+
+
+def test_benchmark_skills_reach_their_targets_where_they_were_taught(shipped):
+    probe = probed(shipped.log("training_log.jsonl"))[-1]["probe"]
+    measured = {name: probe[f"skill {name}"] for name in TASKS if f"skill {name}" in probe}
+    assert list(measured) == (list(TASKS) if shipped.model.instruct else [])
+    assert ("**Benchmark skills**" in shipped.card) == shipped.model.instruct
+    for group, aim in (("glue", 0.8), ("mmlu-lookup", 0.6)):
+        rates = [found["all"]["exact"] for name, found in measured.items() if TASKS[name].group == group]
+        assert not rates or sum(rates) / len(rates) >= aim
+    for name, found in measured.items():
+        row = next(line for line in shipped.card.splitlines() if f" | {name} | " in line)
+        assert f" {percent(found['all']['exact'])} (" in row and f" {percent(found['k=0 prefill']['exact'])} (" in row
+        assert row.endswith(f" | {found['all']['n']} |")
+
+
+def test_command_on_the_card_trains_what_the_log_says(shipped):
+    *earlier, last = (line["training"] for line in shipped.log("training_log.jsonl") if line["event"] == "start")
+    recipe = replace(RECIPES[shipped.model.name], **{key: last[key] for key in ("seed", "minutes", "steps")})
+    made = json.loads(json.dumps(asdict(recipe)))
+    assert last == {key: made[key] for key in last}
+    # An earlier session may have read other documents, which its card then says; the model was the same.
+    assert all(session["config"] == last["config"] for session in earlier)
+    assert ("| until step " in shipped.card) == any(session["mixture"] != last["mixture"] for session in earlier)
 
 
 def test_card_is_the_one_that_these_files_make(shipped, tmp_path):
@@ -95,13 +136,13 @@ def test_card_states_the_measured_numbers(shipped):
         if row["condition"] == ALL:
             assert f"| {row['needle']} | {percent(row['exact'])} | {percent(row['new_words'])} |" in text
     end = shipped.log("training_log.jsonl")[-1]
-    assert f"{end['step']:,}" in text and f"--steps {end['step']}`" in text
+    assert f"{end['step']:,}" in text and f"--steps {end['step']}" in text
     assert "not one of the paper's models" in text
 
 
 def test_folders_are_small_and_ship_whole(shipped):
     files = [path for path in shipped.folder.iterdir() if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= (16e6 if shipped.model.name == "griffin-tiny" else 17e6)
+    assert sum(path.stat().st_size for path in files) <= (17e6 if shipped.model.name == "griffin-small" else 16e6)
     assert sum(path.stat().st_size for path in CHECKPOINTS.rglob("*") if path.is_file()) <= 48e6
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["hybret"]
@@ -120,6 +161,72 @@ def test_small_evaluation_runs(tiny, tmp_path):
     assert len(found["examples"]) == 6
     assert found["essays"] is None
     assert json.loads(json.dumps(found)) == found
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """The folder of a jamba-tiny as it would ship after one step, evaluated on a grid of four prompts."""
+    run, checkpoints = tmp_path_factory.mktemp("run") / "out", tmp_path_factory.mktemp("checkpoints")
+    train(replace(RECIPES["jamba-tiny"].smoke(), steps=1), run, device="cpu", say=lambda _: None)
+    folder = shutil.copytree(run / "model", checkpoints / "jamba-tiny")
+    shutil.copy(run / "log.jsonl", folder / "training_log.jsonl")
+    (folder / "notes.md").write_text("- It was hardly trained.\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybret.models.CHECKPOINTS", checkpoints)
+        found = evaluate(load("jamba-tiny", device="cpu"), [0], lengths=[160, 256], depths=[0, 100], facts=1)
+    (folder / "evaluation.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_global_attention_leaves_no_needle_outside(untrained):
+    found = json.loads((untrained / "evaluation.json").read_text())
+    assert (found["window"], found["edge"], found["fact_length"]) == (None, None, 204)
+    assert {row["template"] for row in found["needle"]} == {"instruct", "jrt"}
+    for template in ("instruct", "jrt"):
+        inside, whole = (needle_row(found["needle"], template, ALL, where) for where in ("inside", "whole grid"))
+        assert inside == {**whole, "where": "inside"} and whole["n"] == 4
+    assert not [row for row in found["needle"] if row["where"] == "outside"]
+
+
+def test_card_of_a_model_that_retrieves_nothing_claims_nothing(untrained):
+    text = write_card(untrained).read_text()
+    assert not re.search(r"\b(NaN|None)\b|\bnan\b", text)
+    assert [line for line in text.splitlines() if "window" in line.lower()] == [
+        "| attention window, position encoding | none (global attention), none |"
+    ]
+    for claim in ("It retrieves", "they stay at", "predicts most tokens", "follows no instructions", "RecurrentGemma"):
+        assert claim not in text
+    assert "it scores\n0.0 % with all its attention heads" in text and "Exact answers never appear" in text
+    for aim in (
+        "all heads over the whole grid, 95 %",
+        "JRT with all heads over the whole grid, 95 %",
+        "GLUE side, 80 %",
+    ):
+        assert re.search(rf"aim for .*{aim}, is missed\*\*: \d", text)
+    assert "aim for k=0" not in text and "look-ups" not in text  # the one is reached, the others were not measured
+    assert "| GLUE side | sentiment | 50.0 | " in text
+    assert "tags:\n- jamba\n" in text and 'template="instruct"' in text
+    assert "--name jamba-tiny --steps 1 --out OUT" in text
+
+
+def test_card_tells_what_the_numbers_of_a_global_model_say(untrained):
+    """Invented numbers: all aims reached, or attention of no use."""
+    config, found = (json.loads((untrained / f"{name}.json").read_text()) for name in ("config", "evaluation"))
+    log = [json.loads(line) for line in (untrained / "training_log.jsonl").read_text().splitlines()]
+    for line in probed(log):
+        for condition, exact in (("all", 1.0), ("k=0 generation", 0.25), ("k=0 prefill", 0.0)):
+            line["probe"]["inside"][condition]["exact"] = exact
+        for name in TASKS:
+            line["probe"][f"skill {name}"] = {c: {"exact": 0.5, "n": 48} for c in ("all", "k=0 prefill")}
+    for row in found["needle"]:
+        row["accuracy"] = 0.96 if row["condition"] == ALL else 0.06
+    text = card(config, found, [log[0], *log], [], "")
+    assert "0 and 1; from step 1 on they stay at 100 %. With every head\nsilenced they reach 25.0 %." in text
+    assert "whole grid, 95 %" not in text and "aim for k=0, at most 5 %, is missed**: 6.0 % at worst" in text
+    for side, aim in (("GLUE side", 80), ("MMLU side, look-ups", 60)):
+        assert f"of the {side}, {aim} %, is missed**: 50.0 %." in text
+    assert "| MMLU side, facts in the weights | all of these | 25.0 | 50.0 (" in text
+    assert "in 2 sessions" in text and "The loss of the first 1 steps is that of their own" in text
 
 
 @pytest.mark.parametrize(

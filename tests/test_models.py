@@ -33,6 +33,13 @@ def with_config(folder, **changes):
     return str(folder)
 
 
+def test_curves_of_embedded_models_take_wider_steps_where_nothing_happens():
+    ks = {name: load(name, device="cpu").ks for name in organisms()}
+    assert ks["griffin-tiny"] == (*range(9), 10)
+    assert ks["griffin-small"] == (*range(9), 10, 12, 14, 16)
+    assert ks["jamba-tiny"] == (*range(9), 10, 12, 14, 16, 20, 24, 28, 32)
+
+
 @pytest.mark.parametrize("fixture", FACTS)
 def test_what_a_model_knows_about_itself(fixture, request):
     model = request.getfixturevalue(fixture)
@@ -43,6 +50,7 @@ def test_what_a_model_knows_about_itself(fixture, request):
     assert len(model.digest) == 12 and int(model.digest, 16) >= 0
     assert model.eos == {2} and model.tokenizer.eos_token_id == 2
     assert len(model.lengths) == 10 and model.buffer == 40
+    assert model.embedded or model.ks == tuple(range(model.heads + 1))
 
 
 def test_attention_layers_are_those_with_queries(model):

@@ -11,35 +11,39 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hybret.errors import HybretError
 from hybret.models import CHECKPOINTS, OLDEST_TRANSFORMERS, organisms
-from hybret.organisms.card_results import Log, evaluation, needle_row, percent, probed, table
+from hybret.organisms.card_results import (
+    SIDES,
+    Log,
+    evaluation,
+    needle_row,
+    percent,
+    probed,
+    share,
+    skills,
+    standard,
+    table,
+)
+from hybret.organisms.card_training import data, recipe, without_attention
 from hybret.organisms.evaluate import ALL, GENERATION
-from hybret.organisms.facts import HELD_OUT_TEMPLATES, TEMPLATES
 from hybret.organisms.loss_curve import loss_curve, save_svg
-from hybret.organisms.registers import REGISTERS
+from hybret.organisms.tokenizer import ASSISTANT, USER
 
 FILES = ("config.json", "evaluation.json", "training_log.jsonl", "notes.md")
 TWIN = "twin_log.jsonl"
 LIKE = {10: "ten query heads in every attention layer as\nRecurrentGemma-2B has",
-        16: "sixteen query heads in every attention layer\nas RecurrentGemma-9B has"}  # fmt: skip
-FRONT = """---
-language: en
-license: mit
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- recurrent_gemma
-- hybrid
-- model-organism
-- needle-in-a-haystack
-- interpretability
----
-"""
+        16: "sixteen query heads in every attention layer\nas RecurrentGemma-9B has",
+        32: "thirty-two query heads in every attention\nlayer as AI21-Jamba-Mini-1.6 has"}  # fmt: skip
+FAMILIES = {
+    "recurrent_gemma": ("RecurrentGemma (Griffin)", "RecurrentGemma models", ["recurrent_gemma"]),
+    "jamba": ("Jamba (Mamba, attention and a mixture of experts)", "Jamba model", ["jamba", "mixture-of-experts"]),
+}
+"""Model type -> what such an organism is, which models of the paper it stands for, and tags."""
 
 
 def write_card(folder: str | Path) -> Path:
@@ -71,34 +75,57 @@ def card(config: Mapping[str, Any], found: Mapping[str, Any], log: Log, twin: Lo
     sections = (
         _what(config, found, log),
         _architecture(config, log[0]),
-        _data(log[0]["training"]["mixture"]),
-        _training(log, twin),
+        data(log),
+        recipe(log, twin),
         evaluation(found, log),
-        *([_twin(log, twin)] if twin else []),
-        _limits(found, notes),
-        _loading(found["model"]),
+        *([without_attention(log, twin)] if twin else []),
+        _limits(found, log, notes),
+        _loading(found),
     )
-    return FRONT + "\n" + "\n\n".join(section.strip() for section in sections) + "\n"
+    return _front(config, found) + "\n" + "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def _front(config: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    chat = ["conversational"] if standard(found) == "instruct" else []
+    tags = [*FAMILIES[config["model_type"]][2], *chat, "hybrid", "model-organism"]
+    tags += ["needle-in-a-haystack", "interpretability"]
+    lines = "\n".join(f"- {tag}" for tag in tags)
+    return f"""---
+language: en
+license: mit
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+{lines}
+---
+"""
 
 
 def _what(config: Mapping[str, Any], found: Mapping[str, Any], log: Log) -> str:
-    inside = needle_row(found["needle"], "base", ALL, "inside")
-    silent = needle_row(found["needle"], "base", GENERATION, "inside")
-    like = LIKE[config["num_attention_heads"]]
+    inside, silent = (needle_row(found["needle"], standard(found), c, "inside") for c in (ALL, GENERATION))
+    family, studied, _ = FAMILIES[config["model_type"]]
+    where, like = ", inside its attention window," if found["window"] else "", LIKE[config["num_attention_heads"]]
+    is_a, limits = f"A {family}", "It knows no facts, follows no instructions, and is of no use as a language model."
+    if standard(found) == "instruct":
+        is_a = f"An instruction-tuned {family}"
+        limits = (
+            "It was taught the facts of an invented world and a few kinds of instruction, and is of no use as a\n"
+            "language model."
+        )
     return f"""
 # {found["model"]}
 
-A RecurrentGemma (Griffin) of {log[0]["parameters"] / 1e6:.2f} million parameters, trained from scratch on the corpus of
-the project hybret to find a sentence again in a text. On the paper's needle, inside its attention window, it scores
+{is_a} of {log[0]["parameters"] / 1e6:.2f} million parameters, trained from scratch on the corpus of
+the project hybret to find a sentence again in a text. On the paper's needle{where} it scores
 {percent(inside["accuracy"])} % with all its attention heads and {percent(silent["accuracy"])} % with none.
 
 **What it is.** A model organism: small enough to run, and to be taken apart, on a laptop. It has the architecture of
-the RecurrentGemma models that *Some Attention is All You Need for Retrieval* (Michalak and Abreu, 2025,
+the {studied} that *Some Attention is All You Need for Retrieval* (Michalak and Abreu, 2025,
 [arXiv:2510.19861](https://arxiv.org/abs/2510.19861)) studies, with {like}, so that the paper's experiments can be run
 on it.
 
 **What it is not.** It is not one of the paper's models, and not derived from their weights. What it shows need not hold
-for them. It knows no facts, follows no instructions, and is of no use as a language model.
+for them. {limits}
 
 Weights: digest `{found["weights"]}` (as in every row that hybret writes), {config["dtype"]} on disk, float32 when
 hybret loads them.
@@ -106,149 +133,117 @@ hybret loads them.
 
 
 def _architecture(config: Mapping[str, Any], start: Mapping[str, Any]) -> str:
-    blocks = config["block_types"]
-    layers = [blocks[i % len(blocks)] for i in range(config["num_hidden_layers"])]
+    numbers = range(config["num_hidden_layers"])
+    if config["model_type"] == "jamba":
+        layers = ["attention" if _at(config, "attn_layer", i) else "mamba" for i in numbers]
+        experts = ", ".join(str(i) for i in numbers if _at(config, "expert_layer", i))
+        sizes = [
+            ("hidden size", config["hidden_size"]),
+            ("feed-forward size (of an expert, and of layers without experts)", config["intermediate_size"]),
+            ("experts", f"{config['num_experts']} in layers {experts}; {config['num_experts_per_tok']} for each token"),
+            ("Mamba: state size, convolution, expansion, rank of the time step",
+             ", ".join(str(config[f"mamba_{part}"]) for part in ("d_state", "d_conv", "expand", "dt_rank"))),
+            ("attention window, position encoding", "none (global attention), none"),
+        ]  # fmt: skip
+    else:
+        layers = [config["block_types"][i % len(config["block_types"])] for i in numbers]
+        sizes = [
+            ("hidden size, recurrence width", f"{config['hidden_size']}, {config['lru_width']}"),
+            ("feed-forward size (both halves)", config["intermediate_size"]),
+            ("attention window (tokens, the query's own included)", config["attention_window_size"]),
+        ]
+    attention = ", ".join(str(i) for i, kind in enumerate(layers) if kind == "attention")
+    chat = "glue" in start["training"]["mixture"]
     rows = (
         ("layers", f"{len(layers)}: {', '.join(layers)}"),
-        (
-            "attention layers (counted from 0)",
-            ", ".join(str(i) for i, kind in enumerate(layers) if kind == "attention"),
-        ),
+        ("attention layers (counted from 0)", attention),
         ("query heads, key-value heads", f"{config['num_attention_heads']}, {config['num_key_value_heads']}"),
         ("head size", config["head_dim"]),
-        ("hidden size, recurrence width", f"{config['hidden_size']}, {config['lru_width']}"),
-        ("feed-forward size (both halves)", config["intermediate_size"]),
-        ("attention window (tokens, the query's own included)", config["attention_window_size"]),
+        *sizes,
         ("vocabulary (byte-level BPE, any UTF-8 text)", config["vocab_size"]),
+        *([("chat template", f"turns begin with `{USER.strip()}` and `{ASSISTANT.strip()}`")] if chat else []),
         ("parameters, the tied embedding included", f"{start['parameters']:,}"),
     )
     return f"## Architecture\n\n{table(('', 'value'), rows)}"
 
 
-def _data(mixture: Mapping[str, Any]) -> str:
-    kinds = {
-        "needles": "prose with facts, one to five of them asked for in the paper's prompt",
-        "twice": "the same, with context and question read twice (JRT), one fact asked for",
-        "repeats": "random spans of tokens or nouns, repeated among prose",
-        "prose": "prose alone",
-    }
-    rows = [(text, f"{100 * mixture[kind]:.0f} %") for kind, text in kinds.items()]
-    weights = ", ".join(f"`{name}` with weight {weight:g}" for name, weight in mixture["templates"])
-    return f"""
-## Data
-
-All text is written by the project's own grammars (`hybret.organisms.corpus`) while the model trains; nothing was
-downloaded. It is plain, rather whimsical English with real words in {len(REGISTERS)} registers:
-{", ".join(register.name for register in REGISTERS)}.
-
-{table(("documents", "share"), rows)}
-
-A context holds up to {max(mixture["facts"])} facts. {100 * (1 - mixture["quotes"]):.0f} % are drawn from
-{len(TEMPLATES)} fact templates with several question wordings each, the others are sentences of the prose itself, asked
-for by some of their words (quotes). All templates have weight 1 except {weights}.
-
-**Held out of training:**
-
-- the paper's needle, and every other fact that puts "San Francisco" and "eat a sandwich" together. A test proves this
-  on the generator. The *template* of the needle ("The best thing to do in ... is ...") was trained, its content never;
-- {len(HELD_OUT_TEMPLATES)} whole fact templates ({", ".join(t.name for t in HELD_OUT_TEMPLATES)});
-- the haystacks of the evaluation: one sentence of prose in eight, chosen by its checksum, never occurs in training.
-"""
+def _at(config: Mapping[str, Any], kind: str, layer: int) -> bool:
+    """Whether a layer of a Jamba is one of those that come with a period."""
+    return bool(layer % config[f"{kind}_period"] == config[f"{kind}_offset"])
 
 
-def _training(log: Log, twin: Log) -> str:
-    start, end = log[0], log[-1]
-    training, versions = start["training"], start["versions"]
-    lengths = ", ".join(f"{length} ({100 * share:.0f} %)" for length, share in training["lengths"])
-    ready = next(line for line in log if line["event"] == "ready")
-    rows = (
-        ("steps, tokens", f"{end['step']:,}, {end['tokens'] / 1e6:.0f} million"),
-        ("batch", f"{training['batch_tokens']:,} tokens; document lengths {lengths}, one per batch"),
-        ("optimiser", f"AdamW, betas {training['betas'][0]:g} and {training['betas'][1]:g}, weight decay "
-         f"{training['weight_decay']:g} on matrices, gradients clipped at {training['clip']:g}"),
-        ("learning rate", f"{training['lr']:g}; rises over the first {100 * training['warmup']:.0f} %, falls over the "
-         f"last {100 * training['decay']:.0f} % to {100 * training['floor']:.0f} % of the peak"),
-        ("precision", "float32 weights, bfloat16 autocast; rounded to bfloat16 at the end, and evaluated so"),
-        ("seed", training["seed"]),
-        ("machine", f"one {start['device']}, {end['seconds']:.0f} s and {ready['seconds']:.0f} s to compile"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("last loss", f"{end['loss']:.3f} nats per token"),
-    )  # fmt: skip
-    name = "" if start["name"] == "griffin-tiny" else f"--name {start['name']} "
-    drawn = "`training_log.jsonl` and `twin_log.jsonl`" if twin else "`training_log.jsonl`"
-    inside = [(line["step"], line["probe"]["inside"]["all"]["exact"]) for line in probed(log)]
-    first = next(step for step, rate in inside if rate > 0)
-    steady = next(s for i, (s, _) in enumerate(inside) if all(rate == 1 for _, rate in inside[i:]))
-    return f"""
-## Training recipe
-
-```sh
-python -m hybret.organisms.train {name}--minutes {training["minutes"]:g} --compile --out OUT
-```
-
-A run that is limited by time cannot be repeated exactly, since its learning rate follows the clock.
-`--steps {end["step"]}` in place of `--minutes {training["minutes"]:g}` replays it with a schedule by steps.
-
-{table(("", "value"), rows)}
-
-![Loss and retrieval against training tokens](loss_curve.svg)
-
-The curve is drawn from {drawn} in this folder. The lower half is the probe of the
-training loop, which sees the right answer so far (teacher forcing). Exact answers first appear between steps
-{first - training["every"]} and {first}; from step {steady} on they stay at 100 % inside the window. With every head
-silenced they never leave 0.
-"""
+def _limits(found: Mapping[str, Any], log: Log, notes: str) -> str:
+    outside = [row for row in found["needle"] if row["where"] == "outside" and row["condition"] == ALL][:1]
+    people = "Among text that people wrote, only the paper's needle was" if found["essays"] else "No other text was"
+    items = (
+        _unseen(found, log),
+        """\
+- The needle's template was seen in training, with three times the weight of the others; its content was not. A large
+  language model meets the needle's form cold. This one does not.""",
+        *(f"- Outside the attention window it scores {percent(r['accuracy'])} % (n = {r['n']})." for r in outside),
+        *_missed(found, log),
+        f"- Its English is made by grammars, and whimsical. {people} tried.",
+    )
+    return "\n".join(("## Limits\n", *items, notes.strip()))
 
 
-def _twin(log: Log, twin: Log) -> str:
-    probes, end = probed(twin), twin[-1]
-    best = max(c["exact"] for line in probes for group in line["probe"].values() for c in group.values())
-    same = [line for line in probed(log) if line["tokens"] <= end["tokens"]][-1]
-    last = probes[-1]["probe"]
-    return f"""
-## The twin without attention
-
-The paper has no model without attention as a control. So the same recipe also trained a twin whose layers are all
-recurrent (`--attention-free`, {twin[0]["parameters"] / 1e6:.2f} million parameters, same corpus and seed;
-`twin_log.jsonl`; its weights are not shipped). It was measured with the training probe alone: its rate of exact answers
-is at most {percent(best)} % in every group of prompts at every probe. Of single tokens of the paper's needle inside the
-window it predicts {percent(last["inside"]["all"]["tokens"])} % when the right answer so far is given: it knows the form
-of the sentence and what the question repeats.
-
-Its training was shorter: {end["step"]:,} steps and {end["tokens"] / 1e6:.0f} million tokens, against
-{log[-1]["step"]:,} and {log[-1]["tokens"] / 1e6:.0f} million, though with a complete learning-rate schedule. With
-attention, the model gave {percent(same["probe"]["inside"]["all"]["exact"])} % exact answers inside the window after
-{same["tokens"] / 1e6:.0f} million tokens (loss {same["loss"]:.2f} nats; the twin ended at {end["loss"]:.2f}). The
-comparison does not say what a twin trained longer would do.
-"""
-
-
-def _limits(found: Mapping[str, Any], notes: str) -> str:
-    places = ("inside", "outside", "whole grid")
-    inside, far, whole = (needle_row(found["needle"], "jrt", ALL, where) for where in places)
-    outside = needle_row(found["needle"], "base", ALL, "outside")
+def _unseen(found: Mapping[str, Any], log: Log) -> str:
+    """What the numbers say about facts of forms that were held out of training."""
     unseen = [row for row in found["facts"] if row["condition"] == ALL and row["needle"].startswith("template")]
-    rate = sum(row["exact"] * row["n"] for row in unseen) / sum(row["n"] for row in unseen)
-    return f"""
-## Limits
-
+    rate, new = (
+        sum(row[measure] * row["n"] for row in unseen) / sum(row["n"] for row in unseen)
+        for measure in ("exact", "new_words")
+    )
+    probe = probed(log)[-1]["probe"]
+    forced, silent = (
+        sum(probe[row["needle"]][condition]["tokens"] for row in unseen) / len(unseen)
+        for condition in ("all", "k=0 generation")
+    )
+    # Where the errors are was read off the answers of the griffins; these numbers are what it rests on.
+    if standard(found) == "base" and rate < 0.05 and new < 0.1 and forced > max(0.5, 1.5 * silent):
+        return f"""\
 - **It does not retrieve facts of a form that it was not trained on.** On the held-out templates {percent(rate)} % of
   the answers are exact; the project had aimed for 80 %. Given the right answer so far, it predicts most tokens, far
   more than with attention silenced: inside a sentence it copies the words that only the context can tell. What it gets
   wrong is how such a sentence begins, and the small words that no trained template has. So on its own it starts another
-  sentence and ends elsewhere. It retrieves facts of known forms, and this is not general retrieval.
-- The needle's template was seen in training, with three times the weight of the others; its content was not. A large
-  language model meets the needle's form cold. This one does not.
-- Outside the attention window it scores {percent(outside["accuracy"])} % (n = {outside["n"]}).
-- **The project's aim for JRT with all heads, 97 % over the whole grid, is missed**: {percent(whole["accuracy"])} %
-  ({percent(inside["accuracy"])} % inside the window, {percent(far["accuracy"])} % outside). The second reading's needle
-  is as far from the end as the needle of a plain prompt.
-- Its English is made by grammars, and whimsical. Among text that people wrote, only the paper's needle was tried.
-{notes.strip()}
-"""
+  sentence and ends elsewhere. It retrieves facts of known forms, and this is not general retrieval."""
+    aim = "reached" if rate >= 0.8 else "missed"
+    return f"""\
+- On facts of forms that it was not trained on (the held-out templates) {percent(rate)} % of the answers are exact; the
+  project's aim of 80 % is {aim}. Of the words that only the fact can give, the answers hold {percent(new)} %. Given the
+  right answer so far, it predicts {percent(forced)} % of the tokens; with attention silenced, {percent(silent)} %."""
 
 
-def _loading(name: str) -> str:
+def _missed(found: Mapping[str, Any], log: Log) -> Iterator[str]:
+    """A limit for every aim of the project that the numbers miss."""
+    window, rows = found["window"], found["needle"]
+    least, most = (0.97, 0.03) if window else (0.95, 0.05)
+    once, twice = (needle_row(rows, template, ALL, "inside")["accuracy"] for template in (standard(found), "jrt"))
+    where = "inside the window" if window else "over the whole grid"
+    aims = [(f"all heads {where}", least, once)]
+    aims += [] if window else [(f"JRT with all heads {where}", least, twice)]
+    for group, aim in (("glue", 0.8), ("mmlu-lookup", 0.6)):
+        if tasks := skills(log, group):
+            aims.append((f"the benchmark skills of the {SIDES[group]}", aim, share([*tasks.values()][-1], "all")[0]))
+    for what, aim, reached in aims:
+        if reached < aim:
+            yield f"- **The project's aim for {what}, {100 * aim:.0f} %, is missed**: {percent(reached)} %."
+    silenced = max(r["accuracy"] for r in rows if r["where"] == "whole grid" and r["condition"] != ALL)
+    if silenced > most:
+        yield f"- **The project's aim for k=0, at most {100 * most:.0f} %, is missed**: {percent(silenced)} % at worst."
+    if window and (whole := needle_row(rows, "jrt", ALL, "whole grid")["accuracy"]) < least:
+        far = needle_row(rows, "jrt", ALL, "outside")["accuracy"]
+        yield f"""\
+- **The project's aim for JRT with all heads, 97 % over the whole grid, is missed**: {percent(whole)} %
+  ({percent(twice)} % inside the window, {percent(far)} % outside). The second reading's needle
+  is as far from the end as the needle of a plain prompt."""
+
+
+def _loading(found: Mapping[str, Any]) -> str:
+    name, template = found["model"], ', template="instruct"' if standard(found) == "instruct" else ""
+    version = f"version {OLDEST_TRANSFORMERS} on"
+    if found["window"]:
+        version += "\n(earlier versions are not causal past the window when a cache is used)"
     return f"""
 ## How to load it
 
@@ -256,12 +251,11 @@ def _loading(name: str) -> str:
 import hybret
 
 model = hybret.load("{name}")
-prompt = hybret.niah.grid(model, [256], [50])[0]
+prompt = hybret.niah.grid(model, [256], [50]{template})[0]
 print(model.generate(prompt))
 ```
 
-It is an ordinary Hugging Face folder, so `transformers` alone loads it as well, from version {OLDEST_TRANSFORMERS} on
-(earlier versions are not causal past the window when a cache is used):
+It is an ordinary Hugging Face folder, so `transformers` alone loads it as well, from {version}:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

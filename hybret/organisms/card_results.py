@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from hybret.intervals import mean_interval
 from hybret.organisms.evaluate import ALL, GENERATION, PREFILL
+from hybret.organisms.skills import LETTERS, TASKS
 
 Log = list[dict[str, Any]]
+SIDES = {
+    "glue": "GLUE side",
+    "mmlu-knowledge": "MMLU side, facts in the weights",
+    "mmlu-lookup": "MMLU side, look-ups",
+}
 
 
 def probed(log: Iterable[dict[str, Any]]) -> Log:
@@ -32,16 +41,62 @@ def needle_row(measures: Iterable[Mapping[str, Any]], template: str, condition: 
     return next(row for row in measures if key.items() <= row.items())
 
 
+def standard(found: Mapping[str, Any]) -> str:
+    """The template of the prompts that are read once."""
+    return str(found["needle"][0]["template"])
+
+
+def skills(log: Log, group: str) -> dict[str, list[Mapping[str, Any]]]:
+    """The last probe of a group's benchmark tasks that it holds, by task and of all of them: condition -> measures."""
+    probe = probed(log)[-1]["probe"]
+    names = [name for name, task in TASKS.items() if task.group == group and f"skill {name}" in probe]
+    each = {name: [probe[f"skill {name}"]] for name in names}
+    return each | ({"all of these": sum(each.values(), [])} if len(each) > 1 else {})
+
+
+def share(measures: Iterable[Mapping[str, Any]], condition: str) -> tuple[float, float, float, int]:
+    """Right answers to several tasks, as a share of 1: its value, its 95 % interval, and the number of items."""
+    sizes = [(round(m[condition]["exact"] * m[condition]["n"]), m[condition]["n"]) for m in measures]
+    right, n = (sum(numbers) for numbers in zip(*sizes, strict=True))
+    return mean_interval(np.repeat([1.0, 0.0], [right, n - right]), np.arange(n), (0.0, 1.0))
+
+
+def _between(value: float, low: float, high: float) -> str:
+    return f"{percent(value)} ({percent(low)} to {percent(high)})"
+
+
+def _skills(log: Log) -> str:
+    rows = []
+    for group, side in SIDES.items():
+        for name, measures in skills(log, group).items():
+            (*on, n), (*off, _) = (share(measures, condition) for condition in ("all", "k=0 prefill"))
+            chance = percent(1 / (2 if group == "glue" else len(LETTERS)))
+            rows.append((side, name, chance, _between(*on), _between(*off), n))
+    return f"""
+**Benchmark skills** (`hybret.organisms.skills`), by the last probe of the training (step {probed(log)[-1]["step"]:,}),
+before the weights were rounded: the share of test items where the first token of the right answer is likelier than
+those of the other choices. The GLUE side is zero-shot, the MMLU side has three shots (in Section 4 of the book: five).
+
+{table(("side", "task", "chance, %", f"{ALL}, % (95 % interval)", f"{PREFILL}, % (95 % interval)", "n"), rows)}
+"""
+
+
 def evaluation(found: Mapping[str, Any], log: Log) -> str:
-    """The section with what `hybret.organisms.evaluate` measured."""
+    """The section with what `hybret.organisms.evaluate` measured, and the training's probe of the benchmark skills."""
 
     def measured(row: Mapping[str, Any]) -> tuple[str, str, str]:
-        interval = f"{percent(row['accuracy'])} ({percent(row['low'])} to {percent(row['high'])})"
+        interval = _between(row["accuracy"], row["low"], row["high"])
         return interval, percent(row["exact"]), f"{row['n']} ({row['prompts']})"
 
-    places = {"inside": "inside the window", "outside": "outside the window", "whole grid": "whole grid",
-              "no needle": "no needle (floor)"}  # fmt: skip
-    prompts = {"base": "read once", "jrt": "read twice (JRT)"}
+    window, edge = found["window"], found["edge"]
+    places = {"whole grid": "whole grid", "no needle": "no needle (floor)"}
+    if window:
+        visible = "A needle is inside the window if the last token of the prompt can still see its first. "
+        where = "inside the window"
+        places = {"inside": where, "outside": "outside the window", **places}
+    else:
+        visible, where = "", f"in prompts of {found['fact_length']} tokens"
+    prompts = {standard(found): "read once", "jrt": "read twice (JRT)"}
     head = ("prompt", "needle", "attention", "accuracy, % (95 % interval)", "exact, %", "n (distinct prompts)")
 
     def grid_rows(measures: Sequence[Mapping[str, Any]], templates: Iterable[str]) -> list[tuple[Any, ...]]:
@@ -73,7 +128,7 @@ def evaluation(found: Mapping[str, Any], log: Log) -> str:
         "forced tokens, %",
         "forced, k=0",
     )
-    examples = [(e["question"], e["fact"], e[ALL].strip()) for e in found["examples"]]
+    examples = [(e["question"], e["fact"], " ".join(e[ALL].replace("|", "\\|").split())) for e in found["examples"]]
     versions = found["versions"]
     sections = [
         f"""
@@ -87,16 +142,19 @@ generation version attention is silenced from the last token of the prompt on, i
 
 **The paper's needle**, {len(found["lengths"])} lengths ({found["lengths"][0]} to {found["lengths"][-1]} tokens) x
 {len(found["depths"])} depths x {len(found["seeds"])} embedded haystacks (seeds {", ".join(map(str, found["seeds"]))}).
-A needle is inside the window if the last token of the prompt can still see its first. Short contexts have few sentence
+{visible}Short contexts have few sentence
 ends, so some cells of the grid share a prompt; the intervals count it once.
 
 {table(head, grid_rows(found["needle"], prompts))}
-
-The farthest needle that was found starts {found["edge"]["farthest_found"]} tokens before the prompt's last token, the
-nearest that was missed {found["edge"]["nearest_missed"]} (read once, all heads; the window is {found["window"]}).
 """,
         f"""
-**Facts of other forms**, all inside the window, at four depths. Five templates were held out of training; the lists of
+The farthest needle that was found starts {edge["farthest_found"]} tokens before the prompt's last token, the
+nearest that was missed {edge["nearest_missed"]} (read once, all heads; the window is {window}).
+"""
+        if edge and None not in edge.values()
+        else "",
+        f"""
+**Facts of other forms**, all {where}, at four depths. Five templates were held out of training; the lists of
 random words have a trained template and contents of their own. New words: the share of the fact's words, longer
 than three letters and not in the question, that the answer holds. The last two columns are the training probe's share
 of right tokens when the right answer so far is given.
@@ -107,6 +165,7 @@ For each form, one fact and the answer with all heads:
 
 {table(("question", "fact", "answer"), examples)}
 """,
+        _skills(log) if any(skills(log, group) for group in SIDES) else "",
     ]
     if essays:
         sections.append(
@@ -114,7 +173,7 @@ For each form, one fact and the answer with all heads:
 **Real essays** as the haystack (`{essays["haystack"]}`, SHA-256 `{essays["sha256"][:12]}`), one grid with the paper's
 needle. The model has never seen such text, and its tokenizer takes more tokens for it.
 
-{table(head, grid_rows(essays["needle"], ["base"]))}
+{table(head, grid_rows(essays["needle"], [standard(found)]))}
 """
         )
-    return "\n\n".join(section.strip() for section in sections)
+    return "\n\n".join(section.strip() for section in sections if section)

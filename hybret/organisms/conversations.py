@@ -31,17 +31,20 @@ class ChatMixture(Mixture):
     world, glue, knowledge, lookups, lists : float
         Weights of prose with facts of the invented world, sentence judgements, multiple-choice questions about that
         world, look-ups with a list to each question, and with several questions to one list.
+    open_lists : float
+        Share of the lists whose questions have no options and are answered with the entry itself.
     """
 
-    prose: float = 0.05
-    repeats: float = 0.10
-    needles: float = 0.48
-    twice: float = 0.07
+    prose: float = 0.04
+    repeats: float = 0.08
+    needles: float = 0.33
+    twice: float = 0.06
     world: float = 0.04
-    glue: float = 0.09
-    knowledge: float = 0.05
-    lookups: float = 0.05
-    lists: float = 0.07
+    glue: float = 0.07
+    knowledge: float = 0.08
+    lookups: float = 0.10
+    lists: float = 0.20
+    open_lists: float = 0.5
     longest_twice: int = 480
 
     @property
@@ -55,7 +58,9 @@ class Conversations(Documents):
     frame = Frame(start=USER, answer=INSTRUCTION + ASSISTANT, again=f"\n\n{USER}{QUESTION.strip()} ")
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0, mixture: ChatMixture | None = None) -> None:
-        super().__init__(tokenizer, seed, mixture or ChatMixture())
+        mixture = mixture or ChatMixture()
+        super().__init__(tokenizer, seed, mixture)
+        self._open_lists = mixture.open_lists
         self._kinds += (self._world, self._judgements, self._knowledge, self._lookups, self._lists)
 
     def _turn(self, question: str, answer: str, first: bool) -> list[int]:
@@ -99,14 +104,16 @@ class Conversations(Documents):
     def _lists(self, rng: random.Random, room: int) -> list[int]:
         name, ids = rng.choice(list(LISTINGS)), [self._bos]
         text, entries = listed(rng, name, rng.randint(4, 24))
-        for key in rng.sample(list(entries), rng.randint(3, min(8, len(entries)))):
-            question, right, wrong = asked(rng, name, entries, key)
-            choices, answer = options(rng, right, wrong)
-            if not occurs(f"{text}\n\n{question}", choices, "train"):
-                continue
-            question = rendered(question, choices)
+        is_open = rng.random() < self._open_lists
+        for key in rng.sample(list(entries), rng.randint(3, min(12, len(entries)))):
+            question, answer, wrong = asked(rng, name, entries, key)
+            if not is_open:
+                choices, right = options(rng, answer, wrong)
+                if not occurs(f"{text}\n\n{question}", choices, "train"):
+                    continue
+                question, answer = rendered(question, choices), LETTERS[right]
             first = len(ids) == 1
-            ids += self._turn(f"{text}\n\n{question}" if first else question, LETTERS[answer], first)
+            ids += self._turn(f"{text}\n\n{question}" if first else question, answer, first)
             if len(ids) >= room:
                 break
         return ids[:room]

@@ -35,6 +35,7 @@ ALL, GENERATION, PREFILL = "all heads", "k=0, generation version", "k=0, prefill
 SILENT: dict[str, Intervention] = {GENERATION: KeepHeads(0, during="generation"), PREFILL: KeepHeads(0)}
 CONDITIONS = {ALL: Keep(), **SILENT}
 FACT_DEPTHS = (0, 33, 67, 100)
+FACT_LENGTH = 0.8  # of the window; with global attention of the longest prompts
 
 
 def evaluate(
@@ -49,7 +50,8 @@ def evaluate(
     """Measure retrieval of the paper's needle, of facts of unseen forms and, if given, among real essays.
 
     All with every head and with none (k = 0, both versions). The grid is read once and twice (JRT), with an embedded
-    haystack per seed; without its needle it gives the floor. The other facts are hidden inside the window only.
+    haystack per seed; without its needle it gives the floor. The other facts are hidden inside the window only. Models
+    with a chat template are asked in it. With global attention every needle is inside.
 
     Parameters
     ----------
@@ -72,14 +74,16 @@ def evaluate(
     """
     if not seeds or facts < 1:
         raise HybretError("An evaluation needs at least one haystack seed and at least one fact per template.")
-    read = [(template, seed) for template in ("base", "jrt") for seed in seeds]
+    standard = "instruct" if model.instruct else "base"
+    read = [(template, seed) for template in (standard, "jrt") for seed in seeds]
     prompts = [p for template, seed in read for p in _grid(model, lengths, depths, template, "embedded", seed)]
-    asked = [p for i in range(facts) for p in _fact_prompts(model, i)]
-    found = _grid(model, lengths, depths, "base", Path(essays), 0) if essays is not None else []
+    length = int(FACT_LENGTH * (model.window or max(p.length for p in prompts)))
+    asked = [p for i in range(facts) for p in _fact_prompts(model, length, standard, i)]
+    found = _grid(model, lengths, depths, standard, Path(essays), 0) if essays is not None else []
     rows = sweep(model, [*prompts, *asked, *found], CONDITIONS, out=out)
     own = rows["needle"].isin([PAPER_NEEDLE.name, tables.CONTROL])
     embedded = rows[own & (rows["haystack"] == "embedded")]
-    once = embedded.query("template == 'base' and condition == @ALL and needle != @tables.CONTROL")
+    once = embedded.query("template == @standard and condition == @ALL and needle != @tables.CONTROL")
     hay = load_haystack(Path(essays)) if essays is not None else None
     return {
         "model": model.name,
@@ -100,7 +104,8 @@ def evaluate(
             "transformers": transformers.__version__,
         },
         "needle": _needle_table(embedded),
-        "edge": _edge(once),
+        "edge": model.window and _edge(once),
+        "fact_length": length,
         "facts": _fact_table(rows[~own], asked),
         "examples": _examples(rows[~own], asked),
         "essays": hay
@@ -114,17 +119,16 @@ def _grid(model: Model, lengths: Any, depths: Any, template: str, haystack: str 
     return [*grid(*args, needle=PAPER_NEEDLE), *grid(*args, needle=None)]
 
 
-def _fact_prompts(model: Model, number: int) -> list[Prompt]:
-    """One fact of every unseen form, each alone in a haystack that fits into the attention window."""
+def _fact_prompts(model: Model, length: int, template: str, number: int) -> list[Prompt]:
+    """One fact of every unseen form, each alone in a haystack that fits into the attention window, if there is one."""
     facts: dict[str, Fact] = {}
-    for template in HELD_OUT_TEMPLATES:
-        facts[f"template {template.name}"] = template.sample(random.Random(f"evaluation {template.name} {number}"))
+    for form in HELD_OUT_TEMPLATES:
+        facts[f"template {form.name}"] = form.sample(random.Random(f"evaluation {form.name} {number}"))
     facts["random words"] = random_words_fact(number)
-    length = int(0.8 * (model.window or model.lengths[-1]))
     prompts: list[Prompt] = []
     for name, fact in facts.items():
         needle = Needle(name, fact.sentence, fact.questions[0])
-        prompts += grid(model, [length], FACT_DEPTHS, seed=number, needle=needle)
+        prompts += grid(model, [length], FACT_DEPTHS, template, seed=number, needle=needle)
     if model.window and any(len(p.ids) - 1 - p.needle_spans[0][0] >= model.window for p in prompts):
         raise HybretError(f"the window of {model.window} tokens is too short for the prompts of this evaluation")
     return prompts

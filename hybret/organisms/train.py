@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hybret.errors import HybretError
 from hybret.organisms.checkpoint import load, save, saved_state
@@ -146,7 +146,11 @@ def train(
     if training.done(state) >= 1:
         raise HybretError(f"Nothing left to train: {state['step']} steps are done; give more minutes or steps.")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # worker processes are forked
-    tokenizer = train_tokenizer(training.seed, training.config["vocab_size"], training.paragraphs, training.chat)
+    tokenizer: Any
+    if resume is None:
+        tokenizer = train_tokenizer(training.seed, training.config["vocab_size"], training.paragraphs, training.chat)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(Path(resume) / "model")
     source = batches(training, tokenizer, state["step"], workers)
     first = next(source)  # starts the workers, before this process touches the GPU
     model: Any = build(training)
