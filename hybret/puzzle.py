@@ -91,7 +91,7 @@ def begun(model: Model, prompt: Prompt, words: int) -> Prompt:
     start, end = prompt.needle_spans[-1] if prompt.needle_spans else (0, 0)
     wanted = prompt.reference.split()[:words]
     for last in range(start + 1, end + 1):
-        given = model.tokenizer.decode(prompt.ids[start:last]).split()
+        given = str(model.tokenizer.decode(list(prompt.ids[start:last]))).split()
         if given == wanted and len(wanted) == words:
             ids = (*prompt.ids, *prompt.ids[start:last])
             text = " ".join(wanted)
