@@ -172,26 +172,29 @@ class Evidence:
         return accuracy(cells)
 
     @cached_property
+    def ks(self) -> list[int]:
+        """Numbers of heads that were kept, in rising order, in the generation version read once."""
+        return sorted(int(key[0]) for key in self._conditions if key[1:] == ("generation", False))
+
+    @cached_property
     def collapse(self) -> tuple[int, int, int]:
         """The largest k at which, as at every smaller one, nothing is left above the floor: value, low, high.
 
-        Low and high are the least and the greatest k that the intervals of the single accuracies allow; -1 means that
-        something is left at k = 0.
+        Low and high are the least and the greatest k that the intervals of the single accuracies allow; where the next
+        larger k was not run, it may be the one before the next that was. -1 means that something is left at k = 0.
         """
-        limits = [over_floor(self.kept(k)) for k in range(self.heads)]
+        self.kept(0)
+        ks = [k for k in self.ks if k < self.heads]
+        limits = [over_floor(self.kept(k)) for k in ks]
         value, low, high = (
-            np.array([getattr(e, name) for e in limits]) <= limit
+            int(np.logical_and.accumulate([getattr(e, name) <= limit for e in limits]).sum())
             for name, limit in (("value", NOTHING), ("high", NO_MORE), ("low", NOTHING))
         )
-        return _run(value), min(_run(low), _run(value)), max(_run(high), _run(value))
+        gone = [-1, *ks]  # by how many of the leading accuracies are nothing
+        return gone[value], gone[min(low, value)], [*ks, self.heads][max(high, value)] - 1
 
 
 NO_MORE = 0.05  # upper end of an interval that counts as zero: 0 of 100 prompts, the paper's number, reaches 0.037
-
-
-def _run(holds: np.ndarray) -> int:
-    """Index of the last of the leading true values; -1 without any."""
-    return int(np.logical_and.accumulate(holds).sum()) - 1
 
 
 def accuracy(cells: pd.DataFrame) -> Estimate:

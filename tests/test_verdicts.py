@@ -190,6 +190,35 @@ def test_models_with_as_many_heads_are_not_compared():
     assert verdict("tipping-point-order", pd.concat([rows, other]), models=models)["verdict"] == NOT_REPRODUCED
 
 
+def stepped(rows, ks=(*range(9), 10, 12, 14, 16, 20, 24, 28, 32)):
+    """Rows without the k that the book's curves of embedded models leave out."""
+    return rows[rows["k"].isna() | rows["k"].isin(ks)]
+
+
+@pytest.mark.parametrize("heads", [10, 16, 32])
+def test_a_curve_in_steps_is_judged_as_the_whole_one(heads):
+    rows = world(heads)
+    whole, steps = of_hypothesis("H1", rows), of_hypothesis("H1", stepped(rows))
+    pd.testing.assert_series_equal(whole["verdict"], steps["verdict"])
+
+
+def test_what_lies_between_two_steps_is_not_known():
+    late = world(32, **{f"g{k}": 0 for k in range(13)})  # gone at k = 12; k = 13 was not run
+    line = verdict("tipping-point-own", stepped(late))
+    assert (line["value"], line["low"], line["high"]) == (12, 12, 13)
+    steep = {"g24": 40, "g25": 50, "g26": 60}
+    assert verdict("plateau", world(32, **steep))["verdict"] == REPRODUCED
+    line = verdict("plateau", stepped(world(32, **steep)))
+    assert line["verdict"] == NOT_TESTABLE and line["why"].startswith("not run: k = 27") and "k = 24" in line["ours"]
+
+
+def test_steps_do_not_change_what_the_prefill_costs():
+    cost = {f"b{k}": round(70 - 2 * (32 - k)) for k in range(5, 33)}  # falls on a straight line
+    rows, models = three(a={f"b{k}": 0 for k in range(10)}, c=cost)
+    one, other = (verdict("prefill-order", table, models=models)["ours"] for table in (rows, stepped(rows)))
+    assert one.split(";")[0].split("(+")[0] == other.split(";")[0].split("(+")[0]  # c: but for the interval's ends
+
+
 def test_answers_copied_from_a_prompt_are_not_invented():
     rows = world()
     elsewhere = [SimpleNamespace(key="p0", text="Nothing of the kind stands here.")]
