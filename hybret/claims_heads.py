@@ -190,7 +190,9 @@ def plateau(e: Evidence) -> Outcome:
     threshold, share = HOLDS_AT[e.counterpart]
     k = max((k for k in e.ks if k <= threshold), default=threshold)
     found = held(e, k, share)
-    if k < threshold and found.verdict != REPRODUCED:  # what fails with fewer heads may hold with as many as it says
+    if (
+        k < threshold and found.verdict == NOT_REPRODUCED
+    ):  # what fails with fewer heads may hold with as many as it says
         raise NotTestable(f"not run: k = {threshold}, generation version", found.ours, found.estimate)
     return found
 
