@@ -7,8 +7,10 @@ answers under all conditions are kept together, so that differences between cond
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -20,74 +22,60 @@ MEASURES = ("acc", "mcc", "f1")
 # GLUE's own measures: Matthews correlation for cola, accuracy and F1 for mrpc and qqp, accuracy elsewhere.
 CORRELATION, WITH_F1, TWICE = ("cola",), ("mrpc", "qqp"), ("mnli", "mnli_mismatch")
 BASE = "base"
+DRAWS = 1000  # of the bootstrap
+
+Weights = dict[tuple[str, str], float]
+"""The weight of each (task, measure) in an average; they add up to 1. Empty where there is nothing to average."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to make one number of several tasks.
-
-    Attributes
-    ----------
-    name : as in the tables.
-    weights : from the tasks of a benchmark and their sizes to the weight of each (task, measure); they add up to 1.
-    """
-
-    name: str
-    weights: Callable[[dict[str, int]], dict[tuple[str, str], float]]
+def _macro(sizes: Mapping[str, int]) -> Weights:
+    return {(task, "acc"): 1 / len(sizes) for task in sizes}
 
 
-def _mean(parts: dict[str, tuple[str, ...]]) -> dict[tuple[str, str], float]:
-    """Equal weights of tasks, and within a task of its measures."""
-    return {(task, m): 1 / len(parts) / len(measures) for task, measures in parts.items() for m in measures}
-
-
-def _glue(task: str, f1: bool = False) -> tuple[str, ...]:
-    return ("mcc",) if task in CORRELATION else ("acc", "f1") if f1 and task in WITH_F1 else ("acc",)
-
-
-def _eight(sizes: dict[str, int], f1: bool) -> dict[tuple[str, str], float]:
-    """The two halves of mnli as one task, as on GLUE's own leaderboard."""
-    names = [task for task in sizes if task != TWICE[1]]
-    weights = _mean({task: _glue(task, f1) for task in names})
-    if set(TWICE) <= set(sizes):
-        half = weights[TWICE[0], "acc"] / 2
-        weights |= {(task, "acc"): half for task in TWICE}
-    return weights
-
-
-def _by_size(sizes: dict[str, int]) -> dict[tuple[str, str], float]:
+def _by_size(sizes: Mapping[str, int]) -> Weights:
     return {(task, "acc"): n / sum(sizes.values()) for task, n in sizes.items()}
 
 
-MACRO = Variant("mean of tasks, accuracy", lambda sizes: _mean({task: ("acc",) for task in sizes}))
-SIZE = Variant("weighted by size, accuracy", _by_size)
-GLUE = Variant("mean of tasks, mcc for cola, accuracy elsewhere", lambda s: _mean({t: _glue(t) for t in s}))
-VARIANTS = {
-    "glue": (
-        GLUE,
-        MACRO,
-        Variant("the same, and F1 for mrpc and qqp", lambda s: _mean({t: _glue(t, f1=True) for t in s})),
-        Variant("mnli counted once, mcc for cola, accuracy elsewhere", lambda s: _eight(s, f1=False)),
-        Variant("GLUE's own: mnli counted once, and F1 for mrpc and qqp", lambda s: _eight(s, f1=True)),
-        Variant(
-            "without wnli, mcc for cola, accuracy elsewhere",
-            lambda s: _mean({t: _glue(t) for t in s if t != "wnli"}) if set(s) != {"wnli"} else {},
-        ),
-        SIZE,
-    ),
-    "mmlu": (SIZE, MACRO),
-    "organism": (MACRO, SIZE),
+def _glue(sizes: Iterable[str], f1: bool = False) -> Weights:
+    """Equal weights of tasks, and within a task of its measures."""
+    own = {
+        task: ("mcc",) if task in CORRELATION else ("acc", "f1") if f1 and task in WITH_F1 else ("acc",)
+        for task in sizes
+    }
+    return {(task, measure): 1 / len(own) / len(measures) for task, measures in own.items() for measure in measures}
+
+
+def _mnli_once(sizes: Mapping[str, int], f1: bool = False) -> Weights:
+    """The two halves of mnli as one task, as on GLUE's own leaderboard."""
+    weights = _glue([task for task in sizes if task != TWICE[1]], f1)
+    if set(TWICE) <= set(sizes):
+        weights |= dict.fromkeys([(task, "acc") for task in TWICE], weights[TWICE[0], "acc"] / 2)
+    return weights
+
+
+VARIANTS: dict[str, dict[str, Callable[[Mapping[str, int]], Weights]]] = {
+    "glue": {
+        "mean of tasks, mcc for cola, accuracy elsewhere": _glue,
+        "mean of tasks, accuracy": _macro,
+        "mean of tasks, mcc for cola, F1 too for mrpc and qqp": partial(_glue, f1=True),
+        "mnli counted once, mcc for cola, accuracy elsewhere": _mnli_once,
+        "GLUE's own: mnli counted once, mcc for cola, F1 too for mrpc and qqp": partial(_mnli_once, f1=True),
+        "without wnli, mcc for cola, accuracy elsewhere": lambda sizes: _glue([t for t in sizes if t != "wnli"]),
+        "weighted by size, accuracy": _by_size,
+    },
+    "mmlu": {"weighted by size, accuracy": _by_size, "mean of tasks, accuracy": _macro},
+    "organism": {"mean of tasks, accuracy": _macro, "weighted by size, accuracy": _by_size},
 }
-"""By benchmark; the first one is the default."""
+"""By benchmark and name, from the sizes of its tasks; the first one is the default."""
 
 
-def per_task(rows: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+def per_task(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Scores of every task under every condition.
 
     Parameters
     ----------
     rows : from `hybret.harness.evaluate`, of one model and recipe.
-    n_boot, seed : bootstrap draws and their seed.
+    seed : of the bootstrap.
 
     Returns
     -------
@@ -97,20 +85,18 @@ def per_task(rows: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFr
         the condition ``"base"``, paired, with ``loss_low`` and ``loss_high`` (NA without a base).
     """
     lines = []
-    for sample in _samples(rows, n_boot, seed):
+    for sample in _samples(rows, seed):
         for condition in sample.conditions:
-            line = {"benchmark": sample.benchmark, "group": sample.group, "task": sample.task, "label": sample.label,
-                    "condition": condition, "n": sample.n, "chance": sample.chance}  # fmt: skip
+            line = {name: getattr(sample, name) for name in ("benchmark", "group", "task", "label")}
+            line |= {"condition": condition, "n": sample.n, "chance": sample.chance}
             for measure in MEASURES:
-                value, draws = sample.score(condition, measure)
-                low, high = _bounds(value, draws, sample.n, (-1.0 if measure == "mcc" else 0.0, 1.0))
-                line |= {measure: value, f"{measure}_low": low, f"{measure}_high": high}
-            loss = _loss(condition, sample.score(BASE, "acc"), sample.score(condition, "acc"), sample.n)
-            lines.append(line | dict(zip(("loss", "loss_low", "loss_high"), loss, strict=True)))
+                least = -1.0 if measure == "mcc" else 0.0
+                line |= _named(measure, interval(sample.score(condition, measure), sample.n, least))
+            lines.append(line | _loss(condition, sample.score(BASE, "acc"), sample.score(condition, "acc"), sample.n))
     return pd.DataFrame(lines)
 
 
-def averages(rows: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+def averages(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Every variant of a benchmark's average, under every condition.
 
     The organisms' groups and MMLU's categories have averages of their own; so has all of a benchmark.
@@ -123,48 +109,73 @@ def averages(rows: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFr
         low, high (0 to 1), then loss, loss_low and loss_high: how far it lies below the condition ``"base"``, paired;
         and kept: its share of base.
     """
-    samples = list(_samples(rows, n_boot, seed))
+    samples = list(_samples(rows, seed))
     lines = []
     for benchmark in dict.fromkeys(s.benchmark for s in samples):
         mine = [s for s in samples if s.benchmark == benchmark]
-        groups = list(dict.fromkeys(s.group for s in mine))
+        groups = {group: [s for s in mine if s.group == group] for group in dict.fromkeys(s.group for s in mine)}
         # What the organisms' look-ups, facts and sentences have in common is the model alone.
-        parts = {} if benchmark == "organism" and len(groups) > 1 else {"all": mine}
-        if len(groups) > 1:
-            parts |= {group: [s for s in mine if s.group == group] for group in groups}
-        elif benchmark == "organism":
-            parts = {groups[0]: mine}
+        parts = groups if benchmark == "organism" else {"all": mine} | (groups if len(groups) > 1 else {})
         for group, members in parts.items():
-            for variant in VARIANTS[benchmark]:
-                lines += _average(benchmark, group, variant, members)
-    return pd.DataFrame(lines)
+            for number, (variant, weights) in enumerate(VARIANTS[benchmark].items()):
+                average = _average(weights, members)
+                base = average.scores.get(BASE, np.full(1 + DRAWS, np.nan))
+                for condition, score in average.scores.items():
+                    lines.append({
+                        "benchmark": benchmark, "group": group, "variant": variant, "default": number == 0,
+                        "condition": condition, "tasks": average.tasks, "n": average.n, "chance": average.chance,
+                        **_named("value", interval(score, average.n)), **_loss(condition, base, score, average.n),
+                        "kept": score[0] / base[0] if base[0] else np.nan,
+                    })  # fmt: skip
+    return pd.DataFrame(lines).rename(columns={"value_low": "low", "value_high": "high"})
 
 
-def _average(benchmark: str, group: str, variant: Variant, members: list[_Sample]) -> list[dict[str, object]]:
+def headline(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The default lines of `averages`: one for each of the organisms' groups, and for GLUE and MMLU as a whole."""
+    table = averages(rows, seed)
+    return table[table["default"] & ((table["group"] == "all") | (table["benchmark"] == "organism"))]
+
+
+@dataclass(frozen=True)
+class Average:
+    """One average under every condition: on the data, then on every draw of the bootstrap.
+
+    Attributes
+    ----------
+    scores : by condition, arrays of 1 + `DRAWS` numbers. The same documents are drawn under every condition.
+    n, tasks : documents and tasks.
+    chance : the score of guessing.
+    """
+
+    scores: dict[str, np.ndarray]
+    n: int
+    tasks: int
+    chance: float
+
+
+def default(rows: pd.DataFrame, seed: int = 0) -> Average:
+    """The default average of some tasks of one benchmark.
+
+    Parameters
+    ----------
+    rows : from `hybret.harness.evaluate`, of one model and recipe.
+    seed : of the bootstrap.
+    """
+    samples = list(_samples(rows, seed))
+    return _average(next(iter(VARIANTS[samples[0].benchmark].values())), samples)
+
+
+def _average(weigh: Callable[[Mapping[str, int]], Weights], members: Sequence[_Sample]) -> Average:
     by_name = {s.task: s for s in members}
-    weights = variant.weights({s.task: s.n for s in members})
-    if not weights:
-        return []
-    n = sum(s.n for s in members)
-    chance = sum(w * (0 if measure == "mcc" else by_name[task].chance) for (task, measure), w in weights.items())
-
-    def mean(condition: str) -> tuple[float, np.ndarray]:
-        parts = [(w, by_name[task].score(condition, measure)) for (task, measure), w in weights.items()]
-        return sum(w * value for w, (value, _) in parts), np.sum([w * draws for w, (_, draws) in parts], axis=0)
-
-    lines: list[dict[str, object]] = []
-    base = mean(BASE)
-    for condition in members[0].conditions:
-        value, draws = mean(condition)
-        low, high = _bounds(value, draws, n, (0.0, 1.0))
-        loss, loss_low, loss_high = _loss(condition, base, (value, draws), n)
-        lines.append({
-            "benchmark": benchmark, "group": group, "variant": variant.name,
-            "default": variant is VARIANTS[benchmark][0], "condition": condition,
-            "tasks": len({task for task, _ in weights}), "n": n, "chance": chance, "value": value, "low": low,
-            "high": high, "loss": loss, "loss_low": loss_low, "loss_high": loss_high, "kept": value / base[0],
-        })  # fmt: skip
-    return lines
+    weights = weigh({s.task: s.n for s in members})
+    scores = {
+        condition: np.sum([w * by_name[t].score(condition, measure) for (t, measure), w in weights.items()], axis=0)
+        for condition in members[0].conditions
+        if weights
+    }
+    chance = sum(w * by_name[task].chance for (task, measure), w in weights.items() if measure != "mcc")
+    tasks = {task for task, _ in weights}
+    return Average(scores, sum(by_name[task].n for task in tasks), len(tasks), chance)
 
 
 @dataclass(frozen=True)
@@ -184,27 +195,26 @@ class _Sample:
     def n(self) -> int:
         return int(self.counts[0].sum())
 
-    def score(self, condition: str, measure: str) -> tuple[float, np.ndarray]:
-        """The measure on the data, and on every draw; NaN without such a condition, or more than two classes."""
+    def score(self, condition: str, measure: str) -> np.ndarray:
+        """The measure on the data, then on every draw; NaN without such a condition, or more than two classes."""
+        nothing = np.full(len(self.counts), np.nan)
         if condition not in self.conditions:
-            return np.nan, np.full(len(self.counts) - 1, np.nan)
+            return nothing
         gold, chosen = self.cells[:, 0], self.cells[:, 1 + self.conditions.index(condition)]
         if measure == "acc":
-            values = self.counts @ (gold == chosen) / self.n
-        elif max(gold.max(), chosen.max()) > 1:
-            values = np.full(len(self.counts), np.nan)
-        else:
-            tp, fp, fn, tn = (self.counts @ ((gold == g) & (chosen == c)) for g, c in ((1, 1), (0, 1), (1, 0), (0, 0)))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                if measure == "f1":
-                    values = 2 * tp / (2 * tp + fp + fn)
-                else:
-                    values = (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-            values = np.nan_to_num(values)  # one class alone, chosen or right: 0 by convention, as in scikit-learn
-        return float(values[0]), values[1:]
+            return self.counts @ (gold == chosen) / self.n
+        if max(gold.max(), chosen.max()) > 1:
+            return nothing
+        tp, fp, fn, tn = (self.counts @ ((gold == g) & (chosen == c)) for g, c in ((1, 1), (0, 1), (1, 0), (0, 0)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if measure == "f1":
+                values = 2 * tp / (2 * tp + fp + fn)
+            else:
+                values = (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+        return np.nan_to_num(values)  # one class alone, chosen or right: 0 by convention, as in scikit-learn
 
 
-def _samples(rows: pd.DataFrame, n_boot: int, seed: int) -> Iterator[_Sample]:
+def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
     wanted = ["benchmark", "group", "task", "label", "condition", "doc_id", "gold", "chosen", "choices"]
     if missing := [column for column in wanted if column not in rows]:
         raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of harness.evaluate")
@@ -214,14 +224,15 @@ def _samples(rows: pd.DataFrame, n_boot: int, seed: int) -> Iterator[_Sample]:
         if rows[column].nunique() > 1:
             raise HybretError(f"these rows mix several values of {column!r}; select one of them first")
     conditions = list(dict.fromkeys(rows["condition"]))
-    for number, (task, part) in enumerate(rows.groupby("task", sort=False)):
+    for task, part in rows.groupby("task", sort=False):
         chosen = part.pivot(index="doc_id", columns="condition", values="chosen").reindex(columns=conditions)
         if chosen.isna().any(axis=None):
             raise HybretError(f"not every document of {task} was answered under every condition")
         gold = part.drop_duplicates("doc_id").set_index("doc_id")["gold"].reindex(chosen.index)
         cells, times = np.unique(np.column_stack([gold, chosen]).astype(int), axis=0, return_counts=True)
-        n = int(times.sum())
-        draws = np.random.default_rng([seed, number, n]).multinomial(n, times / n, size=n_boot)
+        # Drawn by the task's name: tasks are independent of one another, whichever are evaluated together.
+        generator = np.random.default_rng([seed, crc32(str(task).encode())])
+        draws = generator.multinomial(times.sum(), times / times.sum(), size=DRAWS)
         first = part.iloc[0]
         yield _Sample(
             first["benchmark"], first["group"], str(task), first["label"], conditions,
@@ -229,21 +240,28 @@ def _samples(rows: pd.DataFrame, n_boot: int, seed: int) -> Iterator[_Sample]:
         )  # fmt: skip
 
 
-def _bounds(value: float, draws: np.ndarray, n: int, scale: tuple[float, float]) -> tuple[float, float]:
-    """Percentile interval; where nothing varies, as far as what was not seen in n documents may reach."""
+def interval(scores: np.ndarray, n: int, least: float = 0.0) -> tuple[float, float, float]:
+    """A score with its 95 % interval: percentiles, and where nothing varies, what was not seen in n documents.
+
+    Parameters
+    ----------
+    scores : on the data, then on every draw.
+    n : documents.
+    least : the least possible score; the greatest is 1.
+    """
+    value, draws = float(scores[0]), scores[1:]
     if np.isnan(value):
-        return np.nan, np.nan
+        return value, value, value
     if np.ptp(draws) < 1e-12:
-        return value - unseen(n) * (value - scale[0]), value + unseen(n) * (scale[1] - value)
+        return value, value - unseen(n) * (value - least), value + unseen(n) * (1 - value)
     low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+    return value, float(low), float(high)
 
 
-def _loss(
-    condition: str, base: tuple[float, np.ndarray], other: tuple[float, np.ndarray], n: int
-) -> tuple[float, float, float]:
+def _named(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
+
+
+def _loss(condition: str, base: np.ndarray, score: np.ndarray, n: int) -> dict[str, float]:
     """How far a condition lies below the base, with its paired interval; the base's own loss is exactly 0."""
-    if condition == BASE:
-        return 0.0, 0.0, 0.0
-    loss = base[0] - other[0]
-    return (loss, *_bounds(loss, base[1] - other[1], n, (-1.0, 1.0)))
+    return _named("loss", (0.0, 0.0, 0.0) if condition == BASE else interval(base - score, n, -1.0))

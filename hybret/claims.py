@@ -9,13 +9,13 @@ leave the limit inside the interval.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from itertools import combinations
+from typing import Any
 
-from .evidence import Estimate, Evidence, NotTestable
+import pandas as pd
 
-N = TypeVar("N")
+from .evidence import NO_MORE, Estimate, NotTestable, difference, percent
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable on this model"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE)
@@ -26,6 +26,7 @@ HYPOTHESES = {
     "abstract": "The numbers of the abstract",
     "appendix": "What manipulated models say",
 }
+FLOOR = f"accuracy above the floor: interval at most {percent(NO_MORE)} %"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,6 @@ class Claim:
     where : where it stands in the paper.
     paper : the paper's figure.
     test : what must hold for "reproduced"; "interval" is the 95 % interval.
-    needs : the rows that it is judged by.
     notebook, figure : where this book measures it.
     judge : `hybret.evidence.Evidence` to `Outcome`; a list of them, one per model, where `across` is set.
     across : whether it compares models.
@@ -74,25 +74,36 @@ class Claim:
     where: str
     paper: str
     test: str
-    needs: str
     notebook: str
     figure: str
     judge: Callable[[Any], Outcome]
     across: bool = False
 
 
+def claim(
+    label: str, where: str, paper: str, test: str, hypothesis: str, notebook: str, figure: str, across: bool = False
+) -> Callable[[Callable[[Any], Outcome]], Claim]:
+    """Make a claim of the function that judges it: it has the function's name, and says what the docstring says."""
+
+    def made(judge: Callable[[Any], Outcome]) -> Claim:
+        name, says = judge.__name__.replace("_", "-"), judge.__doc__ or ""
+        return Claim(name, label, hypothesis, says, where, paper, test, notebook, figure, judge, across)
+
+    return made
+
+
 def at_most(e: Estimate, limit: float, ours: str, best: float = 0.0) -> Outcome:
     """Whether a number is at most `limit`; `best` is its value in the clearest possible result."""
-    return _decide(e, limit - e.high, e.low > limit, e.best_bound(best, 1) > limit, ours)
+    return _decide(e, limit - e.high, e.high <= limit, e.low > limit, e.best_bound(best, 1) > limit, ours)
 
 
 def at_least(e: Estimate, limit: float, ours: str, best: float = 1.0) -> Outcome:
     """Whether a number is more than `limit`; as `at_most`."""
-    return _decide(e, e.low - limit or -1e-12, e.high < limit, e.best_bound(best, -1) < limit, ours)
+    return _decide(e, e.low - limit, e.low > limit, e.high < limit, e.best_bound(best, -1) < limit, ours)
 
 
-def _decide(e: Estimate, slack: float, beyond: bool, hopeless: bool, ours: str) -> Outcome:
-    if slack >= 0:
+def _decide(e: Estimate, slack: float, within: bool, beyond: bool, hopeless: bool, ours: str) -> Outcome:
+    if within:
         return Outcome(REPRODUCED, ours, e, "the interval is within the limit", slack)
     if beyond:
         return Outcome(NOT_REPRODUCED, ours, e, "the interval lies beyond the limit", slack)
@@ -102,35 +113,42 @@ def _decide(e: Estimate, slack: float, beyond: bool, hopeless: bool, ours: str) 
     return Outcome(NOT_REPRODUCED, ours, e, "the interval includes the limit, so it is not shown", slack)
 
 
+def nothing(e: Estimate, where: str = "") -> Outcome:
+    """Whether an accuracy above the floor is none."""
+    return at_most(e, NO_MORE, f"{e} above the floor{where}")
+
+
+def keeps(cells: pd.DataFrame, full: pd.DataFrame, share: float, ours: str) -> Outcome:
+    """Whether accuracy is more than `share` of that in the cells of `full`."""
+    return at_least(difference(cells, full, share), 0.0, ours, best=1 - share)
+
+
+def falls_below(cells: pd.DataFrame, full: pd.DataFrame, share: float, ours: str) -> Outcome:
+    """Whether accuracy is at most `share` of that in the cells of `full`."""
+    return at_most(difference(cells, full, share), 0.0, ours, best=-share)
+
+
 def hardest(outcomes: Iterable[Outcome]) -> Outcome:
     """One answer for conditions that must all hold: failure before doubt before success, the clearest first."""
     order = (NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED)
     return min(outcomes, key=lambda outcome: (order.index(outcome.verdict), outcome.slack))
 
 
-def each(models: Sequence[Evidence], number: Callable[[Evidence], N]) -> list[tuple[Evidence, N]]:
-    """A number of every model that has it; the others are left out."""
-    found = []
-    for e in models:
-        with suppress(NotTestable):
-            found.append((e, number(e)))
-    return found
+def rising(found: Sequence[tuple[float, str, Estimate]], sizes: str) -> Outcome:
+    """Whether independent numbers of several models rise with a size of theirs, intervals apart.
 
-
-def rising(numbers: Sequence[Estimate], ours: str) -> Outcome:
-    """Whether each of several independent numbers is greater than the one before, intervals apart."""
-    steps = list(zip(numbers, numbers[1:], strict=False))
-    slack = min(after.low - before.high for before, after in steps)
-    total = Estimate(
-        numbers[-1].value - numbers[0].value,
-        numbers[-1].low - numbers[0].high,
-        numbers[-1].high - numbers[0].low,
-        sum(number.n for number in numbers),
-        sum(number.prompts for number in numbers),
-        unit=numbers[0].unit,
-    )
-    if slack > 0:
-        return Outcome(REPRODUCED, ours, total, "so from model to model, and the intervals do not touch", slack)
-    contrary = any(after.high <= before.low for before, after in steps)
-    why = "not so from every model to the next" if contrary else "the intervals touch: this run does not settle it"
-    return Outcome(NOT_REPRODUCED, ours, total, why, slack)
+    Parameters
+    ----------
+    found : size, our figure in words, and the number of each model.
+    sizes : what the sizes are, in words.
+    """
+    found = sorted(found, key=lambda one: one[:2])
+    ours = "; ".join(said for _, said, _ in found)
+    steps = [
+        Estimate(b.value - a.value, b.low - a.high, b.high - a.low, a.n + b.n, a.prompts + b.prompts, unit=a.unit)
+        for (small, _, a), (large, _, b) in combinations(found, 2)
+        if small < large
+    ]
+    if not steps:
+        raise NotTestable(f"it takes two models {sizes} that retrieve")
+    return hardest([at_least(step, 0.0, ours) for step in steps])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
-from . import paper
+from . import averages, claims, paper
+from .averages import Average
 from .claims import Claim, Outcome, at_least, at_most, hardest
-from .evidence import Estimate, Evidence, NotTestable, item_means, percent
+from .evidence import Estimate, Evidence, NotTestable, percent
 
 B = {name: one.value for name, one in paper.BENCHMARKS.items()}
 LITTLE = 0.10  # a loss on GLUE that is still little: the paper's larger one, 9.1 points, rounded up
@@ -19,161 +21,155 @@ GLUE = "glue"
 # one of many items far back in the context.
 LOOKUP, KNOWLEDGE = "mmlu-lookup", "mmlu"
 
-
-def items(e: Evidence, side: str) -> pd.DataFrame:
-    """Items of a side, one line each: task, chance, and whether base, sparse and ablated are right."""
-    group = e.benchmarks["group"].astype(str)
-    of_side = group.str.startswith(KNOWLEDGE) & (group != LOOKUP) if side == KNOWLEDGE else group == side
-    if not of_side.any():
-        raise NotTestable(f"not run: no benchmark of the {side} side")
-    rows = e.benchmarks[of_side]
-    rows = rows.assign(correct=rows["correct"].astype(float), chance=1 / rows["choices"].astype(float))
-    table = rows.pivot_table(index=["task", "doc_id", "chance"], columns="condition", values="correct")
-    for condition in ("base", "sparse", "ablated"):
-        if condition not in table or table[condition].isna().any():
-            raise NotTestable(f"not run: the {condition} configuration on every item of the {side} side")
-    return table.reset_index()
+claim = partial(claims.claim, hypothesis="H2", notebook="benchmarks", figure="fig-benchmarks")
+CONFIGURATIONS = ("base", "sparse", "ablated")
 
 
-def able(table: pd.DataFrame, more: float = 0.0) -> Estimate:
-    """Accuracy of the base configuration, which must be above chance by more than `more`."""
-    base = item_means(table.assign(value=table["base"]))
-    above = item_means(table.assign(value=table["base"] - table["chance"]))
-    if above.low <= more:
-        chance = percent(base.value - above.value)
-        raise NotTestable(f"the base configuration gets {base}, and chance is {chance} %: too little to lose")
-    return base
+def items(e: Evidence) -> pd.DataFrame:
+    """Items of the three configurations: of GLUE and MMLU where these were run, else of the organisms' tasks."""
+    rows = e.benchmarks[e.benchmarks["condition"].isin(CONFIGURATIONS)]
+    real = rows["benchmark"] != "organism"
+    return rows[real] if real.any() else rows
 
 
-def lost(table: pd.DataFrame, condition: str, share: float = 1.0) -> Estimate:
-    """`share` of base, less a configuration: what it lost."""
-    return item_means(table.assign(value=share * table["base"] - table[condition]))
+def side(e: Evidence, name: str) -> Average:
+    """Scores of a side in the three configurations, averaged as the chapter on benchmarks shows them."""
+    rows = items(e)
+    group = rows["group"].astype(str)
+    rows = rows[group.str.startswith(KNOWLEDGE) & (group != LOOKUP) if name == KNOWLEDGE else group == name]
+    if rows.empty:
+        raise NotTestable(f"not run: no benchmark of the {name} side")
+    answered = rows["condition"].value_counts()
+    for configuration in CONFIGURATIONS:
+        if answered.get(configuration, 0) < len(rows.drop_duplicates(["task", "doc_id"])):
+            raise NotTestable(f"not run: the {configuration} configuration on every item of the {name} side")
+    return averages.default(rows)
 
 
-def scores(table: pd.DataFrame, *conditions: str) -> str:
-    """Accuracies in words."""
-    return ", ".join(f"{name} {percent(item_means(table.assign(value=table[name])).value)} %" for name in conditions)
+def measured(score: np.ndarray, n: int) -> Estimate:
+    """A score, or a difference of scores, with its interval."""
+    return Estimate(*averages.interval(score, n, -1.0), n, n, (-1.0, 1.0))
 
 
-def glue_kept(e: Evidence) -> Outcome:
-    """Whether neither configuration loses much on sentence tasks."""
-    table = items(e, GLUE)
-    able(table)
-    losses = {condition: lost(table, condition) for condition in ("ablated", "sparse")}
-    said = scores(table, "base", "sparse", "ablated")
-    return hardest(at_most(x, LITTLE, f"{said}; {name} loses {x.points}") for name, x in losses.items())
-
-
-def glue_order(e: Evidence) -> Outcome:
-    """Whether no attention is better than a little on sentence tasks."""
-    table = items(e, GLUE)
-    able(table)
-    gain = item_means(table.assign(value=table["ablated"] - table["sparse"]))
-    return at_least(gain, 0.0, f"{scores(table, 'ablated', 'sparse')}: {gain.points}")
-
-
-def mmlu_sparse(e: Evidence, side: str) -> Outcome:
-    """Whether the sparse configuration keeps most of base."""
-    table = items(e, side)
-    base = able(table)
-    sparse = item_means(table.assign(value=table["sparse"]))
-    missing = lost(table, "sparse", KEPT)
-    ours = f"{scores(table, 'base', 'sparse')}: {100 * sparse.value / base.value:.0f} % of base"
-    return at_most(missing, 0.0, ours, best=KEPT - 1)
-
-
-def mmlu_ablated(e: Evidence, side: str) -> Outcome:
-    """Whether the ablated configuration loses much."""
-    table = items(e, side)
-    able(table, HALF)
-    loss = lost(table, "ablated")
-    return at_least(loss, HALF, f"{scores(table, 'base', 'ablated')}: loses {loss.points}")
-
-
-def contrast(e: Evidence) -> Outcome:
-    """Whether ablation costs more on the MMLU side than on the GLUE side."""
-    group = e.benchmarks["group"].astype(str)
-    lookup = [LOOKUP] if (group == LOOKUP).any() else []
-    glue, *mmlu = (items(e, side) for side in (GLUE, KNOWLEDGE, *lookup))
-    for table in (glue, *mmlu):
-        able(table)
-    few = lost(glue, "ablated")
-    much = [lost(table, "ablated") for table in mmlu]
-    mean = sum(x.value for x in much) / len(much)
-    # Independent items: the variances of the parts add up.
-    spread = [(few.high - few.low) / 2, *((x.high - x.low) / 2 / len(much) for x in much)]
-    half = sum(s * s for s in spread) ** 0.5
-    n = few.n + sum(x.n for x in much)
-    more = Estimate(mean - few.value, mean - few.value - half, mean - few.value + half, n, n, (-1.0, 1.0))
-    ours = f"loses {percent(mean)} points on the MMLU side, {percent(few.value)} on the GLUE side: {more.points} more"
-    return at_least(more, 0.0, ours)
-
-
-NEEDS = "benchmark items in the configurations base, sparse and ablated"
-
-claim = partial(Claim, notebook="benchmarks", figure="fig-benchmarks", needs=NEEDS)
-
-CLAIMS = (
-    claim(
-        name="glue-kept",
-        label="GLUE falls little",
-        hypothesis="H2",
-        says="On GLUE neither sparsification nor ablation costs much.",
-        where="Section 4.1, Figure 3",
-        paper=f"ablated {B['GLUE ablated']:g}, sparse {B['GLUE sparse']:g} points below base",
-        test=f"loss of either: interval at most {100 * LITTLE:g} points",
-        judge=glue_kept,
-    ),
-    claim(
-        name="glue-order",
-        label="GLUE: ablated above sparse",
-        hypothesis="H2",
-        says="On GLUE the ablated model is better than the sparse one.",
-        where="Section 4.1, Figure 3",
-        paper=f"{B['GLUE ablated over sparse']:g} points ({B['GLUE sparse'] - B['GLUE ablated']:.1f} by its losses)",
-        test="ablated less sparse: interval above 0",
-        judge=glue_order,
-    ),
-    *(
-        claim(
-            name=f"mmlu-sparse-{part}",
-            label=f"MMLU, {part}: sparse keeps it",
-            hypothesis="H2" if part == "lookup" else "abstract",
-            says=f"The sparse model keeps most of its MMLU score ({what}).",
-            where="Abstract, Section 4.1",
-            paper=f"{100 * B['MMLU kept']:g} % of base; {B['MMLU sparse']:g} points below",
-            test=f"more than {100 * KEPT:g} % of base (tolerance 5): interval",
-            judge=partial(mmlu_sparse, side=side),
+def able(side: Average, more: float = 0.0) -> Average:
+    """The side, whose base configuration must be above chance by more than `more`: by what the claim lets it lose."""
+    base = side.scores["base"]
+    if measured(base - side.chance, side.n).low <= more:
+        chance = percent(side.chance)
+        raise NotTestable(
+            f"the base configuration gets {measured(base, side.n)}, and chance is {chance} %: too little to lose"
         )
-        for part, what, side in (
-            ("knowledge", "facts in the weights", KNOWLEDGE),
-            ("lookup", "look-ups far back", LOOKUP),
-        )
-    ),
-    *(
-        claim(
-            name=f"mmlu-ablated-{part}",
-            label=f"MMLU, {part}: ablated loses it",
-            hypothesis="H2",
-            says=f"The ablated model loses much of its MMLU score ({what}).",
-            where="Section 4.1, Figure 3",
-            paper=f"around {B['MMLU ablated']:g} points below base",
-            test=f"loss: interval above {100 * HALF:g} points, half of the paper's",
-            judge=partial(mmlu_ablated, side=side),
-        )
-        for part, what, side in (
-            ("knowledge", "facts in the weights", KNOWLEDGE),
-            ("lookup", "look-ups far back", LOOKUP),
-        )
-    ),
-    claim(
-        name="contrast",
-        label="MMLU falls more than GLUE",
-        hypothesis="H2",
-        says="Ablation costs more on MMLU than on GLUE.",
-        where="Sections 4.1, 4.2",
-        paper=f"about {B['MMLU ablated']:g} against {B['GLUE ablated']:g} points",
-        test="loss on the MMLU side (mean of its parts) less that on the GLUE side: interval above 0",
-        judge=contrast,
-    ),
+    return side
+
+
+def said(side: Average, *conditions: str) -> str:
+    """Scores in words."""
+    return ", ".join(f"{name} {percent(side.scores[name][0])} %" for name in conditions)
+
+
+def loss(side: Average, condition: str) -> Estimate:
+    """How far a configuration lies below base."""
+    return measured(side.scores["base"] - side.scores[condition], side.n)
+
+
+@claim(
+    "GLUE falls little",
+    "Section 4.1, Figure 3",
+    f"ablated {B['GLUE ablated']:g}, sparse {B['GLUE sparse']:g} points below base",
+    f"loss of either: interval at most {100 * LITTLE:g} points",
 )
+def glue_kept(e: Evidence) -> Outcome:
+    """On GLUE neither sparsification nor ablation costs much."""
+    glue = able(side(e, GLUE), LITTLE)
+    scores = said(glue, *CONFIGURATIONS)
+    losses = {name: loss(glue, name) for name in ("ablated", "sparse")}
+    return hardest(at_most(x, LITTLE, f"{scores}; {name} loses {x.points}") for name, x in losses.items())
+
+
+@claim(
+    "GLUE: ablated above sparse",
+    "Section 4.1, Figure 3",
+    f"{B['GLUE ablated over sparse']:g} points ({B['GLUE sparse'] - B['GLUE ablated']:.1f} by its losses)",
+    "ablated less sparse: interval above 0",
+)
+def glue_order(e: Evidence) -> Outcome:
+    """On GLUE the ablated model is better than the sparse one."""
+    glue = able(side(e, GLUE))
+    gain = measured(glue.scores["ablated"] - glue.scores["sparse"], glue.n)
+    return at_least(gain, 0.0, f"{said(glue, 'ablated', 'sparse')}: {gain.points}")
+
+
+def sparse_keeps(e: Evidence, name: str) -> Outcome:
+    """Whether the sparse configuration keeps most of base."""
+    mmlu = side(e, name)
+    base, sparse = mmlu.scores["base"], mmlu.scores["sparse"]
+    able(mmlu, (1 - KEPT) * base[0])
+    ours = f"{said(mmlu, 'base', 'sparse')}: {100 * sparse[0] / base[0]:.0f} % of base"
+    return at_most(measured(KEPT * base - sparse, mmlu.n), 0.0, ours, best=KEPT - 1)
+
+
+sparse_claim = partial(
+    claim,
+    where="Abstract, Section 4.1",
+    paper=f"{100 * B['MMLU kept']:g} % of base; {B['MMLU sparse']:g} points below",
+    test=f"more than {100 * KEPT:g} % of base (tolerance 5): interval",
+)
+
+
+@sparse_claim("MMLU, knowledge: sparse keeps it", hypothesis="abstract")
+def mmlu_sparse_knowledge(e: Evidence) -> Outcome:
+    """The sparse model keeps most of its MMLU score (facts in the weights)."""
+    return sparse_keeps(e, KNOWLEDGE)
+
+
+@sparse_claim("MMLU, lookup: sparse keeps it")
+def mmlu_sparse_lookup(e: Evidence) -> Outcome:
+    """The sparse model keeps most of its MMLU score (look-ups far back)."""
+    return sparse_keeps(e, LOOKUP)
+
+
+def ablated_loses(e: Evidence, name: str) -> Outcome:
+    """Whether the ablated configuration loses much."""
+    mmlu = able(side(e, name), HALF)
+    lost = loss(mmlu, "ablated")
+    return at_least(lost, HALF, f"{said(mmlu, 'base', 'ablated')}: loses {lost.points}")
+
+
+ablated_claim = partial(
+    claim,
+    where="Section 4.1, Figure 3",
+    paper=f"around {B['MMLU ablated']:g} points below base",
+    test=f"loss: interval above {100 * HALF:g} points, half of the paper's",
+)
+
+
+@ablated_claim("MMLU, knowledge: ablated loses it")
+def mmlu_ablated_knowledge(e: Evidence) -> Outcome:
+    """The ablated model loses much of its MMLU score (facts in the weights)."""
+    return ablated_loses(e, KNOWLEDGE)
+
+
+@ablated_claim("MMLU, lookup: ablated loses it")
+def mmlu_ablated_lookup(e: Evidence) -> Outcome:
+    """The ablated model loses much of its MMLU score (look-ups far back)."""
+    return ablated_loses(e, LOOKUP)
+
+
+@claim(
+    "MMLU falls more than GLUE",
+    "Sections 4.1, 4.2",
+    f"about {B['MMLU ablated']:g} against {B['GLUE ablated']:g} points",
+    "loss on the MMLU side (mean of its parts) less that on the GLUE side: interval above 0",
+)
+def contrast(e: Evidence) -> Outcome:
+    """Ablation costs more on MMLU than on GLUE."""
+    lookup = [LOOKUP] if (items(e)["group"] == LOOKUP).any() else []
+    sides = [able(side(e, name), LITTLE) for name in (GLUE, KNOWLEDGE, *lookup)]
+    glue, *parts = [one.scores["base"] - one.scores["ablated"] for one in sides]
+    mmlu = np.mean(parts, axis=0)
+    more = measured(mmlu - glue, sum(one.n for one in sides))
+    ours = f"loses {percent(mmlu[0])} points on the MMLU side, {percent(glue[0])} on the GLUE side"
+    return at_least(more, 0.0, f"{ours}: {more.points} more")
+
+
+CLAIMS = [one for one in vars().values() if isinstance(one, Claim)]

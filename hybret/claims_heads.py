@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from math import ceil
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from . import paper
-from .claims import NOT_REPRODUCED, REPRODUCED, Claim, Outcome, at_least, at_most, each, hardest, rising
-from .evidence import (
-    NO_MORE,
-    Estimate,
-    Evidence,
-    NotTestable,
-    accuracy,
-    difference,
-    estimate,
-    over_floor,
-    paired,
-    percent,
-)
+from . import claims, paper
+from .claims import FLOOR, NOT_REPRODUCED, REPRODUCED, Claim, Outcome, at_most, falls_below, hardest, keeps, rising
+from .evidence import NO_MORE, Estimate, Evidence, NotTestable, accuracy, difference, less, over_floor, paired
 from .intervals import unseen
 from .tipping import HOLDS
 
 T = {name: one.value for name, one in paper.THRESHOLDS.items()}
+FIRST, LAST = int(T["first tipping point"]), int(T["last tipping point"])
 RECOVERS = 0.10  # accuracy that reading twice must not give back
 FOLLOWS = 0.10  # greatest difference between versions that still follow each other
 # How far the paper says that each of its models holds: down to this k it keeps this share of its accuracy. RG-9B has
@@ -35,7 +27,9 @@ HOLDS_AT = {
     "RG-9B": (int(T["RG-9B degrades down to"]), 0.05),
     "Jamba": (int(T["Jamba perfect down to"]), 0.95),
 }
-HEADS_KEPT = paper.BENCHMARKS["heads kept"].value
+
+claim = partial(claims.claim, hypothesis="H1", notebook="sparsification", figure="fig-accuracy-by-k")
+jrt_claim = partial(claim, figure="fig-jrt-by-k")
 
 
 def whole(e: Evidence, jrt: bool = False) -> pd.DataFrame:
@@ -45,29 +39,63 @@ def whole(e: Evidence, jrt: bool = False) -> pd.DataFrame:
     return cells
 
 
-def counterpart(e: Evidence) -> str:
-    """The paper's model with as many heads."""
-    if e.counterpart is None:
-        raise NotTestable(f"the paper says this of models with 10, 16 and 32 heads, and this one has {e.heads}")
-    return e.counterpart
-
-
 def nothing_left(e: Evidence, during: str = "generation", jrt: bool = False, column: str = "value") -> Outcome:
     """Whether k = 0 earns what the control does not."""
     whole(e)
     if jrt:
         whole(e, jrt)
-    found = over_floor(e.kept(0, during, jrt), column)
-    return at_most(found, NO_MORE, f"{found} above the floor")
+    return claims.nothing(over_floor(e.kept(0, during, jrt), column))
 
 
-def jrt_few(e: Evidence) -> Outcome:
-    """Whether reading twice gives back what was lost at k = 1 and 2."""
+@claim("k = 0 while answering: nothing", "Abstract, Sections 3.1, 3.2", "0 %", FLOOR)
+def no_attention_generation(e: Evidence) -> Outcome:
+    """Without attention while the answer is written, nothing is retrieved."""
+    return nothing_left(e)
+
+
+@claim("k = 0 throughout: nothing", "Sections 3.1, 3.2", "0 %", FLOOR)
+def no_attention_prefill(e: Evidence) -> Outcome:
+    """Without attention in either phase, nothing is retrieved."""
+    return nothing_left(e, "both")
+
+
+@claim(
+    "k = 0: no partial credit either",
+    "Section 3.2",
+    "none",
+    FLOOR.replace("accuracy above the floor", "share of answers with any points, above the control's"),
+    figure="tab-accuracy-by-k",
+)
+def no_fuzzy_memory(e: Evidence) -> Outcome:
+    """Without attention not even a fuzzy memory of the needle is left."""
+    return nothing_left(e, column="credit")
+
+
+@jrt_claim(
+    "k = 0, read twice: nothing",
+    "Section 3.1, Figures 3 and 5",
+    "0 %",
+    FLOOR.replace(":", ", k = 0, read twice:"),
+)
+def jrt_no_attention(e: Evidence) -> Outcome:
+    """Reading twice does not bring retrieval back without attention."""
+    return nothing_left(e, jrt=True)
+
+
+@jrt_claim(
+    "k = 1 and 2, read twice: no recovery",
+    "Section 3.1, Figures 3, 6 and 7",
+    "no recovery",
+    f"accuracy read twice less read once, where some was lost: interval at most {100 * RECOVERS:g} points",
+)
+def jrt_few_heads(e: Evidence) -> Outcome:
+    """Nor does it at k = 1 and 2, where heads are few."""
     full, outcomes = whole(e), []
+    whole(e, jrt=True)  # where reading twice fails anyway, it recovers nothing for another reason
     for k in (1, 2):
         once = e.kept(k)
         if difference(once, full, HOLDS).high < 0:  # something was lost, so something could come back
-            gained = difference(e.kept(k, jrt=True), once, floors=True)
+            gained = difference(e.kept(k, jrt=True), once)
             outcomes.append(at_most(gained, RECOVERS, f"{gained.points} at k = {k}"))
     if not outcomes:
         raise NotTestable("at k = 1 and 2 it has lost nothing for certain, so reading twice has nothing to recover")
@@ -84,7 +112,7 @@ def turning(e: Evidence) -> tuple[Estimate, str]:
     return found, f"{said}{between} of {e.heads} heads"
 
 
-def tipping(e: Evidence, first: int, last: int) -> Outcome:
+def turns(e: Evidence, first: int, last: int) -> Outcome:
     """Whether the tipping point, and every k that its interval allows, lies from `first` to `last`."""
     found, ours = turning(e)
     slack = min(found.low - first, last - found.high)
@@ -97,223 +125,159 @@ def tipping(e: Evidence, first: int, last: int) -> Outcome:
     return Outcome(NOT_REPRODUCED, ours, found, "the intervals also allow a k outside the range", slack)
 
 
-def tipping_own(e: Evidence) -> Outcome:
-    """Whether the tipping point is that of the paper's model with as many heads, give or take one head."""
-    theirs = int(T[f"{counterpart(e)} tipping point"])
-    return tipping(e, max(theirs - 1, 0), theirs + 1)
+@claim(
+    f"falls to zero at k = {FIRST} to {LAST}",
+    "Section 3.1",
+    f"k from {FIRST} to {LAST}",
+    "the largest k with nothing above the floor, as far as the intervals allow, is in the paper's range",
+)
+def tipping_point(e: Evidence) -> Outcome:
+    """At some last small k accuracy falls to zero."""
+    return turns(e, FIRST, LAST)
 
 
-def tipping_order(models: Sequence[Evidence]) -> Outcome:
-    """Whether the tipping point rises with the number of heads."""
-    found = sorted((e.heads, e.model, *turn) for e, turn in each(models, turning))
-    if len({heads for heads, *_ in found}) < 2:
-        raise NotTestable("it takes two models with different numbers of heads that retrieve")
-    ours = "; ".join(f"{model}: {said}" for _, model, _, said in found)
-    return rising([point for *_, point, _ in found], ours)
+@claim(
+    "at the k of the paper's model",
+    "Section 3.2",
+    ", ".join(f"{m.name} ({m.heads} heads) k = {T[f'{m.name} tipping point']:g}" for m in paper.MODELS),
+    "every k that the intervals allow is at most one head from the paper's",
+)
+def tipping_point_own(e: Evidence) -> Outcome:
+    """Each model has its own: the one with as many heads here, too."""
+    theirs = int(T[f"{e.counterpart} tipping point"])
+    return turns(e, max(theirs - 1, 0), theirs + 1)
 
 
-def holds_own(e: Evidence) -> Outcome:
-    """Whether accuracy holds as far down as the paper says of its model with as many heads."""
-    k, share = HOLDS_AT[counterpart(e)]
-    full, cells = whole(e), e.kept(k)
-    ours = f"{accuracy(cells)} at k = {k}, {accuracy(full)} with all {e.heads}"
-    return at_least(difference(cells, full, share), 0.0, ours, best=1 - share)
+def each(models: Sequence[Evidence], number: Callable[[Evidence], Any]) -> list[tuple[Evidence, Any]]:
+    """A number of every model that has it; the others are left out."""
+    found = []
+    for e in models:
+        with suppress(NotTestable):
+            found.append((e, number(e)))
+    return found
 
 
-def prefill_own(e: Evidence) -> Outcome:
-    """Whether the prefill version falls at once (RG-2B) or follows the generation version (Jamba)."""
-    full, like = whole(e), counterpart(e)
-    if like == "RG-9B":
+@claim(
+    "at a larger k with more heads",
+    "Section 3.1",
+    "rises with 10, 16, 32 heads",
+    "it rises from model to model, intervals apart",
+    across=True,
+)
+def tipping_point_order(models: Sequence[Evidence]) -> Outcome:
+    """Models with more heads have it at a larger k."""
+    found = [(e.heads, f"{e.model}: {said}", point) for e, (point, said) in each(models, turning)]
+    return rising(found, "with different numbers of heads")
+
+
+def held(e: Evidence, k: int, share: float, during: str = "generation", test: Any = keeps) -> Outcome:
+    """Whether k heads keep more than a share of the accuracy; with `test` `falls_below` the contrary."""
+    full, cells = whole(e), e.kept(k, during)
+    return test(cells, full, share, f"{accuracy(cells)} at k = {k}, {accuracy(full)} with all {e.heads}")
+
+
+@claim(
+    "holds down to a threshold",
+    "Section 3.1",
+    f"RG-2B down to k = {HOLDS_AT['RG-2B'][0]}, Jamba 100 % down to k = {HOLDS_AT['Jamba'][0]}; RG-9B has degraded, "
+    f"not failed, at k = {HOLDS_AT['RG-9B'][0]}",
+    "; ".join(f"as {name} at k = {k}: more than {100 * share:g} % of full" for name, (k, share) in HOLDS_AT.items())
+    + " (or so at a smaller k)",
+)
+def plateau(e: Evidence) -> Outcome:
+    """Until a threshold of its own, a model keeps what it can."""
+    whole(e)
+    threshold, share = HOLDS_AT[e.counterpart]
+    k = max((k for k in e.ks if k <= threshold), default=threshold)
+    found = held(e, k, share)
+    if (
+        k < threshold and found.verdict == NOT_REPRODUCED
+    ):  # what fails with fewer heads may hold with as many as it says
+        raise NotTestable(f"not run: k = {threshold}, generation version", found.ours, found.estimate)
+    return found
+
+
+@claim(
+    "prefill version falls, or follows",
+    "Sections 3.1, 3.2",
+    f"RG-2B {100 * T['RG-2B prefill']:g} %; Jamba almost identical",
+    "as RG-2B: with the fewest heads gone, below half of full; "
+    f"as Jamba: at most {100 * FOLLOWS:g} points apart at any k",
+)
+def prefill_version(e: Evidence) -> Outcome:
+    """With the prefill sparsified too, RG-2B falls at once, while Jamba follows its generation version."""
+    whole(e)
+    if e.counterpart == "RG-9B":
         raise NotTestable("the paper gives no number for its model with 16 heads")
-    if like == "RG-2B":
-        cells = e.kept(e.heads - 1, "both")
-        ours = f"{accuracy(cells)} at k = {e.heads - 1}, {accuracy(full)} with all {e.heads}"
-        return at_most(difference(cells, full, 0.5), 0.0, ours, best=-0.5)
+    below = [k for k in e.ks if k < e.heads]
+    if e.counterpart == "RG-2B":
+        return held(e, max(below), 0.5, "both", falls_below)
     outcomes = []
-    for k in range(e.heads):
+    for k in below:
         gap = difference(e.kept(k), e.kept(k, "both"))
         size = Estimate(abs(gap.value), max(0.0, gap.low, -gap.high), max(-gap.low, gap.high), gap.n, gap.prompts)
-        outcomes.append(at_most(size, FOLLOWS, f"at most {percent(size.value)} points apart, at k = {k}"))
+        outcomes.append(at_most(size, FOLLOWS, f"at most {100 * size.value:.1f} points apart, at k = {k}"))
     return hardest(outcomes)
 
 
 def prefill_cost(e: Evidence) -> Estimate:
-    """Accuracy that sparsifying the prefill too costs, on average over k from 1 to all heads but one."""
+    """Accuracy that sparsifying the prefill too costs, on average over k from 1 to all heads but one.
+
+    The cost at a k that was not run is taken to lie between those of its neighbours, on a straight line.
+    """
     whole(e)
-    both = pd.concat([paired(e.kept(k), e.kept(k, "both")) for k in range(1, e.heads)])
-    return estimate(both, both["value"] - both["value_b"], (-1.0, 1.0))
+    ks = [k for k in e.ks if 0 < k <= e.heads]
+    parts = []
+    for k in ks[:-1]:
+        both = paired(e.kept(k), e.kept(k, "both"))
+        stands_for = np.interp(range(1, e.heads), ks, [float(other == k) for other in ks]).sum()
+        both[["value", "value_floor", "value_b", "value_floor_b"]] *= stands_for * (len(ks) - 1) / (e.heads - 1)
+        parts.append(both)
+    return less(pd.concat(parts))
 
 
-def prefill_order(models: Sequence[Evidence]) -> Outcome:
-    """Whether sparsifying the prefill too costs a larger model less."""
-    known = [e for e in models if e.parameters is not None]
-    sized = sorted(((e.parameters or 0, e.model, cost) for e, cost in each(known, prefill_cost)), reverse=True)
-    if len({size for size, *_ in sized}) < 2:
-        raise NotTestable("it takes two models of different known size that retrieve")
-    ours = "; ".join(f"{model} ({size / 1e6:,.1f} million parameters): {cost.points}" for size, model, cost in sized)
-    return rising([cost for *_, cost in sized], ours)
-
-
-def few_heads(e: Evidence, during: str) -> Outcome:
-    """Whether 15 % of the heads, rounded up, keep nine tenths of the accuracy."""
-    k = ceil(HEADS_KEPT * e.heads)
-    full, cells = whole(e), e.kept(k, during)
-    ours = f"{accuracy(cells)} at k = {k} of {e.heads}, {accuracy(full)} with all"
-    return at_least(difference(cells, full, HOLDS), 0.0, ours, best=1 - HOLDS)
-
-
-claim = partial(Claim, notebook="sparsification", figure="fig-accuracy-by-k")
-
-CLAIMS = (
-    claim(
-        name="no-attention-generation",
-        label="k = 0 while answering: nothing",
-        hypothesis="H1",
-        says="Without attention while the answer is written, nothing is retrieved.",
-        where="Abstract, Sections 3.1, 3.2",
-        paper="0 %",
-        test=f"accuracy above the floor: interval at most {percent(NO_MORE)} %",
-        needs="sweep over k, generation version, with control",
-        judge=nothing_left,
-    ),
-    claim(
-        name="no-attention-prefill",
-        label="k = 0 throughout: nothing",
-        hypothesis="H1",
-        says="Without attention in either phase, nothing is retrieved.",
-        where="Sections 3.1, 3.2",
-        paper="0 %",
-        test=f"accuracy above the floor: interval at most {percent(NO_MORE)} %",
-        needs="sweep over k, prefill version, with control",
-        judge=partial(nothing_left, during="both"),
-    ),
-    claim(
-        name="no-fuzzy-memory",
-        label="k = 0: no partial credit either",
-        hypothesis="H1",
-        says="Without attention not even a fuzzy memory of the needle is left.",
-        where="Section 3.2",
-        paper="none",
-        test=f"share of answers with any points, above the control's: interval at most {percent(NO_MORE)} %",
-        needs="sweep over k, generation version, with control",
-        figure="tab-accuracy-by-k",
-        judge=partial(nothing_left, column="credit"),
-    ),
-    claim(
-        name="jrt-no-attention",
-        label="k = 0, read twice: nothing",
-        hypothesis="H1",
-        says="Reading twice does not bring retrieval back without attention.",
-        where="Section 3.1, Figures 3 and 5",
-        paper="0 %",
-        test=f"accuracy above the floor, k = 0, read twice: interval at most {percent(NO_MORE)} %",
-        needs="sweep over k read twice, with control",
-        figure="fig-jrt-by-k",
-        judge=partial(nothing_left, jrt=True),
-    ),
-    claim(
-        name="jrt-few-heads",
-        label="k = 1 and 2, read twice: no recovery",
-        hypothesis="H1",
-        says="Nor does it at k = 1 and 2, where heads are few.",
-        where="Section 3.1, Figures 3, 6 and 7",
-        paper="no recovery",
-        test=f"accuracy read twice less read once, where heads were lost: interval at most {100 * RECOVERS:g} points",
-        needs="sweeps over k read once and twice, with control",
-        figure="fig-jrt-by-k",
-        judge=jrt_few,
-    ),
-    claim(
-        name="tipping-point",
-        label="falls to zero at k = 1 to 4",
-        hypothesis="H1",
-        says="At some last small k accuracy falls to zero.",
-        where="Section 3.1",
-        paper=f"k from {T['first tipping point']:g} to {T['last tipping point']:g}",
-        test="the largest k with nothing above the floor, as far as the intervals allow, is in the paper's range",
-        needs="sweep over k, generation version, with control",
-        judge=partial(tipping, first=int(T["first tipping point"]), last=int(T["last tipping point"])),
-    ),
-    claim(
-        name="tipping-point-own",
-        label="at the k of the paper's model",
-        hypothesis="H1",
-        says="Each model has its own: the one with as many heads here, too.",
-        where="Section 3.2",
-        paper=", ".join(f"{m.name} ({m.heads} heads) k = {T[f'{m.name} tipping point']:g}" for m in paper.MODELS),
-        test="every k that the intervals allow is at most one head from the paper's",
-        needs="sweep over k, generation version, with control",
-        judge=tipping_own,
-    ),
-    claim(
-        name="tipping-point-order",
-        label="at a larger k with more heads",
-        hypothesis="H1",
-        says="Models with more heads have it at a larger k.",
-        where="Section 3.1",
-        paper="rises with 10, 16, 32 heads",
-        test="it rises from model to model, intervals apart",
-        needs="sweeps over k of several models",
-        judge=tipping_order,
-        across=True,
-    ),
-    claim(
-        name="plateau",
-        label="holds down to a threshold",
-        hypothesis="H1",
-        says="Until a threshold of its own, a model keeps what it can.",
-        where="Section 3.1",
-        paper=f"RG-2B down to k = {HOLDS_AT['RG-2B'][0]}, Jamba 100 % down to k = {HOLDS_AT['Jamba'][0]}; RG-9B has "
-        f"degraded, not failed, at k = {HOLDS_AT['RG-9B'][0]}",
-        test="; ".join(
-            f"as {name} at k = {k}: more than {100 * share:g} % of full" for name, (k, share) in HOLDS_AT.items()
-        ),
-        needs="sweep over k, generation version",
-        judge=holds_own,
-    ),
-    claim(
-        name="prefill-version",
-        label="prefill version falls, or follows",
-        hypothesis="H1",
-        says="With the prefill sparsified too, RG-2B falls at once, while Jamba follows its generation version.",
-        where="Sections 3.1, 3.2",
-        paper=f"RG-2B {100 * T['RG-2B prefill']:g} %; Jamba almost identical",
-        test=f"as RG-2B: one head gone, below half of full; as Jamba: at most {100 * FOLLOWS:g} points apart at any k",
-        needs="sweeps over k, both versions",
-        judge=prefill_own,
-    ),
-    claim(
-        name="prefill-order",
-        label="prefill costs larger models less",
-        hypothesis="H1",
-        says="The larger the model, the less sparsifying the prefill costs.",
-        where="Section 3.2",
-        paper="shrinks with size",
-        test="accuracy lost to it, mean over k, falls from model to model, intervals apart",
-        needs="sweeps over k of several models, both versions",
-        judge=prefill_order,
-        across=True,
-    ),
-    claim(
-        name="few-heads-generation",
-        label="15 % of heads while answering",
-        hypothesis="abstract",
-        says="15 % of the heads keep retrieval near-perfect.",
-        where="Abstract",
-        paper=f"{100 * HEADS_KEPT:g} % of heads",
-        test=f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all",
-        needs="sweep over k, generation version",
-        judge=partial(few_heads, during="generation"),
-    ),
-    claim(
-        name="few-heads-prefill",
-        label="15 % of heads throughout",
-        hypothesis="abstract",
-        says="They do so with the prefill sparsified too.",
-        where="Abstract, Section 4",
-        paper=f"Jamba k = {T['Jamba sparse']:g} of 32",
-        test=f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all",
-        needs="sweep over k, prefill version",
-        judge=partial(few_heads, during="both"),
-    ),
+@claim(
+    "prefill costs larger models less",
+    "Section 3.2",
+    "shrinks with size",
+    "accuracy lost to it, mean over k, falls from model to model, intervals apart",
+    across=True,
 )
+def prefill_order(models: Sequence[Evidence]) -> Outcome:
+    """The larger the model, the less sparsifying the prefill costs."""
+    found = [
+        (-e.parameters, f"{e.model} ({e.parameters / 1e6:,.1f} million parameters): {cost.points}", cost)
+        for e, cost in each(models, prefill_cost)
+        if e.parameters is not None
+    ]
+    return rising(found, "of different known size")
+
+
+FEW = f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all"
+
+
+@claim(
+    "15 % of heads while answering",
+    "Abstract",
+    f"{100 * paper.BENCHMARKS['heads kept'].value:g} % of heads",
+    FEW,
+    hypothesis="abstract",
+)
+def few_heads_generation(e: Evidence) -> Outcome:
+    """15 % of the heads keep retrieval near-perfect."""
+    return held(e, paper.few_heads(e.heads), HOLDS)
+
+
+@claim(
+    "15 % of heads throughout",
+    "Abstract, Section 4",
+    f"Jamba k = {T['Jamba sparse']:g} of 32",
+    FEW,
+    hypothesis="abstract",
+)
+def few_heads_prefill(e: Evidence) -> Outcome:
+    """They do so with the prefill sparsified too."""
+    return held(e, paper.few_heads(e.heads), HOLDS, "both")
+
+
+CLAIMS = [one for one in vars().values() if isinstance(one, Claim)]

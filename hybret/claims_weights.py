@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from . import paper
-from .claims import NOT_REPRODUCED, REPRODUCED, Claim, Outcome, at_least, at_most, hardest
-from .evidence import (
-    NO_MORE,
-    Estimate,
-    Evidence,
-    NotTestable,
-    accuracy,
-    difference,
-    estimate,
-    over_floor,
-    paired,
-    percent,
-)
+from . import claims, paper
+from .claims import FLOOR, NOT_REPRODUCED, REPRODUCED, Claim, Outcome, at_least, at_most, falls_below, hardest, keeps
+from .evidence import Estimate, Evidence, NotTestable, accuracy, difference, estimate, over_floor, paired, percent
 from .pearls import pearls
 from .tables import CONTROL
 from .tipping import HOLDS
 
 CEILING = 0.95  # accuracy of the untouched model from which on hardly anything can be better
 FAR = 0.15  # accuracy beyond the window that still counts as none: a grid may have no more than 25 needles there
-UNION = 0.05  # what the union of two maps may lack of the untouched one
 PAIRS = [f"{g}-{p}" for p in paper.PREFILL for g in paper.GENERATION]
+
+claim = partial(claims.claim, hypothesis="H3", notebook="manipulation", figure="fig-table1")
+by_distance = partial(claim, figure="fig-by-distance")
 
 
 def printed(*pairs: str) -> str:
@@ -38,97 +29,184 @@ def printed(*pairs: str) -> str:
 def fail(e: Evidence, pairs: Iterable[str]) -> Outcome:
     """Whether every pair earns nothing above the floor."""
     e.untouched(e.pair("Keep-Keep"))
-    found = {pair: over_floor(e.pair(pair)) for pair in pairs}
-    return hardest(at_most(x, NO_MORE, f"{x} above the floor in {pair}") for pair, x in found.items())
+    return hardest([claims.nothing(over_floor(e.pair(pair)), f" in {pair}") for pair in pairs])
 
 
-def better(e: Evidence, pair: str, than: str) -> Outcome:
-    """Whether a pair is better than another, unless the untouched model leaves no room for it."""
-    a, b = e.pair(pair), e.pair(than)
-    gain = difference(a, b)
+@claim(
+    "needle hidden while answering: nothing",
+    "Section 5.1, Table 1",
+    f"{printed('Omit-Keep')}, the others 0 or 0.1 %",
+    f"{FLOOR}, in each of the five Omit combinations",
+)
+def exposure(e: Evidence) -> Outcome:
+    """Hidden during generation, the needle is not retrieved, whatever prefill saw."""
+    return fail(e, [pair for pair in PAIRS if pair.startswith("Omit")])
+
+
+@claim(
+    "Binary in either phase: nothing",
+    "Sections 5.1, 5.2, Table 1",
+    "0 to 3.7 %",
+    f"{FLOOR}, in each of the eight Binary combinations",
+)
+def binary(e: Evidence) -> Outcome:
+    """Equal weights on the needle, in either phase, end retrieval: exact weights matter."""
+    return fail(e, [pair for pair in PAIRS if "Binary" in pair])
+
+
+def gains(e: Evidence, gain: Estimate, ours: str) -> Outcome:
+    """Whether something is better than the untouched model or more, unless this one leaves no room for it."""
     room = e.untouched(e.pair("Keep-Keep"))
     if room.value >= CEILING and gain.high >= 0:
         raise NotTestable(
             f"untouched, the model already reaches {percent(room.value)} %, so nothing can be much better"
         )
-    ours = f"{pair} {percent(accuracy(a).value)} %, {than} {percent(accuracy(b).value)} %: {gain.points}"
     return at_least(gain, 0.0, ours)
 
 
-def best_cell(e: Evidence) -> Outcome:
-    """Whether Only-Keep is better than each of the other combinations."""
+def better(e: Evidence, pair: str, than: str) -> Outcome:
+    """Whether a pair is better than another."""
+    a, b = e.pair(pair), e.pair(than)
+    gain = difference(a, b)
+    return gains(
+        e, gain, f"{pair} {percent(accuracy(a).value)} %, {than} {percent(accuracy(b).value)} %: {gain.points}"
+    )
+
+
+@claim(
+    "Only-Keep is the best of all",
+    "Section 5.1, Table 1",
+    printed("Only-Keep", "Keep-Keep"),
+    "Only-Keep less the best of the others: interval above 0",
+)
+def only_keep(e: Evidence) -> Outcome:
+    """Seeing only the needle during generation is the best combination, better than the untouched model."""
     others = {pair: accuracy(e.pair(pair)).value for pair in PAIRS if pair != "Only-Keep"}
     return better(e, "Only-Keep", max(others, key=lambda pair: others[pair]))
 
 
-def idle(e: Evidence) -> Outcome:
-    """Whether what prefill sees makes no difference."""
+HIDDEN = ("Keep-Omit", "Keep-Only", "Keep-Null")  # prefill loses the needle, or all else, or everything
+
+
+@claim(
+    "hiding things in prefill improves",
+    "Section 5.1, Table 1",
+    printed(*HIDDEN, "Keep-Keep"),
+    "each less Keep-Keep: interval above 0",
+)
+def prefill_better(e: Evidence) -> Outcome:
+    """Hiding the needle, or all else, during prefill improves on the untouched model."""
+    return hardest([better(e, pair, "Keep-Keep") for pair in HIDDEN])
+
+
+@claim(
+    "what prefill sees does not matter",
+    "Section 5.2",
+    printed(*HIDDEN),
+    f"each keeps more than {100 * HOLDS:g} % of Keep-Keep",
+)
+def prefill_idle(e: Evidence) -> Outcome:
+    """What attention sees during prefill does not matter if generation sees enough."""
     keep = e.pair("Keep-Keep")
     room, outcomes = e.untouched(keep), []
-    for pair in ("Keep-Omit", "Keep-Only", "Keep-Null"):
+    for pair in HIDDEN:
         cells = e.pair(pair)
-        ours = f"{pair} {accuracy(cells)}, Keep-Keep {percent(room.value)} %"
-        outcomes.append(at_least(difference(cells, keep, HOLDS), 0.0, ours, best=1 - HOLDS))
+        outcomes.append(keeps(cells, keep, HOLDS, f"{pair} {accuracy(cells)}, Keep-Keep {percent(room.value)} %"))
     return hardest(outcomes)
 
 
+@claim(
+    "needle alone, if prefill saw the rest",
+    "Section 5.2, Table 1",
+    printed("Only-Omit", "Only-Only"),
+    f"Only-Omit keeps more than {100 * HOLDS:g} % of Keep-Keep, Only-Only less than half of Only-Omit",
+)
 def context(e: Evidence) -> Outcome:
-    """Whether the needle alone is enough for generation if, and only if, prefill saw what surrounds it."""
+    """The needle alone is enough for generation where prefill saw its surroundings, and not where it did not."""
     keep, with_context, without = (e.pair(pair) for pair in ("Keep-Keep", "Only-Omit", "Only-Only"))
     e.untouched(keep)
     ours = f"Only-Omit {accuracy(with_context)}, Only-Only {accuracy(without)}"
-    return hardest(
-        [
-            at_least(difference(with_context, keep, HOLDS), 0.0, ours, best=1 - HOLDS),
-            at_most(difference(without, with_context, 0.5), 0.0, ours, best=-0.5),
-        ]
-    )
+    return hardest([keeps(with_context, keep, HOLDS, ours), falls_below(without, with_context, 0.5, ours)])
 
 
 def sides(e: Evidence, pair: str) -> tuple[Estimate, Estimate]:
     """Accuracy above the floor of needles inside and beyond the attention window."""
     e.untouched(e.pair("Keep-Keep"))
-    if not e.windowed:
-        raise NotTestable("in this run no needle leaves the attention window, or attention is global")
     cells = e.pair(pair)
-    if cells["in_window"].nunique() < 2:
-        raise NotTestable("every needle of this run is on one side of the window's edge")
+    if cells["in_window"].all():
+        raise NotTestable("in this run no needle leaves the attention window, or attention is global")
+    if not cells["in_window"].any():
+        raise NotTestable("in this run every needle has left the attention window")
     return over_floor(cells[cells["in_window"]]), over_floor(cells[~cells["in_window"]])
 
 
-def inside(e: Evidence) -> Outcome:
-    """Whether a needle hidden during generation is still found inside the window, and only there."""
+@by_distance(
+    "Omit-Keep works inside the window",
+    "Section 5.2, Figure 4b",
+    "inside the window only",
+    f"Omit-Keep above the floor: interval above 0 inside, at most {100 * FAR:g} % beyond",
+)
+def inside_window(e: Evidence) -> Outcome:
+    """Hidden during generation, the needle is still found inside the attention window, and only there."""
     near, far = sides(e, "Omit-Keep")
     ours = f"Omit-Keep above the floor: {near} inside, {far} beyond"
     return hardest([at_least(near, 0.0, ours), at_most(far, FAR, ours)])
 
 
-def beyond(e: Evidence) -> Outcome:
-    """Whether a needle beyond the window is found at all."""
+@by_distance(
+    "retrieval beyond the window",
+    "Section 5.2, Figure 4",
+    "yes, in RG-2B",
+    "Keep-Keep beyond the window, above the floor: interval above 0",
+)
+def beyond_window(e: Evidence) -> Outcome:
+    """A needle that has left the attention window can still be retrieved."""
     _, far = sides(e, "Keep-Keep")
     return at_least(far, 0.0, f"{far} above the floor beyond the window, {far.n} prompts")
 
 
+@claim(
+    "two maps complement each other",
+    "Section 5.2, Figure 4",
+    "complementary maps",
+    "each alone adds cells to the other, and both together to Keep-Keep: intervals above 0",
+    figure="fig-maps-three",
+)
 def complement(e: Evidence) -> Outcome:
-    """Whether Keep-Omit and Omit-Keep succeed in different cells, and together in those of Keep-Keep."""
+    """The maps of Keep-Omit and Omit-Keep complement each other to an improved Keep-Keep."""
     sides(e, "Keep-Keep")
     keep, first, second = (e.pair(pair) for pair in ("Keep-Keep", "Keep-Omit", "Omit-Keep"))
     union = paired(first, second)
-    union = union.assign(value=union[["value", "value_b"]].max(axis=1))[[*first.columns]]
+    union = union.assign(**{column: union[[column, f"{column}_b"]].max(axis=1) for column in ("value", "value_floor")})[
+        [*first.columns]
+    ]
     alone = {"Keep-Omit": difference(union, second), "Omit-Keep": difference(union, first)}
-    lack = difference(union, keep)
-    adds = "; ".join(f"{pair} alone adds {gain.points}" for pair, gain in alone.items())
-    ours = f"{adds}; both together, less Keep-Keep: {lack.points}"
-    return hardest([*(at_least(gain, 0.0, ours) for gain in alone.values()), at_least(lack, -UNION, ours, best=0.0)])
+    gain = difference(union, keep)
+    adds = "; ".join(f"{pair} alone adds {added.points}" for pair, added in alone.items())
+    ours = f"{adds}; both together, less Keep-Keep: {gain.points}"
+    return hardest([*(at_least(added, 0.0, ours) for added in alone.values()), gains(e, gain, ours)])
 
 
+@claim(
+    "answers stand in no prompt",
+    "Appendix F",
+    "none",
+    "none of the wrong answers of five words or more",
+    hypothesis="appendix",
+    notebook="pearls",
+    figure="tab-pearls",
+)
 def invented(e: Evidence) -> Outcome:
-    """Whether none of the wrong answers of manipulated models stands in a prompt."""
+    """What manipulated models say instead stands in none of the prompts."""
     if not e.texts:
         raise NotTestable("not run: the texts of the prompts were not given")
     rows = e.rows[e.rows["needle"] != CONTROL]
-    manipulated = rows[(rows["k"] < rows["k"].max()) | (rows[["generation", "prefill"]] != "keep").any(axis=1)]
-    found = pearls(manipulated, e.texts).drop_duplicates("said")
+    touched = (rows[["generation", "prefill"]] != "keep").any(axis=1)
+    if rows["k"].notna().any():
+        touched &= (rows["k"] != e.heads).fillna(True)  # with all its heads a model is not manipulated
+    if not touched.any():
+        raise NotTestable("not run: no manipulated model")
+    found = pearls(rows[touched], e.texts).drop_duplicates("said")
     if found.empty:
         raise NotTestable("no wrong answer is long enough to be a pearl")
     n, copied = len(found), int(found["copied"].sum())
@@ -138,116 +216,4 @@ def invented(e: Evidence) -> Outcome:
     return Outcome(NOT_REPRODUCED if copied else REPRODUCED, ours, share, why, -float(copied))
 
 
-FLOOR = f"accuracy above the floor: interval at most {percent(NO_MORE)} %"
-TABLE = "Table 1 with its control"
-
-claim = partial(Claim, notebook="manipulation", figure="fig-table1", needs=TABLE)
-
-CLAIMS = (
-    claim(
-        name="exposure",
-        label="needle hidden while answering: nothing",
-        hypothesis="H3",
-        says="Hidden during generation, the needle is not retrieved, whatever prefill saw.",
-        where="Section 5.1, Table 1",
-        paper=f"{printed('Omit-Keep')}, the others 0 or 0.1 %",
-        test=f"{FLOOR}, in each of the five Omit combinations",
-        judge=partial(fail, pairs=[f"Omit-{p}" for p in paper.PREFILL]),
-    ),
-    claim(
-        name="binary",
-        label="Binary in either phase: nothing",
-        hypothesis="H3",
-        says="Equal weights on the needle, in either phase, end retrieval: exact weights matter.",
-        where="Sections 5.1, 5.2, Table 1",
-        paper="0 to 3.7 %",
-        test=f"{FLOOR}, in each of the eight Binary combinations",
-        judge=partial(fail, pairs=[pair for pair in PAIRS if "Binary" in pair]),
-    ),
-    claim(
-        name="only-keep",
-        label="Only-Keep is the best of all",
-        hypothesis="H3",
-        says="Seeing only the needle during generation is the best combination, better than the untouched model.",
-        where="Section 5.1, Table 1",
-        paper=printed("Only-Keep", "Keep-Keep"),
-        test="Only-Keep less the best of the others: interval above 0",
-        judge=best_cell,
-    ),
-    claim(
-        name="prefill-better",
-        label="hiding things in prefill improves",
-        hypothesis="H3",
-        says="Hiding the needle, or all else, during prefill improves on the untouched model.",
-        where="Section 5.1, Table 1",
-        paper=printed("Keep-Omit", "Keep-Only", "Keep-Null", "Keep-Keep"),
-        test="each less Keep-Keep: interval above 0",
-        judge=lambda e: hardest(better(e, pair, "Keep-Keep") for pair in ("Keep-Omit", "Keep-Only", "Keep-Null")),
-    ),
-    claim(
-        name="prefill-idle",
-        label="what prefill sees does not matter",
-        hypothesis="H3",
-        says="What attention sees during prefill does not matter if generation sees enough.",
-        where="Section 5.2",
-        paper=printed("Keep-Omit", "Keep-Only", "Keep-Null"),
-        test=f"each keeps more than {100 * HOLDS:g} % of Keep-Keep",
-        judge=idle,
-    ),
-    claim(
-        name="context",
-        label="needle alone, if prefill saw the rest",
-        hypothesis="H3",
-        says="The needle alone is enough for generation where prefill saw its surroundings, and not where it did not.",
-        where="Section 5.2, Table 1",
-        paper=printed("Only-Omit", "Only-Only"),
-        test=f"Only-Omit keeps more than {100 * HOLDS:g} % of Keep-Keep, Only-Only less than half of Only-Omit",
-        judge=context,
-    ),
-    claim(
-        name="inside-window",
-        label="Omit-Keep works inside the window",
-        hypothesis="H3",
-        says="Hidden during generation, the needle is still found inside the attention window, and only there.",
-        where="Section 5.2, Figure 4b",
-        paper="inside the window only",
-        test=f"Omit-Keep above the floor: interval above 0 inside, at most {100 * FAR:g} % beyond",
-        figure="fig-by-distance",
-        judge=inside,
-    ),
-    claim(
-        name="beyond-window",
-        label="retrieval beyond the window",
-        hypothesis="H3",
-        says="A needle that has left the attention window can still be retrieved.",
-        where="Section 5.2, Figure 4",
-        paper="yes, in RG-2B",
-        test="Keep-Keep beyond the window, above the floor: interval above 0",
-        figure="fig-by-distance",
-        judge=beyond,
-    ),
-    claim(
-        name="complement",
-        label="two maps complement each other",
-        hypothesis="H3",
-        says="The maps of Keep-Omit and Omit-Keep complement each other to an improved Keep-Keep.",
-        where="Section 5.2, Figure 4",
-        paper="complementary maps",
-        test=f"each alone adds cells (interval above 0), together at most {100 * UNION:g} points less than Keep-Keep",
-        figure="fig-maps-three",
-        judge=complement,
-    ),
-    claim(
-        name="invented",
-        label="answers stand in no prompt",
-        hypothesis="appendix",
-        says="What manipulated models say instead stands in none of the prompts.",
-        where="Appendix F",
-        paper="none",
-        test="none of the wrong answers of five words or more",
-        needs="sweeps over k and Table 1, with the prompts",
-        notebook="pearls",
-        figure="tab-pearls",
-        judge=invented,
-    ),
-)
+CLAIMS = [one for one in vars().values() if isinstance(one, Claim)]

@@ -1,12 +1,13 @@
 """What one model did under one recipe, as numbers with intervals: what the claims of the paper are judged by.
 
 A cell's accuracy *above the floor* is its accuracy less what the same condition earns on the control prompt of the same
-length, which holds no needle. Comparisons are paired: they are taken cell by cell, and resampled prompt by prompt.
+length, which holds no needle. Comparisons are of accuracies above the floor, and paired: they are taken cell by cell,
+and resampled prompt by prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ import pandas as pd
 from . import paper, tables
 from .intervals import mean_interval, unseen
 from .recipe import RECIPES
-from .tipping import NOTHING, RETRIEVES
+from .tipping import NOTHING, RETRIEVES, heads_kept
 
 KEY = [column for column in tables.CELL if column != "template"]  # JRT cells pair with those read once
 GROUND = ["haystack", "haystack_seed", "length"]  # what a cell shares with its control prompt
@@ -80,7 +81,7 @@ class Evidence:
     model, recipe : names, as in the rows.
     rows : rows of sweeps; may be empty.
     benchmarks : one row per benchmark item and configuration (base, sparse, ablated); may be empty.
-    heads : query heads per attention layer; None takes the largest k of the rows.
+    heads_known : query heads per attention layer; None takes the largest k of the rows.
     parameters : size of the model, None if unknown.
     texts : text of each prompt by `Prompt.key`.
     family : transformers' model type, empty if unknown.
@@ -94,6 +95,7 @@ class Evidence:
     parameters: int | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     family: str = ""
+    _known: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     # ------------------------------------------------------------ what was run
 
@@ -106,16 +108,12 @@ class Evidence:
             raise NotTestable("not run: no sweep over the number of heads")
         return int(self.rows["k"].max())
 
-    @cached_property
-    def counterpart(self) -> str | None:
+    @property
+    def counterpart(self) -> str:
         """The paper's model with as many heads, to which its sentences about single models are put."""
-        return paper.counterpart(self.heads)
-
-    @cached_property
-    def windowed(self) -> bool:
-        """Whether some needle has left the attention window when the answer begins."""
-        needle = self.rows[self.rows["needle"] != tables.CONTROL] if len(self.rows) else self.rows
-        return bool(len(needle)) and not needle["in_window"].all()
+        if (name := paper.counterpart(self.heads)) is None:
+            raise NotTestable(f"the paper says this of models with 10, 16 and 32 heads, and this one has {self.heads}")
+        return name
 
     def kept(self, k: int, during: str = "generation", jrt: bool = False) -> pd.DataFrame:
         """Cells at k heads (`during` "generation" or "both"), prompts read once or twice."""
@@ -134,17 +132,9 @@ class Evidence:
         if self.rows.empty:
             return {}
         rows = self.rows.assign(_twice=self.rows["template"] == "jrt")
-        # Heads kept by another measure than entropy are another rule than the paper's.
-        heads = rows[rows["k"].notna() & ~rows["intervention"].str.contains("l2", regex=False)]
-        pairs = rows[rows["k"].isna()]
-        return {
-            **dict(iter(heads.groupby(["k", "during", "_twice"], sort=False))),
-            **dict(iter(pairs.groupby(["generation", "prefill", "_twice"], sort=False))),
-        }
-
-    @cached_property
-    def _known(self) -> dict[Any, pd.DataFrame]:
-        return {}
+        kept, pairs = heads_kept(rows), rows[rows["k"].isna()]
+        keys = ((kept, ["k", "during", "_twice"]), (pairs, ["generation", "prefill", "_twice"]))
+        return {key: part for own, by in keys for key, part in own.groupby(by, sort=False)}
 
     def _cells(self, key: Any, name: str) -> pd.DataFrame:
         """One line per cell: KEY, prompt, in_window, value (accuracy), floor, credit (any points) and its floor."""
@@ -182,26 +172,29 @@ class Evidence:
         return accuracy(cells)
 
     @cached_property
+    def ks(self) -> list[int]:
+        """Numbers of heads that were kept, in rising order, in the generation version read once."""
+        return sorted(int(key[0]) for key in self._conditions if key[1:] == ("generation", False))
+
+    @cached_property
     def collapse(self) -> tuple[int, int, int]:
         """The largest k at which, as at every smaller one, nothing is left above the floor: value, low, high.
 
-        Low and high are the least and the greatest k that the intervals of the single accuracies allow; -1 means that
-        something is left at k = 0.
+        Low and high are the least and the greatest k that the intervals of the single accuracies allow; where the next
+        larger k was not run, it may be the one before the next that was. -1 means that something is left at k = 0.
         """
-        limits = [over_floor(self.kept(k)) for k in range(self.heads)]
+        self.kept(0)
+        ks = [k for k in self.ks if k < self.heads]
+        limits = [over_floor(self.kept(k)) for k in ks]
         value, low, high = (
-            np.array([getattr(e, name) for e in limits]) <= limit
+            int(np.logical_and.accumulate([getattr(e, name) <= limit for e in limits]).sum())
             for name, limit in (("value", NOTHING), ("high", NO_MORE), ("low", NOTHING))
         )
-        return _run(value), min(_run(low), _run(value)), max(_run(high), _run(value))
+        gone = [-1, *ks]  # by how many of the leading accuracies are nothing
+        return gone[value], gone[min(low, value)], [*ks, self.heads][max(high, value)] - 1
 
 
 NO_MORE = 0.05  # upper end of an interval that counts as zero: 0 of 100 prompts, the paper's number, reaches 0.037
-
-
-def _run(holds: np.ndarray) -> int:
-    """Index of the last of the leading true values; -1 without any."""
-    return int(np.logical_and.accumulate(holds).sum()) - 1
 
 
 def accuracy(cells: pd.DataFrame) -> Estimate:
@@ -212,7 +205,7 @@ def accuracy(cells: pd.DataFrame) -> Estimate:
 def over_floor(cells: pd.DataFrame, column: str = "value") -> Estimate:
     """Mean accuracy above the floor; with ``column="credit"`` the share of answers with any points above it."""
     ground = cells[f"{column}_floor"]
-    return estimate(cells, cells[column] - ground, (-float(ground.max()), 1 - float(ground.min())))
+    return estimate(cells, cells[column] - ground, (-float(ground.max()), 1 - float(ground.min())), [ground])
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
@@ -229,32 +222,28 @@ def paired(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
-def difference(a: pd.DataFrame, b: pd.DataFrame, share: float = 1.0, floors: bool = False) -> Estimate:
-    """Accuracy of `a` less `share` times that of `b`, cell by cell; with `floors` both are taken above theirs."""
-    both = paired(a, b)
-    first = both["value"] - both["value_floor"] * floors
-    second = both["value_b"] - both["value_floor_b"] * floors
-    return estimate(both, first - share * second, (-share, 1.0))
+def difference(a: pd.DataFrame, b: pd.DataFrame, share: float = 1.0) -> Estimate:
+    """Accuracy of `a` less `share` times that of `b`, both above the floor, cell by cell."""
+    return less(paired(a, b), share)
 
 
-def estimate(cells: pd.DataFrame, values: pd.Series, scale: tuple[float, float]) -> Estimate:
-    """Mean of one value per cell, resampled by prompt."""
-    mean, low, high, prompts = mean_interval(values.to_numpy(float), cells["prompt"].to_numpy(), scale)
-    return Estimate(mean, low, high, len(values), prompts, scale)
+def less(both: pd.DataFrame, share: float = 1.0) -> Estimate:
+    """`difference` of cells that are `paired` already."""
+    floor, floor_b = both["value_floor"], both["value_floor_b"]
+    values = both["value"] - floor - share * (both["value_b"] - floor_b)
+    return estimate(both, values, (-share - float(floor.max()), 1 + share * float(floor_b.max())), [floor, floor_b])
 
 
-def item_means(values: pd.DataFrame, seed: int = 0) -> Estimate:
-    """Mean over tasks of the mean over items, items resampled within their task.
+def estimate(
+    cells: pd.DataFrame, values: pd.Series, scale: tuple[float, float], floors: Sequence[pd.Series] = ()
+) -> Estimate:
+    """Mean of one value per cell, resampled by prompt.
 
-    Parameters
-    ----------
-    values : columns task, and value of each item (from -1 to 1).
+    Where the `floors` in the values differ between the controls, those are part of the chance: then all cells of a
+    length are resampled together, since they share one control prompt.
     """
-    tasks = [part.to_numpy(float) for _, part in values.groupby("task")["value"]]
-    mean, n = float(np.mean([v.mean() for v in tasks])), sum(map(len, tasks))
-    if np.ptp(np.concatenate(tasks)) < 1e-12:
-        return Estimate(mean, mean - unseen(n) * (mean + 1), mean + unseen(n) * (1 - mean), n, n, (-1.0, 1.0))
-    generator = np.random.default_rng([seed, n])
-    draws = np.mean([v[generator.integers(len(v), size=(1000, len(v)))].mean(axis=1) for v in tasks], axis=0)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Estimate(mean, float(low), float(high), n, n, (-1.0, 1.0))
+    units = cells["prompt"]
+    if any(floor.nunique() > 1 for floor in floors):
+        units = cells[GROUND].astype(str).agg("/".join, axis=1)
+    mean, low, high, _ = mean_interval(values.to_numpy(float), units.to_numpy(), scale)
+    return Estimate(mean, low, high, len(values), cells["prompt"].nunique(), scale)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -52,7 +51,7 @@ def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
     Figure
         Bars in per cent with 95 % intervals over documents, beside the score of guessing.
     """
-    table = _averages(rows, seed)
+    table = averages.headline(rows, seed)
     names = _conditions(rows)
     sides = list(dict.fromkeys(zip(table["benchmark"], table["group"], strict=True)))
     figure = canvas(3.9)
@@ -73,10 +72,12 @@ def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
                 label="guessing")  # fmt: skip
     axes.set_xticks(middle, [name_of(*side) for side in sides])
     axes.tick_params(axis="x", length=0)
-    _percent(axes, table["value"].min())
-    axes.set_ylabel("mean score of the tasks (%)")
+    least = min(0.0, 100 * table["value"].min() - 4)
+    axes.set(ylim=(least, 106), yticks=range(0, 101, 20), ylabel="mean score of the tasks (%)")
+    axes.grid(axis="y", color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=4)
-    _small_print(figure, rows, "lines: 95 %, bootstrap over documents")
+    _small_print(figure, rows)
     return figure
 
 
@@ -104,67 +105,42 @@ def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure
     table = averages.per_task(rows, seed=seed)
     correlated = (table["benchmark"] == "glue") & table["task"].isin(averages.CORRELATION)
     for end in ("", "_low", "_high"):
-        table[f"score{end}"] = table[f"acc{end}"].where(~correlated, table[f"mcc{end}"])
-    table["chance"] = table["chance"].where(~correlated, 0.0)
+        table[f"score{end}"] = 100 * table[f"acc{end}"].where(~correlated, table[f"mcc{end}"])
+    table["chance"] = 100 * table["chance"].where(~correlated, 0.0)
+    table["label"] = table["label"].where(~correlated, table["label"] + " (mcc)")
     names = _conditions(rows)
-    places, titles, y = {}, {}, 0.0
-    for group in groups:
-        part = table[table["group"] == group]
-        if part.empty:
-            continue
-        titles[group] = y
-        for task in dict.fromkeys(part["task"]):
-            y += 1
-            places[task] = y
-        y += 1.6
-    figure = canvas(1.35 + LINE * (1.6 if len(places) < 15 else 1) * y)
+    tasks = pd.concat([table[table["group"] == group].drop_duplicates("task") for group in groups]).set_index("task")
+    y = np.arange(1, len(tasks) + 1) + 1.6 * pd.factorize(tasks["group"])[0]
+    figure = canvas(1.35 + LINE * (1.6 if len(tasks) < 15 else 1) * (y[-1] + 1.6))
     axes = figure.subplots()
     for i, (condition, label) in enumerate(names.items()):
-        part = table[table["condition"] == condition].set_index("task").loc[list(places)]
-        at = np.array(list(places.values())) + (i - (len(names) - 1) / 2) * 0.24
-        axes.hlines(at, 100 * part["score_low"], 100 * part["score_high"], color=COLOURS[i % 7], linewidth=1.2)
-        axes.plot(100 * part["score"], at, MARKERS[i % 7], color=COLOURS[i % 7], markersize=4.5, label=label)
-    first = table.drop_duplicates("task").set_index("task").loc[list(places)]
-    middle = np.array(list(places.values()))
-    axes.vlines(100 * first["chance"], middle - 0.5, middle + 0.5, color=GREY, linestyle="--", linewidth=1.2)
-    for line in places.values():
+        part = table[table["condition"] == condition].set_index("task").loc[tasks.index]
+        at = y + (i - (len(names) - 1) / 2) * 0.24
+        axes.hlines(at, part["score_low"], part["score_high"], color=COLOURS[i % 7], linewidth=1.2)
+        axes.plot(part["score"], at, MARKERS[i % 7], color=COLOURS[i % 7], markersize=4.5, label=label)
+    axes.vlines(tasks["chance"], y - 0.5, y + 0.5, color=GREY, linestyle="--", linewidth=1.2)
+    for line in y:
         axes.axhline(line + 0.5, color=PALE, linewidth=0.5, zorder=0)
-    for group, height in titles.items():
-        title = name_of(str(table["benchmark"].iloc[0]), group).replace("\n", " ")
-        axes.text(0, height, title, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, fontweight="bold")
-    axes.set_yticks(middle, [f"{x.label} (mcc)" if c else x.label for x, c in _labels(first)])
-    axes.set_ylim(y - 0.9, -0.7)
+    for group, height in pd.Series(y).groupby(tasks["group"].to_numpy(), sort=False).min().items():
+        title = name_of(str(tasks["benchmark"].iloc[0]), str(group)).replace("\n", " ")
+        axes.text(
+            0, height - 1, title, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, fontweight="bold"
+        )
+    axes.set_yticks(y, tasks["label"])
+    axes.set_ylim(y[-1] + 0.7, -0.7)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(min(-3.0, 100 * float(table["score_low"].min()) - 3), 103)
+    axes.set_xlim(min(-3.0, float(table["score_low"].min()) - 3), 103)
     axes.grid(axis="x", color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
     handles, _ = axes.get_legend_handles_labels()
     guessing = Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="guessing")
     figure.legend(handles=[*handles, guessing], loc="outside upper center", ncols=4)
-    _small_print(figure, rows, "lines: 95 %, bootstrap over documents", xlabel="score (%)")
+    _small_print(figure, rows, xlabel="score (%)")
     return figure
 
 
-def _labels(first: pd.DataFrame) -> list[tuple[pd.Series, bool]]:
-    """Tasks, and whether they are measured by a correlation."""
-    lines = [line for _, line in first.iterrows()]
-    return [(line, line["benchmark"] == "glue" and line.name in averages.CORRELATION) for line in lines]
-
-
-def _averages(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The default averages: the organisms' groups, and GLUE and MMLU as a whole."""
-    table = averages.averages(rows, seed=seed)
-    whole = table["group"].isin(["all"]) | (table["benchmark"] == "organism")
-    return table[table["default"] & whole]
-
-
-def _percent(axes: Axes, least: float) -> None:
-    axes.set(ylim=(min(0.0, 100 * least - 4), 106), yticks=range(0, 101, 20))
-    axes.grid(axis="y", color=PALE, linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
-def _small_print(figure: Figure, rows: pd.DataFrame, *more: str, xlabel: str = "") -> None:
-    sizes = rows.groupby(["task", "condition"]).size()
-    footnote(figure, provenance(rows, f"{between(sizes)} documents per task and configuration", *more), xlabel)
+def _small_print(figure: Figure, rows: pd.DataFrame, xlabel: str = "") -> None:
+    n = between(rows.groupby(["task", "condition"]).size())
+    more = (f"{n} documents per task and configuration", "lines: 95 %, bootstrap over documents")
+    footnote(figure, provenance(rows, *more), xlabel)

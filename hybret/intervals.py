@@ -25,7 +25,7 @@ def unseen(n: int) -> float:
 
 
 def grouped_means(
-    rows: pd.DataFrame, by: list[str], scale: tuple[float, float], n_boot: int, seed: int
+    rows: pd.DataFrame, by: list[str], scale: tuple[float, float], n_boot: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Mean of the column `_value` per group, with its interval.
 
@@ -60,17 +60,17 @@ def grouped_means(
 
 
 def mean_interval(
-    values: np.ndarray, prompts: np.ndarray, scale: tuple[float, float], n_boot: int = 1000, seed: int = 0
+    values: np.ndarray, prompts: np.ndarray, scale: tuple[float, float]
 ) -> tuple[float, float, float, int]:
     """`grouped_means` for one group, without a table: mean, low, high, and the number of distinct prompts."""
     names, unit = np.unique(prompts.astype(str), return_inverse=True)
     sums, sizes = np.bincount(unit, values), np.bincount(unit).astype(float)
-    low, high = _interval(sums[:, None], sizes[:, None], len(names), scale, n_boot, seed)
+    low, high = _interval(sums[:, None], sizes[:, None], len(names), scale)
     return float(values.mean()), float(low[0]), float(high[0]), len(names)
 
 
 def _interval(
-    sums: np.ndarray, sizes: np.ndarray, n: int, scale: tuple[float, float], n_boot: int, seed: int
+    sums: np.ndarray, sizes: np.ndarray, n: int, scale: tuple[float, float], n_boot: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """95 % interval of sum(sums) / sum(sizes), both [prompts, groups], prompts resampled together."""
     weights = [_drawn(n, n_boot, seed)] if n <= _KEPT else _draws(n, n_boot, seed)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 import torch
@@ -74,12 +73,11 @@ def prefill_arms() -> dict[str, Intervention]:
     }
 
 
-def begun(model: Any, prompt: Prompt, words: int) -> Prompt:
+def begun(model: Model, prompt: Prompt, words: int) -> Prompt:
     """The same prompt with the first words of its needle written down already, as the beginning of the answer.
 
     Parameters
     ----------
-    model : a `Model`, or its tokenizer.
     prompt : a prompt with a needle.
     words : how many; 0 gives the prompt itself. The tokens are those of the needle in the prompt.
 
@@ -88,13 +86,12 @@ def begun(model: Any, prompt: Prompt, words: int) -> Prompt:
     HybretError
         Without a needle, or where no token ends with that word.
     """
-    tokenizer = getattr(model, "tokenizer", model)
     if words == 0:
         return prompt
     start, end = prompt.needle_spans[-1] if prompt.needle_spans else (0, 0)
     wanted = prompt.reference.split()[:words]
     for last in range(start + 1, end + 1):
-        given = tokenizer.decode(prompt.ids[start:last]).split()
+        given = str(model.tokenizer.decode(list(prompt.ids[start:last]))).split()
         if given == wanted and len(wanted) == words:
             ids = (*prompt.ids, *prompt.ids[start:last])
             text = " ".join(wanted)

@@ -10,7 +10,7 @@ from . import tables
 from .errors import HybretError
 
 
-def by_seed(rows: pd.DataFrame, by: Sequence[str], n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+def by_seed(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Accuracy over several haystack seeds, with the spread between them beside the interval over prompts.
 
     The two answer different questions: the interval says how far the mean could move if other prompts of these
@@ -20,7 +20,6 @@ def by_seed(rows: pd.DataFrame, by: Sequence[str], n_boot: int = 1000, seed: int
     ----------
     rows : rows of sweeps on grids of several haystack seeds.
     by : columns that make the groups.
-    n_boot, seed : as in `hybret.tables.accuracy`.
 
     Returns
     -------
@@ -36,8 +35,8 @@ def by_seed(rows: pd.DataFrame, by: Sequence[str], n_boot: int = 1000, seed: int
     if "haystack_seed" not in rows:
         raise HybretError("these rows have no column 'haystack_seed'; pass the rows of a sweep")
     by = list(by)
-    table = tables.accuracy(rows, by, n_boot, seed)
-    each = tables.accuracy(rows, [*by, "haystack_seed"], 1, seed)
+    table = tables.accuracy(rows, by)
+    each = tables.accuracy(rows, [*by, "haystack_seed"], 1)
     spread = each.groupby(by, dropna=False, sort=False)["accuracy"].agg(["size", "min", "max"]).reset_index()
     return table.merge(spread.rename(columns={"size": "seeds", "min": "least", "max": "most"}), on=by, how="left")
 

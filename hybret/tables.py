@@ -16,18 +16,11 @@ import pandas as pd
 
 from .errors import HybretError
 from .intervals import grouped_means
-from .paper import GENERATION, PREFILL, ModelSpec
+from .paper import ModelSpec
 from .scoring import RUBRICS
 
 CONTROL = "none"  # value of the column `needle` in control rows
-CELL = (
-    "template",
-    "haystack",
-    "haystack_seed",
-    "needle",
-    "length",
-    "depth",
-)  # one cell of a grid, in any recipe
+CELL = ("template", "haystack", "haystack_seed", "needle", "length", "depth")  # one cell of a grid, in any recipe
 # Columns that say where the needle is, and so mean nothing in a control row.
 PLACE = ("depth", "distance", "in_window", "needle_start", "needle_end", "needle", "tokens")
 
@@ -60,7 +53,7 @@ def accuracy(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 100
     return table.rename(columns={"mean": "accuracy"})
 
 
-def floor(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+def floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFrame:
     """What the same conditions earn on prompts without the needle: `accuracy` of the control rows.
 
     Columns of `by` that place the needle (depth, distance, ...) are dropped, as a control has none.
@@ -75,10 +68,10 @@ def floor(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 1000, 
     control = rows[rows["needle"] == CONTROL]
     if control.empty:
         raise HybretError("no control rows: run the conditions on grid(..., needle=None) as well")
-    return accuracy(control, [column for column in by if column not in PLACE], n_boot, seed)
+    return accuracy(control, [column for column in by if column not in PLACE])
 
 
-def above_floor(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+def above_floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFrame:
     """`accuracy` with the floor of each group beside it.
 
     Added columns: floor, floor_low, floor_high, and `above` = accuracy - floor, the credit that needs the
@@ -90,60 +83,27 @@ def above_floor(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 
         If there are no control rows, or they were scored by another rubric than the rest.
     """
     by = [by] if isinstance(by, str) else list(by)
-    ground = floor(rows, by, n_boot, seed)
+    ground = floor(rows, by)
     control = rows["needle"] == CONTROL
     if "rubric" in rows and set(rows.loc[control, "rubric"]) != set(rows.loc[~control, "rubric"]):
         raise HybretError("control rows and needle rows have different rubrics; score them alike with rescore()")
     names = {"accuracy": "floor", "low": "floor_low", "high": "floor_high"}
     shared = [column for column in by if column not in PLACE]
     ground = ground[[*shared, *names]].rename(columns=names)
-    table = accuracy(rows, by, n_boot, seed)
+    table = accuracy(rows, by)
     table = table.merge(ground, on=shared, how="left") if shared else table.merge(ground, how="cross")
     return table.assign(above=table["accuracy"] - table["floor"])
 
 
-def table1(rows: pd.DataFrame, value: str = "accuracy") -> pd.DataFrame:
-    """The paper's Table 1: rows the manipulation during prefill, columns during generation.
-
-    Parameters
-    ----------
-    rows : rows of one model, recipe and template whose `prefill` and `generation` name manipulations; other
-        conditions are left out.
-    value : column of `accuracy` to show. A pair that was not run is NaN.
-
-    Raises
-    ------
-    HybretError
-        If several models, recipes or templates would be mixed, or no row names a pair.
-    """
-    rows = _checked(rows, ["prefill", "generation"])
-    named = {name.lower(): name for name in PREFILL}
-    rows = rows.assign(**{c: rows[c].str.lower().map(named) for c in ("prefill", "generation")})
-    rows = rows[rows["prefill"].notna() & rows["generation"].isin(GENERATION)]
-    if rows.empty:
-        raise HybretError("no manipulation pairs in these rows; run the conditions of table1_conditions()")
-    for column in {"model", "recipe", "template"} & set(rows.columns):
-        if rows[column].nunique() > 1:
-            raise HybretError(f"these rows mix several values of {column!r}; Table 1 shows one, so select it first")
-    table = accuracy(rows, ["prefill", "generation"]).pivot(index="prefill", columns="generation", values=value)
-    return table.reindex(index=pd.Index(PREFILL, name="prefill"), columns=pd.Index(GENERATION, name="generation"))
-
-
 def by_distance(
-    rows: pd.DataFrame,
-    window: int,
-    bins: int | Sequence[float] = 8,
-    by: str | Sequence[str] = "condition",
-    n_boot: int = 1000,
-    seed: int = 0,
+    rows: pd.DataFrame, window: int, edges: Sequence[float], by: str | Sequence[str] = "condition"
 ) -> pd.DataFrame:
     """Accuracy by the needle's distance from the end of the prompt, in attention windows (Section 5.2).
 
     Parameters
     ----------
     window : tokens.
-    bins : how many of equal width up to the farthest needle (rounded up to a quarter of a window), or the
-        edges in windows. An edge at 1 keeps needles inside and outside the window apart.
+    edges : of the bins, in windows. An edge at 1 keeps needles inside and outside the window apart.
 
     Returns
     -------
@@ -156,24 +116,15 @@ def by_distance(
     rows = rows[rows["distance"] >= 0]
     if window < 1 or rows.empty:
         raise HybretError("a window analysis needs a window of at least 1 token and rows with a needle")
-    windows = rows["distance"].to_numpy() / window
-    top = np.floor(4 * windows.max() + 1) / 4
-    edges = np.linspace(0, top, bins + 1) if isinstance(bins, int) else np.asarray(bins, dtype=float)
     if len(edges) < 2 or (np.diff(edges) <= 0).any():
-        raise HybretError("bins is a number of at least 1, or rising edges in windows")
-    index = np.searchsorted(edges, windows, side="right") - 1
+        raise HybretError("bins need at least two rising edges, in windows")
+    index = np.searchsorted(edges, rows["distance"].to_numpy() / window, side="right") - 1
     inside = (index >= 0) & (index < len(edges) - 1)
     rows, index = rows[inside], index[inside]
-    return accuracy(rows.assign(near=edges[index], far=edges[index + 1]), [*by, "near", "far"], n_boot, seed)
+    return accuracy(rows.assign(near=np.take(edges, index), far=np.take(edges, index + 1)), [*by, "near", "far"])
 
 
-def departures(
-    rows_a: pd.DataFrame,
-    rows_b: pd.DataFrame,
-    by: str | Sequence[str] = "condition",
-    n_boot: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
+def departures(rows_a: pd.DataFrame, rows_b: pd.DataFrame, by: str | Sequence[str] = "condition") -> pd.DataFrame:
     """What changes from `rows_a` to `rows_b`, over the cells that both have: a paired comparison.
 
     Cells pair by template, haystack, needle, length and depth, not by prompt, since recipes may place a
@@ -204,7 +155,7 @@ def departures(
         raise HybretError("the two sets of rows share no cell and condition, so there is nothing to compare")
     pairs["_value"] = pairs["_fraction_b"] - pairs["_fraction"]
     pairs["exact"] = pairs["_value"] != 0
-    table = grouped_means(pairs, by, (-1.0, 1.0), n_boot, seed)
+    table = grouped_means(pairs, by, (-1.0, 1.0))
     table = table.rename(columns={"mean": "difference", "exact": "changed"})
     means = pairs.assign(_all=0).groupby(by or ["_all"], dropna=False, sort=False)[["_fraction", "_fraction_b"]].mean()
     table.insert(len(by), "a", means["_fraction"].to_numpy())

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from . import tables
+from . import paper, tables
 from .errors import HybretError
 
 BY = ("model", "recipe", "template", "during")
 RETRIEVES = 0.25  # accuracy above the floor, with all heads, from which on a model has retrieval that it can lose
 NOTHING = 0.03  # accuracy above the floor that counts as none left: the interval of 0 in 100 prompts reaches 0.037
-HOLDS = 0.9  # share of the full model's accuracy that counts as kept
+HOLDS = 0.9  # share of the full model's accuracy above the floor that counts as kept
 
 
-def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
     """The k at which retrieval begins to suffer, and the k at which it is gone, per curve of accuracy over k.
 
     Parameters
@@ -23,7 +23,6 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY, n_boot: int = 100
     rows : rows of `KeepHeads` conditions from a few heads up to all of them, with their control; other rows are left
         out. A curve's largest k is taken for the model's number of heads.
     by : columns that make the curves. Curves that differ in none of them are pooled.
-    n_boot, seed : as in `hybret.tables.accuracy`.
 
     Returns
     -------
@@ -32,8 +31,8 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY, n_boot: int = 100
 
         - heads, full, low, high, floor: the largest k, accuracy there with its interval, and what the control earns;
         - retrieves: whether full is more than 0.25 above the floor. A curve that is not has no tipping point;
-        - least, least_share: fewest heads from which on accuracy stays at 0.9 of full or more, and the share of the
-          heads that these are (where the paper speaks of a threshold, or of 15 % of heads);
+        - least, least_share: fewest heads from which on accuracy above the floor stays at 0.9 of that with all heads or
+          more, and the share of the heads that these are (where the paper speaks of a threshold, or of 15 % of heads);
         - collapse, collapse_share: most heads at which accuracy is at most 0.03 above the floor, with everything below
           so too (the paper's "tipping point"); NA if something is left even with the fewest heads;
         - n, prompts: rows and distinct prompts behind each accuracy.
@@ -44,14 +43,13 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY, n_boot: int = 100
         If no row keeps heads, or there is no control.
     """
     by = list(by)
-    curves = _curves(rows, by, n_boot, seed)
     lines = []
+    curves = _curves(rows, by)
     for key, curve in curves.groupby(by, dropna=False, sort=False) if by else [((), curves)]:
-        curve = curve.sort_values("k").reset_index(drop=True)
-        full = curve.iloc[-1]
-        heads = int(full["k"])
+        curve = curve.sort_values("k")
+        full, heads = curve.iloc[-1], int(curve["k"].max())
         retrieves = bool(full["above"] > RETRIEVES)
-        kept = _from_above(curve, curve["accuracy"] >= HOLDS * full["accuracy"])
+        kept = curve.loc[(curve["above"] >= HOLDS * full["above"])[::-1].cummin()[::-1], "k"]
         gone = curve.loc[(curve["above"] <= NOTHING).cummin(), "k"]
         least = int(kept.min()) if retrieves else pd.NA
         collapse = int(gone.max()) if retrieves and len(gone) else pd.NA
@@ -59,32 +57,32 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY, n_boot: int = 100
             {
                 **dict(zip(by, key, strict=True)),
                 "heads": heads,
-                **{name: full[name] for name in ("accuracy", "low", "high", "floor")},
+                "full": full["accuracy"],
+                **{name: full[name] for name in ("low", "high", "floor")},
                 "retrieves": retrieves,
                 "least": least,
                 "least_share": least / heads,
                 "collapse": collapse,
                 "collapse_share": collapse / heads,
-                "n": int(full["n"]),
-                "prompts": int(full["prompts"]),
+                **{name: int(full[name]) for name in ("n", "prompts")},
             }
         )
-    table = pd.DataFrame(lines).rename(columns={"accuracy": "full"})
-    return table.astype({"least": "Int64", "collapse": "Int64", "least_share": "Float64", "collapse_share": "Float64"})
+    types = {"least": "Int64", "collapse": "Int64", "least_share": "Float64", "collapse_share": "Float64"}
+    return pd.DataFrame(lines).astype(types)
 
 
 def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
     """The sparse configuration of Section 4: the smallest k of the prefill version with near-perfect retrieval.
 
-    The paper takes k = 5 of Jamba's 32 heads in this way. What near-perfect means it does not say; here: accuracy of
-    at least `share` of what the same model reaches with all its heads, so that a model that misses some needles
-    untouched (those beyond its window, say) can be sparsified too.
+    The paper takes k = 5 of Jamba's 32 heads in this way. What near-perfect means it does not say; here: accuracy above
+    the floor of at least `share` of what the same model reaches with all its heads, so that a model that misses some
+    needles untouched (those beyond its window, say) can be sparsified too.
 
     Parameters
     ----------
     rows : as in `tipping_points`, of one model, recipe and template; only the prefill version (``during="both"``)
         enters.
-    share : fraction of the accuracy with all heads.
+    share : fraction of the accuracy with all heads, both above the floor.
 
     Returns
     -------
@@ -105,19 +103,29 @@ def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
             raise HybretError(
                 f"these rows mix several values of {column!r}; a sparse k belongs to one, so select it first"
             )
-    curve = _curves(rows, [], 1, 0).sort_values("k")
+    curve = _curves(rows, []).sort_values("k")
     full = curve.iloc[-1]
     if full["above"] <= RETRIEVES:
         return None
-    return int(curve.loc[curve["accuracy"] >= share * full["accuracy"], "k"].min())
+    return int(curve.loc[curve["above"] >= share * full["above"], "k"].min())
 
 
-def _curves(rows: pd.DataFrame, by: list[str], n_boot: int, seed: int) -> pd.DataFrame:
-    if "k" not in rows or rows["k"].notna().sum() == 0:
+def sparse_configuration(rows: pd.DataFrame, heads: int) -> tuple[int, str]:
+    """Heads of the sparse configuration, and why: `sparse_k`, or the paper's share of `heads` where there is none."""
+    if (k := sparse_k(rows)) is not None:
+        return k, "the smallest k of its prefill version with near-perfect retrieval"
+    why = "the paper's share of the heads, because this model hardly retrieves with all of them"
+    return paper.few_heads(heads), why
+
+
+def heads_kept(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose condition keeps heads by entropy: by another measure it is another rule than the paper's."""
+    rows = rows[rows["k"].notna()]
+    return rows[~rows["intervention"].str.contains("'l2'", regex=False)] if "intervention" in rows else rows
+
+
+def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Accuracy above the floor, by `by` and k."""
+    if "k" not in rows or (kept := heads_kept(rows)).empty:
         raise HybretError("no rows that keep heads; run KeepHeads conditions, for sparse_k with during='both'")
-    return tables.above_floor(rows[rows["k"].notna()], [*by, "k"], n_boot, seed)
-
-
-def _from_above(curve: pd.DataFrame, holds: pd.Series) -> pd.Series:
-    """The k from which on `holds` is true up to the largest k; `curve` is sorted by k."""
-    return curve.loc[holds[::-1].cummin()[::-1], "k"]
+    return tables.above_floor(kept, [*by, "k"])

@@ -1,12 +1,12 @@
 """A verdict for every claim of the paper, computed from rows: by model and recipe.
 
-The claims and their tests are data (`CLAIMS`); nothing here knows an answer. `of` judges rows, `overview` lays the
-verdicts out as claims x models, `said` puts them into sentences.
+The claims and their tests are data (`CLAIMS`); nothing here knows an answer. `of` judges rows, `said` puts the
+verdicts into sentences, `html` into a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -18,20 +18,19 @@ from .errors import HybretError
 from .evidence import Evidence, NotTestable
 from .presets import made_up
 
-__all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "overview", "said"]
+__all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]
 
 _ALL = (*claims_heads.CLAIMS, *claims_benchmarks.CLAIMS, *claims_weights.CLAIMS)
 CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if claim.hypothesis == hypothesis}
 ACROSS = "all models"
 SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
          "needle", "length", "depth", "in_window", "answer", "score", "prompt")  # fmt: skip
-ITEMS = ("model", "recipe", "task", "group", "condition", "doc_id", "correct", "choices")
+ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "gold", "chosen", "choices")
 
 
 def of(
     rows: pd.DataFrame | None = None,
     benchmarks: pd.DataFrame | None = None,
-    hypothesis: str | None = None,
     claims: Iterable[str] | None = None,
     models: Iterable[Any] = (),
     recipes: Iterable[str] = (),
@@ -44,7 +43,7 @@ def of(
     rows : rows of sweeps, with their controls; what is not there is not testable.
     benchmarks : rows of `hybret.harness.evaluate` in the configurations base, sparse and ablated. Of the groups, glue
         is one side, mmlu-lookup another, and everything else that begins with mmlu the third.
-    hypothesis, claims : judge only the claims of one key of `HYPOTHESES`, or those of these names; default all.
+    claims : judge only those of these names; default all.
     models : loaded models (or anything with name, heads, parameters and family) that the rows are of. Without them the
         largest k of the rows counts as all heads, and claims about size are not testable.
     recipes : recipes to judge every one of `models` under, also where there are no rows.
@@ -55,39 +54,44 @@ def of(
     DataFrame
         One line per claim, model and recipe, in the order of `CLAIMS`; claims that compare models have one line per
         recipe, with the model ``"all models"``. Columns: claim, the claim's fields (label, hypothesis, says, where,
-        paper, test, needs, notebook, figure, across), model, recipe, verdict, ours (our figure in words, with its
+        paper, test, notebook, figure, across), model, recipe, verdict, ours (our figure in words, with its
         interval), value, low, high, unit (of the number that was tested), n, prompts, why.
 
     Raises
     ------
     HybretError
-        For random weights, two sets of weights under one name, an unknown hypothesis or claim, or a missing column.
+        For random weights, two sets of weights or two templates under one name, an unknown claim, or a missing column.
     """
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
-    if hypothesis is not None and hypothesis not in HYPOTHESES:
-        raise HybretError(f"unknown hypothesis {hypothesis!r}; choose one of {', '.join(HYPOTHESES)}")
     names = list(CLAIMS) if claims is None else list(claims)
     if unknown := [name for name in names if name not in CLAIMS]:
         raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
-    wanted = [claim for name, claim in CLAIMS.items() if name in names]
     known = {model.name: model for model in models}
     texts = {prompt.key: prompt.text for prompt in prompts}
-    asked = [(model, recipe) for model in known for recipe in recipes]
-    evidence = list(_evidence(rows, benchmarks, known, texts, asked))
+    pairs = [(model, recipe) for model in known for recipe in recipes]
+    pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
+    evidence = [
+        _evidence(rows, benchmarks, known.get(model), model, recipe, texts) for model, recipe in dict.fromkeys(pairs)
+    ]
     lines = []
-    for claim in wanted:
-        if hypothesis in (None, claim.hypothesis):
-            about = {name: getattr(claim, name) for name in _FIELDS}
-            if claim.across:
-                recipes = dict.fromkeys(e.recipe for e in evidence)
-                who: list[Any] = [(ACROSS, r, [e for e in evidence if e.recipe == r]) for r in recipes]
-            else:
-                who = [(e.model, e.recipe, e) for e in evidence]
-            lines += [
-                {"claim": claim.name, **about, "model": model, "recipe": recipe, **_line(claim, found)}
-                for model, recipe, found in who
+    for claim in (claim for name, claim in CLAIMS.items() if name in names):
+        judged: list[tuple[str, str, Any]] = [(e.model, e.recipe, e) for e in evidence]
+        if claim.across:
+            judged = [
+                (ACROSS, recipe, [e for e in evidence if e.recipe == recipe])
+                for recipe in dict.fromkeys(e.recipe for e in evidence)
             ]
+        about = {"claim": claim.name} | {name: getattr(claim, name) for name in _FIELDS}
+        lines += [about | {"model": model, "recipe": recipe} | _line(claim, found) for model, recipe, found in judged]
     return pd.DataFrame(lines, columns=_COLUMNS)
+
+
+def _evidence(
+    rows: pd.DataFrame, benchmarks: pd.DataFrame, loaded: Any, model: str, recipe: str, texts: dict[str, str]
+) -> Evidence:
+    own, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
+    heads, parameters, family = (getattr(loaded, name, None) for name in ("heads", "parameters", "family"))
+    return Evidence(model, recipe, own, tested, heads, parameters, texts, family or "")
 
 
 _FIELDS = [name for name in Claim.__dataclass_fields__ if name not in ("name", "judge")]
@@ -122,51 +126,16 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
             f"{table.loc[random, 'model'].iloc[0]} has random weights: what it answers means nothing, so no claim is "
             "judged by it; leave its rows out"
         )
-    several = weights.groupby(table["model"]).nunique() > 1
-    if several.any():
-        raise HybretError(f"rows of {several.idxmax()} come from different weights; pass those of one training only")
+    once = table["template"].where(table["template"] != "jrt") if "template" in table else weights
+    for kind, column in (("weights", weights), ("templates (beside the one that reads twice)", once)):
+        several = column.groupby(table["model"]).nunique() > 1
+        if several.any():
+            raise HybretError(f"rows of {several.idxmax()} come from different {kind}; pass those of one only")
     return table
 
 
-def _evidence(
-    rows: pd.DataFrame,
-    benchmarks: pd.DataFrame,
-    known: dict[str, Any],
-    texts: dict[str, str],
-    asked: list[tuple[str, str]],
-) -> Iterator[Evidence]:
-    found = [
-        tuple(pair) for table in (rows, benchmarks) for pair in table[["model", "recipe"]].drop_duplicates().to_numpy()
-    ]
-    for model, recipe in dict.fromkeys([*asked, *found]):
-        own, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
-        loaded = known.get(model)
-        yield Evidence(
-            model,
-            recipe,
-            own,
-            tested,
-            loaded.heads if loaded else None,
-            loaded.parameters if loaded else None,
-            texts,
-            getattr(loaded, "family", ""),
-        )
-
-
-def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts as claims x (model, recipe): what `hybret.figures.verdicts` draws.
-
-    Parameters
-    ----------
-    table : from `of`.
-    """
-    wide = table.pivot(index="claim", columns=["model", "recipe"], values="verdict")
-    order = list(dict.fromkeys(zip(table["model"], table["recipe"], strict=True)))
-    return wide.reindex(index=list(dict.fromkeys(table["claim"])), columns=pd.MultiIndex.from_tuples(order))
-
-
 def said(table: pd.DataFrame) -> list[str]:
-    """One sentence per hypothesis and model: how many claims are reproduced, which are not, how many are untestable.
+    """One sentence per hypothesis: for each model, how many of the testable claims are reproduced, and which are not.
 
     Parameters
     ----------

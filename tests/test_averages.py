@@ -85,7 +85,7 @@ def test_variants_of_glue_by_hand(glue):
     ]
     found = averages.averages(glue)
     found = found[found["condition"] == "sparse"]
-    assert list(found["variant"]) == [variant.name for variant in VARIANTS["glue"]]
+    assert list(found["variant"]) == list(VARIANTS["glue"])
     assert list(found["value"]) == pytest.approx(expected)
     assert list(found["default"]) == [True] + [False] * 6 and set(found["group"]) == {"all"}
     assert found["value"].nunique() == 7, "some variants cannot be told apart by these rows"
@@ -128,6 +128,18 @@ def test_what_never_varies_still_has_an_interval():
     table = averages.per_task(answers({"t": 100}, right=right)).set_index("condition")
     assert table.loc["base", "acc_low"] == pytest.approx(1 - 0.037, abs=1e-3) and table.loc["base", "acc_high"] == 1
     assert table.loc["ablated", "loss"] == 0 < table.loc["ablated", "loss_high"] < 0.04
+
+
+def test_a_base_that_knows_nothing_keeps_no_share():
+    found = averages.averages(answers({"t": 5}, right={"base": 0.0, "ablated": 1.0}))
+    assert (found["value"] == [0, 1] * (len(found) // 2)).all() and found["kept"].isna().all()
+
+
+def test_a_tasks_draws_do_not_depend_on_what_is_beside_it(glue):
+    alone, beside = (
+        averages.per_task(rows).set_index(["task", "condition"]) for rows in (glue[glue["task"] == "rte"], glue)
+    )
+    pd.testing.assert_frame_equal(alone, beside.loc[["rte"]])
 
 
 def test_the_same_seed_gives_the_same_intervals(glue):

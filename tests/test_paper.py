@@ -73,3 +73,8 @@ def test_a_part_is_where_the_table_says(part, figures_of):
 
 def test_a_model_stands_beside_the_papers_with_as_many_heads():
     assert [paper.counterpart(heads) for heads in (10, 16, 32, 8)] == ["RG-2B", "RG-9B", "Jamba", None]
+
+
+def test_15_per_cent_of_the_heads():
+    assert [paper.few_heads(heads) for heads in (10, 16, 32, 20)] == [2, 3, 5, 3]
+    assert paper.few_heads(32) == paper.THRESHOLDS["Jamba sparse"].value

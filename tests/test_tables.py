@@ -108,36 +108,17 @@ def test_controls_are_the_floor_and_never_the_accuracy():
         tables.above_floor(pd.concat([needle, control.assign(rubric="table2-code")]))
 
 
-def test_table_1_has_the_papers_layout():
-    frames = [
-        rows_of([5 * reported.value] * 3, prefill=p.lower(), generation=g.lower(), condition=f"{g}-{p}")
-        for (p, g), reported in paper.TABLE1.items()
-        if (p, g) != ("Null", "Only")
-    ]
-    frames.append(rows_of([5, 5], prefill="keepheads(3)", generation="keepheads(3)"))
-    table = tables.table1(pd.concat(frames))
-    assert list(table.index) == ["Keep", "Omit", "Only", "Binary", "Null"]
-    assert list(table.columns) == ["Keep", "Omit", "Only", "Binary"]
-    assert table.loc["Keep", "Only"] == pytest.approx(0.857)
-    assert table.loc["Only", "Keep"] == pytest.approx(0.706)
-    assert np.isnan(table.loc["Null", "Only"]) and table.notna().sum().sum() == 19
-    with pytest.raises(HybretError, match="mix several values of 'template'"):
-        tables.table1(pd.concat([*frames, frames[0].assign(template="jrt")]))
-    with pytest.raises(HybretError, match="no manipulation pairs"):
-        tables.table1(frames[-1])
-
-
 def test_by_distance_keeps_the_edge_of_the_window():
     distance = np.arange(1, 512)
     rows = rows_of(np.where(distance < 256, 5, 0), distance=distance)
     rows = pd.concat([rows, rows_of([5], needle="none", distance=-1)])
-    table = tables.by_distance(rows, window=256, bins=4)
+    table = tables.by_distance(rows, window=256, edges=[0, 0.5, 1, 1.5, 2])
     assert list(table["near"]) == [0.0, 0.5, 1.0, 1.5] and list(table["far"]) == [0.5, 1.0, 1.5, 2.0]
     assert list(table["accuracy"]) == [1, 1, 0, 0] and table["n"].sum() == 511
-    only = tables.by_distance(rows, window=256, bins=[0.9, 1, 1.1])
+    only = tables.by_distance(rows, window=256, edges=[0.9, 1, 1.1])
     assert list(only["accuracy"]) == [1, 0] and only["n"].sum() < 60
     with pytest.raises(HybretError, match="rising edges"):
-        tables.by_distance(rows, window=256, bins=[1, 0])
+        tables.by_distance(rows, window=256, edges=[1, 0])
 
 
 def test_departures_pair_cells_not_prompts():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from hybret.errors import HybretError
-from hybret.tipping import sparse_k, tipping_points
+from hybret.tipping import sparse_configuration, sparse_k, tipping_points
 
 
 def curve(accuracies, floor=0.0, n=20, **columns) -> pd.DataFrame:
@@ -75,6 +75,20 @@ def test_sparse_k_is_the_papers_choice_in_section_4():
     assert sparse_k(curve([0, 0.3, 0.5, 0.5], during="both")) == 2  # near-perfect for a model that reaches half
     assert sparse_k(curve([0, 0.1, 0.2], during="both")) is None
     assert sparse_k(curve([0, 0.3, 0.5], floor=0.3, during="both")) is None
+    # Of what is retrieved, 0.6 without the floor of 0.4: 0.9 is not 95 % of that.
+    assert sparse_k(curve([0.4, 0.9, 0.95, 1], floor=0.4, during="both"), share=0.9) == 2
+
+
+def test_a_model_that_does_not_retrieve_is_sparsified_as_far_as_the_papers():
+    assert sparse_configuration(curve([0, 0.1, 0.95, 1], during="both"), 3)[0] == 2
+    k, why = sparse_configuration(curve([0, 0.1, 0.2], during="both"), 16)
+    assert k == 3 and "hardly retrieves" in why
+
+
+def test_heads_kept_by_another_measure_are_no_part_of_the_curve():
+    entropy = curve([0, 0, 1], during="both").assign(intervention="KeepHeads(k=1, metric='entropy', during='both')")
+    rows = pd.concat([entropy, curve([1, 1, 1], during="both").assign(intervention="KeepHeads(k=1, metric='l2')")])
+    assert sparse_k(rows) == 2 and points(rows)["least"] == 2
 
 
 def test_bad_rows():

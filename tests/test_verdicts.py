@@ -81,10 +81,19 @@ def bench(n=500, **changes) -> pd.DataFrame:
     for group, conditions in right.items():
         for condition, good in conditions.items():
             good = changes.get(f"{group.replace('-', '_')}_{condition}", good)
-            items = pd.DataFrame({"doc_id": range(n), "correct": np.arange(n) < good * n / 500})
+            items = pd.DataFrame(
+                {"doc_id": range(n), "gold": 0, "chosen": (np.arange(n) >= good * n / 500).astype(int)}
+            )
             choices = 2 if group == "glue" else 4
-            frames.append(items.assign(group=group, condition=condition, task=f"{group} task", choices=choices))
-    return pd.concat(frames, ignore_index=True).assign(model="tiny", recipe="CORRECTED", weights="weights of tiny")
+            task = f"{group} task"
+            frames.append(items.assign(group=group, condition=condition, task=task, label=task, choices=choices))
+    rows = pd.concat(frames, ignore_index=True).assign(benchmark="organism")
+    return rows.assign(model="tiny", recipe="CORRECTED", weights="weights of tiny")
+
+
+def of_hypothesis(hypothesis, *args, **given) -> pd.DataFrame:
+    claims = [claim.name for claim in verdicts.CLAIMS.values() if claim.hypothesis == hypothesis]
+    return verdicts.of(*args, claims=claims, **given)
 
 
 def verdict(claim, rows=None, benchmarks=None, **given) -> pd.Series:
@@ -172,6 +181,44 @@ def test_several_models_decide_a_claim_in_both_directions(claim, start, change):
     assert lonely["verdict"] == NOT_TESTABLE and "two models" in lonely["why"]
 
 
+def test_models_with_as_many_heads_are_not_compared():
+    rows, models = three()
+    twin = world(16, "d")
+    models.append(SimpleNamespace(name="d", heads=16, parameters=30_000_000))
+    assert verdict("tipping-point-order", pd.concat([rows, twin]), models=models)["verdict"] == REPRODUCED
+    other = world(16, "d", g2=70)  # its tipping point is that of the model with 10 heads
+    assert verdict("tipping-point-order", pd.concat([rows, other]), models=models)["verdict"] == NOT_REPRODUCED
+
+
+def stepped(rows, ks=(*range(9), 10, 12, 14, 16, 20, 24, 28, 32)):
+    """Rows without the k that the book's curves of embedded models leave out."""
+    return rows[rows["k"].isna() | rows["k"].isin(ks)]
+
+
+@pytest.mark.parametrize("heads", [10, 16, 32])
+def test_a_curve_in_steps_is_judged_as_the_whole_one(heads):
+    rows = world(heads)
+    whole, steps = of_hypothesis("H1", rows), of_hypothesis("H1", stepped(rows))
+    pd.testing.assert_series_equal(whole["verdict"], steps["verdict"])
+
+
+def test_what_lies_between_two_steps_is_not_known():
+    late = world(32, **{f"g{k}": 0 for k in range(13)})  # gone at k = 12; k = 13 was not run
+    line = verdict("tipping-point-own", stepped(late))
+    assert (line["value"], line["low"], line["high"]) == (12, 12, 13)
+    steep = {"g24": 40, "g25": 50, "g26": 60}
+    assert verdict("plateau", world(32, **steep))["verdict"] == REPRODUCED
+    line = verdict("plateau", stepped(world(32, **steep)))
+    assert line["verdict"] == NOT_TESTABLE and line["why"].startswith("not run: k = 27") and "k = 24" in line["ours"]
+
+
+def test_steps_do_not_change_what_the_prefill_costs():
+    cost = {f"b{k}": round(70 - 2 * (32 - k)) for k in range(5, 33)}  # falls on a straight line
+    rows, models = three(a={f"b{k}": 0 for k in range(10)}, c=cost)
+    one, other = (verdict("prefill-order", table, models=models)["ours"] for table in (rows, stepped(rows)))
+    assert one.split(";")[0].split("(+")[0] == other.split(";")[0].split("(+")[0]  # c: but for the interval's ends
+
+
 def test_answers_copied_from_a_prompt_are_not_invented():
     rows = world()
     elsewhere = [SimpleNamespace(key="p0", text="Nothing of the kind stands here.")]
@@ -180,6 +227,10 @@ def test_answers_copied_from_a_prompt_are_not_invented():
     line = verdict("invented", rows, prompts=copied)
     assert line["verdict"] == NOT_REPRODUCED and line["ours"].startswith("1 of 1")
     assert verdict("invented", rows)["verdict"] == NOT_TESTABLE
+    whole = rows["condition"].isin(["g10", "j10", "b10", "Keep-Keep"])
+    fine = rows.assign(answer=rows["answer"].mask(~whole, "nobody ever said this in earnest"))
+    assert verdict("invented", fine, prompts=copied)["verdict"] == REPRODUCED  # the untouched model does not count
+    assert verdict("invented", rows[whole], prompts=copied)["why"] == "not run: no manipulated model"
     short = verdict("invented", rows.assign(answer="no idea"), prompts=copied)
     assert short["verdict"] == NOT_TESTABLE and "long enough" in short["why"]
 
@@ -211,6 +262,78 @@ def test_and_not_to_others(claim):
     assert line["verdict"] == NOT_TESTABLE and "8" in line["why"]
 
 
+# ---------------------------------------------------------------- a model like Jamba beside two like RecurrentGemma
+
+
+def family(**right):
+    """Rows, items and models: two windowed base models, and an instruction-tuned one with 32 heads and no window.
+
+    Only the last one was taught the benchmarks' tasks; `right` changes its answers.
+    """
+    models = [
+        SimpleNamespace(name="griffin-tiny", heads=10, parameters=7_000_000, family="recurrent_gemma"),
+        SimpleNamespace(name="griffin-small", heads=16, parameters=8_000_000, family="recurrent_gemma"),
+        SimpleNamespace(name="jamba-tiny", heads=32, parameters=9_000_000, family="jamba"),
+    ]
+    rows, items = [], []
+    for m in models:
+        jamba = m.family == "jamba"
+        for recipe in ("CORRECTED", "PAPER"):
+            own = world(m.heads, m.name, recipe, "instruct" if jamba else "base")
+            rows.append(own.assign(in_window=own["in_window"] | (own["needle"] != "none")) if jamba else own)
+        sides = {"glue": 250, "mmlu_knowledge": 125, "mmlu_lookup": 125}
+        chance = {f"{side}_{c}": n for side, n in sides.items() for c in ("base", "sparse", "ablated")}
+        own = bench(**(right if jamba else chance)).assign(model=m.name, weights=f"weights of {m.name}")
+        items += [own.assign(recipe=recipe) for recipe in ("CORRECTED", "PAPER")]
+    return pd.concat(rows, ignore_index=True), pd.concat(items, ignore_index=True), models
+
+
+def test_a_third_model_is_judged_as_what_it_is():
+    rows, items, models = family()
+    table = verdicts.of(rows, items, models=models, recipes=["CORRECTED", "PAPER"])
+
+    def verdicts_on(hypothesis, model, recipes=("CORRECTED", "PAPER")):
+        at = (table["hypothesis"] == hypothesis) & (table["model"] == model) & table["recipe"].isin(recipes)
+        return set(table.loc[at, "verdict"])
+
+    assert verdicts_on("H1", "jamba-tiny") == {REPRODUCED}  # at the k of the model with as many heads, both templates
+    assert verdicts_on("H2", "jamba-tiny") == {REPRODUCED}
+    assert verdicts_on("H2", "griffin-tiny") == verdicts_on("H2", "griffin-small") == {NOT_TESTABLE}  # at chance
+    assert verdicts_on("H3", "jamba-tiny", ["PAPER"]) == {NOT_TESTABLE}  # the authors' code leaves its weights alone
+    own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")
+    assert own.loc["tipping-point-own", "ours"] == "k = 4 of 32 heads"
+    windowless = own.loc[["inside-window", "beyond-window", "complement"]]
+    assert set(windowless["verdict"]) == {NOT_TESTABLE} and windowless["why"].str.contains("global").all()
+    others = own[(own["hypothesis"] == "H3") & ~own.index.isin(windowless.index)]
+    assert set(others["verdict"]) == {REPRODUCED}
+    for claim in ("tipping-point-order", "prefill-order"):
+        across = table[(table["claim"] == claim) & (table["recipe"] == "CORRECTED")].iloc[0]
+        assert all(f"{m.name}" in across["ours"] for m in models)
+    said = " ".join(verdicts.said(table))
+    assert "jamba-tiny, CORRECTED: 6 of 6 testable claims reproduced" in said
+    figure = figures.verdicts(table, "note")
+    names = {t.get_text() for t in figure.axes[0].texts}
+    assert {m.name for m in models} | {"all models"} <= names
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ({"glue_ablated": 380}, {"glue-kept", "glue-order"}),
+        ({"glue_sparse": 440}, {"glue-order"}),
+        ({"mmlu_lookup_sparse": 200}, {"mmlu-sparse-lookup"}),
+        ({"mmlu_knowledge_ablated": 395}, {"mmlu-ablated-knowledge"}),  # facts in the weights need no attention
+        ({"mmlu_knowledge_ablated": 395, "mmlu_lookup_ablated": 395},
+         {"mmlu-ablated-knowledge", "mmlu-ablated-lookup", "contrast"}),
+    ],
+)  # fmt: skip
+def test_a_third_model_that_behaves_otherwise(right, wrong):
+    rows, items, models = family(**right)
+    table = of_hypothesis("H2", rows, items, models=models)
+    own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")["verdict"]
+    assert set(own[own == NOT_REPRODUCED].index) == wrong and set(own.drop(list(wrong))) == {REPRODUCED}
+
+
 # ---------------------------------------------------------------- not testable
 
 
@@ -232,6 +355,23 @@ def test_credit_that_the_control_earns_too_is_no_retrieval():
     assert verdict("no-attention-generation", rows)["verdict"] == REPRODUCED
     bare = verdict("no-attention-generation", rows[rows["needle"] != "none"])
     assert bare["verdict"] == NOT_TESTABLE and bare["why"].startswith("not run: the control")
+
+
+def test_what_is_retrieved_is_compared_not_what_is_scored():
+    """A floor of 30 %: half of 70 % is not half of what is retrieved."""
+    floor = {"floor": 0.3, "Only_Omit": np.maximum(hits(70), 1.5), "Only_Only": np.full(100, 1.5)}
+    assert verdict("context", world(**floor, Keep_Keep=np.maximum(hits(70), 1.5)))["verdict"] == REPRODUCED
+    few = {"g2": np.where(np.arange(100) < 62, 5.0, 1.5), "g10": np.where(np.arange(100) < 70, 5.0, 1.5)}
+    assert verdict("few-heads-generation", world(floor=0.3, **few))["verdict"] == NOT_REPRODUCED
+
+
+def test_controls_that_differ_are_part_of_the_chance():
+    rows = world(g0=np.full(100, 0.5))
+    odd = (rows["needle"] == "none") & (rows["condition"] == "g0")
+    rows["score"] = rows["score"].mask(odd, rows["length"] % 200 / 100)  # 0 or 1 by turns, as much as the answers earn
+    line = verdict("no-attention-generation", rows)
+    assert line["value"] == pytest.approx(0) and line["high"] > 0.05 and line["prompts"] == 100
+    assert line["verdict"] == NOT_REPRODUCED
 
 
 def test_what_was_not_run_is_said():
@@ -262,7 +402,7 @@ def test_a_loaded_model_without_rows_was_not_run():
 def test_manipulations_that_the_authors_code_never_applies_show_nothing():
     rows = pd.concat([world(32, "j", recipe) for recipe in ("CORRECTED", "PAPER")])
     jamba = SimpleNamespace(name="j", heads=32, parameters=9_000_000, family="jamba")
-    table = verdicts.of(rows, hypothesis="H3", models=[jamba]).set_index(["claim", "recipe"])
+    table = of_hypothesis("H3", rows, models=[jamba]).set_index(["claim", "recipe"])
     assert table.loc[("exposure", "CORRECTED"), "verdict"] == REPRODUCED
     assert set(table.xs("PAPER", level="recipe")["verdict"]) == {NOT_TESTABLE}
     assert "do not act on Jamba" in table.loc[("exposure", "PAPER"), "why"]
@@ -300,22 +440,54 @@ def test_what_cannot_be_better_is_not_compared_unless_it_is_worse():
     assert verdict("only-keep", world(Keep_Keep=100, Only_Keep=20))["verdict"] == NOT_REPRODUCED
 
 
+def test_two_maps_that_make_up_no_more_than_the_untouched_one():
+    halves = {"Keep_Omit": hits(30), "Omit_Keep": hits(60) - hits(30), "Keep_Keep": hits(60)}
+    assert verdict("complement", world(**halves))["verdict"] == NOT_REPRODUCED
+    assert verdict("complement", world(**halves | {"Keep_Keep": 45}))["verdict"] == REPRODUCED
+
+
+def test_where_reading_twice_fails_anyway_it_shows_nothing():
+    for claim in ("jrt-no-attention", "jrt-few-heads"):
+        line = verdict(claim, world(**{f"j{k}": 0 for k in range(11)}))
+        assert line["verdict"] == NOT_TESTABLE and "untouched" in line["why"]
+
+
 def test_nothing_lost_is_nothing_to_recover():
     line = verdict("jrt-few-heads", world(g1=70))
     assert line["verdict"] == NOT_TESTABLE and "nothing to recover" in line["why"]
 
 
-def test_a_task_at_chance_shows_nothing():
-    line = verdict("glue-kept", benchmarks=bench(glue_base=255))
+@pytest.mark.parametrize(
+    ("claim", "right"),
+    [
+        ("glue-kept", {"glue_base": 255, "glue_sparse": 250, "glue_ablated": 250}),
+        ("glue-kept", {"glue_base": 295, "glue_sparse": 250, "glue_ablated": 250}),  # all that it has is 9 points
+        ("mmlu-sparse-knowledge", {"mmlu_knowledge_base": 150, "mmlu_knowledge_sparse": 125}),  # chance is 83 % of base
+        ("mmlu-ablated-lookup", {"mmlu_lookup_base": 220}),
+        ("contrast", {"glue_base": 295, "glue_ablated": 250}),
+    ],
+)
+def test_what_could_lose_little_shows_nothing(claim, right):
+    line = verdict(claim, benchmarks=bench(**right))
     assert line["verdict"] == NOT_TESTABLE and "chance" in line["why"]
-    assert verdict("mmlu-ablated-lookup", benchmarks=bench(mmlu_lookup_base=220))["verdict"] == NOT_TESTABLE
 
 
-def test_the_real_mmlu_is_a_matter_of_knowledge():
-    items = bench().query("group != 'mmlu-lookup'").replace({"group": {"mmlu-knowledge": "mmlu-stem"}})
-    assert verdict("mmlu-sparse-knowledge", benchmarks=items)["verdict"] == REPRODUCED
-    assert verdict("mmlu-sparse-lookup", benchmarks=items)["verdict"] == NOT_TESTABLE
-    assert verdict("contrast", benchmarks=items)["verdict"] == REPRODUCED
+def test_the_real_benchmarks_are_judged_as_they_are_reported():
+    glue, mmlu = (bench().query(f"group == '{group}'") for group in ("glue", "mmlu-knowledge"))
+    glue = pd.concat([glue.assign(task=task, gold=glue["doc_id"] % 2) for task in ("cola", "rte")])
+    glue["chosen"] = (glue["gold"] + glue["chosen"]) % 2
+    subjects = pd.concat(
+        [mmlu.assign(task="mmlu_x", group="mmlu-stem"), mmlu.assign(task="mmlu_y", group="mmlu-other")]
+    )
+    few = (subjects["task"] == "mmlu_y") & (subjects["doc_id"] >= 100)  # the first 100 items: base has them all right
+    real = pd.concat([glue.assign(benchmark="glue"), subjects[~few].assign(benchmark="mmlu")])
+    table = verdicts.of(benchmarks=pd.concat([bench(glue_base=260), real])).set_index(
+        "claim"
+    )  # not the organisms' tasks
+    assert table.loc["glue-kept", "ours"].startswith("base 85.0 %")  # accuracy of rte 90 %, mcc of cola 80 %
+    assert table.loc["mmlu-sparse-knowledge", "ours"].startswith("base 83.3 %")  # by size, 500 and 100 items
+    assert table.loc["mmlu-sparse-knowledge", "verdict"] == table.loc["contrast", "verdict"] == REPRODUCED
+    assert table.loc["mmlu-sparse-lookup", "why"].startswith("not run")
 
 
 def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
@@ -333,23 +505,20 @@ def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
 
 def test_each_model_and_recipe_has_its_own_lines():
     rows = pd.concat([world(), world(recipe="PAPER", g0=20), world(16, "other")])
-    table = verdicts.of(rows, hypothesis="H1")
+    table = of_hypothesis("H1", rows)
     assert set(table["hypothesis"]) == {"H1"}
     one = table[table["claim"] == "no-attention-generation"].set_index(["model", "recipe"])["verdict"]
     assert one["tiny", "CORRECTED"] == REPRODUCED and one["tiny", "PAPER"] == NOT_REPRODUCED
     assert one["other", "CORRECTED"] == REPRODUCED and len(one) == 3
     assert (table["claim"] == "tipping-point-order").sum() == 2  # one per recipe
-    wide = verdicts.overview(table)
-    assert wide.loc["no-attention-generation", ("tiny", "PAPER")] == NOT_REPRODUCED
-    assert list(wide.index) == list(dict.fromkeys(table["claim"]))
     assert set(table["verdict"]) <= set(verdicts.VERDICTS)
 
 
 def test_sentences_follow_the_verdicts():
-    (before,), (after,) = (verdicts.said(verdicts.of(world(**c), hypothesis="abstract")) for c in ({}, {"g2": 20}))
+    (before,), (after,) = (verdicts.said(of_hypothesis("abstract", world(**c))) for c in ({}, {"g2": 20}))
     assert "tiny, CORRECTED: 1 of 2 testable claims reproduced (not: 15 % of heads throughout)" in before
     assert "0 of 2 testable" in after and "15 % of heads while answering; 15 % of heads throughout" in after
-    (nothing,) = verdicts.said(verdicts.of(world(), hypothesis="H2"))
+    (nothing,) = verdicts.said(of_hypothesis("H2", world()))
     assert nothing.endswith("Nothing could be tested.")
 
 
@@ -365,8 +534,8 @@ def test_bad_input():
     mixed = pd.concat([world(), world().assign(weights="other")])
     with pytest.raises(HybretError, match="different weights"):
         verdicts.of(mixed)
-    with pytest.raises(HybretError, match="unknown hypothesis 'H4'"):
-        verdicts.of(world(), hypothesis="H4")
+    with pytest.raises(HybretError, match="rows of tiny come from different templates"):
+        verdicts.of(pd.concat([world(), world(template="instruct")]))
     with pytest.raises(HybretError, match="unknown claim 'H1'"):
         verdicts.of(world(), claims=["H1"])
     with pytest.raises(HybretError, match="no column 'in_window'"):
@@ -376,7 +545,7 @@ def test_bad_input():
 
 
 def test_the_page_escapes_what_models_and_rows_bring():
-    table = verdicts.of(world(model="<script>alert(1)</script>", g0=40), hypothesis="H1")
+    table = of_hypothesis("H1", world(model="<script>alert(1)</script>", g0=40))
     page = verdicts.html(table.assign(why="<b>so</b>"))
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>so" not in page
     assert page.count("<tr>") == len(table) + 1 and page.count("hb-claim") == table["claim"].nunique()
@@ -405,6 +574,6 @@ def test_a_claim_leads_to_where_it_is_measured(claim, figures_of):
 
 def test_claims_are_documented():
     for claim in verdicts.CLAIMS.values():
-        for field in ("says", "where", "paper", "test", "needs"):
+        for field in ("says", "where", "paper", "test"):
             assert getattr(claim, field), (claim.name, field)
         assert claim.says.endswith(".") and len(claim.says) < 120 and len(claim.label) <= 40
