@@ -1,8 +1,9 @@
 """Scores of benchmarks: per task, and the averages that a benchmark can be reported by, with intervals.
 
 lm-evaluation-harness gives GLUE no average, and weights the subjects of MMLU by their size. Papers seldom say what they
-averaged, so every variant is computed. Intervals are 95 %: the documents of each task are resampled, and a document's
-answers under all conditions are kept together, so that differences between conditions are paired.
+averaged, so every variant is computed. Intervals are 95 %: the documents of each task are resampled, those about one
+list or fact together, and a document's answers under all conditions are kept together, so that differences between
+conditions are paired.
 """
 
 from __future__ import annotations
@@ -103,9 +104,9 @@ def per_task(rows: pd.DataFrame, n_boot: int = 1000, seed: int = 0) -> pd.DataFr
                     "condition": condition, "n": sample.n, "chance": sample.chance}  # fmt: skip
             for measure in MEASURES:
                 value, draws = sample.score(condition, measure)
-                low, high = _bounds(value, draws, sample.n, (-1.0 if measure == "mcc" else 0.0, 1.0))
+                low, high = _bounds(value, draws, sample.clusters, (-1.0 if measure == "mcc" else 0.0, 1.0))
                 line |= {measure: value, f"{measure}_low": low, f"{measure}_high": high}
-            loss = _loss(condition, sample.score(BASE, "acc"), sample.score(condition, "acc"), sample.n)
+            loss = _loss(condition, sample.score(BASE, "acc"), sample.score(condition, "acc"), sample.clusters)
             lines.append(line | dict(zip(("loss", "loss_low", "loss_high"), loss, strict=True)))
     return pd.DataFrame(lines)
 
@@ -145,7 +146,7 @@ def _average(benchmark: str, group: str, variant: Variant, members: list[_Sample
     weights = variant.weights({s.task: s.n for s in members})
     if not weights:
         return []
-    n = sum(s.n for s in members)
+    n, clusters = (sum(getattr(s, size) for s in members) for size in ("n", "clusters"))
     chance = sum(w * (0 if measure == "mcc" else by_name[task].chance) for (task, measure), w in weights.items())
 
     def mean(condition: str) -> tuple[float, np.ndarray]:
@@ -156,8 +157,8 @@ def _average(benchmark: str, group: str, variant: Variant, members: list[_Sample
     base = mean(BASE)
     for condition in members[0].conditions:
         value, draws = mean(condition)
-        low, high = _bounds(value, draws, n, (0.0, 1.0))
-        loss, loss_low, loss_high = _loss(condition, base, (value, draws), n)
+        low, high = _bounds(value, draws, clusters, (0.0, 1.0))
+        loss, loss_low, loss_high = _loss(condition, base, (value, draws), clusters)
         lines.append({
             "benchmark": benchmark, "group": group, "variant": variant.name,
             "default": variant is VARIANTS[benchmark][0], "condition": condition,
@@ -179,6 +180,7 @@ class _Sample:
     chance: float
     cells: np.ndarray  # (cells, 1 + conditions): the right choice, then what each condition chose
     counts: np.ndarray  # (1 + draws, cells): first the data themselves
+    clusters: int  # what was drawn: lists, facts, or single documents
 
     @property
     def n(self) -> int:
@@ -190,7 +192,7 @@ class _Sample:
             return np.nan, np.full(len(self.counts) - 1, np.nan)
         gold, chosen = self.cells[:, 0], self.cells[:, 1 + self.conditions.index(condition)]
         if measure == "acc":
-            values = self.counts @ (gold == chosen) / self.n
+            values = self.counts @ (gold == chosen) / self.counts.sum(axis=1)
         elif max(gold.max(), chosen.max()) > 1:
             values = np.full(len(self.counts), np.nan)
         else:
@@ -205,7 +207,8 @@ class _Sample:
 
 
 def _samples(rows: pd.DataFrame, n_boot: int, seed: int) -> Iterator[_Sample]:
-    wanted = ["benchmark", "group", "task", "label", "condition", "doc_id", "gold", "chosen", "choices"]
+    wanted = ["benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
+              "choices"]  # fmt: skip
     if missing := [column for column in wanted if column not in rows]:
         raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of harness.evaluate")
     if rows.empty:
@@ -218,32 +221,37 @@ def _samples(rows: pd.DataFrame, n_boot: int, seed: int) -> Iterator[_Sample]:
         chosen = part.pivot(index="doc_id", columns="condition", values="chosen").reindex(columns=conditions)
         if chosen.isna().any(axis=None):
             raise HybretError(f"not every document of {task} was answered under every condition")
-        gold = part.drop_duplicates("doc_id").set_index("doc_id")["gold"].reindex(chosen.index)
-        cells, times = np.unique(np.column_stack([gold, chosen]).astype(int), axis=0, return_counts=True)
-        n = int(times.sum())
-        draws = np.random.default_rng([seed, number, n]).multinomial(n, times / n, size=n_boot)
+        once = part.drop_duplicates("doc_id").set_index("doc_id").loc[chosen.index]
+        answers = np.column_stack([once["gold"], chosen]).astype(int)
+        cells, cell = np.unique(answers, axis=0, return_inverse=True)
+        # A kind of cluster is how often each cell occurs in it: there are far fewer kinds than clusters.
+        held = pd.crosstab(once["cluster"].to_numpy(), cell.ravel()).to_numpy()
+        kinds, times = np.unique(held, axis=0, return_counts=True)
+        clusters = len(held)
+        draws = np.random.default_rng([seed, number, clusters]).multinomial(clusters, times / clusters, size=n_boot)
+        counts = np.vstack([times, draws]).astype(float) @ kinds
         first = part.iloc[0]
         yield _Sample(
             first["benchmark"], first["group"], str(task), first["label"], conditions,
-            float((1 / part["choices"]).mean()), cells, np.vstack([times, draws]).astype(float),
+            float((1 / part["choices"]).mean()), cells, counts, clusters,
         )  # fmt: skip
 
 
-def _bounds(value: float, draws: np.ndarray, n: int, scale: tuple[float, float]) -> tuple[float, float]:
-    """Percentile interval; where nothing varies, as far as what was not seen in n documents may reach."""
+def _bounds(value: float, draws: np.ndarray, clusters: int, scale: tuple[float, float]) -> tuple[float, float]:
+    """Percentile interval; where nothing varies, as far as what was not seen in so many clusters may reach."""
     if np.isnan(value):
         return np.nan, np.nan
     if np.ptp(draws) < 1e-12:
-        return value - unseen(n) * (value - scale[0]), value + unseen(n) * (scale[1] - value)
+        return value - unseen(clusters) * (value - scale[0]), value + unseen(clusters) * (scale[1] - value)
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
 
 
 def _loss(
-    condition: str, base: tuple[float, np.ndarray], other: tuple[float, np.ndarray], n: int
+    condition: str, base: tuple[float, np.ndarray], other: tuple[float, np.ndarray], clusters: int
 ) -> tuple[float, float, float]:
     """How far a condition lies below the base, with its paired interval; the base's own loss is exactly 0."""
     if condition == BASE:
         return 0.0, 0.0, 0.0
     loss = base[0] - other[0]
-    return (loss, *_bounds(loss, base[1] - other[1], n, (-1.0, 1.0)))
+    return (loss, *_bounds(loss, base[1] - other[1], clusters, (-1.0, 1.0)))

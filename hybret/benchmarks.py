@@ -124,11 +124,16 @@ def organism() -> list[Task]:
 
 @cache
 def _items(task: str, split: Any, n: int, options: bool) -> bytes:
-    """JSON lines; `prompt` is the finished question, with the options in it where they are asked for by letter."""
+    """JSON lines: `prompt` is the finished question, with the options in it where they are asked for by letter.
+
+    `cluster` is one number for all items about one list or fact.
+    """
     lines = []
+    clusters: dict[str, int] = {}
     for item in skills.items(task, split, n):
-        prompt = skills.rendered(str(item["question"]), item["choices"]) if options else item["question"]
-        lines.append(json.dumps(item | {"prompt": prompt}) + "\n")
+        prompt = skills.rendered(item["question"], item["choices"]) if options else item["question"]
+        cluster = clusters.setdefault(skills.subject(item["question"]), len(clusters))
+        lines.append(json.dumps(item | {"prompt": prompt, "cluster": cluster}) + "\n")
     return "".join(lines).encode()
 
 

@@ -21,14 +21,14 @@ LOOKUP, KNOWLEDGE = "mmlu-lookup", "mmlu"
 
 
 def items(e: Evidence, side: str) -> pd.DataFrame:
-    """Items of a side, one line each: task, chance, and whether base, sparse and ablated are right."""
+    """Items of a side, one line each: task, cluster, chance, and whether base, sparse and ablated are right."""
     group = e.benchmarks["group"].astype(str)
     of_side = group.str.startswith(KNOWLEDGE) & (group != LOOKUP) if side == KNOWLEDGE else group == side
     if not of_side.any():
         raise NotTestable(f"not run: no benchmark of the {side} side")
     rows = e.benchmarks[of_side]
     rows = rows.assign(correct=rows["correct"].astype(float), chance=1 / rows["choices"].astype(float))
-    table = rows.pivot_table(index=["task", "doc_id", "chance"], columns="condition", values="correct")
+    table = rows.pivot_table(index=["task", "doc_id", "cluster", "chance"], columns="condition", values="correct")
     for condition in ("base", "sparse", "ablated"):
         if condition not in table or table[condition].isna().any():
             raise NotTestable(f"not run: the {condition} configuration on every item of the {side} side")
@@ -103,8 +103,8 @@ def contrast(e: Evidence) -> Outcome:
     # Independent items: the variances of the parts add up.
     spread = [(few.high - few.low) / 2, *((x.high - x.low) / 2 / len(much) for x in much)]
     half = sum(s * s for s in spread) ** 0.5
-    n = few.n + sum(x.n for x in much)
-    more = Estimate(mean - few.value, mean - few.value - half, mean - few.value + half, n, n, (-1.0, 1.0))
+    n, prompts = few.n + sum(x.n for x in much), few.prompts + sum(x.prompts for x in much)
+    more = Estimate(mean - few.value, mean - few.value - half, mean - few.value + half, n, prompts, (-1.0, 1.0))
     ours = f"loses {percent(mean)} points on the MMLU side, {percent(few.value)} on the GLUE side: {more.points} more"
     return at_least(more, 0.0, ours)
 

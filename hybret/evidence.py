@@ -39,7 +39,7 @@ class Estimate:
     ----------
     value, low, high : fractions, not per cent.
     n : rows, or items of a benchmark.
-    prompts : distinct prompts among them.
+    prompts : distinct prompts among them, or lists, facts and single items of a benchmark: what is resampled.
     scale : least and greatest possible value.
     unit : ``"share"`` (of the maximum score, or of items) or ``"heads"``.
     """
@@ -244,17 +244,22 @@ def estimate(cells: pd.DataFrame, values: pd.Series, scale: tuple[float, float])
 
 
 def item_means(values: pd.DataFrame, seed: int = 0) -> Estimate:
-    """Mean over tasks of the mean over items, items resampled within their task.
+    """Mean over tasks of the mean over items; resampled within their task, items of one cluster together.
 
     Parameters
     ----------
-    values : columns task, and value of each item (from -1 to 1).
+    values : columns task, cluster (items about one list or fact), and value of each item (from -1 to 1).
     """
-    tasks = [part.to_numpy(float) for _, part in values.groupby("task")["value"]]
-    mean, n = float(np.mean([v.mean() for v in tasks])), sum(map(len, tasks))
-    if np.ptp(np.concatenate(tasks)) < 1e-12:
-        return Estimate(mean, mean - unseen(n) * (mean + 1), mean + unseen(n) * (1 - mean), n, n, (-1.0, 1.0))
-    generator = np.random.default_rng([seed, n])
-    draws = np.mean([v[generator.integers(len(v), size=(1000, len(v)))].mean(axis=1) for v in tasks], axis=0)
+    tasks = [part.groupby("cluster")["value"].agg(["sum", "size"]) for _, part in values.groupby("task")]
+    mean = float(np.mean([task["sum"].sum() / task["size"].sum() for task in tasks]))
+    n, clusters, scale = len(values), sum(map(len, tasks)), (-1.0, 1.0)
+    if np.ptp(values["value"].to_numpy(float)) < 1e-12:
+        off = unseen(clusters)
+        return Estimate(mean, mean - off * (mean + 1), mean + off * (1 - mean), n, clusters, scale)
+    generator = np.random.default_rng([seed, clusters])
+    draws = np.zeros(1000)
+    for task in tasks:
+        chosen = task.to_numpy(float)[generator.integers(len(task), size=(1000, len(task)))].sum(axis=1)
+        draws += chosen[:, 0] / chosen[:, 1] / len(tasks)
     low, high = np.percentile(draws, [2.5, 97.5])
-    return Estimate(mean, float(low), float(high), n, n, (-1.0, 1.0))
+    return Estimate(mean, float(low), float(high), n, clusters, scale)

@@ -50,7 +50,7 @@ def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
     Returns
     -------
     Figure
-        Bars in per cent with 95 % intervals over documents, beside the score of guessing.
+        Bars in per cent with 95 % intervals, beside the score of guessing.
     """
     table = _averages(rows, seed)
     names = _conditions(rows)
@@ -76,7 +76,7 @@ def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
     _percent(axes, table["value"].min())
     axes.set_ylabel("mean score of the tasks (%)")
     figure.legend(loc="outside upper center", ncols=4)
-    _small_print(figure, rows, "lines: 95 %, bootstrap over documents")
+    _small_print(figure, rows, "lines: 95 %, bootstrap over documents, lists and facts")
     return figure
 
 
@@ -142,7 +142,7 @@ def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure
     handles, _ = axes.get_legend_handles_labels()
     guessing = Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="guessing")
     figure.legend(handles=[*handles, guessing], loc="outside upper center", ncols=4)
-    _small_print(figure, rows, "lines: 95 %, bootstrap over documents", xlabel="score (%)")
+    _small_print(figure, rows, "lines: 95 %, bootstrap over documents, lists and facts", xlabel="score (%)")
     return figure
 
 

@@ -37,9 +37,7 @@ ROWS_AT_ONCE = 5000
 HARNESS = ("benchmarks", "harness", "hooks", "hybrid_lm", "likelihood")
 # Read once, with the code, as the sweep's.
 HARNESS_DIGEST = hashlib.sha256(
-    b"".join(
-        (Path(__file__).parent / f"{module}.py").read_bytes() for module in ("harness", "likelihood", "benchmarks")
-    )
+    b"".join((Path(__file__).parent / f"{module}.py").read_bytes() for module in HARNESS)
 ).hexdigest()[:12]
 
 
@@ -186,6 +184,7 @@ def _rows(samples: Iterable[dict[str, Any]], lm: Hybrid, shots: int) -> pd.DataF
             {
                 "doc_id": sample["doc_id"],
                 "doc": hashlib.sha256(asked.encode()).hexdigest()[:16],
+                "cluster": sample["doc"].get("cluster", sample["doc_id"]),
                 "tokens": tokens,
                 "truncated": lm.max_length is not None and tokens > lm.max_length,
                 "shots": shots,

@@ -25,7 +25,7 @@ CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if cl
 ACROSS = "all models"
 SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
          "needle", "length", "depth", "in_window", "answer", "score", "prompt")  # fmt: skip
-ITEMS = ("model", "recipe", "task", "group", "condition", "doc_id", "correct", "choices")
+ITEMS = ("model", "recipe", "task", "group", "condition", "doc_id", "cluster", "correct", "choices")
 
 
 def of(

@@ -154,6 +154,7 @@ def test_long_texts_lose_their_beginning_and_say_so(griffin):
     short = harness.evaluate(griffin, "organism_prices", {"base": hb.Keep()}, max_length=60, **QUIET)
     whole = harness.evaluate(griffin, "organism_prices", {"base": hb.Keep()}, **QUIET)
     assert short["truncated"].all() and not whole["truncated"].any()
+    assert list(whole["cluster"]) == [0, 0]  # two questions about the first list
     assert list(short["tokens"]) == list(whole["tokens"]) and min(short["tokens"]) > 60
     assert [*map(list, short["loglikelihoods"])] != [*map(list, whole["loglikelihoods"])]
 
@@ -242,6 +243,7 @@ def test_glue_runs_from_local_files(griffin, tmp_path, monkeypatch):
     fetched("glue", glue_table, tmp_path)
     rows = harness.evaluate(griffin, "glue", harness.conditions(griffin, 3), progress=False)
     assert rows.groupby("task").size().to_dict() == dict.fromkeys(benchmarks._GLUE, 9)
+    assert rows["cluster"].equals(rows["doc_id"])
     assert set(rows["shots"]) == {0} and rows.set_index("task")["choices"]["mnli_mismatch"].eq(3).all()
     table = hb.averages.averages(rows)
     assert set(table["variant"]) == {variant.name for variant in hb.averages.VARIANTS["glue"]}

@@ -81,7 +81,7 @@ def bench(n=500, **changes) -> pd.DataFrame:
     for group, conditions in right.items():
         for condition, good in conditions.items():
             good = changes.get(f"{group.replace('-', '_')}_{condition}", good)
-            items = pd.DataFrame({"doc_id": range(n), "correct": np.arange(n) < good * n / 500})
+            items = pd.DataFrame({"doc_id": range(n), "cluster": range(n), "correct": np.arange(n) < good * n / 500})
             choices = 2 if group == "glue" else 4
             frames.append(items.assign(group=group, condition=condition, task=f"{group} task", choices=choices))
     return pd.concat(frames, ignore_index=True).assign(model="tiny", recipe="CORRECTED", weights="weights of tiny")
