@@ -179,8 +179,8 @@ def mmlu() -> list[Task]:
     return tasks
 
 
-def load(tasks: Iterable[Task]) -> tuple[Any, dict[str, Any]]:
-    """lm-eval's task manager, and its task objects by name, with all their documents."""
+def load(tasks: Iterable[Task]) -> dict[str, Any]:
+    """lm-eval's task objects by name, with all their documents."""
     from lm_eval.tasks import TaskManager
 
     tasks = list(tasks)
@@ -200,7 +200,8 @@ def load(tasks: Iterable[Task]) -> tuple[Any, dict[str, Any]]:
             (Path(folder) / f"{task.name}.yaml").write_text(yaml.safe_dump(generated))
         # lm-eval's own thousands of definitions are not read: that takes a quarter of a minute.
         manager = TaskManager(include_path=folder, include_defaults=False)
-        return manager, manager.load([task.name for task in tasks])["tasks"]
+        loaded: dict[str, Any] = manager.load([task.name for task in tasks])["tasks"]
+        return loaded
 
 
 def _lm_eval_tasks() -> Path:
