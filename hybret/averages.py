@@ -1,8 +1,9 @@
 """Scores of benchmarks: per task, and the averages that a benchmark can be reported by, with intervals.
 
 lm-evaluation-harness gives GLUE no average, and weights the subjects of MMLU by their size. Papers seldom say what they
-averaged, so every variant is computed. Intervals are 95 %: the documents of each task are resampled, and a document's
-answers under all conditions are kept together, so that differences between conditions are paired.
+averaged, so every variant is computed. Intervals are 95 %: the documents of each task are resampled, those about one
+list or fact together, and a document's answers under all conditions are kept together, so that differences between
+conditions are paired.
 """
 
 from __future__ import annotations
@@ -91,8 +92,9 @@ def per_task(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             line |= {"condition": condition, "n": sample.n, "chance": sample.chance}
             for measure in MEASURES:
                 least = -1.0 if measure == "mcc" else 0.0
-                line |= _named(measure, interval(sample.score(condition, measure), sample.n, least))
-            lines.append(line | _loss(condition, sample.score(BASE, "acc"), sample.score(condition, "acc"), sample.n))
+                line |= _named(measure, interval(sample.score(condition, measure), sample.clusters, least))
+            base, own = (sample.score(each, "acc") for each in (BASE, condition))
+            lines.append(line | _loss(condition, base, own, sample.clusters))
     return pd.DataFrame(lines)
 
 
@@ -124,7 +126,8 @@ def averages(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                     lines.append({
                         "benchmark": benchmark, "group": group, "variant": variant, "default": number == 0,
                         "condition": condition, "tasks": average.tasks, "n": average.n, "chance": average.chance,
-                        **_named("value", interval(score, average.n)), **_loss(condition, base, score, average.n),
+                        **_named("value", interval(score, average.clusters)),
+                        **_loss(condition, base, score, average.clusters),
                         "kept": score[0] / base[0] if base[0] else np.nan,
                     })  # fmt: skip
     return pd.DataFrame(lines).rename(columns={"value_low": "low", "value_high": "high"})
@@ -143,12 +146,13 @@ class Average:
     Attributes
     ----------
     scores : by condition, arrays of 1 + `DRAWS` numbers. The same documents are drawn under every condition.
-    n, tasks : documents and tasks.
+    n, clusters, tasks : documents, what was drawn (lists, facts, or single documents), and tasks.
     chance : the score of guessing.
     """
 
     scores: dict[str, np.ndarray]
     n: int
+    clusters: int
     tasks: int
     chance: float
 
@@ -174,8 +178,8 @@ def _average(weigh: Callable[[Mapping[str, int]], Weights], members: Sequence[_S
         if weights
     }
     chance = sum(w * by_name[task].chance for (task, measure), w in weights.items() if measure != "mcc")
-    tasks = {task for task, _ in weights}
-    return Average(scores, sum(by_name[task].n for task in tasks), len(tasks), chance)
+    used = [by_name[task] for task in {task for task, _ in weights}]
+    return Average(scores, sum(s.n for s in used), sum(s.clusters for s in used), len(used), chance)
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,7 @@ class _Sample:
     chance: float
     cells: np.ndarray  # (cells, 1 + conditions): the right choice, then what each condition chose
     counts: np.ndarray  # (1 + draws, cells): first the data themselves
+    clusters: int  # what was drawn: lists, facts, or single documents
 
     @property
     def n(self) -> int:
@@ -202,7 +207,7 @@ class _Sample:
             return nothing
         gold, chosen = self.cells[:, 0], self.cells[:, 1 + self.conditions.index(condition)]
         if measure == "acc":
-            return self.counts @ (gold == chosen) / self.n
+            return self.counts @ (gold == chosen) / self.counts.sum(axis=1)
         if max(gold.max(), chosen.max()) > 1:
             return nothing
         tp, fp, fn, tn = (self.counts @ ((gold == g) & (chosen == c)) for g, c in ((1, 1), (0, 1), (1, 0), (0, 0)))
@@ -215,7 +220,7 @@ class _Sample:
 
 
 def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
-    wanted = ["benchmark", "group", "task", "label", "condition", "doc_id", "gold", "chosen", "choices"]
+    wanted = ["benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen", "choices"]
     if missing := [column for column in wanted if column not in rows]:
         raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of harness.evaluate")
     if rows.empty:
@@ -228,32 +233,37 @@ def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
         chosen = part.pivot(index="doc_id", columns="condition", values="chosen").reindex(columns=conditions)
         if chosen.isna().any(axis=None):
             raise HybretError(f"not every document of {task} was answered under every condition")
-        gold = part.drop_duplicates("doc_id").set_index("doc_id")["gold"].reindex(chosen.index)
-        cells, times = np.unique(np.column_stack([gold, chosen]).astype(int), axis=0, return_counts=True)
+        once = part.drop_duplicates("doc_id").set_index("doc_id").loc[chosen.index]
+        answers = np.column_stack([once["gold"], chosen]).astype(int)
+        cells, cell = np.unique(answers, axis=0, return_inverse=True)
+        # A kind of cluster is how often each cell occurs in it: there are far fewer kinds than clusters.
+        held = pd.crosstab(once["cluster"].to_numpy(), cell.ravel()).to_numpy()
+        kinds, times = np.unique(held, axis=0, return_counts=True)
         # Drawn by the task's name: tasks are independent of one another, whichever are evaluated together.
         generator = np.random.default_rng([seed, crc32(str(task).encode())])
-        draws = generator.multinomial(times.sum(), times / times.sum(), size=DRAWS)
+        draws = generator.multinomial(len(held), times / len(held), size=DRAWS)
+        counts = np.vstack([times, draws]).astype(float) @ kinds
         first = part.iloc[0]
         yield _Sample(
             first["benchmark"], first["group"], str(task), first["label"], conditions,
-            float((1 / part["choices"]).mean()), cells, np.vstack([times, draws]).astype(float),
+            float((1 / part["choices"]).mean()), cells, counts, len(held),
         )  # fmt: skip
 
 
-def interval(scores: np.ndarray, n: int, least: float = 0.0) -> tuple[float, float, float]:
-    """A score with its 95 % interval: percentiles, and where nothing varies, what was not seen in n documents.
+def interval(scores: np.ndarray, clusters: int, least: float = 0.0) -> tuple[float, float, float]:
+    """A score with its 95 % interval: percentiles, and where nothing varies, what was not seen in so many clusters.
 
     Parameters
     ----------
     scores : on the data, then on every draw.
-    n : documents.
+    clusters : lists, facts, or single documents.
     least : the least possible score; the greatest is 1.
     """
     value, draws = float(scores[0]), scores[1:]
     if np.isnan(value):
         return value, value, value
     if np.ptp(draws) < 1e-12:
-        return value, value - unseen(n) * (value - least), value + unseen(n) * (1 - value)
+        return value, value - unseen(clusters) * (value - least), value + unseen(clusters) * (1 - value)
     low, high = np.percentile(draws, [2.5, 97.5])
     return value, float(low), float(high)
 
@@ -262,6 +272,6 @@ def _named(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), numbers, strict=True))
 
 
-def _loss(condition: str, base: np.ndarray, score: np.ndarray, n: int) -> dict[str, float]:
+def _loss(condition: str, base: np.ndarray, score: np.ndarray, clusters: int) -> dict[str, float]:
     """How far a condition lies below the base, with its paired interval; the base's own loss is exactly 0."""
-    return _named("loss", (0.0, 0.0, 0.0) if condition == BASE else interval(base - score, n, -1.0))
+    return _named("loss", (0.0, 0.0, 0.0) if condition == BASE else interval(base - score, clusters, -1.0))

@@ -124,11 +124,16 @@ def organism() -> list[Task]:
 
 @cache
 def _items(task: str, split: Any, n: int, options: bool) -> bytes:
-    """JSON lines; `prompt` is the finished question, with the options in it where they are asked for by letter."""
+    """JSON lines: `prompt` is the finished question, with the options in it where they are asked for by letter.
+
+    `cluster` is one number for all items about one list or fact.
+    """
     lines = []
+    clusters: dict[str, int] = {}
     for item in skills.items(task, split, n):
-        prompt = skills.rendered(str(item["question"]), item["choices"]) if options else item["question"]
-        lines.append(json.dumps(item | {"prompt": prompt}) + "\n")
+        prompt = skills.rendered(item["question"], item["choices"]) if options else item["question"]
+        cluster = clusters.setdefault(skills.subject(item["question"]), len(clusters))
+        lines.append(json.dumps(item | {"prompt": prompt, "cluster": cluster}) + "\n")
     return "".join(lines).encode()
 
 
@@ -174,8 +179,8 @@ def mmlu() -> list[Task]:
     return tasks
 
 
-def load(tasks: Iterable[Task]) -> tuple[Any, dict[str, Any]]:
-    """lm-eval's task manager, and its task objects by name, with all their documents."""
+def load(tasks: Iterable[Task]) -> dict[str, Any]:
+    """lm-eval's task objects by name, with all their documents."""
     from lm_eval.tasks import TaskManager
 
     tasks = list(tasks)
@@ -195,7 +200,8 @@ def load(tasks: Iterable[Task]) -> tuple[Any, dict[str, Any]]:
             (Path(folder) / f"{task.name}.yaml").write_text(yaml.safe_dump(generated))
         # lm-eval's own thousands of definitions are not read: that takes a quarter of a minute.
         manager = TaskManager(include_path=folder, include_defaults=False)
-        return manager, manager.load([task.name for task in tasks])["tasks"]
+        loaded: dict[str, Any] = manager.load([task.name for task in tasks])["tasks"]
+        return loaded
 
 
 def _lm_eval_tasks() -> Path:

@@ -46,18 +46,19 @@ def side(e: Evidence, name: str) -> Average:
     return averages.default(rows)
 
 
-def measured(score: np.ndarray, n: int) -> Estimate:
-    """A score, or a difference of scores, with its interval."""
-    return Estimate(*averages.interval(score, n, -1.0), n, n, (-1.0, 1.0))
+def measured(score: np.ndarray, *sides: Average) -> Estimate:
+    """A score on some sides, or a difference of scores, with its interval."""
+    n, clusters = sum(side.n for side in sides), sum(side.clusters for side in sides)
+    return Estimate(*averages.interval(score, clusters, -1.0), n, clusters, (-1.0, 1.0))
 
 
 def able(side: Average, more: float = 0.0) -> Average:
     """The side, whose base configuration must be above chance by more than `more`: by what the claim lets it lose."""
     base = side.scores["base"]
-    if measured(base - side.chance, side.n).low <= more:
+    if measured(base - side.chance, side).low <= more:
         chance = percent(side.chance)
         raise NotTestable(
-            f"the base configuration gets {measured(base, side.n)}, and chance is {chance} %: too little to lose"
+            f"the base configuration gets {measured(base, side)}, and chance is {chance} %: too little to lose"
         )
     return side
 
@@ -69,7 +70,7 @@ def said(side: Average, *conditions: str) -> str:
 
 def loss(side: Average, condition: str) -> Estimate:
     """How far a configuration lies below base."""
-    return measured(side.scores["base"] - side.scores[condition], side.n)
+    return measured(side.scores["base"] - side.scores[condition], side)
 
 
 @claim(
@@ -95,7 +96,7 @@ def glue_kept(e: Evidence) -> Outcome:
 def glue_order(e: Evidence) -> Outcome:
     """On GLUE the ablated model is better than the sparse one."""
     glue = able(side(e, GLUE))
-    gain = measured(glue.scores["ablated"] - glue.scores["sparse"], glue.n)
+    gain = measured(glue.scores["ablated"] - glue.scores["sparse"], glue)
     return at_least(gain, 0.0, f"{said(glue, 'ablated', 'sparse')}: {gain.points}")
 
 
@@ -105,7 +106,7 @@ def sparse_keeps(e: Evidence, name: str) -> Outcome:
     base, sparse = mmlu.scores["base"], mmlu.scores["sparse"]
     able(mmlu, (1 - KEPT) * base[0])
     ours = f"{said(mmlu, 'base', 'sparse')}: {100 * sparse[0] / base[0]:.0f} % of base"
-    return at_most(measured(KEPT * base - sparse, mmlu.n), 0.0, ours, best=KEPT - 1)
+    return at_most(measured(KEPT * base - sparse, mmlu), 0.0, ours, best=KEPT - 1)
 
 
 sparse_claim = partial(
@@ -167,7 +168,7 @@ def contrast(e: Evidence) -> Outcome:
     sides = [able(side(e, name), LITTLE) for name in (GLUE, KNOWLEDGE, *lookup)]
     glue, *parts = [one.scores["base"] - one.scores["ablated"] for one in sides]
     mmlu = np.mean(parts, axis=0)
-    more = measured(mmlu - glue, sum(one.n for one in sides))
+    more = measured(mmlu - glue, *sides)
     ours = f"loses {percent(mmlu[0])} points on the MMLU side, {percent(glue[0])} on the GLUE side"
     return at_least(more, 0.0, f"{ours}: {more.points} more")
 

@@ -40,7 +40,7 @@ class Estimate:
     ----------
     value, low, high : fractions, not per cent.
     n : rows, or items of a benchmark.
-    prompts : distinct prompts among them.
+    prompts : distinct prompts among them, or lists, facts and single items of a benchmark: what is resampled.
     scale : least and greatest possible value.
     unit : ``"share"`` (of the maximum score, or of items) or ``"heads"``.
     """

@@ -49,7 +49,7 @@ def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
     Returns
     -------
     Figure
-        Bars in per cent with 95 % intervals over documents, beside the score of guessing.
+        Bars in per cent with 95 % intervals, beside the score of guessing.
     """
     table = averages.headline(rows, seed)
     names = _conditions(rows)
@@ -142,5 +142,5 @@ def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure
 
 def _small_print(figure: Figure, rows: pd.DataFrame, xlabel: str = "") -> None:
     n = between(rows.groupby(["task", "condition"]).size())
-    more = (f"{n} documents per task and configuration", "lines: 95 %, bootstrap over documents")
+    more = (f"{n} documents per task and configuration", "lines: 95 %, bootstrap over documents, lists and facts")
     footnote(figure, provenance(rows, *more), xlabel)

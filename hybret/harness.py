@@ -1,7 +1,7 @@
 """Section 4: benchmarks through lm-evaluation-harness, with the attention of a hybrid under an intervention.
 
-lm-eval renders the prompts, picks the shots and judges the choices; the model behind it (`hybret.hybrid_lm`) answers
-every request under all conditions at once. Prefill is all there is: choices are compared by their log-likelihoods.
+lm-eval renders the prompts and picks the shots; the model behind it (`hybret.hybrid_lm`) answers every request under
+all conditions at once. Prefill is all there is: choices are compared by their log-likelihoods.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import pandas as pd
 import torch
 import transformers
-from lm_eval import simple_evaluate
 from tqdm.auto import tqdm
 
 from . import benchmarks
@@ -37,9 +38,7 @@ ROWS_AT_ONCE = 5000
 HARNESS = ("benchmarks", "harness", "hooks", "hybrid_lm", "likelihood")
 # Read once, with the code, as the sweep's.
 HARNESS_DIGEST = hashlib.sha256(
-    b"".join(
-        (Path(__file__).parent / f"{module}.py").read_bytes() for module in ("harness", "likelihood", "benchmarks")
-    )
+    b"".join((Path(__file__).parent / f"{module}.py").read_bytes() for module in HARNESS)
 ).hexdigest()[:12]
 
 
@@ -120,29 +119,25 @@ def evaluate(
         if not wanted:
             return pd.DataFrame()
     with tqdm(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar:
-        for manager, loaded in _portions(missing, limit):
+        for loaded in _portions(missing, limit):
             absent = {e: c for e, c in acting.items() if any((name, e) not in done for name in loaded)}
             lm = Hybrid(model, absent, recipe, max_length, budget, bar)
-            for effect in absent:
-                lm.condition = effect
-                results = simple_evaluate(
-                    lm,
-                    tasks=list(loaded.values()),
-                    task_manager=manager,
-                    limit=limit,
-                    bootstrap_iters=0,
-                    apply_chat_template=model.instruct,
-                    fewshot_as_multiturn=model.instruct,
-                    random_seed=seed,
-                    numpy_random_seed=seed,
-                    torch_random_seed=seed,
-                    fewshot_random_seed=seed,
-                )
-                assert results is not None  # only other ranks of a distributed run get nothing
-                for name in loaded:
-                    rows = _rows(results["samples"][name], lm, results["n-shot"][name])
-                    done[name, effect] = rows
-                    _write(cells[name, effect], rows)
+            for task in loaded.values():
+                task.set_fewshot_seed(seed)
+            # Not `simple_evaluate`, which also lists every installed package: two seconds.
+            results = lm_eval.evaluate(
+                lm,
+                {"tasks": loaded, "groups": {}},
+                limit=limit,
+                bootstrap_iters=0,
+                apply_chat_template=model.instruct,
+                fewshot_as_multiturn=model.instruct,
+            )
+            assert results is not None  # only other ranks of a distributed run get nothing
+            for name, effect in product(loaded, absent):
+                rows = _rows(results["samples"][name], lm, effect, results["n-shot"][name])
+                done[name, effect] = rows
+                _write(cells[name, effect], rows)
     table = pd.concat(
         [
             done[task.name, does(model, recipe, condition)].assign(
@@ -158,7 +153,7 @@ def evaluate(
     return table
 
 
-def _portions(tasks: Sequence[benchmarks.Task], limit: int | None) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _portions(tasks: Sequence[benchmarks.Task], limit: int | None) -> Iterator[dict[str, Any]]:
     """lm-eval's tasks, some thousand documents at a time."""
     portion: list[benchmarks.Task] = []
     documents = 0
@@ -174,11 +169,11 @@ def _portions(tasks: Sequence[benchmarks.Task], limit: int | None) -> Iterator[t
         yield benchmarks.load(portion)
 
 
-def _rows(samples: Iterable[dict[str, Any]], lm: Hybrid, shots: int) -> pd.DataFrame:
-    """What lm-eval recorded of one task under one condition."""
+def _rows(samples: Iterable[dict[str, Any]], lm: Hybrid, condition: str, shots: int) -> pd.DataFrame:
+    """What one task has under one condition: lm-eval's record of the questions, and the model's answers."""
     rows = []
     for sample in samples:
-        scores = [score for score, _ in sample["filtered_resps"]]
+        scores = [lm.scores[strings][condition][0] for strings in sample["arguments"]]
         chosen = max(range(len(scores)), key=scores.__getitem__)  # of several the first, as np.argmax in lm-eval
         asked = "".join(sample[part] for part in ("doc_hash", "prompt_hash", "target_hash"))
         tokens = lm.tokens[sample["arguments"][0][0]]
@@ -186,6 +181,7 @@ def _rows(samples: Iterable[dict[str, Any]], lm: Hybrid, shots: int) -> pd.DataF
             {
                 "doc_id": sample["doc_id"],
                 "doc": hashlib.sha256(asked.encode()).hexdigest()[:16],
+                "cluster": sample["doc"].get("cluster", sample["doc_id"]),
                 "tokens": tokens,
                 "truncated": lm.max_length is not None and tokens > lm.max_length,
                 "shots": shots,

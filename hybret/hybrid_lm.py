@@ -12,6 +12,7 @@ joined by blank lines.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -27,7 +28,7 @@ from .recipe import Recipe
 
 
 class Hybrid(TemplateLM):
-    """A hybrid as lm-eval sees it; its answers are those of `condition`, one of the interventions it was made with.
+    """A hybrid as lm-eval sees it: what lm-eval hears are the answers under the first condition; `scores` has them all.
 
     lm-eval's own ``HFLM`` would do, at a price: it needs two more packages (accelerate, peft), forms the logits of
     every position, reads the shots again for every document, and runs the layers below the first attention layer again
@@ -46,8 +47,13 @@ class Hybrid(TemplateLM):
         super().__init__()
         self.hybrid, self.conditions, self.recipe = model, dict(conditions), recipe
         self.tokenizer, self.max_length, self.budget, self.bar = model.tokenizer, max_length, budget, bar
-        self.condition = next(iter(self.conditions))
+        self.shots: dict[str, tuple[int, ...] | None] = {}
+        # lm-eval asks for each context again with every choice.
+        self._ids = lru_cache(maxsize=16)(
+            lambda text, special: tuple(self.tokenizer.encode(text, add_special_tokens=special))
+        )
         self.scores: dict[tuple[str, str], dict[str, Answer]] = {}
+        """By context and continuation, then by condition."""
         self.tokens: dict[str, int] = {}
         """Tokens of each context, as long as it was before anything was cut."""
 
@@ -69,7 +75,16 @@ class Hybrid(TemplateLM):
         bos = self.tokenizer.bos_token
         if add_special_tokens is None:
             add_special_tokens = not (bos and string.startswith(bos))
-        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+        # The shots of a chat end with EOS, and tokenisers cut a text at its special tokens before anything else: the
+        # shots are tokenised once. That this tokeniser does so is checked with the first text behind them.
+        shots, eos, rest = string.rpartition(self.tokenizer.eos_token)
+        shots += eos
+        if shots not in self.shots:
+            ids = self._ids(shots, add_special_tokens)
+            apart = bool(eos) and ids + self._ids(rest, False) == self._ids(string, add_special_tokens)
+            self.shots[shots] = ids if apart else None
+        before = self.shots[shots]
+        return [*self._ids(string, add_special_tokens)] if before is None else [*before, *self._ids(rest, False)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         def write(turns: list[dict[str, str]]) -> str:
@@ -84,13 +99,12 @@ class Hybrid(TemplateLM):
             return write([turn for turn in chat_history if turn["role"] != "system"])
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Answer]:
-        missing: dict[str, list[Any]] = {}
+        parts: dict[str, list[Any]] = {}
         for request in requests:
-            if request.args not in self.scores:
-                missing.setdefault(request.task_name, []).append(request)
-        for part in missing.values():  # the documents of a task share their shots
+            parts.setdefault(request.task_name, []).append(request)
+        for part in parts.values():  # the documents of a task share their shots
             super().loglikelihood(part, disable_tqdm=True)
-        return [self.scores[request.args][self.condition] for request in requests]
+        return self._heard([request.args for request in requests])
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[Answer]:
         texts, pairs = [], []
@@ -117,7 +131,11 @@ class Hybrid(TemplateLM):
             self.scores[strings] = {name: answers[i] for name, answers in zip(self.conditions, found, strict=True)}
         if self.bar is not None:
             self.bar.update(len(texts) * len(self.conditions))
-        return [self.scores[strings][self.condition] for strings in texts]
+        return self._heard(texts)
+
+    def _heard(self, texts: list[tuple[str, str]]) -> list[Answer]:
+        first = next(iter(self.conditions))
+        return [self.scores[strings][first] for strings in texts]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         raise HybretError("a benchmark that asks for the likelihood of whole texts is not one of multiple choice")

@@ -1,14 +1,16 @@
 """Log-likelihoods of given continuations under several interventions at once: what a benchmark measures.
 
-Nothing is generated here, so everything is prefill. What can be shared is read once: texts that are beginnings of other
-texts, the beginning that all texts have in common (the shots of a few-shot prompt), and for several interventions the
-layers below the first attention layer, where none of them acts yet.
+Nothing is generated here, so everything is prefill. What can be shared is read once: the beginning that all texts have
+in common (the shots of a few-shot prompt), what some texts go on to have in common (a question before its choices, or a
+passage before its questions), and for several interventions the layers up to the first attention layer, where none of
+them has acted yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,9 +25,10 @@ from .interventions import Intervention, Keep, KeepHeads, effective, validate
 from .models import Model
 from .recipe import Recipe
 from .scan import parallel_scans
-from .states import all_rows, map_cache, restore_recurrent
+from .states import map_cache, recurrent, restore_recurrent
 from .tracing import implementation
 
+T = TypeVar("T")
 Request = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids of a context and of its continuation."""
 Answer = tuple[float, bool]
@@ -74,33 +77,25 @@ def log_likelihoods(
         return [[] for _ in conditions]
     # Conditions that do the same are computed once.
     distinct = list(dict.fromkeys(acting))
-    texts, spots = _texts(requests)
+    texts = _texts(requests)
     common = _common(texts, requests)
-    longest = max(map(len, texts))
-    budget = budget or budget_of(model, longest)
+    budget = budget or budget_of(model, max(len(text.ids) for text in texts))
     together = common > 0 and generation.first_projection(model) is not None
-    found: dict[Actions, dict[int, Answer]] = {actions: {} for actions in distinct}
+    found: dict[Actions, list[Answer]] = {}
     with parallel_scans(), implementation(model.net):
         for group in [distinct] if together else [[actions] for actions in distinct]:
-            state = _read(model, texts[0][:common], group, recipe, budget)
-            for batch in _batches(texts, common, len(group), budget):
-                wanted = [(row, spot) for row, text in enumerate(batch) for spot in spots[text]]
-                scores = _score(model, state, [texts[text][common:] for text in batch], common, group, recipe,
-                                [(row, spot.start - common, spot.tokens) for row, spot in wanted])  # fmt: skip
-                for actions, values in zip(group, scores, strict=True):
-                    found[actions].update(
-                        {spot.request: value for (_, spot), value in zip(wanted, values, strict=True)}
-                    )
-    return [[found[actions][request] for request in range(len(requests))] for actions in acting]
+            reader = _Reader(model, group, recipe, budget, len(requests))
+            reader.read_all(texts, common)
+            found |= dict(zip(group, reader.answers(), strict=True))
+    return [found[actions] for actions in acting]
 
 
 @dataclass(frozen=True)
-class _Spot:
-    """Where in a text a request's continuation is predicted: from the logits at `start` on."""
+class _Text:
+    """A text to read, and what it answers: (request, position, token that is to be predicted there)."""
 
-    request: int
-    start: int
-    tokens: tuple[int, ...]
+    ids: tuple[int, ...]
+    spots: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 def check(model: Model, condition: Intervention) -> None:
@@ -121,115 +116,153 @@ def check(model: Model, condition: Intervention) -> None:
         )
 
 
-def _texts(requests: Sequence[Request]) -> tuple[list[tuple[int, ...]], dict[int, list[_Spot]]]:
-    """The texts to read, longest first, and what each answers; a text that begins another one needs no pass.
+def _texts(requests: Sequence[Request]) -> list[_Text]:
+    """The texts to read, in lexicographic order; a text that begins another one needs no pass of its own.
 
     The last token of a continuation is predicted, not read: choices of one token share one text.
     """
-    whole = sorted({context + continuation[:-1] for context, continuation in requests}, reverse=True)
-    covering: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for text in whole:  # in descending order everything that continues a text stands right before it
-        last = next(reversed(covering.values()), ())
-        covering[text] = last if last[: len(text)] == text else text
-    texts = sorted(set(covering.values()), key=lambda text: (-len(text), text))
-    place = {text: i for i, text in enumerate(texts)}
-    spots: dict[int, list[_Spot]] = {i: [] for i in range(len(texts))}
-    for request, (context, continuation) in enumerate(requests):
-        text = covering[context + continuation[:-1]]
-        spots[place[text]].append(_Spot(request, len(context) - 1, continuation))
-    return texts, spots
+    found: list[_Text] = []
+    order = sorted(range(len(requests)), key=lambda i: requests[i][0] + requests[i][1][:-1], reverse=True)
+    for request in order:  # in descending order everything that continues a text stands right before it
+        context, continuation = requests[request]
+        ids = context + continuation[:-1]
+        if not found or found[-1].ids[: len(ids)] != ids:
+            found.append(_Text(ids))
+        found[-1].spots.extend((request, len(context) - 1 + i, token) for i, token in enumerate(continuation))
+    return found[::-1]
 
 
-def _common(texts: Sequence[tuple[int, ...]], requests: Sequence[Request]) -> int:
+def _common(texts: Sequence[_Text], requests: Sequence[Request]) -> int:
     """How many first tokens all texts share and nothing is predicted from."""
-    low, high = min(texts), max(texts)
-    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    return min(shared, min(len(context) for context, _ in requests) - 1)
+    return min(_shared(texts[0].ids, texts[-1].ids), min(len(context) for context, _ in requests) - 1)
 
 
-def _batches(texts: Sequence[tuple[int, ...]], common: int, conditions: int, budget: Budget) -> Iterator[list[int]]:
-    """Texts that are read together: of similar length, since the shorter ones are padded on the right."""
-    batch: list[int] = []
-    for i in range(len(texts)):
-        rows = (len(batch) + 1) * conditions
-        width = len(texts[batch[0] if batch else i]) - common
-        if batch and (rows > budget.rows or rows * width > budget.tokens):
-            yield batch
-            batch = []
-        batch.append(i)
-    yield batch
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _read(model: Model, ids: tuple[int, ...], group: Sequence[Actions], recipe: Recipe, budget: Budget) -> State:
-    """The state after the common beginning, one row for each condition."""
-    state = generation.start(model, len(group))
-    step = max(1, budget.tokens // len(group))
-    ends = [*range(step, len(ids), step), len(ids)] if ids else []
-    for end in ends:
-        # One token more than is read: `extend` names the token that comes next.
-        state = generation.extend(model, state, (*ids, 0), end, group, (), recipe)
-    return state
+def _families(texts: Sequence[_Text], common: int) -> Iterator[tuple[int, list[_Text]]]:
+    """Texts that share at least half of what is left of them after the common beginning, and how far they do.
 
-
-def _score(
-    model: Model,
-    state: State,
-    texts: Sequence[tuple[int, ...]],
-    common: int,
-    group: Sequence[Actions],
-    recipe: Recipe,
-    wanted: Sequence[tuple[int, int, tuple[int, ...]]],
-) -> list[list[Answer]]:
-    """One pass over the rest of some texts under every condition; rows of a condition stand together.
-
-    `wanted` names row, first position and tokens of each continuation.
+    The choices of a question, if they have several tokens, or questions about one passage. `texts` are in order.
     """
-    net, device, many = model.net, model.device, len(group)
-    width = max(map(len, texts))
-    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], device=device)
-    here = _spread(state, len(texts))
-    # Padding stands on the right, where no token of a causal model sees it, and all rows stand at the same positions:
-    # the position of the last column is exact for every row, and no mask is needed.
-    last = torch.full((many * len(texts),), common + width - 1, device=device)
-    rows = [actions for actions in group for _ in texts]
-    now = Frame("prefill", rows, [()] * len(rows), last, recipe, None, True)
-    lengths = torch.tensor([len(tokens) for _, _, tokens in wanted], device=device)
-    row = torch.tensor([r for r, _, _ in wanted], device=device).repeat_interleave(lengths)
-    column = torch.tensor([start + i for _, start, tokens in wanted for i in range(len(tokens))], device=device)
-    target = torch.tensor([token for _, _, tokens in wanted for token in tokens], device=device)
-    copies = torch.arange(many, device=device)[:, None] * len(texts)
-    restore_recurrent(net, here.recurrent)
-    with (
-        torch.inference_mode(),
-        frame(now),
-        widening(model, now, len(texts)),
-        only_at(model, (copies + row).flatten(), column.repeat(many)),
-        witness(model, [_most(actions, model.heads) for actions in rows]),
-    ):
-        logits = net(
-            input_ids=ids,
-            position_ids=torch.arange(common, common + width, device=device)[None],
-            past_key_values=here.cache,
-            use_cache=True,
-        ).logits
-    logits = logits[0].unflatten(0, (many, -1))
-    chances = logits.float().log_softmax(-1)
-    each = chances.gather(-1, target.expand(many, -1)[..., None])[..., 0]
-    greedy = chances.argmax(-1) == target
-    owner = torch.arange(len(wanted), device=device).repeat_interleave(lengths).expand(many, -1)
-    total = torch.zeros(many, len(wanted), device=device).scatter_add_(1, owner, each)
-    agreed = torch.zeros(many, len(wanted), device=device, dtype=torch.long).scatter_add_(1, owner, greedy.long())
-    return [list(zip(t, a, strict=True)) for t, a in zip(total.tolist(), (agreed == lengths).tolist(), strict=True)]
+    members: list[_Text] = []
+    for text in texts:
+        shared = _shared(members[0].ids, text.ids) if members else 0
+        if members and 2 * (shared - common) < max(len(text.ids), len(members[0].ids)) - common:
+            yield _shared(members[0].ids, members[-1].ids), members
+            members = []
+        members.append(text)
+    yield _shared(members[0].ids, members[-1].ids), members
 
 
-def _spread(state: State, texts: int) -> State:
-    """The state for `texts` rows under each condition; what all conditions share gets a row for each text alone."""
+class _Reader:
+    """Reads texts under several conditions at once, and adds up what is predicted in them."""
+
+    def __init__(self, model: Model, group: Sequence[Actions], recipe: Recipe, budget: Budget, requests: int) -> None:
+        self.model, self.group, self.recipe, self.budget = model, group, recipe, budget
+        self.total = torch.zeros(len(group), requests, device=model.device)
+        self.greedy = torch.ones(len(group), requests, dtype=torch.bool, device=model.device)
+
+    def answers(self) -> list[list[Answer]]:
+        """By condition, then by request."""
+        pairs = zip(self.total.tolist(), self.greedy.tolist(), strict=True)
+        return [list(zip(total, greedy, strict=True)) for total, greedy in pairs]
+
+    def read_all(self, texts: Sequence[_Text], common: int) -> None:
+        """Read the common beginning, then what several texts share, then the rest of each."""
+        start = self._beginning(texts[0].ids[:common])
+        families = list(_families(texts, common))
+        alone = [(len(only.ids) - common, only) for _, (only, *others) in families if not others]
+        for batch in self._batches(alone):
+            self._pass(start, 1, [0] * len(batch), batch, common)
+        for several in self._batches([(shared - common, (shared, m)) for shared, m in families if len(m) > 1]):
+            # A state belongs to the end of a text without padding: all stems end with the shortest one.
+            shared = min(shared for shared, _ in several)
+            stems = [_Text(m[0].ids[:shared], [spot for text in m for spot in text.spots]) for _, m in several]
+            state = self._pass(start, 1, [0] * len(stems), stems, common)
+            rests = [(len(text.ids) - shared, (i, text)) for i, (_, members) in enumerate(several) for text in members]
+            for part in self._batches(rests):
+                self._pass(state, len(stems), [i for i, _ in part], [text for _, text in part], shared)
+
+    def _batches(self, items: Iterable[tuple[int, T]]) -> Iterator[list[T]]:
+        """What is read together, of items that come with their tokens: long with long ones, for little padding."""
+        batch: list[T] = []
+        width = 0
+        for tokens, item in sorted(items, key=lambda pair: -pair[0]):
+            rows = (len(batch) + 1) * len(self.group)
+            if batch and (rows > self.budget.rows or rows * width > self.budget.tokens):
+                yield batch
+                batch = []
+            width = width if batch else tokens
+            batch.append(item)
+        if batch:
+            yield batch
+
+    def _beginning(self, ids: tuple[int, ...]) -> State:
+        """The state after the common beginning, one row for each condition."""
+        state = generation.start(self.model, len(self.group))
+        step = max(1, self.budget.tokens // len(self.group))
+        for end in [*range(step, len(ids), step), len(ids)] if ids else []:
+            # One token more than is read: `extend` names the token that comes next.
+            state = generation.extend(self.model, state, (*ids, 0), end, self.group, (), self.recipe)
+        return state
+
+    def _pass(self, state: State, texts_before: int, parents: Sequence[int], texts: Sequence[_Text], at: int) -> State:
+        """Read the texts from `at` on, each from the row `parents` of a state of `texts_before` texts.
+
+        Rows of a condition stand together. The state that is returned is one of these texts if they are equally long.
+        """
+        model, many, count = self.model, len(self.group), len(texts)
+        device, width = model.device, max(len(text.ids) for text in texts) - at
+        ids = torch.tensor([[*text.ids[at:], *[0] * (width + at - len(text.ids))] for text in texts], device=device)
+        here = _spread(state, texts_before, torch.tensor(parents, device=device))
+        # Padding stands on the right, where no token of a causal model sees it, and all rows stand at the same
+        # positions: that of the last column is exact for every row, and no mask is needed.
+        last = torch.full((many * count,), at + width - 1, device=device)
+        rows = [actions for actions in self.group for _ in texts]
+        now = Frame("prefill", rows, [()] * len(rows), last, self.recipe, None, True)
+        wanted = [
+            (request, row, position - at, token)
+            for row, text in enumerate(texts)
+            for request, position, token in text.spots
+            if at <= position < len(text.ids)
+        ]
+        request, row, column, target = torch.tensor(wanted or [(0, 0, 0, 0)], device=device).unbind(1)
+        copies = torch.arange(many, device=device)[:, None] * count
+        restore_recurrent(model.net, here.recurrent)
+        with (
+            torch.inference_mode(),
+            frame(now),
+            widening(model, now, count),
+            only_at(model, (copies + row).flatten(), column.repeat(many)),
+            witness(model, [_most(actions, model.heads) for actions in rows]),
+        ):
+            logits = model.net(
+                input_ids=ids,
+                position_ids=torch.arange(at, at + width, device=device)[None],
+                past_key_values=here.cache,
+                use_cache=True,
+            ).logits
+        if wanted:
+            chances = logits[0].unflatten(0, (many, -1)).float().log_softmax(-1)
+            each = chances.gather(-1, target.expand(many, -1)[..., None])[..., 0]
+            owner = request.expand(many, -1)
+            self.total.scatter_add_(1, owner, each)
+            missed = (chances.argmax(-1) != target).long()
+            self.greedy &= torch.zeros_like(self.greedy, dtype=torch.long).scatter_add_(1, owner, missed) == 0
+        return replace(here, recurrent=recurrent(model.net))
+
+
+def _spread(state: State, texts: int, parents: Tensor) -> State:
+    """The rows `parents` of the texts of a state, under each condition; what all conditions share has them once."""
 
     def pick(x: Tensor) -> Tensor:
-        return all_rows(x, texts) if len(x) == 1 else x.repeat_interleave(texts, 0)
+        return x[parents] if len(x) == texts else x.unflatten(0, (-1, texts))[:, parents].flatten(0, 1)
 
-    # Jamba's states are written in place.
-    cache = map_cache([state.cache], lambda tensors: pick(tensors[0]), torch.clone)
+    # Jamba's states are written in place; picking makes copies.
+    cache = map_cache([state.cache], lambda tensors: pick(tensors[0]))
     return replace(state, cache=cache, recurrent=[pick(x) for x in state.recurrent])
 
 

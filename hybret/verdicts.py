@@ -25,7 +25,8 @@ CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if cl
 ACROSS = "all models"
 SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
          "needle", "length", "depth", "in_window", "answer", "score", "prompt")  # fmt: skip
-ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "gold", "chosen", "choices")
+ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
+         "choices")  # fmt: skip
 
 
 def of(

@@ -15,8 +15,8 @@ GLUE = {"cola": 40, "mnli": 60, "mnli_mismatch": 30, "mrpc": 50, "qnli": 20, "qq
 RIGHT = {"base": 0.9, "sparse": 0.8, "ablated": 0.6}
 
 
-def answers(tasks, benchmark="glue", group="glue", choices=2, right=RIGHT, seed=0):
-    """Rows of tasks of given sizes, the right share of them answered well."""
+def answers(tasks, benchmark="glue", group="glue", choices=2, right=RIGHT, seed=0, together=1):
+    """Rows of tasks of given sizes, the right share of them answered well; so many documents `together` a cluster."""
     generator = np.random.default_rng(seed)
     lines = []
     for task, n in tasks.items():
@@ -27,7 +27,8 @@ def answers(tasks, benchmark="glue", group="glue", choices=2, right=RIGHT, seed=
                 lines.append({
                     "benchmark": benchmark, "group": group, "task": task, "label": task, "condition": condition,
                     "k": 9 - k, "model": "m", "weights": "w" * 12, "recipe": "CORRECTED", "doc_id": doc,
-                    "gold": int(gold), "chosen": int(chosen), "choices": choices, "correct": bool(gold == chosen),
+                    "cluster": doc // together, "gold": int(gold), "chosen": int(chosen), "choices": choices,
+                    "correct": bool(gold == chosen),
                 })  # fmt: skip
     return pd.DataFrame(lines)
 
@@ -123,11 +124,35 @@ def test_losses_are_paired(glue):
     assert near["loss_high"] - near["loss_low"] < 0.6 * (near["high"] - near["low"])
 
 
+def test_questions_that_share_their_fate_count_once(organism):
+    five = pd.concat([organism.assign(doc_id=5 * organism["doc_id"] + i) for i in range(5)])
+    columns = ["value", "low", "high", "loss", "loss_low", "loss_high"]
+    once, often = (averages.averages(rows)[columns] for rows in (organism, five))
+    pd.testing.assert_frame_equal(once, often)
+    apart = averages.averages(five.assign(cluster=five["doc_id"]))
+    assert ((apart["high"] - apart["low"]) < 0.6 * (once["high"] - once["low"])).all()
+    once, often = averages.default(organism), averages.default(five)
+    assert (often.n, often.clusters) == (5 * once.n, once.clusters)
+    np.testing.assert_array_equal(once.scores["sparse"], often.scores["sparse"])
+
+
+def test_intervals_are_those_of_drawing_clusters_one_by_one():
+    rows = answers({"t": 200}).assign(cluster=lambda rows: np.sqrt(rows["doc_id"]).astype(int))  # of 1, 3, 5, ...
+    right = rows[rows["condition"] == "sparse"].groupby("cluster")["correct"].agg(list)
+    generator = np.random.default_rng(1)
+    drawn = [np.mean(sum(right.loc[generator.integers(15, size=15)], [])) for _ in range(2000)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    line = averages.per_task(rows).set_index("condition").loc["sparse"]
+    assert (line["acc_low"], line["acc_high"]) == pytest.approx((low, high), abs=0.015)
+
+
 def test_what_never_varies_still_has_an_interval():
     right = {"base": 1.0, "ablated": 1.0}
     table = averages.per_task(answers({"t": 100}, right=right)).set_index("condition")
     assert table.loc["base", "acc_low"] == pytest.approx(1 - 0.037, abs=1e-3) and table.loc["base", "acc_high"] == 1
     assert table.loc["ablated", "loss"] == 0 < table.loc["ablated", "loss_high"] < 0.04
+    lists = averages.per_task(answers({"t": 500}, right=right, together=5)).set_index("condition")
+    assert lists.loc["base", "acc_low"] == table.loc["base", "acc_low"]
 
 
 def test_a_base_that_knows_nothing_keeps_no_share():

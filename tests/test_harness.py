@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import lm_eval
 import pandas as pd
 import pytest
 import torch
@@ -36,7 +37,7 @@ def chat(jamba):
 
 def instances(model, task, n=2):
     """lm-eval's requests for the first documents of a task."""
-    _, loaded = benchmarks.load(benchmarks.find(task))
+    loaded = benchmarks.load(benchmarks.find(task))
     lm = Hybrid(model, {"base": hb.Keep()}, hb.CORRECTED)
     loaded[task].build_all_requests(
         limit=n,
@@ -73,6 +74,24 @@ def test_a_chat_model_reads_what_its_training_documents_hold(chat, task):
         # The line break before the answer is scored with it, alike for every choice.
         assert chat.tokenizer.decode(continuation) == f"\n{choice}"
         assert continuation[0] == chat.tokenizer.encode("\n", add_special_tokens=False)[0]
+
+
+@pytest.mark.parametrize("cuts", [True, False], ids=["cuts at EOS", "does not"])
+def test_shots_are_tokenised_once_where_that_changes_nothing(chat, cuts):
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    plain, read = tokenizer.encode, []
+
+    def encode(text, **options):
+        read.append(len(text))
+        return plain(text if cuts else text.replace("<eos>\n", "<eos>"), **options)
+
+    tokenizer.encode = encode
+    lm, found = instances(replace(chat, tokenizer=tokenizer), "organism_prices", 5)
+    pairs = [lm._encode_pair(*instance.args) for instance in found]
+    some = sum(read)
+    for (context, continuation), instance in zip(pairs, found, strict=True):
+        assert context + continuation == encode("".join(instance.args), add_special_tokens=False)
+    assert all(lm.shots.values()) == cuts and (some < 0.5 * (sum(read) - some)) == cuts
 
 
 @pytest.mark.parametrize("task", ["prices", "sentiment"])
@@ -140,6 +159,16 @@ def test_scores_are_those_of_single_texts(which, request):
                 assert line["tokens"] == len(context)
 
 
+def test_lm_eval_agrees_on_what_is_right(griffin):
+    model = Hybrid(griffin, {"ablated": hb.KeepHeads(0)}, hb.CORRECTED)
+    loaded = benchmarks.load(benchmarks.find("organism_geography"))
+    found = lm_eval.evaluate(model, {"tasks": loaded, "groups": {}}, limit=12, bootstrap_iters=0)["results"]
+    rows = harness.evaluate(
+        griffin, "organism_geography", harness.conditions(griffin, 3), limit=12, progress=False
+    ).query("condition == 'ablated'")
+    assert 0 < found["organism_geography"]["acc,none"] == rows["correct"].mean() < 1
+
+
 def test_rows_say_where_they_come_from(griffin):
     rows = harness.evaluate(griffin, "organism_history", harness.conditions(griffin, 3), **QUIET)
     assert list(rows["condition"].unique()) == ["base", "sparse", "ablated"] and list(rows["k"].unique()) == [10, 3, 0]
@@ -154,6 +183,7 @@ def test_long_texts_lose_their_beginning_and_say_so(griffin):
     short = harness.evaluate(griffin, "organism_prices", {"base": hb.Keep()}, max_length=60, **QUIET)
     whole = harness.evaluate(griffin, "organism_prices", {"base": hb.Keep()}, **QUIET)
     assert short["truncated"].all() and not whole["truncated"].any()
+    assert list(whole["cluster"]) == [0, 0]  # two questions about the first list
     assert list(short["tokens"]) == list(whole["tokens"]) and min(short["tokens"]) > 60
     assert [*map(list, short["loglikelihoods"])] != [*map(list, whole["loglikelihoods"])]
 
@@ -242,6 +272,7 @@ def test_glue_runs_from_local_files(griffin, tmp_path, monkeypatch):
     fetched("glue", glue_table, tmp_path)
     rows = harness.evaluate(griffin, "glue", harness.conditions(griffin, 3), progress=False)
     assert rows.groupby("task").size().to_dict() == dict.fromkeys(benchmarks._GLUE, 9)
+    assert rows["cluster"].equals(rows["doc_id"])
     assert set(rows["shots"]) == {0} and rows.set_index("task")["choices"]["mnli_mismatch"].eq(3).all()
     table = hb.averages.averages(rows)
     assert set(table["variant"]) == set(hb.averages.VARIANTS["glue"])

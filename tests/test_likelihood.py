@@ -70,6 +70,31 @@ def test_choices_of_one_token_cost_one_text(model):
     assert rows == [1, 1]  # the common beginning, and the rest of one text
 
 
+def passages(model):
+    """Passages of several lengths with three questions each, choices of two tokens: sharing on two levels.
+
+    Some requests ask for tokens of the passages themselves, which are predicted where they are read for all questions.
+    """
+    shots, choices = random_ids(model, 6), [(5, 6), (7, 8), (7, 9)]
+    stories = [shots + random_ids(model, 63 - 3 * i, seed=i)[1:] for i in (1, 2, 3)]
+    contexts = [story + random_ids(model, 5 + i, seed=10 + i)[1:] for story in stories for i in range(3)]
+    within = [(story[:at], story[at : at + 2]) for story in stories for at in (20, len(story) - 2)]
+    return within + [(context, choice) for context in contexts for choice in choices]
+
+
+@pytest.mark.parametrize("budget", [None, Budget(2, 40)], ids=["default", "small"])
+def test_passages_are_read_once(model, budget):
+    requests, conditions, read = passages(model), [hb.KeepHeads(3), hb.KeepHeads(0)], []
+    hook = model.net.model.register_forward_pre_hook(
+        lambda _, __, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    found = log_likelihoods(model, requests, conditions, CORRECTED, budget)
+    hook.remove()
+    assert sum(read) < 0.7 * sum(len(context) for context in {context for context, _ in requests[6:]})
+    for condition, scores in zip(conditions, found, strict=True):
+        agree(scores, [slow(model, *request, condition, CORRECTED) for request in requests])
+
+
 def test_a_rule_that_does_nothing_is_noticed(model, monkeypatch):
     monkeypatch.setattr(streaming, "keep_lowest", lambda score, k, recipe: torch.ones_like(score, dtype=torch.bool))
     assert log_likelihoods(model, ragged(model), [hb.Keep()], CORRECTED)

@@ -60,6 +60,25 @@ def test_only_the_right_option_of_a_look_up_stands_in_the_list_and_the_others_ar
         assert all(any(f" {answer}" in entry for entry in entries) for answer in claimed)
 
 
+@pytest.mark.parametrize("task", LOOKUPS)
+def test_five_questions_about_each_list(task):
+    items = skills.items(task, "test", 60)
+    lists = [skills.subject(item["question"]) for item in items]
+    assert lists == [text for text in dict.fromkeys(lists) for _ in range(5)] and len(set(lists)) == 12
+    assert len({item["question"] for item in items}) == 60  # no entry of a list is asked for twice
+    assert all(skills.occurs(item["question"], item["choices"], "test") for item in items)
+    assert skills.items(task, "test", 7) == items[:7]
+    training = {skills.subject(item["question"]) for item in skills.items(task, "train", 60)}
+    assert len(training) == 60 and not training & set(lists)
+
+
+def test_what_an_item_is_about():
+    facts = {skills.subject(item["question"]) for item in skills.items("geography", "test", 500)}
+    assert len(facts) == len(FACTS["geography"]) == 60  # a question about each town
+    sentences = skills.items("paraphrase", "test", 60)
+    assert len({skills.subject(item["question"]) for item in sentences}) == 60
+
+
 @pytest.mark.parametrize("subject", FACTS)
 def test_the_world_does_not_change_and_is_asked_for_as_it_is_told(subject):
     for item in skills.items(subject, "test", 60):

@@ -82,7 +82,12 @@ def bench(n=500, **changes) -> pd.DataFrame:
         for condition, good in conditions.items():
             good = changes.get(f"{group.replace('-', '_')}_{condition}", good)
             items = pd.DataFrame(
-                {"doc_id": range(n), "gold": 0, "chosen": (np.arange(n) >= good * n / 500).astype(int)}
+                {
+                    "doc_id": range(n),
+                    "cluster": range(n),
+                    "gold": 0,
+                    "chosen": (np.arange(n) >= good * n / 500).astype(int),
+                }
             )
             choices = 2 if group == "glue" else 4
             task = f"{group} task"

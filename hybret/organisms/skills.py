@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypedDict
 from zlib import crc32
 
@@ -41,6 +42,8 @@ LETTERS = "ABCD"
 _SPLITS = {"test": (0,), "dev": (1,), "train": tuple(range(2, 16))}
 LISTED = {"train": (3, 24), "dev": (4, 4), "test": (20, 20)}
 """Least and most entries of a look-up's list; the shots of the five-shot prompt (dev) have short ones."""
+QUESTIONS = 5
+"""Test questions about one list: it takes most of the tokens, and is read once for all of them."""
 
 
 @dataclass(frozen=True)
@@ -263,17 +266,43 @@ def occurs(question: str, choices: Sequence[str], split: Split) -> bool:
 def item(task: str, split: Split, rng: random.Random) -> Item:
     """One item of a split from a random stream."""
     made = TASKS[task]
+    return _first(split, rng, lambda: made.make(rng, rng.randint(*LISTED[split])), made.choices)
+
+
+def _first(
+    split: Split, rng: random.Random, make: Callable[[], tuple[str, str, Sequence[str]]], fixed: Sequence[str] = ()
+) -> Item:
+    """The first item made that may occur in the split."""
     while True:
-        question, right, wrong = made.make(rng, rng.randint(*LISTED[split]))
-        choices, answer = (
-            (list(made.choices), made.choices.index(right)) if made.choices else options(rng, right, wrong)
-        )
+        question, right, wrong = make()
+        choices, answer = (list(fixed), fixed.index(right)) if fixed else options(rng, right, wrong)
         if occurs(question, choices, split):
             return {"question": question, "choices": choices, "answer": answer}
 
 
+def _next(task: str, split: Split, rng: random.Random) -> list[Item]:
+    """The next item of a split from a random stream, or the test questions about the next list."""
+    if split != "test" or task not in LISTINGS:
+        return [item(task, split, rng)]
+    text, entries = listed(rng, task, rng.randint(*LISTED[split]))
+
+    def about(key: str) -> tuple[str, str, Sequence[str]]:
+        question, right, wrong = asked(rng, task, entries, key)
+        return f"{text}\n\n{question}", right, wrong
+
+    return [_first(split, rng, partial(about, key)) for key in rng.sample(list(entries), QUESTIONS)]
+
+
+def subject(question: str) -> str:
+    """What a question is about, the same for all questions about one list, or about one fact."""
+    return question.rpartition("\n\n")[0] or question
+
+
 def items(task: str, split: Split, n: int, seed: int = 0) -> list[Item]:
     """The first `n` distinct items of a split; the same arguments give the same items.
+
+    Test items of a look-up come `QUESTIONS` to a list (`subject`), so they are no independent sample: intervals have to
+    resample lists.
 
     Parameters
     ----------
@@ -302,6 +331,6 @@ def items(task: str, split: Split, n: int, seed: int = 0) -> list[Item]:
     rng = random.Random(f"{task} {split} {seed}")
     found: dict[str, Item] = {}
     while len(found) < n:
-        made = item(task, split, rng)
-        found.setdefault(repr(made), made)
-    return list(found.values())
+        for made in _next(task, split, rng):
+            found.setdefault(repr(made), made)
+    return list(found.values())[:n]
