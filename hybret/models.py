@@ -40,6 +40,25 @@ ORGANISM_LENGTHS = (128, 171, 213, 256, 299, 341, 384, 427, 469, 512)
 ORGANISM_BUFFER = 40
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """In the place of a net that other processes hold (`hybret.Ray.load`): what plans and rows must know of it.
+
+    Attributes
+    ----------
+    config : transformers.PretrainedConfig
+    dtype : torch.dtype
+    device : torch.device
+    memory : int
+        Bytes of that device; 0 for a CPU.
+    """
+
+    config: Any
+    dtype: torch.dtype
+    device: torch.device
+    memory: int
+
+
 @dataclass
 class Model:
     """A hybrid that is ready to be measured.
@@ -86,7 +105,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.net.get_input_embeddings().weight.device
+        return self.net.device if isinstance(self.net, Elsewhere) else self.net.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> str:
