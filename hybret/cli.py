@@ -120,6 +120,8 @@ def sweep(
         raise HybretError(f"unknown engine {engine!r}; choose local or ray")
     if engine == "local" and (address, workers, gpus_per_worker) != (None, None, None):
         raise HybretError("address, workers and gpus-per-worker are for --engine ray")
+    if rows_per_batch is not None and rows_per_batch < 1:
+        raise HybretError(f"rows-per-batch is {rows_per_batch}; give at least 1 row")
     cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
     subject = (cluster.load if cluster else load)(model, device=device, dtype=dtype)
     budget = None

@@ -19,7 +19,7 @@ import torch
 
 from .batches import Budget, Key, Stages, Work, answered
 from .errors import HybretError
-from .models import Elsewhere, Model, load
+from .models import Elsewhere, Model, digest, load, named
 from .presets import RANDOM
 from .sources import organisms
 
@@ -115,18 +115,23 @@ class Ray:
         if ray.is_initialized():
             return ray
         address = self.address or os.environ.get("RAY_ADDRESS")
-        remedy = "give host:port as `ray start --head` prints it, or leave the address out to use this node alone"
         if address and address not in ("auto", "local"):
             host, _, port = address.rpartition(":")
             try:  # Ray itself tries for two minutes, and then ends the process
                 socket.create_connection((host, int(port)), timeout=10).close()
             except (OSError, ValueError, OverflowError):
-                raise HybretError(f"there is no Ray cluster at {address!r}; {remedy}") from None
+                raise HybretError(
+                    f"there is no Ray cluster at {address!r}; give host:port as `ray start --head` prints it, or leave "
+                    "the address out to use this node alone"
+                ) from None
         try:
             ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as problem:
             reason = str(problem).strip().partition("\n")[0]
-            raise HybretError(f"cannot connect to Ray at {address!r} ({reason}); {remedy}") from problem
+            raise HybretError(
+                f"cannot connect to Ray at {address!r} ({reason}); driver and nodes need the same versions of Python "
+                "and Ray and the same RAY_AUTH_TOKEN, and the driver runs on one of the nodes"
+            ) from problem
         return ray
 
     def load(self, name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Model:
@@ -148,10 +153,12 @@ class Ray:
             raise HybretError(f"device is {device!r}; on Ray choose auto, cpu or cuda")
         if device == "auto":
             device = "cuda" if self.gpus_per_worker != 0 and ray.cluster_resources().get("GPU") else "cpu"
+        named(name)  # an unknown name is said before a worker starts
+        self._room(ray, device)
         source = _source(name)
         self.close()
         self._pool = [self._start(ray, {"name": source, "device": device, "dtype": dtype, "seed": seed})]
-        model: Model = _get(ray, self._pool[0].describe.remote())
+        model: Model = _get(ray, self._pool[0].describe.remote(), name)
         if source != name:
             model = replace(model, name=name)
         self._holds = _options(model)
@@ -181,6 +188,12 @@ class Ray:
             return
         ray = self.connect()
         if self._holds != _options(model):
+            # Workers load the model anew, so what was changed in it here would be lost without a word.
+            if not model.digest.startswith("random") and digest(model.net) != model.digest:
+                raise HybretError(
+                    f"the weights of {model.name} were changed after it was loaded, and workers cannot load them; "
+                    "write them to a folder with save_pretrained (its tokenizer too) and load that"
+                )
             self.close()
             self._holds = _options(model)
         room = self._room(ray, model.device.type)
@@ -204,17 +217,11 @@ class Ray:
                 (ready,), _ = ray.wait([*running], num_returns=1)
                 worker, batch = running.pop(ready)
                 try:
-                    found = _get(ray, ready)
-                except ray.exceptions.RayTaskError:
-                    raise
-                except ray.exceptions.RayError as problem:
+                    found = _get(ray, ready, model.name)
+                except _LostError as problem:
                     lost += 1
                     if lost > PATIENCE * most:
-                        reason = str(problem).strip().partition("\n")[0]
-                        raise HybretError(
-                            f"workers are lost again and again ({reason}); see whether the nodes' memory is enough for "
-                            f"{model.name} (finished answers are kept)"
-                        ) from problem
+                        raise HybretError(f"{problem} (finished answers are kept)") from problem
                     if batch:
                         queue.appendleft(batch)
                     ray.kill(worker)
@@ -268,7 +275,11 @@ class Ray:
         return actor.remote(threads=cores, **options, **spread)
 
 
-def _get(ray: Any, ready: Any) -> Any:
+class _LostError(HybretError):
+    """A worker has ended, or its node."""
+
+
+def _get(ray: Any, ready: Any, name: str) -> Any:
     """A result; bad input that a worker met is said as here."""
     try:
         return ray.get(ready)
@@ -276,16 +287,19 @@ def _get(ray: Any, ready: Any) -> Any:
         if isinstance(problem.cause, HybretError):
             raise HybretError(str(problem.cause)) from None
         raise
+    except ray.exceptions.RayError as problem:
+        reason = str(problem).strip().partition("\n")[0].rstrip(".:")
+        raise _LostError(f"a worker was lost ({reason}); see whether a node's memory is enough for {name}") from problem
 
 
 def _options(model: Model) -> dict[str, Any]:
     """What `hybret.load` is called with to get this model in another process."""
-    seed = model.digest.removeprefix("random")
+    number = model.digest.removeprefix("random")
     return {
         "name": _source(model.name),
         "device": model.device.type,
         "dtype": model.dtype,
-        "seed": int(seed) if seed != model.digest else 0,
+        "seed": int(number) if number != model.digest else 0,
     }
 
 

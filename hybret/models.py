@@ -289,7 +289,7 @@ def load(
         attention_layers=layers,
         window=getattr(config, "sliding_window", None),
         instruct=getattr(tokenizer, "chat_template", None) is not None,
-        digest=f"random{seed:06d}" if weights == "random" else _digest(net),
+        digest=f"random{seed:06d}" if weights == "random" else digest(net),
         lengths=ORGANISM_LENGTHS if small else PAPER_LENGTHS,
         buffer=ORGANISM_BUFFER if small else PAPER_BUFFER,
         embedded=name in organisms(),
@@ -324,8 +324,8 @@ def _eos(*declared: int | list[int] | None) -> frozenset[int]:
     return frozenset(i for ids in declared if ids is not None for i in (ids if isinstance(ids, list) else [ids]))
 
 
-def _digest(net: Any) -> str:
-    """Hash of the weights as loaded: 12 hex digits."""
+def digest(net: Any) -> str:
+    """Hash of the weights as they are: 12 hex digits."""
     total = hashlib.sha256()
     for key, value in sorted(net.state_dict().items()):
         total.update(key.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -35,10 +36,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def subject(request):
+def batches_in(found: dict[str, bytes]) -> int:
+    return sum(name.startswith("answers/") for name in found)
+
+
+@pytest.fixture(scope="module")
+def subject():
     """In bfloat16 an answer's bits depend on all that is in its batch, and on the passes in which it was read."""
-    return hb.load("griffin-tiny", device="cpu", dtype=request.param)
+    return hb.load("griffin-tiny", device="cpu", dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,12 @@ def cluster():
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine(cluster):
+    """Starting a worker takes seconds: the tests share them."""
+    return hb.Ray(workers=2)
 
 
 @pytest.fixture
@@ -114,66 +125,68 @@ def test_a_plan_after_a_stop_has_the_batches_of_before(griffin):
 # ---------------------------------------------------------------- on Ray
 
 
-def test_a_killed_worker_costs_its_batch_only(cluster, subject, local, added, tmp_path):
-    engine = hb.Ray(workers=2)
-    stages = Stages()
-    few = prompts_of(subject)[:2]
-    hb.sweep(
-        subject, few, {"none": hb.Null(), "mass": hb.Binary()}, **OPTIONS | {"budget": Budget(2, 300)}, engine=engine
-    )
+def test_a_killed_worker_costs_its_batch_only(cluster, engine, subject, local, added, tmp_path):
+    few, two = prompts_of(subject)[:2], OPTIONS | {"budget": Budget(2, 300)}
+    hb.sweep(subject, few, {"null": hb.Null(), "binary": hb.Binary()}, **two, engine=engine)
     first, second = engine._pool
     pid = cluster.get(first.__ray_call__.remote(lambda _: os.getpid()))
     added.kept.clear()
     added.after = lambda: os.kill(pid, signal.SIGKILL) if len(added.kept) == 1 else None
+    stages = Stages()
     hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, stages=stages, engine=engine)
     assert engine._pool[0] is not first and engine._pool[1] is second
     assert files(tmp_path) == local
-    assert len(added.kept) == len(set(added.kept)) == sum(name.startswith("answers/") for name in local)
+    assert len(added.kept) == len(set(added.kept)) == batches_in(local)
     assert set(stages.seconds) == {"prefill", "fork", "decode", "scoring"}
-    engine.close()
 
 
-def test_a_driver_that_starts_again_computes_only_what_is_missing(cluster, subject, local, added, tmp_path):
+def test_a_driver_that_starts_again_computes_only_what_is_missing(engine, subject, local, added, tmp_path):
     def stop():
         if len(added.kept) == 3:
             raise KeyboardInterrupt
 
-    total = sum(name.startswith("answers/") for name in local)
-    added.after, engine = stop, hb.Ray(workers=2)
+    added.after = stop
     with pytest.raises(KeyboardInterrupt):
         hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, engine=engine)
-    assert engine._pool == [] and len(list(tmp_path.glob("answers/*.parquet"))) == 3 < total
-    hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, engine="ray")
-    assert len(added.kept) == len(set(added.kept)) == total
-    assert files(tmp_path) == local
-    hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, engine="ray")
-    assert len(added.kept) == total
-
-
-def test_the_driver_needs_no_weights(cluster, local, subject, tmp_path):
-    engine = hb.Ray(workers=1)
-    there = engine.load("griffin-tiny", dtype=subject.dtype)
+    assert engine._pool == [] and len(list(tmp_path.glob("answers/*.parquet"))) == 3 < batches_in(local)
+    # Another driver, which holds no weights itself.
+    other = hb.Ray(workers=1)
+    there = other.load("griffin-tiny", dtype="bfloat16")
     assert (there.digest, there.dtype, there.device) == (subject.digest, subject.dtype, subject.device)
-    assert not hasattr(there.net, "parameters")
-    hb.sweep(there, prompts_of(there), CONDITIONS, out=tmp_path, **OPTIONS, engine=engine)
+    (worker,) = other._pool
+    hb.sweep(there, prompts_of(there), CONDITIONS, out=tmp_path, **OPTIONS, engine=other)
+    assert other._pool == [worker]
+    assert len(added.kept) == len(set(added.kept)) == batches_in(local)
     assert files(tmp_path) == local
     with pytest.raises(HybretError, match="is held by Ray workers; give the hybret.Ray"):
         hb.sweep(there, prompts_of(there), CONDITIONS, **OPTIONS)
-    engine.close()
+    with pytest.raises(HybretError, match=r"a worker would compute another run \(it differs in: window\)"):
+        hb.sweep(dataclasses.replace(there, window=31), prompts_of(there), CONDITIONS, **OPTIONS, engine=other)
+    hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, engine="ray")
+    assert len(added.kept) == batches_in(local)
 
 
 def test_what_workers_cannot_do_is_one_sentence(cluster, griffin, tiny):
     def said(model, **options):
         with pytest.raises(HybretError) as caught:
-            hb.sweep(model, prompts_of(tiny)[:1], CONDITIONS, **OPTIONS, engine=hb.Ray(**options))
+            hb.sweep(model, prompts_of(tiny)[:1], CONDITIONS, **OPTIONS, engine=hb.Ray(workers=1, **options))
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "differs in: weights" in said(griffin)  # changed in memory after it was loaded
-    assert "no node" not in said(tiny, gpus_per_worker=1) and "GPUs" in said(tiny, gpus_per_worker=1)
-    with pytest.raises(HybretError, match="unknown model 'nope'") as caught:
-        hb.Ray().load("nope")
-    assert "\n" not in str(caught.value)
+    assert "changed after it was loaded" in said(griffin)
+    assert "the model is on cpu and a worker has 1 GPUs" in said(tiny, gpus_per_worker=1)
+    torch.set_num_threads(3)
+    try:
+        assert "no node of the cluster has the 3 cores and 0 GPUs" in said(tiny)
+    finally:
+        torch.set_num_threads(1)
+    for name, dtype, why in (
+        ("nope", "auto", "unknown model 'nope'"),
+        ("griffin-tiny", "int8", "unknown dtype 'int8'"),
+    ):
+        with pytest.raises(HybretError, match=why) as caught:
+            hb.Ray().load(name, dtype=dtype)
+        assert "\n" not in str(caught.value)
 
 
 def test_the_command_prints_the_local_numbers(cluster):
@@ -191,7 +204,7 @@ def test_the_command_prints_the_local_numbers(cluster):
         "2",
         "--json",
     ]
-    here, there = (CliRunner().invoke(app, [*words, *more]) for more in ([], ["--engine", "ray", "--workers", "2"]))
+    here, there = (CliRunner().invoke(app, [*words, *more]) for more in ([], ["--engine", "ray", "--workers", "1"]))
     assert here.exit_code == there.exit_code == 0, there.output
     assert here.stdout == there.stdout
 
