@@ -14,8 +14,9 @@ from . import generation, prefixes
 from .errors import HybretError
 from .generation import Actions, State
 from .interventions import Binary, Intervention, Phase, effective
-from .models import Elsewhere, Model
+from .models import Model
 from .niah import Prompt
+from .placing import Elsewhere
 from .recipe import Recipe
 from .scan import parallel_scans
 from .sizing import cache_bytes

@@ -87,9 +87,7 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    rows_per_batch: Annotated[
-        int | None, typer.Option(help="Rows (prompt x condition) that decode together. Default: what fits.")
-    ] = None,
+    rows_per_batch: Annotated[int | None, typer.Option(help="Rows that decode together. Default: what fits.")] = None,
     engine: Annotated[
         str, typer.Option(help="local, or ray: one batch at a time to each worker of a cluster.")
     ] = "local",
@@ -124,9 +122,7 @@ def sweep(
         raise HybretError(f"rows-per-batch is {rows_per_batch}; give at least 1 row")
     cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
     subject = (cluster.load if cluster else load)(model, device=device, dtype=dtype)
-    budget = None
-    if rows_per_batch is not None:
-        budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).tokens)
+    budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).tokens) if rows_per_batch else None
     kept = k if k else range(subject.heads + 1)
     conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in kept)}  # type: ignore[arg-type]
     options: dict[str, Any] = {"template": template, "haystack": haystack, "seed": seed, "recipe": chosen, **sizes}

@@ -19,7 +19,8 @@ import torch
 
 from .batches import Budget, Key, Stages, Work, answered
 from .errors import HybretError
-from .models import Elsewhere, Model, digest, load, named
+from .models import Model, digest, load, named
+from .placing import Elsewhere
 from .presets import RANDOM
 from .sources import organisms
 

@@ -18,7 +18,7 @@ from transformers import (
 
 from .errors import HybretError
 from .families import FAMILIES
-from .placing import device_of, placement, random_net, require_on_gpus, spread
+from .placing import Elsewhere, device_of, placement, random_net, require_on_gpus, spread
 from .presets import RANDOM, RANDOM_MODELS
 from .sizing import require_room
 from .sources import CHECKPOINTS as CHECKPOINTS
@@ -38,25 +38,6 @@ PAPER_BUFFER = 200
 # The paper's longest prompt is two windows; so is the organisms'. The shortest holds the needle and some prose.
 ORGANISM_LENGTHS = (128, 171, 213, 256, 299, 341, 384, 427, 469, 512)
 ORGANISM_BUFFER = 40
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """In the place of a net that other processes hold (`hybret.Ray.load`): what plans and rows must know of it.
-
-    Attributes
-    ----------
-    config : transformers.PretrainedConfig
-    dtype : torch.dtype
-    device : torch.device
-    memory : int
-        Bytes of that device; 0 for a CPU.
-    """
-
-    config: Any
-    dtype: torch.dtype
-    device: torch.device
-    memory: int
 
 
 @dataclass

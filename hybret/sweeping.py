@@ -19,8 +19,9 @@ from .batches import Budget, Stages, answered, budget_of, does, longest_prompt, 
 from .cluster import Ray
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
-from .models import Elsewhere, Model
+from .models import Model
 from .niah import Prompt
+from .placing import Elsewhere
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 from .store import Store
