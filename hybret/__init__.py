@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 # Public names and the modules that hold them. They are imported on first use: `import hybret` and the command line
 # stay quick, although torch, transformers and matplotlib are not.
 _HOME = {
+    "cluster": ["Ray"],
     "tracing": ["Trace", "attach", "phase"],
     "errors": ["HybretError"],
     "interventions": [
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         tipping,
         verdicts,
     )
+    from .cluster import Ray
     from .errors import HybretError
     from .interventions import (
         Binary,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -16,8 +16,11 @@ from .generation import Actions, State
 from .interventions import Binary, Intervention, Phase, effective
 from .models import Model
 from .niah import Prompt
+from .placing import Elsewhere
 from .recipe import Recipe
+from .scan import parallel_scans
 from .sizing import cache_bytes
+from .tracing import implementation
 
 MOST_ROWS = {"cpu": 640, "cuda": 1024}
 # On the CPU a few rows stay in the caches; a GPU wants large passes.
@@ -25,6 +28,8 @@ MOST_TOKENS = {"cpu": 2400, "cuda": 32768}
 STATE_SHARE = 0.15
 """Share of a GPU's memory for the keys and values of the rows that decode together; merging them takes it twice."""
 
+Key = tuple[str, str]
+"""Of an answer: its prompt's key, and what the condition `does`."""
 Pair = tuple[Prompt, Intervention]
 
 
@@ -81,7 +86,8 @@ def budget_of(model: Model, longest: int) -> Budget:
     rows = MOST_ROWS.get(kind, 1)
     if kind == "cuda":
         size = cache_bytes(model.net.config, len(model.attention_layers), longest, model.net.dtype.itemsize)
-        memory = torch.cuda.get_device_properties(model.device).total_memory
+        here = not isinstance(model.net, Elsewhere)
+        memory = torch.cuda.get_device_properties(model.device).total_memory if here else model.net.memory
         rows = max(1, min(rows, int(STATE_SHARE * memory / size)))
     return Budget(rows, MOST_TOKENS.get(kind, 1))
 
@@ -100,56 +106,140 @@ def does(model: Model, recipe: Recipe, condition: Intervention) -> str:
     return f"{_acts(model, recipe, condition, 'prefill')!r} | {_acts(model, recipe, condition, 'generation')!r}"
 
 
-def _looks_ahead(action: Intervention, recipe: Recipe) -> bool:
-    """Whether what it does to a token of the prompt depends on later ones: the authors' mean over the whole prefill."""
-    return isinstance(action, Binary) and recipe.binary == "scalar"
+def _alone(row: Actions, recipe: Recipe) -> bool:
+    """Whether what acts on a token of the prompt depends on later ones: the authors' mean over the whole prefill."""
+    return recipe.binary == "scalar" and any(isinstance(action, Binary) for action in row)
 
 
-def answers(
+@dataclass(frozen=True)
+class Work:
+    """What is to be answered, in which batches: all that the answers' bits depend on, whoever computes a batch.
+
+    Attributes
+    ----------
+    pairs : dict of Key to Pair
+        Every prompt that takes part in the tree of beginnings, also those that no batch names.
+    recipe : Recipe
+    max_new_tokens : int
+    budget : Budget
+    batches : list of list of Key
+    """
+
+    pairs: dict[Key, Pair]
+    recipe: Recipe
+    max_new_tokens: int
+    budget: Budget
+    batches: list[list[Key]]
+
+
+def plan(
     model: Model,
-    missing: Mapping[tuple[str, str], Pair],
+    pairs: Mapping[Key, Pair],
     recipe: Recipe,
     max_new_tokens: int,
     budget: Budget,
-    stages: Stages,
-) -> Iterator[tuple[list[tuple[str, str]], list[list[int]]]]:
-    """Finished batches: the keys of `missing` and the tokens of their answers."""
-    wanted: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for key in missing:
+    finished: Collection[Key] = (),
+) -> Work:
+    """The batches in which those of `pairs` are answered that are not finished.
+
+    A run that stopped has left whole batches, and the others come as if it had not stopped. Where parts of a batch are
+    there (an earlier run had other conditions), what is missing is planned anew, so that batches are full.
+    """
+    wanted, reading = _grouped(model, pairs, recipe)
+    batches: list[list[Key]] = []
+    for rows, prompts in reading.items():
+        shared = not all(_alone(row, recipe) for row in rows)
+        for prompt in prefixes.order(model, prompts, recipe) if shared else prompts:
+            keys = wanted[prompt.key]
+            if not batches or len(batches[-1]) + len(keys) > budget.rows:
+                batches.append([])
+            batches[-1] += keys
+    left = [batch for batch in batches if not all(key in finished for key in batch)]
+    if any(key in finished for batch in left for key in batch):
+        missing = {key: pair for key, pair in pairs.items() if key not in finished}
+        return plan(model, missing, recipe, max_new_tokens, budget)
+    return Work(dict(pairs), recipe, max_new_tokens, budget, left)
+
+
+def answered(
+    model: Model, work: Work, stages: Stages
+) -> Generator[tuple[list[Key], list[list[int]], Budget], None, None]:
+    """Finished batches: keys, the tokens of their answers, and the budget that they ran under.
+
+    Out of memory, the budget is halved, and what is missing goes on.
+
+    Raises
+    ------
+    HybretError
+        Not even one row and one token fit.
+    """
+    done: set[Key] = set()
+    with parallel_scans(), implementation(model.net):
+        while work.batches:
+            try:
+                for batch, tokens in _answers(model, work, stages):
+                    done.update(batch)
+                    yield batch, tokens, work.budget
+            except torch.OutOfMemoryError as problem:
+                if work.budget == work.budget.half():
+                    raise HybretError(
+                        f"{model.name} does not fit into the memory of {model.device} even one row and one token at a "
+                        "time; use a larger device, a smaller dtype or shorter prompts (finished answers are kept)"
+                    ) from problem
+                work = replace(work, budget=work.budget.half())
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            missing = {key: work.pairs[key] for batch in work.batches for key in batch if key not in done}
+            work = plan(model, missing, work.recipe, work.max_new_tokens, work.budget)
+
+
+def _grouped(
+    model: Model, pairs: Mapping[Key, Pair], recipe: Recipe
+) -> tuple[dict[str, list[Key]], dict[tuple[Actions, ...], list[Prompt]]]:
+    """The keys of every prompt, and the prompts by their distinct prefills."""
+    wanted: dict[str, list[Key]] = defaultdict(list)
+    for key in pairs:
         wanted[key[0]].append(key)
     reading: dict[tuple[Actions, ...], list[Prompt]] = defaultdict(list)
     for keys in wanted.values():
-        reading[tuple(dict.fromkeys(_acts(model, recipe, missing[key][1], "prefill") for key in keys))].append(
-            missing[keys[0]][0]
+        reading[tuple(dict.fromkeys(_acts(model, recipe, pairs[key][1], "prefill") for key in keys))].append(
+            pairs[keys[0]][0]
         )
-    batch: list[tuple[str, str]] = []
-    states: list[State] = []
-    for rows, prompts in reading.items():
-        for prompt, state in _read(model, prompts, rows, recipe, budget, stages):
-            keys = wanted[prompt.key]
-            if batch and len(batch) + len(keys) > budget.rows:
-                yield batch, _decode(model, [missing[key] for key in batch], states, recipe, max_new_tokens, stages)
-                batch, states = [], []
+    return wanted, reading
+
+
+def _answers(model: Model, work: Work, stages: Stages) -> Iterator[tuple[list[Key], list[list[int]]]]:
+    wanted, reading = _grouped(model, work.pairs, work.recipe)
+    chosen = {prompt for batch in work.batches for prompt, _ in batch}
+    of_batch: list[State] = []
+    states = (
+        (prompt.key, rows, state)
+        for rows, prompts in reading.items()
+        if not chosen.isdisjoint(p.key for p in prompts)
+        for prompt, state in _read(model, prompts, rows, work, chosen, stages)
+    )
+    for batch in work.batches:
+        pairs = [work.pairs[key] for key in batch]
+        for _ in {prompt for prompt, _ in batch}:
+            prompt, rows, state = next(states)
             with stages("fork"):
-                of = [rows.index(_acts(model, recipe, missing[key][1], "prefill")) for key in keys]
-                states.append(state.select(torch.tensor(of, device=model.device)))
-            batch += keys
-            if len(batch) >= budget.rows:
-                yield batch, _decode(model, [missing[key] for key in batch], states, recipe, max_new_tokens, stages)
-                batch, states = [], []
-    if batch:
-        yield batch, _decode(model, [missing[key] for key in batch], states, recipe, max_new_tokens, stages)
+                acts = [_acts(model, work.recipe, work.pairs[key][1], "prefill") for key in wanted[prompt]]
+                of_batch.append(state.select(torch.tensor([rows.index(a) for a in acts], device=model.device)))
+        yield batch, _decode(model, pairs, of_batch, work.recipe, work.max_new_tokens, stages)
 
 
 def _read(
-    model: Model, prompts: Sequence[Prompt], rows: Sequence[Actions], recipe: Recipe, budget: Budget, stages: Stages
+    model: Model, prompts: Sequence[Prompt], rows: Sequence[Actions], work: Work, chosen: Set[str], stages: Stages
 ) -> Iterator[tuple[Prompt, State]]:
-    """The state of every prompt after each of the prefills `rows`, in their order."""
-    alone = [row for row in rows if any(_looks_ahead(action, recipe) for action in row)]
+    """The state of every chosen prompt after each of the prefills `rows`, in their order."""
+    recipe = work.recipe
+    alone = [row for row in rows if _alone(row, recipe)]
     together = [row for row in rows if row not in alone]
     order = torch.tensor([[*together, *alone].index(row) for row in rows], device=model.device)
     source = (
-        prefixes.read(model, prompts, together, recipe, budget.tokens) if together else ((p, None) for p in prompts)
+        prefixes.read(model, prompts, together, recipe, work.budget.tokens, chosen)
+        if together
+        else ((p, None) for p in prompts if p.key in chosen)
     )
     while True:
         with stages("prefill"):

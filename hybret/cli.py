@@ -87,9 +87,18 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    rows_per_batch: Annotated[int | None, typer.Option(help="Rows that decode together. Default: what fits.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: one batch at a time to each worker of a cluster.")
+    ] = "local",
+    address: Annotated[str | None, typer.Option(help="Ray: host:port of the head node, or auto.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray: processes that hold the model. Default: what fits.")] = None,
+    gpus_per_worker: Annotated[float | None, typer.Option(help="Ray: default 1, or 0 without GPUs.")] = None,
 ) -> None:
     """Needle-in-a-haystack accuracy with only the k most focused heads of every attention layer."""
     from . import niah
+    from .batches import Budget, budget_of, longest_prompt
+    from .cluster import Ray
     from .interventions import KeepHeads
     from .models import load
     from .recipe import recipe as find_recipe
@@ -105,7 +114,15 @@ def sweep(
     for heads in k or []:
         KeepHeads(heads, during=during)  # type: ignore[arg-type]  # checked by the value itself, before loading
     KeepHeads(0, during=during)  # type: ignore[arg-type]
-    subject = load(model, device=device, dtype=dtype)
+    if engine not in ("local", "ray"):
+        raise HybretError(f"unknown engine {engine!r}; choose local or ray")
+    if engine == "local" and (address, workers, gpus_per_worker) != (None, None, None):
+        raise HybretError("address, workers and gpus-per-worker are for --engine ray")
+    if rows_per_batch is not None and rows_per_batch < 1:
+        raise HybretError(f"rows-per-batch is {rows_per_batch}; give at least 1 row")
+    cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
+    subject = (cluster.load if cluster else load)(model, device=device, dtype=dtype)
+    budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).tokens) if rows_per_batch else None
     kept = k if k else range(subject.heads + 1)
     conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in kept)}  # type: ignore[arg-type]
     options: dict[str, Any] = {"template": template, "haystack": haystack, "seed": seed, "recipe": chosen, **sizes}
@@ -114,7 +131,8 @@ def sweep(
         prompts = [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
     if control:
         prompts += niah.grid(subject, needle=None, **options)
-    rows = run(subject, prompts, conditions, recipe=chosen, out=out, progress=sys.stderr.isatty())
+    shown = sys.stderr.isatty()
+    rows = run(subject, prompts, conditions, chosen, out, budget=budget, progress=shown, engine=cluster or "local")
     summary = _summary(accuracy(rows[rows.needle != "none"], by=["condition"], seed=seed), conditions)
     if control:
         floors = _summary(accuracy(rows[rows.needle == "none"], by=["condition"], seed=seed), conditions)

@@ -18,7 +18,7 @@ from transformers import (
 
 from .errors import HybretError
 from .families import FAMILIES
-from .placing import device_of, placement, random_net, require_on_gpus, spread
+from .placing import Elsewhere, device_of, placement, random_net, require_on_gpus, spread
 from .presets import RANDOM, RANDOM_MODELS
 from .sizing import require_room
 from .sources import CHECKPOINTS as CHECKPOINTS
@@ -86,7 +86,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.net.get_input_embeddings().weight.device
+        return self.net.device if isinstance(self.net, Elsewhere) else self.net.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> str:
@@ -270,7 +270,7 @@ def load(
         attention_layers=layers,
         window=getattr(config, "sliding_window", None),
         instruct=getattr(tokenizer, "chat_template", None) is not None,
-        digest=f"random{seed:06d}" if weights == "random" else _digest(net),
+        digest=f"random{seed:06d}" if weights == "random" else digest(net),
         lengths=ORGANISM_LENGTHS if small else PAPER_LENGTHS,
         buffer=ORGANISM_BUFFER if small else PAPER_BUFFER,
         embedded=name in organisms(),
@@ -305,8 +305,8 @@ def _eos(*declared: int | list[int] | None) -> frozenset[int]:
     return frozenset(i for ids in declared if ids is not None for i in (ids if isinstance(ids, list) else [ids]))
 
 
-def _digest(net: Any) -> str:
-    """Hash of the weights as loaded: 12 hex digits."""
+def digest(net: Any) -> str:
+    """Hash of the weights as they are: 12 hex digits."""
     total = hashlib.sha256()
     for key, value in sorted(net.state_dict().items()):
         total.update(key.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,6 +13,25 @@ from .errors import HybretError
 from .sizing import skeleton
 
 MAPS = ("auto", "balanced")
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """In the place of a net that other processes hold (`hybret.Ray.load`): what plans and rows must know of it.
+
+    Attributes
+    ----------
+    config : transformers.PretrainedConfig
+    dtype : torch.dtype
+    device : torch.device
+    memory : int
+        Bytes of that device; 0 for a CPU.
+    """
+
+    config: Any
+    dtype: torch.dtype
+    device: torch.device
+    memory: int
 
 
 def device_of(device: str) -> str:

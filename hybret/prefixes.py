@@ -8,7 +8,7 @@ is the same along a branch, because a shared prefix holds no token of the needle
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -31,8 +31,28 @@ class _Branch:
     state: State
 
 
+def order(model: Model, prompts: Sequence[Prompt], recipe: Recipe) -> Iterator[Prompt]:
+    """The prompts in the order in which `read` gives them; of several that have the same tokens one."""
+    distinct = {p.ids: p for p in prompts}
+    if model.family in generation.WHOLE:
+        yield from distinct.values()
+        return
+    branches = [[distinct[ids] for ids in sorted(distinct)]]
+    while branches:
+        branch = branches.pop()
+        if len(branch) == 1:
+            yield branch[0]
+        else:
+            branches += _parts(model, branch, recipe)[1]
+
+
 def read(
-    model: Model, prompts: Sequence[Prompt], rows: Sequence[Actions], recipe: Recipe, tokens: int
+    model: Model,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Actions],
+    recipe: Recipe,
+    tokens: int,
+    chosen: Set[str] | None = None,
 ) -> Iterator[tuple[Prompt, State]]:
     """Read every prompt once for each of `rows`, shared beginnings once.
 
@@ -42,10 +62,13 @@ def read(
     prompts : sequence of Prompt
         Of several that have the same tokens one is read.
     rows : sequence of tuple of Intervention
-        What acts during prefill; it must not look ahead (`looks_ahead`).
+        What acts during prefill; it must not look ahead.
     recipe : Recipe
     tokens : int
         Tokens, over all rows, of one pass through the model: a longer stretch is read in several passes.
+    chosen : set of str, optional
+        Keys of the prompts that are read; default all. They are read in the passes in which all would be, and so with
+        the same bits.
 
     Yields
     ------
@@ -67,8 +90,9 @@ def read(
         return state
 
     distinct = {p.ids: p for p in prompts}
+    chosen = {p.key for p in prompts} if chosen is None else chosen
     if model.family in generation.WHOLE:
-        for prompt in distinct.values():
+        for prompt in (p for p in distinct.values() if p.key in chosen):
             until = generation.prompt_tokens(model, prompt.ids, recipe)
             yield prompt, further(generation.start(model, len(rows)), prompt, until)
         return
@@ -82,18 +106,24 @@ def read(
             # A prompt of one token is not read at all, and yet its state must name that token.
             yield prompt, further(state, prompt, until)
             continue
-        own = [_own(model, p, recipe) for p in branch.prompts]
-        fork = min(_shared(branch.prompts[0].ids, branch.prompts[-1].ids), *own)
+        fork, parts = _parts(model, branch.prompts, recipe)
         state = extend(branch, max(int(branch.state.position[0]), fork - fork % grain))
+        read_on = [part for part in parts if any(p.key in chosen for p in part)]
+        branches += [_Branch(part, state.fork()) for part in read_on]
 
-        def after(pair: tuple[Prompt, int], fork: int = fork) -> Any:
-            """What a prompt goes on with; one that ends its sharing here goes on alone."""
-            return pair[0].ids[fork] if pair[1] > fork else pair[0].key
 
-        parts = [list(group) for _, group in groupby(zip(branch.prompts, own, strict=True), after)]
-        # The longest branch is read last, so that few states are alive at one time.
-        parts.sort(key=len, reverse=True)
-        branches += [_Branch([p for p, _ in part], state.fork()) for part in parts]
+def _parts(model: Model, prompts: Sequence[Prompt], recipe: Recipe) -> tuple[int, list[list[Prompt]]]:
+    """Where prompts that are sorted by their tokens part, and into what."""
+    own = [_own(model, p, recipe) for p in prompts]
+    fork = min(_shared(prompts[0].ids, prompts[-1].ids), *own)
+
+    def after(pair: tuple[Prompt, int]) -> Any:
+        """What a prompt goes on with; one that ends its sharing here goes on alone."""
+        return pair[0].ids[fork] if pair[1] > fork else pair[0].key
+
+    parts = [[p for p, _ in group] for _, group in groupby(zip(prompts, own, strict=True), after)]
+    # The longest branch is read last, so that few states are alive at one time.
+    return fork, sorted(parts, key=len, reverse=True)
 
 
 def _own(model: Model, prompt: Prompt, recipe: Recipe) -> int:

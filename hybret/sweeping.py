@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,16 @@ import transformers
 from tqdm.auto import tqdm
 
 from . import generation, scoring
-from .batches import Budget, Stages, answers, budget_of, does, longest_prompt
+from .batches import Budget, Stages, answered, budget_of, does, longest_prompt, plan
+from .cluster import Ray
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
 from .models import Model
 from .niah import Prompt
+from .placing import Elsewhere
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
-from .scan import parallel_scans
 from .store import Store
-from .tracing import implementation
 
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = (
@@ -46,6 +47,7 @@ def sweep(
     budget: Budget | None = None,
     progress: bool = True,
     stages: Stages | None = None,
+    engine: str | Ray = "local",
 ) -> pd.DataFrame:
     """Answer every prompt under every condition, and score it.
 
@@ -72,7 +74,10 @@ def sweep(
     progress : bool
         Show a progress bar.
     stages : Stages, optional
-        Collects the seconds of each stage.
+        Collects the seconds of each stage; with Ray summed over the workers.
+    engine : {"local", "ray"} or Ray
+        ``"ray"`` is `Ray` with its defaults. Workers then compute the batches of the local engine, and the rows are the
+        same; `out` may have been begun by the other engine.
 
     Returns
     -------
@@ -97,36 +102,34 @@ def sweep(
         validate(condition, model.heads, model.attention_layers)
         if needs_question(elementary(condition)) and not all(p.question_span for p in prompts):
             raise no_question()
+    if engine not in ("local", "ray") and not isinstance(engine, Ray):
+        raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
+    cluster = Ray() if engine == "ray" else engine if isinstance(engine, Ray) else None
+    if cluster:
+        cluster.connect()
+    elif isinstance(model.net, Elsewhere):
+        raise HybretError(f"{model.name} is held by Ray workers; give the hybret.Ray that loaded it as `engine`")
     budget = budget or budget_of(model, longest_prompt(model))
     stages = stages or Stages()
-    store = Store(out, _identity(model, recipe, max_new_tokens, budget))
+    run = identity(model, recipe, max_new_tokens, budget)
+    store = Store(out, run)
     effects = {label: does(model, recipe, condition) for label, condition in conditions.items()}
     wanted = {(p.key, effects[label]): (p, c) for p in prompts for label, c in conditions.items()}
+    work = plan(model, wanted, recipe, max_new_tokens, budget, store.answers.keys())
+    finished = cluster.answered(model, work, stages, run) if cluster else answered(model, work, stages)
     with (
-        tqdm(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar,
-        parallel_scans(),
-        implementation(model.net),
+        tqdm(
+            desc=f"{model.name}, {recipe.name}", unit="answer", total=sum(map(len, work.batches)), disable=not progress
+        ) as bar,
+        closing(finished),
     ):
-        missing = {key: pair for key, pair in wanted.items() if key not in store.answers}
-        bar.reset(len(missing))
-        while missing:
-            bar.set_postfix_str(f"up to {budget.rows} rows, {budget.tokens} tokens")
-            try:
-                for batch, tokens in answers(model, missing, recipe, max_new_tokens, budget, stages):
-                    texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-                    stages.tokens.update(zip(batch, tokens, strict=True))
-                    store.add(batch, texts, rows=budget.rows, tokens=budget.tokens)
-                    bar.update(len(batch))
-            except torch.OutOfMemoryError as problem:
-                if budget == budget.half():
-                    raise HybretError(
-                        f"{model.name} does not fit into the memory of {model.device} even one row and one token at a "
-                        "time; use a larger device, a smaller dtype or shorter prompts (finished answers are kept)"
-                    ) from problem
-                budget = budget.half()
-            if model.device.type == "cuda":
-                torch.cuda.empty_cache()
-            missing = {key: pair for key, pair in missing.items() if key not in store.answers}
+        bar.set_postfix_str(f"up to {budget.rows} rows, {budget.tokens} tokens")
+        for batch, tokens, ran in finished:
+            bar.set_postfix_str(f"up to {ran.rows} rows, {ran.tokens} tokens", refresh=False)
+            texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            stages.tokens.update(zip(batch, tokens, strict=True))
+            store.add(batch, texts, rows=ran.rows, tokens=ran.tokens)
+            bar.update(len(batch))
     with stages("scoring"):
         rows = pd.DataFrame(
             [
@@ -148,8 +151,8 @@ def run_folder(
 ) -> Path:
     """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
-    identity = _identity(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    run = identity(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
+    name = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:12]
     return Path(out) / f"{Path(model.name).name}-{name}"
 
 
@@ -227,7 +230,8 @@ def _phase_label(condition: Intervention, phase: Any) -> str:
     return " & ".join(part.label for part in condition.at(phase)) or "keep"
 
 
-def _identity(model: Model, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
+def identity(model: Model, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
+    """What a folder of rows belongs to: rows of two runs that differ in any of it are never mixed."""
     return {
         "model": model.name,
         "weights": model.digest,
