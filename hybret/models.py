@@ -40,6 +40,16 @@ ORGANISM_LENGTHS = (128, 171, 213, 256, 299, 341, 384, 427, 469, 512)
 ORGANISM_BUFFER = 40
 
 
+def head_counts(heads: int, embedded: bool) -> tuple[int, ...]:
+    """Numbers of heads to keep in the book's curves, rising from 0 to all: every one, but for embedded models.
+
+    Of those every one up to 8, every second up to 16, every fourth up to 32: they turn at k < 8, and every value is
+    another reading of all prompts.
+    """
+    steps = {k: 2 ** max(0, (k - 1).bit_length() - 3) if embedded else 1 for k in range(heads + 1)}
+    return tuple(k for k, step in steps.items() if k % step == 0 or k == heads)
+
+
 @dataclass
 class Model:
     """A hybrid that is ready to be measured.
@@ -98,16 +108,14 @@ class Model:
         return sum(p.numel() for p in self.net.parameters())
 
     @property
-    def ks(self) -> tuple[int, ...]:
-        """Numbers of heads to keep in the book's curves: all of them, in rising order.
+    def made_up(self) -> bool:
+        """Whether the weights are random, so that nothing it answers means anything."""
+        return self.name in RANDOM_MODELS or self.digest.startswith(RANDOM[:-1])
 
-        Of an embedded model every one up to 8, every second up to 16, every fourth up to 32: these turn at k < 8, and
-        every value is another reading of all prompts.
-        """
-        if not self.embedded:
-            return tuple(range(self.heads + 1))
-        steps = {k: 2 ** max(0, (k - 1).bit_length() - 3) for k in range(self.heads + 1)}
-        return tuple(k for k, step in steps.items() if k % step == 0 or k == self.heads)
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Numbers of heads to keep in the book's curves (`head_counts`)."""
+        return head_counts(self.heads, self.embedded)
 
     def generate(self, prompt: Prompt | str, max_new_tokens: int = 40) -> str:
         """Greedy answer to one prompt, under the intervention that `hybret.attach` put on this model, if any.

@@ -13,7 +13,7 @@ Memory is the weights, the keys and values of one batch of rows (twice: they are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from .figures_speed import duration
 from .generation import MAX_NEW_TOKENS
 from .interventions import Intervention, Keep, KeepHeads, Only, PerPhase, effective, table1_conditions
 from .measuring import flops_per_token
-from .models import ORGANISM_LENGTHS, PAPER_LENGTHS, attention_layers
+from .models import ORGANISM_LENGTHS, PAPER_LENGTHS, attention_layers, head_counts
 from .presets import PAPER_MODELS, RANDOM, RANDOM_MODELS
 from .recipe import CORRECTED
 from .sizing import GIB, cache_bytes, skeleton
@@ -106,9 +106,9 @@ class Sweep:
     twice: bool = False
 
 
-def _sparsification(heads: int) -> list[Sweep]:
-    generation, both = (tuple(KeepHeads(k, during=d) for k in range(heads + 1)) for d in ("generation", "both"))
-    few = tuple(KeepHeads(k, during=d) for k in (heads, heads // 2, 0) for d in ("generation", "both"))
+def _sparsification(ks: Sequence[int]) -> list[Sweep]:
+    generation, both = (tuple(KeepHeads(k, during=d) for k in ks) for d in ("generation", "both"))
+    few = tuple(KeepHeads(k, during=d) for k in (ks[-1], ks[-1] // 2, 0) for d in ("generation", "both"))
     return [
         Sweep("every k, both versions", generation + both),
         Sweep("every k, read twice (JRT)", generation, twice=True),
@@ -116,14 +116,17 @@ def _sparsification(heads: int) -> list[Sweep]:
     ]
 
 
-def _manipulation(heads: int) -> list[Sweep]:
+def _manipulation(_: Sequence[int]) -> list[Sweep]:
     pairs = tuple(table1_conditions().values())
     more = PerPhase(generation=Only(renormalise=True), prefill=Keep())
     return [Sweep("Table 1", (*pairs, more)), Sweep("Table 1, the other recipe", pairs)]
 
 
-NOTEBOOKS: dict[str, Callable[[int], list[Sweep]]] = {"sparsification": _sparsification, "manipulation": _manipulation}
-"""Notebooks by the sweeps that they make, for a number of heads."""
+NOTEBOOKS: dict[str, Callable[[Sequence[int]], list[Sweep]]] = {
+    "sparsification": _sparsification,
+    "manipulation": _manipulation,
+}
+"""Notebooks by the sweeps that they make, for the numbers of heads of a curve."""
 
 
 def plan(
@@ -174,7 +177,7 @@ def plan(
         raise HybretError(f"{dtype!r} was not measured on {machine.title}; choose {' or '.join(machine.rate)}")
     whole = ORGANISM_LENGTHS if small else PAPER_LENGTHS
     labels = niah.labels(whole[0], whole[-1], lengths)
-    sweeps = NOTEBOOKS[notebook](attention_layers(config, model)[1])
+    sweeps = NOTEBOOKS[notebook](head_counts(attention_layers(config, model)[1], model in organisms()))
     costs = Costs(config, model, machine, dtype, 2 * max(labels))
     table = pd.DataFrame([costs.of(sweep, labels, depths) for sweep in sweeps])
     about: dict[Any, Any] = {
