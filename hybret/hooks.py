@@ -15,6 +15,9 @@ from .attention import Frame
 from .errors import HybretError
 from .models import Model
 
+FEED_FORWARD = ("feed_forward", "mlp_block")
+"""Names of a layer's feed-forward network in Jamba and RecurrentGemma."""
+
 
 @contextmanager
 def widening(model: Model, now: Frame, texts: int) -> Iterator[None]:
@@ -54,13 +57,28 @@ def widening(model: Model, now: Frame, texts: int) -> Iterator[None]:
 
 @contextmanager
 def only_at(model: Model, row: Tensor, column: Tensor) -> Iterator[None]:
-    """Logits at these places alone, ``(1, places, vocabulary)``: all of them would take gigabytes."""
-    head = model.net.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],))
+    """Logits at these places alone, ``(1, places, vocabulary)``: all of them would take gigabytes.
+
+    The last layer's feed-forward network works for these places alone, too: what it adds elsewhere, nothing reads.
+    """
+    layer = model.net.model.layers[-1]
+    network = next(m for name, m in layer.named_children() if name in FEED_FORWARD)
+    whole: list[Tensor] = []
+
+    def narrow(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        whole.append(torch.zeros_like(inputs[0]))
+        return (inputs[0][row, column][None],)
+
+    handles = [
+        network.register_forward_pre_hook(narrow),
+        network.register_forward_hook(lambda _, __, output: whole.pop().index_put_((row, column), output[0])),
+        model.net.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],)),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

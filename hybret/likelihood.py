@@ -143,14 +143,14 @@ def _shared(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _families(texts: Sequence[_Text], common: int) -> Iterator[tuple[int, list[_Text]]]:
-    """Texts that share at least half of what is left of them after the common beginning, and how far they do.
+    """Texts that share at least a third of what is left of them after the common beginning, and how far they do.
 
     The choices of a question, if they have several tokens, or questions about one passage. `texts` are in order.
     """
     members: list[_Text] = []
     for text in texts:
         shared = _shared(members[0].ids, text.ids) if members else 0
-        if members and 2 * (shared - common) < max(len(text.ids), len(members[0].ids)) - common:
+        if members and 3 * (shared - common) < max(len(text.ids), len(members[0].ids)) - common:
             yield _shared(members[0].ids, members[-1].ids), members
             members = []
         members.append(text)

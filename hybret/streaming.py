@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 BLOCK = {"cpu": 32, "cuda": 256}
 """Queries whose scores exist at one time on the path without a fused kernel."""
 
+IN_CACHE = 1 << 19
+"""Scores of several rows that exist at one time on a CPU: what is computed from them then stays in its cache."""
+
 HIDDEN = -1e30
 """Score of a key that a query must not see: below every other one."""
 
@@ -114,12 +117,18 @@ def _blocked(
     """The same in plain PyTorch, a block of queries at a time, over the keys that the block can see."""
     rows, heads, queries, _ = query.shape
     shared, keys = key.shape[1:3]
+    block = BLOCK.get(query.device.type, 32)
+    some = max(1, IN_CACHE // (heads * min(block, queries) * keys))
+    if query.device.type == "cpu" and rows > some:
+        parts = zip(query.split(some), key.split(some), value.split(some), strict=True)
+        done = zip(*(_blocked(*part, scaling, window, recipe, entropy, of_weights) for part in parts), strict=True)
+        output, lse, *own = (torch.cat(x) for x in done if x[0] is not None)
+        return output, lse, own[0] if own else None
     before = keys - queries
     query = (query * scaling).unflatten(1, (shared, heads // shared))
     output = torch.empty((rows, heads, queries, value.shape[-1]), dtype=value.dtype, device=value.device)
     lse = torch.empty((rows, heads, queries), device=query.device)
     bits = torch.empty_like(lse) if entropy else None
-    block = BLOCK.get(query.device.type, 32)
     for first in range(0, queries, block):
         last = min(first + block, queries)
         # The authors add a constant to every weight, also to those of hidden keys, so all of them count.
@@ -128,11 +137,15 @@ def _blocked(
         part = query[:, :, :, first:last].flatten(2, 3)
         scores = torch.matmul(part, key[:, :, low:high].transpose(2, 3)).float().unflatten(2, (-1, last - first))
         at = torch.arange(first + before, last + before, device=query.device)[:, None]
-        seen = (~_hidden(at, torch.arange(low, high, device=query.device), window)).float()
+        # With global attention all of these queries see the keys before the first of them.
+        edge = first + before + 1 if window is None else low
+        seen = (~_hidden(at, torch.arange(edge, high, device=query.device), window)).float()
         # A bias and a factor are several times faster than filling by a mask, and so are operations in place.
-        top = scores.add_((1 - seen) * HIDDEN).amax(-1, keepdim=True)
+        scores[..., edge - low :].add_((1 - seen) * HIDDEN)
+        top = scores.amax(-1, keepdim=True)
         # Weights below 2e-35 of the largest change nothing, but denormal numbers are ten times slower to handle.
-        weights = scores.sub_(top).clamp_min_(-80).exp().mul_(seen)
+        weights = scores.sub_(top).clamp_min_(-80).exp()
+        weights[..., edge - low :].mul_(seen)
         total = weights.sum(-1, keepdim=True)
         here = (slice(None), slice(None), slice(first, last))
         lse[here] = (top + total.log()).squeeze(-1).flatten(1, 2)
