@@ -6,6 +6,7 @@ checks whose rows a folder holds; what the driver had not written yet when it di
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -126,7 +127,7 @@ class Ray:
                     "the address out to use this node alone"
                 ) from None
         try:
-            ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as problem:
             reason = str(problem).strip().partition("\n")[0]
             raise HybretError(

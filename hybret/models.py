@@ -43,10 +43,10 @@ ORGANISM_BUFFER = 40
 def head_counts(heads: int, embedded: bool) -> tuple[int, ...]:
     """Numbers of heads to keep in the book's curves, rising from 0 to all: every one, but for embedded models.
 
-    Of those every one up to 8, every second up to 16, every fourth up to 32: they turn at k < 8, and every value is
+    Of those every one up to 8, every fourth up to 16, every eighth up to 32: they turn at k < 8, and every value is
     another reading of all prompts.
     """
-    steps = {k: 2 ** max(0, (k - 1).bit_length() - 3) if embedded else 1 for k in range(heads + 1)}
+    steps = {k: 2 ** ((k - 1).bit_length() - 2) if embedded and k > 8 else 1 for k in range(heads + 1)}
     return tuple(k for k, step in steps.items() if k % step == 0 or k == heads)
 
 
