@@ -19,7 +19,7 @@ from transformers import (
 from .errors import HybretError
 from .families import FAMILIES
 from .placing import Elsewhere, device_of, placement, random_net, require_on_gpus, spread
-from .presets import RANDOM, RANDOM_MODELS
+from .presets import RANDOM, RANDOM_MODELS, head_counts
 from .sizing import require_room
 from .sources import CHECKPOINTS as CHECKPOINTS
 from .sources import configuration, organisms, said, source_of, tokenizer_folder
@@ -38,16 +38,6 @@ PAPER_BUFFER = 200
 # The paper's longest prompt is two windows; so is the organisms'. The shortest holds the needle and some prose.
 ORGANISM_LENGTHS = (128, 171, 213, 256, 299, 341, 384, 427, 469, 512)
 ORGANISM_BUFFER = 40
-
-
-def head_counts(heads: int, embedded: bool) -> tuple[int, ...]:
-    """Numbers of heads to keep in the book's curves, rising from 0 to all: every one, but for embedded models.
-
-    Of those every one up to 8, every fourth up to 16, every eighth up to 32: they turn at k < 8, and every value is
-    another reading of all prompts.
-    """
-    steps = {k: 2 ** ((k - 1).bit_length() - 2) if embedded and k > 8 else 1 for k in range(heads + 1)}
-    return tuple(k for k, step in steps.items() if k % step == 0 or k == heads)
 
 
 @dataclass

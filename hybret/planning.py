@@ -29,8 +29,8 @@ from .figures_speed import duration
 from .generation import MAX_NEW_TOKENS
 from .interventions import Intervention, Keep, KeepHeads, Only, PerPhase, effective, table1_conditions
 from .measuring import flops_per_token
-from .models import ORGANISM_LENGTHS, PAPER_LENGTHS, attention_layers, head_counts
-from .presets import PAPER_MODELS, RANDOM, RANDOM_MODELS
+from .models import ORGANISM_LENGTHS, PAPER_LENGTHS, attention_layers
+from .presets import PAPER_MODELS, RANDOM, RANDOM_MODELS, head_counts
 from .recipe import CORRECTED
 from .sizing import GIB, cache_bytes, skeleton
 from .sources import configuration, organisms

@@ -58,3 +58,12 @@ def tiny_config(name: str, vocabulary: int) -> Any:
         initializer_range=0.1,
         **special,
     )
+
+
+def head_counts(heads: int, embedded: bool) -> tuple[int, ...]:
+    """Numbers of heads to keep in the book's curves, rising from 0 to all: every one, but for embedded models.
+
+    Of those every one up to 8, every fourth up to 16, every eighth up to 32: they turn at k < 8.
+    """
+    steps = {k: 2 ** ((k - 1).bit_length() - 2) if embedded and k > 8 else 1 for k in range(heads + 1)}
+    return tuple(k for k, step in steps.items() if k % step == 0 or k == heads)
