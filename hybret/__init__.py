@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 # stay quick, although torch, transformers and matplotlib are not.
 _HOME = {
     "cluster": ["Ray"],
-    "tracing": ["Trace", "attach", "phase"],
+    "engine.tracing": ["Trace", "attach", "phase"],
     "errors": ["HybretError"],
     "interventions": [
         "Binary",
@@ -31,42 +31,22 @@ _HOME = {
     "sweeping": ["run_folder", "stored", "sweep"],
     "verifying": ["verify"],
 }
-_MODULES = [
-    "averages",
-    "figures",
-    "generation",
-    "harness",
-    "models",
-    "niah",
-    "paper",
-    "recipe",
-    "scoring",
-    "spread",
-    "tables",
-    "tipping",
-    "verdicts",
-]
+_MODULES = {
+    name: f"engine.{name}" if name == "generation" else name
+    for name in (
+        "averages", "figures", "generation", "harness", "models", "niah", "paper", "recipe", "scoring", "spread",
+        "tables", "tipping", "verdicts",
+    )
+}  # fmt: skip
 _NAMES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted([*_NAMES, *_MODULES])
 
 if TYPE_CHECKING:
-    from . import (
-        averages,
-        figures,
-        generation,
-        harness,
-        models,
-        niah,
-        paper,
-        recipe,
-        scoring,
-        spread,
-        tables,
-        tipping,
-        verdicts,
-    )
+    from . import averages, figures, harness, models, niah, paper, recipe, scoring, spread, tables, tipping, verdicts
     from .cluster import Ray
+    from .engine import generation
+    from .engine.tracing import Trace, attach, phase
     from .errors import HybretError
     from .interventions import (
         Binary,
@@ -86,7 +66,6 @@ if TYPE_CHECKING:
     from .planning import plan
     from .recipe import CORRECTED, PAPER, RECIPES, Recipe
     from .sweeping import run_folder, stored, sweep
-    from .tracing import Trace, attach, phase
     from .verifying import verify
 
 
@@ -94,7 +73,7 @@ def __getattr__(name: str) -> Any:
     if name in _NAMES:
         value = getattr(import_module(f".{_NAMES[name]}", __name__), name)
     elif name in _MODULES:
-        value = import_module(f".{name}", __name__)
+        value = import_module(f".{_MODULES[name]}", __name__)
     else:
         raise AttributeError(f"module 'hybret' has no attribute {name!r}")
     globals()[name] = value

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from .batches import Budget, Key, Stages, Work, answered
+from .engine.batches import Budget, Key, Stages, Work, answered
+from .engine.placing import Elsewhere
 from .errors import HybretError
 from .models import Model, digest, load, named
-from .placing import Elsewhere
 from .presets import RANDOM
 from .sources import organisms
 
@@ -176,7 +176,7 @@ class Ray:
     def answered(
         self, model: Model, work: Work, stages: Stages, run: dict[str, Any]
     ) -> Generator[tuple[list[Key], list[list[int]], Budget], None, None]:
-        """Batches as workers finish them, in any order; otherwise as `hybret.batches.answered`.
+        """Batches as workers finish them, in any order; otherwise as `hybret.engine.batches.answered`.
 
         A batch whose worker is lost goes to another one, and a new worker is started in its place.
 

@@ -22,11 +22,11 @@ import transformers
 from tqdm.auto import tqdm
 
 from . import benchmarks
-from .batches import Budget, does
+from .engine.batches import Budget, does
+from .engine.likelihood import check
 from .errors import HybretError
 from .hybrid_lm import Hybrid
 from .interventions import Intervention, KeepHeads
-from .likelihood import check
 from .models import Model
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
@@ -35,7 +35,7 @@ from .sweeping import ENGINE_DIGEST
 
 ROWS_AT_ONCE = 5000
 """Documents of the tasks that one call of lm-eval evaluates: what an interruption loses."""
-HARNESS = ("benchmarks", "harness", "hooks", "hybrid_lm", "likelihood")
+HARNESS = ("benchmarks", "harness", "hybrid_lm")  # beside the engine
 # Read once, with the code, as the sweep's.
 HARNESS_DIGEST = hashlib.sha256(
     b"".join((Path(__file__).parent / f"{module}.py").read_bytes() for module in HARNESS)

@@ -19,10 +19,10 @@ import jinja2
 import torch
 from lm_eval.api.model import TemplateLM
 
-from .batches import Budget, budget_of
+from .engine.batches import Budget, budget_of
+from .engine.likelihood import Answer, log_likelihoods
 from .errors import HybretError
 from .interventions import Intervention
-from .likelihood import Answer, log_likelihoods
 from .models import Model
 from .recipe import Recipe
 

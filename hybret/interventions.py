@@ -1,8 +1,8 @@
 """Interventions on attention, as frozen values.
 
 A value is equal to another with the same fields, hashable, and its ``repr`` is its key in the result files. What it
-does to one attention layer is in `hybret.attention`; when it acts is decided by `during` and by the phase that the
-generation loop declares.
+does to one attention layer is in `hybret.engine.attention`; when it acts is decided by `during` and by the phase that
+the generation loop declares.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .engine.placing import Elsewhere, device_of, placement, random_net, require_on_gpus, spread
+from .engine.sizing import require_room
 from .errors import HybretError
 from .families import FAMILIES
-from .placing import Elsewhere, device_of, placement, random_net, require_on_gpus, spread
 from .presets import RANDOM, RANDOM_MODELS, head_counts
-from .sizing import require_room
 from .sources import CHECKPOINTS as CHECKPOINTS
 from .sources import configuration, organisms, said, source_of, tokenizer_folder
 
@@ -121,11 +121,11 @@ class Model:
         str
             The answer before EOS.
         """
-        from . import generation
+        from .engine import generation
+        from .engine.scan import parallel_scans
+        from .engine.tracing import attached, implementation
         from .interventions import Keep
         from .recipe import CORRECTED
-        from .scan import parallel_scans
-        from .tracing import attached, implementation
 
         on = attached(self.net)
         ids, spans, question = (

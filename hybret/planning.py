@@ -22,17 +22,17 @@ from rich.console import Group
 from rich.table import Table
 
 from . import niah
-from .batches import MOST_ROWS, MOST_TOKENS, STATE_SHARE
+from .bench.measuring import flops_per_token
+from .engine.batches import MOST_ROWS, MOST_TOKENS, STATE_SHARE
+from .engine.generation import MAX_NEW_TOKENS
+from .engine.sizing import GIB, cache_bytes, skeleton
 from .errors import HybretError
 from .families import FAMILIES
-from .figures_speed import duration
-from .generation import MAX_NEW_TOKENS
+from .figures.timings import duration
 from .interventions import Intervention, Keep, KeepHeads, Only, PerPhase, effective, table1_conditions
-from .measuring import flops_per_token
 from .models import ORGANISM_LENGTHS, PAPER_LENGTHS, attention_layers
 from .presets import PAPER_MODELS, RANDOM, RANDOM_MODELS, head_counts
 from .recipe import CORRECTED
-from .sizing import GIB, cache_bytes, skeleton
 from .sources import configuration, organisms
 
 HOW = (
@@ -55,7 +55,7 @@ class Machine:
     title : what it is.
     kind : ``"cuda"`` or ``"cpu"``.
     memory : bytes.
-    rate : operations per second of large products, by dtype (`hybret.measuring.matmul_rate`).
+    rate : operations per second of large products, by dtype (`hybret.bench.measuring.matmul_rate`).
     reading : seconds of reading, by dtype, per second that the products alone would take.
     launch : seconds for each layer and pass.
     bandwidth : bytes per second of the memory.

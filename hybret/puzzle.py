@@ -13,15 +13,15 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from . import generation
+from .engine import generation
+from .engine.scan import parallel_scans
+from .engine.tracing import Trace, implementation
 from .errors import HybretError
 from .interventions import Binary, Intervention, Keep, Mass, Null, Omit, Only
 from .models import Model
 from .niah import Prompt, prompt_key
 from .recipe import CORRECTED
-from .scan import parallel_scans
 from .scoring import normalise
-from .tracing import Trace, implementation
 
 PARTS = ("needle", "question", "answer", "first", "self", "context")
 """What a query attends to, each key counted once: the needle; the question; the template's ending and the answer so

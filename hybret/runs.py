@@ -28,7 +28,7 @@ RUNNER = {
     "runs.py",
     "execution.py",
     "book.py",
-    "cli.py",
+    "cli",
 }  # they carry runs out and cannot change what a run computes
 INJECTED = {"injected-parameters"}
 OVERRIDES = "HYBRET_BOOK_OVERRIDES"  # environment variable: JSON of the overrides whose runs the pages show
@@ -144,7 +144,7 @@ class Project:
     def package_key(self) -> str:
         """Hash of the package's code, the checkpoints embedded in it, and the versions it is installed with."""
         files = (p for p in sorted(self.package.rglob("*")) if p.suffix in HASHED and "__pycache__" not in p.parts)
-        kept = [p for p in files if not (p.parent == self.package and p.name in RUNNER)]
+        kept = [p for p in files if p.relative_to(self.package).parts[0] not in RUNNER]
         kept += [lock for lock in [self.root / "requirements.lock"] if lock.is_file()]
         return digest(b for p in kept for b in (os.path.relpath(p, self.package).encode(), p.read_bytes()))
 

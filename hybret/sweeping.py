@@ -14,27 +14,27 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from . import generation, scoring
-from .batches import Budget, Stages, answered, budget_of, does, longest_prompt, plan
+from . import scoring
 from .cluster import Ray
+from .engine import generation
+from .engine.batches import Budget, Stages, answered, budget_of, does, longest_prompt, plan
+from .engine.placing import Elsewhere
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
 from .models import Model
 from .niah import Prompt
-from .placing import Elsewhere
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 from .store import Store
 
+HERE = Path(__file__).parent
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
-ENGINE = (
-    "attention", "batches", "entropy", "generation", "interventions", "manipulating", "models", "prefixes", "presets",
-    "recurrences", "scan", "states", "streaming", "tracing",
-)  # fmt: skip
+ENGINE = [
+    *sorted((HERE / "engine").glob("*.py")),
+    *(HERE / f"{name}.py" for name in ("interventions", "models", "presets")),
+]
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
-ENGINE_DIGEST = hashlib.sha256(
-    b"".join((Path(__file__).parent / f"{module}.py").read_bytes() for module in ENGINE)
-).hexdigest()[:12]
+ENGINE_DIGEST = hashlib.sha256(b"".join(module.read_bytes() for module in ENGINE)).hexdigest()[:12]
 
 
 def sweep(

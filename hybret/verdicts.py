@@ -12,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from . import claims_benchmarks, claims_heads, claims_weights
 from .claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, Claim, Outcome
+from .claims import benchmarks as claims_benchmarks
+from .claims import heads as claims_heads
+from .claims import weights as claims_weights
+from .claims.evidence import Evidence, NotTestable
 from .errors import HybretError
-from .evidence import Evidence, NotTestable
 from .presets import made_up
 
 __all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]

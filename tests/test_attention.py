@@ -13,9 +13,10 @@ from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
 import hybret as hb
-from hybret import CORRECTED, PAPER, Binary, HybretError, Keep, KeepHeads, Null, Omit, Only, generation
-from hybret.attention import NAME
-from hybret.tracing import implementation
+from hybret import CORRECTED, PAPER, Binary, HybretError, Keep, KeepHeads, Null, Omit, Only
+from hybret.engine import generation
+from hybret.engine.attention import NAME
+from hybret.engine.tracing import implementation
 
 TOKENS, SPAN = 70, (40, 50)
 WINDOW = 32  # of the random RecurrentGemma

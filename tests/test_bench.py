@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from hybret import HybretError
 from hybret.bench import bench, prefill_ratio
+from hybret.bench.measuring import matmul_rate
+from hybret.bench.scaling import scaling
 from hybret.cli import app
-from hybret.measuring import matmul_rate
 from hybret.niah import grid
-from hybret.scaling import scaling
 
 SMALL = {"lengths": [76, 128], "depths": [0, 50], "max_new_tokens": 4, "stock_prompts": 2, "stock_conditions": 3}
 

@@ -13,9 +13,10 @@ import torch
 from typer.testing import CliRunner
 
 import hybret as hb
-from hybret import HybretError, Keep, KeepHeads, PerPhase, batches, niah, prefixes
-from hybret.batches import Budget, Stages
+from hybret import HybretError, Keep, KeepHeads, PerPhase, niah
 from hybret.cli import app
+from hybret.engine import batches, prefixes
+from hybret.engine.batches import Budget, Stages
 from hybret.store import Store
 
 CONDITIONS = {

@@ -7,30 +7,17 @@ import torch
 from conftest import random_ids
 
 import hybret as hb
-from hybret import (
-    CORRECTED,
-    PAPER,
-    Binary,
-    Keep,
-    KeepHeads,
-    Mass,
-    Null,
-    Omit,
-    Only,
-    PerPhase,
-    generation,
-    niah,
-    prefixes,
-)
-from hybret.attention import Frame, frame
-from hybret.batches import Budget, Stages, does
-from hybret.entropy import head_entropy, keep_lowest
+from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase, niah
+from hybret.bench.stock import answer
+from hybret.engine import generation, prefixes
+from hybret.engine.attention import Frame, frame
+from hybret.engine.batches import Budget, Stages, does
+from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.scan import parallel_scans
+from hybret.engine.streaming import attend
+from hybret.engine.tracing import implementation
 from hybret.interventions import effective
-from hybret.scan import parallel_scans
-from hybret.stock import answer
-from hybret.streaming import attend
 from hybret.sweeping import sweep
-from hybret.tracing import implementation
 
 ACTIONS = {
     "keep": (),

@@ -13,7 +13,7 @@ from test_figures_speed import CPU, LAYER
 
 from hybret import figures, tables
 from hybret.errors import HybretError
-from hybret.figures_style import COLOURS
+from hybret.figures.style import COLOURS
 from hybret.puzzle import PARTS
 
 ELSEWHERE = (

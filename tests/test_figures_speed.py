@@ -14,7 +14,7 @@ import hybret as hb
 import hybret.bench
 from hybret import figures
 from hybret.errors import HybretError
-from hybret.figures_style import COLOURS
+from hybret.figures.style import COLOURS
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "speed.ipynb"
 SWEEP = {

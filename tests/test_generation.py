@@ -11,9 +11,9 @@ from conftest import random_ids
 
 import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase
-from hybret.generation import decode, generate, merge, prefill
-from hybret.scan import parallel_scans
-from hybret.tracing import implementation
+from hybret.engine.generation import decode, generate, merge, prefill
+from hybret.engine.scan import parallel_scans
+from hybret.engine.tracing import implementation
 
 TOKENS, SPAN = 70, (40, 50)
 STEPS = 8

@@ -11,25 +11,12 @@ import torch
 from conftest import random_ids
 
 import hybret as hb
-from hybret import (
-    CORRECTED,
-    PAPER,
-    Binary,
-    Compose,
-    HybretError,
-    Keep,
-    KeepHeads,
-    Mass,
-    Null,
-    Omit,
-    Only,
-    PerPhase,
-    generation,
-)
-from hybret.attention import Frame, attention, frame
-from hybret.entropy import head_entropy, keep_lowest
+from hybret import CORRECTED, PAPER, Binary, Compose, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
+from hybret.engine import generation
+from hybret.engine.attention import Frame, attention, frame
+from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.tracing import implementation
 from hybret.interventions import validate
-from hybret.tracing import implementation
 
 HEADS, KV_HEADS, DIM, WINDOW = 6, 2, 4, 7
 MODULE = SimpleNamespace(num_key_value_groups=HEADS // KV_HEADS, training=False, layer_idx=0, config=object())

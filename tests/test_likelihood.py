@@ -7,9 +7,9 @@ import torch
 from conftest import random_ids
 
 import hybret as hb
-from hybret import streaming
-from hybret.batches import Budget
-from hybret.likelihood import log_likelihoods
+from hybret.engine import streaming
+from hybret.engine.batches import Budget
+from hybret.engine.likelihood import log_likelihoods
 from hybret.recipe import CORRECTED, PAPER
 
 

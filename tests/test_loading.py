@@ -18,11 +18,12 @@ from test_models import ORGANISM, with_config
 from transformers import AutoModelForCausalLM
 
 import hybret as hb
-from hybret import attention, figures, generation, models, niah, placing, presets, sizing, sources, verdicts
+from hybret import figures, models, niah, presets, sources, verdicts
+from hybret.engine import attention, generation, placing, sizing
+from hybret.engine.scan import parallel_scans
+from hybret.engine.sizing import GIB
+from hybret.engine.tracing import implementation
 from hybret.presets import CONFIGS, PAPER_MODELS, paper_config
-from hybret.scan import parallel_scans
-from hybret.sizing import GIB
-from hybret.tracing import implementation
 
 REAL = "google/recurrentgemma-2b"
 

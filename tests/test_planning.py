@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 import hybret as hb
 from hybret import niah
 from hybret.bench import figure2_conditions
+from hybret.engine.sizing import GIB
 from hybret.models import ORGANISM_LENGTHS, PAPER_LENGTHS
 from hybret.planning import MACHINES, NOTEBOOKS, Costs, Sweep, plan
 from hybret.presets import PAPER_MODELS, paper_config
-from hybret.sizing import GIB
 from hybret.sources import configuration
 
 PUBLISHED = sorted((Path(__file__).parents[1] / "book" / "published").glob("bench-*.json"))

@@ -6,9 +6,9 @@ from transformers import DynamicCache, JambaConfig, JambaForCausalLM, RecurrentG
 from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
+from hybret.engine.recurrences import linear_scan, selective_scan
+from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
-from hybret.recurrences import linear_scan, selective_scan
-from hybret.scan import parallel_scans
 
 TOKENS = 37
 PATCHED = (

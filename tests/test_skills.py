@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import JambaConfig, JambaForCausalLM
 
+from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
 from hybret.organisms import skills
 from hybret.organisms.conversations import ChatMixture, Conversations
@@ -19,7 +20,6 @@ from hybret.organisms.tokenizer import train_tokenizer
 from hybret.organisms.train import build, train
 from hybret.organisms.training import RECIPES
 from hybret.organisms.world import FACTS, SUBJECTS
-from hybret.scan import parallel_scans
 
 LOOKUPS = [name for name, task in skills.TASKS.items() if task.group == "mmlu-lookup"]
 

@@ -16,22 +16,9 @@ import pytest
 import torch
 
 import hybret as hb
-from hybret import (
-    CORRECTED,
-    PAPER,
-    HybretError,
-    Keep,
-    KeepHeads,
-    Null,
-    Omit,
-    Only,
-    PerPhase,
-    generation,
-    niah,
-    prefixes,
-    store,
-)
-from hybret.batches import Budget, Stages
+from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Null, Omit, Only, PerPhase, niah, store
+from hybret.engine import generation, prefixes
+from hybret.engine.batches import Budget, Stages
 from hybret.scoring import score
 from hybret.sweeping import run_folder, sweep
 

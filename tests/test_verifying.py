@@ -9,10 +9,11 @@ import torch
 from test_cli import run
 
 import hybret as hb
-from hybret import attention, checks, generation, interventions, states, verifying
+from hybret import interventions, verifying
+from hybret.engine import attention, generation, states
 from hybret.families import FAMILIES, KNOWN_DEFECTS, family_config
-from hybret.subjects import Bench
-from hybret.verifying import CHECKS, DEFECT, FAIL, PASS, verify
+from hybret.verifying import CHECKS, DEFECT, FAIL, PASS, checks, verify
+from hybret.verifying.subjects import Bench
 
 NAMES = {check.__name__: name for name, check in CHECKS.items()}
 

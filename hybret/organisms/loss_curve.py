@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from hybret.figures_style import COLOURS, GREY, canvas, footnote, styled
+from hybret.figures.style import COLOURS, GREY, canvas, footnote, styled
 
 Lines = Sequence[Mapping[str, Any]]
 

@@ -34,6 +34,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
 from hybret.organisms.checkpoint import load, save, saved_state
 from hybret.organisms.experts import dense_experts
@@ -41,7 +42,6 @@ from hybret.organisms.feeding import batches
 from hybret.organisms.probe import probe
 from hybret.organisms.tokenizer import ASSISTANT, train_tokenizer
 from hybret.organisms.training import RECIPES, Training
-from hybret.scan import parallel_scans
 
 
 def build(training: Training) -> Any:

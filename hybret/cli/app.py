@@ -1,0 +1,51 @@
+"""What every command shares: the application, how bad input ends, how counts are written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import typer
+
+from ..errors import HybretError
+
+app = typer.Typer(
+    help="In hybrid language models, which part does the retrieving? Run the experiments and build the book.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
+    """Bad input ends with its one sentence on stderr and status 2; a run that was interrupted with status 130."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except HybretError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted: finished batches are kept when --out was given", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def say(line: str) -> None:
+    """Progress, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def numbers(name: str, text: str) -> int | list[int]:
+    """A count, or a list of labels separated by commas."""
+    try:
+        values = [int(part) for part in text.removesuffix(",").split(",")]
+    except ValueError:
+        raise HybretError(f"{name} is {text!r}; give a count such as 10, or labels such as 128,256") from None
+    return values if "," in text else values[0]

@@ -1,0 +1,69 @@
+"""Commands around the experiments: models, data, the book, training."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .app import app, one_sentence, say
+
+
+@app.command()
+@one_sentence
+def models() -> None:
+    """List the models that can be named, and what each needs."""
+    from .. import presets
+    from ..families import FAMILIES
+    from ..sources import organisms
+
+    table = Table("name", "what", "where", box=None, header_style="bold")
+    for name in organisms():
+        table.add_row(name, "organism, trained by this project", "shipped")
+    for name in (*presets.RANDOM_MODELS, *FAMILIES):
+        table.add_row(name, "tiny, random weights, for trying the code", "made on the spot")
+    for name, title in presets.PAPER_MODELS.items():
+        table.add_row(name, f"{title}, studied in the paper", "Hugging Face")
+    Console().print(table)
+
+
+@app.command()
+@one_sentence
+def fetch(
+    benchmark: Annotated[str, typer.Argument(help="glue or mmlu.")],
+) -> None:
+    """Download the data of a benchmark once, into $HYBRET_CACHE or the user's cache."""
+    from ..fetching import fetch as download
+
+    print(download(benchmark, say=say))
+
+
+@app.command()
+@one_sentence
+def book(
+    model: Annotated[str | None, typer.Option(help="Run every notebook on this model, beside the book's runs.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this notebook and those it needs; repeatable.")] = None,
+    force: Annotated[bool, typer.Option(help="Run although nothing changed.")] = False,
+    jobs: Annotated[int, typer.Option(help="Notebooks at a time; they share the cores.")] = 2,
+) -> None:
+    """Run the notebooks that changed and build the book."""
+    from ..book import BuildError, build
+
+    try:
+        build(model=model, only=only, force=force, jobs=jobs)
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def train(context: typer.Context) -> None:
+    """Train an organism from scratch (see `hybret train --help`)."""
+    from ..organisms.train import main
+
+    raise typer.Exit(main(context.args))

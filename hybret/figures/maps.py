@@ -1,0 +1,137 @@
+"""Retrieval maps: mean score by prompt length and needle depth, with the attention window's edge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+
+from hybret.figures.style import (  # fmt: skip
+    EDGE,
+    GREY,
+    INK,
+    PALE,
+    WIDTH,
+    between,
+    canvas,
+    colormap,
+    footnote,
+    provenance,
+    split,
+    styled,
+    words,
+)
+
+CONTEXT_ENDS = ("start of context", "end of context")
+SCORES = Normalize(0, 5)
+
+
+def scores(palette: str) -> ScalarMappable:
+    """Colours of a score from 0 to 5, for cells and colour bars."""
+    return ScalarMappable(SCORES, colormap(palette))
+
+
+def draw_map(axes: Axes, rows: pd.DataFrame, palette: str) -> None:
+    """Draw one map: x prompt length, y needle depth with the start of the context on top, colour mean score.
+
+    Cells of one colour are one path: a page of twenty maps stays small as SVG, and sharp at any size.
+    """
+    cells = rows.pivot_table(index="depth", columns="length", values="score", aggfunc="mean")
+    values, (height, width) = cells.to_numpy(dtype=float), cells.shape
+    axes.add_patch(PathPatch(_squares(np.argwhere(np.isnan(values))), facecolor=PALE, edgecolor="white"))
+    for value in np.unique(values[~np.isnan(values)]):
+        path = _squares(np.argwhere(values == value))
+        patch = PathPatch(path, facecolor=colormap(palette)(SCORES(value)), edgecolor="white", linewidth=0.4)
+        patch.set_gid(f"score-{value:g}")
+        axes.add_patch(patch)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, pad=2)
+    shown = sorted({0, (width - 1) // 2, width - 1})
+    axes.set_xticks([i + 0.5 for i in shown], [str(cells.columns[i]) for i in shown])
+    if height > 1:
+        axes.set_yticks([0.5, height - 0.5], CONTEXT_ENDS)
+    else:
+        axes.set_yticks([0.5], [f"depth {cells.index[0]:g} %"])
+    inside = rows.assign(inside=rows["in_window"].astype(float))
+    visible = inside.pivot_table(index="depth", columns="length", values="inside", aggfunc="mean")
+    seen = visible.to_numpy() > 0.5
+    edges = [[(x + 1, y), (x + 1, y + 1)] for y, x in np.argwhere(seen[:, 1:] != seen[:, :-1])]
+    edges += [[(x, y + 1), (x + 1, y + 1)] for y, x in np.argwhere(seen[1:] != seen[:-1])]
+    colour = EDGE if palette == "cividis" else INK
+    line = LineCollection(edges, colors=colour, linewidths=2, capstyle="projecting")
+    line.set_gid("window")
+    axes.add_collection(line)
+
+
+def _squares(cells: Any) -> Path:
+    """Return one compound path of unit squares at (row, column) pairs `cells`, shape (n, 2)."""
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])
+    vertices = (np.asarray(cells)[:, None, ::-1] + corners).reshape(-1, 2)
+    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(cells)
+    return Path(vertices, codes) if len(cells) else Path(np.empty((0, 2)))
+
+
+@styled
+def retrieval_maps(
+    rows: pd.DataFrame, row_by: str | None = None, col_by: str | None = "k", palette: str = "cividis"
+) -> Figure:
+    """Retrieval maps as small multiples (the paper's Figures 4-7 and 10).
+
+    Parameters
+    ----------
+    rows
+        Rows of one model, or of several with "model" as `row_by` or `col_by`; repeated prompts of a cell (haystack
+        seeds) are averaged.
+    row_by, col_by
+        Columns whose values make the rows and columns of maps, in order of first appearance; None for one. Values that
+        a reader calls alike (the base and the instruct template) share one.
+        A pair ("prefill", "generation") is laid out as Table 1.
+    palette
+        "cividis" or "authors".
+
+    Returns
+    -------
+    Figure
+        x: prompt length label (tokens); y: needle depth, start of the context on top; colour: mean score.
+        Titles give the accuracy and the share of full needles. A line parts the cells whose needle the last prompt
+        token can attend to from those where it has left the attention window.
+    """
+    rows = split(rows)[0].reset_index(drop=True)
+    bar = scores(palette)
+    said = {by: rows[by].map(lambda value, by=by: words(by, value)) for by in (row_by, col_by) if by}
+    down, across = (list(dict.fromkeys(said[by])) if by else [None] for by in (row_by, col_by))
+    width = WIDTH if len(across) > 1 else 4.6
+    figure = canvas(0.95 + len(down) * min(2.4, 0.4 + 0.74 * (width - 2) / len(across)), width)
+    grid = figure.subplots(len(down), len(across), squeeze=False, sharex="col", sharey=True)
+    for i, first in enumerate(down):
+        for j, second in enumerate(across):
+            axes, cell = grid[i, j], rows
+            if row_by:
+                cell = cell[said[row_by][cell.index] == first]
+            if col_by:
+                cell = cell[said[col_by][cell.index] == second]
+            head = f"{second}\n" if col_by and i == 0 else ""
+            if cell.empty:
+                axes.set_title(f"{head}not run", fontsize=9, color=GREY)
+                continue
+            draw_map(axes, cell, palette)
+            mean, exact = 20 * cell["score"].mean(), 100 * cell["exact"].mean()
+            axes.set_title(f"{head}{mean:.0f} % · full {exact:.0f} %", fontsize=9, pad=3)
+        if row_by:
+            grid[i, 0].set_ylabel(str(first))
+    colours = figure.colorbar(bar, ax=grid, shrink=min(1.0, 1.6 / len(down) + 0.2), aspect=22, pad=0.015)
+    colours.set_label("mean score (0 to 5)")
+    n = between(rows.groupby([c for c in (row_by, col_by) if c] or ["model"], dropna=False).size())
+    edge = ["line: edge of the attention window"] if rows["in_window"].nunique() > 1 else []
+    note = provenance(rows, f"{n} prompts a map", "titles: accuracy · share of full needles", *edge)
+    footnote(figure, note, xlabel="prompt length (tokens)")
+    return figure
