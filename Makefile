@@ -33,7 +33,7 @@ $(READY): requirements.lock pyproject.toml
 lock: ## write requirements.lock again from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)"
-	.venv-lock/bin/python -m pip install --quiet '.[book,dev,eval,ray]'
+	.venv-lock/bin/python -m pip install --quiet '.[book,dev,eval,gpu,ray]'
 	sed -n '/^#/p' requirements.lock > .venv-lock/lock
 	.venv-lock/bin/python -m pip freeze --all --exclude hybret --exclude pip | sed 's/+.*//' | grep '==' >> .venv-lock/lock
 	mv .venv-lock/lock requirements.lock
