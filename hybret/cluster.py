@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .engine.batches import Budget, Key, Stages, Work, answered
+from .engine.batches import Budget, Key, Stages, Work, answered, state_room
 from .engine.placing import Elsewhere
 from .errors import HybretError
 from .models import Model, digest, load, named
@@ -49,8 +49,7 @@ class Worker:
     def describe(self) -> Model:
         """The model, without its net."""
         model = self.held()
-        memory = torch.cuda.get_device_properties(model.device).total_memory if model.device.type == "cuda" else 0
-        net = Elsewhere(model.net.config, model.net.dtype, torch.device(model.device.type), memory)
+        net = Elsewhere(model.net.config, model.net.dtype, torch.device(model.device.type), state_room(model))
         return replace(model, net=net)
 
     def identity(self, name: str, work: Work) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,44 @@ def provenance(root: Path) -> dict[str, Any]:
 
     gpus = call("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
     return {
-        "commit": call("git", "rev-parse", "HEAD"),
+        "commit": os.environ.get("HYBRET_COMMIT") or call("git", "rev-parse", "HEAD"),
         "dirty": bool(call("git", "status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "device": ", ".join(gpus) or f"CPU ({platform.machine()})",
     }
+
+
+class GpuMemory(threading.Thread):
+    """The most that all processes take of each GPU in a ``with`` block: once a second, as ``nvidia-smi`` sees it.
+
+    Attributes
+    ----------
+    gib : list of float
+        GiB, by GPU; empty without GPUs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.gib: list[float] = []
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        while not self.ended.wait(1):
+            try:
+                lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+            except (OSError, subprocess.CalledProcessError):
+                return
+            now = [round(int(line) / 1024, 2) for line in lines]
+            self.gib = [max(pair) for pair in zip(now, self.gib or now, strict=True)]
+
+    def __enter__(self) -> GpuMemory:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.join()
 
 
 def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
@@ -67,30 +101,31 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         os.environ |= ENVIRONMENT | {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private}
         kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{private}/k"}})
         try:
-            nb = papermill.execute_notebook(
-                str(project.notebooks / f"{run.notebook}.ipynb"),
-                str(part),
-                parameters=run.parameters,
-                cwd=str(project.notebooks),
-                kernel_name="python3",
-                progress_bar=False,
-                stdout_file=output,
-                stderr_file=output,
-                config=kernel,
-            )
+            with GpuMemory() as memory:
+                nb = papermill.execute_notebook(
+                    str(project.notebooks / f"{run.notebook}.ipynb"),
+                    str(part),
+                    parameters=run.parameters,
+                    cwd=str(project.notebooks),
+                    kernel_name="python3",
+                    progress_bar=False,
+                    stdout_file=output,
+                    stderr_file=output,
+                    config=kernel,
+                )
         except (papermill.PapermillExecutionError, DeadKernelError, CellTimeoutError, RuntimeError) as error:
             if part.exists():
                 os.replace(part, bad)
             what = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
             return time.time() - began, " ".join(what.split())
-    record(project, run, nb, began)
+    record(project, run, nb, began, memory.gib)
     nbformat.write(nb, part)
     os.replace(part, done)
     bad.unlink(missing_ok=True)
     return time.time() - began, ""
 
 
-def record(project: Project, run: Run, nb: Any, began: float) -> None:
+def record(project: Project, run: Run, nb: Any, began: float, memory: list[float]) -> None:
     """Write the run's provenance into the notebook, in place of papermill's own metadata."""
     times = nb.metadata.pop("papermill")
     for cell in nb.cells:
@@ -111,6 +146,7 @@ def record(project: Project, run: Run, nb: Any, began: float) -> None:
         **provenance(project.root),
         "started": times["start_time"],
         "seconds": round(times["duration"], 1),
+        "memory_gib": memory,
         "files": sorted(files),
     }
 

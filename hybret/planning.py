@@ -23,7 +23,7 @@ from rich.table import Table
 
 from . import niah
 from .bench.measuring import flops_per_token
-from .engine.batches import MOST_ROWS, MOST_TOKENS, STATE_SHARE
+from .engine.batches import MOST_ROWS, MOST_TOKENS, room_of
 from .engine.generation import MAX_NEW_TOKENS
 from .engine.sizing import GIB, cache_bytes, skeleton
 from .errors import HybretError
@@ -216,7 +216,8 @@ class Costs:
         self.attention, self.config = len(attention), config
         self.most = MOST_ROWS[machine.kind]
         if machine.kind == "cuda":
-            self.most = max(1, min(self.most, int(STATE_SHARE * machine.memory / self.row_bytes(longest))))
+            room = room_of(int(machine.memory), self.parameters * self.item)
+            self.most = max(1, min(self.most, room // self.row_bytes(longest)))
 
     def row_bytes(self, tokens: int) -> int:
         """Keys and values of one row."""

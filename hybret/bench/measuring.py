@@ -73,17 +73,18 @@ def wait(model: Model) -> None:
 
 
 class Memory:
-    """Peak memory inside the block in GiB: of the GPU, or of this process (Linux; None elsewhere)."""
+    """Peak memory inside the block in GiB: of the fullest GPU, or of this process (Linux; None elsewhere)."""
 
     gib: float | None = None
 
     def __init__(self, model: Model) -> None:
-        self.model = model
+        self.gpus = sorted({p.device.index for p in model.net.parameters() if p.device.type == "cuda"})
 
     def __enter__(self) -> Memory:
-        if self.model.device.type == "cuda":
+        if self.gpus:
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.model.device)
+            for gpu in self.gpus:
+                torch.cuda.reset_peak_memory_stats(gpu)
         else:
             with (
                 open("/proc/self/clear_refs", "w") if Path("/proc/self/clear_refs").exists() else nullcontext() as file
@@ -93,8 +94,8 @@ class Memory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.model.device.type == "cuda":
-            self.gib = round(torch.cuda.max_memory_allocated(self.model.device) / GIB, 3)
+        if self.gpus:
+            self.gib = round(max(map(torch.cuda.max_memory_allocated, self.gpus)) / GIB, 3)
         elif (status := Path("/proc/self/status")).exists():
             line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
             self.gib = round(int(line.split()[1]) * 1024 / GIB, 3)

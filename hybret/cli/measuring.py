@@ -13,6 +13,9 @@ from rich.table import Table
 from ..errors import HybretError
 from .app import app, numbers, one_sentence, say
 
+MORE = ("scaling", "long")  # what `bench` measures beside whole sweeps
+LONG = (16384, 32768, 65536, 131072)
+
 
 @app.command()
 @one_sentence
@@ -22,7 +25,8 @@ def bench(
         str, typer.Option(help="checkpoint; or random: one of the paper's models at full size, nothing downloaded.")
     ] = "checkpoint",
     what: Annotated[
-        list[str] | None, typer.Option(help="figure2, manipulation or scaling; repeatable. Default: the first two.")
+        list[str] | None,
+        typer.Option(help="figure2, manipulation, scaling or long; repeatable. Default: the first two."),
     ] = None,
     lengths: Annotated[str, typer.Option(help="How many prompt lengths, or labels in tokens.")] = "10",
     depths: Annotated[str, typer.Option(help="How many needle depths, or per cents.")] = "10",
@@ -31,25 +35,31 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device_map: Annotated[str | None, typer.Option(help="auto or balanced: spread the model over all GPUs.")] = None,
 ) -> None:
     """Time whole sweeps against transformers' own path in the same run, and compare their tokens."""
     from ..bench import SWEEPS
     from ..bench import bench as measure
+    from ..bench.long import long_maps
     from ..bench.scaling import scaling
     from ..models import device_of, load
 
     asked = what or [*SWEEPS]
-    if unknown := [name for name in asked if name not in (*SWEEPS, "scaling")]:
-        raise HybretError(f"unknown benchmark {unknown[0]!r}; choose from {', '.join([*SWEEPS, 'scaling'])}")
+    if unknown := [name for name in asked if name not in (*SWEEPS, *MORE)]:
+        raise HybretError(f"unknown benchmark {unknown[0]!r}; choose from {', '.join([*SWEEPS, *MORE])}")
     if stock_prompts < 1 or stock_conditions < 1:
         raise HybretError("the stock path must answer at least one prompt under at least one condition")
     sizes: dict[str, Any] = {"lengths": numbers("lengths", lengths), "depths": numbers("depths", depths)}
 
     found: dict[str, Any] = {}
     if sweeps := [name for name in asked if name in SWEEPS]:
-        subject = load(model, device=device, dtype=dtype, weights=weights)
+        subject = load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
         sizes |= {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
         found = measure(subject, sweeps, **sizes, say=say)
+    if "long" in asked:
+        subject = load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
+        labels = sizes["lengths"] if isinstance(sizes["lengths"], list) else LONG
+        found["long"] = long_maps(subject, labels, sizes["depths"], say=say)
     if "scaling" in asked:
         found["scaling"] = scaling(device=device_of(device), say=say)
     if as_json:
@@ -65,6 +75,9 @@ def bench(
         table.add_row(
             f"{row['path']}, {row['tokens']} tokens", f"{row['seconds']:.4f}", "", "", "", str(row["extra_gib"])
         )
+    for row in found.get("long", {}).get("rows", []):
+        what_ran = f"{row['conditions']} conditions, {row['tokens']} tokens"
+        table.add_row(what_ran, f"{row['seconds']:.1f}", "", "", "", str(row["memory_gib"]))
     Console().print(table)
 
 

@@ -24,14 +24,14 @@ class Elsewhere:
     config : transformers.PretrainedConfig
     dtype : torch.dtype
     device : torch.device
-    memory : int
-        Bytes of that device; 0 for a CPU.
+    room : int
+        Bytes of that device for the states of a batch (`batches.state_room`).
     """
 
     config: Any
     dtype: torch.dtype
     device: torch.device
-    memory: int
+    room: int
 
 
 def device_of(device: str) -> str:

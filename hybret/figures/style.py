@@ -264,3 +264,14 @@ def save(figure: Figure, name: str, folder: str | Path) -> Picture:
         reason = problem.strerror or problem
         raise HybretError(f"cannot write a figure to {folder} ({reason}); choose another folder") from problem
     return picture
+
+
+def glue(name: str, value: object) -> None:
+    """Keep a number or a word of a notebook under a name, for the pages' ``{glue}`` roles; nothing is shown.
+
+    What `myst_nb.glue` does with ``display=False``, so that a machine that only runs notebooks needs no Sphinx.
+    """
+    from IPython.display import display
+
+    kind = "application/papermill.record/"
+    display({f"{kind}text/plain": repr(value)}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": kind}})
