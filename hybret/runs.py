@@ -155,7 +155,12 @@ class Project:
         # A part of a chapter that differs from it in a parameter is the chapter itself where that is overridden.
         parts = {name: entry for name, entry in spec.items() if entry.get("notebook") not in (None, name)}
         dropped = {n: e["notebook"] for n, e in parts.items() if set(e.get("parameters") or ()) & set(self.overrides)}
-        spec = {name: entry for name, entry in spec.items() if name not in dropped}
+        # It takes the first of their places: runs between them need it as they need the part.
+        order = dict.fromkeys(dropped.get(name, name) for name in spec)
+        spec = {
+            name: {**spec[name], "needs": [n for n in spec[name].get("needs") or () if dropped.get(n) != name]}
+            for name in order
+        }
         runs: dict[str, Run] = {}
         used: set[str] = set()
         for name, entry in spec.items():
@@ -163,7 +168,7 @@ class Project:
             path = self.notebooks / f"{notebook}.ipynb"
             if not path.is_file():
                 raise HybretError(f"runs.yml names {notebook!r}, but {path} does not exist: add it or drop the entry.")
-            needs = tuple(dict.fromkeys(dropped.get(n, n) for n in entry.get("needs") or () if dropped.get(n) != name))
+            needs = tuple(dict.fromkeys(dropped.get(n, n) for n in entry["needs"]))
             if late := [n for n in needs if n not in runs]:
                 raise HybretError(f"runs.yml: {name!r} needs {late[0]!r}, which must stand above it in the file.")
             known = parameters(path)
