@@ -203,15 +203,16 @@ def prefill(
                 output[rows] = _only(action, part, output[rows], left, columns)
             else:
                 output[rows] = _binary(part, left[:, columns], columns, frame.recipe)
-    output = _for_rows(output, many)
+    output = gated = _for_rows(output, many)
     for metric, (rows, k) in frame.keep_heads.items():
+        # Of several choices each looks at all heads, not at what the one before it left.
         score = bits if metric == "entropy" else -output.float().norm(dim=-1)
         assert score is not None  # entropies were asked for
         kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
         kept[rows] = keep_lowest(_for_rows(score, many)[rows], k, frame.recipe)
-        output = output * kept[..., None]
+        gated = gated * kept[..., None]
         frame.acted[layer, metric] += len(rows)
-    return output
+    return gated
 
 
 def _for_rows(x: Tensor, many: int) -> Tensor:
