@@ -311,6 +311,11 @@ def test_controls_have_no_needle_on_purpose(model):
     assert (rows.set_index("condition").loc["omit", ["acted_prefill", "acted_generation"]] > 0).all()
     with hb.attach(model, Omit()):
         assert model.generate(control, STEPS) == answers["omit"]
+    code = run(model, [control], conditions, recipe=CORRECTED.replace(binary="scalar")).set_index("condition")["answer"]
+    assert (code == answers).all()
+    generation = {name: PerPhase(generation=c, prefill=Keep()) for name, c in conditions.items()}
+    code = run(model, [control], generation, recipe=PAPER)
+    assert code["answer"].nunique() == 1  # the authors' code leaves the weights alone, in every mode
 
 
 def test_what_needs_no_needle_runs_without_one(griffin):

@@ -275,7 +275,7 @@ def prompt(draw):
     return n, spans, (asked, draw(st.integers(asked, n)))
 
 
-@examples(12)
+@examples(25)
 @given(
     st.sampled_from(["griffin", "jamba"]),
     st.lists(prompt(), min_size=1, max_size=3, unique_by=lambda p: p[0]),
@@ -297,7 +297,7 @@ def models(griffin, jamba):
     return {"griffin": griffin, "jamba": jamba}
 
 
-@examples(60)
+@examples(250)
 @given(st.data())
 def test_any_shape_of_a_layer(data):
     """Heads, groups, dimensions, windows, rows and needles of any kind, streamed and not, in a prefill and in a step."""
