@@ -1,7 +1,7 @@
 """The interventions a second time: slow, obvious and independent of hybret's own masks, softmax, entropy and choices.
 
-Everything is computed in float64 from a layer's queries, keys and values, in loops over heads and tokens. Of hybret only
-the frozen values are used, for what they say: the fields of interventions and of the recipe.
+Everything is computed in float64 from a layer's queries, keys and values, in loops over heads and tokens. Of hybret
+only the frozen values are used, for what they say: the fields of interventions and of the recipe.
 """
 
 from __future__ import annotations

@@ -300,7 +300,7 @@ def models(griffin, jamba):
 @examples(250)
 @given(st.data())
 def test_any_shape_of_a_layer(data):
-    """Heads, groups, dimensions, windows, rows and needles of any kind, streamed and not, in a prefill and in a step."""
+    """Heads, groups, dimensions, windows, rows and needles of any kind, streamed and not, in prefill and in a step."""
     shared, groups = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
     heads, dim = shared * groups, data.draw(st.integers(1, 6))
     window = data.draw(st.one_of(st.none(), st.integers(1, 12)))
