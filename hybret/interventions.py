@@ -153,6 +153,8 @@ class Only(Elementary):
         object.__setattr__(self, "also", tuple(name for name in ALSO if name in self.also))
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
+            if not self.layers:
+                raise HybretError("Only would act in no layer; layers names some attention layers, or is None for all")
 
     def __repr__(self) -> str:
         """The paper's fields always, the others where they differ: the keys of rows stay what they were."""
@@ -291,11 +293,16 @@ def validate(intervention: Intervention, heads: int, layers: Sequence[int] | Non
     Raises
     ------
     HybretError
-        If it keeps more heads than the model has, names a layer without attention, or is not an intervention.
+        If it keeps more heads than the model has, names a layer without attention, has a part that can never act, or is
+        not an intervention.
     """
     if not isinstance(intervention, Intervention):
         raise HybretError(
             f"{intervention!r} is not an intervention; use KeepHeads, Omit, Only, Binary, Null, Mass, Keep or PerPhase"
+        )
+    if idle := next(_idle(intervention, PHASES), None):
+        raise HybretError(
+            f"{idle!r} would never act in {intervention!r}: it is in the place of a phase that it leaves out"
         )
     for part in elementary(intervention):
         if isinstance(part, KeepHeads) and part.k > heads:
@@ -306,6 +313,18 @@ def validate(intervention: Intervention, heads: int, layers: Sequence[int] | Non
             raise HybretError(
                 f"layer {min(wrong)} is no attention layer of this model; choose some of {', '.join(map(str, layers))}"
             )
+
+
+def _idle(intervention: Intervention, phases: Sequence[Phase]) -> Iterator[Intervention]:
+    """The parts of an intervention, other than `Keep`, that act in none of these phases."""
+    if isinstance(intervention, PerPhase):
+        for phase in PHASES:
+            yield from _idle(getattr(intervention, phase), [phase] if phase in phases else [])
+    elif isinstance(intervention, Compose):
+        for item in intervention.items:
+            yield from _idle(item, phases)
+    elif not isinstance(intervention, Keep) and not any(intervention.at(phase) for phase in phases):
+        yield intervention
 
 
 def table1_conditions() -> dict[str, PerPhase]:

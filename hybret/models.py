@@ -120,30 +120,41 @@ class Model:
         -------
         str
             The answer before EOS.
+
+        Raises
+        ------
+        HybretError
+            The attached intervention cannot act: its needle is not there (in a control it need not be), or its phase
+            has no token.
         """
-        from .engine import generation
+        from .engine import acting, generation
         from .engine.scan import parallel_scans
         from .engine.tracing import attached, implementation
-        from .interventions import Keep
+        from .interventions import PHASES, Keep
         from .recipe import CORRECTED
 
         on = attached(self.net)
+        rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
         ids, spans, question = (
             (self.tokenizer(prompt).input_ids, (), None)
             if isinstance(prompt, str)
             else (prompt.ids, prompt.needle_spans, prompt.question_span)
         )
+        reading, control = generation.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
+        acting.require(self, recipe, rule, len(ids), reading, max_new_tokens, None if control else spans)
         with parallel_scans(), implementation(self.net):
             answer = generation.generate(
                 self,
                 ids,
-                on.intervention if on else Keep(),
+                rule,
                 spans,
-                on.recipe if on else CORRECTED,
+                recipe,
                 max_new_tokens,
                 on.trace if on else None,
                 question,
             )
+        if on:
+            on.ran.update(PHASES)
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
 

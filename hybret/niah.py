@@ -92,6 +92,11 @@ class Prompt:
     given: str = ""
 
     @property
+    def control(self) -> bool:
+        """Whether the needle was left out on purpose."""
+        return self.needle == "none"
+
+    @property
     def target(self) -> Needle:
         """The needle to score the answer against, also when the prompt leaves it out."""
         return Needle(self.needle, self.reference, self.question, self.keywords)

@@ -34,10 +34,10 @@ def generation_arms(model: Model) -> dict[str, Intervention]:
     Arms that restrict `Only` to some attention layers are left out where there is only one.
     """
     first, *others = model.attention_layers
-    by_layer = {
-        "Only, in the first attention layer alone": Only(layers=(first,)),
-        "Only, in all attention layers but the first": Only(layers=tuple(others)),
-    }
+    by_layer: dict[str, Intervention] = {}
+    if others:
+        by_layer["Only, in the first attention layer alone"] = Only(layers=(first,))
+        by_layer["Only, in all attention layers but the first"] = Only(layers=tuple(others))
     return {
         "Keep": Keep(),
         "Only": Only(),
@@ -52,7 +52,7 @@ def generation_arms(model: Model) -> dict[str, Intervention]:
         "Only, mass 2": Only() & Mass(2.0),
         "Only + question, at Only's mass": Only(also=("question",)) & Mass("needle"),
         "Keep, at Only's mass": Mass("needle"),
-        **(by_layer if others else {}),
+        **by_layer,
         "Binary": Binary(),
         "Binary, renormalised": Binary() & Mass(1.0),
         "Omit": Omit(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as _replace
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 from .errors import HybretError
 
@@ -71,13 +71,20 @@ class Recipe:
     jamba_manipulation: Literal["acts", "no-op"] = "acts"
     rubric: str = "table2"
 
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if (known := get_args(kind)) and getattr(self, name) not in known:
+                raise HybretError(f"{name} is {getattr(self, name)!r} in a recipe; choose {' or '.join(known)}")
+        if not 0 <= self.entropy_eps < 1:
+            raise HybretError(f"entropy_eps is {self.entropy_eps!r} in a recipe; it must be a number from 0 to below 1")
+
     def replace(self, **changes: object) -> Recipe:
         """A recipe that differs in the named fields, named after the difference.
 
         Raises
         ------
         HybretError
-            If a field does not exist.
+            If a field does not exist, or has no such value.
         """
         known = {f.name for f in fields(self)} - {"name"}
         if unknown := set(changes) - known:

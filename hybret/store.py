@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -18,12 +18,20 @@ from .errors import HybretError
 RUN_FILE = "run.json"
 
 
+class Answer(NamedTuple):
+    """What a condition's answer to a prompt says, and on how many tokens the condition acted to get it."""
+
+    answer: str
+    acted_prefill: int
+    acted_generation: int
+
+
 class Store:
     """Answers of one run, kept in memory and, batch by batch, in a folder."""
 
     def __init__(self, out: str | Path | None, identity: dict[str, Any]) -> None:
         self.folder = Path(out) if out is not None else None
-        self.answers: dict[tuple[str, str], str] = {}
+        self.answers: dict[tuple[str, str], Answer] = {}
         if self.folder is None:
             return
         note = self.folder / RUN_FILE
@@ -47,19 +55,22 @@ class Store:
 
     def _read(self, path: Path) -> None:
         try:
-            part = pd.read_parquet(path, columns=["prompt", "does", "answer"])
+            part = pd.read_parquet(path, columns=["prompt", "does", *Answer._fields])
         except ValueError as problem:
             raise HybretError(f"{path} is damaged; remove it, and its answers are computed again") from problem
         keys = zip(part["prompt"], part["does"], strict=True)
-        self.answers.update(zip(keys, part["answer"], strict=True))
+        found = part[[*Answer._fields]].itertuples(index=False, name=None)
+        self.answers.update(zip(keys, map(Answer._make, found), strict=True))
 
-    def add(self, keys: Sequence[tuple[str, str]], answers: Sequence[str], rows: int, tokens: int) -> None:
+    def add(self, keys: Sequence[tuple[str, str]], answers: Sequence[Answer], rows: int, tokens: int) -> None:
         """Keep a finished batch, and with it the budget (`hybret.sweeping.Budget`) that it ran under."""
         self.answers.update(zip(keys, answers, strict=True))
         if self.folder is None:
             return
-        table = pd.DataFrame({"prompt": [k[0] for k in keys], "does": [k[1] for k in keys], "answer": answers})
-        table = table.assign(rows_per_batch=rows, tokens_per_pass=tokens)
+        named = pd.DataFrame({"prompt": [k[0] for k in keys], "does": [k[1] for k in keys]})
+        table = named.join(pd.DataFrame(answers, columns=Answer._fields)).assign(
+            rows_per_batch=rows, tokens_per_pass=tokens
+        )
         self._write("answers/", repr(sorted(keys)), table)
 
     def write_rows(self, rows: pd.DataFrame) -> None:

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from . import scoring
 from .cluster import Ray
 from .engine import generation
-from .engine.batches import Budget, Stages, answered, budget_of, does, longest_prompt, plan
+from .engine.acting import require
+from .engine.batches import Budget, Stages, acted_on, answered, budget_of, does, longest_prompt, plan
 from .engine.placing import Elsewhere
 from .errors import HybretError
 from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
@@ -25,7 +26,7 @@ from .models import Model
 from .niah import Prompt
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
-from .store import Store
+from .store import Answer, Store
 
 HERE = Path(__file__).parent
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
@@ -87,7 +88,8 @@ def sweep(
     Raises
     ------
     HybretError
-        Nothing to do, an intervention that does not fit, or a folder that cannot be used; before any model runs.
+        Nothing to do, an intervention that does not fit the model or cannot act on a prompt, or a folder that cannot be
+        used; before any model runs. Afterwards: an intervention that did not act in every attention layer.
     """
     recipe = find_recipe(recipe)
     if not prompts:
@@ -102,6 +104,9 @@ def sweep(
         validate(condition, model.heads, model.attention_layers)
         if needs_question(elementary(condition)) and not all(p.question_span for p in prompts):
             raise no_question()
+        for p in prompts:
+            reading, spans = generation.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
+            require(model, recipe, condition, len(p.ids), reading, max_new_tokens, spans)
     if engine not in ("local", "ray") and not isinstance(engine, Ray):
         raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
     cluster = Ray() if engine == "ray" else engine if isinstance(engine, Ray) else None
@@ -127,8 +132,16 @@ def sweep(
         for batch, tokens, ran in finished:
             bar.set_postfix_str(f"up to {ran.rows} rows, {ran.tokens} tokens", refresh=False)
             texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            acted = [
+                acted_on(model, recipe, wanted[key], a, max_new_tokens) for key, a in zip(batch, tokens, strict=True)
+            ]
             stages.tokens.update(zip(batch, tokens, strict=True))
-            store.add(batch, texts, rows=ran.rows, tokens=ran.tokens)
+            store.add(
+                batch,
+                [Answer(text, *on) for text, on in zip(texts, acted, strict=True)],
+                rows=ran.rows,
+                tokens=ran.tokens,
+            )
             bar.update(len(batch))
     with stages("scoring"):
         rows = pd.DataFrame(
@@ -187,8 +200,8 @@ def stored(
     return rows.drop_duplicates(cell).reset_index(drop=True)
 
 
-def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, answer: str) -> dict[str, Any]:
-    answer = f"{p.given} {answer}" if p.given else answer
+def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, found: Answer) -> dict[str, Any]:
+    answer = f"{p.given} {found.answer}" if p.given else found.answer
     points, exact, _ = scoring.score(answer, recipe.rubric, p.target)
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1
@@ -205,6 +218,8 @@ def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: P
         "generation": pair.generation.label if pair else _phase_label(condition, "generation"),
         "k": sparse.k if sparse else None,
         "during": condition.during if isinstance(condition, KeepHeads) else None,
+        "acted_prefill": found.acted_prefill,
+        "acted_generation": found.acted_generation,
         "template": p.template,
         "haystack": p.haystack,
         "haystack_seed": p.haystack_seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -188,7 +189,8 @@ def test_the_declared_phase_decides(model):
         ("prefill", "prefill", False),
         ("both", "generation", False),
     ):
-        with hb.attach(model, KeepHeads(0, during=during)), hb.phase(phase, [39]):
+        never = pytest.raises(HybretError, match=f"never acted: the model ran in {phase} alone")
+        with never if same else nullcontext(), hb.attach(model, KeepHeads(0, during=during)), hb.phase(phase, [39]):
             assert torch.equal(logits(model, ids), plain) == same
 
 

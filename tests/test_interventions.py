@@ -513,6 +513,39 @@ def test_bad_values_are_refused_in_one_sentence(make, message):
     assert "\n" not in str(caught.value)
 
 
+DECISIONS = {
+    "insertion": ("character", "token-id"),
+    "needle_span": ("exact", "shifted"),
+    "out_of_window": ("act", "untouched"),
+    "binary": ("per-row", "scalar"),
+    "entropy_dtype": ("float32", "bfloat16"),
+    "entropy_eps": (0.0, 1e-12),
+    "tie_break": ("lowest-index", "topk"),
+    "prompt_split": ("last-token", "family"),
+    "jamba_manipulation": ("acts", "no-op"),
+    "rubric": ("table2", "table2-code"),
+}
+
+
+def test_the_two_recipes_are_what_text_and_code_say():
+    """In full, so that no decision changes its side unseen; a value of neither side is refused."""
+    for recipe, side in ((CORRECTED, 0), (PAPER, 1)):
+        assert vars(recipe) == {"name": recipe.name} | {name: values[side] for name, values in DECISIONS.items()}
+        assert hb.recipe.recipe(recipe.name) is hb.recipe.recipe(recipe) is recipe
+        assert len(recipe.engine_key) == 12
+    assert list(hb.recipe.RECIPES) == ["PAPER", "CORRECTED"]
+    for name in DECISIONS.keys() - {"rubric", "entropy_eps"}:
+        with pytest.raises(HybretError, match=f"{name} is 'other' in a recipe; choose {' or '.join(DECISIONS[name])}"):
+            CORRECTED.replace(**{name: "other"})
+    for eps in (-1e-12, 1, float("nan")):
+        with pytest.raises(HybretError, match="entropy_eps is"):
+            CORRECTED.replace(entropy_eps=eps)
+    with pytest.raises(HybretError, match="a recipe has no field 'name'"):
+        CORRECTED.replace(name="mine")
+    with pytest.raises(AttributeError):
+        CORRECTED.binary = "scalar"
+
+
 def test_recipes_say_what_differs():
     derived = CORRECTED.replace(binary="scalar", entropy_eps=1e-12)
     assert derived.name == "CORRECTED(binary=scalar, entropy_eps=1e-12)"

@@ -39,6 +39,7 @@ def words(n: int) -> str:
 
 
 HAY = words(600)
+ENDING = "ANSWER: Here is the most relevant sentence in the context: "
 FRAME = f"CONTEXT: QUESTION: {PAPER_NEEDLE.question} ANSWER: Here is the most relevant sentence in the context: "
 
 
@@ -135,6 +136,54 @@ def test_templates(tokenizer):
     (both,) = grid(spec, [400], [50], "jrt", HAY, needle=None)
     assert both.text == f"[user] {block}\n\n{block}{order} [/][assistant]"
     assert both.template == "jrt" and both.length == 400
+
+
+def test_a_prompt_is_the_papers_letter_by_letter(tokenizer):
+    question = "What is the best thing to do in San Francisco?"
+    sentence = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
+    hay = "One two. " * 100
+    (prompt,) = grid(tokenizer, (260,), (0,), haystack=hay)
+    context = hay[: len(prompt.text) - len(f"CONTEXT: \n{sentence}\n\n\nQUESTION: {question}\n\n{ENDING}")]
+    assert prompt.text == f"CONTEXT: \n{sentence}\n{context}\n\nQUESTION: {question}\n\n{ENDING}"
+    cost = len(tokenizer(f"\n{sentence}\n", add_special_tokens=False)["input_ids"])
+    assert len(tokenizer(context, add_special_tokens=False)["input_ids"]) == 260 - 200 - cost
+    assert (prompt.needle, prompt.question, prompt.reference) == ("paper", question, sentence)
+    assert prompt.keywords == ("eat a sandwich", "sit in Dolores Park", "sunny day")
+    assert len(prompt.key) == 12 and not prompt.control and prompt.haystack_seed == 0
+    (control,) = grid(tokenizer, (260,), haystack=hay, needle=None)
+    assert control.text == f"CONTEXT: {context}\n\nQUESTION: {question}\n\n{ENDING}" and control.control
+    shortest = 200 + cost + 1
+    assert grid(tokenizer, (shortest,), (100,), haystack=hay)[0].position == 1
+    with pytest.raises(HybretError, match=f"the shortest length is {shortest}"):
+        grid(tokenizer, (260, shortest - 1), (0,), haystack=hay)
+    for value in (prompt, PAPER_NEEDLE):
+        with pytest.raises(AttributeError):
+            value.question = "?"
+
+
+def test_only_as_much_haystack_is_needed_as_the_longest_prompt_takes(tokenizer):
+    cost = len(tokenizer(PAPER_NEEDLE.insertion, add_special_tokens=False)["input_ids"])
+    hay = "One two. " * 20
+    size = len(tokenizer(hay, add_special_tokens=False)["input_ids"])
+    grid(tokenizer, (200 + cost + size,), (0,), haystack=hay)
+    with pytest.raises(HybretError, match="give a longer haystack"):
+        grid(tokenizer, (200 + cost + size + 1,), (0,), haystack=hay)
+
+
+def test_labels_that_would_repeat_are_refused(tokenizer):
+    with pytest.raises(HybretError, match="102 depths between 0 and 100 would repeat some"):
+        grid(tokenizer, (260,), 102, haystack=HAY)
+    assert len(grid(tokenizer, (260,), 101, haystack=HAY)) == 101
+
+
+def test_jrt_goes_through_the_chat_template_of_an_instruction_tuned_model_alone(tokenizer):
+    options = {"haystack": HAY, "template": "jrt"}
+    (base,) = grid(SimpleNamespace(tokenizer=tokenizer, instruct=False), (260,), (0,), **options)
+    (chat,) = grid(SimpleNamespace(tokenizer=tokenizer, instruct=True), (260,), (0,), **options)
+    (plain,) = grid(SimpleNamespace(tokenizer=tokenizer, instruct=True), (260,), (0,), haystack=HAY)
+    assert base.text.startswith("CONTEXT: ") and base.text.endswith(ENDING)
+    assert chat.text.startswith("[user] CONTEXT: ") and chat.text.endswith("[assistant]")
+    assert plain.text.startswith("CONTEXT: ")
 
 
 def test_needle_goes_deeper_with_depth_and_stands_after_a_sentence(tokenizer):

@@ -71,8 +71,8 @@ def test_a_kept_question_needs_a_prompt_that_names_it(griffin, prompts):
     try:
         with pytest.raises(HybretError, match="does not say where its question is"):
             sweep(griffin, [prompts[1], bare], {"asked": asked}, progress=False)
-        for prompt in (bare, "a plain text"):
-            with hb.attach(griffin, asked), pytest.raises(HybretError, match="does not say where its question is"):
+        for prompt, said in ((bare, "does not say where its question is"), ("a plain text", "this prompt has none")):
+            with hb.attach(griffin, asked), pytest.raises(HybretError, match=said):
                 griffin.generate(prompt, 2)
     finally:
         hook.remove()

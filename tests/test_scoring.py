@@ -81,7 +81,7 @@ def test_matched_names_what_earned_the_points():
 
 def test_other_needles_earn_a_share_for_their_keywords():
     lamp = Needle("lamp", "Mr Finch keeps a blue lamp in the boathouse.", "What?", ("blue lamp", "the boathouse"))
-    assert score("A blue lamp.", "table2", lamp).points == 1.5
+    assert score("A blue lamp.", "table2", lamp) == (1.5, False, ("blue lamp",))
     assert score("a Blue Lamp, in the boathouse", "table2", lamp).points == 3
     assert score("mr finch keeps a blue lamp in the boathouse", "table2", lamp) == (
         5,
@@ -103,10 +103,18 @@ def test_rescoring_replaces_the_score_and_nothing_else():
     assert list(rows["score"]) == [0, 0, 0] and set(again["rubric"]) == {"table2"}
     with pytest.raises(HybretError, match="'lamp' is not known"):
         rescore(rows.assign(needle="lamp"), "table2")
-    with pytest.raises(HybretError, match="unknown rubric"):
-        rescore(rows, "table3")
+    for some in (rows, rows[:0]):
+        with pytest.raises(HybretError, match="unknown rubric"):
+            rescore(some, "table3")
     with pytest.raises(HybretError, match="no column 'answer'"):
         rescore(rows.drop(columns="answer"), "table2")
+
+
+def test_the_papers_rubric_is_the_default_and_no_rubric_changes():
+    assert score("a sunny day") == score("a sunny day", RUBRICS["table2"]) == (1, False, ("sunny day",))
+    for value in (RUBRICS["table2"], RUBRICS["table2"].lines[0]):
+        with pytest.raises(AttributeError):
+            value.points = value.maximum = 9
 
 
 def test_unknown_rubric():

@@ -33,6 +33,8 @@ COLUMNS = [
     "generation",
     "k",
     "during",
+    "acted_prefill",
+    "acted_generation",
     "template",
     "haystack",
     "haystack_seed",

@@ -9,6 +9,7 @@ generation loop sets around each forward pass: the phase, each row's interventio
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from hybret.engine.acting import READ, Did
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.manipulating import manipulate
 from hybret.engine.streaming import prefill as stream
@@ -76,6 +78,8 @@ class Frame:
     questions: Sequence[Question] = ()
     outputs: Tensor | None = field(init=False, default=None)
     calls: int = field(init=False, default=0)  # of attention modules that do not know which layer they serve
+    acted: Did = field(init=False, default_factory=Counter)  # what this frame did; `settle` compares it
+    due: Did = field(init=False, default_factory=Counter)  # with what one pass has to do
     keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
     manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
     bounds: Tensor = field(init=False)  # of the needle's copies, (rows, copies, 2)
@@ -222,9 +226,11 @@ def attention(
     declared = _current(module)
     layer = -1 if declared is None else declared.layer(module)
     current = None if declared is None else declared.on(query.device)
+    if declared is not None:
+        declared.acted[layer, READ] += 1
     if declared is not None and current is not None and current.streams:
         window = getattr(module, "sliding_window", None)
-        output = stream(query, key, value, scaling, window, current, current.manipulations_in(layer))
+        output = stream(query, key, value, scaling, window, current, layer)
         declared.outputs = output.transpose(1, 2)
         return declared.outputs[: query.shape[0]], None
     if current is not None and current.right_aligned and attention_mask is None:
@@ -250,6 +256,7 @@ def attention(
             visible &= attention_mask == 0  # one mask may serve all rows
         for action, rows in manipulations:
             used[rows] = manipulate(action, used[rows], weights[rows], visible[rows], rows, current)
+            current.acted[layer, action] += len(rows)
     output = _grouped_matmul(used, value)
     kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
     for metric, (rows, k) in current.keep_heads.items():
@@ -258,6 +265,7 @@ def attention(
         else:
             score = -_grouped_matmul(weights[rows], value[rows]).float().norm(dim=-1)
         kept = kept.index_copy(0, rows, kept[rows] & keep_lowest(score, k, current.recipe))
+        current.acted[layer, metric] += len(rows)
     if current.keep_heads:
         output = output * kept[..., None]
     if current.trace is not None:

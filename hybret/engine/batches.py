@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from hybret.engine import generation, prefixes
-from hybret.engine.generation import Actions, State
+from hybret.engine.acting import Actions, acts
+from hybret.engine.generation import State
 from hybret.engine.placing import Elsewhere
 from hybret.engine.scan import parallel_scans
 from hybret.engine.sizing import cache_bytes
 from hybret.engine.tracing import implementation
 from hybret.errors import HybretError
-from hybret.interventions import Binary, Intervention, Phase, effective
+from hybret.interventions import PHASES, Binary, Intervention
 from hybret.models import Model
 from hybret.niah import Prompt
 from hybret.recipe import Recipe
@@ -113,13 +114,22 @@ def longest_prompt(model: Model) -> int:
     return 2 * max(model.lengths)
 
 
-def _acts(model: Model, recipe: Recipe, condition: Intervention, phase: Phase) -> Actions:
-    return effective([condition.at(phase)], model.family, model.heads, recipe)[0]
-
-
 def does(model: Model, recipe: Recipe, condition: Intervention) -> str:
     """What a condition does to this model, whatever it is called: two that do the same share their answers."""
-    return f"{_acts(model, recipe, condition, 'prefill')!r} | {_acts(model, recipe, condition, 'generation')!r}"
+    return f"{acts(model, recipe, condition, 'prefill')!r} | {acts(model, recipe, condition, 'generation')!r}"
+
+
+def acted_on(model: Model, recipe: Recipe, pair: Pair, answer: Sequence[int], max_new_tokens: int) -> tuple[int, int]:
+    """Tokens on which a condition acted, in prefill and in generation, for an answer of these tokens.
+
+    In every attention layer, or those that it names: the engine has seen to that after each pass (`acting.settle`).
+    """
+    prompt, condition = pair
+    reading = generation.prompt_tokens(model, prompt.ids, recipe)
+    # One step for each token, and for the one that ends an answer; a prompt that was read whole gave the first of them.
+    steps = min(len(answer) + 1, max_new_tokens) - (reading == len(prompt.ids))
+    did = [bool(acts(model, recipe, condition, phase)) for phase in PHASES]
+    return reading * did[0], steps * did[1]
 
 
 def _alone(row: Actions, recipe: Recipe) -> bool:
@@ -218,7 +228,7 @@ def _grouped(
         wanted[key[0]].append(key)
     reading: dict[tuple[Actions, ...], list[Prompt]] = defaultdict(list)
     for keys in wanted.values():
-        reading[tuple(dict.fromkeys(_acts(model, recipe, pairs[key][1], "prefill") for key in keys))].append(
+        reading[tuple(dict.fromkeys(acts(model, recipe, pairs[key][1], "prefill") for key in keys))].append(
             pairs[keys[0]][0]
         )
     return wanted, reading
@@ -239,8 +249,8 @@ def _answers(model: Model, work: Work, stages: Stages) -> Iterator[tuple[list[Ke
         for _ in {prompt for prompt, _ in batch}:
             prompt, rows, state = next(states)
             with stages("fork"):
-                acts = [_acts(model, work.recipe, work.pairs[key][1], "prefill") for key in wanted[prompt]]
-                of_batch.append(state.select(torch.tensor([rows.index(a) for a in acts], device=model.device)))
+                reads = [acts(model, work.recipe, work.pairs[key][1], "prefill") for key in wanted[prompt]]
+                of_batch.append(state.select(torch.tensor([rows.index(a) for a in reads], device=model.device)))
         yield batch, _decode(model, pairs, of_batch, work.recipe, work.max_new_tokens, stages)
 
 

@@ -18,6 +18,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from hybret.engine.acting import settle
 from hybret.engine.attention import Frame, Question, Spans, frame
 from hybret.engine.states import State, all_rows, map_cache, merge, recurrent, restore_recurrent, start
 from hybret.engine.tracing import Trace
@@ -120,6 +121,7 @@ def extend(
             use_cache=True,
             logits_to_keep=1,
         ).logits
+    settle(now, model)
     answered = whole and until == len(ids)
     if answered:
         token = logits[:, -1].argmax(-1, keepdim=True)
@@ -161,7 +163,9 @@ def expanding(model: Model, now: Frame | None) -> Iterator[None]:
         return
 
     def outputs(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        assert now.outputs is not None  # the attention function has just run
+        if now.outputs is None:
+            settle(now, model)  # says that this layer's attention did not come here
+        assert now.outputs is not None
         if not torch.equal(inputs[0], now.outputs[: len(inputs[0])].flatten(2)):
             raise HybretError(
                 f"{model.name} ({model.family}) changes what attention gives before its output projection, and hybret "
@@ -231,6 +235,7 @@ def decode(
                 past_key_values=state.cache,
                 use_cache=True,
             ).logits
+        settle(now, model)
         state.recurrent = recurrent(model.net)
         state.token = logits[:, -1].argmax(-1, keepdim=True)
         state.position = state.position + 1

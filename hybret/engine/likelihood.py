@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hybret.engine import generation
+from hybret.engine.acting import settle
 from hybret.engine.attention import Frame, frame
 from hybret.engine.batches import Budget, budget_of
 from hybret.engine.generation import Actions, State
@@ -245,6 +246,7 @@ class _Reader:
                 past_key_values=here.cache,
                 use_cache=True,
             ).logits
+        settle(now, model)
         if wanted:
             chances = logits[0].unflatten(0, (many, -1)).float().log_softmax(-1)
             each = chances.gather(-1, target.expand(many, -1)[..., None])[..., 0]

@@ -12,14 +12,13 @@ are exp(s - lse) of its few columns; leaving the needle out is the same attentio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hybret.engine.entropy import head_entropy, keep_lowest
-from hybret.interventions import Binary, Intervention, Null, Omit, Only
+from hybret.interventions import Binary, Null, Omit, Only
 
 if TYPE_CHECKING:
     from hybret.engine.attention import Frame
@@ -172,44 +171,48 @@ def prefill(
     scaling: float,
     window: int | None,
     frame: Frame,
-    manipulations: Sequence[tuple[Intervention, Tensor]],
+    layer: int,
 ) -> Tensor:
     """Output of one attention layer in a prefill under the interventions of `frame`; shapes as in `attend`.
 
-    Every row reads the same tokens without padding. `manipulations` are those of this layer, at most one for each row
-    (`Frame.streams`). Queries, keys and values of one row serve all rows of the frame, whose outputs then differ; those
-    of several rows, without manipulations, serve as many rows one after another as the frame has.
+    Every row reads the same tokens without padding, and its values are changed at most once (`Frame.streams`). Queries,
+    keys and values of one row serve all rows of the frame, whose outputs then differ; those of several rows, without
+    manipulations, serve as many rows one after another as the frame has.
     """
     keys, many = key.shape[2], len(frame.rows)
-    used = value
+    used, manipulations = value, frame.manipulations_in(layer)
     if manipulations:
         query, key, value = (x.expand(many, -1, -1, -1) for x in (query, key, value))
         used = value.clone()
         for action, rows in manipulations:
-            if isinstance(action, Omit):
-                used[rows] = used[rows].masked_fill(frame.on_needle(keys, rows)[:, None, :, None], 0)
-            elif isinstance(action, Only):
-                used[rows] = used[rows].masked_fill(~frame.spared(action, keys, rows)[:, None, :, None], 0)
+            if isinstance(action, Omit | Only):
+                gone = frame.on_needle(keys, rows) if isinstance(action, Omit) else ~frame.spared(action, keys, rows)
+                used[rows] = used[rows].masked_fill(gone[:, None, :, None], 0)
+                frame.acted[layer, action] += len(rows)
     output, lse, bits = attend(query, key, used, scaling, window, frame.recipe, "entropy" in frame.keep_heads)
     for action, rows in manipulations:
+        if isinstance(action, Null | Binary):
+            frame.acted[layer, action] += len(rows)
         if isinstance(action, Null):
             output[rows] = 0
         elif isinstance(action, Binary) or (isinstance(action, Only) and (action.renormalise or "self" in action.also)):
             left = frame.spared(action, keys, rows) if isinstance(action, Only) else frame.on_needle(keys, rows)
             columns = left.any(0).nonzero()[:, 0]
-            layer = _Layer(query[rows], key[rows], value[rows], lse[rows], scaling, window)
+            part = _Layer(query[rows], key[rows], value[rows], lse[rows], scaling, window)
             if isinstance(action, Only):
-                output[rows] = _only(action, layer, output[rows], left, columns)
+                output[rows] = _only(action, part, output[rows], left, columns)
             else:
-                output[rows] = _binary(layer, left[:, columns], columns, frame.recipe)
-    output = _for_rows(output, many)
+                output[rows] = _binary(part, left[:, columns], columns, frame.recipe)
+    output = gated = _for_rows(output, many)
     for metric, (rows, k) in frame.keep_heads.items():
+        # Of several choices each looks at all heads, not at what the one before it left.
         score = bits if metric == "entropy" else -output.float().norm(dim=-1)
         assert score is not None  # entropies were asked for
         kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
         kept[rows] = keep_lowest(_for_rows(score, many)[rows], k, frame.recipe)
-        output = output * kept[..., None]
-    return output
+        gated = gated * kept[..., None]
+        frame.acted[layer, metric] += len(rows)
+    return gated
 
 
 def _for_rows(x: Tensor, many: int) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hybret.engine import attention
+from hybret.engine.acting import acts, require_needle, settle
 from hybret.errors import HybretError
-from hybret.interventions import PHASES, Intervention, Keep, Phase, effective, validate
+from hybret.interventions import PHASES, Intervention, Keep, Phase, validate
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 
@@ -62,6 +63,7 @@ class Attached:
     intervention: Intervention
     recipe: Recipe
     trace: Trace
+    ran: set[Phase] = field(default_factory=set)  # phases of which a forward pass was made
 
 
 _ATTACHED: ContextVar[Attached | None] = ContextVar("hybret_attached", default=None)
@@ -103,17 +105,24 @@ def attach(
     Raises
     ------
     HybretError
-        If the intervention does not fit the model.
+        If the intervention does not fit the model; at the end of the block, if the model ran and it never acted.
     """
     chosen = intervention if intervention is not None else Keep()
     validate(chosen, model.heads, model.attention_layers)
     trace = Trace(keep_weights=weights)
-    token = _ATTACHED.set(Attached(model, chosen, find_recipe(recipe), trace))
+    on = Attached(model, chosen, find_recipe(recipe), trace)
+    token = _ATTACHED.set(on)
     try:
         with implementation(model.net), attention.guarded(model.net.config):
             yield trace
     finally:
         _ATTACHED.reset(token)
+    meant = {name for name in PHASES if acts(model, on.recipe, chosen, name)}
+    if on.ran and meant and not meant & on.ran:
+        raise HybretError(
+            f"{chosen.label} was attached and never acted: the model ran in {' and '.join(on.ran)} alone; declare the "
+            "phase in which it acts, or attach one that acts there"
+        )
 
 
 def attached(net: nn.Module) -> Attached | None:
@@ -137,7 +146,8 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[attention.Spans] = (
     Raises
     ------
     HybretError
-        Outside an `attach` block, or for a phase of another name.
+        Outside an `attach` block, for a phase of another name, or without the needle that the intervention is about; at
+        the end of the block, if a forward pass did not do what was declared.
     """
     current = _ATTACHED.get()
     if current is None:
@@ -145,14 +155,20 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[attention.Spans] = (
     if name not in PHASES:
         raise HybretError(f"unknown phase {name!r}; declare one of {', '.join(PHASES)}")
     model = current.model
-    rows = effective([current.intervention.at(name)] * len(last), model.family, model.heads, current.recipe)
+    rows = [acts(model, current.recipe, current.intervention, name)] * len(last)
+    spans = list(spans) or [()] * len(last)
+    for row, needles, end in zip(rows, spans, last, strict=True):
+        require_needle(row, needles, end + 1)
     declared = attention.Frame(
         name,
         rows,
-        list(spans) or [()] * len(last),
+        spans,
         torch.tensor(list(last), device=model.device),
         current.recipe,
         current.trace if len(last) == 1 else None,
     )
     with attention.frame(declared):
         yield
+    if declared.acted:
+        settle(declared, model, passes=None)
+        current.ran.add(name)

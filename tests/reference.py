@@ -1,0 +1,188 @@
+"""The interventions a second time: slow, obvious and independent of hybret's own masks, softmax, entropy and choices.
+
+Everything is computed in float64 from a layer's queries, keys and values, in loops over heads and tokens. Of hybret
+only the frozen values are used, for what they say: the fields of interventions and of the recipe.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hybret import Binary, Compose, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
+
+
+def acting(intervention, phase):
+    """The elementary interventions of a phase, in order."""
+    if isinstance(intervention, Keep):
+        return []
+    if isinstance(intervention, Compose):
+        return [part for item in intervention.items for part in acting(item, phase)]
+    if isinstance(intervention, PerPhase):
+        return acting(intervention.prefill if phase == "prefill" else intervention.generation, phase)
+    return [intervention] if intervention.during in ("both", phase) else []
+
+
+@dataclass
+class Where:
+    """One row of one pass: its phase, the position of its last query, and what stands where in its prompt."""
+
+    phase: str
+    last: int
+    spans: tuple = ()
+    question: tuple | None = None
+    window: int | None = None
+    layer: int = 0
+    family: str = "recurrent_gemma"
+
+
+def bf16(x):
+    """float32 rounded to the nearest bfloat16, ties to even."""
+    bits = np.atleast_1d(np.asarray(x, np.float32)).view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32)
+
+
+def entropy(weights, recipe):
+    """Bits, of one row of weights."""
+    eps = recipe.entropy_eps
+    if recipe.entropy_dtype == "bfloat16":  # as the authors': every operation rounds, the sum once at its end
+        w = bf16(bf16(weights) + np.float32(eps))
+        w = w[w > 0]
+        return float(bf16(-bf16(w * bf16(np.log2(w))).sum(dtype=np.float64))[0])
+    w = weights[weights + eps > 0] + eps
+    return -float((w * np.log2(w)).sum())
+
+
+def needle_tokens(where, recipe):
+    """Positions of the needle; the authors look them up in a text without BOS, so each is one too low."""
+    early = 1 if recipe.needle_span == "shifted" else 0
+    return {position - early for first, end in where.spans for position in range(first, end)}
+
+
+def layer(q, k, v, scaling, intervention, where, recipe):
+    """What one row's attention layer gives, before heads are silenced, and what decides which are.
+
+    Parameters
+    ----------
+    q : float64 ``(heads, queries, dim)``
+    k, v : float64 ``(key-value heads, keys, dim)``: the last keys, of which the last is the last query's own.
+    scaling : float
+
+    Returns
+    -------
+    output : float64 ``(heads, queries, dim)``
+    choices : list of (metric, k, scores ``(heads, queries)``): the k lowest of each query are kept.
+    """
+    heads, queries, _ = q.shape
+    keys, groups = k.shape[1], heads // k.shape[0]
+    at_query = [where.last - queries + 1 + i for i in range(queries)]
+    at_key = [where.last - keys + 1 + j for j in range(keys)]
+    needle = needle_tokens(where, recipe)
+    on_needle = np.array([position in needle for position in at_key])
+    seen = np.array(
+        [
+            [0 <= key <= query and (where.window is None or query - key < where.window) for key in at_key]
+            for query in at_query
+        ]
+    )
+    plain = np.zeros((heads, queries, keys))
+    for h in range(heads):
+        for i in range(queries):
+            score = k[h // groups] @ q[h, i] * scaling
+            raised = np.where(seen[i], np.exp(score - score[seen[i]].max()), 0)
+            plain[h, i] = raised / raised.sum()
+    actions = acting(intervention, where.phase)
+    weights = plain.copy()
+    for action in actions:
+        if isinstance(action, KeepHeads) or (where.family == "jamba" and recipe.jamba_manipulation == "no-op"):
+            continue
+        if isinstance(action, Only) and action.layers is not None and where.layer not in action.layers:
+            continue
+        if where.phase == "generation" and recipe.out_of_window == "untouched" and not (seen & on_needle).any():
+            continue
+        weights = manipulated(action, weights, plain, seen, on_needle, at_query, at_key, where, recipe)
+    output = np.zeros((heads, queries, v.shape[-1]))
+    untouched = np.zeros_like(output)
+    for h in range(heads):
+        for i in range(queries):
+            output[h, i] = weights[h, i] @ v[h // groups]
+            untouched[h, i] = plain[h, i] @ v[h // groups]
+    choices = []
+    for action in (a for a in actions if isinstance(a, KeepHeads) and a.k < heads):
+        if action.metric == "entropy":
+            scores = [[entropy(plain[h, i], recipe) for i in range(queries)] for h in range(heads)]
+        else:
+            scores = [[-math.sqrt((untouched[h, i] ** 2).sum()) for i in range(queries)] for h in range(heads)]
+        choices.append((action.metric, action.k, np.array(scores)))
+    return output, choices
+
+
+def manipulated(action, weights, plain, seen, on_needle, at_query, at_key, where, recipe):
+    heads, queries, _ = weights.shape
+    changed = np.zeros_like(weights)
+    if isinstance(action, Binary) and recipe.binary == "scalar":
+        mass = sum(weights[h, i][on_needle].sum() for h in range(heads) for i in range(queries))
+        tokens = sum(end - first for first, end in where.spans)
+        changed[..., on_needle] = mass / heads / max(tokens, 1)
+        return changed
+    for h in range(heads):
+        for i in range(queries):
+            row = weights[h, i]
+            if isinstance(action, Omit):
+                changed[h, i] = np.where(on_needle, 0, row)
+            elif isinstance(action, Only):
+                left = on_needle.copy()
+                for j, position in enumerate(at_key):
+                    left[j] |= "self" in action.also and position == at_query[i]
+                    left[j] |= "first" in action.also and position == 0
+                    left[j] |= "question" in action.also and position >= where.question[0]
+                    left[j] |= "answer" in action.also and position >= where.question[1]
+                changed[h, i] = np.where(left, row, 0)
+                if action.renormalise and changed[h, i].sum() > 0:
+                    changed[h, i] /= changed[h, i].sum()
+            elif isinstance(action, Binary):
+                here = on_needle & seen[i]
+                if here.any():
+                    changed[h, i][here] = row[on_needle].sum() / here.sum()
+            elif isinstance(action, Mass):
+                wanted = plain[h, i][on_needle].sum() if action.total == "needle" else action.total
+                if row.sum() > 0:
+                    changed[h, i] = row / row.sum() * wanted
+            else:
+                assert isinstance(action, Null)
+    return changed
+
+
+def kept_heads(choices, i, heard, margin, recipe):
+    """Heads that go on for query `i`; where rounding, or `torch.topk`, decides, those of `heard` that may.
+
+    Parameters
+    ----------
+    choices : as of `layer`.
+    heard : set of int
+        Heads that the implementation let through, as far as that can be seen.
+    margin : function of metric and score
+        By how much it may be off.
+
+    Returns
+    -------
+    (kept, sure) : set of int, and whether nothing was as near as that.
+    """
+    kept, sure = None, True
+    for metric, k, scores in choices:
+        score = scores[:, i]
+        order = sorted(range(len(score)), key=lambda h: (score[h], h))
+        mine = set(order[:k])
+        if 0 < k < len(order):
+            last, first = score[order[k - 1]], score[order[k]]
+            if first - last <= margin(metric, last) and (first > last or recipe.tie_break == "topk"):
+                sure = False
+                certain = {h for h in order if score[h] < last - margin(metric, last)}
+                possible = {h for h in order if score[h] <= first + margin(metric, first)}
+                assert len(heard & possible) <= k
+                mine = certain | (heard & possible)
+        kept = mine if kept is None else kept & mine
+    return kept, sure
