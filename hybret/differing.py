@@ -32,8 +32,9 @@ class Diff:
         ``"answer"`` with an equal score, ``"only in a"``, ``"only in b"``), and ``score_a``, ``score_b``, ``answer_a``,
         ``answer_b``.
     conditions : pandas.DataFrame
-        One row per condition: ``cells`` that both have, how many differ in ``score``, in ``answer`` alone, how many are
-        ``only in a`` and ``only in b``, and the mean scores (points, 0 to 5) ``score_a``, ``score_b`` over what both have.
+        One row per condition: ``cells`` that both have, how many differ in ``score``, in ``answer`` alone, how many
+        are ``only in a`` and ``only in b``, and the mean scores (points, 0 to 5) of what both have, ``score_a`` and
+        ``score_b``.
     """
 
     provenance: dict[str, tuple[list[Any], list[Any]]]

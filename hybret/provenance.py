@@ -53,7 +53,7 @@ def facts(model: Model) -> dict[str, Any]:
 
 @cache
 def commit(folder: Path) -> dict[str, Any]:
-    """The git commit of a folder and whether its tracked files differ from it; None and False if git does not know it."""
+    """The git commit of a folder, and whether its tracked files differ from it; None and False without git."""
 
     def git(*words: str) -> str:
         try:

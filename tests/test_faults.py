@@ -88,7 +88,7 @@ while killed < kills:
                 print(problem, file=sys.stderr, flush=True)
                 os._exit(1)
             os._exit(0)
-        time.sleep(moment.uniform(0, whole / 2))
+        time.sleep(moment.uniform(0, 1.2 * whole))
         os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
@@ -107,7 +107,9 @@ print(json.dumps({"killed": killed, "finished": finished, "lost": lost, "batches
 @pytest.mark.timeout(1800)
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, faults, capsys):
     here = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(faults)], cwd=here, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path, str(faults)], cwd=here, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     report(capsys, f"kill -9 of a sweep ({found['finished']} sweeps of {found['batches']} batches)", found["killed"], 0)
@@ -185,7 +187,7 @@ def test_a_book_killed_at_random_moments_ends_with_the_same_tables(tmp_path, fau
         assert files(root / "book" / "results") == wanted
         plan = Project(root)
         assert [plan.status(name).state for name in plan.plan] == ["current"] * 4
-    report(capsys, f"kill -9 of hybret book ({finished} books of 4 notebooks)", killed, 0)
+        report(capsys, f"kill -9 of hybret book ({finished} books of 4 notebooks)", killed, 0)
 
 
 def test_a_killed_worker_of_the_book_takes_no_other_run_with_it(tmp_path):

@@ -316,7 +316,7 @@ def test_a_folder_holds_one_run(griffin, prompts, tmp_path, field, request):
     model = request.getfixturevalue("no_forward")
     changed = dict(OTHER_RUNS[field])
     model = dataclasses.replace(model, **changed.pop("model", {}))
-    with pytest.raises(HybretError, match=rf"another run \(it differs in {field}[.:].* there, .* here\); choose another"):
+    with pytest.raises(HybretError, match=rf"another run \(it differs in {field}[.:].* there, .* here\); choose"):
         sweep(model, prompts[:1], {"keep": Keep()}, **(options | changed))
 
 
