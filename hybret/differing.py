@@ -103,7 +103,7 @@ def _provenance(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, tuple[list[
 def _made(rows: pd.DataFrame) -> dict[str, list[Any]]:
     """Every field of what made these rows, with its distinct values: parts of a run may be made by several."""
     notes: list[Mapping[str, Any]] = [
-        {name: value for name, value in rows.attrs.items() if name not in ("run", "made")},
+        {str(name): value for name, value in rows.attrs.items() if name not in ("run", "made")},
         rows.attrs.get("run", {}),
         *rows.attrs.get("made", {}).values(),
     ]

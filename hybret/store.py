@@ -173,11 +173,11 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
     """Rows of several finished sweeps as one table, with their notes in its ``attrs``."""
     parts = [read_table(path) for path in paths]
-    notes = [part.attrs for part in parts]
+    notes = [{str(key): value for key, value in part.attrs.items()} for part in parts]
     for part in parts:
         part.attrs = {}
     rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
-    rows.attrs = merged(notes)
+    rows.attrs.update(merged(notes))
     return rows
 
 

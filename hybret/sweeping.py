@@ -140,7 +140,7 @@ def sweep(
                 for label, condition in conditions.items()
             ]
         ).astype({"k": "Int64"})
-    rows.attrs = {"run": run, "made": store.made_of(rows["batch"]), **asked(prompts)}
+    rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **asked(prompts))
     store.write_rows(rows)
     return rows
 

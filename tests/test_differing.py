@@ -68,6 +68,7 @@ def test_rows_point_at_their_batch_and_its_maker(griffin, tmp_path):
             set(part["made"]) == set(rows.attrs["made"]) == {p.stem.removeprefix("made-") for p in out.glob("made-*")}
         )
         assert {"rows_per_batch", "tokens_per_pass"} <= set(part)
+    assert [path.name for path in out.glob("made-*")] == [f"made-{maker}.json" for maker in rows.attrs["made"]]
     assert hb.stored(tmp_path, griffin, prompts, max_new_tokens=3).attrs == rows.attrs
 
 
@@ -104,7 +105,7 @@ def test_the_command_escapes_what_models_wrote_and_its_status_tells(rows, change
     assert same.exit_code == 0 and "no cell differs" in same.stdout
     found = run(a, b)
     assert found.exit_code == 1 and not {"\x1b", "\u202e"} & set(found.stdout)
-    assert "x1b[31mred[/]" in "".join(found.stdout.split())
+    assert r"b: 0.0  \x1b[31mred[/] \u202eevil" in found.stdout
     told = run(a, b, "--json")
     assert told.exit_code == 1 and "\x1b" not in told.stdout
     told = json.loads(told.stdout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from .app import app, one_sentence, shown
+
+if TYPE_CHECKING:
+    from ..differing import Diff
 
 
 @app.command()
@@ -36,13 +39,10 @@ def diff(
         raise typer.Exit(1)
 
 
-def _print(found: object, limit: int) -> None:
-    from ..differing import Diff
-
-    assert isinstance(found, Diff)
+def _print(found: Diff, limit: int) -> None:
     console = Console(highlight=False)
 
-    def table(*head: str, rows: list[list[object]]) -> None:
+    def table(*head: str, rows: list[list[Any]]) -> None:
         lines = Table(*head, box=None, header_style="bold")
         for row in rows:
             lines.add_row(*(Text(shown(cell)) for cell in row))
@@ -59,8 +59,11 @@ def _print(found: object, limit: int) -> None:
     if found.same:
         console.print("no cell differs")
         return
-    columns = ["condition", "prompt", "change", "score_a", "score_b", "answer_a", "answer_b"]
-    part = found.cells.head(limit)[columns]
-    table(*columns, rows=part.astype(object).where(part.notna(), "").to_numpy().tolist())
+    for cell in found.cells.head(limit).fillna("").to_dict("records"):
+        head = f"{cell['condition']}, prompt {cell['prompt']} ({cell['length']} tokens, depth {cell['depth']}): "
+        console.print(Text(shown(head + cell["change"]), style="bold"), soft_wrap=True)
+        for side in "ab":
+            line = f"  {side}: {cell[f'score_{side}']}  {cell[f'answer_{side}']}"
+            console.print(Text(shown(line)), soft_wrap=True)
     if len(found.cells) > limit:
         console.print(f"and {len(found.cells) - limit} more (--limit, --json)")
