@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 # stay quick, although torch, transformers and matplotlib are not.
 _HOME = {
     "cluster": ["Ray"],
+    "differing": ["Diff", "diff"],
     "engine.tracing": ["Trace", "attach", "phase"],
     "errors": ["HybretError"],
     "interventions": [
@@ -45,6 +46,7 @@ __all__ = sorted([*_NAMES, *_MODULES])
 if TYPE_CHECKING:
     from . import averages, figures, harness, models, niah, paper, recipe, scoring, spread, tables, tipping, verdicts
     from .cluster import Ray
+    from .differing import Diff, diff
     from .engine import generation
     from .engine.tracing import Trace, attach, phase
     from .errors import HybretError

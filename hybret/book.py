@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -113,14 +115,14 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
     console.print(f"notebooks: {len(todo)} to run, {fresh} unchanged or not asked for, {jobs} at a time")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting, open_names, failed = list(todo), {r.name for r in todo}, list[str]()
-    with cf.ProcessPoolExecutor(jobs) as pool:
-        running: dict[cf.Future[tuple[float, str]], Run] = {}
+    running: dict[cf.Future[tuple[float, str]], Run] = {}
+    try:
         while waiting or running:
             for run in [r for r in waiting if not open_names & set(r.needs)]:
                 if len(running) < jobs:
                     waiting.remove(run)
                     console.print(f"  [cyan]running[/]  {run.name}")
-                    running[pool.submit(execute, project, run, threads)] = run
+                    running[_start(project, run, threads)] = run
             if not running:
                 break  # what is left needs a run that failed
             for future in cf.wait(running, return_when=cf.FIRST_COMPLETED).done:
@@ -136,10 +138,33 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
                     open_names.discard(run.name)
                     left = f"{len(todo) - len(waiting) - len(running) - len(failed)}/{len(todo)}"
                     console.print(f"  [green]done[/]     {run.name}  {seconds:.1f} s  ({left})")
+    except BaseException:  # Ctrl-C: nobody waits for what still runs
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     for run in waiting:
         console.print(f"  [yellow]skipped[/]  {run.name}  (needs {', '.join(open_names & set(run.needs))})")
     if failed:
         raise BuildError(f"failed: {', '.join(failed)}")
+
+
+def _start(project: Project, run: Run, threads: int) -> cf.Future[tuple[float, str]]:
+    """Carry a run out in a process that no other run shares: if that is killed, the others go on."""
+    pool = cf.ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),))
+    future = pool.submit(execute, project, run, threads)
+    pool.shutdown(wait=False)
+    return future
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, which may be killed: a second build must not meet runs of the first."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)  # the kernel watches this process in the same way
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def pages(project: Project, console: Console) -> Path:

@@ -23,6 +23,7 @@ from .engine.placing import Elsewhere
 from .errors import HybretError
 from .models import Model, digest, load, named
 from .presets import RANDOM
+from .provenance import differences
 from .sources import organisms
 
 PATIENCE = 3
@@ -229,9 +230,9 @@ class Ray:
                     self._pool[self._pool.index(worker)] = another = self._start(ray, self._holds)
                     check(another)
                     continue
-                if batch is None and (other := [key for key in run if found[key] != run[key]]):
+                if batch is None and (other := differences(found, run)):
                     raise HybretError(
-                        f"a worker would compute another run (it differs in: {', '.join(other)}); install the same "
+                        f"a worker would compute another run (it differs in {other}); install the same "
                         "versions on every node, and give a model that can be loaded there by its name or folder"
                     )
                 if queue:

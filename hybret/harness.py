@@ -30,7 +30,7 @@ from .interventions import Intervention, KeepHeads
 from .models import Model
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
-from .store import write_whole
+from .store import read_table, tables, unwritable, write_table
 from .sweeping import ENGINE_DIGEST
 
 ROWS_AT_ONCE = 5000
@@ -111,7 +111,8 @@ def evaluate(
     shared = _identity(model, recipe, limit, seed, max_length)
     cells = {(task.name, effect): _path(out, task, {**shared, "task": task.digest, "does": effect})
              for task in wanted for effect in acting}  # fmt: skip
-    done = {cell: _read(path) for cell, path in cells.items() if path is not None and path.is_file()}
+    found = {cell: tables(path) for cell, path in cells.items() if path is not None}
+    done = {cell: read_table(paths[-1]) for cell, paths in found.items() if paths}
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     missing = [task for task in wanted if any((task.name, effect) not in done for effect in acting)]
     if not compute:
@@ -238,18 +239,11 @@ def _identity(
 
 
 def _path(out: str | Path | None, task: benchmarks.Task, identity: dict[str, Any]) -> Path | None:
-    """Where the rows of one task under one condition lie, named by everything that decides them."""
+    """Where the rows of one task under one condition lie (`tables`), named by everything that decides them."""
     if out is None:
         return None
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return Path(out) / "benchmarks" / f"{task.name}-{name}.parquet"
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as problem:
-        raise HybretError(f"{path} is damaged; remove it, and its rows are computed again") from problem
+    return Path(out) / "benchmarks" / f"{task.name}-{name}"
 
 
 def _write(path: Path | None, rows: pd.DataFrame) -> None:
@@ -257,6 +251,6 @@ def _write(path: Path | None, rows: pd.DataFrame) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, rows.to_parquet(index=False))
+        write_table(path, rows)
     except OSError as problem:
-        raise HybretError(f"cannot write rows in {path.parent} ({problem.strerror}); choose another `out`") from problem
+        raise unwritable(path.parent, problem) from problem

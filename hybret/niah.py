@@ -72,6 +72,7 @@ class Prompt:
     question_span : half-open token range of ``QUESTION: ...`` in `ids`, its last copy in JRT; what follows is the
         template's ending. None where it is not known.
     given : the beginning of the answer, where the prompt ends with one (`hybret.puzzle.begun`); it counts as answered.
+    haystack_sha256 : of the whole haystack's text, in hex digits; empty where it is not known.
     """
 
     text: str
@@ -90,6 +91,7 @@ class Prompt:
     position: float = math.nan
     question_span: tuple[int, int] | None = None
     given: str = ""
+    haystack_sha256: str = ""
 
     @property
     def control(self) -> bool:
@@ -191,6 +193,7 @@ def grid(
             keywords=hidden.keywords,
             position=position,
             question_span=_asked(text, offsets, hidden.question),
+            haystack_sha256=hay.sha256,
         )
         prompts.append(prompt)
     return prompts

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as _replace
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from .errors import HybretError
 
@@ -95,13 +95,17 @@ class Recipe:
         return _replace(self, name=name, **changes)  # type: ignore[arg-type]
 
     @property
-    def engine_key(self) -> str:
-        """12 hex digits of the fields that change what a model answers to given prompts.
+    def deciding(self) -> dict[str, Any]:
+        """The fields that change what a model answers to given prompts.
 
         `insertion` shapes the prompts and `rubric` the score; both are recorded elsewhere in the row.
         """
-        deciding = {k: v for k, v in asdict(self).items() if k not in {"name", "insertion", "rubric"}}
-        return hashlib.sha256(repr(sorted(deciding.items())).encode()).hexdigest()[:12]
+        return {k: v for k, v in asdict(self).items() if k not in {"name", "insertion", "rubric"}}
+
+    @property
+    def engine_key(self) -> str:
+        """12 hex digits of `deciding`."""
+        return hashlib.sha256(repr(sorted(self.deciding.items())).encode()).hexdigest()[:12]
 
 
 CORRECTED = Recipe("CORRECTED")

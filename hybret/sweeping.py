@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -24,9 +23,10 @@ from .errors import HybretError
 from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
 from .models import Model
 from .niah import Prompt
+from .provenance import asked, facts, name_of
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
-from .store import Answer, Store
+from .store import Answer, Store, read_rows
 
 HERE = Path(__file__).parent
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
@@ -83,7 +83,8 @@ def sweep(
     Returns
     -------
     pandas.DataFrame
-        One row per prompt and condition; the columns are described in the book's chapter "Rows".
+        One row per prompt and condition; the columns are described in the book's chapter "Rows", and so is what
+        ``rows.attrs`` says of the run.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def sweep(
     budget = budget or budget_of(model, longest_prompt(model))
     stages = stages or Stages()
     run = identity(model, recipe, max_new_tokens, budget)
-    store = Store(out, run)
+    store = Store(out, run, facts(model))
     effects = {label: does(model, recipe, condition) for label, condition in conditions.items()}
     wanted = {(p.key, effects[label]): (p, c) for p in prompts for label, c in conditions.items()}
     work = plan(model, wanted, recipe, max_new_tokens, budget, store.answers.keys())
@@ -147,10 +148,12 @@ def sweep(
         rows = pd.DataFrame(
             [
                 _row(model, recipe, label, condition, p, store.answers[p.key, effects[label]])
+                | {"run": name_of(run), "batch": store.batches[p.key, effects[label]]}
                 for p in prompts
                 for label, condition in conditions.items()
             ]
         ).astype({"k": "Int64"})
+    rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **asked(prompts))
     store.write_rows(rows)
     return rows
 
@@ -165,8 +168,7 @@ def run_folder(
     """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
     run = identity(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
-    name = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:12]
-    return Path(out) / f"{Path(model.name).name}-{name}"
+    return Path(out) / f"{Path(model.name).name}-{name_of(run)}"
 
 
 def stored(
@@ -193,7 +195,7 @@ def stored(
     paths = sorted(run_folder(out, model, recipe, max_new_tokens).glob("rows-*.parquet"))
     if not paths:
         return pd.DataFrame()
-    rows = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True).astype({"k": "Int64"})
+    rows = read_rows(paths)
     # One engine key serves several recipes: those that differ in how prompts are built or scored.
     rows = rows[(rows["recipe"] == recipe.name) & rows["prompt"].isin({p.key for p in prompts})]
     cell = ["intervention", "prompt", "template", "haystack", "haystack_seed", "needle", "length", "depth"]
@@ -253,7 +255,7 @@ def identity(model: Model, recipe: Recipe, max_new_tokens: int, budget: Budget) 
         "window": model.window,
         "dtype": model.dtype,
         "device": model.device.type,
-        "recipe": recipe.engine_key,
+        "recipe": recipe.deciding,
         "max_new_tokens": max_new_tokens,
         "rows_per_batch": budget.rows,
         "tokens_per_pass": budget.tokens,

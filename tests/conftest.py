@@ -39,6 +39,16 @@ def random_ids(model: Model, n: int, seed: int = 0) -> tuple[int, ...]:
     return (model.net.config.bos_token_id, *ids.tolist())
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", type=int, default=4, help="how often tests/test_faults.py kills a sweep (default 4)")
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest) -> int:
+    """How often a process is killed."""
+    return request.config.getoption("--faults")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _threads():
     torch.set_num_threads(THREADS)

@@ -53,6 +53,8 @@ COLUMNS = [
     "prompt",
     "device",
     "dtype",
+    "run",
+    "batch",
 ]
 CONDITIONS = {
     "keep": Keep(),
@@ -80,6 +82,11 @@ def rows(griffin, prompts):
 
 def run(model, prompts, conditions=CONDITIONS, **options):
     return sweep(model, prompts, conditions, max_new_tokens=STEPS, progress=False, **options)
+
+
+def assert_same(found, rows):
+    """But for which run and which batch made them."""
+    pd.testing.assert_frame_equal(*(part.drop(columns=["run", "batch"]) for part in (found, rows)))
 
 
 @pytest.fixture
@@ -180,7 +187,7 @@ def test_answers_are_the_slow_loops(model, recipe):
 
 @pytest.mark.parametrize("budget", [Budget(1, 1), Budget(7, 50), Budget(64, 100_000)], ids=str)
 def test_answers_do_not_depend_on_the_budget(griffin, prompts, rows, budget):
-    pd.testing.assert_frame_equal(run(griffin, prompts, budget=budget), rows)
+    assert_same(run(griffin, prompts, budget=budget), rows)
 
 
 def test_out_of_memory_halves_the_budget_and_loses_nothing(griffin, prompts, rows, tmp_path, monkeypatch):
@@ -193,7 +200,7 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(griffin, prompts, row
         return original(model, state, conditions, *args, **kwargs)
 
     monkeypatch.setattr(generation, "decode", small)
-    pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path, budget=Budget(20, 100)), rows)
+    assert_same(run(griffin, prompts, out=tmp_path, budget=Budget(20, 100)), rows)
     parts = pd.concat([pd.read_parquet(path) for path in tmp_path.glob("answers/*.parquet")])
     assert len(decoded) == len(parts) == len(parts.drop_duplicates(["prompt", "does"]))
     assert set(parts["rows_per_batch"]) <= {5, 10} and set(parts["tokens_per_pass"]) <= {25, 50}
@@ -248,14 +255,14 @@ def test_resuming_computes_only_what_is_missing(griffin, prompts, rows, tmp_path
     run(griffin, prompts[:3], few, out=tmp_path)
     assert sorted(prefills) == sorted((p.ids, 2) for p in prompts[:3])
     prefills.clear()
-    pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path), rows)
+    assert_same(run(griffin, prompts, out=tmp_path), rows)
     assert {ids: n for ids, n in prefills} == {p.ids: 2 if p in prompts[:3] else 3 for p in prompts}
     prefills.clear()
-    pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path), rows)
+    assert_same(run(griffin, prompts, out=tmp_path), rows)
     assert prefills == []
     tables = [pd.read_parquet(path) for path in tmp_path.glob("rows-*.parquet")]
     assert sorted(map(len, tables)) == [6, len(rows)]
-    pd.testing.assert_frame_equal(max(tables, key=len), rows)
+    assert_same(max(tables, key=len), rows)
 
 
 def test_an_interrupted_run_loses_no_finished_batch(griffin, prompts, rows, tmp_path, monkeypatch, prefills):
@@ -276,7 +283,7 @@ def test_an_interrupted_run_loses_no_finished_batch(griffin, prompts, rows, tmp_
     assert len(list(tmp_path.glob("answers/*.parquet"))) == 2
     done = len(prefills)
     prefills.clear()
-    pd.testing.assert_frame_equal(run(griffin, prompts, **options), rows)
+    assert_same(run(griffin, prompts, **options), rows)
     assert done == 3 and len(prefills) == len({p.key for p in prompts}) - 2
 
 
@@ -291,7 +298,7 @@ def test_a_half_written_file_is_never_seen(griffin, prompts, rows, tmp_path, mon
         with pytest.raises(HybretError, match="no space left to write rows.*finished rows are kept"):
             run(griffin, prompts, out=tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
-    pd.testing.assert_frame_equal(run(griffin, prompts, out=tmp_path), rows)
+    assert_same(run(griffin, prompts, out=tmp_path), rows)
 
 
 OTHER_RUNS = {
@@ -311,7 +318,7 @@ def test_a_folder_holds_one_run(griffin, prompts, tmp_path, field, request):
     model = request.getfixturevalue("no_forward")
     changed = dict(OTHER_RUNS[field])
     model = dataclasses.replace(model, **changed.pop("model", {}))
-    with pytest.raises(HybretError, match=rf"another run \(it differs in: {field}\); choose another folder"):
+    with pytest.raises(HybretError, match=rf"another run \(it differs in {field}[.:].* there, .* here\); choose"):
         sweep(model, prompts[:1], {"keep": Keep()}, **(options | changed))
 
 
@@ -414,7 +421,7 @@ def test_the_run_note_names_the_run(griffin, prompts, tmp_path):
     run(griffin, prompts[:1], {"keep": Keep()}, out=out)
     note = json.loads((out / store.RUN_FILE).read_text())
     assert (note["model"], note["weights"], note["max_new_tokens"]) == ("random-griffin", griffin.digest, STEPS)
-    assert note["recipe"] == CORRECTED.engine_key and note["window"] == 32
+    assert note["recipe"] == CORRECTED.deciding and note["window"] == 32
 
 
 def test_a_damaged_batch_of_answers_is_named(griffin, prompts, tmp_path):

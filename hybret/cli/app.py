@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -31,10 +32,28 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            print("interrupted: finished batches are kept when --out was given", file=sys.stderr)
+            print(f"interrupted: {_kept(command.__name__, kwargs.get('out'))}", file=sys.stderr)
             raise typer.Exit(130) from None
 
     return run
+
+
+def _kept(command: str, out: Path | None) -> str:
+    """What of an interrupted command is there for the next one."""
+    if command == "book":
+        return "finished notebooks are kept; the same command runs the others"
+    if command == "fetch":
+        return "finished files are kept; the same command fetches the others"
+    if command != "sweep":
+        return "nothing is kept"
+    if out is None:
+        return "nothing is kept; with --out FOLDER a second run goes on where the first stopped"
+    return f"finished answers are kept in {out}; the same command computes the others"
+
+
+def shown(text: object) -> str:
+    """Text that a model or a file wrote, safe on a terminal: control codes come as ``\\x1b``, in one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def say(line: str) -> None:
