@@ -35,17 +35,17 @@ class Haystack:
 
 
 def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tokens: int = 0) -> Haystack:
-    """The haystack called ``"embedded"``, a folder of .txt files, or a text given as it is.
+    """The haystack called ``"embedded"`` or ``"essays"``, a folder of .txt files, or a text given as it is.
 
-    A folder is read in name order, after the two essays of the authors' run (`PAPER_ESSAYS`) if it has both;
-    files are joined without a separator, as in the authors' code. It is named ``"paul-graham"`` only if those
-    two essays have the recorded SHA-256, otherwise after the folder. `seed` and `tokens`, about how long the
-    text must be, concern the embedded haystack alone.
+    ``"essays"`` is the folder that ``hybret fetch essays`` filled. A folder is read in name order, after the two
+    essays of the authors' run (`PAPER_ESSAYS`) if it has both; files are joined without a separator, as in the
+    authors' code. It is named ``"paul-graham"`` only if those two essays have the recorded SHA-256, otherwise after
+    the folder. `seed` and `tokens`, about how long the text must be, concern the embedded haystack alone.
 
     Raises
     ------
     HybretError
-        If the folder is missing, holds no text, or a file is not UTF-8.
+        If the folder is missing, holds no text, or a file is not UTF-8; if the essays have not been fetched.
     """
     if isinstance(source, Haystack):
         return source
@@ -54,6 +54,10 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
 
         text = corpus.haystack(seed, characters=max(20_000, 10 * tokens))
         return Haystack("embedded", text, sha256(text.encode()), seed=seed)
+    if source == "essays":
+        from . import essays  # here: it needs the cache's folder, and few runs need it
+
+        return _read_folder(essays.fetched())
     try:
         if source and Path(source).is_dir():
             return _read_folder(Path(source))
@@ -64,7 +68,7 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
     # A text without a single blank can hide nothing, so such a string is meant as a path.
     if isinstance(source, Path) or len(source.split()) <= 1:
         raise HybretError(
-            f"there is no haystack folder {str(source)!r}; give a folder of .txt files, a text, or 'embedded'"
+            f"there is no haystack folder {str(source)!r}; give a folder of .txt files, a text, 'essays' or 'embedded'"
         )
     digest = sha256(source.encode())
     return Haystack(f"text-{digest[:8]}", source, digest)

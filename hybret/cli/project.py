@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import HybretError
 from .app import app, one_sentence, say
 
 
@@ -33,12 +34,23 @@ def models() -> None:
 @app.command()
 @one_sentence
 def fetch(
-    benchmark: Annotated[str, typer.Argument(help="glue or mmlu.")],
+    what: Annotated[
+        str, typer.Argument(help="glue, mmlu, essays, or a model on Hugging Face: owner/name or owner/name@revision.")
+    ],
 ) -> None:
-    """Download the data of a benchmark once, into $HYBRET_CACHE or the user's cache."""
-    from ..fetching import fetch as download
+    """Download what runs need, once: a model's weights, a benchmark's data, the essays. Goes on where it stopped."""
+    from .. import essays, fetching, snapshots
 
-    print(download(benchmark, say=say))
+    bars = sys.stderr.isatty()
+    if what == "essays":
+        print(essays.fetch(progress=bars))
+    elif what in fetching.SOURCES:
+        print(fetching.fetch(what, say=say))
+    elif "/" in what:
+        print(snapshots.fetch(what, progress=bars, say=say))
+    else:
+        known = ", ".join(["essays", *fetching.SOURCES])
+        raise HybretError(f"there is nothing to fetch for {what!r}; give {known} or a Hugging Face id (owner/name)")
 
 
 @app.command()

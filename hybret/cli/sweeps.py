@@ -36,7 +36,7 @@ def sweep(
     ] = "10",
     depths: Annotated[str, typer.Option(help="How many needle depths, or per cents: 0,50,100 (one: 50,).")] = "10",
     limit: Annotated[int | None, typer.Option(help="Only so many prompts, drawn from the grid with the seed.")] = None,
-    haystack: Annotated[str, typer.Option(help="'embedded', or a folder of .txt files.")] = "embedded",
+    haystack: Annotated[str, typer.Option(help="'embedded', 'essays' or a folder of .txt files.")] = "embedded",
     seed: Annotated[int, typer.Option(help="Which embedded haystack.")] = 0,
     control: Annotated[bool, typer.Option(help="Also run the prompts without the needle: the floor.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the rows (Parquet); a second run resumes.")] = None,
