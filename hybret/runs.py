@@ -22,12 +22,14 @@ import nbformat
 import yaml
 
 from .errors import HybretError
+from .presets import RANDOM
 
 HASHED = {".py", ".js", ".css", ".json", ".safetensors", ".txt", ".yaml"}
 RUNNER = {
     "runs.py",
     "execution.py",
     "book.py",
+    "publishing.py",
     "cli",
 }  # they carry runs out and cannot change what a run computes
 INJECTED = {"injected-parameters"}
@@ -121,7 +123,7 @@ class Project:
     @property
     def variant(self) -> str:
         """Folder name of the runs with these overrides; empty for the book's own runs."""
-        named = {k: ",".join(m.split("/")[-1] for m in str(v).split(",")) for k, v in self.overrides.items()}
+        named = {k: ",".join(short(m) for m in str(v).split(",")) for k, v in self.overrides.items()}
         words = (v if k == "model" else f"{k}-{self.overrides[k]}" for k, v in named.items())
         return re.sub(r"[^\w.+-]+", "-", "_".join(words)).strip("-.")
 
@@ -221,6 +223,11 @@ class Project:
         }
         what = [k for k, v in changed.items() if v] or ["a run that it needs or a file that it reads"]
         return Status("stale", path, meta, " and ".join(what) + " changed after it")
+
+
+def short(model: str) -> str:
+    """Return a model's name without its owner; one with random weights keeps that it is."""
+    return (RANDOM if model.startswith(RANDOM) else "") + model.split("/")[-1]
 
 
 def parameters(path: Path) -> dict[str, dict[str, str]]:
