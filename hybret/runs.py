@@ -30,6 +30,7 @@ RUNNER = {
     "execution.py",
     "book.py",
     "publishing.py",
+    "records.py",
     "cli",
 }  # they carry runs out and cannot change what a run computes
 INJECTED = {"injected-parameters"}
@@ -157,7 +158,8 @@ class Project:
         # A part of a chapter that differs from it in a parameter is the chapter itself where that is overridden.
         parts = {name: entry for name, entry in spec.items() if entry.get("notebook") not in (None, name)}
         dropped = {n: e["notebook"] for n, e in parts.items() if set(e.get("parameters") or ()) & set(self.overrides)}
-        spec = {name: entry for name, entry in spec.items() if name not in dropped}
+        # It comes where the first of its parts stood, above what needs them.
+        spec = {name: spec[name] for name in dict.fromkeys(dropped.get(n, n) for n in spec)}
         runs: dict[str, Run] = {}
         used: set[str] = set()
         for name, entry in spec.items():

@@ -270,6 +270,13 @@ def test_a_part_is_left_out_where_its_parameter_is_overridden(done: Path) -> Non
     assert plan["part"].parameters["results"] == "../book/results/flag-True/part"
 
 
+@pytest.mark.parametrize("model", ["griffin-small", "google/recurrentgemma-2b", "griffin-tiny,jamba-tiny"])
+def test_this_books_notebooks_can_be_run_on_another_model(model: str) -> None:
+    plan = Project(REPO, {"model": model}).plan
+    assert set(plan) == {run.notebook for run in Project(REPO).plan.values()}
+    assert plan["benchmarks"].needs == ("sparsification",)
+
+
 def test_several_models_name_their_folder() -> None:
     assert Project(REPO, {"model": "google/recurrentgemma-2b,griffin-tiny"}).variant == "recurrentgemma-2b-griffin-tiny"
 
