@@ -181,6 +181,9 @@ def test_what_cannot_be_fetched_is_one_sentence(hub: Server, monkeypatch: pytest
         snapshots.fetch("owner/name")
     with pytest.raises(HybretError, match="'griffin-tiny' is on this machine already"):
         snapshots.fetch("griffin-tiny")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://nowhere.invalid")
+    with pytest.raises(HybretError, match="^cannot fetch 'owner/name': huggingface.co cannot be reached"):
+        snapshots.fetch("owner/name")
     found = run("fetch", "squad")
     assert found.exit_code == 2 and "give essays, glue, mmlu or a Hugging Face id" in found.stderr
 
@@ -243,6 +246,8 @@ def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(
     monkeypatch.setenv("HYBRET_CACHE", str(tmp_path))
     with pytest.raises(HybretError, match="run `hybret fetch essays` once"):
         load_haystack("essays")
+    found = run("sweep", "--model", "owner/name", "--haystack", "essays")
+    assert found.exit_code == 2 and "run `hybret fetch essays` once" in found.stderr  # before the model is asked for
     essays.fetch(opener=lambda url: recorded[url.rpartition("/")[2]])
     assert load_haystack("essays").text == "Be useful.New ideas.Things."
 
