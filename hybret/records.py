@@ -83,8 +83,18 @@ def _number(name: str, digits: int = 3) -> Callable[[dict[str, Any]], str]:
     return lambda row: number(row[name], digits)
 
 
+def _model(row: dict[str, Any]) -> str:
+    return str(row["model"]).rpartition("/")[2]
+
+
+def _weights(row: dict[str, Any]) -> str:
+    return f"{row['weights']}, {row['dtype']}"
+
+
 def _gpu(row: dict[str, Any]) -> str:
-    return f"{row['gpus']} × {row['gpu']}" if row["gpus"] > 1 else str(row["gpu"])
+    """``NVIDIA H100 80GB HBM3`` is an H100 in a table."""
+    name = str(row["gpu"]).removeprefix("NVIDIA ").split()[0]
+    return f"{row['gpus']} × {name}" if row["gpus"] > 1 else name
 
 
 def _size(row: dict[str, Any]) -> str:
@@ -97,8 +107,8 @@ def runs_table(table: pd.DataFrame) -> list[list[str]]:
     """Head and lines: what each notebook took."""
     found = table[table["notebook"] != LONG].sort_values(["model", "notebook", "gpu_hours"])
     columns = {
-        **{"model": _text("model"), "weights": _text("weights"), "notebook": _text("notebook"), "grid": _text("grid")},
-        **{"on": _gpu, "dtype": _text("dtype"), "tokens": _number("tokens"), "tokens/s": _number("tokens_per_s")},
+        **{"model": _model, "weights": _weights, "notebook": _text("notebook"), "grid": _text("grid"), "on": _gpu},
+        **{"tokens": _number("tokens"), "tokens/s": _number("tokens_per_s")},
         **{"seconds": _number("seconds"), "peak GiB": _number("peak_gib"), "GPU hours": _number("gpu_hours", 2)},
     }
     return _lines(found, columns)
@@ -108,7 +118,7 @@ def models_table(table: pd.DataFrame) -> list[list[str]]:
     """Head and lines: for each model the size of its weights, and the GPUs on which it ran, with the most it took."""
     most = table.sort_values("peak_gib", ascending=False).drop_duplicates(["model", "dtype", "gpu", "gpus"])
     columns = {
-        **{"model": _text("model"), "parameters": _number("parameters"), "weights": _size, "ran on": _gpu},
+        **{"model": _model, "parameters": _number("parameters"), "weights": _size, "ran on": _gpu},
         **{"most memory on one GPU": lambda row: f"{number(row['peak_gib'])} GiB"},
     }
     return _lines(most.sort_values(["model", "dtype", "gpu", "gpus"]), columns)
@@ -117,7 +127,7 @@ def models_table(table: pd.DataFrame) -> list[list[str]]:
 def long_table(table: pd.DataFrame) -> list[list[str]]:
     """Head and lines: what one long prompt took."""
     columns = {
-        **{"model": _text("model"), "weights": _text("weights"), "on": _gpu, "dtype": _text("dtype")},
+        **{"model": _model, "weights": _weights, "on": _gpu},
         **{"tokens": _number("tokens"), "seconds": _number("seconds"), "tokens/s": _number("tokens_per_s")},
         **{"peak GiB": _number("peak_gib")},
     }
