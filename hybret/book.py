@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from . import publishing
 from .errors import HybretError
 from .execution import execute
 from .runs import OVERRIDES, Project, Run
@@ -35,6 +36,7 @@ def build(
     parameters: Mapping[str, Any] | None = None,
     root: str | Path = ".",
     html: bool = True,
+    publish: bool = False,
     console: Console | None = None,
 ) -> Path:
     """Run the notebooks that changed, build the HTML book and return the path of its index page.
@@ -54,6 +56,9 @@ def build(
         Further notebook parameters, injected wherever a notebook has them.
     root : path
         The project's folder, with ``notebooks/runs.yml`` and ``_config.yml``.
+    publish : bool
+        Copy the runs of `model` into ``book/published/<model>/`` and stop there; the return value is that folder, and
+        the next build without a model shows its runs beside the book's own.
     html : bool
         False stops after the runs; the return value is then their folder.
     console : rich.console.Console, optional
@@ -62,15 +67,22 @@ def build(
     Raises
     ------
     HybretError
-        Before anything runs: no project here, an unknown notebook, an unknown or wrongly typed parameter.
+        Before anything runs: no project here, an unknown notebook, an unknown or wrongly typed parameter, nothing to
+        publish. After the runs: a notebook too large to be published.
     BuildError
         A notebook failed (its partial copy is kept as ``*.failed.ipynb``), or the pages gave a warning.
     """
     console = console or Console(highlight=False)
     given = {**({"model": model} if model else {}), **(parameters or {})}
     project = Project(Path(root).resolve(), given)
+    if publish and not project.variant:
+        raise HybretError("only runs of another model are published; give one with --model")
     todo = select(project, only, force, jobs)
     times = [("runs", *timed(run_all, project, todo, jobs, console))]
+    if publish:
+        folder = publishing.publish(project)
+        console.print(f"published in [bold]{folder}[/]: commit it, and `hybret book` shows it", soft_wrap=True)
+        return folder
     if not html:
         return project.executed
     times.append(("pages", *timed(pages, project, console)))

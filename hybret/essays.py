@@ -93,7 +93,8 @@ def fetched(folder: str | Path | None = None) -> Path:
         if (found := digest(target / name)) != wanted:
             how = "not there" if found is None else "not what was fetched"
             raise HybretError(
-                f"the essays in {target} are not complete ({name} is {how}); run `hybret fetch essays` once, with a network"
+                f"the essays in {target} are not complete ({name} is {how}); run `hybret fetch essays` once, "
+                "with a network"
             )
     return target
 

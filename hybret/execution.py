@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 import threading
 import time
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,11 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
 }
+LIBRARIES = ("hybret", "torch", "transformers", "lm_eval")
 
 
 def provenance(root: Path) -> dict[str, Any]:
-    """Return commit, whether tracked files differ from it, Python version and device."""
+    """Return commit, whether tracked files differ from it, the versions of Python and libraries, and device."""
 
     def call(*command: str) -> str:
         try:
@@ -43,6 +46,7 @@ def provenance(root: Path) -> dict[str, Any]:
         "commit": os.environ.get("HYBRET_COMMIT") or call("git", "rev-parse", "HEAD"),
         "dirty": bool(call("git", "status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES if find_spec(name)},
         "device": ", ".join(gpus) or f"CPU ({platform.machine()})",
     }
 
@@ -134,8 +138,7 @@ def record(project: Project, run: Run, nb: Any, began: float, memory: list[float
     named = set(re.findall(r"""["']([\w.-]+)["']""", code))
     written = [p for p in project.results.iterdir() if p.is_file() and p.stat().st_mtime >= began - 1]
     files = [p.name for p in written if {p.name, p.stem} & named] if run.name == run.notebook else []
-    defaults = parameters(project.notebooks / f"{run.notebook}.ipynb")
-    used = {k: run.parameters.get(k, literal(v["default"])) for k, v in defaults.items()}
+    used = settings(project, run)
     nb.metadata["hybret"] = {
         "key": run.key,
         "source": run.source,
@@ -149,6 +152,12 @@ def record(project: Project, run: Run, nb: Any, began: float, memory: list[float
         "memory_gib": memory,
         "files": sorted(files),
     }
+
+
+def settings(project: Project, run: Run) -> dict[str, Any]:
+    """Every parameter of a run with its value, injected or by default."""
+    defaults = parameters(project.notebooks / f"{run.notebook}.ipynb")
+    return {k: run.parameters.get(k, literal(v["default"])) for k, v in defaults.items()}
 
 
 def literal(text: str) -> Any:

@@ -37,10 +37,10 @@ class Haystack:
 def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tokens: int = 0) -> Haystack:
     """The haystack called ``"embedded"`` or ``"essays"``, a folder of .txt files, or a text given as it is.
 
-    ``"essays"`` is the folder that ``hybret fetch essays`` filled. A folder is read in name order, after the two essays of the authors' run (`PAPER_ESSAYS`) if it has both;
-    files are joined without a separator, as in the authors' code. It is named ``"paul-graham"`` only if those
-    two essays have the recorded SHA-256, otherwise after the folder. `seed` and `tokens`, about how long the
-    text must be, concern the embedded haystack alone.
+    ``"essays"`` is the folder that ``hybret fetch essays`` filled. A folder is read in name order, after the two
+    essays of the authors' run (`PAPER_ESSAYS`) if it has both; files are joined without a separator, as in the
+    authors' code. It is named ``"paul-graham"`` only if those two essays have the recorded SHA-256, otherwise after
+    the folder. `seed` and `tokens`, about how long the text must be, concern the embedded haystack alone.
 
     Raises
     ------

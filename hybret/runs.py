@@ -22,12 +22,15 @@ import nbformat
 import yaml
 
 from .errors import HybretError
+from .presets import RANDOM
 
 HASHED = {".py", ".js", ".css", ".json", ".safetensors", ".txt", ".yaml"}
 RUNNER = {
     "runs.py",
     "execution.py",
     "book.py",
+    "publishing.py",
+    "records.py",
     "cli",
 }  # they carry runs out and cannot change what a run computes
 INJECTED = {"injected-parameters"}
@@ -121,7 +124,7 @@ class Project:
     @property
     def variant(self) -> str:
         """Folder name of the runs with these overrides; empty for the book's own runs."""
-        named = {k: ",".join(m.split("/")[-1] for m in str(v).split(",")) for k, v in self.overrides.items()}
+        named = {k: ",".join(short(m) for m in str(v).split(",")) for k, v in self.overrides.items()}
         words = (v if k == "model" else f"{k}-{self.overrides[k]}" for k, v in named.items())
         return re.sub(r"[^\w.+-]+", "-", "_".join(words)).strip("-.")
 
@@ -155,12 +158,8 @@ class Project:
         # A part of a chapter that differs from it in a parameter is the chapter itself where that is overridden.
         parts = {name: entry for name, entry in spec.items() if entry.get("notebook") not in (None, name)}
         dropped = {n: e["notebook"] for n, e in parts.items() if set(e.get("parameters") or ()) & set(self.overrides)}
-        # It takes the first of their places: runs between them need it as they need the part.
-        order = dict.fromkeys(dropped.get(name, name) for name in spec)
-        spec = {
-            name: {**spec[name], "needs": [n for n in spec[name].get("needs") or () if dropped.get(n) != name]}
-            for name in order
-        }
+        # It comes where the first of its parts stood, above what needs them.
+        spec = {name: spec[name] for name in dict.fromkeys(dropped.get(n, n) for n in spec)}
         runs: dict[str, Run] = {}
         used: set[str] = set()
         for name, entry in spec.items():
@@ -168,7 +167,7 @@ class Project:
             path = self.notebooks / f"{notebook}.ipynb"
             if not path.is_file():
                 raise HybretError(f"runs.yml names {notebook!r}, but {path} does not exist: add it or drop the entry.")
-            needs = tuple(dict.fromkeys(dropped.get(n, n) for n in entry["needs"]))
+            needs = tuple(dict.fromkeys(dropped.get(n, n) for n in entry.get("needs") or () if dropped.get(n) != name))
             if late := [n for n in needs if n not in runs]:
                 raise HybretError(f"runs.yml: {name!r} needs {late[0]!r}, which must stand above it in the file.")
             known = parameters(path)
@@ -226,6 +225,11 @@ class Project:
         }
         what = [k for k, v in changed.items() if v] or ["a run that it needs or a file that it reads"]
         return Status("stale", path, meta, " and ".join(what) + " changed after it")
+
+
+def short(model: str) -> str:
+    """Return a model's name without its owner; one with random weights keeps that it is."""
+    return (RANDOM if model.startswith(RANDOM) else "") + model.split("/")[-1]
 
 
 def parameters(path: Path) -> dict[str, dict[str, str]]:

@@ -63,7 +63,7 @@ def fetch(name: str, progress: bool = False, say: Callable[[str], None] = lambda
     wanted: dict[str, Any] = {"revision": commit, "allow_patterns": [f.rfilename for f in files]}
     with said(name, source, "fetch"):
         plan = snapshot_download(repository, dry_run=True, **wanted)
-    missing = sum(f.file_size or 0 for f in plan if f.will_download)  # type: ignore[union-attr]
+    missing = sum(f.file_size or 0 for f in plan if f.will_download)
     require_space(name, missing)
     say(f"{repository}@{commit}: {len(files)} files, {missing / GIB:.1f} GiB to download")
     with said(name, source, "fetch"):

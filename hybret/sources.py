@@ -24,6 +24,11 @@ from .errors import HybretError
 from .families import FAMILIES, family_config
 from .presets import PAPER_MODELS, RANDOM_MODELS, paper_config, tiny_config
 
+try:  # what huggingface_hub speaks HTTP with, since its version 2.4 and before
+    import httpx2 as httpx
+except ImportError:
+    import httpx  # type: ignore[no-redef, import-not-found, unused-ignore]
+
 CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 
 
@@ -111,7 +116,7 @@ def said(name: str, source: str, doing: str = "load") -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as problem:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, httpx.HTTPError) as problem:
         raise HybretError(f"cannot {doing} {name!r}: {_reason(name, source, problem)}") from problem
 
 
@@ -139,7 +144,7 @@ def _reason(name: str, source: str, problem: BaseException) -> str:
         return f"Hugging Face refuses access; check your token with `{token}`"
     if met(OfflineModeIsEnabled) or (met(LocalEntryNotFoundError) and HF_HUB_OFFLINE):
         return "it is not in the cache and HF_HUB_OFFLINE is set; unset it, or fetch the model where there is a network"
-    if met(LocalEntryNotFoundError, ConnectionError, TimeoutError, HfHubHTTPError):
+    if met(LocalEntryNotFoundError, ConnectionError, TimeoutError, HfHubHTTPError, httpx.TransportError):
         return "huggingface.co cannot be reached and the model is not in the cache; check the network, or name a folder"
     if any(isinstance(link, OSError) and link.errno == errno.ENOSPC for link in chain):
         return "no space is left for its files; free some, or set HF_HOME to a folder on a larger disk"

@@ -13,9 +13,10 @@ import nbformat
 import pytest
 from rich.console import Console
 
-from hybret import book
+from hybret import book, publishing
 from hybret.errors import HybretError
 from hybret.runs import Project
+from hybret.sweeping import ENGINE_DIGEST
 
 REPO = Path(__file__).resolve().parents[1]
 PARAMETERS = """model: str = "tiny"  # model name
@@ -269,8 +270,19 @@ def test_a_part_is_left_out_where_its_parameter_is_overridden(done: Path) -> Non
     assert plan["part"].parameters["results"] == "../book/results/flag-True/part"
 
 
+@pytest.mark.parametrize("model", ["griffin-small", "google/recurrentgemma-2b", "griffin-tiny,jamba-tiny"])
+def test_this_books_notebooks_can_be_run_on_another_model(model: str) -> None:
+    plan = Project(REPO, {"model": model}).plan
+    assert set(plan) == {run.notebook for run in Project(REPO).plan.values()}
+    assert plan["benchmarks"].needs == ("sparsification",)
+
+
 def test_several_models_name_their_folder() -> None:
     assert Project(REPO, {"model": "google/recurrentgemma-2b,griffin-tiny"}).variant == "recurrentgemma-2b-griffin-tiny"
+
+
+def test_random_weights_are_kept_apart_from_the_models_own() -> None:
+    assert Project(REPO, {"model": "random:google/recurrentgemma-2b"}).variant == "random-recurrentgemma-2b"
 
 
 def test_another_model_has_its_own_runs(done: Path) -> None:
@@ -407,6 +419,92 @@ def test_a_warning_fails_the_build(done: Path) -> None:
     with pytest.raises(book.BuildError, match="whole log"):
         book.pages(Project(done), Console(file=out, width=200))
     assert "nowhere" in out.getvalue()
+
+
+# ---------------------------------------------------------------- published runs
+
+LEAK = "import os, sys\nprint('in', os.getcwd(), os.path.expanduser('~/.cache/x'))\nprint('noise', file=sys.stderr)"
+
+
+@pytest.fixture(scope="module")
+def shared(built: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone without runs of its own, but with those that somebody published."""
+    node = tmp_path_factory.mktemp("node") / "p"
+    tiny(node)
+    leaky = nbformat.read(node / "notebooks" / "read.ipynb", as_version=4)
+    leaky.cells.append(nbformat.v4.new_code_cell(LEAK, id="leak"))
+    nbformat.write(leaky, node / "notebooks" / "read.ipynb")
+    run = node / "runs" / "other-1b-0123"
+    run.mkdir(parents=True)
+    note = {"model": "somebody/other-1b@abc", "weights": "12ab", "dtype": "bfloat16", "engine": ENGINE_DIGEST}
+    (run / "run.json").write_text(json.dumps(note))
+    (run / "rows-1.parquet").write_bytes(b"rows")
+    shutil.copytree(run, node / "runs" / "other")
+    (node / "runs" / "other" / "run.json").write_text(json.dumps(note | {"model": "somebody/else"}))
+    build(node, model="somebody/other-1b@abc", publish=True)
+    build(node, model="random:a/b", only=["draw"], publish=True)
+    clone = tiny(tmp_path_factory.mktemp("clone") / "p")
+    shutil.copytree(node / "book" / "published", clone / "book" / "published")
+    book.pages(Project(clone), Console(file=io.StringIO()))
+    return clone
+
+
+OTHER = "book/published/other-1b-abc"
+
+
+def test_what_is_published_holds_outputs_and_where_it_came_from_but_no_place(shared: Path) -> None:
+    folder = shared / OTHER
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {
+        "draw.ipynb", "draw.json", "read.ipynb", "read.json",
+        "rows/other-1b-0123/run.json", "rows/other-1b-0123/rows-1.parquet",
+    }  # fmt: skip
+    card = json.loads((folder / "draw.json").read_text())
+    assert (card["model"], card["revision"], card["recipe"]) == ("somebody/other-1b@abc", "abc", "CORRECTED")
+    assert card["weights"] == ["12ab"] and card["dtype"] == ["bfloat16"] and card["parameters"]["count"] == 4
+    assert {"device", "seconds", "commit", "dirty", "python", "versions", "started", "key"} <= set(card)
+    assert "torch" in card["versions"]
+    text = (folder / "read.ipynb").read_text()
+    assert "noise" not in text.replace("'noise'", "") and '"in ' in text
+    for path in folder.glob("*.*"):
+        assert str(Path.home()) not in path.read_text() and str(shared.parents[1]) not in path.read_text()
+
+
+def test_a_clone_without_runs_shows_published_ones_beside_its_own(shared: Path) -> None:
+    chapter, page = html(shared, "notebooks/draw"), html(shared, f"{OTHER}/draw")
+    assert "has not been run here yet" in chapter and f'href="../{OTHER}/draw.html"' in chapter
+    assert "Drawing: other-1b-abc" in page and 'href="../../../notebooks/draw.html"' in page
+    assert "A published run of" in page and "Run of somebody/other-1b&#64;abc" in page and "/draw.json" in page
+    assert "Published: other-1b-abc" in html(shared, "book/index")  # in the contents
+    assert html(shared, "book/runs").count("<td><p>published</p></td>") == 3
+
+
+def test_a_published_page_has_figures_with_numbers_and_names_of_its_own(shared: Path) -> None:
+    pages = [
+        html(shared, name) for name in ("book/index", "notebooks/draw", f"{OTHER}/draw", "book/published/random-b/draw")
+    ]
+    numbers = [re.findall(r"caption-number\">(Fig. \d+)", page) for page in pages]
+    assert numbers == [["Fig. 1"], ["Fig. 2"], ["Fig. 3"], ["Fig. 4"]]
+    assert 'id="other-1b-abc-fig-line"' in pages[2] and 'href="#cell-c2"' in pages[2] and "<img" in pages[2]
+
+
+def test_random_weights_are_marked_on_published_pages(shared: Path) -> None:
+    assert "The weights of this run are random" in html(shared, "book/published/random-b/draw")
+    assert "The weights of this run are random" not in html(shared, f"{OTHER}/draw")
+
+
+def test_what_cannot_be_published_is_said(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HybretError, match="only runs of another model are published; give one with --model"):
+        build(done, publish=True)
+    other = Project(done, {"model": "a/b"})
+    with pytest.raises(HybretError, match="there is no run in"):
+        publishing.publish(other)
+    shutil.copytree(done / "book" / "executed", other.executed, ignore=shutil.ignore_patterns("b"))
+    with pytest.raises(HybretError, match="the run of draw is out of date"):
+        publishing.publish(other)
+    monkeypatch.setattr(publishing, "LARGEST", 100)
+    with pytest.raises(HybretError, match="draw fewer points"):
+        publishing.cleaned_notebook(other, other.plan["draw"])
+    assert not other.published.exists()
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

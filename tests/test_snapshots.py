@@ -96,7 +96,7 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(body[start:], headers, 206)
         return self.answer(body, headers)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 (the name is http.server's)
 
 
 @pytest.fixture
@@ -104,10 +104,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     server = Server(("127.0.0.1", 0), Hub)
     server.cut, server.dead, server.wrong, server.status, server.asked = set(), True, set(), None, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    monkeypatch.setattr(constants, "ENDPOINT", "http://{}:{}".format(*server.server_address))
+    template = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's own client waits between its attempts
     yield server
@@ -182,6 +181,9 @@ def test_what_cannot_be_fetched_is_one_sentence(hub: Server, monkeypatch: pytest
         snapshots.fetch("owner/name")
     with pytest.raises(HybretError, match="'griffin-tiny' is on this machine already"):
         snapshots.fetch("griffin-tiny")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://nowhere.invalid")
+    with pytest.raises(HybretError, match="^cannot fetch 'owner/name': huggingface.co cannot be reached"):
+        snapshots.fetch("owner/name")
     found = run("fetch", "squad")
     assert found.exit_code == 2 and "give essays, glue, mmlu or a Hugging Face id" in found.stderr
 
@@ -244,6 +246,8 @@ def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(
     monkeypatch.setenv("HYBRET_CACHE", str(tmp_path))
     with pytest.raises(HybretError, match="run `hybret fetch essays` once"):
         load_haystack("essays")
+    found = run("sweep", "--model", "owner/name", "--haystack", "essays")
+    assert found.exit_code == 2 and "run `hybret fetch essays` once" in found.stderr  # before the model is asked for
     essays.fetch(opener=lambda url: recorded[url.rpartition("/")[2]])
     assert load_haystack("essays").text == "Be useful.New ideas.Things."
 

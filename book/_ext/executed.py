@@ -3,7 +3,8 @@
 The table of contents names ``notebooks/X``, which git keeps free of outputs. Where a run of X exists (this
 machine's in ``book/executed``, or else a published one) its copy is read in place of the source, with a run card
 under the title. Without a run the page is built from the source and says so, so a fresh clone builds without
-warnings.
+warnings. Published runs of other models (``book/published/<model>/X``) are pages of their own, behind the book's;
+a line under the title leads from one to the other.
 Launch, download and edit links keep pointing at the source.
 """
 
@@ -23,11 +24,15 @@ from sphinx.application import Sphinx
 from sphinx.directives.patches import Figure
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
+from sphinx_external_toc.api import Document, FileItem, TocTree
 
 from hybret.errors import HybretError
+from hybret.presets import RANDOM, RANDOM_MODELS
+from hybret.publishing import Published, published
 from hybret.runs import OVERRIDES, Project, Status, parameters, tags
 
 FOLDER = "notebooks/"
+MADE_UP = "The weights of this run are random: it shows time and memory. What the model answers means nothing."
 ANCHOR = re.compile(r'id="(cell-[\w-]+)"')
 
 
@@ -35,9 +40,30 @@ def read_runs(app: Sphinx) -> None:
     """Look up every run once per build."""
     project = Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}")))
     try:
-        app.hybret = project, {FOLDER + name: project.status(name) for name in project.plan}  # type: ignore
+        own = {FOLDER + name: project.status(name) for name in project.plan}
+        app.hybret = project, own | {page(p): Status("published", p.path, p.meta) for p in published(project)}  # type: ignore
     except HybretError as error:
         raise ExtensionError(str(error)) from error
+
+
+def page(run: Published) -> str:
+    """Return the document name of a published run."""
+    return f"book/published/{run.variant}/{run.name}"
+
+
+def into_toc(app: Sphinx, config: Any) -> None:
+    """Add a part to the contents for every model with published runs, behind the book's own.
+
+    Behind, so that the numbers of the book's figures do not depend on what else was published.
+    """
+    parts: dict[str, list[FileItem]] = {}
+    for run in published(Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}")))):
+        parts.setdefault(run.variant, []).append(FileItem(page(run)))
+        config.external_site_map[page(run)] = Document(page(run))
+    own = {f"{name}.ipynb" for items in parts.values() for name in items}
+    config.exclude_patterns = [p for p in config.exclude_patterns if p not in own]
+    trees = [TocTree(items, caption=f"Published: {variant}") for variant, items in parts.items()]
+    config.external_site_map.root.subtrees.extend(trees)
 
 
 def runs(app: Sphinx) -> dict[str, Status]:
@@ -47,7 +73,9 @@ def runs(app: Sphinx) -> dict[str, Status]:
 
 def outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
     """Read a notebook's page again when its status changed, and with it every page that may quote it."""
-    now = {d: (s.state, s.reason, s.meta.get("key"), s.meta.get("started")) for d, s in runs(app).items()}
+    now = {
+        d: (s.state, s.reason, s.meta.get("key"), s.meta.get("started"), switch(app, d)) for d, s in runs(app).items()
+    }
     before = getattr(env, "hybret_runs", {})
     env.hybret_runs = now
     pages = [d for d in now if d in env.found_docs and now[d] != before.get(d)]
@@ -70,12 +98,15 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
     if status is None:
         return
     if status.path is None:
-        source[0] = nbformat.writes(not_run(nbformat.reads(source[0], as_version=4)))
+        source[0] = nbformat.writes(not_run(nbformat.reads(source[0], as_version=4), switch(app, docname)))
         return
     nb = nbformat.read(status.path, as_version=4)
-    card = run_card(app.hybret[0], nb, status)  # type: ignore
+    if status.state == "published":
+        set_apart(nb, status.path.parent.name)
+    card = f"{switch(app, docname)}\n\n{run_card(app.hybret[0], nb, status)}"  # type: ignore
     # Prose is no part of a run: it comes from the notebook of today.
-    prose = {c.id: c.source for c in nbformat.reads(source[0], as_version=4).cells if c.cell_type == "markdown"}
+    today = nb.cells if status.state == "published" else nbformat.reads(source[0], as_version=4).cells
+    prose = {c.id: c.source for c in today if c.cell_type == "markdown"}
     cells: list[Any] = []
     for cell in nb.cells:
         if tags(cell) & {"parameters", "injected-parameters"}:
@@ -87,6 +118,35 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
         cells.append(cell)
     nb.cells = under_title(cells, card)
     source[0] = nbformat.writes(nb)
+
+
+def set_apart(nb: Any, variant: str) -> None:
+    """Name the model in the title, and make the names of figures this page's own: the chapter has the same ones."""
+    prefix = re.sub(r"[^a-z0-9]+", "-", variant.lower()) + "-"
+    named = {c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in nb.cells} - {None}
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            if cell.source.lstrip().startswith("# "):
+                title, _, rest = cell.source.lstrip().partition("\n")
+                cell.source = f"{title}: {variant}\n{rest}"
+            cell.source = re.sub(
+                r"(\{(?:numref|ref)\}`(?:[^`<]*<)?)([\w-]+)",
+                lambda m: m[1] + (prefix if m[2] in named else "") + m[2],
+                cell.source,
+            )
+        elif figure := cell.metadata.get("mystnb", {}).get("figure"):
+            figure["name"] = prefix + figure["name"]
+
+
+def switch(app: Sphinx, docname: str) -> str:
+    """Return the line that leads from a chapter to its published runs and back; empty where there are none."""
+    name = docname.rpartition("/")[2]
+    others = [d for d, s in runs(app).items() if s.state == "published" and d.rpartition("/")[2] == name]
+    if not others or not (docname in others or docname == FOLDER + name):
+        return ""
+    labels = {FOLDER + name: "this book's models"} | {d: d.split("/")[-2] for d in others}
+    words = [f"**{label}**" if d == docname else f"[{label}](/{d}.ipynb)" for d, label in labels.items()]
+    return f"```{{rst-class}} hb-switch\n```\nThis chapter on: {' · '.join(words)}"
 
 
 def under_title(cells: list[Any], text: str) -> list[Any]:
@@ -109,6 +169,10 @@ def run_card(project: Project, nb: Any, status: Status) -> str:
     where = path.relative_to(project.root).as_posix()
     commit = f"commit {code(meta['commit'][:9])}" if meta.get("commit") else "a folder without git history"
     lines = []
+    downloads = f"{{download}}`Executed notebook </{where}>`"
+    if path.with_suffix(".json").is_file():
+        downloads += f", {{download}}`run card </{where.removesuffix('.ipynb')}.json>`"
+    versions = ", ".join(f"{name} {v}" for name, v in meta.get("versions", {}).items())
     if status.state == "stale":
         lines += [
             ":::{warning}",
@@ -118,8 +182,9 @@ def run_card(project: Project, nb: Any, status: Status) -> str:
         ]
     if project.published in path.parents:
         lines += [
+            *([f":::{{warning}}\n{MADE_UP}\n:::", ""] if made_up(path, meta) else []),
             ":::{note}",
-            "This is a published run: it needs hardware that not every machine has.",
+            f"A published run of {code(meta.get('model'))}: made elsewhere, and shown as it was committed.",
             ":::",
             "",
         ]
@@ -134,9 +199,19 @@ def run_card(project: Project, nb: Any, status: Status) -> str:
         *rows,
         "",
         f"From {commit}{' with local changes' if meta.get('dirty') else ''}, on {meta.get('device')}, Python "
-        f"{meta.get('python')}, {moment(meta)}. {{download}}`Executed notebook </{where}>`",
+        f"{', '.join(filter(None, [str(meta.get('python')), versions, moment(meta)]))}. {downloads}",
         "::::",
     ])  # fmt: skip
+
+
+def made_up(path: Path, meta: dict[str, Any]) -> bool:
+    """Say whether a published run was made with random weights, by its model's name or the digests of its rows."""
+    models = str(meta.get("model")).split(",")
+    note = path.with_suffix(".json")
+    weights = json.loads(note.read_text()).get("weights", []) if note.is_file() else []
+    return any(m.startswith(RANDOM) or m in RANDOM_MODELS for m in models) or any(
+        digest.startswith(RANDOM[:-1]) for digest in weights
+    )
 
 
 def moment(meta: dict[str, Any]) -> str:
@@ -144,7 +219,7 @@ def moment(meta: dict[str, Any]) -> str:
     return f"{meta['started'][:16].replace('T', ' ')} UTC" if meta.get("started") else ""
 
 
-def not_run(nb: Any) -> Any:
+def not_run(nb: Any, switcher: str = "") -> Any:
     """Make a source notebook fit to be a page: a note, and placeholders for what a run would add."""
     cells: list[Any] = []
     for cell in nb.cells:
@@ -156,7 +231,7 @@ def not_run(nb: Any) -> Any:
             text = f"::::{{run-figure}}\n:name: {figure['name']}\n\n{figure.get('caption', '')}\n::::"
             cells.append(markdown(text))
     note = ":::{note}\nThis page has not been run here yet. `make book` runs it and draws its figures.\n:::"
-    nb.cells = under_title(cells, note)
+    nb.cells = under_title(cells, f"{switcher}\n\n{note}")
     return nb
 
 
@@ -195,13 +270,13 @@ class Runs(SphinxDirective):
         lines = ["| page | state | model | recipe | seconds | device | commit | began |", "|" + "---|" * 8]
         for docname, s in runs(self.env.app).items():
             state = s.state + (f": {s.reason}" if s.reason else "")
-            if s.path and project.published in s.path.parents:
+            if s.path and project.published in s.path.parents and s.state != "published":
                 state += ", published"
             m = s.meta
             commit = code(m["commit"][:9]) + (" + changes" if m.get("dirty") else "") if m.get("commit") else ""
-            run = project.plan[docname.removeprefix(FOLDER)]
-            page = FOLDER + run.notebook
-            link = f"[](/{page}.ipynb)" if page in self.env.found_docs else code(page)
+            run = project.plan[docname.rpartition("/")[2]]
+            shown = docname if s.state == "published" else FOLDER + run.notebook
+            link = f"[](/{shown}.ipynb)" if shown in self.env.found_docs else code(shown)
             link += "" if run.notebook == run.name else f", part {code(run.name)}"
             cells = [link, state, m.get("model"), m.get("recipe"), m.get("seconds"), m.get("device"), commit, moment(m)]
             lines.append(f"| {' | '.join(str(c or '') for c in cells)} |")
@@ -233,7 +308,7 @@ def made_by(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             continue
         caption = next(iter([*node.findall(nodes.caption), *node.findall(nodes.title)]), None)
         image = next(iter(node.findall(nodes.image)), None)
-        target = cell if docname.startswith(FOLDER) else ""
+        target = cell if docname in runs(app) else ""
         if image is not None and not target:
             target = saved_by(app, docname, Path(image["uri"]).stem)
         if caption is not None and target:
@@ -255,6 +330,7 @@ def saved_by(app: Sphinx, docname: str, stem: str) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("runs", Runs)
     app.add_directive("run-figure", RunFigure)
+    app.connect("config-inited", into_toc, priority=901)  # after sphinx-external-toc has read _toc.yml
     app.connect("builder-inited", read_runs)
     app.connect("env-get-outdated", outdated)
     app.connect("source-read", source_read)

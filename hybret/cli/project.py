@@ -60,12 +60,15 @@ def book(
     only: Annotated[list[str] | None, typer.Option(help="Only this notebook and those it needs; repeatable.")] = None,
     force: Annotated[bool, typer.Option(help="Run although nothing changed.")] = False,
     jobs: Annotated[int, typer.Option(help="Notebooks at a time; they share the cores.")] = 2,
+    publish: Annotated[
+        bool, typer.Option(help="With --model: put its runs into book/published, where the book shows them.")
+    ] = False,
 ) -> None:
     """Run the notebooks that changed and build the book."""
     from ..book import BuildError, build
 
     try:
-        build(model=model, only=only, force=force, jobs=jobs)
+        build(model=model, only=only, force=force, jobs=jobs, publish=publish)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

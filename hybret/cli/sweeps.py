@@ -76,6 +76,7 @@ def sweep(
         raise HybretError("address, workers and gpus-per-worker are for --engine ray")
     if rows_per_batch is not None and rows_per_batch < 1:
         raise HybretError(f"rows-per-batch is {rows_per_batch}; give at least 1 row")
+    niah.load_haystack(haystack, seed)  # a missing folder is said before the model is loaded
     cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
     subject = (cluster.load if cluster else load)(model, device=device, dtype=dtype)
     budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).tokens) if rows_per_batch else None

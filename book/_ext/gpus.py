@@ -1,0 +1,41 @@
+"""``{gpu-records} runs|models|long-context``: a table of the measured runs in ``book/published/full-size-*.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+from hybret.errors import HybretError
+from hybret.records import TABLES, records
+
+NONE = "*Nothing of this kind has been published in this copy of the book yet.*"
+
+
+class GpuRecords(SphinxDirective):
+    """The table, or a sentence where no record makes a line of it."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        folder = Path(self.env.srcdir) / "book" / "published"
+        try:
+            head, *lines = TABLES[self.arguments[0]](records(folder))
+        except HybretError as error:
+            raise ExtensionError(str(error)) from error
+        rows = [head, ["---"] * len(head), *([str(cell).replace("|", "\\|") for cell in line] for line in lines)]
+        text = [f"| {' | '.join(row)} |" for row in rows] if lines else [NONE]
+        box = nodes.container(classes=["hb-runs"])
+        self.state.nested_parse(StringList(text), 0, box)
+        return [box]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("gpu-records", GpuRecords)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,72 @@
+"""The GPU guide's tables, from made-up records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybret import HybretError
+from hybret.records import LONG, TABLES, records
+
+RUN = {
+    "model": "google/recurrentgemma-2b", "weights": "random", "gpu": "NVIDIA H100 80GB HBM3",
+    "notebook": "sparsification",
+    "grid": "10 x 10", "dtype": "bfloat16", "tokens": 5_280_000, "seconds": 1800, "tokens_per_s": 2933.3,
+    "peak_gib": 43.692, "parameters": 2**31, "commit": "abc", "date": "2026-11-24",
+}  # fmt: skip
+
+
+def written(folder: Path, **files: Any) -> Path:
+    for name, content in files.items():
+        (folder / f"full-size-{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_three_forms_of_a_file_give_the_same_records(tmp_path: Path) -> None:
+    shared = {k: RUN[k] for k in ("model", "weights", "gpu", "dtype", "date")}
+    rest = {k: v for k, v in RUN.items() if k not in shared}
+    long = {"tokens": 131072, "seconds": 9.5, "peak_gib": 60}
+    found = records(written(tmp_path, a=RUN, b=[RUN, RUN], c={**shared, "runs": [rest], "long_context": [long]}))
+    runs = found[found["notebook"] != LONG]
+    assert len(found) == 5 and len(runs.astype(str).drop_duplicates()) == 1
+    assert runs["gpu_hours"].tolist() == [0.5] * 4
+    assert found[found["notebook"] == LONG][["model", "tokens"]].values.tolist() == [[RUN["model"], 131072]]
+
+
+def test_tables_hold_what_was_measured(tmp_path: Path) -> None:
+    found = records(written(tmp_path, a=[RUN, RUN | {"gpus": 4, "seconds": 900, "peak_gib": 50, "tokens": None}]))
+    head, one, four = TABLES["runs"](found)
+    said = dict(zip(head, one, strict=True))
+    assert (said["tokens"], said["seconds"], said["peak GiB"], said["GPU hours"]) == (
+        "5,280,000",
+        "1,800",
+        "43.7",
+        "0.5",
+    )
+    said = dict(zip(head, four, strict=True))
+    assert (said["on"], said["tokens"], said["GPU hours"]) == ("4 × H100", "–", "1")
+    assert TABLES["models"](found)[1:] == [
+        ["recurrentgemma-2b", "2,147,483,648", "4 GiB in bfloat16", "H100", "43.7 GiB"],
+        ["recurrentgemma-2b", "2,147,483,648", "4 GiB in bfloat16", "4 × H100", "50 GiB"],
+    ]
+    assert len(TABLES["long-context"](found)) == 1  # the head alone
+
+
+def test_no_records_make_empty_tables(tmp_path: Path) -> None:
+    assert [len(make(records(tmp_path))) for make in TABLES.values()] == [1, 1, 1]
+
+
+def test_a_record_that_lacks_something_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HybretError, match=r"full-size-a.json: a record lacks 'seconds'"):
+        records(written(tmp_path, a={k: v for k, v in RUN.items() if k != "seconds"}))
+    (tmp_path / "full-size-a.json").write_text("{")
+    with pytest.raises(HybretError, match="full-size-a.json is not valid JSON"):
+        records(tmp_path)
+
+
+def test_the_published_records_can_be_read() -> None:
+    folder = Path(__file__).parents[1] / "book" / "published"
+    assert len(records(folder)) >= len(list(folder.glob("full-size-*.json")))
