@@ -11,6 +11,7 @@ _HOME = {
     "cluster": ["Ray"],
     "engine.tracing": ["Trace", "attach", "phase"],
     "errors": ["HybretError"],
+    "explorer.heads": ["explore_heads"],
     "interventions": [
         "Binary",
         "Compose",
@@ -24,6 +25,7 @@ _HOME = {
         "PerPhase",
         "table1_conditions",
     ],
+    "looking": ["Look", "look"],
     "models": ["Model", "load"],
     "niah": ["PAPER_NEEDLE", "Needle", "Prompt"],
     "planning": ["plan"],
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from .engine import generation
     from .engine.tracing import Trace, attach, phase
     from .errors import HybretError
+    from .explorer.heads import explore_heads
     from .interventions import (
         Binary,
         Compose,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
         PerPhase,
         table1_conditions,
     )
+    from .looking import Look, look
     from .models import Model, load
     from .niah import PAPER_NEEDLE, Needle, Prompt
     from .planning import plan

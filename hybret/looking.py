@@ -135,6 +135,18 @@ class Look:
             frames.append(rows.assign(entropy=run.entropy.ravel(), kept=run.kept.ravel()))
         return pd.concat(frames, ignore_index=True)
 
+    def telling(self, run: LookRun) -> int:
+        """The step that writes the first token which the needle holds and the question does not.
+
+        Without one, the step at which some head gives the needle most.
+        """
+        said: dict[str, set[str]] = {part: set() for part in PARTS}
+        for each in self.bins:
+            said[each.part] |= {each.text.strip().lower(), *each.text.lower().split()}
+        news = said["needle"] - said["question"]
+        first = next((step for step, text in enumerate(run.gives) if text.strip().lower() in news - {""}), None)
+        return int(self.parts(run)["needle"].max((0, 1)).argmax()) if first is None else first
+
     def parts(self, run: LookRun) -> dict[str, np.ndarray]:
         """Attention on each of `PARTS`, ``(layers, heads, steps)`` each."""
         of = np.array([each.part for each in self.bins])

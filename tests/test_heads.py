@@ -1,0 +1,154 @@
+"""What each head looks at: the record against a slow recomputation, and what its view shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import hybret as hb
+from conftest import random_ids
+from hybret.looking import PARTS
+from hybret.niah import Prompt, prompt_key
+
+NEEDLE, QUESTION = (9, 16), (58, 66)
+
+
+def a_prompt(model, n=70, **changes):
+    """Random tokens with a needle that leaves the window of 32 tokens, and a question inside it."""
+    ids = random_ids(model, n)
+    made = Prompt(
+        text="", ids=ids, needle_spans=(NEEDLE,), length=n, depth=10.0, template="base", haystack="", haystack_seed=0,
+        needle="n", reference="", question="", key=prompt_key(ids), question_span=QUESTION,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def slow_weights(model, ids):
+    """transformers' own attention weights over a whole text read at once, ``(layers, heads, queries, keys)``."""
+    seen = []
+    modules = [m for m in model.net.modules() if hasattr(m, "o_proj")]
+    handles = [m.register_forward_hook(lambda _, __, out: seen.append(out[1][0])) for m in modules]
+    try:
+        with torch.inference_mode():
+            model.net(input_ids=torch.tensor([ids]), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(seen).numpy()
+
+
+def answered(model, prompt, n):
+    """Token ids of the untouched answer, by hybret's slow loop."""
+    with hb.attach(model):
+        return hb.generation.generate(model, prompt.ids, hb.Keep(), prompt.needle_spans, hb.CORRECTED, n)
+
+
+# ---------------------------------------------------------------- the record
+
+
+def test_bins_hold_exactly_what_a_slow_recomputation_puts_there(model):
+    prompt = a_prompt(model)
+    record = hb.look(model, prompt, max_new_tokens=12)
+    (run,) = record.runs
+    whole = slow_weights(model, [*prompt.ids, *answered(model, prompt, 12)])
+    steps = len(run.reads)
+    assert run.position == len(prompt.ids) - 1 and steps > 3
+    assert whole.shape[:2] == run.mass.shape[:2] == (len(model.attention_layers), model.heads)
+    for layer, head, step in np.ndindex(run.entropy.shape):
+        row = whole[layer, head, run.position + step]
+        sums = [row[each.start : each.end].sum() for each in record.bins]
+        np.testing.assert_allclose(run.mass[layer, head, step], sums, atol=2e-5)
+        bits = -(row[row > 0] * np.log2(row[row > 0])).sum()
+        assert run.entropy[layer, head, step] == pytest.approx(bits, abs=1e-3)
+    np.testing.assert_allclose(run.mass.sum(-1), 1, atol=1e-5)
+    assert run.mass.std(1).max() > 0.01  # heads that share keys differ all the same
+
+
+def test_nothing_outside_the_window_gets_attention(griffin):
+    record = hb.look(griffin, a_prompt(griffin), max_new_tokens=6)
+    (run,) = record.runs
+    for step in range(len(run.reads)):
+        first = run.position + step - griffin.window + 1
+        out = [each.end <= first for each in record.bins]
+        assert any(out) and not run.mass[:, :, step, out].any()
+    assert not record.rows["needle"].any() and record.rows["question"].gt(0).all()
+
+
+def test_bins_cover_every_position_once_and_never_mix_parts(model):
+    prompt = a_prompt(model)
+    record = hb.look(model, prompt, max_new_tokens=3)
+    edges = [each.start for each in record.bins] + [record.bins[-1].end]
+    assert edges == sorted(set(edges)) and edges[0] == 0
+    assert all(a.end == b.start for a, b in zip(record.bins, record.bins[1:], strict=False))
+    part = {i: each.part for each in record.bins for i in range(each.start, each.end)}
+    assert part[0] == "first"
+    assert {i for i, p in part.items() if p == "needle"} == set(range(*NEEDLE))
+    assert {i for i, p in part.items() if p == "question"} == set(range(*QUESTION))
+    assert {i for i, p in part.items() if p == "answer"} == set(range(QUESTION[1], edges[-1]))
+
+
+@pytest.mark.parametrize("changes", [{}, {"needle_spans": ()}, {"question_span": None}, {"needle_spans": ((3, 40), (41, 200))}])
+def test_a_long_prompt_takes_no_more_bins_than_a_byte_counts(griffin, changes):
+    record = hb.look(griffin, a_prompt(griffin, 600, **{"question_span": (480, 560), **changes}), max_new_tokens=5)
+    assert 80 <= len(record.bins) <= 256
+    np.testing.assert_allclose(record.runs[0].mass.sum(-1), 1, atol=1e-5)
+    assert (record.bins[-1].end - 1) == record.runs[0].position + len(record.runs[0].reads) - 1
+
+
+def test_the_prompt_is_read_without_recording_or_forming_its_weights(jamba, monkeypatch):
+    """What is kept of a prompt does not grow with it: no pass with weights has more than one query."""
+    from hybret.engine import attention
+
+    queries = []
+    honest = attention.head_entropy
+    monkeypatch.setattr(attention, "head_entropy", lambda w, r: queries.append(w.shape[-2]) or honest(w, r))
+    hb.look(jamba, a_prompt(jamba), {"k=2": hb.KeepHeads(2, during="generation")}, max_new_tokens=3)
+    assert queries and set(queries) == {1}
+
+
+def test_rows_say_what_the_record_holds(model):
+    conditions = {"all": hb.Keep(), "k=3": hb.KeepHeads(3, during="generation")}
+    record = hb.look(model, a_prompt(model), conditions, max_new_tokens=4)
+    rows = record.rows
+    assert list(rows["condition"].unique()) == ["all", "k=3"]
+    np.testing.assert_allclose(rows[list(PARTS)].sum(axis=1), 1, atol=1e-5)
+    assert rows.loc[rows["condition"] == "all", "kept"].all()
+    sparse = rows[rows["condition"] == "k=3"]
+    assert (sparse.groupby(["layer", "step"])["kept"].sum() == 3).all()
+    kept, silenced = (sparse[sparse["kept"] == k].groupby(["layer", "step"])["entropy"] for k in (True, False))
+    assert (kept.max() <= silenced.min()).all()
+    run = record.runs[1]
+    line = rows[(rows["condition"] == "k=3") & (rows["layer"] == model.attention_layers[-1]) & (rows["head"] == 5)]
+    np.testing.assert_array_equal(line["entropy"], run.entropy[-1, 5])
+    assert tuple(line["reads"]) == run.reads and run.reads[1:] == run.gives[:-1]
+
+
+def test_answers_are_those_of_the_model_under_the_same_condition(tiny):
+    (prompt,) = hb.niah.grid(tiny, [256], [50])
+    sparse = hb.KeepHeads(1, during="generation")
+    record = hb.look(tiny, prompt, {"all": hb.Keep(), "k=1": sparse})
+    with hb.attach(tiny, sparse):
+        assert record.runs[1].answer == tiny.generate(prompt)
+    assert record.runs[0].answer == prompt.reference
+    # The first token that the question does not hold is copied: every head of one layer is on that very token.
+    step = record.telling(record.runs[0])
+    assert record.runs[0].gives[step] == " eat"
+    last = record.runs[0].mass[-1, :, step]
+    assert {record.bins[i].text for i in last.argmax(-1)} == {" eat"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"conditions": {}}, "no conditions"),
+        ({"conditions": {"k": hb.KeepHeads(99)}}, "99"),
+        ({"max_new_tokens": 0}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_recorded_is_said_before_the_model_runs(griffin, monkeypatch, arguments, says):
+    monkeypatch.setattr(griffin.net, "forward", lambda *a, **k: pytest.fail("the model ran"))
+    with pytest.raises(hb.HybretError, match=says):
+        hb.look(griffin, a_prompt(griffin), **arguments)
