@@ -126,7 +126,9 @@ class Look:
         frames = []
         for run in self.runs:
             layers, heads, steps = run.entropy.shape
-            index = pd.MultiIndex.from_product([self.layers, range(heads), range(steps)], names=["layer", "head", "step"])
+            index = pd.MultiIndex.from_product(
+                [self.layers, range(heads), range(steps)], names=["layer", "head", "step"]
+            )
             rows = index.to_frame(index=False)
             rows.insert(0, "condition", run.condition)
             rows["reads"], rows["gives"] = list(run.reads) * (layers * heads), list(run.gives) * (layers * heads)
@@ -258,7 +260,9 @@ def _run(
         acting = [condition.at("generation")]
         (answer,) = generation.decode(model, state, acting, [spans], recipe, max_new_tokens, trace, [question])
     if not trace.mass:
-        raise HybretError(f"{model.name} ended its answer before its first generation step; there is nothing to look at")
+        raise HybretError(
+            f"{model.name} ended its answer before its first generation step; there is nothing to look at"
+        )
     said = [str(model.tokenizer.decode([i])) for i in (*prompt.ids, *answer)]
     steps = next(iter(trace.entropy.values())).shape[-1]
     names = [f"layer {layer}" for layer in model.attention_layers]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import random_ids
 
 import hybret as hb
-from conftest import random_ids
 from hybret.looking import PARTS
 from hybret.niah import Prompt, prompt_key
 
@@ -90,7 +90,9 @@ def test_bins_cover_every_position_once_and_never_mix_parts(model):
     assert {i for i, p in part.items() if p == "answer"} == set(range(QUESTION[1], edges[-1]))
 
 
-@pytest.mark.parametrize("changes", [{}, {"needle_spans": ()}, {"question_span": None}, {"needle_spans": ((3, 40), (41, 200))}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"needle_spans": ()}, {"question_span": None}, {"needle_spans": ((3, 40), (41, 200))}]
+)
 def test_a_long_prompt_takes_no_more_bins_than_a_byte_counts(griffin, changes):
     record = hb.look(griffin, a_prompt(griffin, 600, **{"question_span": (480, 560), **changes}), max_new_tokens=5)
     assert 80 <= len(record.bins) <= 256

@@ -151,7 +151,7 @@ class Frame:
         return found
 
     def binned(self, weights: Tensor, bins: Tensor) -> Tensor:
-        """Sums of `weights`, ``(rows, heads, queries, keys)``, over bins of positions: ``(rows, heads, bins, queries)``."""
+        """`weights` ``(rows, heads, queries, keys)``, in bins of positions: ``(rows, heads, bins, queries)``."""
         position = self.position(weights.shape[-1])
         index = bins.to(weights.device)[position.clamp_min(0)][:, None, None]  # padding has no weight in any bin
         sums = weights.new_zeros((*weights.shape[:3], int(bins.max()) + 1))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..figures.style import MADE_UP
-from ..looking import PARTS, Look, LookRun
+from ..looking import PARTS, Look
 from ..presets import RANDOM, RANDOM_MODELS
 from .widget import Widget
 
@@ -45,8 +45,8 @@ def _state(record: Look) -> dict[str, Any]:
         f"recipe {record.recipe}",
         f"1 prompt of {record.tokens} tokens",
         f"window {record.window} tokens" if record.window else "global attention",
-        f"bars: one token in needle, question and answer, up to {width} tokens elsewhere; heights in the list are square "
-        "roots; below 0.5 % nothing is drawn",
+        f"bars: one token in needle, question and answer, up to {width} tokens elsewhere",
+        "heights in the list are square roots; below 0.5 % nothing is drawn",
         *[MADE_UP] * made_up,
     ]
     return {
@@ -104,7 +104,7 @@ def _table(record: Look) -> str:
         for row in rows.itertuples()
     )
     return (
-        f"<table><caption>{html.escape(record.model)} about to write {html.escape(repr(run.gives[step]))}: the heads with "
-        "most attention on the needle</caption><thead><tr><th>layer</th><th>head</th><th>on the needle</th>"
+        f"<table><caption>{html.escape(record.model)} about to write {html.escape(repr(run.gives[step]))}: the heads "
+        "with most attention on the needle</caption><thead><tr><th>layer</th><th>head</th><th>on the needle</th>"
         f"<th>entropy (bits)</th><th>kept</th></tr></thead><tbody>{body}</tbody></table>"
     )
