@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 
 import numpy as np
@@ -154,3 +155,64 @@ def test_what_cannot_be_recorded_is_said_before_the_model_runs(griffin, monkeypa
     monkeypatch.setattr(griffin.net, "forward", lambda *a, **k: pytest.fail("the model ran"))
     with pytest.raises(hb.HybretError, match=says):
         hb.look(griffin, a_prompt(griffin), **arguments)
+
+
+# ---------------------------------------------------------------- the view
+
+
+@pytest.fixture(scope="module")
+def records(request):
+    """The records of the chapter's two default models."""
+    found = []
+    for name in ("griffin-tiny", "jamba-tiny"):
+        model = hb.load(name, device="cpu")
+        (prompt,) = hb.niah.grid(model, [256], [50], "instruct" if model.instruct else "base")
+        sparse = {f"k = {k}": hb.KeepHeads(k, during="generation") for k in (4, 1)}
+        found.append(hb.look(model, prompt, {"all heads": hb.Keep(), **sparse}))
+    return found
+
+
+def test_the_views_of_the_chapter_stay_small(records):
+    assert sum(len(hb.explore_heads(record).html().encode()) for record in records) < 500_000
+
+
+def test_the_view_holds_the_numbers_of_the_record(records):
+    record = records[0]
+    state = hb.explore_heads(record).state
+    for run, shown in zip(record.runs, state["runs"], strict=True):
+        layers, heads, steps, _ = run.mass.shape
+        packed = np.frombuffer(base64.b64decode(shown["mass"]), np.uint8)
+        counts, pairs = packed[: layers * heads * steps], packed[layers * heads * steps :].reshape(-1, 2)
+        mass = np.zeros((len(counts), len(record.bins)))
+        mass[np.repeat(np.arange(len(counts)), counts), pairs[:, 0]] = pairs[:, 1] / 255
+        np.testing.assert_allclose(mass.reshape(run.mass.shape), np.where(run.mass < 0.005, 0, run.mass), atol=0.003)
+        rows = record.rows[record.rows["condition"] == run.condition]
+        for part in PARTS[:-1]:
+            np.testing.assert_allclose(np.array(shown["parts"][part]) / 1000, rows[part], atol=6e-4)
+        np.testing.assert_allclose(np.array(shown["entropy"]) / 100, rows["entropy"], atol=6e-3)
+        kept = [True] * len(rows) if shown["kept"] is None else [c == "1" for c in shown["kept"]]
+        assert kept == rows["kept"].tolist()
+    assert state["runs"][0]["gives"][state["runs"][0]["step"]] == " eat"
+
+
+EVIL = "</script><script>document.title = 'hit'</script><img src=x onerror=\"document.title='hit'\">"
+
+
+@pytest.fixture
+def evil(griffin):
+    """A record whose every text tries to leave its place."""
+    record = hb.look(griffin, a_prompt(griffin), {EVIL: hb.Keep()}, max_new_tokens=3)
+    (run,) = record.runs
+    texts = {"answer": EVIL, "reads": (EVIL,) * len(run.reads), "gives": (EVIL,) * len(run.gives)}
+    bins = tuple(replace(each, text=EVIL) for each in record.bins)
+    return replace(record, model=EVIL, bins=bins, runs=(replace(run, **texts),))
+
+
+def test_tokens_and_names_cannot_leave_their_place_in_the_page(evil):
+    page = hb.explore_heads(evil).page()
+    assert "<img" not in page and "<script>document" not in page
+
+
+def test_random_weights_are_said_to_mean_nothing(griffin):
+    view = hb.explore_heads(hb.look(griffin, a_prompt(griffin), max_new_tokens=2))
+    assert "random weights" in view.state["note"]

@@ -96,13 +96,16 @@ def _table(record: Look) -> str:
     """The heads with most attention on the needle, at the step where the view begins."""
     run = record.runs[0]
     step = record.telling(run)
-    rows = record.rows
-    rows = rows[(rows["condition"] == run.condition) & (rows["step"] == step)].nlargest(ROWS, "needle")
-    body = "".join(
-        f"<tr><td>{row.layer}</td><td>{row.head}</td><td>{100 * row.needle:.0f} %</td><td>{row.entropy:.1f}</td>"
-        f"<td>{'yes' if row.kept else 'no'}</td></tr>"
-        for row in rows.itertuples()
-    )
+    heads = run.entropy.shape[1]
+    needle = record.parts(run)["needle"][..., step].ravel()
+    body = ""
+    for i in np.argsort(-needle, kind="stable")[:ROWS]:
+        layer, head = divmod(int(i), heads)
+        kept = "yes" if run.kept[layer, head, step] else "no"
+        body += (
+            f"<tr><td>{record.layers[layer]}</td><td>{head}</td><td>{100 * needle[i]:.0f} %</td>"
+            f"<td>{run.entropy[layer, head, step]:.1f}</td><td>{kept}</td></tr>"
+        )
     return (
         f"<table><caption>{html.escape(record.model)} about to write {html.escape(repr(run.gives[step]))}: the heads "
         "with most attention on the needle</caption><thead><tr><th>layer</th><th>head</th><th>on the needle</th>"
