@@ -20,6 +20,7 @@ from .engine.scan import parallel_scans
 from .engine.tracing import Trace, implementation
 from .errors import HybretError
 from .interventions import Intervention, Keep, elementary, needs_question, no_question, validate
+from .presets import RANDOM, RANDOM_MODELS
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 
@@ -116,6 +117,11 @@ class Look:
     layers: tuple[int, ...]
     bins: tuple[Bin, ...]
     runs: tuple[LookRun, ...]
+
+    @property
+    def made_up(self) -> bool:
+        """Whether the weights are random, so that nothing here is a result."""
+        return self.model in RANDOM_MODELS or self.digest.startswith(RANDOM[:-1])
 
     @property
     def rows(self) -> pd.DataFrame:

@@ -131,10 +131,12 @@ export default {
         view.step = state.runs[value].step;
         renderAnswer();
         renderStep();
+        reveal();
       }),
       choice("Heads by", orders, (value) => {
         view.order = value;
         renderStep();
+        reveal();
       }),
     );
     root.append(controls, answerLabel, answer, summary, header(), list, detail, make("p", "hb-heads-note", state.note));
@@ -236,8 +238,13 @@ export default {
       const h = sorted[Math.min(sorted.length - 1, Math.max(0, index))];
       view.head = [h.layer, h.head];
       renderStep();
+      reveal();
+    }
+
+    /** Scroll the list, and nothing else, to the chosen head. */
+    function reveal() {
       const row = list.querySelector('[aria-selected="true"]');
-      const above = row.offsetTop - list.offsetTop;
+      const above = row.offsetTop;
       if (above < list.scrollTop) list.scrollTop = above;
       const below = above + row.offsetHeight - list.clientHeight;
       if (below > list.scrollTop) list.scrollTop = below;

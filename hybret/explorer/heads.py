@@ -10,7 +10,6 @@ import numpy as np
 
 from ..figures.style import MADE_UP
 from ..looking import PARTS, Look
-from ..presets import RANDOM, RANDOM_MODELS
 from .widget import Widget
 
 FAINT = 0.005
@@ -39,7 +38,6 @@ def explore_heads(record: Look) -> Widget:
 
 def _state(record: Look) -> dict[str, Any]:
     width = max(each.end - each.start for each in record.bins)
-    made_up = record.model in RANDOM_MODELS or record.model.startswith(RANDOM)
     said = [
         f"model {record.model} ({record.digest[:8]})",
         f"recipe {record.recipe}",
@@ -47,7 +45,7 @@ def _state(record: Look) -> dict[str, Any]:
         f"window {record.window} tokens" if record.window else "global attention",
         f"bars: one token in needle, question and answer, up to {width} tokens elsewhere",
         "heights in the list are square roots; below 0.5 % nothing is drawn",
-        *[MADE_UP] * made_up,
+        *[MADE_UP] * record.made_up,
     ]
     return {
         "note": " · ".join(said),
