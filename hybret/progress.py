@@ -20,8 +20,12 @@ def bar(**options: Any) -> tqdm:
     Parameters
     ----------
     **options
-        Of `tqdm.tqdm`.
+        Of `tqdm.tqdm`. Unless they disable the bar, the environment may (``TQDM_DISABLE``). No bar has nothing to do.
     """
+    if options.get("total") == 0:
+        options["disable"] = True
+    elif not options.get("disable"):
+        options.pop("disable", None)  # said aloud, it would go before the environment
     kernel = _kernel()
     if attended(kernel):
         if find_spec("ipywidgets"):

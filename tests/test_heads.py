@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -216,3 +218,76 @@ def test_tokens_and_names_cannot_leave_their_place_in_the_page(evil):
 def test_random_weights_are_said_to_mean_nothing(griffin):
     view = hb.explore_heads(hb.look(griffin, a_prompt(griffin), max_new_tokens=2))
     assert "random weights" in view.state["note"]
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory) -> Iterator:
+    """Open a view as a page from disk: what `opened(view)` gives is the page; nothing may be fetched or go wrong."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    playwright = pytest.importorskip("playwright.sync_api")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        context = browser.new_context(viewport={"width": 360, "height": 800})
+        wrong: list[str] = []
+
+        def visit(view):
+            path = view.save(tmp_path_factory.mktemp("view") / "heads.html")
+            page = context.new_page()
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+            page.goto(path.as_uri())
+            page.wait_for_selector(".hb-heads-detail h3")
+            return page
+
+        yield visit
+        browser.close()
+        assert not wrong
+
+
+def test_the_view_begins_with_the_token_that_is_looked_up_and_the_head_that_finds_it(opened, records):
+    page = opened(hb.explore_heads(records[0]))
+    assert page.locator(".hb-heads-answer [aria-pressed=true]").all_inner_texts() == [" eat"]
+    first = page.locator(".hb-heads-list [role=option]").first
+    assert (
+        first.get_attribute("aria-selected") == "true" and "L5" in first.inner_text() and "100 %" in first.inner_text()
+    )
+    assert "0 of 10 in layer 2, 10 of 10 in layer 5" in page.inner_text(".hb-heads-summary")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360  # nothing sticks out of a phone
+    assert not page.locator(".hb-fallback").is_visible()
+
+
+def test_the_view_is_used_by_keys_alone(opened, records):
+    page = opened(hb.explore_heads(records[1]))
+    page.focus(".hb-heads-answer [aria-pressed=true]")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+    assert page.locator(".hb-heads-answer [aria-pressed=true]").inner_text() == " a"
+    page.focus(".hb-heads-list")
+    before = page.inner_text(".hb-heads-detail h3")
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text(".hb-heads-detail h3") != before
+    chosen = page.get_attribute(".hb-heads-list", "aria-activedescendant")
+    assert page.get_attribute(f"#{chosen}", "aria-selected") == "true"
+    page.keyboard.press("End")
+    row, box = (page.locator(s).bounding_box() for s in ("[aria-selected=true]", ".hb-heads-list"))
+    assert box["y"] <= row["y"] and row["y"] + row["height"] <= box["y"] + box["height"] + 1
+
+
+def test_choosing_a_run_shows_its_answer_and_which_heads_it_keeps(opened, records):
+    page = opened(hb.explore_heads(records[0]))
+    page.get_by_label("Run").select_option(label="k = 4")
+    tokens = page.locator(".hb-heads-answer button").all_inner_texts()
+    assert "".join(tokens[:-1]) == "".join(records[0].runs[1].gives[:-1])
+    kept = page.locator(".hb-heads-list [aria-label$=kept]").count()
+    assert kept == 4 * len(records[0].layers)
+
+
+def test_texts_of_a_model_stay_texts(opened, evil):
+    page = opened(hb.explore_heads(evil))
+    assert page.title() != "hit" and page.locator("img").count() == 0
+    assert EVIL in page.inner_text(".hb-heads-answer")

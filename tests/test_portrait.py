@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -87,6 +89,22 @@ def test_a_notebook_gets_a_widget_only_where_it_can_show_one(monkeypatch):
     monkeypatch.setattr(progress, "find_spec", lambda name: None)
     with progress.bar(total=2) as bar:
         assert type(bar).__module__ == "tqdm.std" and bar.mininterval < 1
+
+
+def test_a_sweep_that_finds_all_of_its_rows_shows_no_bar(monkeypatch):
+    log = shown(monkeypatch, None, terminal=True)
+    with progress.bar(total=0, desc="model", disable=False):
+        pass
+    assert not log.getvalue()
+
+
+def test_a_runner_turns_bars_off():
+    """The book's runner sets TQDM_DISABLE, which tqdm reads when it is imported; `progress` itself stays on."""
+    code = "from hybret import progress\nwith progress.bar(total=3, desc='model', disable=False) as bar: bar.update(3)"
+    for disabled in ("", "1"):
+        environment = {**os.environ, **({"TQDM_DISABLE": "1"} if disabled else {})}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert ("model" in done.stderr) is not bool(disabled)
 
 
 def test_small_models_load_without_a_bar_and_the_setting_comes_back(capsys):
