@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -223,30 +222,18 @@ def test_random_weights_are_said_to_mean_nothing(griffin):
 # ---------------------------------------------------------------- in a browser
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory) -> Iterator:
-    """Open a view as a page from disk: what `opened(view)` gives is the page; nothing may be fetched or go wrong."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    playwright = pytest.importorskip("playwright.sync_api")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        context = browser.new_context(viewport={"width": 360, "height": 800})
-        wrong: list[str] = []
+@pytest.fixture
+def opened(page, tmp_path) -> Iterator:
+    """Open a view as a page from disk, as narrow as a phone; nothing may be asked for or go wrong."""
 
-        def visit(view):
-            path = view.save(tmp_path_factory.mktemp("view") / "heads.html")
-            page = context.new_page()
-            page.on("pageerror", lambda error: wrong.append(str(error)))
-            page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
-            page.goto(path.as_uri())
-            page.wait_for_selector(".hb-heads-detail h3")
-            return page
+    def visit(view):
+        page.set_viewport_size({"width": 360, "height": 800})
+        page.goto(view.save(tmp_path / "heads.html").as_uri())
+        page.wait_for_selector(".hb-heads-detail h3")
+        return page
 
-        yield visit
-        browser.close()
-        assert not wrong
+    yield visit
+    assert not page.requests and not page.problems
 
 
 def test_the_view_begins_with_the_token_that_is_looked_up_and_the_head_that_finds_it(opened, records):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ _ENTRY = "export default"
 
 # anywidget's `model`, as far as a view may use it. `send` and custom messages need a kernel and are absent.
 _SHIM = """
-const values = {state: JSON.parse(root.querySelector(":scope > .hb-state").textContent), selected: null};
+const values = {state: JSON.parse(root.querySelector(":scope > .hb-state").textContent), picked: null};
 const listeners = new Map();
 const model = {
   get: (name) => values[name],
@@ -46,7 +47,7 @@ class Widget:
     esm : str
         File name in this package, or the source itself: JavaScript without imports, with one
         ``export default {render({model, el}) {...}}``. It reads ``model.get("state")``, writes
-        ``model.set("selected", value); model.save_changes()``, and shows text by ``textContent`` only.
+        ``model.set("picked", value); model.save_changes()``, and shows text by ``textContent`` only.
     css : str
         File name in this package, or the rules themselves; selectors begin with a class of this view.
     state : mapping
@@ -56,7 +57,7 @@ class Widget:
     label : str
         What the view is, said by screen readers and in the title of a page.
     resolve : callable, optional
-        Turns the ESM's selection into what `selected` gives.
+        Turns what the ESM picked into what `selected` gives.
 
     Raises
     ------
@@ -161,13 +162,8 @@ def attended() -> bool:
     """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     kernel = getattr(shell, "kernel", None)
-    return kernel is not None and (getattr(kernel, "_allow_stdin", False) or "voila" in sys.modules or _voila())
-
-
-def _voila() -> bool:
-    import os
-
-    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return kernel is not None and (voila or getattr(kernel, "_allow_stdin", False))
 
 
 def escaped_json(state: Mapping[str, Any]) -> str:
@@ -197,7 +193,7 @@ def _live(view: Widget) -> Any:
     import traitlets
 
     class Live(anywidget.AnyWidget):
-        """`picked` is the ESM's `selected`; `selected` what it means in Python."""
+        """`picked` comes from the ESM; `selected` is what it means in Python."""
 
         _esm, _css = view.esm, view.css
         state = traitlets.Dict().tag(sync=True)
