@@ -1,5 +1,6 @@
 """hybret: in hybrid language models (recurrent layers plus a few attention layers), which part does the retrieving?"""
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ _HOME = {
     "differing": ["Diff", "diff"],
     "engine.tracing": ["Trace", "attach", "phase"],
     "errors": ["HybretError"],
+    "explorer.heads": ["explore_heads"],
     "interventions": [
         "Binary",
         "Compose",
@@ -25,6 +27,7 @@ _HOME = {
         "PerPhase",
         "table1_conditions",
     ],
+    "looking": ["Look", "look"],
     "models": ["Model", "load"],
     "niah": ["PAPER_NEEDLE", "Needle", "Prompt"],
     "planning": ["plan"],
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from .engine import generation
     from .engine.tracing import Trace, attach, phase
     from .errors import HybretError
+    from .explorer.heads import explore_heads
     from .interventions import (
         Binary,
         Compose,
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
         PerPhase,
         table1_conditions,
     )
+    from .looking import Look, look
     from .models import Model, load
     from .niah import PAPER_NEEDLE, Needle, Prompt
     from .planning import plan
@@ -72,11 +77,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        value = getattr(import_module(f".{_NAMES[name]}", __name__), name)
-    elif name in _MODULES:
-        value = import_module(f".{_MODULES[name]}", __name__)
-    else:
+    if name not in _NAMES and name not in _MODULES:
         raise AttributeError(f"module 'hybret' has no attribute {name!r}")
+    with warnings.catch_warnings():
+        # transformers asks for tqdm's bars, which ask for ipywidgets in every notebook; nothing here needs it.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        module = import_module(f".{_NAMES.get(name) or _MODULES[name]}", __name__)
+    value = getattr(module, name) if name in _NAMES else module
     globals()[name] = value
     return value

@@ -19,7 +19,6 @@ import lm_eval
 import pandas as pd
 import torch
 import transformers
-from tqdm.auto import tqdm
 
 from . import benchmarks
 from .engine.batches import Budget, does
@@ -28,6 +27,7 @@ from .errors import HybretError
 from .hybrid_lm import Hybrid
 from .interventions import Intervention, KeepHeads
 from .models import Model
+from .progress import bar as progress_bar
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 from .store import read_table, tables, unwritable, write_table
@@ -119,7 +119,7 @@ def evaluate(
         wanted, missing = [task for task in wanted if task not in missing], []
         if not wanted:
             return pd.DataFrame()
-    with tqdm(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar:
+    with progress_bar(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar:
         for loaded in _portions(missing, limit):
             absent = {e: c for e, c in acting.items() if any((name, e) not in done for name in loaded)}
             lm = Hybrid(model, absent, recipe, max_length, budget, bar)

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from packaging.version import Version
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from . import portrait
 from .engine.placing import Elsewhere, device_of, placement, random_net, require_on_gpus, spread
 from .engine.sizing import require_room
 from .errors import HybretError
 from .families import FAMILIES
 from .presets import RANDOM, RANDOM_MODELS, head_counts
+from .progress import hidden
 from .sources import CHECKPOINTS as CHECKPOINTS
 from .sources import configuration, organisms, said, source_of, tokenizer_folder
 
@@ -83,6 +81,12 @@ class Model:
     buffer: int = PAPER_BUFFER
     embedded: bool = False
     eos: frozenset[int] = field(default=frozenset())
+
+    def __repr__(self) -> str:
+        return portrait.line(self)
+
+    def _repr_html_(self) -> str:
+        return portrait.html(self)
 
     @property
     def device(self) -> torch.device:
@@ -254,7 +258,7 @@ def load(
         if not made_up and devices != ["cpu"] and placement(devices, device_map) is None:
             require_room(name, config, dtype, ["cpu"])  # without accelerate the weights are read there first
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
-    with said(name, source):
+    with said(name, source), hidden(small):
         if made_up:
             net = random_net(config, devices, device_map, seed, options)
         else:

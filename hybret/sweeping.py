@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 import torch
 import transformers
-from tqdm.auto import tqdm
 
 from . import scoring
 from .cluster import Ray
@@ -23,6 +22,7 @@ from .errors import HybretError
 from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
 from .models import Model
 from .niah import Prompt
+from .progress import bar as progress_bar
 from .provenance import asked, facts, name_of
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
@@ -124,7 +124,7 @@ def sweep(
     work = plan(model, wanted, recipe, max_new_tokens, budget, store.answers.keys())
     finished = cluster.answered(model, work, stages, run) if cluster else answered(model, work, stages)
     with (
-        tqdm(
+        progress_bar(
             desc=f"{model.name}, {recipe.name}", unit="answer", total=sum(map(len, work.batches)), disable=not progress
         ) as bar,
         closing(finished),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -102,3 +104,41 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYBRET_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The system's chromium without a window; tests that need it are skipped, with the reason, where it is missing."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found:
+        pytest.skip("there is no chromium on the PATH, so pages are not tried in a browser: install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """A browser page that reads files alone.
+
+    ``page.requests`` lists every URL it asked for besides files, each of them refused; ``page.problems`` what the
+    console called an error, and exceptions of scripts.
+    """
+    context = chromium.new_context(viewport={"width": 1200, "height": 900})
+    found = context.new_page()
+    found.requests, found.problems = [], []
+
+    def only_files(route: Any) -> None:
+        if route.request.url.startswith(("file:", "data:", "blob:")):
+            route.continue_()
+        else:
+            found.requests.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", only_files)
+    found.on("console", lambda line: found.problems.append(line.text) if line.type == "error" else None)
+    found.on("pageerror", lambda error: found.problems.append(str(error)))
+    yield found
+    context.close()

@@ -41,6 +41,7 @@ class Recorder(Protocol):
     """What a frame may carry to have each layer's attention recorded (`hybret.engine.tracing.Trace`)."""
 
     keep_weights: bool
+    bins: Tensor | None
 
     def add(self, layer: str, **records: Tensor) -> None: ...
 
@@ -152,6 +153,13 @@ class Frame:
             edge = 0 if "question" in action.also else 1
             found |= position >= self.asked[rows, edge, None]
         return found
+
+    def binned(self, weights: Tensor, bins: Tensor) -> Tensor:
+        """`weights` ``(rows, heads, queries, keys)``, in bins of positions: ``(rows, heads, bins, queries)``."""
+        position = self.position(weights.shape[-1])
+        index = bins.to(weights.device)[position.clamp_min(0)][:, None, None]  # padding has no weight in any bin
+        sums = weights.new_zeros((*weights.shape[:3], int(bins.max()) + 1))
+        return sums.scatter_add_(-1, index.expand_as(weights), weights).transpose(2, 3)
 
     def layer(self, module: Any) -> int:
         """Which layer of the model this call serves; Zamba's layers share their attention modules and come in order."""
@@ -276,6 +284,7 @@ def attention(
             needle_mass=(exact * needle).sum(-1),
             kept=kept,
             **({"weights": used * kept[..., None]} if current.trace.keep_weights else {}),
+            **({} if current.trace.bins is None else {"mass": current.binned(exact, current.trace.bins)}),
         )
     return output.transpose(1, 2).contiguous(), used
 

@@ -34,14 +34,22 @@ class Trace:
         Attention on the needle tokens before any manipulation, ``(heads, queries)``, 0 to 1.
     kept : dict of str to Tensor
         bool ``(heads, queries)``: heads whose output went on.
+    mass : dict of str to Tensor
+        Only with `bins`: attention on each bin before any manipulation, ``(heads, bins, queries)``, float32.
     weights : dict of str to list of Tensor
         Only with ``weights=True``: one ``(heads, queries, keys)`` per forward pass, as used (after manipulation).
+    keep_weights : bool
+        Whether `weights` are recorded.
+    bins : Tensor, optional
+        Which bin each position of the text belongs to, ``(positions,)``, from 0; long enough for the answer too.
     """
 
     keep_weights: bool = False
+    bins: Tensor | None = None
     entropy: dict[str, Tensor] = field(default_factory=dict)
     needle_mass: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    mass: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def add(self, layer: str, **records: Tensor) -> None:

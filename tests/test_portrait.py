@@ -1,0 +1,121 @@
+"""How a model shows itself, and how progress does."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import hybret as hb
+from hybret import progress
+from hybret.engine.placing import Elsewhere
+
+
+def drawn(model) -> ET.Element:
+    return ET.fromstring(model._repr_html_().replace("<br>", "<br/>"))
+
+
+def test_a_model_says_in_one_line_what_it_is(tiny):
+    said = repr(tiny)
+    assert "\n" not in said and len(said) < 200
+    for fact in ("griffin-tiny", "recurrent_gemma", "7.53 M", "float32", "cpu", "2, 5 of 8", "10 heads", "256 tokens"):
+        assert fact in said
+    assert "random" not in said
+
+
+@pytest.mark.parametrize("name", ["random-jamba", "falcon_h1", "nemotron_h", "lfm2"])
+def test_the_picture_has_every_layer_and_fills_those_with_attention(name):
+    model = hb.load(name, device="cpu")
+    layers = [g for g in drawn(model).iter() if g.tag.endswith("}g")]
+    titles = ["".join(g.itertext()) for g in layers]
+    assert len(layers) == model.net.config.num_hidden_layers
+    filled = [i for i, g in enumerate(layers) if g[1].get("fill") != "none"]
+    assert filled == list(model.attention_layers)
+    assert [i for i, title in enumerate(titles) if "attention" in title] == filled
+    assert "random weights" in repr(model) and "global attention" in repr(model)
+
+
+def test_a_name_is_escaped(griffin):
+    named = replace(griffin, name="<script>alert(1)</script>", family='"><img src=x>')
+    assert "<script" not in named._repr_html_() and "<img" not in named._repr_html_()
+
+
+def test_a_model_that_workers_hold_shows_itself_too(griffin):
+    net = Elsewhere(griffin.net.config, torch.bfloat16, torch.device("cuda"), 0)
+    away = replace(griffin, net=net)
+    assert "bfloat16 on cuda" in repr(away) and "layer 5: attention" in away._repr_html_()
+
+
+# ---------------------------------------------------------------- progress
+
+
+class Log(io.StringIO):
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.isatty = lambda: terminal  # type: ignore[method-assign]
+
+
+def shown(monkeypatch, kernel, terminal):
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=kernel)))
+    log = Log(terminal)
+    monkeypatch.setattr(sys, "stderr", log)
+    return log
+
+
+@pytest.mark.parametrize("kernel", [None, SimpleNamespace(_allow_stdin=False)])
+def test_a_log_gets_a_few_lines_and_not_one_for_every_answer(monkeypatch, kernel):
+    log = shown(monkeypatch, kernel, terminal=False)
+    with progress.bar(total=2000, desc="model") as bar:
+        for _ in range(2000):
+            bar.update()
+    assert log.getvalue().count("model") <= 2 and "2000/2000" in log.getvalue()
+
+
+def test_a_terminal_is_told_as_it_goes(monkeypatch):
+    shown(monkeypatch, None, terminal=True)
+    with progress.bar(total=2) as bar:
+        assert bar.mininterval < 1
+
+
+def test_a_notebook_gets_a_widget_only_where_it_can_show_one(monkeypatch):
+    shown(monkeypatch, SimpleNamespace(_allow_stdin=True), terminal=False)
+    monkeypatch.setattr(progress, "find_spec", lambda name: None)
+    with progress.bar(total=2) as bar:
+        assert type(bar).__module__ == "tqdm.std" and bar.mininterval < 1
+
+
+def test_a_sweep_that_finds_all_of_its_rows_shows_no_bar(monkeypatch):
+    log = shown(monkeypatch, None, terminal=True)
+    with progress.bar(total=0, desc="model", disable=False):
+        pass
+    assert not log.getvalue()
+
+
+def test_a_runner_turns_bars_off():
+    """The book's runner sets TQDM_DISABLE, which tqdm reads when it is imported; `progress` itself stays on."""
+    code = "from hybret import progress\nwith progress.bar(total=3, desc='model', disable=False) as bar: bar.update(3)"
+    for disabled in ("", "1"):
+        environment = {**os.environ, **({"TQDM_DISABLE": "1"} if disabled else {})}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert ("model" in done.stderr) is not bool(disabled)
+
+
+def test_small_models_load_without_a_bar_and_the_setting_comes_back(capsys):
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    try:
+        hb.load("griffin-tiny", device="cpu")
+        assert "Loading" not in capsys.readouterr().err
+        assert logging.is_progress_bar_enabled()
+    finally:
+        if not before:
+            logging.disable_progress_bar()

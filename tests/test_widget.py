@@ -1,0 +1,92 @@
+"""The base of the interactive views: escaping, several on one page, the shim of anywidget's model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybret import HybretError
+from hybret.explorer.widget import Widget, escaped_json
+
+ESM = """
+export default {
+  render({model, el}) {
+    const button = document.createElement("button");
+    button.textContent = model.get("state").text;
+    button.onclick = () => { model.set("picked", model.get("state").n); model.save_changes(); };
+    model.on("change:picked", () => { button.dataset.picked = model.get("picked"); });
+    el.append(button);
+  },
+};
+"""
+NASTY = "</script><img src=x onerror=alert(1)> \u2028 \x1b[31m &lt; [a](javascript:alert(1)) <!--"
+
+
+def small(text: str = NASTY, n: int = 1) -> Widget:
+    return Widget(ESM, ".small { color: red; }", {"text": text, "n": n}, "<table></table>", f"View <{n}>")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_a_state_survives_its_escaping(value):
+    written = escaped_json({"value": value})
+    assert not set("<>&\u2028\u2029") & set(written)
+    assert json.loads(written) == {"value": value}
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}])
+def test_a_state_that_json_cannot_hold_is_refused(value):
+    with pytest.raises(HybretError, match="plain JSON"):
+        Widget(ESM, "", {"value": value}, "", "label")
+
+
+def test_a_view_has_one_entry():
+    with pytest.raises(HybretError, match="once, not 0 times"):
+        Widget("const x = 1;\n", "", {}, "", "label")
+
+
+def test_a_live_selection_is_resolved():
+    pytest.importorskip("anywidget")
+    view = Widget(ESM, "", {"text": "a", "n": 3}, "", "label", resolve=lambda n: {"row": n})
+    assert view.selected is None
+    heard = []
+    view.live.observe(lambda change: heard.append(change["new"]), "selected")
+    view.live.picked = 3
+    assert view.selected == {"row": 3} and heard == [{"row": 3}]
+
+
+def test_a_view_that_nobody_watches_is_static():
+    assert set(small()._repr_mimebundle_()) == {"text/plain", "text/html"}
+
+
+def test_views_on_one_page_keep_to_themselves(page, tmp_path):
+    views = [small("first", 1), small(NASTY, 2), small("first", 1)]
+    path = tmp_path / "page.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8>{''.join(view.html() for view in views)}", encoding="utf-8")
+    page.goto(path.as_uri())
+    buttons = page.locator(".hb-view button")
+    buttons.nth(2).wait_for()
+    assert buttons.all_text_contents() == ["first", NASTY, "first"]
+    buttons.nth(1).click()
+    assert [buttons.nth(i).get_attribute("data-picked") for i in range(3)] == [None, "2", None]
+    assert not page.requests and not page.problems
+    assert page.locator(".hb-fallback:visible").count() == 0
+
+
+def test_a_saved_page_stands_alone(page, tmp_path):
+    page.goto(small().save(tmp_path / "new" / "page.html").as_uri())
+    page.locator(".hb-view button").wait_for()
+    assert page.title() == "View <1>" and not page.requests and not page.problems
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HybretError, match="choose another file"):
+        small().save(tmp_path / "file" / "page.html")
