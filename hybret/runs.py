@@ -28,6 +28,7 @@ RUNNER = {
     "runs.py",
     "execution.py",
     "book.py",
+    "packing.py",
     "cli",
 }  # they carry runs out and cannot change what a run computes
 INJECTED = {"injected-parameters"}

@@ -50,9 +50,9 @@ def paragraph(*parts: str | nodes.Node, classes: Sequence[str] = ()) -> nodes.pa
     return made
 
 
-def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> nodes.table:
+def grid(head: Sequence[str], lines: Sequence[Sequence[str]], *classes: str) -> nodes.table:
     """Return a table of plain text."""
-    table, group = nodes.table(classes=["hb-sides"]), nodes.tgroup(cols=len(head))
+    table, group = nodes.table(classes=["hb-sides", *classes]), nodes.tgroup(cols=len(head))
     group += [nodes.colspec(colwidth=1) for _ in head]
     for part, rows in ((nodes.thead(), [head]), (nodes.tbody(), lines)):
         for cells in rows:
@@ -106,7 +106,7 @@ class ClaimBox(FromVerdicts):
         rows = [["the paper", claim.paper, ""]]
         rows += [[line["model"], line["ours"] or line["why"], word(line)] for line in first]
         rows += [] if first else [["here", "not judged yet: make book", ""]]
-        said.append(grid(["", "number", "verdict"], rows))
+        said.append(grid(["model", "number", "verdict"], rows, "hb-names"))
         text = f"Test: {claim.test}."
         if first:
             text += f" Recipe {recipes[0]}.{self.other(first, lines)} "
@@ -118,10 +118,33 @@ class ClaimBox(FromVerdicts):
         """Say which verdicts another recipe gives, where it differs and was run."""
         other = [line for line in lines if line["recipe"] != first[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
         before = {line["model"]: line["verdict"] for line in first}
-        changed = [f"{line['model']}: {line['verdict']}" for line in other if line["verdict"] != before[line["model"]]]
-        if not other:
-            return ""
-        return f" Under {other[0]['recipe']} " + ("; ".join(changed) if changed else "the same verdicts") + "."
+        told = [
+            f"{line['model']} {'the same' if line['verdict'] == before[line['model']] else line['verdict']}"
+            for line in other
+        ]
+        return f" Under {other[0]['recipe']}: {', '.join(told)}." if told else ""
+
+
+class Answer(FromVerdicts):
+    """``{answer}``: the question of the book in one sentence, as the verdicts have it."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = [line for line in self.verdicts() if line["claim"] == "no-attention-generation"]
+        first = [line for line in lines if line["recipe"] == lines[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
+        if not first:
+            return [paragraph(nodes.strong("", "Attention, says the paper."), " No run here has tried it yet: make book.")]
+        wrong = [line for line in first if line["verdict"] != REPRODUCED]
+        named = listed([line["model"] for line in wrong or first])
+        if wrong:
+            said = ("Not attention alone, everywhere.", f" Without it, something above the floor is left in {named}; ")
+        else:
+            said = ("Attention.", f" Without it, nothing is retrieved by {named}; ")
+        return [paragraph(nodes.strong("", said[0]), said[1], self.link("the verdict"), ".", classes=["hb-answer"])]
+
+
+def listed(words: Sequence[str]) -> str:
+    """Join words as a sentence does."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 class VerdictCounts(FromVerdicts):
@@ -141,7 +164,7 @@ class VerdictCounts(FromVerdicts):
             name = "comparisons of models" if model == ACROSS else model
             lines.append([name, str(good), str(len(testable) - good), str(len(verdicts) - len(testable))])
         foot = paragraph(f"Recipe {recipe}. ", self.link("The claims, their tests and numbers"), ".", *self.outdated())
-        return [grid(["", *("reproduced", "not reproduced", "not testable")], lines), foot]
+        return [grid(["model", "reproduced", "not reproduced", "not testable"], lines, "hb-names"), foot]
 
 
 class VerdictChanges(FromVerdicts):
@@ -175,6 +198,7 @@ class VerdictChanges(FromVerdicts):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("claim", ClaimBox)
+    app.add_directive("answer", Answer)
     app.add_directive("verdict-counts", VerdictCounts)
     app.add_directive("verdict-changes", VerdictChanges)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
