@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 
 import hybret
 
+ORDER = ("models", "niah", "interventions", "recipe", "sweeping", "verifying", "planning")  # as a reader meets them
 MARK = "```{public-names}\n```"
 
 
@@ -51,7 +52,8 @@ def exported(module: str) -> list[str]:
 
 def reference() -> str:
     """Return the reference as MyST."""
-    public = {f"hybret.{module}": list(names) for module, names in hybret._HOME.items()}
+    home = sorted(hybret._HOME, key=lambda module: ORDER.index(module) if module in ORDER else len(ORDER))
+    public = {f"hybret.{module}": list(hybret._HOME[module]) for module in home}
     parts = ["## Names of `hybret`"]
     for module, names in public.items():
         parts.append(f"### `{module}`\n\n{first_line(module)}")

@@ -31,11 +31,14 @@ class FromVerdicts(SphinxDirective):
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
     def link(self, text: str, claim: str = "") -> nodes.Node:
-        """Return a link to the page of verdicts, or the bare text in a book without it."""
+        """Return a link to the page of verdicts, at a claim if its run shows it, or the bare text in a book without it."""
         if PAGE not in self.env.found_docs:
             return nodes.Text(text)
         there = self.env.app.builder.get_relative_uri(self.env.docname, PAGE)
-        return nodes.reference("", text, internal=True, refuri=there + (f"#claim-{claim}" if claim else ""))
+        status = self.env.app.hybret[1].get(PAGE)  # type: ignore
+        anchor = f"claim-{claim}"
+        shown = claim and status is not None and status.path is not None and anchor in status.path.read_text("utf-8")
+        return nodes.reference("", text, internal=True, refuri=there + (f"#{anchor}" if shown else ""))
 
     def outdated(self) -> list[nodes.Node]:
         """Say so where a run that the verdicts rest on has changed since."""
@@ -104,10 +107,14 @@ class ClaimBox(FromVerdicts):
         recipes = list(dict.fromkeys(line["recipe"] for line in lines))
         first = [line for line in lines if line["recipe"] == recipes[0]]
         rows = [["the paper", claim.paper, ""]]
-        rows += [[line["model"], line["ours"] or line["why"], word(line)] for line in first]
+        idle = [line for line in first if line["verdict"] == NOT_TESTABLE and not line["ours"]]
+        idle = idle if len(idle) < len(first) else []  # a table of nothing but the paper would look forgotten
+        rows += [[line["model"], line["ours"] or line["why"], word(line)] for line in first if line not in idle]
         rows += [] if first else [["here", "not judged yet: make book", ""]]
         said.append(grid(["model", "number", "verdict"], rows, "hb-names"))
         text = f"Test: {claim.test}."
+        if idle:
+            text += f" Not testable: {', '.join(line['model'] + ' (' + line['why'] + ')' for line in idle)}."
         if first:
             text += f" Recipe {recipes[0]}.{self.other(first, lines)} "
         said.append(paragraph(text, *([self.link("In full", claim.name), "."] if first else []), classes=["hb-small"]))
@@ -132,7 +139,9 @@ class Answer(FromVerdicts):
         lines = [line for line in self.verdicts() if line["claim"] == "no-attention-generation"]
         first = [line for line in lines if line["recipe"] == lines[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
         if not first:
-            return [paragraph(nodes.strong("", "Attention, says the paper."), " No run here has tried it yet: make book.")]
+            return [
+                paragraph(nodes.strong("", "Attention, says the paper."), " No run here has tried it yet: make book.")
+            ]
         wrong = [line for line in first if line["verdict"] != REPRODUCED]
         named = listed([line["model"] for line in wrong or first])
         if wrong:
@@ -190,7 +199,9 @@ class VerdictChanges(FromVerdicts):
                     rows.append([f"{CLAIMS[claim].says} ({model})", *sides])
         box = nodes.container(classes=["hb-lead"])
         text = f"{len(rows)} of the {compared} verdicts that were reached under both recipes depend on the recipe"
-        box += paragraph(nodes.strong("", text), ": " if rows else ". ", self.link("all verdicts"), ".", *self.outdated())
+        box += paragraph(
+            nodes.strong("", text), ": " if rows else ". ", self.link("all verdicts"), ".", *self.outdated()
+        )
         if rows:
             box += grid(["the paper", first, ", ".join(others)], rows)
         return [box]
