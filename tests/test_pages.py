@@ -149,9 +149,8 @@ def test_terms_of_the_pages_stand_in_the_glossary() -> None:
 
 
 def test_every_figure_is_drawn_in_the_projects_style() -> None:
-    drawing = {
-        n: f for n in figures.__all__ if "Figure" == inspect.signature(f := getattr(figures, n)).return_annotation
-    }
+    functions = {name: getattr(figures, name) for name in figures.__all__}
+    drawing = {name: f for name, f in functions.items() if inspect.signature(f).return_annotation == "Figure"}
     assert len(drawing) > 12
     assert not [name for name, function in drawing.items() if not hasattr(function, "__wrapped__")]
 
@@ -177,7 +176,7 @@ def test_a_workflow_is_valid_pinned_and_calls_what_exists(path: Path) -> None:
 def test_the_workflows_are_those_of_tests_and_book() -> None:
     flows = {p.stem: yaml.safe_load(p.read_text())["jobs"] for p in WORKFLOWS}
     assert set(flows) == {"tests", "book"}
-    assert {"pages": "write", "id-token": "write"} == flows["book"]["publish"]["permissions"]
+    assert flows["book"]["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
 
 
 def test_the_zip_is_the_same_whenever_the_pages_are(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A claim of the paper and its verdict, at the top of a page.
 
-The verdicts are those that ``notebooks/verdicts`` wrote when it last ran (``verdicts.json`` among the results). They are
-read when the pages are built, so that no run depends on them: that page judges the rows of the others.
+The verdicts are those that ``notebooks/verdicts`` wrote when it last ran (``verdicts.json`` among the results). They
+are read when the pages are built, so that no run depends on them: that page judges the rows of the others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FromVerdicts(SphinxDirective):
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
     def link(self, text: str, claim: str = "") -> nodes.Node:
-        """Return a link to the page of verdicts, at a claim if its run shows it, or the bare text in a book without it."""
+        """Return a link to the page of verdicts, at a claim if its run shows it; bare text in a book without it."""
         if PAGE not in self.env.found_docs:
             return nodes.Text(text)
         there = self.env.app.builder.get_relative_uri(self.env.docname, PAGE)
@@ -139,9 +139,7 @@ class Answer(FromVerdicts):
         lines = [line for line in self.verdicts() if line["claim"] == "no-attention-generation"]
         first = [line for line in lines if line["recipe"] == lines[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
         if not first:
-            return [
-                paragraph(nodes.strong("", "Attention, says the paper."), " No run here has tried it yet: make book.")
-            ]
+            return [paragraph(nodes.strong("", "Attention, says the paper."), " No run here has tried it: make book.")]
         wrong = [line for line in first if line["verdict"] != REPRODUCED]
         named = listed([line["model"] for line in wrong or first])
         if wrong:

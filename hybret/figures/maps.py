@@ -151,8 +151,8 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     Returns
     -------
     Figure
-        1: the axis of length; 2: of depth; 3 and 4: a cell of the best and of the worst score; 5: the window's edge, where
-        the map has one.
+        1: the axis of length; 2: of depth; 3 and 4: a cell of the best and of the worst score; 5: the window's edge,
+        where the map has one.
     """
     rows = split(rows)[0]
     figure = canvas(3.6, 5.2)
@@ -171,10 +171,11 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     places = [(0.75 * width, height + 0.45), (-0.45, height / 2), inner(np.nanmax(cells)), inner(np.nanmin(cells))]
     edges = next(c for c in axes.collections if c.get_gid() == "window").get_paths()
     if edges:
-        places.append(tuple(edges[len(edges) // 2].vertices.mean(0)))
-    for number, place in enumerate(places, 1):
-        axes.text(*place, str(number), fontsize=10, fontweight="bold", ha="center", va="center", color=INK, zorder=10,
-                  clip_on=False, bbox={"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": INK})  # fmt: skip
+        x, y = np.asarray(edges[len(edges) // 2].vertices, dtype=float).mean(0)
+        places.append((float(x), float(y)))
+    disc = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": INK}
+    for number, (x, y) in enumerate(places, 1):
+        axes.text(x, y, str(number), fontsize=10, fontweight="bold", ha="center", va="center", zorder=10, bbox=disc)
     axes.set_xlabel("prompt length (tokens)", labelpad=9)
     figure.colorbar(scores(palette), ax=axes, aspect=25).set_label("mean score (0 to 5)")
     axes.set_title(f"{20 * rows['score'].mean():.0f} % · full {100 * rows['exact'].mean():.0f} %", fontsize=9)
