@@ -31,6 +31,7 @@ RUNNER = {
     "book.py",
     "publishing.py",
     "records.py",
+    "packing.py",
     "cli",
 }  # they carry runs out and cannot change what a run computes
 INJECTED = {"injected-parameters"}

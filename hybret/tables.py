@@ -164,7 +164,7 @@ def departures(rows_a: pd.DataFrame, rows_b: pd.DataFrame, by: str | Sequence[st
 
 
 def model_table(models: Iterable[Any]) -> pd.DataFrame:
-    """Appendix A for any mixture of loaded `Model`s and of the paper's `ModelSpec`s: one line per model.
+    """Appendix A for any mixture of loaded models and of the paper's (`hybret.paper.ModelSpec`): one line per model.
 
     Parameters are counted without embeddings, as the paper does; a window of NA is global attention.
     """

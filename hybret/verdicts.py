@@ -167,13 +167,16 @@ def html(table: pd.DataFrame) -> str:
 
     Parameters
     ----------
-    table : from `of`. All text is escaped. Links lead to the figure of a sibling page that the claim was measured in.
+    table : from `of`. All text is escaped. Links lead to the figure of a sibling page that the claim was measured in;
+        other pages link to ``#claim-NAME``.
     """
     rows = []
     for _, lines in table.groupby("claim", sort=False):
         claim = {name: escape(str(lines.iloc[0][name])) for name in _FIELDS}
+        name = escape(str(lines.iloc[0]["claim"]))
         rows.append(
-            f'<tr class="hb-claim"><th colspan="3" scope="colgroup">{claim["says"]} <small>{claim["where"]}. '
+            f'<tr class="hb-claim" id="claim-{name}"><th colspan="3" scope="colgroup">{claim["says"]} '
+            f"<small>{claim['where']}. "
             f"Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
             f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
         )

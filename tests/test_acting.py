@@ -141,7 +141,8 @@ def test_counts_survive_a_stop(griffin, cells, tmp_path):
     first = run(griffin, cells, EVERY_WAY, out=tmp_path)
     again = run(griffin, cells, EVERY_WAY, out=tmp_path)
     pd.testing.assert_frame_equal(first, again)
-    pd.testing.assert_frame_equal(first, run(griffin, cells, EVERY_WAY, budget=batches.Budget(3, 40)))
+    other, own = run(griffin, cells, EVERY_WAY, budget=batches.Budget(3, 40)), ["run", "batch"]
+    pd.testing.assert_frame_equal(first.drop(columns=own), other.drop(columns=own))
     assert (first["acted_prefill"] > 0).sum() == len(cells) * (len(EVERY_WAY) - 1) and first["acted_generation"].all()
 
 

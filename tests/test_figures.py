@@ -104,6 +104,7 @@ def every_figure(sweep: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Figure]:
         "accuracy_by_k": figures.accuracy_by_k(sweep),
         "jrt_by_k": figures.jrt_by_k(jrt),
         "retrieval_maps": figures.retrieval_maps(pairs, "prefill", "generation"),
+        "annotated_map": figures.annotated_map(cells()),
         "weights": figures.weights(arms(), (5, 9), TOKENS, "model griffin-tiny (01234567)"),
         "head_selection": figures.head_selection(bits, {"layer 2": bits["layer 2"] < 3}, list("abc"), "griffin-tiny"),
         "table1": figures.table1(pairs, {("Keep", "Keep"): 0.503}),
@@ -254,6 +255,14 @@ def test_window_edge_parts_visible_needles_from_the_others():
     segments = {tuple(map(tuple, s)) for s in edge.get_segments()}
     # In the window: all of 80; of 300 the depths 50 and 100; of 512 only depth 100.
     assert segments == {((1, 0), (1, 1)), ((1, 1), (2, 1)), ((2, 1), (2, 2)), ((2, 2), (3, 2))}
+
+
+def test_the_annotated_map_marks_the_best_and_the_worst_cell():
+    figure = figures.annotated_map(cells())
+    placed = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
+    assert set(placed) == set("12345")
+    scores = scores_at(figure.axes[0])
+    assert [scores[tuple(c - 0.5 for c in placed[n])] for n in "34"] == [5.0, 0.0]
 
 
 def test_cells_that_were_not_run_are_not_scores():

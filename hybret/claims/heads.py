@@ -248,6 +248,8 @@ def prefill_cost(e: Evidence) -> Estimate:
     """
     whole(e)
     ks = [k for k in e.ks if 0 < k <= e.heads]
+    if len(ks) < 2:
+        raise NotTestable("not run: no k between none and all heads")
     parts = []
     for k in ks[:-1]:
         both = paired(e.kept(k), e.kept(k, "both"))

@@ -18,7 +18,7 @@ from hybret.errors import HybretError
 from hybret.figures.by_k import accuracy_by_k, home, jrt_by_k
 from hybret.figures.forest import arms, departures
 from hybret.figures.judged import verdicts
-from hybret.figures.maps import retrieval_maps
+from hybret.figures.maps import annotated_map, retrieval_maps
 from hybret.figures.puzzle import attention_parts, doses
 from hybret.figures.section4 import benchmarks, subtasks
 from hybret.figures.style import (
@@ -43,6 +43,7 @@ from hybret.figures.trace import head_selection, weights
 
 __all__ = [
     "accuracy_by_k",
+    "annotated_map",
     "arms",
     "attention_parts",
     "benchmarks",

@@ -135,3 +135,49 @@ def retrieval_maps(
     note = provenance(rows, f"{n} prompts a map", "titles: accuracy · share of full needles", *edge)
     footnote(figure, note, xlabel="prompt length (tokens)")
     return figure
+
+
+@styled
+def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
+    """One retrieval map with five numbered places, for the page that explains how to read one.
+
+    Parameters
+    ----------
+    rows
+        Rows of one condition of one model, one per cell.
+    palette
+        As in `retrieval_maps`.
+
+    Returns
+    -------
+    Figure
+        1: the axis of length; 2: of depth; 3 and 4: a cell of the best and of the worst score; 5: the window's edge,
+        where the map has one.
+    """
+    rows = split(rows)[0]
+    figure = canvas(3.6, 5.2)
+    axes = figure.subplots()
+    draw_map(axes, rows, palette)
+    cells = rows.pivot_table(index="depth", columns="length", values="score", aggfunc="mean").to_numpy(dtype=float)
+    height, width = cells.shape
+
+    def inner(score: float) -> tuple[float, float]:
+        """The middle of that cell of a score which lies farthest from cells of another."""
+        same, other = np.argwhere(cells == score), np.argwhere(cells != score)
+        gaps = np.abs(same[:, None] - other).sum(-1).min(1) if len(other) else np.zeros(len(same))
+        y, x = same[int(gaps.argmax())]
+        return x + 0.5, y + 0.5
+
+    places = [(0.75 * width, height + 0.45), (-0.45, height / 2), inner(np.nanmax(cells)), inner(np.nanmin(cells))]
+    edges = next(c for c in axes.collections if c.get_gid() == "window").get_paths()
+    if edges:
+        x, y = np.asarray(edges[len(edges) // 2].vertices, dtype=float).mean(0)
+        places.append((float(x), float(y)))
+    disc = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": INK}
+    for number, (x, y) in enumerate(places, 1):
+        axes.text(x, y, str(number), fontsize=10, fontweight="bold", ha="center", va="center", zorder=10, bbox=disc)
+    axes.set_xlabel("prompt length (tokens)", labelpad=9)
+    figure.colorbar(scores(palette), ax=axes, aspect=25).set_label("mean score (0 to 5)")
+    axes.set_title(f"{20 * rows['score'].mean():.0f} % · full {100 * rows['exact'].mean():.0f} %", fontsize=9)
+    footnote(figure, provenance(rows, f"n = {len(rows)} prompts", *map(str, dict.fromkeys(rows["condition"]))))
+    return figure

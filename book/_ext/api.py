@@ -1,0 +1,78 @@
+"""The reference: every public name of hybret, from its docstrings.
+
+Nothing is listed by hand: ``{public-names}`` on a page becomes one section per module, in MyST and autodoc directives.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+from sphinx.application import Sphinx
+
+import hybret
+
+ORDER = ("models", "niah", "interventions", "recipe", "sweeping", "verifying", "planning")  # as a reader meets them
+MARK = "```{public-names}\n```"
+
+
+def first_line(name: str) -> str:
+    """Return the first sentence of a module's docstring."""
+    return (inspect.getdoc(import_module(name)) or "").partition("\n")[0]
+
+
+def entry(module: str, name: str) -> str:
+    """Return the autodoc directive of one name."""
+    value = getattr(import_module(module), name)
+    if not (inspect.isclass(value) or inspect.isroutine(value)):  # autodoc would print the docstring of its type
+        shown = "" if len(repr(value)) > 200 else f"\n\n   ``{value!r}``"
+        return f".. py:data:: {module}.{name}\n   :type: {type(value).__name__}{shown}"
+    kind = "autoclass" if inspect.isclass(value) else "autofunction"
+    if inspect.isclass(value) and issubclass(value, BaseException):
+        kind = "autoexception"
+    lines = [f".. {kind}:: {module}.{name}"]
+    if kind == "autoclass":
+        lines.append("   :members:")
+    return "\n".join(lines)
+
+
+def exported(module: str) -> list[str]:
+    """Return the public functions and classes of a module."""
+    loaded = import_module(module)
+    names = getattr(loaded, "__all__", None) or [name for name in vars(loaded) if not name.startswith("_")]
+    values = {name: getattr(loaded, name) for name in names}
+    own = f"{module}."  # a package's names may stand in its modules; what it imports from elsewhere is not its own
+    return [
+        name
+        for name, value in values.items()
+        if (inspect.isclass(value) or inspect.isroutine(value)) and f"{value.__module__}.".startswith(own)
+    ]
+
+
+def reference() -> str:
+    """Return the reference as MyST."""
+    home = sorted(hybret._HOME, key=lambda module: ORDER.index(module) if module in ORDER else len(ORDER))
+    public = {f"hybret.{module}": list(hybret._HOME[module]) for module in home}
+    parts = ["## Names of `hybret`"]
+    for module, names in public.items():
+        parts.append(f"### `{module}`\n\n{first_line(module)}")
+        parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in names]
+    parts.append("## Modules of `hybret`")
+    for module in (f"hybret.{path}" for path in hybret._MODULES.values()):
+        found = [name for name in exported(module) if name not in public.get(module, ())]
+        if found:
+            parts.append(f"### `hybret.{module.split('.')[-1]}`\n\n{first_line(module)}")
+            parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in found]
+    return "\n\n".join(parts)
+
+
+def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the reference in the place of its mark."""
+    if MARK in source[0]:
+        source[0] = source[0].replace(MARK, reference())
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("source-read", source_read)
+    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}

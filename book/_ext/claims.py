@@ -1,0 +1,213 @@
+"""A claim of the paper and its verdict, at the top of a page.
+
+The verdicts are those that ``notebooks/verdicts`` wrote when it last ran (``verdicts.json`` among the results). They
+are read when the pages are built, so that no run depends on them: that page judges the rows of the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from hybret.verdicts import ACROSS, CLAIMS, MARKS, NOT_TESTABLE, REPRODUCED, Claim
+
+PAGE, FILE = "notebooks/verdicts", "verdicts.json"
+Verdict = dict[str, Any]
+
+
+class FromVerdicts(SphinxDirective):
+    """What the directives share: the verdicts of the last run, and links to its page."""
+
+    def verdicts(self) -> list[Verdict]:
+        """Return every verdict, in the order of the file; none where the page of verdicts has not run."""
+        path = Path(self.env.app.hybret[0].results, FILE)  # type: ignore
+        self.env.note_dependency(str(path))  # also when it is not there: the page is read again once it is
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+    def link(self, text: str, claim: str = "") -> nodes.Node:
+        """Return a link to the page of verdicts, at a claim if its run shows it; bare text in a book without it."""
+        if PAGE not in self.env.found_docs:
+            return nodes.Text(text)
+        there = self.env.app.builder.get_relative_uri(self.env.docname, PAGE)
+        status = self.env.app.hybret[1].get(PAGE)  # type: ignore
+        anchor = f"claim-{claim}"
+        shown = claim and status is not None and status.path is not None and anchor in status.path.read_text("utf-8")
+        return nodes.reference("", text, internal=True, refuri=there + (f"#{anchor}" if shown else ""))
+
+    def outdated(self) -> list[nodes.Node]:
+        """Say so where a run that the verdicts rest on has changed since."""
+        status = self.env.app.hybret[1].get(PAGE)  # type: ignore
+        stale = status is not None and status.state == "stale"
+        return [nodes.emphasis("", " The verdicts are out of date; make book judges again.")] if stale else []
+
+
+def paragraph(*parts: str | nodes.Node, classes: Sequence[str] = ()) -> nodes.paragraph:
+    made = nodes.paragraph(classes=list(classes))
+    made += [nodes.Text(part) if isinstance(part, str) else part for part in parts]
+    return made
+
+
+def grid(head: Sequence[str], lines: Sequence[Sequence[str]], *classes: str) -> nodes.table:
+    """Return a table of plain text."""
+    table, group = nodes.table(classes=["hb-sides", *classes]), nodes.tgroup(cols=len(head))
+    group += [nodes.colspec(colwidth=1) for _ in head]
+    for part, rows in ((nodes.thead(), [head]), (nodes.tbody(), lines)):
+        for cells in rows:
+            row = nodes.row()
+            row += [nodes.entry("", paragraph(cell)) for cell in cells]
+            part += row
+        group += part
+    table += group
+    return table
+
+
+def word(line: Verdict) -> str:
+    """Return a verdict with its mark, without the words that every "not testable" ends with."""
+    return f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}"
+
+
+def names(argument: str) -> list[str]:
+    """Return the claims that a directive names."""
+    found = argument.split()
+    if unknown := [name for name in found if name not in CLAIMS]:
+        raise ValueError(f"there is no claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
+    return found
+
+
+class ClaimBox(FromVerdicts):
+    """``{claim} NAME ...``: what the paper says, its number beside each model's, and the verdicts."""
+
+    required_arguments, final_argument_whitespace = 1, True
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            wanted = names(self.arguments[0])
+        except ValueError as error:
+            raise self.error(str(error)) from error
+        table = self.verdicts()
+        box = nodes.container(classes=["hb-lead"])
+        for name in wanted:
+            box += self.one(CLAIMS[name], [line for line in table if line["claim"] == name])
+        foot: list[str | nodes.Node] = []
+        if table:
+            models = ", ".join(dict.fromkeys(line["model"] for line in table if line["model"] != ACROSS))
+            foot = [f"Here: {models}, not the paper's models. In brackets: 95 % intervals. "]
+        box += paragraph(*foot, self.link("Every claim and its verdict"), ".", *self.outdated(), classes=["hb-small"])
+        return [box]
+
+    def one(self, claim: Claim, lines: Sequence[Verdict]) -> list[nodes.Node]:
+        """Return the sentence, and the paper's number above ours."""
+        said: list[nodes.Node] = [paragraph(nodes.strong("", f"The paper: {claim.says}"), f" ({claim.where})")]
+        recipes = list(dict.fromkeys(line["recipe"] for line in lines))
+        first = [line for line in lines if line["recipe"] == recipes[0]]
+        rows = [["the paper", claim.paper, ""]]
+        idle = [line for line in first if line["verdict"] == NOT_TESTABLE and not line["ours"]]
+        idle = idle if len(idle) < len(first) else []  # a table of nothing but the paper would look forgotten
+        rows += [[line["model"], line["ours"] or line["why"], word(line)] for line in first if line not in idle]
+        rows += [] if first else [["here", "not judged yet: make book", ""]]
+        said.append(grid(["model", "number", "verdict"], rows, "hb-names"))
+        text = f"Test: {claim.test}."
+        if idle:
+            text += f" Not testable: {', '.join(line['model'] + ' (' + line['why'] + ')' for line in idle)}."
+        if first:
+            text += f" Recipe {recipes[0]}.{self.other(first, lines)} "
+        said.append(paragraph(text, *([self.link("In full", claim.name), "."] if first else []), classes=["hb-small"]))
+        return said
+
+    @staticmethod
+    def other(first: Sequence[Verdict], lines: Sequence[Verdict]) -> str:
+        """Say which verdicts another recipe gives, where it differs and was run."""
+        other = [line for line in lines if line["recipe"] != first[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
+        before = {line["model"]: line["verdict"] for line in first}
+        told = [
+            f"{line['model']} {'the same' if line['verdict'] == before[line['model']] else line['verdict']}"
+            for line in other
+        ]
+        return f" Under {other[0]['recipe']}: {', '.join(told)}." if told else ""
+
+
+class Answer(FromVerdicts):
+    """``{answer}``: the question of the book in one sentence, as the verdicts have it."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = [line for line in self.verdicts() if line["claim"] == "no-attention-generation"]
+        first = [line for line in lines if line["recipe"] == lines[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
+        if not first:
+            return [paragraph(nodes.strong("", "Attention, says the paper."), " No run here has tried it: make book.")]
+        wrong = [line for line in first if line["verdict"] != REPRODUCED]
+        named = listed([line["model"] for line in wrong or first])
+        if wrong:
+            said = ("Not attention alone, everywhere.", f" Without it, something above the floor is left in {named}; ")
+        else:
+            said = ("Attention.", f" Without it, nothing is retrieved by {named}; ")
+        return [paragraph(nodes.strong("", said[0]), said[1], self.link("the verdict"), ".", classes=["hb-answer"])]
+
+
+def listed(words: Sequence[str]) -> str:
+    """Join words as a sentence does."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+class VerdictCounts(FromVerdicts):
+    """``{verdict-counts}``: for each model, how many of the claims that it can test are reproduced."""
+
+    def run(self) -> list[nodes.Node]:
+        table = self.verdicts()
+        if not table:
+            return [paragraph("No claim has been judged here yet: make book. ", self.link("The verdict"), ".")]
+        recipe = table[0]["recipe"]
+        own = [line for line in table if line["recipe"] == recipe]
+        lines = []
+        for model in dict.fromkeys(line["model"] for line in own):
+            verdicts = [line["verdict"] for line in own if line["model"] == model]
+            testable = [verdict for verdict in verdicts if verdict != NOT_TESTABLE]
+            good = testable.count(REPRODUCED)
+            name = "comparisons of models" if model == ACROSS else model
+            lines.append([name, str(good), str(len(testable) - good), str(len(verdicts) - len(testable))])
+        foot = paragraph(f"Recipe {recipe}. ", self.link("The claims, their tests and numbers"), ".", *self.outdated())
+        return [grid(["model", "reproduced", "not reproduced", "not testable"], lines, "hb-names"), foot]
+
+
+class VerdictChanges(FromVerdicts):
+    """``{verdict-changes}``: claims whose verdict depends on the recipe."""
+
+    def run(self) -> list[nodes.Node]:
+        table = self.verdicts()
+        if not table:
+            return [paragraph("No claim has been judged here yet: make book.")]
+        by = {(line["claim"], line["model"], line["recipe"]): line for line in table}
+        first, *others = dict.fromkeys(line["recipe"] for line in table)
+        compared, rows = 0, []
+        for (claim, model, recipe), line in by.items():
+            if recipe != first:
+                continue
+            for other in others:
+                theirs = by.get((claim, model, other))
+                if theirs is None or NOT_TESTABLE in (line["verdict"], theirs["verdict"]):
+                    continue
+                compared += 1
+                if theirs["verdict"] != line["verdict"]:
+                    sides = [f"{word(one)}: {one['ours']}" for one in (line, theirs)]
+                    rows.append([f"{CLAIMS[claim].says} ({model})", *sides])
+        box = nodes.container(classes=["hb-lead"])
+        text = f"{len(rows)} of the {compared} verdicts that were reached under both recipes depend on the recipe"
+        box += paragraph(
+            nodes.strong("", text), ": " if rows else ". ", self.link("all verdicts"), ".", *self.outdated()
+        )
+        if rows:
+            box += grid(["the paper", first, ", ".join(others)], rows)
+        return [box]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("claim", ClaimBox)
+    app.add_directive("answer", Answer)
+    app.add_directive("verdict-counts", VerdictCounts)
+    app.add_directive("verdict-changes", VerdictChanges)
+    return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}
