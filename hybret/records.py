@@ -110,6 +110,7 @@ def runs_table(table: pd.DataFrame) -> list[list[str]]:
         **{"model": _model, "weights": _weights, "notebook": _text("notebook"), "grid": _text("grid"), "on": _gpu},
         **{"tokens": _number("tokens"), "tokens/s": _number("tokens_per_s")},
         **{"seconds": _number("seconds"), "peak GiB": _number("peak_gib"), "GPU hours": _number("gpu_hours", 2)},
+        **{"code": lambda row: str(row["commit"] or "–")[:7], "on the": _text("date")},
     }
     return _lines(found, columns)
 
@@ -132,6 +133,22 @@ def long_table(table: pd.DataFrame) -> list[list[str]]:
         **{"peak GiB": _number("peak_gib")},
     }
     return _lines(table[table["notebook"] == LONG].sort_values(["model", "tokens"]), columns)
+
+
+def checks_table(folder: str | Path) -> list[list[str]]:
+    """Head and lines: what `hybret verify` found at full size, from the ``checks`` of the same files."""
+    lines = [["model", "layers", "dtype", "on", "checks of hybret passed", "largest error of those", "failed"]]
+    for path in sorted(Path(folder).glob("full-size-*.json")):
+        found = json.loads(path.read_text())
+        for run in found.get("checks", ()) if isinstance(found, dict) else ():
+            own = [row for row in run["rows"] if not row["check"].startswith("transformers")]
+            passed = [row for row in own if row["verdict"] == "pass" and "no silent no-op" not in row["check"]]
+            failed = [f"{row['check']} ({number(row['error'])})" for row in run["rows"] if row["verdict"] == "fail"]
+            worst = number(max(row["error"] for row in passed))
+            good = f"{sum(row['verdict'] == 'pass' for row in own)} of {len(own)}"
+            gpu = _gpu({"gpus": 1} | run)
+            lines.append([_model(run), run["layers"], run["dtype"], gpu, good, worst, ", ".join(failed) or "none"])
+    return lines
 
 
 TABLES: dict[str, Callable[[pd.DataFrame], list[list[str]]]] = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybret import HybretError
-from hybret.records import LONG, TABLES, records
+from hybret.records import LONG, TABLES, checks_table, records
 
 RUN = {
     "model": "google/recurrentgemma-2b", "weights": "random", "gpu": "NVIDIA H100 80GB HBM3",
@@ -70,3 +70,16 @@ def test_a_record_that_lacks_something_is_named(tmp_path: Path) -> None:
 def test_the_published_records_can_be_read() -> None:
     folder = Path(__file__).parents[1] / "book" / "published"
     assert len(records(folder)) >= len(list(folder.glob("full-size-*.json")))
+
+
+def test_checks_at_full_size_are_counted_and_what_failed_is_named(tmp_path: Path) -> None:
+    rows = [
+        {"check": "causal", "error": 0.25, "tolerance": 0.5, "verdict": "pass"},
+        {"check": "no silent no-op: k = 0 and k = 1 act", "error": 9.0, "tolerance": 0.5, "verdict": "pass"},
+        {"check": "window", "error": 0.75, "tolerance": 0.5, "verdict": "fail"},
+        {"check": "transformers: left padding", "error": 2.0, "tolerance": 0.5, "verdict": "fail"},
+    ]
+    checks = [{"model": "a/b", "layers": "all 2", "dtype": "bfloat16", "gpu": "NVIDIA H200", "rows": rows}]
+    head, line = checks_table(written(tmp_path, a={"runs": [], "checks": checks}, b=[RUN]))
+    assert line == ["b", "all 2", "bfloat16", "H200", "2 of 3", "0.25", "window (0.75), transformers: left padding (2)"]
+    assert len(head) == len(line)

@@ -1,4 +1,4 @@
-"""``{gpu-records} runs|models|long-context``: a table of the measured runs in ``book/published/full-size-*.json``."""
+"""``{gpu-records} runs|models|long-context|checks``: a table of ``book/published/full-size-*.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from hybret.errors import HybretError
-from hybret.records import TABLES, records
+from hybret.records import TABLES, checks_table, records
 
 NONE = "*Nothing of this kind has been published in this copy of the book yet.*"
 
@@ -26,7 +26,8 @@ class GpuRecords(SphinxDirective):
         self.env.note_reread()
         folder = Path(self.env.srcdir) / "book" / "published"
         try:
-            head, *lines = TABLES[self.arguments[0]](records(folder))
+            what = self.arguments[0]
+            head, *lines = checks_table(folder) if what == "checks" else TABLES[what](records(folder))
         except HybretError as error:
             raise ExtensionError(str(error)) from error
         rows = [head, ["---"] * len(head), *([str(cell).replace("|", "\\|") for cell in line] for line in lines)]
