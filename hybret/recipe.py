@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as _replace
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
+from . import asked
 from .errors import HybretError
 
 
@@ -71,13 +72,22 @@ class Recipe:
     jamba_manipulation: Literal["acts", "no-op"] = "acts"
     rubric: str = "table2"
 
+    def __post_init__(self) -> None:
+        for field, kind in get_type_hints(type(self)).items():
+            if choices := get_args(kind):
+                asked.one_of(f"{field} of a recipe:", getattr(self, field), choices)
+        for field in ("name", "rubric"):
+            asked.text(f"{field} of a recipe", getattr(self, field))
+        if asked.number("entropy_eps", self.entropy_eps) < 0:
+            raise HybretError(f"entropy_eps is {self.entropy_eps}; give 0 or a small positive number such as 1e-12")
+
     def replace(self, **changes: object) -> Recipe:
         """A recipe that differs in the named fields, named after the difference.
 
         Raises
         ------
         HybretError
-            If a field does not exist.
+            If a field does not exist, or takes no such value.
         """
         known = {f.name for f in fields(self)} - {"name"}
         if unknown := set(changes) - known:
@@ -124,6 +134,4 @@ def recipe(name: str | Recipe) -> Recipe:
     """
     if isinstance(name, Recipe):
         return name
-    if name not in RECIPES:
-        raise HybretError(f"unknown recipe {name!r}; choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]
+    return RECIPES[asked.one_of("recipe", name, RECIPES)]

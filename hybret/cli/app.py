@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from ..errors import HybretError
+from ..errors import HybretError, printable
 
 app = typer.Typer(
     help="In hybrid language models, which part does the retrieving? Run the experiments and build the book.",
@@ -39,7 +39,7 @@ def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
 
 def say(line: str) -> None:
     """Progress, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def numbers(name: str, text: str) -> int | list[int]:

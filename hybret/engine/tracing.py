@@ -106,6 +106,8 @@ def attach(
         If the intervention does not fit the model.
     """
     chosen = intervention if intervention is not None else Keep()
+    if not hasattr(model, "attention_layers"):
+        raise HybretError(f"model is {model!r}; give what hybret.load returns")
     validate(chosen, model.heads, model.attention_layers)
     trace = Trace(keep_weights=weights)
     token = _ATTACHED.set(Attached(model, chosen, find_recipe(recipe), trace))

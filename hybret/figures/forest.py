@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hybret import asked
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, GREY, INK, MARKERS, PALE, canvas, footnote, styled
 
@@ -42,6 +43,8 @@ def departures(table: pd.DataFrame, note: str) -> Figure:
     note
         Small print.
     """
+    numbers = ["difference", "low", "high"]
+    asked.table(table, ["field", "condition", *numbers], numbers, what="tables.departures")
     if table.empty:
         raise HybretError("no departures to draw; the table is empty")
     figure = canvas(1.0 + 0.3 * len(table))
@@ -94,6 +97,8 @@ def arms(
     HybretError
         When the table is empty.
     """
+    numbers = ["accuracy", "low", "high"]
+    asked.table(table, ["arm", *numbers, *([series] if series else [])], numbers, what="tables.accuracy")
     if table.empty:
         raise HybretError("no arms to draw; the table is empty")
     names = list(dict.fromkeys(table["arm"]))
