@@ -123,6 +123,10 @@ def fetch(
             ) from problem
         try:
             for file, text in _jsonl(pd.read_parquet(path), local):
+                if not (target / file).resolve().is_relative_to(target.resolve()):
+                    raise HybretError(
+                        f"{remote} of {source.repository} names {file!r}, which leads out of {target}; it is damaged"
+                    )
                 (target / file).parent.mkdir(parents=True, exist_ok=True)
                 write_whole(target / file, text)
                 manifest["files"][file] = {"sha256": hashlib.sha256(text).hexdigest(), "source": remote}

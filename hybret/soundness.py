@@ -58,7 +58,8 @@ def require_whole(name: str, info: dict[str, Any]) -> None:
         raise HybretError(f"the weights of {name!r} have another shape than its configuration ({wrong[0]}); {remedy}")
     if missing := sorted(info.get("missing_keys") or ()):
         raise HybretError(
-            f"the weights of {name!r} lack {len(missing)} of the tensors that its configuration names, such as {missing[0]}; {remedy}"
+            f"the weights of {name!r} lack {len(missing)} of the tensors that its configuration names, such as "
+            f"{missing[0]}; {remedy}"
         )
     if over := sorted(info.get("unexpected_keys") or ()):
         raise HybretError(
