@@ -50,7 +50,7 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         If the folder is missing, holds no text, or a file is not UTF-8.
     """
     if isinstance(source, Haystack):
-        return _placeable(source)
+        return _readable(source)
     if not isinstance(source, str | Path):
         raise HybretError(f"haystack is {source!r}; give a folder of .txt files, a text, or 'embedded'")
     if source == "embedded":
@@ -72,7 +72,7 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
             f"there is no haystack folder {str(source)!r}; give a folder of .txt files, a text, or 'embedded'"
         )
     digest = sha256(source.encode(errors="replace"))
-    return _placeable(Haystack(f"text-{digest[:8]}", source, digest))
+    return _readable(Haystack(f"text-{digest[:8]}", source, digest))
 
 
 def _read_folder(folder: Path) -> Haystack:
@@ -105,20 +105,15 @@ def _read_folder(folder: Path) -> Haystack:
         raise HybretError(f"the haystack folder {folder} holds no text; put at least one non-empty .txt file in it")
     verified = tuple(sources[: len(PAPER_ESSAYS)]) == PAPER_ESSAYS
     name = "paul-graham" if verified else folder.resolve().name
-    return _placeable(Haystack(name, text, sha256(text.encode()), tuple(sources)))
+    return _readable(Haystack(name, text, sha256(text.encode()), tuple(sources)))
 
 
-def _placeable(hay: Haystack) -> Haystack:
-    """Refuse a haystack that is no text, or in which every needle would go to the start."""
+def _readable(hay: Haystack) -> Haystack:
+    """Refuse a haystack that is no text."""
     if "\0" in hay.text or any("\ud800" <= c <= "\udfff" for c in hay.text):
         raise HybretError(
             f"the haystack {hay.name!r} holds characters that no text has (NUL or half of a pair), so it is binary or "
             "not UTF-8; convert it"
-        )
-    if not SENTENCE_END.search(hay.text):
-        raise HybretError(
-            f"the haystack {hay.name!r} has no end of a sentence (. ! or ? before a blank), after which a needle could "
-            "go; give prose"
         )
     return hay
 

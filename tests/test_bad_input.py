@@ -193,7 +193,6 @@ HAYSTACKS = {
     "empty": (hay(a=b""), "holds no text; put at least one non-empty .txt file in it"),
     "blank": (hay(a=b" \n" * 1000), "holds no text"),
     "NUL": (hay(a=b"Hills\0 are high. " * 400), "holds characters that no text has"),
-    "no end of a sentence": (hay(a=b"word " * 3000), "has no end of a sentence"),
     "too short": (hay(a=PROSE), "tokens, but the longest length needs"),
     "folder named as a file": (
         lambda w: niah.grid(w.model, haystack=_folder(w, "a.txt/b")),
