@@ -157,6 +157,7 @@ class Only(Elementary):
         if not isinstance(self.renormalise, bool):
             raise HybretError(f"renormalise is {self.renormalise!r}; give True or False")
         if self.layers is not None:
+            # None at all would be called as all are: the key of its rows shows layers only where there are some.
             if not isinstance(self.layers, tuple | list) or not self.layers:
                 raise HybretError(f"layers is {self.layers!r}; give a tuple of layer indices, or None for all")
             for layer in self.layers:
@@ -290,13 +291,7 @@ def effective(
 
 
 def require(*interventions: object) -> None:
-    """Refuse what is no intervention.
-
-    Raises
-    ------
-    HybretError
-        Naming it and what there is.
-    """
+    """Refuse what is no intervention, with a `HybretError`."""
     for one in interventions:
         if not isinstance(one, Intervention) or type(one) in (Intervention, Elementary):
             raise HybretError(

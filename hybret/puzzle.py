@@ -36,7 +36,7 @@ def generation_arms(model: Model) -> dict[str, Intervention]:
     first, *others = model.attention_layers
     by_layer = {
         "Only, in the first attention layer alone": Only(layers=(first,)),
-        "Only, in all attention layers but the first": Only(layers=tuple(others)),
+        "Only, in all attention layers but the first": Only(layers=tuple(others) or (first,)),
     }
     return {
         "Keep": Keep(),

@@ -458,8 +458,6 @@ COMMANDS = {
     "model of colours": (["sweep", "--model", "\x1b[31m[red]x[/]"], "unknown model '\\x1b[31m[red]x[/]'"),
     "bench unknown": (["bench", "--what", "figure9"], "unknown benchmark 'figure9'"),
     "verify few tokens": (["verify", "bamba", "--tokens", "1"], "tokens must be at least 12"),
-    "plan without lengths": (["plan", "--lengths", "0"], "lengths must be at least 1"),
-    "plan unknown machine": (["plan", "--on", "abacus"], "unknown machine 'abacus'"),
     "fetch unknown": (["fetch", "../glue"], "there is nothing to fetch for '../glue'"),
     "out is a file": (["sweep", "--out", __file__, "--k", "0", "--limit", "1"], "cannot write rows in"),
     "a number is no number": (["sweep", "--k", "two"], "Invalid value"),
