@@ -101,10 +101,7 @@ def fetch(
     source = _source(name)
     download = download or _hub
     target = Path(folder or cache_folder()) / name
-    try:
-        manifest = json.loads((target / MANIFEST).read_text())
-    except (OSError, ValueError):
-        manifest = {}
+    manifest = _manifest(target)
     if manifest.get("revision") != source.revision:
         manifest = {"repository": source.repository, "revision": source.revision, "files": {}}
     for i, (remote, local) in enumerate(source.files.items(), 1):
@@ -148,10 +145,7 @@ def files(name: str, folder: str | Path | None = None) -> dict[str, Path]:
     """
     source = _source(name)
     target = Path(folder or cache_folder()) / name
-    try:
-        manifest = json.loads((target / MANIFEST).read_text())
-    except (OSError, ValueError):
-        manifest = {}
+    manifest = _manifest(target)
     there = manifest.get("files", {})
     if manifest.get("revision") != source.revision or {f["source"] for f in there.values()} != set(source.files):
         raise HybretError(f"the data of {name} are not in {target}; run `hybret fetch {name}` once, with a network")
@@ -166,6 +160,22 @@ def _source(name: str) -> Source:
     if name not in SOURCES:
         raise HybretError(f"there is nothing to fetch for {name!r}; choose one of {', '.join(SOURCES)}")
     return SOURCES[name]
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What a folder says of its files; nothing where that is absent, damaged, or names files outside the folder."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text())
+        for file, entry in found["files"].items():
+            if (
+                not isinstance(entry["sha256"] + entry["source"], str)
+                or ".." in Path(file).parts
+                or file.startswith("/")
+            ):
+                return {}
+        return dict(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _intact(folder: Path, entries: dict[str, dict[str, str]]) -> bool:

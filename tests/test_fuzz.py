@@ -187,6 +187,11 @@ def test_result_bytes(griffin, cells, tmp_path_factory, which, replaced, data):
         )
         (folder / "glue" / fetching.MANIFEST).write_bytes(raw)
         survives(lambda: fetching.files("glue", folder))
+
+        def offline(*_):
+            raise OSError("no network")
+
+        survives(lambda: fetching.fetch("glue", folder, offline))
     else:
         given = {"conditions": {"k=0": hb.KeepHeads(0)}, "max_new_tokens": 1, "progress": False, "out": folder}
         hb.sweep(griffin, cells, **given)
