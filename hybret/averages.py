@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
+from . import asked
 from .errors import HybretError
 from .intervals import unseen
 
@@ -221,8 +222,7 @@ class _Sample:
 
 def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
     wanted = ["benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen", "choices"]
-    if missing := [column for column in wanted if column not in rows]:
-        raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of harness.evaluate")
+    asked.table(rows, wanted, ("gold", "chosen", "choices"), what="harness.evaluate")
     if rows.empty:
         raise HybretError("there are no rows to average")
     for column in {"model", "recipe"} & set(rows.columns):

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import publishing
-from .errors import HybretError
+from .errors import HybretError, printable
 from .execution import execute
 from .runs import OVERRIDES, Project, Run
 
@@ -91,7 +92,7 @@ def build(
         table.add_row(step, f"{seconds:.1f}")
     console.print(table)
     index: Path = times[-1][-1]
-    console.print(f"open [bold]{index}[/]", soft_wrap=True)
+    console.print(f"open [bold]{escape(printable(index))}[/]", soft_wrap=True)
     return index
 
 
@@ -144,8 +145,8 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
                 if error:
                     failed.append(run.name)
                     kept = os.path.relpath(project.executed / f"{run.name}.failed.ipynb", project.root)
-                    console.print(f"  [red]FAILED[/]   {run.name}  {seconds:.1f} s\n    {kept}: ", end="")
-                    console.print(error, markup=False, soft_wrap=True)
+                    console.print(f"  [red]FAILED[/]   {run.name}  {seconds:.1f} s\n    {escape(kept)}: ", end="")
+                    console.print(printable(error), markup=False, soft_wrap=True)
                 else:
                     open_names.discard(run.name)
                     left = f"{len(todo) - len(waiting) - len(running) - len(failed)}/{len(todo)}"
@@ -201,6 +202,6 @@ def pages(project: Project, console: Console) -> Path:
     if code or not index.is_file():
         said = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
         for line in said[:20]:
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(printable(line), markup=False, soft_wrap=True)
         raise BuildError(f"the pages were not built (jupyter-book ended with {code}); the whole log is {log}")
     return index

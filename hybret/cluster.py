@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from . import asked
 from .engine.batches import Budget, Key, Stages, Work, answered, state_room
 from .engine.placing import Elsewhere
 from .errors import HybretError
@@ -95,9 +96,11 @@ class Ray:
     _holds: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise HybretError(f"workers is {self.workers}; give at least 1")
-        gpus = self.gpus_per_worker or 0
+        if self.workers is not None:
+            asked.whole("workers", self.workers, 1)
+        if self.address is not None:
+            asked.text("address", self.address)
+        gpus = asked.number("gpus_per_worker", self.gpus_per_worker or 0)
         if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
             raise HybretError(f"gpus_per_worker is {gpus}; give 0, a part of one GPU, or a whole number of them")
 

@@ -101,10 +101,7 @@ def fetch(
     source = _source(name)
     download = download or _hub
     target = Path(folder or cache_folder()) / name
-    try:
-        manifest = json.loads((target / MANIFEST).read_text())
-    except (OSError, ValueError):
-        manifest = {}
+    manifest = _manifest(target)
     if manifest.get("revision") != source.revision:
         manifest = {"repository": source.repository, "revision": source.revision, "files": {}}
     for i, (remote, local) in enumerate(source.files.items(), 1):
@@ -123,6 +120,10 @@ def fetch(
             ) from problem
         try:
             for file, text in _jsonl(pd.read_parquet(path), local):
+                if not (target / file).resolve().is_relative_to(target.resolve()):
+                    raise HybretError(
+                        f"{remote} of {source.repository} names {file!r}, which leads out of {target}; it is damaged"
+                    )
                 (target / file).parent.mkdir(parents=True, exist_ok=True)
                 write_whole(target / file, text)
                 manifest["files"][file] = {"sha256": hashlib.sha256(text).hexdigest(), "source": remote}
@@ -144,10 +145,7 @@ def files(name: str, folder: str | Path | None = None) -> dict[str, Path]:
     """
     source = _source(name)
     target = Path(folder or cache_folder()) / name
-    try:
-        manifest = json.loads((target / MANIFEST).read_text())
-    except (OSError, ValueError):
-        manifest = {}
+    manifest = _manifest(target)
     there = manifest.get("files", {})
     if manifest.get("revision") != source.revision or {f["source"] for f in there.values()} != set(source.files):
         raise HybretError(f"the data of {name} are not in {target}; run `hybret fetch {name}` once, with a network")
@@ -162,6 +160,22 @@ def _source(name: str) -> Source:
     if name not in SOURCES:
         raise HybretError(f"there is nothing to fetch for {name!r}; choose one of {', '.join(SOURCES)}")
     return SOURCES[name]
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What a folder says of its files; nothing where that is absent, damaged, or names files outside the folder."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text())
+        for file, entry in found["files"].items():
+            if (
+                not isinstance(entry["sha256"] + entry["source"], str)
+                or ".." in Path(file).parts
+                or file.startswith("/")
+            ):
+                return {}
+        return dict(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _intact(folder: Path, entries: dict[str, dict[str, str]]) -> bool:

@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from . import asked
 from .errors import HybretError
 
 # The essays that fill the authors' prompts, in the order in which their run read them, with SHA-256.
@@ -18,6 +19,7 @@ PAPER_ESSAYS = (
     ("useful.txt", "27ec97ef3c99d6be7f0529611d9a88fd5ee1917e34eddac9e4024400d26df5ba"),
     ("newideas.txt", "e680d93042bf45fef78c10924e74a9749e5f25672350dace89e2b52b5d63d131"),
 )
+MOST_BYTES = 256 << 20  # of a folder
 # A sentence end: . ! ? with closing marks, before white space, the end, a capital or an opening bracket. The
 # last two because the essays lost their paragraph breaks ("be useful.To start"). "5.3" is none.
 SENTENCE_END = re.compile(r"[.!?][\"')\]”’]*(?=\s|$|[A-Z\[])")
@@ -48,8 +50,11 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         If the folder is missing, holds no text, or a file is not UTF-8; if the essays have not been fetched.
     """
     if isinstance(source, Haystack):
-        return source
+        return _readable(source)
+    if not isinstance(source, str | Path):
+        raise HybretError(f"haystack is {source!r}; give a folder of .txt files, a text, or 'embedded'")
     if source == "embedded":
+        asked.seed(seed)
         from .organisms import corpus
 
         text = corpus.haystack(seed, characters=max(20_000, 10 * tokens))
@@ -70,8 +75,8 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         raise HybretError(
             f"there is no haystack folder {str(source)!r}; give a folder of .txt files, a text, 'essays' or 'embedded'"
         )
-    digest = sha256(source.encode())
-    return Haystack(f"text-{digest[:8]}", source, digest)
+    digest = sha256(source.encode(errors="replace"))
+    return _readable(Haystack(f"text-{digest[:8]}", source, digest))
 
 
 def _read_folder(folder: Path) -> Haystack:
@@ -80,10 +85,20 @@ def _read_folder(folder: Path) -> Haystack:
     if set(first) <= set(names):
         names = first + [name for name in names if name not in first]
     texts, sources = [], []
+    taken = 0
     for name in names:
+        # A pipe or a device would never end.
+        if not (folder / name).is_file():
+            raise HybretError(f"{folder / name} is no regular file; take it out of the haystack folder")
+        taken += (folder / name).stat().st_size
+        if taken > MOST_BYTES:
+            raise HybretError(
+                f"the haystack folder {folder} holds more than {MOST_BYTES >> 20} MiB; {MOST_BYTES >> 20} MiB are more "
+                "than any prompt needs, so keep a few of its files"
+            )
         raw = (folder / name).read_bytes()
         try:
-            texts.append(raw.decode("utf-8").replace("\r\n", "\n"))
+            texts.append(raw.decode("utf-8-sig").replace("\r\n", "\n"))
         except UnicodeDecodeError:
             raise HybretError(
                 f"{folder / name} is not UTF-8 text; convert it or take it out of the haystack folder"
@@ -94,7 +109,17 @@ def _read_folder(folder: Path) -> Haystack:
         raise HybretError(f"the haystack folder {folder} holds no text; put at least one non-empty .txt file in it")
     verified = tuple(sources[: len(PAPER_ESSAYS)]) == PAPER_ESSAYS
     name = "paul-graham" if verified else folder.resolve().name
-    return Haystack(name, text, sha256(text.encode()), tuple(sources))
+    return _readable(Haystack(name, text, sha256(text.encode()), tuple(sources)))
+
+
+def _readable(hay: Haystack) -> Haystack:
+    """Refuse a haystack that is no text."""
+    if "\0" in hay.text or any("\ud800" <= c <= "\udfff" for c in hay.text):
+        raise HybretError(
+            f"the haystack {hay.name!r} holds characters that no text has (NUL or half of a pair), so it is binary or "
+            "not UTF-8; convert it"
+        )
+    return hay
 
 
 class Cutter:
@@ -132,7 +157,12 @@ class Cutter:
         self.by_token = insertion == "token-id"
         # Every sentence end, as (tokens before it, characters before it).
         if self.by_token:
-            stops = set(tokenizer(".", add_special_tokens=False)["input_ids"])
+            stops = set(tokenizer(".", add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
+            if not stops:
+                raise HybretError(
+                    "this tokenizer has no token for '.', after which a recipe with insertion=\"token-id\" puts the "
+                    "needle; use CORRECTED, which looks at the text"
+                )
             self.places = [(i + 1, self.ends[i]) for i, token in enumerate(ids[:need]) if token in stops]
         else:
             found = (match.end() for match in SENTENCE_END.finditer(self.text, 0, self.ends[need - 1]))

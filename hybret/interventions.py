@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from . import asked
 from .errors import HybretError
 from .recipe import Recipe
 
@@ -28,6 +29,7 @@ class Intervention:
     """Base of all interventions: composition with ``&`` and the split by phase."""
 
     def __and__(self, other: Intervention) -> Compose:
+        require(other)
         return Compose((*parts(self), *parts(other)))
 
     @property
@@ -48,7 +50,7 @@ class Elementary(Intervention):
     """One thing done to every attention layer, during one phase or both."""
 
     def __post_init__(self) -> None:
-        if self.during not in DURING:
+        if not isinstance(self.during, str) or self.during not in DURING:
             raise HybretError(f"unknown phase {self.during!r}; during is one of {', '.join(DURING)}")
 
     @property
@@ -105,8 +107,7 @@ class KeepHeads(Elementary):
         super().__post_init__()
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0:
             raise HybretError(f"k is {self.k!r}; it must be a whole number from 0 to the model's number of heads")
-        if self.metric not in METRICS:
-            raise HybretError(f"unknown head metric {self.metric!r}; choose one of {', '.join(METRICS)}")
+        asked.one_of("head metric", self.metric, METRICS)
 
     @property
     def label(self) -> str:
@@ -146,15 +147,22 @@ class Only(Elementary):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.also, str) or (unknown := [name for name in self.also if name not in ALSO]):
-            wrong = self.also if isinstance(self.also, str) else unknown[0]
+        names = self.also if isinstance(self.also, tuple | list) else [self.also]
+        unknown = [name for name in names if name not in ALSO]
+        if names is not self.also or unknown:
+            wrong = unknown[0] if unknown else self.also
             raise HybretError(f"Only cannot keep {wrong!r}; also is a tuple of some of {', '.join(ALSO)}")
         # One value for one set, in whatever order it was given.
         object.__setattr__(self, "also", tuple(name for name in ALSO if name in self.also))
+        if not isinstance(self.renormalise, bool):
+            raise HybretError(f"renormalise is {self.renormalise!r}; give True or False")
         if self.layers is not None:
+            # None at all would be called as all are: the key of its rows shows layers only where there are some.
+            if not isinstance(self.layers, tuple | list) or not self.layers:
+                raise HybretError(f"layers is {self.layers!r}; give a tuple of layer indices, or None for all")
+            for layer in self.layers:
+                asked.whole("a layer", layer)
             object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
-            if not self.layers:
-                raise HybretError("Only would act in no layer; layers names some attention layers, or is None for all")
 
     def __repr__(self) -> str:
         """The paper's fields always, the others where they differ: the keys of rows stay what they were."""
@@ -226,6 +234,11 @@ class Compose(Intervention):
 
     items: tuple[Intervention, ...]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.items, tuple):
+            raise HybretError(f"a composition is made of a tuple of interventions, not of {self.items!r}")
+        require(*self.items)
+
     @property
     def label(self) -> str:
         return " & ".join(item.label for item in self.items)
@@ -240,6 +253,9 @@ class PerPhase(Intervention):
 
     generation: Intervention
     prefill: Intervention
+
+    def __post_init__(self) -> None:
+        require(self.generation, self.prefill)
 
     @property
     def label(self) -> str:
@@ -274,6 +290,15 @@ def effective(
     return [tuple(a for a in row if (a.k < heads if isinstance(a, KeepHeads) else not ignored)) for row in rows]
 
 
+def require(*interventions: object) -> None:
+    """Refuse what is no intervention, with a `HybretError`."""
+    for one in interventions:
+        if not isinstance(one, Intervention) or type(one) in (Intervention, Elementary):
+            raise HybretError(
+                f"{one!r} is not an intervention; use KeepHeads, Omit, Only, Binary, Null, Mass, Keep or PerPhase"
+            )
+
+
 def needs_question(actions: Iterable[Intervention]) -> bool:
     """Whether some of these elementary interventions keep the question, so that its place must be known."""
     return any(isinstance(a, Only) and {"question", "answer"} & set(a.also) for a in actions)
@@ -296,10 +321,7 @@ def validate(intervention: Intervention, heads: int, layers: Sequence[int] | Non
         If it keeps more heads than the model has, names a layer without attention, has a part that can never act, or is
         not an intervention.
     """
-    if not isinstance(intervention, Intervention):
-        raise HybretError(
-            f"{intervention!r} is not an intervention; use KeepHeads, Omit, Only, Binary, Null, Mass, Keep or PerPhase"
-        )
+    require(intervention)
     if idle := next(_idle(intervention, PHASES), None):
         raise HybretError(
             f"{idle!r} would never act in {intervention!r}: it is in the place of a phase that it leaves out"

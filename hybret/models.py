@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ import transformers
 from packaging.version import Version
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from . import portrait
+from . import asked, portrait
 from .engine.placing import Elsewhere, device_of, placement, random_net, require_on_gpus, spread
 from .engine.sizing import require_room
 from .errors import HybretError
 from .families import FAMILIES
 from .presets import RANDOM, RANDOM_MODELS, head_counts
 from .progress import hidden
+from .soundness import require_finite, require_fit, require_tokens, require_vocabulary, require_whole
 from .sources import CHECKPOINTS as CHECKPOINTS
 from .sources import configuration, organisms, said, source_of, tokenizer_folder
 
@@ -137,13 +139,15 @@ class Model:
         from .interventions import PHASES, Keep
         from .recipe import CORRECTED
 
+        asked.whole("max_new_tokens", max_new_tokens, 1)
         on = attached(self.net)
         rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
-        ids, spans, question = (
-            (self.tokenizer(prompt).input_ids, (), None)
-            if isinstance(prompt, str)
-            else (prompt.ids, prompt.needle_spans, prompt.question_span)
-        )
+        ids: Sequence[int]
+        if not isinstance(prompt, str) and hasattr(prompt, "needle_spans"):
+            ids, spans, question = prompt.ids, prompt.needle_spans, prompt.question_span
+        else:
+            ids, spans, question = self.tokenizer(asked.text("prompt", prompt)).input_ids, (), None
+        require_tokens(self, [ids], max_new_tokens)
         reading, control = generation.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
         acting.require(self, recipe, rule, len(ids), reading, max_new_tokens, None if control else spans)
         with parallel_scans(), implementation(self.net):
@@ -170,7 +174,7 @@ def named(names: str) -> list[str]:
     HybretError
         If the list is empty, names a model twice, or names one that `load` does not know.
     """
-    found = [name.strip() for name in names.split(",") if name.strip()]
+    found = [name.strip() for name in asked.text("model", names).split(",") if name.strip()]
     if not found or len(set(found)) < len(found):
         raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
     for name in found:
@@ -232,17 +236,20 @@ def load(
             f"transformers {transformers.__version__} is too old: its recurrent models do not go through the attention "
             f"interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
         )
-    devices = spread(device_map) if device_map else [device_of(device)]
-    if weights not in ("checkpoint", "random"):
-        raise HybretError(f"unknown weights {weights!r}; choose checkpoint or random")
+    asked.text("model", name)
+    asked.seed(seed)
+    asked.one_of("weights", weights, ("checkpoint", "random"))
+    devices = spread(device_map) if device_map is not None else [device_of(device)]
     if name.startswith(RANDOM) or name in FAMILIES:
         name, weights = name.removeprefix(RANDOM), "random"
     tiny = name in (*RANDOM_MODELS, *FAMILIES)
     small = name in organisms() or tiny
-    if dtype == "auto":
+    if isinstance(dtype, str) and dtype == "auto":
         dtype = "float32" if small or devices == ["cpu"] else "bfloat16"
     if dtype not in ("float32", "bfloat16", "float16"):
         raise HybretError(f"unknown dtype {dtype!r}; choose auto, float32, bfloat16 or float16")
+    if revision is not None:
+        asked.text("revision", revision)
     made_up = tiny or weights == "random"
     source = str(tokenizer_folder()) if made_up else source_of(name)
     if not Path(source).exists():
@@ -253,8 +260,10 @@ def load(
     layers, heads = attention_layers(config, name)
     if not small and config.model_type == "recurrent_gemma" and config.attention_window_size == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
+    require_fit(name, config)
     if not small:
-        require_room(name, config, dtype, devices)
+        with said(name, source, "build"):
+            require_room(name, config, dtype, devices)
         if not made_up and devices != ["cpu"] and placement(devices, device_map) is None:
             require_room(name, config, dtype, ["cpu"])  # without accelerate the weights are read there first
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
@@ -262,13 +271,20 @@ def load(
         if made_up:
             net = random_net(config, devices, device_map, seed, options)
         else:
-            net = AutoModelForCausalLM.from_pretrained(
+            # What does not fit is looked at below, and said in one sentence with the tensor's name.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, config=config, use_safetensors=True, trust_remote_code=False, revision=revision or "main",
-                device_map=placement(devices, device_map), **options,
+                device_map=placement(devices, device_map), output_loading_info=True, ignore_mismatched_sizes=True,
+                **options,
             )  # fmt: skip
+            net, info = loaded
+            require_whole(name, info)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     if device_map:
         require_on_gpus(name, net)
+    require_vocabulary(name, net, tokenizer)
+    if not made_up:
+        require_finite(name, net)
     if not net._can_set_attn_implementation():
         raise HybretError(
             f"{name!r} ({config.model_type}) does not use transformers' attention interface, which hybret needs; "
@@ -310,6 +326,8 @@ def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
     )
     if not layers:
         raise HybretError(f"{name!r} has no attention layers; hybret intervenes on attention, so it needs a hybrid")
+    if not config.num_attention_heads:
+        raise HybretError(f"{name!r} has attention layers without heads; give num_attention_heads in its config.json")
     return layers, int(config.num_attention_heads)
 
 

@@ -16,14 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from . import asked
 from .errors import HybretError
 from .haystack import Cutter, Haystack, load_haystack, sha256
 from .recipe import CORRECTED, Recipe
+from .recipe import recipe as find_recipe
 
 __all__ = ["PAPER_NEEDLE", "TEMPLATES", "Haystack", "Needle", "Prompt", "grid", "labels", "load_haystack"]
 
 TEMPLATES = ("base", "instruct", "jrt")
+CONTROL = "none"  # what a prompt without a needle calls it
 PAPER_LENGTHS = (250, 4096)  # first and last length label, tokens
+MOST_LABELS = 10_000
+MOST_TOKENS = 1_000_000  # of a length label: more than any model reads, and a haystack takes time to write
 PAPER_BUFFER = 200  # tokens that a label reserves for template, question and answer
 
 
@@ -38,6 +43,14 @@ class Needle:
     sentence: str
     question: str
     keywords: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("name", "sentence", "question"):
+            asked.text(f"the {field} of a needle", getattr(self, field))
+        if not isinstance(self.keywords, tuple):
+            raise HybretError(f"the keywords of a needle are {self.keywords!r}; give a tuple of texts")
+        for word in self.keywords:
+            asked.text("a keyword of a needle", word)
 
     @property
     def insertion(self) -> str:
@@ -118,7 +131,7 @@ def grid(
     seed: int = 0,
     needle: Needle | None = PAPER_NEEDLE,
     buffer: int | None = None,
-    recipe: Recipe = CORRECTED,
+    recipe: Recipe | str = CORRECTED,
 ) -> list[Prompt]:
     """The prompts of the benchmark, one per length and depth, lengths outermost.
 
@@ -141,16 +154,21 @@ def grid(
         If a label, the template, the haystack or the tokenizer cannot give these prompts.
     """
     tokenizer = getattr(model, "tokenizer", model)
-    if template not in TEMPLATES:
-        raise HybretError(f"unknown template {template!r}; choose one of {', '.join(TEMPLATES)}")
+    asked.one_of("template", template, TEMPLATES)
+    recipe, seed = find_recipe(recipe), asked.seed(seed)
+    if needle is not None and (not isinstance(needle, Needle) or needle.name == CONTROL):
+        raise HybretError(
+            f"needle is {needle!r}; give a Needle of another name than {CONTROL!r}, or None for the control"
+        )
     chat = template == "instruct" or (template == "jrt" and bool(getattr(model, "instruct", False)))
     _check_tokenizer(tokenizer, chat)
-    depth_labels = [float(d) for d in _labels("depths", depths, (0, 100))]
-    length_labels = [int(n) for n in _labels("lengths", lengths, getattr(model, "lengths", PAPER_LENGTHS))]
+    depth_labels = [asked.number("a depth", d) for d in _labels("depths", depths, (0, 100))]
+    ends = getattr(model, "lengths", PAPER_LENGTHS)
+    length_labels = [asked.whole("a length", n, 1, MOST_TOKENS) for n in _labels("lengths", lengths, ends)]
     if outside := [d for d in depth_labels if not 0 <= d <= 100]:
         raise HybretError(f"depth {outside[0]:g} is outside 0 to 100 per cent (0 = start of the context)")
     hidden = needle or PAPER_NEEDLE
-    buffer = getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer
+    buffer = asked.whole("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
     cost = len(tokenizer(hidden.insertion, add_special_tokens=False)["input_ids"])
     if min(length_labels) <= buffer + cost:
         raise HybretError(
@@ -160,6 +178,11 @@ def grid(
     longest = max(length_labels) - buffer - cost
     hay = load_haystack(haystack, seed, longest)
     cutter = Cutter(tokenizer, hay, longest, recipe.insertion)
+    if _bare(hidden.sentence) in _bare(cutter.context(longest)):
+        raise HybretError(
+            f"the haystack {hay.name!r} holds the needle {hidden.name!r} already, so an answer proves nothing; take it "
+            "out, or hide another needle"
+        )
     cells = []  # (length, depth, position, text)
     for length in length_labels:
         n = length - buffer - cost
@@ -186,7 +209,7 @@ def grid(
             template=template,
             haystack=hay.name,
             haystack_seed=hay.seed,
-            needle=needle.name if needle else "none",
+            needle=needle.name if needle else CONTROL,
             reference=hidden.sentence,
             question=hidden.question,
             key=prompt_key(ids),
@@ -216,7 +239,10 @@ def _body(context: str, question: str, template: str, chat: bool) -> str:
 
 def _chat_text(tokenizer: Any, turn: str) -> str:
     messages = [{"role": "user", "content": turn}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as problem:  # the template is a program, of whoever made the model
+        raise HybretError(f"this tokenizer's chat template fails ({problem}); use template 'base'") from problem
     if turn not in text:
         raise HybretError(
             "this tokenizer's chat template rewrites the user turn, so the needle cannot be placed; use template 'base'"
@@ -266,9 +292,13 @@ def _bare(text: str) -> str:
 
 
 def _labels(name: str, value: int | Sequence[Any], ends: Sequence[Any]) -> Sequence[Any]:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer | list | tuple | range | np.ndarray):
+        raise HybretError(f"{name} is {value!r}; give a number of {name}, or a list of them")
     if isinstance(value, int | np.integer):
-        if value < 1:
-            raise HybretError(f"the number of {name} is {value}; give at least 1, or a list of {name}")
+        if not 1 <= value <= MOST_LABELS:
+            raise HybretError(
+                f"the number of {name} is {value}; give at least 1, at most {MOST_LABELS}, or a list of {name}"
+            )
         found = labels(ends[0], ends[-1], int(value))
         if len(set(found)) < len(found):
             raise HybretError(
@@ -277,7 +307,8 @@ def _labels(name: str, value: int | Sequence[Any], ends: Sequence[Any]) -> Seque
         return found
     if len(value) == 0:
         raise HybretError(f"there are no {name}; give a number of {name}, or a list with at least one")
-    if len(set(value)) < len(value):
+    value = list(value)
+    if len(set(map(repr, value))) < len(value):
         raise HybretError(f"the {name} {list(value)} hold an entry twice; give each one once")
     return value
 

@@ -19,14 +19,15 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
-from . import niah
+from . import asked, niah
 from .bench.measuring import flops_per_token
 from .engine.batches import MOST_ROWS, MOST_TOKENS, room_of
 from .engine.generation import MAX_NEW_TOKENS
 from .engine.sizing import GIB, cache_bytes, skeleton
-from .errors import HybretError
+from .errors import HybretError, printable
 from .families import FAMILIES
 from .figures.timings import duration
 from .interventions import Intervention, Keep, KeepHeads, Only, PerPhase, effective, table1_conditions
@@ -162,18 +163,17 @@ def plan(
     HybretError
         Unknown model, notebook or machine, or a dtype that was not measured there.
     """
-    if notebook not in NOTEBOOKS:
-        raise HybretError(f"no plan is made for {notebook!r}; choose one of {', '.join(NOTEBOOKS)}")
-    if on not in MACHINES:
-        raise HybretError(f"no constants were measured for {on!r}; choose one of {', '.join(MACHINES)}")
-    if lengths < 1 or depths < 1:
-        raise HybretError("a plan needs at least one length and one depth")
+    asked.text("model", model)
+    asked.one_of("notebook of a plan", notebook, NOTEBOOKS)
+    asked.one_of("machine", on, MACHINES)
+    for name, value in (("lengths", lengths), ("depths", depths)):
+        asked.whole(name, value, 1, niah.MOST_LABELS)
     machine = MACHINES[on]
     model = model.removeprefix(RANDOM)
     small = model in (*organisms(), *RANDOM_MODELS, *FAMILIES)
     config = configuration(model, made_up=model in PAPER_MODELS)
     dtype = ("float32" if small or machine.kind == "cpu" else "bfloat16") if dtype == "auto" else dtype
-    if dtype not in machine.rate:
+    if not isinstance(dtype, str) or dtype not in machine.rate:
         raise HybretError(f"{dtype!r} was not measured on {machine.title}; choose {' or '.join(machine.rate)}")
     whole = ORGANISM_LENGTHS if small else PAPER_LENGTHS
     labels = niah.labels(whole[0], whole[-1], lengths)
@@ -277,8 +277,8 @@ def shown(table: pd.DataFrame) -> Group:
     if fits != "fits" and about["weights"] + GIB <= about["room"]:
         fits = "more than there is: the sweep halves its batches, and takes longer"
     return Group(
-        f"{about['notebook']} on {about['model']}: {about['parameters']:,} parameters in {about['dtype']}, on "
-        f"{about['machine']}",
+        f"{about['notebook']} on {escape(printable(about['model']))}: {about['parameters']:,} parameters "
+        f"in {about['dtype']}, on {about['machine']}",
         lines,
         f"time about {duration(about['seconds'])}",
         f"memory about {gib['memory']} of {gib['room']} ({fits}): weights {gib['weights']}, keys and values of a batch "

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as _replace
 from typing import Any, Literal, get_args, get_type_hints
 
+from . import asked
 from .errors import HybretError
 
 
@@ -72,11 +73,13 @@ class Recipe:
     rubric: str = "table2"
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            if (known := get_args(kind)) and getattr(self, name) not in known:
-                raise HybretError(f"{name} is {getattr(self, name)!r} in a recipe; choose {' or '.join(known)}")
-        if not 0 <= self.entropy_eps < 1:
-            raise HybretError(f"entropy_eps is {self.entropy_eps!r} in a recipe; it must be a number from 0 to below 1")
+        for field, kind in get_type_hints(type(self)).items():
+            if choices := get_args(kind):
+                asked.one_of(f"{field} of a recipe:", getattr(self, field), choices)
+        for field in ("name", "rubric"):
+            asked.text(f"{field} of a recipe", getattr(self, field))
+        if not 0 <= asked.number("entropy_eps", self.entropy_eps) < 1:
+            raise HybretError(f"entropy_eps is {self.entropy_eps}; give 0 or a small number below 1, such as 1e-12")
 
     def replace(self, **changes: object) -> Recipe:
         """A recipe that differs in the named fields, named after the difference.
@@ -84,7 +87,7 @@ class Recipe:
         Raises
         ------
         HybretError
-            If a field does not exist, or has no such value.
+            If a field does not exist, or takes no such value.
         """
         known = {f.name for f in fields(self)} - {"name"}
         if unknown := set(changes) - known:
@@ -135,6 +138,4 @@ def recipe(name: str | Recipe) -> Recipe:
     """
     if isinstance(name, Recipe):
         return name
-    if name not in RECIPES:
-        raise HybretError(f"unknown recipe {name!r}; choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]
+    return RECIPES[asked.one_of("recipe", name, RECIPES)]

@@ -125,9 +125,14 @@ class Project:
     @property
     def variant(self) -> str:
         """Folder name of the runs with these overrides; empty for the book's own runs."""
-        named = {k: ",".join(short(m) for m in str(v).split(",")) for k, v in self.overrides.items()}
+        if not self.overrides:
+            return ""
+        named = {k: ",".join(short(m.rstrip("/")) for m in str(v).split(",")) for k, v in self.overrides.items()}
         words = (v if k == "model" else f"{k}-{self.overrides[k]}" for k, v in named.items())
-        return re.sub(r"[^\w.+-]+", "-", "_".join(words)).strip("-.")
+        name = re.sub(r"[^\w.+-]+", "-", "_".join(words)).strip("-.")
+        # What is left may be nothing, which is where the book's own runs are, or longer than a file name.
+        rest = digest([json.dumps(dict(self.overrides), sort_keys=True, default=str).encode()])
+        return name if name and len(name) <= 100 else f"{name[:80]}-{rest}".strip("-.")
 
     @property
     def executed(self) -> Path:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from . import asked
 from .errors import HybretError
 from .niah import PAPER_NEEDLE, Needle
 
@@ -100,10 +101,10 @@ def score(answer: str, rubric: str | Rubric = "table2", needle: Needle = PAPER_N
     HybretError
         If there is no rubric of that name.
     """
-    if isinstance(rubric, str):
-        if rubric not in RUBRICS:
-            raise HybretError(f"unknown rubric {rubric!r}; choose one of {', '.join(RUBRICS)}")
-        rubric = RUBRICS[rubric]
+    if not isinstance(answer, str):
+        raise HybretError(f"an answer is a text, not {answer!r}; give '' where the model said nothing")
+    if not isinstance(rubric, Rubric):
+        rubric = RUBRICS[asked.one_of("rubric", rubric, RUBRICS)]
     said = normalise(answer)
     full = normalise(needle.sentence)
     if full in said:
@@ -130,12 +131,12 @@ def rescore(rows: pd.DataFrame, rubric: str, needles: Iterable[Needle] = ()) -> 
     HybretError
         If the rubric is unknown, a column is missing, or a row's needle is not among `needles`.
     """
-    if rubric not in RUBRICS:
-        raise HybretError(f"unknown rubric {rubric!r}; choose one of {', '.join(RUBRICS)}")
+    asked.one_of("rubric", rubric, RUBRICS)
+    asked.table(rows, [])
     if missing := {"answer", "needle"} - set(rows.columns):
         raise HybretError(f"these rows have no column {sorted(missing)[0]!r}, so they cannot be scored again")
     known = {"paper": PAPER_NEEDLE, "none": PAPER_NEEDLE} | {needle.name: needle for needle in needles}
     if unknown := set(rows["needle"]) - set(known):
-        raise HybretError(f"the needle {sorted(unknown)[0]!r} is not known here; pass it in needles=")
+        raise HybretError(f"the needle {sorted(map(str, unknown))[0]!r} is not known here; pass it in needles=")
     scores = [score(a, rubric, known[n]) for a, n in zip(rows["answer"], rows["needle"], strict=True)]
     return rows.assign(score=[s.points for s in scores], exact=[s.exact for s in scores], rubric=rubric)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,10 +48,14 @@ def source_of(name: str) -> str:
     """
     if name in organisms():
         return str(CHECKPOINTS / name)
-    if (Path(name) / "config.json").is_file():
-        return name
+    try:
+        if (Path(name) / "config.json").is_file():
+            return name
+        here = "\0" in name or Path(name).exists()
+    except OSError:  # too long for a path
+        here = True
     repository = name.partition("@")[0]
-    if repository.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists():
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", repository, re.ASCII) and not here:
         return repository
     known = ", ".join([*organisms(), *RANDOM_MODELS, *PAPER_MODELS])
     raise HybretError(
@@ -116,7 +121,9 @@ def said(name: str, source: str, doing: str = "load") -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, httpx.HTTPError) as problem:
+    except HybretError:
+        raise
+    except Exception as problem:  # transformers and its libraries on foreign files: anything may come
         raise HybretError(f"cannot {doing} {name!r}: {_reason(name, source, problem)}") from problem
 
 
@@ -132,7 +139,13 @@ def _reason(name: str, source: str, problem: BaseException) -> str:
         return any(isinstance(link, kinds) for link in chain)
 
     token = "hf auth login" if get_token() is None else "hf auth whoami"
-    text = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    # huggingface_hub says what is wrong with a field below the field's name.
+    text = " ".join(lines[:2] if "alidation error for" in lines[0] else lines[:1])
+    if type(problem) in (AttributeError, TypeError, ZeroDivisionError, IndexError, KeyError, RecursionError):
+        text = f"its files are damaged or contradict each other ({type(problem).__name__}: {text}); get them again"
+    elif type(problem).__name__ == "SafetensorError":
+        text = f"its safetensors are damaged or cut off ({text}); get them again"
     if met(GatedRepoError):
         asked = "no token is set; run `hf auth login`" if get_token() is None else "your token has no access"
         return f"its repository is gated and {asked}, after accepting its terms at https://huggingface.co/{source}"
@@ -150,6 +163,6 @@ def _reason(name: str, source: str, problem: BaseException) -> str:
         return "no space is left for its files; free some, or set HF_HOME to a folder on a larger disk"
     if "trust_remote_code" in str(problem):
         return "its repository brings code of its own, which hybret does not run; use a family that transformers has"
-    if "safetensors" in str(problem).replace(source, ""):  # a path may hold the word
+    if type(problem) is OSError and "safetensors" in str(problem).replace(source, ""):  # a path may hold the word
         return f"there are no safetensors in {source}, and hybret reads no other weights; convert them first"
     return f"{text} ({source})"

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from . import tables
-from .errors import HybretError
+from . import asked, tables
 
 
 def by_seed(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -32,8 +31,7 @@ def by_seed(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     HybretError
         If there are no rows, or a column is missing.
     """
-    if "haystack_seed" not in rows:
-        raise HybretError("these rows have no column 'haystack_seed'; pass the rows of a sweep")
+    asked.table(rows, ["haystack_seed"])
     by = list(by)
     table = tables.accuracy(rows, by)
     each = tables.accuracy(rows, [*by, "haystack_seed"], 1)
@@ -67,6 +65,7 @@ def shortest_apart(rows: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.Dat
         If there are no rows, or a column is missing.
     """
     by = list(by)
+    asked.table(rows, [*by, "model", "length", "prompt", "score", "exact"], ("length",))
     rows = rows[rows["needle"] != tables.CONTROL] if "needle" in rows else rows
     first = rows["length"] == rows.groupby("model")["length"].transform("min")
     table = rows[first].groupby(by, dropna=False, sort=False).agg(shortest=("length", "min"), cells=("prompt", "size"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,22 +13,24 @@ import pandas as pd
 import torch
 import transformers
 
-from . import scoring
+from . import asked, scoring
 from .cluster import Ray
 from .engine import generation
 from .engine.acting import require
 from .engine.batches import Budget, Stages, acted_on, answered, budget_of, does, longest_prompt, plan
 from .engine.placing import Elsewhere
-from .errors import HybretError
+from .errors import HybretError, printable
 from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
 from .models import Model
 from .niah import Prompt
 from .progress import bar as progress_bar
-from .provenance import asked, facts, name_of
+from .provenance import facts, name_of, texts
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
+from .soundness import require_tokens
 from .store import Answer, Store, read_rows
 
+MOST_NEW_TOKENS = 4096
 HERE = Path(__file__).parent
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = [
@@ -93,14 +96,12 @@ def sweep(
         used; before any model runs. Afterwards: an intervention that did not act in every attention layer.
     """
     recipe = find_recipe(recipe)
-    if not prompts:
-        raise HybretError("there are no prompts to run; build some with hybret.niah.grid")
-    if not conditions:
-        raise HybretError('there are no conditions to run; give a mapping such as {"k=0": KeepHeads(0)}')
-    if max_new_tokens < 1:
-        raise HybretError("max_new_tokens must be at least 1")
-    if recipe.rubric not in scoring.RUBRICS:
-        raise HybretError(f"unknown rubric {recipe.rubric!r}; choose one of {', '.join(scoring.RUBRICS)}")
+    _check(model, prompts, conditions, max_new_tokens)
+    asked.one_of("rubric", recipe.rubric, scoring.RUBRICS)
+    if budget is not None and not isinstance(budget, Budget):
+        raise HybretError(f"budget is {budget!r}; give a hybret.engine.batches.Budget, or None for what fits")
+    if out is not None:
+        asked.folder("out", out)
     for condition in conditions.values():
         validate(condition, model.heads, model.attention_layers)
         if needs_question(elementary(condition)) and not all(p.question_span for p in prompts):
@@ -125,7 +126,10 @@ def sweep(
     finished = cluster.answered(model, work, stages, run) if cluster else answered(model, work, stages)
     with (
         progress_bar(
-            desc=f"{model.name}, {recipe.name}", unit="answer", total=sum(map(len, work.batches)), disable=not progress
+            desc=printable(f"{model.name}, {recipe.name}"),
+            unit="answer",
+            total=sum(map(len, work.batches)),
+            disable=not progress,
         ) as bar,
         closing(finished),
     ):
@@ -153,9 +157,31 @@ def sweep(
                 for label, condition in conditions.items()
             ]
         ).astype({"k": "Int64"})
-    rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **asked(prompts))
+    rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **texts(prompts))
     store.write_rows(rows)
     return rows
+
+
+def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> None:
+    """Refuse what cannot be answered, before anything is computed."""
+    if not isinstance(model, Model):
+        raise HybretError(f"model is {model!r}; give what hybret.load returns")
+    if not isinstance(prompts, Sequence) or isinstance(prompts, str) or not all(isinstance(p, Prompt) for p in prompts):
+        raise HybretError(
+            f"prompts are a list of Prompt, not {type(prompts).__name__}; build some with hybret.niah.grid"
+        )
+    if not prompts:
+        raise HybretError("there are no prompts to run; build some with hybret.niah.grid")
+    cells = {(p.key, p.template, p.haystack, p.haystack_seed, p.needle, p.length, repr(p.depth)) for p in prompts}
+    if len(cells) < len(prompts):
+        raise HybretError(
+            f"{len(prompts) - len(cells)} prompts are given twice and would count twice; give each one once"
+        )
+    if not isinstance(conditions, Mapping) or not conditions:
+        raise HybretError('there are no conditions to run; give a mapping such as {"k=0": KeepHeads(0)}')
+    for label in conditions:
+        asked.text("the label of a condition", label)
+    require_tokens(model, [p.ids for p in prompts], asked.whole("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS))
 
 
 def run_folder(
@@ -168,7 +194,9 @@ def run_folder(
     """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
     run = identity(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
-    return Path(out) / f"{Path(model.name).name}-{name_of(run)}"
+    # A name is foreign text: what is left of it is one plain part of a path.
+    plain = re.sub(r"[^\w.@+-]+", "-", Path(model.name).name)[:100]
+    return asked.folder("out", out) / f"{plain}-{name_of(run)}"
 
 
 def stored(

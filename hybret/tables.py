@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from . import asked
 from .errors import HybretError
 from .intervals import grouped_means
 from .paper import ModelSpec
@@ -143,6 +144,8 @@ def departures(rows_a: pd.DataFrame, rows_b: pd.DataFrame, by: str | Sequence[st
         If no cell is in both, or one has several rows for a cell.
     """
     by = [by] if isinstance(by, str) else list(by)
+    for rows in (rows_a, rows_b):
+        asked.table(rows, by)
     keys = [*by, *(c for c in CELL if c in rows_a and c in rows_b and c not in by)]
     sides = []
     for rows in (rows_a, rows_b):
@@ -169,7 +172,9 @@ def model_table(models: Iterable[Any]) -> pd.DataFrame:
     Parameters are counted without embeddings, as the paper does; a window of NA is global attention.
     """
     lines = []
-    for model in models:
+    for model in models if isinstance(models, Iterable) else [models]:
+        if not isinstance(model, ModelSpec) and not hasattr(model, "net"):
+            raise HybretError(f"{model!r} is no model; give what hybret.load returns, or hybret.paper.MODELS")
         if isinstance(model, ModelSpec):
             parameters, layers, attention = model.parameters, model.layers, model.attention_layers
         else:
@@ -191,12 +196,17 @@ def model_table(models: Iterable[Any]) -> pd.DataFrame:
 
 
 def _checked(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    if missing := [column for column in columns if column not in rows]:
-        raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of a sweep")
+    asked.table(rows, columns, ("score", "exact", "distance"))
     if rows.empty:
         raise HybretError("there are no rows to make a table of")
     if "score" in rows and rows["score"].isna().any():
         raise HybretError("some rows have no score; score them with rescore() first")
+    if "score" in rows and "rubric" in rows and (unknown := set(rows["rubric"]) - set(RUBRICS)):
+        raise HybretError(
+            f"unknown rubric {sorted(map(str, unknown))[0]!r} in these rows; score them with rescore() first"
+        )
+    if "score" in rows and not ((rows["score"] >= 0) & (fraction(rows) <= 1)).all():
+        raise HybretError("some scores are outside 0 and their rubric's maximum; score them with rescore() first")
     return rows
 
 

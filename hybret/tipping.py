@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from . import paper, tables
+from . import asked, paper, tables
 from .errors import HybretError
 
 BY = ("model", "recipe", "template", "during")
@@ -96,7 +96,7 @@ def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
     """
     if not 0 < share <= 1:
         raise HybretError(f"share is {share!r}; it is a fraction of the full model's accuracy, above 0 and at most 1")
-    if "during" in rows:
+    if "during" in asked.table(rows, []):
         rows = rows[rows["during"] == "both"]
     for column in {"model", "recipe", "template"} & set(rows.columns):
         if rows[column].nunique() > 1:
@@ -126,6 +126,7 @@ def heads_kept(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Accuracy above the floor, by `by` and k."""
+    asked.table(rows, [], ("k",))
     if "k" not in rows or (kept := heads_kept(rows)).empty:
         raise HybretError("no rows that keep heads; run KeepHeads conditions, for sparse_k with during='both'")
     return tables.above_floor(kept, [*by, "k"])

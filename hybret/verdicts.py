@@ -12,12 +12,13 @@ from typing import Any
 
 import pandas as pd
 
+from . import asked
 from .claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, Claim, Outcome
 from .claims import benchmarks as claims_benchmarks
 from .claims import heads as claims_heads
 from .claims import weights as claims_weights
 from .claims.evidence import Evidence, NotTestable
-from .errors import HybretError
+from .errors import HybretError, printable
 from .presets import made_up
 
 __all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]
@@ -118,10 +119,10 @@ def _line(claim: Claim, found: Any) -> dict[str, Any]:
 
 def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame:
     """The table with the columns that it needs, and no random weights in it."""
-    if table is None or table.empty:
+    if table is None or (isinstance(table, pd.DataFrame) and table.empty):
         return pd.DataFrame(columns=[*columns])
-    if missing := [column for column in columns if column not in table]:
-        raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of a sweep or of the benchmarks")
+    numbers = ("k", "score", "length", "depth", "in_window", "gold", "chosen", "choices")
+    asked.table(table, [*columns], numbers, ("model", "recipe"), "a sweep or of the benchmarks")
     weights = table["weights"].astype(str) if "weights" in table else pd.Series("", index=table.index)
     random = made_up(table["model"], weights)
     if random.any():
@@ -144,6 +145,7 @@ def said(table: pd.DataFrame) -> list[str]:
     ----------
     table : from `of`, of one recipe or several.
     """
+    asked.table(table, _COLUMNS, what="verdicts.of")
     sentences = []
     for hypothesis, of_it in table.groupby("hypothesis", sort=False):
         parts = []
@@ -170,6 +172,7 @@ def html(table: pd.DataFrame) -> str:
     table : from `of`. All text is escaped. Links lead to the figure of a sibling page that the claim was measured in;
         other pages link to ``#claim-NAME``.
     """
+    asked.table(table, _COLUMNS, what="verdicts.of")
     rows = []
     for _, lines in table.groupby("claim", sort=False):
         claim = {name: escape(str(lines.iloc[0][name])) for name in _FIELDS}
@@ -187,6 +190,6 @@ def html(table: pd.DataFrame) -> str:
                 f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}",
                 "; ".join(filter(None, said)),
             )
-            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+            rows.append("<tr>" + "".join(f"<td>{escape(printable(cell))}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>model, recipe</th><th>verdict</th><th>here</th></tr>"
     return f'<table class="hb-verdicts tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'

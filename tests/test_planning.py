@@ -117,10 +117,10 @@ def test_the_command():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--notebook", "poems"], "no plan is made for 'poems'; choose one of sparsification, manipulation"),
-        (["--on", "abacus"], "no constants were measured for 'abacus'; choose one of h100"),
+        (["--notebook", "poems"], "unknown notebook of a plan 'poems'; choose one of sparsification, manipulation"),
+        (["--on", "abacus"], "unknown machine 'abacus'; choose one of h100"),
         (["--on", "cpu", "--dtype", "bfloat16"], "'bfloat16' was not measured on two CPU cores; choose float32"),
-        (["--lengths", "0"], "at least one length"),
+        (["--lengths", "0"], "lengths must be at least 1"),
         (["--model", "griffin-huge"], "unknown model 'griffin-huge'"),
     ],
 )

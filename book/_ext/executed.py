@@ -26,7 +26,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 from sphinx_external_toc.api import Document, FileItem, TocTree
 
-from hybret.errors import HybretError
+from hybret.errors import HybretError, printable
 from hybret.presets import RANDOM, RANDOM_MODELS
 from hybret.publishing import Published, published
 from hybret.runs import OVERRIDES, Project, Status, parameters, tags
@@ -89,7 +89,12 @@ def markdown(text: str) -> Any:
 
 def code(value: Any) -> str:
     """Return a value as inline code that may stand in a table."""
-    return "`" + str(value).replace("`", "'").replace("|", "\\|") + "`"
+    return "`" + (printable(value) or " ").replace("`", "'").replace("|", "\\|") + "`"
+
+
+def plain(value: Any) -> str:
+    """Return foreign text as MyST that shows it as it is: no tag, link, role or formula in it acts."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(value))
 
 
 def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -114,7 +119,7 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
         if cell.cell_type == "markdown":
             cell.source = prose.get(cell.id, cell.source)
         if cell.cell_type == "code":
-            cells.append(markdown(f'<a id="cell-{cell.id}" class="hb-cell"></a>'))
+            cells.append(markdown(f'<a id="cell-{re.sub(r"[^A-Za-z0-9_-]", "", cell.id)}" class="hb-cell"></a>'))
         cells.append(cell)
     nb.cells = under_title(cells, card)
     source[0] = nbformat.writes(nb)
@@ -176,7 +181,7 @@ def run_card(project: Project, nb: Any, status: Status) -> str:
     if status.state == "stale":
         lines += [
             ":::{warning}",
-            f"This run is out of date: {status.reason}. `make book` runs it again.",
+            f"This run is out of date: {plain(status.reason)}. `make book` runs it again.",
             ":::",
             "",
         ]
@@ -190,7 +195,8 @@ def run_card(project: Project, nb: Any, status: Status) -> str:
         ]
     return "\n".join([
         *lines,
-        f"::::{{dropdown}} Run of {meta.get('model')}, recipe {meta.get('recipe')}, {meta.get('seconds')} s",
+        f"::::{{dropdown}} Run of {plain(meta.get('model'))}, recipe {plain(meta.get('recipe'))}, "
+        f"{plain(meta.get('seconds'))} s",
         ":icon: beaker",
         ":class-container: hb-card",
         "",
@@ -198,8 +204,8 @@ def run_card(project: Project, nb: Any, status: Status) -> str:
         "|---|---|---|---|",
         *rows,
         "",
-        f"From {commit}{' with local changes' if meta.get('dirty') else ''}, on {meta.get('device')}, Python "
-        f"{', '.join(filter(None, [str(meta.get('python')), versions, moment(meta)]))}. {downloads}",
+        f"From {commit}{' with local changes' if meta.get('dirty') else ''}, on {plain(meta.get('device'))}, Python "
+        f"{plain(', '.join(filter(None, [str(meta.get('python')), versions, moment(meta)])))}. {downloads}",
         "::::",
     ])  # fmt: skip
 
@@ -269,7 +275,7 @@ class Runs(SphinxDirective):
         project: Project = self.env.app.hybret[0]  # type: ignore
         lines = ["| page | state | model | recipe | seconds | device | commit | began |", "|" + "---|" * 8]
         for docname, s in runs(self.env.app).items():
-            state = s.state + (f": {s.reason}" if s.reason else "")
+            state = s.state + (f": {plain(s.reason)}" if s.reason else "")
             if s.path and project.published in s.path.parents and s.state != "published":
                 state += ", published"
             m = s.meta
@@ -278,8 +284,8 @@ class Runs(SphinxDirective):
             shown = docname if s.state == "published" else FOLDER + run.notebook
             link = f"[](/{shown}.ipynb)" if shown in self.env.found_docs else code(shown)
             link += "" if run.notebook == run.name else f", part {code(run.name)}"
-            cells = [link, state, m.get("model"), m.get("recipe"), m.get("seconds"), m.get("device"), commit, moment(m)]
-            lines.append(f"| {' | '.join(str(c or '') for c in cells)} |")
+            facts = [plain(m.get(name) or "") for name in ("model", "recipe", "seconds", "device")]
+            lines.append(f"| {' | '.join([link, state, *facts, commit, plain(moment(m))])} |")
         box = nodes.container(classes=["hb-runs"])
         self.state.nested_parse(StringList(lines), 0, box)
         return [box]

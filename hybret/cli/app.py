@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..errors import HybretError
+from ..errors import HybretError, printable
 
 app = typer.Typer(
     help="In hybrid language models, which part does the retrieving? Run the experiments and build the book.",
@@ -58,7 +58,7 @@ def shown(text: object) -> str:
 
 def say(line: str) -> None:
     """Progress, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def numbers(name: str, text: str) -> int | list[int]:

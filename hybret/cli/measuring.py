@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -96,7 +95,7 @@ def verify(
     from ..verifying import FAIL, shown
     from ..verifying import verify as check
 
-    found = check(model, tokens, device, dtype, lambda name: print(name, file=sys.stderr, flush=True))
+    found = check(model, tokens, device, dtype, say)
     if as_json:
         print(found.to_json(orient="records"))
     else:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import HybretError
+from ..errors import HybretError, printable
 from .app import app, numbers, one_sentence
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def sweep(
     if limit is not None and limit < 1:
         raise HybretError(f"limit is {limit}; give at least 1 prompt")
     sizes = {"lengths": numbers("lengths", lengths), "depths": numbers("depths", depths)}
+    if k and len(set(k)) < len(k):
+        raise HybretError(f"--k {', '.join(map(str, k))} names a number of heads twice; give each one once")
     for heads in k or []:
         KeepHeads(heads, during=during)  # type: ignore[arg-type]  # checked by the value itself, before loading
     KeepHeads(0, during=during)  # type: ignore[arg-type]
@@ -104,7 +106,8 @@ def sweep(
         floor = [f"{found['floor']:.1%}"] if control else []
         table.add_row(name, f"{found['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", f"{found['exact']:.1%}",
                       str(found["n"]), *floor)  # fmt: skip
-    Console().print(f"{subject.name}, recipe {chosen.name}, template {template}, {subject.dtype} on {subject.device}")
+    head = f"{subject.name}, recipe {chosen.name}, template {template}, {subject.dtype} on {subject.device}"
+    Console().print(printable(head), markup=False)
     Console().print(table)
 
 

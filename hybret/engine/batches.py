@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from hybret import asked
 from hybret.engine import generation, prefixes
 from hybret.engine.acting import Actions, acts
 from hybret.engine.generation import State
@@ -52,8 +53,8 @@ class Budget:
     tokens: int
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.tokens < 1:
-            raise HybretError(f"a budget needs at least 1 row and 1 token, not {self.rows} and {self.tokens}")
+        asked.whole("rows of a budget", self.rows, 1)
+        asked.whole("tokens of a budget", self.tokens, 1)
 
     def half(self) -> Budget:
         return Budget(max(1, self.rows // 2), max(1, self.tokens // 2))

@@ -39,10 +39,11 @@ def device_of(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = "unknown"
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = torch.device("meta")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(found.type, 0)
+    if not isinstance(device, str) or (found.index or 0) >= there:
         raise HybretError(f"device {device!r} is not available here; choose auto, cpu or a CUDA device that exists")
     return device
 
@@ -55,7 +56,7 @@ def spread(device_map: str) -> list[str]:
     HybretError
         For another map, without a GPU, or without accelerate.
     """
-    if device_map not in MAPS:
+    if not isinstance(device_map, str) or device_map not in MAPS:
         raise HybretError(f"unknown device_map {device_map!r}; choose {' or '.join(MAPS)}, or name one device")
     if not torch.cuda.is_available():
         raise HybretError(f"device_map={device_map!r} spreads a model over GPUs, and there is none; leave it out")

@@ -116,6 +116,8 @@ def attach(
         If the intervention does not fit the model; at the end of the block, if the model ran and it never acted.
     """
     chosen = intervention if intervention is not None else Keep()
+    if not hasattr(model, "attention_layers"):
+        raise HybretError(f"model is {model!r}; give what hybret.load returns")
     validate(chosen, model.heads, model.attention_layers)
     trace = Trace(keep_weights=weights)
     on = Attached(model, chosen, find_recipe(recipe), trace)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator
 
-from hybret import tables
+from hybret import asked, tables
 from hybret.errors import HybretError
 from hybret.figures.by_k import accuracy_by_k, home, jrt_by_k
 from hybret.figures.forest import arms, departures
@@ -88,7 +88,8 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
     """
     rows, _ = split(rows)
     pair = ["prefill", "generation"]
-    rows = rows.assign(**{column: rows[column].str.capitalize() for column in pair})
+    asked.table(rows, pair)
+    rows = rows.assign(**{column: rows[column].astype(str).str.capitalize() for column in pair})
     down, across = ([name for name in MANIPULATIONS if name in set(rows[column])] for column in pair)
     if not down or not across:
         raise HybretError(f"no manipulations to draw; `prefill` must hold some of {', '.join(MANIPULATIONS)}")
@@ -134,6 +135,10 @@ def by_distance(rows: pd.DataFrame, window: int | None, by: str = "condition", b
         Width of a bin; without a window ten bins span the data.
     """
     rows, _ = split(rows)
+    asked.table(rows, ["distance", by], ("distance",), ("distance", by))
+    if window is not None:
+        asked.whole("window", window, 1)
+    asked.whole("bins_per_window", bins_per_window, 1)
     unit = window or 1
     step = 1 / bins_per_window if window else (rows["distance"].max() + 1) / 10
     edges = step * np.arange(int(rows["distance"].max() / unit / step) + 2)

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hybret import paper, tables
+from hybret import asked, paper, tables
+from hybret.errors import HybretError
 from hybret.figures.maps import draw_map, scores
 from hybret.figures.style import (  # fmt: skip
     COLOURS,
@@ -67,6 +68,14 @@ def _panel(axes: Axes, rows: pd.DataFrame, floor: pd.DataFrame, by: str, many: b
     percent_axis(axes)
 
 
+def _sparse(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Rows of `KeepHeads` conditions, with these columns."""
+    asked.table(rows, ["k", "needle", *columns], ("k",))
+    if not (kept := rows["k"].notna()).any():
+        raise HybretError("no rows that keep heads; run KeepHeads conditions")
+    return rows[kept]
+
+
 def _tipping(axes: Axes, heads: int) -> bool:
     """Mark where the paper's model with as many heads tips; say whether there is one."""
     like = paper.counterpart(heads)
@@ -77,7 +86,7 @@ def _tipping(axes: Axes, heads: int) -> bool:
 
 
 def _panels(rows: pd.DataFrame, floor_rows: pd.DataFrame | None, by: str, mark: Callable[[Axes, int], bool]) -> Figure:
-    rows, floor = split(rows[rows["k"].notna()], floor_rows)
+    rows, floor = split(_sparse(rows, by), floor_rows)
     models = list(dict.fromkeys(rows["model"]))
     figure = canvas(3.9 if len(models) == 1 else 3.6)
     grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
@@ -153,7 +162,7 @@ def home(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     palette
         As in `retrieval_maps`.
     """
-    rows, floor = split(rows[rows["k"].notna()])
+    rows, floor = split(_sparse(rows, "length", "depth", "in_window"))
     models = list(dict.fromkeys(rows["model"]))
     figure = canvas(3.6)
     axes = figure.subplot_mosaic([["curve", "all"], ["curve", "none"]], width_ratios=[1.7, 1])

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hybret import asked
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, GREY, INK, MARKERS, PALE, canvas, footnote, styled
 
@@ -42,8 +43,11 @@ def departures(table: pd.DataFrame, note: str) -> Figure:
     note
         Small print.
     """
+    asked.table(table, [])
     if table.empty:
         raise HybretError("no departures to draw; the table is empty")
+    numbers = ["difference", "low", "high"]
+    asked.table(table, ["field", "condition", *numbers], numbers, what="tables.departures")
     figure = canvas(1.0 + 0.3 * len(table))
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=1)
@@ -94,8 +98,11 @@ def arms(
     HybretError
         When the table is empty.
     """
+    asked.table(table, [])
     if table.empty:
         raise HybretError("no arms to draw; the table is empty")
+    numbers = ["accuracy", "low", "high"]
+    asked.table(table, ["arm", *numbers, *([series] if series else [])], numbers, what="tables.accuracy")
     names = list(dict.fromkeys(table["arm"]))
     kinds = list(dict.fromkeys(table[series])) if series else [""]
     figure = canvas(1.35 + len(names) * (0.14 + 0.13 * len(kinds)))

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from hybret import asked
 from hybret.claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, GREY, PALE, canvas, footnote, styled
@@ -36,6 +37,7 @@ def verdicts(table: pd.DataFrame, note: str = "") -> Figure:
     HybretError
         If there is no verdict to draw.
     """
+    asked.table(table, ["claim", "hypothesis", "label", "across", "model", "recipe", "verdict"], what="verdicts.of")
     if table.empty:
         raise HybretError("no verdicts to draw; the rows of no model were judged")
     columns = list(dict.fromkeys(zip(table["model"], table["recipe"], strict=True)))

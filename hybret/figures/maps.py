@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
+from hybret import asked
 from hybret.figures.style import (  # fmt: skip
     EDGE,
     GREY,
     INK,
+    NUMBERS,
     PALE,
     WIDTH,
     between,
@@ -106,6 +108,8 @@ def retrieval_maps(
         token can attend to from those where it has left the attention window.
     """
     rows = split(rows)[0].reset_index(drop=True)
+    known = ["length", "depth", "score"]
+    asked.table(rows, [*known, "in_window", *(by for by in (row_by, col_by) if by)], NUMBERS, known)
     bar = scores(palette)
     said = {by: rows[by].map(lambda value, by=by: words(by, value)) for by in (row_by, col_by) if by}
     down, across = (list(dict.fromkeys(said[by])) if by else [None] for by in (row_by, col_by))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hybret import tables
+from hybret import asked, tables
 from hybret.errors import HybretError
 from hybret.figures.style import (
     COLOURS,
@@ -91,6 +91,7 @@ def doses(rows: pd.DataFrame, dose: str, xlabel: str, by: str = "arm") -> Figure
         Column that makes the lines.
     """
     rows, _ = split(rows)
+    asked.table(rows, [dose, by], (dose,), (dose, by))
     figure = canvas(3.5)
     axes = figure.subplots()
     for i, value in enumerate(dict.fromkeys(rows[by])):

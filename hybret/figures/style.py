@@ -15,7 +15,8 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from hybret.errors import HybretError
+from hybret import asked
+from hybret.errors import HybretError, printable
 from hybret.presets import made_up
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ WIDTH = 7.0  # inches: the text width of a book page
 INK, GREY, PALE = "#222222", "#5A5A5A", "#D9D9D9"
 # Okabe and Ito's colours, told apart with every common colour blindness; yellow is left for the needle.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
+NUMBERS = ("k", "score", "exact", "length", "depth", "distance", "in_window")  # columns of a sweep
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NEEDLE = "#F0E442"
 MADE_UP = "random weights: nothing here is a result"  # in the small print of a figure that is marked so
@@ -72,9 +74,35 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with matplotlib.rc_context(_RC):
-            return function(*args, **kwargs)
+            shown: Any = [legible(value) for value in args]
+            named: Any = {name: legible(value) for name, value in kwargs.items()}
+            return function(*shown, **named)
 
     return wrapper
+
+
+def legible(value: Any) -> Any:
+    """An argument whose texts may stand in an SVG: control and bidi codes of model text become visible.
+
+    They are no XML, and would turn the text around them. A dollar stays a dollar, and begins no formula.
+    """
+    if isinstance(value, str):
+        if not value.isprintable():
+            value = "\n".join(" " * (len(line) - len(line.lstrip(" "))) + printable(line) for line in value.split("\n"))
+        return re.sub(r"(?<!\\)\$", r"\\$", value)
+    if isinstance(value, dict):
+        return {legible(key): legible(one) for key, one in value.items()}
+    if isinstance(value, list | tuple) and any(isinstance(one, str | dict) for one in value):
+        return type(value)(map(legible, value))
+    if not hasattr(value, "select_dtypes"):
+        return value
+    odd = {
+        name: column.map(lambda text: legible(text) if isinstance(text, str) else text)
+        for name, column in value.items()
+        if column.dtype == object or str(column.dtype).startswith("str")
+        if any(isinstance(text, str) and legible(text) != text for text in column.unique())
+    }
+    return value.assign(**odd) if odd else value
 
 
 def colormap(palette: str = "cividis") -> Colormap:
@@ -194,6 +222,8 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
     HybretError
         When no row has a needle: an empty plot would look like a result.
     """
+    plain = ["needle", "model", "score", "exact", "prompt"]
+    asked.table(rows, plain, NUMBERS, [name for name in plain if name != "score"])
     control = rows["needle"] == "none"
     if control.all():
         raise HybretError("no rows with a needle to draw; check the selection that was passed to the figure")

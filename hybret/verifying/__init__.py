@@ -17,12 +17,14 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from hybret.errors import HybretError
+from hybret import asked
+from hybret.errors import printable
 from hybret.families import KNOWN_DEFECTS
 from hybret.models import Model, load
 from hybret.verifying import checks
 from hybret.verifying.subjects import Bench
 
+MOST_TOKENS = 100_000
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """Of an error. In fp32 every defect that was met is far above it; half precision tells gross ones only."""
 PASS, FAIL, DEFECT = "pass", "fail", "known defect of transformers"
@@ -84,9 +86,9 @@ def verify(
     HybretError
         If the model cannot be loaded, or the prompt is too short.
     """
-    if tokens is not None and tokens < 12:
-        raise HybretError(f"a prompt of {tokens} tokens cannot be taken apart; give at least 12")
-    bench = Bench(load(model, device=device, dtype=dtype) if isinstance(model, str) else model, tokens)
+    if tokens is not None:
+        asked.whole("tokens", tokens, 12, MOST_TOKENS)
+    bench = Bench(model if isinstance(model, Model) else load(model, device=device, dtype=dtype), tokens)
     lines = []
     for name in CHECKS:
         say(name)
@@ -120,6 +122,8 @@ def shown(found: pd.DataFrame) -> Group:
         error = "-" if math.isnan(row["error"]) else f"{row['error']:.2g}"
         asked = f"{'over ' if row['check'] in EFFECTS else ''}{row['tolerance']:g}"
         table.add_row(row["check"], error, asked, f"[{colour[row['verdict']]}]{row['verdict']}[/]")
-    notes = [f"{row['check']}: {escape(row['note'])}" for row in found[found["note"] != ""].to_dict("records")]
-    head = f"{escape(first['model'])} ({first['family']}), transformers {first['transformers']}"
+    notes = [
+        f"{row['check']}: {escape(printable(row['note']))}" for row in found[found["note"] != ""].to_dict("records")
+    ]
+    head = f"{escape(printable(first['model']))} ({first['family']}), transformers {first['transformers']}"
     return Group(head, table, *notes, f"{failed or 'no'} check{'' if failed == 1 else 's'} failed")
