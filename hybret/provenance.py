@@ -76,7 +76,7 @@ def _hardware(model: Model) -> str:
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def texts(prompts: Iterable[Prompt]) -> dict[str, Any]:
+def texts_of(prompts: Iterable[Prompt]) -> dict[str, Any]:
     """12 hex digits of the SHA-256 of every haystack, and of every needle with its question."""
     found: dict[str, dict[str, str]] = {"haystacks": {}, "needles": {}}
     for p in prompts:

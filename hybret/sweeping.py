@@ -24,7 +24,7 @@ from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_
 from .models import Model
 from .niah import Prompt
 from .progress import bar as progress_bar
-from .provenance import facts, name_of, texts
+from .provenance import facts, name_of, texts_of
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 from .soundness import require_tokens
@@ -157,7 +157,7 @@ def sweep(
                 for label, condition in conditions.items()
             ]
         ).astype({"k": "Int64"})
-    rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **texts(prompts))
+    rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **texts_of(prompts))
     store.write_rows(rows)
     return rows
 
