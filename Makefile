@@ -36,13 +36,15 @@ $(READY): requirements.lock pyproject.toml
 	$(call step,set-up 3/3: hybret itself,$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .)
 	@touch $@
 
-lock: ## write requirements.lock again from pyproject.toml
+lock: ## write requirements.lock, and the same as an SBOM (CycloneDX), again from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)"
 	.venv-lock/bin/python -m pip install --quiet '.[book,dev,eval,gpu,ray]'
 	sed -n '/^#/p' requirements.lock > .venv-lock/lock
 	.venv-lock/bin/python -m pip freeze --all --exclude hybret --exclude pip | sed 's/+.*//' | grep '==' >> .venv-lock/lock
 	mv .venv-lock/lock requirements.lock
+	.venv-lock/bin/python -m pip install --quiet cyclonedx-bom
+	.venv-lock/bin/cyclonedx-py requirements requirements.lock --output-reproducible --of JSON -o requirements.sbom.json
 
 clean: ## forget runs and pages; keep .venv
 	rm -rf _build runs book/executed book/results

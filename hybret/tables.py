@@ -196,7 +196,7 @@ def model_table(models: Iterable[Any]) -> pd.DataFrame:
 
 
 def _checked(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    asked.table(rows, columns, ("score", "exact", "distance"))
+    asked.table(rows, columns, ("score", "exact", "distance"), ("prompt",))
     if rows.empty:
         raise HybretError("there are no rows to make a table of")
     if "score" in rows and rows["score"].isna().any():

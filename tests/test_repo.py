@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import tomllib
@@ -55,6 +56,12 @@ def test_the_lock_satisfies_every_requirement_of_the_project() -> None:
         version = LOCK.get(canonical(requirement.name))
         assert version is not None, f"{requirement.name} is not in requirements.lock: make lock"
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but {version} is locked"
+
+
+def test_the_sbom_lists_what_the_lock_pins() -> None:
+    bill = json.loads((REPO / "requirements.sbom.json").read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    assert {canonical(part["name"]): part["version"] for part in bill["components"]} == LOCK, "make lock"
 
 
 def test_torch_is_pinned_for_every_build_of_it() -> None:
