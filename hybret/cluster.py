@@ -19,10 +19,11 @@ from typing import Any
 import torch
 
 from . import asked
+from .anatomy import digest
 from .engine.batches import Budget, Key, Stages, Work, answered, state_room
 from .engine.placing import Elsewhere
 from .errors import HybretError
-from .models import Model, digest, load, named
+from .models import Model, load, named
 from .presets import RANDOM
 from .provenance import differences
 from .sources import organisms

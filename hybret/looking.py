@@ -19,7 +19,8 @@ from .engine import generation
 from .engine.scan import parallel_scans
 from .engine.tracing import Trace, implementation
 from .errors import HybretError
-from .interventions import Intervention, Keep, elementary, needs_question, no_question, validate
+from .fitting import needs_question, no_question, validate
+from .interventions import Intervention, Keep, elementary
 from .presets import RANDOM, RANDOM_MODELS
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe

@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import asked, niah
+from .anatomy import attention_layers
 from .bench.measuring import flops_per_token
 from .engine.batches import MOST_ROWS, MOST_TOKENS, room_of
 from .engine.generation import MAX_NEW_TOKENS
@@ -30,8 +31,9 @@ from .engine.sizing import GIB, cache_bytes, skeleton
 from .errors import HybretError, printable
 from .families import FAMILIES
 from .figures.timings import duration
-from .interventions import Intervention, Keep, KeepHeads, Only, PerPhase, effective, table1_conditions
-from .models import ORGANISM_LENGTHS, PAPER_LENGTHS, attention_layers
+from .fitting import effective
+from .interventions import Intervention, Keep, KeepHeads, Only, PerPhase, table1_conditions
+from .models import ORGANISM_LENGTHS, PAPER_LENGTHS
 from .presets import PAPER_MODELS, RANDOM, RANDOM_MODELS, head_counts
 from .recipe import CORRECTED
 from .sources import configuration, organisms

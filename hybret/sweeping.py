@@ -20,7 +20,8 @@ from .engine.acting import require
 from .engine.batches import Budget, Stages, acted_on, answered, budget_of, does, longest_prompt, plan
 from .engine.placing import Elsewhere
 from .errors import HybretError, printable
-from .interventions import Intervention, KeepHeads, PerPhase, elementary, needs_question, no_question, validate
+from .fitting import needs_question, no_question, validate
+from .interventions import Intervention, KeepHeads, PerPhase, elementary
 from .models import Model
 from .niah import Prompt
 from .progress import bar as progress_bar
@@ -35,7 +36,7 @@ HERE = Path(__file__).parent
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = [
     *sorted((HERE / "engine").glob("*.py")),
-    *(HERE / f"{name}.py" for name in ("interventions", "models", "presets")),
+    *(HERE / f"{name}.py" for name in ("anatomy", "fitting", "interventions", "models", "presets")),
 ]
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(b"".join(module.read_bytes() for module in ENGINE)).hexdigest()[:12]

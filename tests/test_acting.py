@@ -33,7 +33,8 @@ from hybret.engine.acting import settle
 from hybret.engine.attention import Frame
 from hybret.engine.likelihood import log_likelihoods
 from hybret.engine.tracing import implementation
-from hybret.interventions import PHASES, validate
+from hybret.fitting import validate
+from hybret.interventions import PHASES
 
 STEPS = 5
 # One for each way in which something acts, streamed and not, alone and after another.

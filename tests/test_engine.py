@@ -16,7 +16,7 @@ from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.streaming import attend
 from hybret.engine.tracing import implementation
-from hybret.interventions import effective
+from hybret.fitting import effective
 from hybret.sweeping import sweep
 
 ACTIONS = {

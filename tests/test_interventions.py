@@ -16,7 +16,7 @@ from hybret.engine import generation
 from hybret.engine.attention import Frame, attention, frame
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.tracing import implementation
-from hybret.interventions import validate
+from hybret.fitting import validate
 
 HEADS, KV_HEADS, DIM, WINDOW = 6, 2, 4, 7
 MODULE = SimpleNamespace(num_key_value_groups=HEADS // KV_HEADS, training=False, layer_idx=0, config=object())

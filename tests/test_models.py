@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, RecurrentGemmaConfig
 
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads, models, niah, sweep
-from hybret.models import CHECKPOINTS, Model, attention_layers, load, organisms
+from hybret.anatomy import attention_layers
+from hybret.models import CHECKPOINTS, Model, load, organisms
 from hybret.presets import paper_config
 
 ORGANISM = CHECKPOINTS / "griffin-tiny"

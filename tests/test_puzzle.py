@@ -10,7 +10,7 @@ from test_figures import cells, text
 import hybret as hb
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase, figures, niah, puzzle
 from hybret.engine.batches import does
-from hybret.interventions import validate
+from hybret.fitting import validate
 from hybret.sweeping import sweep
 
 WORDS = niah.PAPER_NEEDLE.sentence.split()

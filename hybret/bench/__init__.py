@@ -24,7 +24,8 @@ from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.tracing import implementation
 from hybret.errors import HybretError
-from hybret.interventions import Intervention, KeepHeads, effective, table1_conditions
+from hybret.fitting import effective
+from hybret.interventions import Intervention, KeepHeads, table1_conditions
 from hybret.models import Model
 from hybret.niah import Prompt
 from hybret.recipe import CORRECTED

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hybret.errors import HybretError
-from hybret.interventions import METRICS, PHASES, Binary, Intervention, KeepHeads, Mass, Omit, Only, Phase, effective
+from hybret.fitting import effective
+from hybret.interventions import METRICS, PHASES, Binary, Intervention, KeepHeads, Mass, Omit, Only, Phase
 from hybret.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from hybret.anatomy import attention_layers
 from hybret.engine.acting import READ, Did
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.manipulating import manipulate
 from hybret.engine.streaming import prefill as stream
 from hybret.errors import HybretError
-from hybret.interventions import Intervention, KeepHeads, Mass, Only, Phase, needs_question, no_question
-from hybret.models import attention_layers
+from hybret.fitting import needs_question, no_question
+from hybret.interventions import Intervention, KeepHeads, Mass, Only, Phase
 from hybret.recipe import Recipe
 
 NAME = "hybret"

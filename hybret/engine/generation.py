@@ -23,7 +23,8 @@ from hybret.engine.attention import Frame, Question, Spans, frame
 from hybret.engine.states import State, all_rows, map_cache, merge, recurrent, restore_recurrent, start
 from hybret.engine.tracing import Trace
 from hybret.errors import HybretError
-from hybret.interventions import Intervention, effective, elementary, needs_question, no_question
+from hybret.fitting import effective, needs_question, no_question
+from hybret.interventions import Intervention, elementary
 from hybret.models import Model
 from hybret.recipe import Recipe
 

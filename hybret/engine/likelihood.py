@@ -25,7 +25,8 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.states import map_cache, recurrent, restore_recurrent
 from hybret.engine.tracing import implementation
 from hybret.errors import HybretError
-from hybret.interventions import Intervention, Keep, KeepHeads, effective, validate
+from hybret.fitting import effective, validate
+from hybret.interventions import Intervention, Keep, KeepHeads
 from hybret.models import Model
 from hybret.recipe import Recipe
 

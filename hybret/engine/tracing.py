@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from hybret.engine import attention
 from hybret.engine.acting import acts, require_needle, settle
 from hybret.errors import HybretError
-from hybret.interventions import PHASES, Intervention, Keep, Phase, validate
+from hybret.fitting import validate
+from hybret.interventions import PHASES, Intervention, Keep, Phase
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 
