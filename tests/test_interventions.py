@@ -535,7 +535,9 @@ def test_the_two_recipes_are_what_text_and_code_say():
         assert len(recipe.engine_key) == 12
     assert list(hb.recipe.RECIPES) == ["PAPER", "CORRECTED"]
     for name in DECISIONS.keys() - {"rubric", "entropy_eps"}:
-        with pytest.raises(HybretError, match=f"{name} is 'other' in a recipe; choose {' or '.join(DECISIONS[name])}"):
+        with pytest.raises(
+            HybretError, match=f"unknown {name} of a recipe: 'other'; choose one of {', '.join(DECISIONS[name])}"
+        ):
             CORRECTED.replace(**{name: "other"})
     for eps in (-1e-12, 1, float("nan")):
         with pytest.raises(HybretError, match="entropy_eps is"):

@@ -112,7 +112,7 @@ def test_the_revision_reaches_every_file(monkeypatch, tiny):
         @staticmethod
         def from_pretrained(source, **options):
             asked.append(options)
-            return tiny.net
+            return tiny.net, {}
 
     class Tokenizer(Net):
         @staticmethod
@@ -157,6 +157,7 @@ def test_weights_for_a_gpu_pass_through_this_machines_memory(monkeypatch):
     """Without accelerate, which reads them straight onto the GPU."""
     monkeypatch.setattr(sources, "read_config", lambda name, *_: paper_config(name))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(sizing, "free_bytes", lambda device: (80 if device == "cuda" else 2) * GIB)
     monkeypatch.setattr(placing, "find_spec", lambda _: None)
     with pytest.raises(hb.HybretError, match="cpu has 2.0 GiB free; install accelerate, which reads weights straight"):
