@@ -11,6 +11,7 @@ _HOME = {
     "cluster": ["Ray"],
     "engine.tracing": ["Trace", "attach", "phase"],
     "errors": ["HybretError"],
+    "explorer.maps": ["explore"],
     "interventions": [
         "Binary",
         "Compose",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .engine import generation
     from .engine.tracing import Trace, attach, phase
     from .errors import HybretError
+    from .explorer.maps import explore
     from .interventions import (
         Binary,
         Compose,

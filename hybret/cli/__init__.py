@@ -1,6 +1,6 @@
 """The command `hybret`: a thin layer over the package."""
 
-from . import measuring, project, sweeps  # each adds its commands to the application
+from . import exploring, measuring, project, sweeps  # each adds its commands to the application
 from .app import app
 
-__all__ = ["app", "measuring", "project", "sweeps"]
+__all__ = ["app", "exploring", "measuring", "project", "sweeps"]
