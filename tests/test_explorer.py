@@ -233,11 +233,11 @@ def titles(page):
 
 def test_the_slider_moves_the_map_and_the_curve(view):
     page = view(toy())
-    assert titles(page) == ["A · k = 8", "B · k = 2", "B − A"]
+    assert titles(page) == ["A · toy · k = 8", "B · toy · k = 2", "B − A"]
     page.get_by_label("k of B").press("ArrowRight")
-    assert titles(page)[1] == "B · k = 4" and "30.0 %" in page.locator(".hb-maps-title").nth(1).text_content()
+    assert titles(page)[1] == "B · toy · k = 4" and "30.0 %" in page.locator(".hb-maps-title").nth(1).text_content()
     page.locator("circle[data-step]").last.click()
-    assert titles(page)[1] == "B · k = 8"
+    assert titles(page)[1] == "B · toy · k = 8"
     assert "0 points on average" in page.locator(".hb-maps-title").nth(2).text_content()
 
 
@@ -275,7 +275,7 @@ def test_play_runs_down_to_no_heads_and_stops(view):
     button = page.get_by_role("button", name="Play over k")
     button.click()
     page.get_by_role("button", name="Pause").wait_for()
-    page.get_by_text("B · k = 0").wait_for(timeout=20_000)
+    page.locator(".hb-maps-title", has_text="B · toy · k = 0").wait_for(timeout=20_000)
     button.wait_for()
 
 
@@ -283,7 +283,7 @@ def test_the_choices_follow_each_other(view):
     wide = toy(model="wide", lengths=(111, 222), weights="ffff")
     page = view(pd.concat([toy(), toy(recipe="PAPER", ks=(0, 8)), wide]))
     page.get_by_label("Recipe of B").select_option("PAPER")
-    assert titles(page)[1] in ("B · k = 0", "B · k = 8")
+    assert titles(page)[1] in ("B · toy · k = 0", "B · toy · k = 8")
     page.get_by_label("Model of B").select_option("wide")
     assert page.get_by_label("Recipe of B").is_disabled()
     assert page.locator(".hb-maps-empty:visible").text_content().startswith("A and B share no prompt")
@@ -293,7 +293,7 @@ def test_the_choices_follow_each_other(view):
 def test_two_explorers_on_one_page_do_not_touch(view):
     page = view(toy(), copies=2)
     page.get_by_label("k of B").nth(1).press("ArrowRight")
-    assert titles(page)[1] == "B · k = 2" and titles(page)[4] == "B · k = 4"
+    assert titles(page)[1] == "B · toy · k = 2" and titles(page)[4] == "B · toy · k = 4"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -335,3 +335,21 @@ def test_fifty_thousand_cells_are_quick(view):
     assert len(change) == 20
     # The aims are 1000 and 50 ms; a machine that tests run on may be busy with others.
     assert first[0] < 5000 and np.median(change) < 250
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_in_a_readers_way(view, scheme):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is not installed: pip install .[dev]"
+    )
+    page = view(toy(), color_scheme=scheme)
+    found = axe.Axe().run(page).response["violations"]
+    inside = [(v["id"], n["target"]) for v in found for n in v["nodes"] if v["impact"] in ("serious", "critical")]
+    assert not inside
+
+
+def test_paper_has_the_colours_of_the_day(view):
+    page = view(toy(), color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.wait_for_function("getComputedStyle(document.querySelector('.hb-maps')).color === 'rgb(34, 34, 34)'")
+    assert not page.locator(".hb-maps-controls").is_visible() and page.locator("canvas").nth(1).is_visible()

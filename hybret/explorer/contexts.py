@@ -42,16 +42,16 @@ def rebuilt(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
         model = load(str(name), device="cpu")
         for (template, seed), cells in part.groupby(["template", "haystack_seed"], sort=False):
             # Grids of one set of depths each: the rows of several sweeps may differ in theirs.
-            depths_of = cells.groupby("length")["depth"].agg(lambda depths: tuple(sorted(set(depths))))
-            for depths, lengths in depths_of.groupby(depths_of).groups.items():
+            groups: dict[tuple[float, ...], list[int]] = {}
+            for length, depths in cells.groupby("length")["depth"].unique().items():
+                groups.setdefault(tuple(sorted(map(float, depths))), []).append(int(str(length)))
+            for depths, lengths in groups.items():
                 wanted = set(cells.loc[cells["length"].isin(lengths), "prompt"])
                 for recipe in (CORRECTED, PAPER):  # they put needles in differently
                     if wanted <= set(found):
                         break
                     try:
-                        prompts = grid(
-                            model, [*map(int, lengths)], depths, str(template), seed=int(seed), recipe=recipe
-                        )
+                        prompts = grid(model, lengths, depths, str(template), seed=int(seed), recipe=recipe)
                     except HybretError:  # rows of another version's grid
                         break
                     found |= {key: text for key, text in given(prompts).items() if key in wanted}

@@ -165,7 +165,7 @@ export default {
       P.random = make("span", { class: "hb-maps-random", "aria-hidden": "true" }, "random weights");
       P.empty = make("p", { class: "hb-maps-empty" }, "A and B share no prompt length and depth, so there is no difference to show.");
       P.name = title;
-      maps.append(make("div", { class: "hb-maps-map" }, P.title, make("div", { class: "hb-maps-canvas" }, P.canvas, P.random), P.empty, ...(P.steps ? [P.steps] : [])));
+      maps.append(make("div", { class: "hb-maps-map" }, P.title, make("div", { class: "hb-maps-canvas" }, P.canvas, P.random, P.empty), ...(P.steps ? [P.steps] : [])));
       listen(side);
     }
     const legend = make("div", { class: "hb-maps-legend" });
@@ -413,7 +413,7 @@ export default {
     function titles() {
       for (const side of SIDES) {
         const step = S.steps[now[side]], P = parts[side];
-        P.title.replaceChildren(make("b", {}, `${side.toUpperCase()} · ${step.label}`), make("span", {}, `${S.series[step.series].model}: ${percent(step.accuracy)}, full needle ${percent(step.exact)}`));
+        P.title.replaceChildren(make("b", {}, `${side.toUpperCase()} · ${S.series[step.series].model} · ${step.label}`), make("span", {}, `accuracy ${percent(step.accuracy)}, full needle ${percent(step.exact)}`));
         P.canvas.setAttribute("aria-label", `${P.name}: ${S.series[step.series].model}, ${step.label}, accuracy ${percent(step.accuracy)}. Arrow keys move, Enter shows the cell.`);
       }
       const cells = parts.d.grid.cells.filter((cell) => !Number.isNaN(cell.score));
@@ -588,7 +588,7 @@ export default {
     draw();
     performance.measure("hybret-explorer:first", { start: began, end: performance.now() });
 
-    let width = root.clientWidth;
+    let width = 0; // the first report draws again: fonts and the page's own style may have come since
     const sized = new ResizeObserver(() => { if (root.clientWidth !== width) { width = root.clientWidth; drawMaps(); drawCurve(); } });
     sized.observe(root);
     const dark = matchMedia("(prefers-color-scheme: dark)"), print = matchMedia("print");

@@ -53,10 +53,10 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if not isinstance(rows, pd.DataFrame):
         raise HybretError(f"explore() takes the rows of a sweep, a DataFrame, not {type(rows).__name__}")
-    if missing := [column for column in NEEDED if column not in rows]:
-        raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of hybret.sweep or hybret.stored")
     if rows.empty:
         raise HybretError("there are no rows to explore; run a sweep first, or check the selection")
+    if missing := [column for column in NEEDED if column not in rows]:
+        raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of hybret.sweep or hybret.stored")
     rows = rows.assign(**{name: value for name, value in OPTIONAL.items() if name not in rows}).reset_index(drop=True)
     if rows["score"].isna().any():
         raise HybretError("some rows have no score; score them with hybret.scoring.rescore() first")
@@ -172,7 +172,7 @@ def _settings(rows: pd.DataFrame) -> pd.Series:
     """What the slider of a row's series runs over: k in one version, or the other conditions."""
     l2 = rows["intervention"].astype(str).str.contains("'l2'", regex=False)
     named = rows["during"].map(lambda during: words("during", during) if isinstance(during, str) else "heads kept")
-    named = "k heads kept: " + named.astype(str) + l2.map({True: ", by norm", False: ""})
+    named = "k, " + named.astype(str) + l2.map({True: ", by norm", False: ""})
     return named.where(rows["k"].notna(), OTHER)
 
 
