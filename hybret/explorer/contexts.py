@@ -51,7 +51,7 @@ def rebuilt(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
                     if wanted <= set(found):
                         break
                     try:
-                        prompts = grid(model, lengths, depths, str(template), seed=int(seed), recipe=recipe)
+                        prompts = grid(model, lengths, depths, str(template), seed=int(str(seed)), recipe=recipe)
                     except HybretError:  # rows of another version's grid
                         break
                     found |= {key: text for key, text in given(prompts).items() if key in wanted}

@@ -148,7 +148,7 @@ export default {
       P.slide = make("div", { class: "hb-maps-slide" }, P.slider, P.value);
       P.condition = make("select", { "aria-label": `Condition of ${side.toUpperCase()}` });
       P.condition.addEventListener("change", () => { stop(); show(side, stepsOf[seriesOf(side)][P.condition.selectedIndex]); });
-      P.list = make("label", { class: "hb-maps-field" }, make("span", {}, "Condition"), P.condition);
+      P.list = make("div", { class: "hb-maps-field" }, P.condition);
       P.steps = make("div", { class: "hb-maps-steps" }, P.slide, P.list);
       if (side === "b") {
         P.play = make("button", { type: "button", class: "hb-maps-play" }, "Play over k");
@@ -274,7 +274,7 @@ export default {
       P.empty.hidden = some;
       P.random.hidden = !(side === "d" ? SIDES : [side]).some((x) => S.series[seriesOf(x)].random);
       if (!some) return;
-      const width = Math.max(200, canvas.parentElement.clientWidth || 300);
+      const width = canvas.parentElement.clientWidth || 300;
       const height = Math.round(Math.min(0.8 * width, 340));
       const ratio = window.devicePixelRatio || 1;
       if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
@@ -413,7 +413,7 @@ export default {
     function titles() {
       for (const side of SIDES) {
         const step = S.steps[now[side]], P = parts[side];
-        P.title.replaceChildren(make("b", {}, `${side.toUpperCase()} · ${S.series[step.series].model} · ${step.label}`), make("span", {}, `accuracy ${percent(step.accuracy)}, full needle ${percent(step.exact)}`));
+        P.title.replaceChildren(make("b", {}, `${side.toUpperCase()} · ${S.series[step.series].model} · ${step.label}`), make("span", {}, `${percent(step.accuracy)}, full needle ${percent(step.exact)}`));
         P.canvas.setAttribute("aria-label", `${P.name}: ${S.series[step.series].model}, ${step.label}, accuracy ${percent(step.accuracy)}. Arrow keys move, Enter shows the cell.`);
       }
       const cells = parts.d.grid.cells.filter((cell) => !Number.isNaN(cell.score));

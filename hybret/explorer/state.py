@@ -23,8 +23,9 @@ from ..scoring import RUBRICS, score
 
 NEEDED = ("model", "recipe", "condition", "template", "needle", "length", "depth", "answer", "score", "exact", "prompt")
 OPTIONAL: dict[str, Any] = {
-    "weights": "", "intervention": None, "k": pd.NA, "during": None, "haystack": "", "haystack_seed": 0, "tokens": -1,
-    "distance": -1, "in_window": True, "rubric": "table2", "device": "", "dtype": "",
+    "weights": "", "intervention": None, "generation": None, "prefill": None, "k": pd.NA, "during": None,
+    "haystack": "", "haystack_seed": 0, "tokens": -1, "distance": -1, "in_window": True, "rubric": "table2",
+    "device": "", "dtype": "",
 }  # fmt: skip
 SERIES = ("model", "weights", "recipe", "template", "setting", "rubric")
 PLACE = (
@@ -107,7 +108,7 @@ def state_of(
     steps = [
         {
             "series": int(line.series),
-            "label": f"k = {int(line.k)}" if not pd.isna(line.k) else str(line.condition),
+            "label": f"k = {int(line.k)}" if not pd.isna(line.k) else _pair(line),
             "k": None if pd.isna(line.k) else int(line.k),
             "intervention": str(line.intervention) if line.intervention is not None else "",
             **{name: round(float(means.loc[i, name]), 4) for name in ("accuracy", "low", "high", "exact")},
@@ -174,6 +175,12 @@ def _settings(rows: pd.DataFrame) -> pd.Series:
     named = rows["during"].map(lambda during: words("during", during) if isinstance(during, str) else "heads kept")
     named = "k, " + named.astype(str) + l2.map({True: ", by norm", False: ""})
     return named.where(rows["k"].notna(), OTHER)
+
+
+def _pair(line: Any) -> str:
+    """What a condition does in each phase, as Table 1 says it; a row's own label may be that of another chapter."""
+    phases = [part for part in (line.generation, line.prefill) if isinstance(part, str)]
+    return "-".join(part[:1].upper() + part[1:] for part in phases) if len(phases) == 2 else str(line.condition)
 
 
 def _codes(rows: pd.DataFrame, columns: Iterable[str]) -> tuple[np.ndarray, pd.DataFrame]:
