@@ -14,6 +14,7 @@ _HOME = {
     "engine.tracing": ["Trace", "attach", "phase"],
     "errors": ["HybretError"],
     "explorer.heads": ["explore_heads"],
+    "explorer.maps": ["explore"],
     "interventions": [
         "Binary",
         "Compose",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .engine.tracing import Trace, attach, phase
     from .errors import HybretError
     from .explorer.heads import explore_heads
+    from .explorer.maps import explore
     from .interventions import (
         Binary,
         Compose,

@@ -90,3 +90,12 @@ def test_a_page_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HybretError, match="choose another file"):
         small().save(tmp_path / "file" / "page.html")
+
+
+def test_a_view_that_a_front_end_shows_is_live_too(monkeypatch):
+    pytest.importorskip("anywidget")
+    view = small()
+    monkeypatch.setattr("hybret.explorer.widget.attended", lambda: True)
+    bundle = view._repr_mimebundle_()
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == view.live.model_id
+    assert view.live.state == view.state and "hb-view" in bundle["text/html"]

@@ -1,0 +1,25 @@
+"""The command that shows a stored run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import app, one_sentence
+
+
+@app.command()
+@one_sentence
+def explore(
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, as `hybret sweep --out` wrote it, or one that holds several.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The page to write. Default: explorer.html in that folder.")] = None,
+) -> None:
+    """Write the retrieval maps of a stored run as one page that needs neither kernel nor network; print its path."""
+    from ..explorer.maps import explore as view
+    from ..explorer.maps import rows_of
+
+    print(view(rows_of(run)).save(out or run / "explorer.html"))
