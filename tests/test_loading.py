@@ -112,7 +112,7 @@ def test_the_revision_reaches_every_file(monkeypatch, tiny):
         @staticmethod
         def from_pretrained(source, **options):
             asked.append(options)
-            return tiny.net
+            return tiny.net, {}
 
     class Tokenizer(Net):
         @staticmethod
