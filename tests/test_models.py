@@ -246,7 +246,7 @@ def test_the_papers_models_have_their_size(name, billions, heads, layers, window
 def test_random_weights_are_for_names_that_have_a_configuration():
     with pytest.raises(HybretError, match="random weights are made for google/recurrentgemma-2b"):
         load("griffin-tiny", weights="random")
-    with pytest.raises(HybretError, match="unknown weights 'none'; choose checkpoint or random"):
+    with pytest.raises(HybretError, match="unknown weights 'none'; choose one of checkpoint, random"):
         load("griffin-tiny", weights="none")
     assert load("random-griffin", weights="random", seed=3).digest == "random000003"
 
