@@ -174,7 +174,9 @@ def named(names: str) -> list[str]:
     HybretError
         If the list is empty, names a model twice, or names one that `load` does not know.
     """
-    found = [name.strip() for name in asked.text("model", names).split(",") if name.strip()]
+    if not isinstance(names, str):
+        raise HybretError(f"model is {names!r}; give a text, several models separated by commas")
+    found = [name.strip() for name in names.split(",") if name.strip()]
     if not found or len(set(found)) < len(found):
         raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
     for name in found:
@@ -282,14 +284,14 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     if device_map:
         require_on_gpus(name, net)
-    require_vocabulary(name, net, tokenizer)
-    if not made_up:
-        require_finite(name, net)
     if not net._can_set_attn_implementation():
         raise HybretError(
             f"{name!r} ({config.model_type}) does not use transformers' attention interface, which hybret needs; "
             "choose a family that does, or a newer transformers"
         )
+    require_vocabulary(name, net, tokenizer)
+    if not made_up:
+        require_finite(name, net)
     return Model(
         name=name if tiny or not made_up else f"{RANDOM}{name}",
         net=net.eval() if device_map else net.eval().to(devices[0]),

@@ -93,7 +93,7 @@ def test_the_command_prints_one_json_object_or_a_table():
     [
         (["--what", "figure9"], "unknown benchmark 'figure9'"),
         (["--weights", "random"], "random weights are made for google/recurrentgemma-2b"),
-        (["--weights", "none"], "unknown weights 'none'; choose checkpoint or random"),
+        (["--weights", "none"], "unknown weights 'none'; choose one of checkpoint, random"),
         (["--stock-prompts", "0"], "at least one prompt"),
     ],
 )

@@ -236,7 +236,7 @@ def test_without_ray_the_remedy_is_said(tiny, tmp_path, monkeypatch):
     [
         (["--engine", "spark"], "unknown engine 'spark'; choose local or ray"),
         (["--workers", "2"], "are for --engine ray"),
-        (["--engine", "ray", "--workers", "0"], "workers is 0; give at least 1"),
+        (["--engine", "ray", "--workers", "0"], "workers must be at least 1"),
         (["--engine", "ray", "--gpus-per-worker", "1.5"], "gpus_per_worker is 1.5"),
         (["--rows-per-batch", "0"], "at least 1 row"),
     ],

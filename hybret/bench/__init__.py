@@ -106,7 +106,13 @@ def bench(
 def _warm(model: Model, prompts: Sequence[Prompt]) -> None:
     """One short and one long prompt: kernels are chosen and compiled before any clock starts."""
     ends = [min(prompts, key=lambda p: len(p.ids)), max(prompts, key=lambda p: len(p.ids))]
-    sweep(model, ends, {"k": KeepHeads(1), "omit": table1_conditions()["Omit-Omit"]}, max_new_tokens=3, progress=False)
+    sweep(
+        model,
+        list(dict.fromkeys(ends)),
+        {"k": KeepHeads(1), "omit": table1_conditions()["Omit-Omit"]},
+        max_new_tokens=3,
+        progress=False,
+    )
 
 
 def _sweep(

@@ -42,7 +42,8 @@ def device_of(device: str) -> str:
         found = torch.device(device)
     except (RuntimeError, TypeError):
         found = torch.device("meta")
-    there = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(found.type, 0)
+    gpus = max(1, torch.cuda.device_count()) if torch.cuda.is_available() else 0
+    there = {"cpu": 1, "cuda": gpus}.get(found.type, 0)
     if not isinstance(device, str) or (found.index or 0) >= there:
         raise HybretError(f"device {device!r} is not available here; choose auto, cpu or a CUDA device that exists")
     return device
