@@ -8,3 +8,9 @@ function unfoldTarget() {
 }
 addEventListener("hashchange", unfoldTarget);
 addEventListener("DOMContentLoaded", unfoldTarget);
+
+// What scrolls by itself can be reached by keyboard; and a list that is none in the eyes of a screen reader is not called one.
+addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll("div.output.text_html, table.table").forEach((box) => (box.tabIndex = 0));
+  document.querySelectorAll("div.citation-list").forEach((list) => list.removeAttribute("role"));
+});

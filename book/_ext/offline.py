@@ -1,4 +1,4 @@
-"""Formulas without a network: MathJax is copied out of an installed package into the built pages.
+"""Pages without a network: MathJax is copied out of an installed package, and nothing is for a server that is not used.
 
 The package's own extension copies all of its 30 MB. One file and TeX's optional macros are enough.
 """
@@ -34,6 +34,13 @@ def copy(app: Sphinx, error: Exception | None) -> None:
             shutil.copy2(source, target)
 
 
+def without_thebe(_: Sphinx, __: str, ___: str, context: dict[str, Any], ____: Any) -> None:
+    """Leave out the lines that name thebe's address: they stand twice on every page, which is an error in a browser."""
+    kept = [s for s in context["script_files"] if "THEBE_JS_URL" not in str(getattr(s, "attributes", {}).get("body"))]
+    context["script_files"] = kept
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", copy)
+    app.connect("html-page-context", without_thebe, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

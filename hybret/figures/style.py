@@ -100,7 +100,7 @@ def legible(value: Any) -> Any:
         name: column.map(lambda text: legible(text) if isinstance(text, str) else text)
         for name, column in value.items()
         if column.dtype == object or str(column.dtype).startswith("str")
-        if any(isinstance(text, str) and legible(text) != text for text in column.unique())
+        if any(legible(text) != text for text in {text for text in column if isinstance(text, str)})
     }
     return value.assign(**odd) if odd else value
 
