@@ -157,7 +157,9 @@ class Cutter:
         self.by_token = insertion == "token-id"
         # Every sentence end, as (tokens before it, characters before it).
         if self.by_token:
-            stops = set(tokenizer(".", add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
+            stops = set(tokenizer(".", add_special_tokens=False)["input_ids"]) - {
+                getattr(tokenizer, "unk_token_id", None)
+            }
             if not stops:
                 raise HybretError(
                     "this tokenizer has no token for '.', after which a recipe with insertion=\"token-id\" puts the "

@@ -356,7 +356,7 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path, monkeyp
 
 def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path):
     root = project(tmp_path / "p")
-    notebook(root / "notebooks" / "b.ipynb", "b", ("import time\ntime.sleep(60)", {}))
+    notebook(root / "notebooks" / "b.ipynb", "b", ("import time\ntime.sleep(600)", {}))
     words = [sys.executable, *MAIN, "book", "--only", "b", "--only", "d"]
     main = subprocess.Popen(words, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     until = time.time() + 90

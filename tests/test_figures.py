@@ -19,6 +19,7 @@ from hybret.puzzle import PARTS
 ELSEWHERE = (
     "benchmarks",
     "duration",
+    "glue",
     "measured",
     "save",
     "subtasks",

@@ -34,12 +34,15 @@ class Record:
     ----------
     kept : dict of str to list of Tensor
         By layer, for each forward pass: bool ``(queries,)``, whether any head's output went on.
+    keep_weights, bins
+        What is asked of the function: weights, and not in bins.
     wrong : int
         Keys that a query saw and should not have, or the reverse: of the last query and the middle one of every pass.
     """
 
     window: int | None
     keep_weights: bool = True
+    bins: Tensor | None = None
     kept: dict[str, list[Tensor]] = field(default_factory=dict)
     wrong: int = 0
 
