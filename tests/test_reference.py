@@ -275,7 +275,7 @@ def prompt(draw):
     return n, spans, (asked, draw(st.integers(asked, n)))
 
 
-@examples(25)
+@examples(15)
 @given(
     st.sampled_from(["griffin", "jamba"]),
     st.lists(prompt(), min_size=1, max_size=3, unique_by=lambda p: p[0]),
