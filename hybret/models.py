@@ -282,6 +282,7 @@ def load(
             net, info = loaded
             require_whole(name, info)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+        tokenizer("a")  # settings that break the first text are met here, and not in a sweep
     if device_map:
         require_on_gpus(name, net)
     if not net._can_set_attn_implementation():

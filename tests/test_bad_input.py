@@ -381,6 +381,10 @@ LOADS = {
     "config.json nested": (checkpoint(files={"config.json": b"[" * 100_000}), "cannot read the configuration"),
     "no tokenizer": (checkpoint(without=["tokenizer.json"]), "cannot load"),
     "tokenizer without parts": (checkpoint(files={"tokenizer.json": b"{}"}), "damaged or contradict each other"),
+    "tokenizer of a length in words": (
+        checkpoint(files={"tokenizer_config.json": lambda b: json.dumps(json.loads(b) | {"model_max_length": ""}).encode()}),
+        "damaged or contradict each other (TypeError",
+    ),
     "tokenizer binary": (checkpoint(files={"tokenizer.json": b"\xff\xfe"}), "cannot load"),
 }  # fmt: skip
 
@@ -578,6 +582,11 @@ def test_an_error_is_one_line_whatever_it_quotes():
     assert said.startswith("a b\\x1b[31m\\u202e\\x00yy") and said.endswith("choose another")
     assert said.isprintable() and len(said) < LONGEST + 10
     assert str(HybretError(said)) == said or len(said) > LONGEST
+
+
+def test_a_column_that_only_labels_may_hold_anything(world):
+    odd = world.rows.assign(intervention=[NAN] * len(world.rows))
+    assert not verdicts.of(odd).empty and len(tipping.heads_kept(odd)) == len(world.rows)
 
 
 def test_every_case_has_its_own_sentence():
