@@ -30,7 +30,7 @@ _HOME = {
     ],
     "looking": ["Look", "look"],
     "models": ["Model", "load"],
-    "niah": ["PAPER_NEEDLE", "Needle", "Prompt"],
+    "prompts": ["PAPER_NEEDLE", "Needle", "Prompt"],
     "planning": ["plan"],
     "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
     "sweeping": ["run_folder", "stored", "sweep"],
@@ -71,8 +71,8 @@ if TYPE_CHECKING:
     )
     from .looking import Look, look
     from .models import Model, load
-    from .niah import PAPER_NEEDLE, Needle, Prompt
     from .planning import plan
+    from .prompts import PAPER_NEEDLE, Needle, Prompt
     from .recipe import CORRECTED, PAPER, RECIPES, Recipe
     from .sweeping import run_folder, stored, sweep
     from .verifying import verify

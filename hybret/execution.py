@@ -17,6 +17,7 @@ from typing import Any
 
 import nbformat
 
+from .commits import commit
 from .runs import Project, Run, parameters
 
 # This environment's kernel and not the user's; no progress bars among a page's results; and memory that glibc would
@@ -35,16 +36,13 @@ LIBRARIES = ("hybret", "torch", "transformers", "lm_eval")
 def provenance(root: Path) -> dict[str, Any]:
     """Return commit, whether tracked files differ from it, the versions of Python and libraries, and device."""
 
-    def call(*command: str) -> str:
-        try:
-            return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-
-    gpus = call("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+    try:
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpus = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        gpus = []
     return {
-        "commit": os.environ.get("HYBRET_COMMIT") or call("git", "rev-parse", "HEAD"),
-        "dirty": bool(call("git", "status", "--porcelain", "--untracked-files=no")),
+        **commit(root),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES if find_spec(name)},
         "device": ", ".join(gpus) or f"CPU ({platform.machine()})",

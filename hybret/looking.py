@@ -27,7 +27,7 @@ from .recipe import recipe as find_recipe
 
 if TYPE_CHECKING:
     from .models import Model
-    from .niah import Prompt
+    from .prompts import Prompt
 
 PARTS = ("needle", "question", "first", "answer", "context")
 """What a position belongs to: the needle; the question; the prompt's first token (BOS); the template's ending and the

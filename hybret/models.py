@@ -25,7 +25,7 @@ from .sources import CHECKPOINTS as CHECKPOINTS
 from .sources import configuration, organisms, said, source_of, tokenizer_folder
 
 if TYPE_CHECKING:
-    from .niah import Prompt
+    from .prompts import Prompt
 
 # Before 5.13 RecurrentGemma is non-causal past its window when a cache is used (measured).
 OLDEST_TRANSFORMERS = "5.13.1"

@@ -1,16 +1,16 @@
-"""Needle-in-a-haystack prompts: needles, templates, and the grid with real needle spans.
+"""The needle-in-a-haystack grid: templates, labels, and prompts with real needle spans.
 
 A prompt of the grid (paper, Appendix B) is a haystack trimmed to the length label, less a buffer and the
 needle's own tokens, with the needle put in at a depth: 0 per cent is the START of the context, 100 per cent
 its end. (The caption of the paper's Figure 4 counts the other way; the authors' code counts as here.) How the
-needle finds the end of a sentence is `Recipe.insertion`; the haystacks are in `hybret.haystack`.
+needle finds the end of a sentence is `Recipe.insertion`; the haystacks are in `hybret.haystack`, and what a needle
+and a prompt are in `hybret.prompts`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,103 +18,18 @@ import numpy as np
 
 from . import asked
 from .errors import HybretError
-from .haystack import Cutter, Haystack, load_haystack, sha256
+from .haystack import Cutter, Haystack, load_haystack
+from .prompts import CONTROL, PAPER_NEEDLE, Needle, Prompt, prompt_key
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 
-__all__ = ["PAPER_NEEDLE", "TEMPLATES", "Haystack", "Needle", "Prompt", "grid", "labels", "load_haystack"]
+__all__ = ["PAPER_NEEDLE", "TEMPLATES", "Haystack", "Needle", "Prompt", "grid", "labels", "load_haystack", "prompt_key"]
 
 TEMPLATES = ("base", "instruct", "jrt")
-CONTROL = "none"  # what a prompt without a needle calls it
 PAPER_LENGTHS = (250, 4096)  # first and last length label, tokens
 MOST_LABELS = 10_000
 MOST_TOKENS = 1_000_000  # of a length label: more than any model reads, and a haystack takes time to write
 PAPER_BUFFER = 200  # tokens that a label reserves for template, question and answer
-
-
-@dataclass(frozen=True)
-class Needle:
-    """A sentence to hide, the question that asks for it, and the phrases that earn partial credit.
-
-    `keywords` serve the generic rubric of `hybret.scoring.score`; the paper's needle has Table 2 instead.
-    """
-
-    name: str
-    sentence: str
-    question: str
-    keywords: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for field in ("name", "sentence", "question"):
-            asked.text(f"the {field} of a needle", getattr(self, field))
-        if not isinstance(self.keywords, tuple):
-            raise HybretError(f"the keywords of a needle are {self.keywords!r}; give a tuple of texts")
-        for word in self.keywords:
-            asked.text("a keyword of a needle", word)
-
-    @property
-    def insertion(self) -> str:
-        """What goes into the haystack: the sentence on a line of its own, as in the authors' code."""
-        return f"\n{self.sentence}\n"
-
-
-PAPER_NEEDLE = Needle(
-    name="paper",
-    sentence=("The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."),
-    question="What is the best thing to do in San Francisco?",
-    keywords=("eat a sandwich", "sit in Dolores Park", "sunny day"),
-)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One cell of the grid, ready for a model.
-
-    Attributes
-    ----------
-    text, ids : the prompt, and its token ids, with BOS once if the tokenizer writes one. ``len(ids)`` is the
-        real length; `length` is the label.
-    needle_spans : half-open token ranges of the needle's sentence in `ids`; its final full stop is included,
-        the newlines around it are not (unless one token holds both). Two for JRT, none without a needle.
-    length : label of the length, tokens. A JRT prompt keeps the label of its context read once.
-    depth : label of the depth, per cent, 0 = start of context; NaN without a needle.
-    needle, reference, question, keywords : the needle's name (``"none"`` in a control); what to score
-        against.
-    key : first 12 hex digits of the SHA-256 of `ids`. Cells whose insertion fell back to one place share it.
-    position : where the needle really is, as a fraction of the haystack's tokens; NaN without a needle.
-    question_span : half-open token range of ``QUESTION: ...`` in `ids`, its last copy in JRT; what follows is the
-        template's ending. None where it is not known.
-    given : the beginning of the answer, where the prompt ends with one (`hybret.puzzle.begun`); it counts as answered.
-    haystack_sha256 : of the whole haystack's text, in hex digits; empty where it is not known.
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    needle_spans: tuple[tuple[int, int], ...]
-    length: int
-    depth: float
-    template: str
-    haystack: str
-    haystack_seed: int
-    needle: str
-    reference: str
-    question: str
-    key: str
-    keywords: tuple[str, ...] = ()
-    position: float = math.nan
-    question_span: tuple[int, int] | None = None
-    given: str = ""
-    haystack_sha256: str = ""
-
-    @property
-    def control(self) -> bool:
-        """Whether the needle was left out on purpose."""
-        return self.needle == "none"
-
-    @property
-    def target(self) -> Needle:
-        """The needle to score the answer against, also when the prompt leaves it out."""
-        return Needle(self.needle, self.reference, self.question, self.keywords)
 
 
 def labels(first: float, last: float, n: int) -> list[int]:
@@ -220,11 +135,6 @@ def grid(
         )
         prompts.append(prompt)
     return prompts
-
-
-def prompt_key(ids: Sequence[int]) -> str:
-    """What tells prompts apart: 12 hex digits of a hash of their tokens."""
-    return sha256(np.asarray(ids, "<i8").tobytes())[:12]
 
 
 def _body(context: str, question: str, template: str, chat: bool) -> str:

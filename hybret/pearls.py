@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from .niah import PAPER_NEEDLE
+from .prompts import PAPER_NEEDLE
 from .scoring import normalise
 
 WORDS = 5  # fewest words of a pearl

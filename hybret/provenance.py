@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import subprocess
 from collections.abc import Iterable, Mapping
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ from typing import Any
 import torch
 
 from . import __version__
+from .commits import commit
 from .engine.placing import Elsewhere
 from .models import Model
-from .niah import Prompt
+from .prompts import Prompt
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
@@ -48,25 +47,6 @@ def facts(model: Model) -> dict[str, Any]:
         "matmul_precision": torch.get_float32_matmul_precision(),
         # Of a model of the hub: the commit that its name stood for when it was loaded.
         "revision": getattr(model.net.config, "_commit_hash", None),
-    }
-
-
-@cache
-def commit(folder: Path) -> dict[str, Any]:
-    """The git commit of a folder, and whether its tracked files differ from it; None and False without git."""
-
-    def git(*words: str) -> str:
-        try:
-            found = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-        return found.stdout.strip()
-
-    if not git("ls-files", "--", "."):  # a package installed below somebody else's repository
-        return {"commit": None, "dirty": False}
-    return {
-        "commit": git("rev-parse", "HEAD") or None,
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ".")),
     }
 
 

@@ -19,7 +19,7 @@ from .engine.tracing import Trace, implementation
 from .errors import HybretError
 from .interventions import Binary, Intervention, Keep, Mass, Null, Omit, Only
 from .models import Model
-from .niah import Prompt, prompt_key
+from .prompts import Prompt, prompt_key
 from .recipe import CORRECTED
 from .scoring import normalise
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from . import asked
 from .errors import HybretError
-from .niah import PAPER_NEEDLE, Needle
+from .prompts import PAPER_NEEDLE, Needle
 
 
 @dataclass(frozen=True)

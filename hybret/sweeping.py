@@ -23,8 +23,8 @@ from .errors import HybretError, printable
 from .fitting import needs_question, no_question, validate
 from .interventions import Intervention, KeepHeads, PerPhase, elementary
 from .models import Model
-from .niah import Prompt
 from .progress import bar as progress_bar
+from .prompts import Prompt
 from .provenance import facts, name_of, texts_of
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe

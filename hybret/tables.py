@@ -18,9 +18,9 @@ from . import asked
 from .errors import HybretError
 from .intervals import grouped_means
 from .paper import ModelSpec
+from .prompts import CONTROL
 from .scoring import RUBRICS
 
-CONTROL = "none"  # value of the column `needle` in control rows
 CELL = ("template", "haystack", "haystack_seed", "needle", "length", "depth")  # one cell of a grid, in any recipe
 # Columns that say where the needle is, and so mean nothing in a control row.
 PLACE = ("depth", "distance", "in_window", "needle_start", "needle_end", "needle", "tokens")

@@ -30,7 +30,7 @@ from hybret import (
 )
 from hybret.engine import attention, batches, generation, streaming
 from hybret.engine.acting import settle
-from hybret.engine.attention import Frame
+from hybret.engine.frame import Frame
 from hybret.engine.likelihood import log_likelihoods
 from hybret.engine.tracing import implementation
 from hybret.fitting import validate

@@ -10,9 +10,9 @@ import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase, niah
 from hybret.bench.stock import answer
 from hybret.engine import generation, prefixes
-from hybret.engine.attention import Frame, frame
 from hybret.engine.batches import Budget, Stages, does
 from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.frame import Frame, frame
 from hybret.engine.scan import parallel_scans
 from hybret.engine.streaming import attend
 from hybret.engine.tracing import implementation

@@ -13,7 +13,7 @@ from conftest import random_ids
 
 import hybret as hb
 from hybret.looking import PARTS
-from hybret.niah import Prompt, prompt_key
+from hybret.prompts import Prompt, prompt_key
 
 NEEDLE, QUESTION = (9, 16), (58, 66)
 

@@ -13,8 +13,9 @@ from conftest import random_ids
 import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Compose, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine import generation
-from hybret.engine.attention import Frame, attention, frame
+from hybret.engine.attention import attention
 from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.frame import Frame, frame
 from hybret.engine.tracing import implementation
 from hybret.fitting import validate
 

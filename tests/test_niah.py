@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from hybret import niah
 from hybret.errors import HybretError
-from hybret.niah import PAPER_NEEDLE, Needle, grid
+from hybret.niah import grid
+from hybret.prompts import PAPER_NEEDLE, Needle
 from hybret.recipe import CORRECTED, PAPER
 
 ESSAYS = Path(__file__).parents[1].parent / "shared" / "niah" / "essays"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hybret.niah import PAPER_NEEDLE
 from hybret.pearls import pearls
+from hybret.prompts import PAPER_NEEDLE
 
 TEXTS = {"a": "It rained all day; the harbour was empty, and nobody came.", "b": "A second text."}
 

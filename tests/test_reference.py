@@ -31,8 +31,8 @@ from hybret import (
     scoring,
 )
 from hybret.engine import attention, generation
-from hybret.engine.attention import Frame, frame
 from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.frame import Frame, declared_frame, frame
 from hybret.engine.scan import parallel_scans
 from hybret.engine.states import start
 from hybret.engine.tracing import implementation
@@ -57,7 +57,7 @@ def listening(net):
     def spy(module, query, key, value, mask, scaling, **options):
         tensors = [x.double().numpy().copy() for x in (query, key, value)]
         output, weights = attention.attention(module, query, key, value, mask, scaling, **options)
-        now = attention._FRAME.get()
+        now = declared_frame()
         # Of rows that share the layers below, only one is handed on; the others are in the frame.
         whole = now.outputs if now.streams else output
         heard.append(

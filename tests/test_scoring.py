@@ -7,7 +7,7 @@ import pytest
 
 from hybret import paper
 from hybret.errors import HybretError
-from hybret.niah import PAPER_NEEDLE, Needle
+from hybret.prompts import PAPER_NEEDLE, Needle
 from hybret.scoring import RUBRICS, normalise, rescore, score
 
 FULL = PAPER_NEEDLE.sentence

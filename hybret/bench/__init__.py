@@ -27,7 +27,7 @@ from hybret.errors import HybretError
 from hybret.fitting import effective
 from hybret.interventions import Intervention, KeepHeads, table1_conditions
 from hybret.models import Model
-from hybret.niah import Prompt
+from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
 from hybret.sweeping import sweep
 

@@ -19,6 +19,7 @@ from transformers.models.jamba.modeling_jamba import JambaAttention
 
 from hybret.bench.measuring import GIB, machine_of
 from hybret.engine import attention
+from hybret.engine.frame import Frame, frame
 from hybret.errors import HybretError
 from hybret.interventions import KeepHeads
 from hybret.presets import PAPER_MODELS, paper_config
@@ -111,9 +112,9 @@ def _run(layer: Any, hidden: Tensor, path: str, kept: int) -> None:
         return
     layer.config._attn_implementation = attention.NAME
     last = torch.tensor([length - 1], device=hidden.device)
-    now = attention.Frame("prefill", [(KeepHeads(kept),)], [()], last, CORRECTED, streaming=path == "sparsified")
+    now = Frame("prefill", [(KeepHeads(kept),)], [()], last, CORRECTED, streaming=path == "sparsified")
     mask = None
-    with torch.inference_mode(), attention.frame(now):
+    with torch.inference_mode(), frame(now):
         if path == "eager":
             mask = torch.full((length, length), torch.finfo(hidden.dtype).min, device=hidden.device, dtype=hidden.dtype)
             mask = mask.triu_(1)[None, None]

@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from hybret.interventions import Binary, Intervention, KeepHeads, Mass, Null, Omit, Only
 from hybret.models import Model
-from hybret.niah import Prompt
+from hybret.prompts import Prompt
 
 NAME = "hybret-stock"
 

@@ -57,6 +57,7 @@ def sweep(
     from ..engine.batches import Budget, budget_of, longest_prompt
     from ..interventions import KeepHeads
     from ..models import load
+    from ..prompts import CONTROL
     from ..recipe import recipe as find_recipe
     from ..sweeping import sweep as run
     from ..tables import accuracy
@@ -92,9 +93,9 @@ def sweep(
         prompts += niah.grid(subject, needle=None, **options)
     shown = sys.stderr.isatty()
     rows = run(subject, prompts, conditions, chosen, out, budget=budget, progress=shown, engine=cluster or "local")
-    summary = _summary(accuracy(rows[rows.needle != "none"], by=["condition"], seed=seed), conditions)
+    summary = _summary(accuracy(rows[rows.needle != CONTROL], by=["condition"], seed=seed), conditions)
     if control:
-        floors = _summary(accuracy(rows[rows.needle == "none"], by=["condition"], seed=seed), conditions)
+        floors = _summary(accuracy(rows[rows.needle == CONTROL], by=["condition"], seed=seed), conditions)
         for name, found in summary.items():
             found["floor"] = floors[name]["accuracy"]
     if as_json:

@@ -12,7 +12,7 @@ from hybret.interventions import METRICS, PHASES, Binary, Intervention, KeepHead
 from hybret.recipe import Recipe
 
 if TYPE_CHECKING:
-    from hybret.engine.attention import Frame
+    from hybret.engine.frame import Frame
     from hybret.models import Model
 
 Actions = tuple[Intervention, ...]

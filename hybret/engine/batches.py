@@ -21,7 +21,7 @@ from hybret.engine.tracing import implementation
 from hybret.errors import HybretError
 from hybret.interventions import PHASES, Binary, Intervention
 from hybret.models import Model
-from hybret.niah import Prompt
+from hybret.prompts import Prompt
 from hybret.recipe import Recipe
 
 MOST_ROWS = {"cpu": 640, "cuda": 1024}

@@ -19,7 +19,7 @@ import transformers
 from torch import Tensor
 
 from hybret.engine.acting import settle
-from hybret.engine.attention import Frame, Question, Spans, frame
+from hybret.engine.frame import Frame, Question, Spans, frame
 from hybret.engine.states import State, all_rows, map_cache, merge, recurrent, restore_recurrent, start
 from hybret.engine.tracing import Trace
 from hybret.errors import HybretError

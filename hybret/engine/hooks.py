@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hybret.engine import generation
-from hybret.engine.attention import Frame
+from hybret.engine.frame import Frame
 from hybret.errors import HybretError
 from hybret.models import Model
 

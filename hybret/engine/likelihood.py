@@ -17,8 +17,8 @@ from torch import Tensor
 
 from hybret.engine import generation
 from hybret.engine.acting import settle
-from hybret.engine.attention import Frame, frame
 from hybret.engine.batches import Budget, budget_of
+from hybret.engine.frame import Frame, frame
 from hybret.engine.generation import Actions, State
 from hybret.engine.hooks import only_at, widening, witness
 from hybret.engine.scan import parallel_scans

@@ -16,7 +16,7 @@ from typing import Any
 from hybret.engine import generation
 from hybret.engine.generation import Actions, State
 from hybret.models import Model
-from hybret.niah import Prompt
+from hybret.prompts import Prompt
 from hybret.recipe import Recipe
 
 GRAIN = {"cpu": 8, "cuda": 128}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hybret.engine import attention
 from hybret.engine.acting import acts, require_needle, settle
+from hybret.engine.frame import Frame, Spans, frame, guarded
 from hybret.errors import HybretError
 from hybret.fitting import validate
 from hybret.interventions import PHASES, Intervention, Keep, Phase
@@ -124,7 +125,7 @@ def attach(
     on = Attached(model, chosen, find_recipe(recipe), trace)
     token = _ATTACHED.set(on)
     try:
-        with implementation(model.net), attention.guarded(model.net.config):
+        with implementation(model.net), guarded(model.net.config):
             yield trace
     finally:
         _ATTACHED.reset(token)
@@ -143,7 +144,7 @@ def attached(net: nn.Module) -> Attached | None:
 
 
 @contextmanager
-def phase(name: Phase, last: Sequence[int], spans: Sequence[attention.Spans] = ()) -> Iterator[None]:
+def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iterator[None]:
     """Declare the phase of direct forward passes inside an `attach` block.
 
     Parameters
@@ -170,7 +171,7 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[attention.Spans] = (
     spans = list(spans) or [()] * len(last)
     for row, needles, end in zip(rows, spans, last, strict=True):
         require_needle(row, needles, end + 1)
-    declared = attention.Frame(
+    declared = Frame(
         name,
         rows,
         spans,
@@ -178,7 +179,7 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[attention.Spans] = (
         current.recipe,
         current.trace if len(last) == 1 else None,
     )
-    with attention.frame(declared):
+    with frame(declared):
         yield
     if declared.acted:
         settle(declared, model, passes=None)

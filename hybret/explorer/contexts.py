@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..errors import HybretError
-from ..niah import PAPER_NEEDLE, Prompt, grid
+from ..niah import grid
+from ..prompts import PAPER_NEEDLE, Prompt
 from ..recipe import CORRECTED, PAPER
 from ..sources import organisms
 

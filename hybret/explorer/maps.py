@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import HybretError
-from ..niah import Needle, Prompt
+from ..prompts import Needle, Prompt
 from . import contexts
 from .state import checked, state_of
 from .widget import Widget

@@ -17,8 +17,8 @@ import pandas as pd
 from .. import tables, tipping
 from ..errors import HybretError
 from ..figures.style import MADE_UP, colormap, words
-from ..niah import PAPER_NEEDLE, Needle
 from ..presets import made_up
+from ..prompts import PAPER_NEEDLE, Needle
 from ..scoring import RUBRICS, score
 
 NEEDED = ("model", "recipe", "condition", "template", "needle", "length", "depth", "answer", "score", "exact", "prompt")

@@ -18,6 +18,7 @@ from matplotlib.patches import FancyBboxPatch
 from hybret import asked
 from hybret.errors import HybretError, printable
 from hybret.presets import made_up
+from hybret.prompts import CONTROL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,7 +225,7 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
     """
     plain = ["needle", "model", "score", "exact", "prompt"]
     asked.table(rows, plain, NUMBERS, [name for name in plain if name != "score"])
-    control = rows["needle"] == "none"
+    control = rows["needle"] == CONTROL
     if control.all():
         raise HybretError("no rows with a needle to draw; check the selection that was passed to the figure")
     return rows[~control], rows[control] if floor_rows is None else floor_rows

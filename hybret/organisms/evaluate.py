@@ -25,8 +25,9 @@ from hybret.errors import HybretError
 from hybret.haystack import load_haystack
 from hybret.interventions import Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.niah import PAPER_NEEDLE, Needle, Prompt, grid
+from hybret.niah import grid
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, Fact, random_words_fact
+from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED
 from hybret.scoring import normalise
 from hybret.sweeping import sweep

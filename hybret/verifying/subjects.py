@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from hybret.engine.attention import Frame, frame
+from hybret.engine.frame import Frame, frame
 from hybret.engine.generation import decode, prefill
 from hybret.engine.scan import parallel_scans
 from hybret.engine.states import State, restore_recurrent, start
@@ -28,7 +28,7 @@ STEPS = 6
 
 @dataclass
 class Record:
-    """What the attention function reports of one run (`hybret.engine.attention.Recorder`), reduced at once.
+    """What the attention function reports of one run (`hybret.engine.frame.Recorder`), reduced at once.
 
     Attributes
     ----------
