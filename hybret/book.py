@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from . import publishing
 from .errors import HybretError, printable
 from .execution import execute
 from .runs import OVERRIDES, Project, Run
+
+PATIENCE = 5.0  # seconds: nbclient answers a signal by asking its kernel to shut down, and sometimes waits for ever
 
 
 class BuildError(RuntimeError):
@@ -152,8 +155,7 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
                     left = f"{len(todo) - len(waiting) - len(running) - len(failed)}/{len(todo)}"
                     console.print(f"  [green]done[/]     {run.name}  {seconds:.1f} s  ({left})")
     except BaseException:  # Ctrl-C: nobody waits for what still runs
-        for process in multiprocessing.active_children():
-            process.terminate()
+        _end(multiprocessing.active_children())
         raise
     for run in waiting:
         console.print(f"  [yellow]skipped[/]  {run.name}  (needs {', '.join(open_names & set(run.needs))})")
@@ -167,6 +169,16 @@ def _start(project: Project, run: Run, threads: int) -> cf.Future[tuple[float, s
     future = pool.submit(execute, project, run, threads)
     pool.shutdown(wait=False)
     return future
+
+
+def _end(processes: list[BaseProcess]) -> None:
+    """End processes and their kernels; one that is slow about it is killed, and its kernel ends with it."""
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + PATIENCE
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        process.kill()
 
 
 def _end_with(parent: int) -> None:

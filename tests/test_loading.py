@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import hybret as hb
 from hybret import figures, models, niah, presets, sources, verdicts
-from hybret.engine import attention, generation, placing, sizing
+from hybret.engine import attention, frame, generation, placing, sizing
 from hybret.engine.scan import parallel_scans
 from hybret.engine.sizing import GIB
 from hybret.engine.tracing import implementation
@@ -241,12 +241,12 @@ def test_a_layer_on_another_device(action, phase, streaming, griffin):
     queries = 6 if phase == "prefill" else 1
     last = torch.tensor([5, 5])
     acting = [action.at(phase), ()]
-    now = attention.Frame(
+    now = frame.Frame(
         phase, acting, [((1, 3),)] * 2, last, hb.CORRECTED, None, streaming, right_aligned=phase == "generation"
     )
     query = torch.empty(2, 10, queries, 8, device=ELSEWHERE)
     key, value = (torch.empty(2, 1, 6, 8, device=ELSEWHERE) for _ in range(2))
-    with attention.frame(now):
+    with frame.frame(now):
         output, _ = attention.attention(module, query, key, value, None, 1.0)
     assert output.device == ELSEWHERE and output.shape == (2, queries, 10, 8)
     assert now.last.device.type == "cpu" and (now.outputs is not None) == (now.streams)
