@@ -9,7 +9,7 @@ READY := $(VENV)/.ready-$(SETUP)
 # $(call step,what,command): say what happens, do it, say how long it took.
 step = @printf '== %s\n' '$(1)'; began=$$(date +%s); $(2) || exit $$?; printf '   %s s\n' "$$(($$(date +%s) - began))"
 
-.PHONY: book test zip pdf setup lock clean
+.PHONY: book test coverage zip pdf setup lock clean
 .DEFAULT_GOAL := book
 
 book: $(READY) ## run what changed and build the pages
@@ -20,6 +20,9 @@ test: $(READY) ## lint, types, tests
 	$(call step,types,$(PY) -m mypy hybret)
 	@printf '== tests\n'
 	@$(PY) -m pytest
+
+coverage: $(READY) ## lines and branches that the tests reach; below 90 % it fails
+	@$(PY) -m pytest --cov --cov-report=term:skip-covered
 
 zip: $(READY) ## the built pages as one file, dist/hybret-book-VERSION.zip
 	@$(PY) -m hybret.packing zip

@@ -138,15 +138,15 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
     return table
 
 
-def said(table: pd.DataFrame) -> list[str]:
-    """One sentence per hypothesis: for each model, how many of the testable claims are reproduced, and which are not.
+def said(table: pd.DataFrame) -> dict[str, list[str]]:
+    """For each hypothesis a sentence per model: how many of the testable claims are reproduced, and which are not.
 
     Parameters
     ----------
     table : from `of`, of one recipe or several.
     """
     asked.table(table, _COLUMNS, what="verdicts.of")
-    sentences = []
+    sentences = {}
     for hypothesis, of_it in table.groupby("hypothesis", sort=False):
         parts = []
         for (model, recipe), own in of_it.groupby(["model", "recipe"], sort=False):
@@ -155,9 +155,8 @@ def said(table: pd.DataFrame) -> list[str]:
             bad = testable.loc[testable["verdict"] == NOT_REPRODUCED, "label"]
             if len(testable):
                 but = f" (not: {'; '.join(bad)})" if len(bad) else ""
-                parts.append(f"{model}, {recipe}: {good} of {len(testable)} testable claims reproduced{but}")
-        name = f"{hypothesis}, {HYPOTHESES[str(hypothesis)]}"
-        sentences.append(f"{name}. {'. '.join(parts) or 'Nothing could be tested'}.")
+                parts.append(f"{model}, {recipe}: {good} of {len(testable)} testable claims reproduced{but}.")
+        sentences[f"{hypothesis}, {HYPOTHESES[str(hypothesis)]}"] = parts or ["Nothing could be tested."]
     return sentences
 
 
@@ -183,13 +182,15 @@ def html(table: pd.DataFrame) -> str:
             f"Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
             f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
         )
-        for line in lines.to_dict("records"):
+        alike: dict[tuple[str, str, int], list[str]] = {}  # models on which nothing is testable for the same reason
+        for i, line in enumerate(lines.to_dict("records")):
             said = [line["ours"], f"n = {line['n']}" if line["ours"] and not pd.isna(line["n"]) else "", line["why"]]
-            cells = (
-                f"{line['model']}, {line['recipe']}",
-                f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}",
-                "; ".join(filter(None, said)),
-            )
-            rows.append("<tr>" + "".join(f"<td>{escape(printable(cell))}</td>" for cell in cells) + "</tr>")
+            verdict = f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}"
+            apart = -1 if line["verdict"] == NOT_TESTABLE else i
+            found = alike.setdefault((verdict, "; ".join(filter(None, said)), apart), [])
+            found.append(escape(printable(f"{line['model']}, {line['recipe']}")))
+        for (verdict, here, _), names in alike.items():
+            cells = ("<br>".join(names), escape(verdict), escape(printable(here)))
+            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>model, recipe</th><th>verdict</th><th>here</th></tr>"
     return f'<table class="hb-verdicts tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'

@@ -317,8 +317,7 @@ def test_a_third_model_is_judged_as_what_it_is():
     for claim in ("tipping-point-order", "prefill-order"):
         across = table[(table["claim"] == claim) & (table["recipe"] == "CORRECTED")].iloc[0]
         assert all(f"{m.name}" in across["ours"] for m in models)
-    said = " ".join(verdicts.said(table))
-    assert "jamba-tiny, CORRECTED: 6 of 6 testable claims reproduced" in said
+    assert "jamba-tiny, CORRECTED: 6 of 6 testable claims reproduced." in sum(verdicts.said(table).values(), [])
     figure = figures.verdicts(table, "note")
     names = {t.get_text() for t in figure.axes[0].texts}
     assert {m.name for m in models} | {"all models"} <= names
@@ -523,11 +522,12 @@ def test_each_model_and_recipe_has_its_own_lines():
 
 
 def test_sentences_follow_the_verdicts():
-    (before,), (after,) = (verdicts.said(of_hypothesis("abstract", world(**c))) for c in ({}, {"g2": 20}))
+    (before,), (after,) = (verdicts.said(of_hypothesis("abstract", world(**c))).values() for c in ({}, {"g2": 20}))
+    (before,), (after,) = before, after
     assert "tiny, CORRECTED: 1 of 2 testable claims reproduced (not: 15 % of heads throughout)" in before
     assert "0 of 2 testable" in after and "15 % of heads while answering; 15 % of heads throughout" in after
-    (nothing,) = verdicts.said(of_hypothesis("H2", world()))
-    assert nothing.endswith("Nothing could be tested.")
+    nothing = verdicts.said(of_hypothesis("H2", world()))
+    assert nothing == {"H2, Attention serves retrieval above all": ["Nothing could be tested."]}
 
 
 @pytest.mark.parametrize("made_up", [{"model": "random-griffin"}, {"weights": "random000000"}])

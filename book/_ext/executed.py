@@ -195,7 +195,7 @@ def run_card(project: Project, nb: Any, status: Status) -> str:
         ]
     return "\n".join([
         *lines,
-        f"::::{{dropdown}} Run of {plain(meta.get('model'))}, recipe {plain(meta.get('recipe'))}, "
+        f"::::{{dropdown}} Run of {plain(models(meta))}, recipe {plain(meta.get('recipe'))}, "
         f"{plain(meta.get('seconds'))} s",
         ":icon: beaker",
         ":class-container: hb-card",
@@ -218,6 +218,11 @@ def made_up(path: Path, meta: dict[str, Any]) -> bool:
     return any(m.startswith(RANDOM) or m in RANDOM_MODELS for m in models) or any(
         digest.startswith(RANDOM[:-1]) for digest in weights
     )
+
+
+def models(meta: dict[str, Any]) -> str:
+    """Return the models of a run as words that a line may break between."""
+    return str(meta.get("model") or "").replace(",", ", ")
 
 
 def moment(meta: dict[str, Any]) -> str:
@@ -273,7 +278,7 @@ class Runs(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
         project: Project = self.env.app.hybret[0]  # type: ignore
-        lines = ["| page | state | model | recipe | seconds | device | commit | began |", "|" + "---|" * 8]
+        lines = ["| page | state | model | recipe | seconds | device | commit and beginning |", "|" + "---|" * 7]
         for docname, s in runs(self.env.app).items():
             state = s.state + (f": {plain(s.reason)}" if s.reason else "")
             if s.path and project.published in s.path.parents and s.state != "published":
@@ -284,8 +289,9 @@ class Runs(SphinxDirective):
             shown = docname if s.state == "published" else FOLDER + run.notebook
             link = f"[](/{shown}.ipynb)" if shown in self.env.found_docs else code(shown)
             link += "" if run.notebook == run.name else f", part {code(run.name)}"
-            facts = [plain(m.get(name) or "") for name in ("model", "recipe", "seconds", "device")]
-            lines.append(f"| {' | '.join([link, state, *facts, commit, plain(moment(m))])} |")
+            facts = [plain(models(m)), *(plain(m.get(name) or "") for name in ("recipe", "seconds", "device"))]
+            made = ", ".join(filter(None, [commit, plain(moment(m))]))
+            lines.append(f"| {' | '.join([link, state, *facts, made])} |")
         box = nodes.container(classes=["hb-runs"])
         self.state.nested_parse(StringList(lines), 0, box)
         return [box]

@@ -452,7 +452,9 @@ export default {
         svg.append(make("line", { x1: left, x2: width - right, y1: py(share), y2: py(share), class: "hb-maps-rule" }));
         svg.append(make("text", { x: left - 6, y: py(share) + 4, "text-anchor": "end" }, `${100 * share} %`));
       }
-      const ticks = byK ? [...new Set([0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(share * last)))] : [0, last];
+      const even = [...Array(last + 1).keys()].find((size) => size >= last / 5 && last % size === 0);
+      const tick = byK ? (even <= last / 2 ? even : Math.ceil(last / 4)) : last;
+      const ticks = [...Array(Math.floor(last / tick) + 1).keys()].map((i) => i * tick);
       for (const x of ticks) svg.append(make("text", { x: px(x), y: height - bottom + 17, "text-anchor": "middle" }, byK ? String(x) : String(x + 1)));
       svg.append(make("text", { x: left + (width - left - right) / 2, y: height - 3, "text-anchor": "middle" }, byK ? "k, heads kept in each attention layer" : "condition, in the order of its list"));
       const series = both ? [[other, "a"], [mine, "b"]] : [[mine, "b"]];
