@@ -107,7 +107,8 @@ def runs_table(table: pd.DataFrame) -> list[list[str]]:
     """Head and lines: what each notebook took."""
     found = table[table["notebook"] != LONG].sort_values(["model", "notebook", "gpu_hours"])
     columns = {
-        **{"model": _model, "weights": _weights, "run": lambda row: f"{row['notebook']}: {row['grid']}", "on": _gpu},
+        "model": lambda row: f"{_model(row)}, {_weights(row)}",
+        **{"run": lambda row: f"{row['notebook']}: {row['grid']}", "on": _gpu},
         **{"tokens": _number("tokens"), "tokens/s": _number("tokens_per_s")},
         **{"seconds": _number("seconds"), "peak GiB": _number("peak_gib"), "GPU hours": _number("gpu_hours", 2)},
         **{"code, day": lambda row: f"{str(row['commit'] or '–')[:7]}, {row['date']}"},

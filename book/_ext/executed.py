@@ -278,7 +278,7 @@ class Runs(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
         project: Project = self.env.app.hybret[0]  # type: ignore
-        lines = ["| page | state | model | recipe | seconds | device | commit and beginning |", "|" + "---|" * 7]
+        lines = ["| page | state | model | recipe | seconds | made |", "|" + "---|" * 6]
         for docname, s in runs(self.env.app).items():
             state = s.state + (f": {plain(s.reason)}" if s.reason else "")
             if s.path and project.published in s.path.parents and s.state != "published":
@@ -288,9 +288,9 @@ class Runs(SphinxDirective):
             run = project.plan[docname.rpartition("/")[2]]
             shown = docname if s.state == "published" else FOLDER + run.notebook
             link = f"[](/{shown}.ipynb)" if shown in self.env.found_docs else code(shown)
-            link += "" if run.notebook == run.name else f", part {code(run.name)}"
-            facts = [plain(models(m)), *(plain(m.get(name) or "") for name in ("recipe", "seconds", "device"))]
-            made = ", ".join(filter(None, [commit, plain(moment(m))]))
+            link += "" if run.notebook == run.name else f": {code(run.name)}"
+            facts = [plain(models(m)), *(plain(m.get(name) or "") for name in ("recipe", "seconds"))]
+            made = ", ".join(filter(None, [plain(m.get("device") or ""), commit, plain(moment(m))]))
             lines.append(f"| {' | '.join([link, state, *facts, made])} |")
         box = nodes.container(classes=["hb-runs"])
         self.state.nested_parse(StringList(lines), 0, box)
