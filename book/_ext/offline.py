@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
@@ -34,13 +35,22 @@ def copy(app: Sphinx, error: Exception | None) -> None:
             shutil.copy2(source, target)
 
 
-def without_thebe(_: Sphinx, __: str, ___: str, context: dict[str, Any], ____: Any) -> None:
-    """Leave out the lines that name thebe's address: they stand twice on every page, which is an error in a browser."""
-    kept = [s for s in context["script_files"] if "THEBE_JS_URL" not in str(getattr(s, "attributes", {}).get("body"))]
-    context["script_files"] = kept
+def leave_out(_: Sphinx, __: str, ___: str, context: dict[str, Any], page: nodes.document | None) -> None:
+    """Leave out scripts that a page does not use.
+
+    The lines that name thebe's address stand twice on every page, which is an error in a browser. And Sphinx loads
+    MathJax (2 MB) wherever a page below has a formula, so always on the home page.
+    """
+    formulas = page is not None and any(isinstance(node, nodes.math | nodes.math_block) for node in page.findall())
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "THEBE_JS_URL" not in str(getattr(script, "attributes", {}).get("body"))
+        and (formulas or "mathjax" not in str(getattr(script, "filename", "")))
+    ]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", copy)
-    app.connect("html-page-context", without_thebe, priority=900)
+    app.connect("html-page-context", leave_out, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
