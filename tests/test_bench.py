@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from hybret import HybretError
-from hybret.bench import bench, prefill_ratio
+from hybret.bench import bench, long, prefill_ratio
 from hybret.bench.measuring import matmul_rate
 from hybret.bench.scaling import scaling
 from hybret.cli import app
@@ -57,6 +57,23 @@ def test_the_scaling_of_one_layer():
     assert set(found["slopes"]) == {"sparsified", "plain", "eager"} and found["eager_gib_at_longest"] is None
 
 
+def test_long_maps_end_at_the_length_that_does_not_fit(griffin, monkeypatch):
+    sweep = long.sweep
+
+    def small(model, prompts, *arguments, **options):
+        if len(prompts[0].ids) > 110:
+            raise HybretError("out of memory")
+        return sweep(model, prompts, *arguments, **options)
+
+    monkeypatch.setattr(long, "sweep", small)
+    found = long.long_maps(griffin, [76, 100, 128], [0, 50], max_new_tokens=3)
+    assert json.loads(json.dumps(found)) == found and found["ended"].endswith("tokens: out of memory")
+    assert [row["length"] for row in found["rows"]] == [76, 100]
+    for row in found["rows"]:
+        assert row["tokens"] <= row["length"] and row["prompts"] * row["conditions"] == row["answers"] == 8
+        assert row["prompt_tokens_per_second"] > 0 and len(row["accuracy"]) == 4
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_memory_of_a_sparsified_prefill_grows_linearly():
     rows = {(r["path"], r["tokens"]): r["extra_gib"] for r in scaling((2048, 4096, 8192))["rows"]}
@@ -84,8 +101,8 @@ def test_the_command_prints_one_json_object_or_a_table():
     done = CliRunner().invoke(app, [*common, "--json"])
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["figure2"]["tokens_identical"] is True
-    done = CliRunner().invoke(app, common)
-    assert done.exit_code == 0 and "1 of 1" in done.stdout
+    done = CliRunner(env={"COLUMNS": "120"}).invoke(app, [*common, "--what", "long"])
+    assert done.exit_code == 0 and "1 of 1" in done.stdout and "4 conditions, 121 tokens" in done.stdout
 
 
 @pytest.mark.parametrize(
