@@ -1,0 +1,181 @@
+"""What strangers wrote, in a browser: nothing of it runs, leaves its place, leaves the page, or stretches it.
+
+Each page is read beside a harmless twin, made in the same way of plain words: both hold the same elements.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+from rich.console import Console
+from test_book import notebook, tiny
+from test_explorer import toy
+from test_heads import a_prompt
+from test_security import HOSTILE
+
+import hybret as hb
+from hybret import book
+from hybret.errors import HybretError, printable
+from hybret.prompts import Needle
+from hybret.runs import Project
+
+HIT = "window.pwned=1"
+EVIL = HOSTILE | {
+    "handler": f"<img src=x onerror={HIT}><svg onload={HIT}><script>{HIT}</script>",
+    "attribute": f"\"'><script>{HIT}</script>",
+    "comment": "<!--<script>",
+    "text area": f"</textarea></title></style></select><iframe srcdoc='<script>parent.{HIT}</script>'>",
+    "template": "${" + HIT + "} {{" + HIT + "}} \\" + "u003cscript>",
+    "markdown": f"![x](https://example.org/x.png) <https://example.org> [a](javascript:{HIT})\n\n# head\n\n[b](c.md)",
+    "formula": f"$\\href{{javascript:{HIT}}}{{x}}$ \\(y\\) $$z$$",
+    "separators": "a\u2028b\u2029c\x85d",
+    "osc": "\x1b]8;;https://example.org\x1b\\link\x1b]8;;\x1b\\\x9b31m",
+    "long": "w" * 5000,
+    "empty": "\u200b",
+}
+EVIL["surrogate"] = "a\ufffdb"  # what is left of half a pair once it is in a table
+CREATED = ("script", "img", "iframe", "svg", "style", "a", "h1", "h2", "h3", "table", "select", "title", "[onerror]", "[onload]")
+
+
+@pytest.fixture
+def watched(page: Any) -> Iterator[Any]:
+    """A page on which nothing may happen by itself."""
+    page.dialogs = []
+    page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
+    yield page
+    page.wait_for_timeout(100)
+    assert not page.dialogs and not page.requests and not page.problems
+    assert page.evaluate("window.pwned") is None
+
+
+def elements(page: Any) -> dict[str, int]:
+    """How many elements there are of each kind that a text could bring."""
+    return {kind: page.locator(kind).count() for kind in CREATED}
+
+
+def wider(page: Any) -> int:
+    """Pixels by which the page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def unseen(page: Any) -> set[str]:
+    """Characters of a view that do something instead of being seen."""
+    return {c for c in page.locator(".hb-view").text_content() if not c.isprintable()} - set("\n\t")
+
+
+def letters(text: str) -> str:
+    """What is left of a text, raw or made visible, without the characters that cannot be seen by themselves."""
+    text = re.sub("[\u2400-\u241f\u23ce]|⟨U\\+[0-9A-F]+⟩", "", text)
+    return "".join(c for c in text if c.isprintable() and not c.isspace())
+
+
+def words(names: dict[str, str]) -> dict[str, str]:
+    return {name: f"plain {i}" for i, name in enumerate(names)}
+
+
+# ---------------------------------------------------------------- the explorers
+
+
+def maps(texts: dict[str, str]) -> Any:
+    """Every text in every place that a row has for one."""
+    parts, needles = [], []
+    for text in texts.values():
+        part = toy(ks=(0, 8), lengths=(100, 200), depths=(0, 50))
+        some = {name: text for name in ("model", "recipe", "template", "haystack", "device", "dtype", "answer")}
+        part = part.assign(**some, condition=text, weights=text, intervention=text)
+        part.loc[part["needle"] != "none", "needle"] = text
+        part["prompt"] = [f"{len(needles)}-{key}" for key in part["prompt"]]
+        parts.append(part)
+        other = part[part["k"] == 0].assign(k=pd.NA, condition=f"other {text}", during=None)
+        parts.append(other)
+        needles.append(Needle(text, text, text, (text,)))
+    rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
+    prompts = [
+        hb.prompts.Prompt(
+            text=f"{needle.sentence} before {needle.sentence} after {needle.sentence}", ids=(), needle_spans=((0, 1),),
+            length=1, depth=0.0, template="", haystack="", haystack_seed=0, needle=needle.name, reference=needle.sentence,
+            question="", key=key,
+        )  # fmt: skip
+        for i, needle in enumerate(needles)
+        for key in rows.loc[rows["prompt"].str.startswith(f"{i}-"), "prompt"].unique()
+    ]  # fmt: skip
+    return hb.explore(rows, prompts, needles)
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+def test_the_map_explorer_shows_what_strangers_wrote_as_text(watched: Any, tmp_path: Path, width: int) -> None:
+    page, counts = watched, []
+    page.set_viewport_size({"width": width, "height": 900})
+    for name, texts in (("harmless", words(EVIL)), ("hostile", EVIL)):
+        page.goto(maps(texts).save(tmp_path / f"{name}.html").as_uri())
+        page.locator(".hb-maps canvas").nth(2).wait_for()
+        counts.append(elements(page))
+    assert counts[0] == counts[1]
+    models = page.get_by_label("Model of B")
+    assert models.locator("option").all_text_contents() == [printable(text) for text in EVIL.values()]
+    for i, text in enumerate(EVIL.values()):
+        page.get_by_label("Model of B").select_option(index=i)
+        page.get_by_label("Model of A").select_option(index=i)
+        shown = printable(text)
+        assert page.locator(".hb-maps-title b").nth(1).text_content().startswith(f"B · {shown} ·")
+        assert f"recipe {shown}" in page.locator(".hb-maps-source").text_content()
+        canvas = page.locator("canvas").nth(1)
+        canvas.click(position={"x": 70, "y": 15})
+        assert page.locator(".hb-maps-detail h3").text_content() == "Length 100, depth 0 %"
+        for said in page.locator(".hb-maps-said").all_text_contents() + page.locator("blockquote").all_text_contents():
+            assert letters(text) in letters(said)
+        page.get_by_label("k of B").press("ArrowRight")
+        page.get_by_label("k of B").press("Home")
+        page.get_by_label("Conditions of B").select_option(index=1)
+        assert wider(page) <= 0, repr(text[:40])
+        assert not unseen(page)
+    assert page.locator(".hb-maps img, .hb-maps a, .hb-maps script, .hb-maps iframe").count() == 0
+
+
+def heads(model: Any, texts: dict[str, str]) -> Any:
+    """Every text as a token of a run that is called by it, and as a word of the prompt; all of them as other names."""
+    record, said = hb.look(model, a_prompt(model), max_new_tokens=3), list(texts.values())
+    (run,) = record.runs
+    steps = len(run.reads)
+    runs = [replace(run, condition=text, reads=(text,) * steps, gives=(text,) * steps) for text in said]
+    bins = [replace(each, text=said[i % len(said)]) for i, each in enumerate(record.bins)]
+    names = dict.fromkeys(("model", "digest", "recipe"), " ".join(said))
+    return hb.explore_heads(replace(record, **names, bins=tuple(bins), runs=tuple(runs)))
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+def test_the_head_explorer_shows_what_strangers_wrote_as_text(
+    watched: Any, tmp_path: Path, griffin: Any, width: int
+) -> None:
+    page, counts = watched, []
+    page.set_viewport_size({"width": width, "height": 900})
+    for texts in (words(EVIL), EVIL):
+        page.goto(heads(griffin, texts).save(tmp_path / "heads.html").as_uri())
+        page.locator(".hb-heads-detail h3").wait_for()
+        counts.append(elements(page))
+    assert counts[0] == counts[1]
+    run = page.get_by_label("Run")
+    assert run.locator("option").all_text_contents() == [printable(text) for text in EVIL.values()]
+    assert letters("".join(EVIL.values())) in letters(page.locator(".hb-heads-note").text_content())
+    for i, text in enumerate(EVIL.values()):
+        run.select_option(index=i)
+        page.locator(".hb-heads-answer button").nth(1).click()
+        page.locator(".hb-heads-list [role=option]").nth(i).click()
+        page.locator(".hb-heads-tall").hover(position={"x": 10 + 10 * i, "y": 5})
+        for place in (".hb-heads-answer button >> nth=1", ".hb-heads-summary"):
+            assert letters(text) in letters(page.locator(place).text_content())
+        assert wider(page) <= 0, repr(text[:40])
+        assert not unseen(page)
+    prompt = letters(page.locator(".hb-heads-words").all_text_contents()[0])  # the needle, a token at a time
+    assert sum(letters(text) in prompt for text in EVIL.values()) > 5
+    assert page.locator(".hb-heads :is(img, a, script, iframe)").count() == 0
