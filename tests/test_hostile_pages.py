@@ -179,3 +179,71 @@ def test_the_head_explorer_shows_what_strangers_wrote_as_text(
     prompt = letters(page.locator(".hb-heads-words").all_text_contents()[0])  # the needle, a token at a time
     assert sum(letters(text) in prompt for text in EVIL.values()) > 5
     assert page.locator(".hb-heads :is(img, a, script, iframe)").count() == 0
+
+
+# ---------------------------------------------------------------- the book
+
+CELLS = [
+    ("rows", "import json\nimport pandas as pd\nfrom IPython.display import HTML, Markdown, display\nimport hybret as hb\n"
+     "texts = json.loads(open(f'../{model_file}.json').read())\nrows = pd.read_parquet(f'../{model_file}.parquet')\n"
+     "display(rows[['model', 'answer', 'condition']].drop_duplicates())"),
+    ("style", "rows[['answer']].drop_duplicates().style.hide(axis='index').format(escape='html')"),
+    ("html", "HTML(rows[['answer']].drop_duplicates().to_html(escape=True))"),
+    ("maps", "hb.explore(rows, prompts=[])"),
+    ("print", "for text in texts.values():\n    print(text)"),
+    ("repr", "list(texts.values())"),
+    ("markdown", "Markdown('\\n\\n'.join(f'**{text}** said `{text}`' for text in texts.values()))"),
+    ("raw", "for text in texts.values():\n    display(Markdown(text))"),
+    ("figure", "table = pd.DataFrame({'arm': [*texts.values(), 'b'], 'accuracy': 0.5, 'low': 0.4, 'high': 0.6})\n"
+     "hb.figures.save(hb.figures.arms(table, texts['closing'], texts['link']), 'arms', results)"),
+    ("glue", "hb.figures.glue('said', ' '.join(texts.values()))"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A book of two notebooks, one of hostile and one of harmless texts; the first is published for a model too."""
+    root = tiny(tmp_path_factory.mktemp("hostile") / "p")
+    (root / "book" / "index.md").write_text("# Tiny\n")
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nchapters:\n- {file: notebooks/hostile}\n- {file: notebooks/harmless}\n"
+        "- {file: book/runs}\n"
+    )
+    plan = {}
+    for name, texts in (("hostile", EVIL), ("harmless", words(EVIL))):
+        shown = {k: text for k, text in texts.items() if k != "long"}
+        parameters = f'model: str = ""  # model\nmodel_file: str = "{name}"  # file\nrecipe: str = "x"  # r\nresults: str = ""  # f\n'
+        caption = {"mystnb": {"figure": {"name": f"fig-{name}", "caption": "A figure."}}}
+        cells = [(source, caption if kind == "figure" else {}) for kind, source in CELLS]
+        path = root / "notebooks" / f"{name}.ipynb"
+        notebook(path, name, *cells, parameters=parameters)
+        nb = nbformat.read(path, as_version=4)
+        nb.cells.append(nbformat.v4.new_markdown_cell("Glued: {glue:}`said`", id="glued"))
+        nbformat.write(nb, path)
+        (root / f"{name}.json").write_text(json.dumps(texts))
+        parts = [toy(ks=(0, 8), lengths=(100, 200), model=t).assign(answer=t, condition=t) for t in texts.values()]
+        pd.concat(parts).to_parquet(root / f"{name}.parquet")
+        plan[name] = {"parameters": {"model": " ".join(shown.values()), "results": f"../book/results/{name}"}}
+    (root / "notebooks" / "runs.yml").write_text(json.dumps(plan))
+    out = io.StringIO()
+    try:
+        book.build(root=root, html=False, console=Console(file=out, width=200))
+        published = root / "book" / "published" / "other"
+        published.mkdir(parents=True)
+        shutil.copy(root / "book" / "executed" / "hostile.ipynb", published)
+        book.pages(Project(root), Console(file=out, width=200))
+    except book.BuildError as error:
+        pytest.fail(f"{error}\n{out.getvalue()[-6000:]}")
+    return root / "_build" / "html"
+
+
+@pytest.mark.parametrize("name", ["notebooks/hostile", "book/published/other/hostile", "book/runs"])
+@pytest.mark.parametrize("width", [1200, 360])
+def test_a_page_of_the_book_shows_what_strangers_wrote_as_text(watched: Any, built: Path, name: str, width: int) -> None:
+    page, counts = watched, []
+    page.set_viewport_size({"width": width, "height": 900})
+    for each in dict.fromkeys(("notebooks/harmless", name)):
+        page.goto((built / f"{each}.html").as_uri(), wait_until="load")
+        page.wait_for_timeout(500)  # MathJax
+        counts.append(elements(page))
+    assert wider(page) <= 0
