@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from test_heads import a_prompt
 from test_security import HOSTILE
 
 import hybret as hb
-from hybret import book
+from hybret import book, publishing
 from hybret.errors import HybretError, printable
 from hybret.prompts import Needle
 from hybret.runs import Project
@@ -58,9 +59,9 @@ def watched(page: Any) -> Iterator[Any]:
     assert page.evaluate("window.pwned") is None
 
 
-def elements(page: Any) -> dict[str, int]:
+def elements(page: Any, where: str = ":root") -> dict[str, int]:
     """How many elements there are of each kind that a text could bring."""
-    return {kind: page.locator(kind).count() for kind in CREATED}
+    return {f"{where} {kind}": page.locator(f"{where} {kind}").count() for kind in CREATED}
 
 
 def wider(page: Any) -> int:
@@ -68,15 +69,21 @@ def wider(page: Any) -> int:
     return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
-def unseen(page: Any) -> set[str]:
-    """Characters of a view that do something instead of being seen."""
-    return {c for c in page.locator(".hb-view").text_content() if not c.isprintable()} - set("\n\t")
+def unseen(page: Any, where: str = ".hb-view") -> set[str]:
+    """Characters that do something instead of being seen."""
+    text = "".join(page.locator(where).all_text_contents())
+    return {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")} - set("\n\t")
 
 
 def letters(text: str) -> str:
     """What is left of a text, raw or made visible, without the characters that cannot be seen by themselves."""
     text = re.sub("[\u2400-\u241f\u23ce]|⟨U\\+[0-9A-F]+⟩", "", text)
     return "".join(c for c in text if c.isprintable() and not c.isspace())
+
+
+def seen(text: str) -> str:
+    r"""A printed text as a page of the book shows it: control characters as ``\uXXXX``."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
 
 
 def words(names: dict[str, str]) -> dict[str, str]:
@@ -198,6 +205,12 @@ CELLS = [
      "hb.figures.save(hb.figures.arms(table, texts['closing'], texts['link']), 'arms', results)"),
     ("glue", "hb.figures.glue('said', ' '.join(texts.values()))"),
 ]  # fmt: skip
+NAME = " ".join(text for text in EVIL.values() if text != EVIL["long"])  # of a model
+
+
+def untypeset(text: str) -> str:
+    """A text in one line without the quotes, dashes and backslashes that Sphinx sets in prose as printers do."""
+    return re.sub(r"[\"'‘’“”–—\\-]|\s+", "", printable(text))
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +224,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     plan = {}
     for name, texts in (("hostile", EVIL), ("harmless", words(EVIL))):
-        shown = {k: text for k, text in texts.items() if k != "long"}
         parameters = f'model: str = ""  # model\nmodel_file: str = "{name}"  # file\nrecipe: str = "x"  # r\nresults: str = ""  # f\n'
         caption = {"mystnb": {"figure": {"name": f"fig-{name}", "caption": "A figure."}}}
         cells = [(source, caption if kind == "figure" else {}) for kind, source in CELLS]
@@ -223,7 +235,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{name}.json").write_text(json.dumps(texts))
         parts = [toy(ks=(0, 8), lengths=(100, 200), model=t).assign(answer=t, condition=t) for t in texts.values()]
         pd.concat(parts).to_parquet(root / f"{name}.parquet")
-        plan[name] = {"parameters": {"model": " ".join(shown.values()), "results": f"../book/results/{name}"}}
+        plan[name] = {"parameters": {"model": NAME if name == "hostile" else "plain", "results": f"../book/results/{name}"}}
     (root / "notebooks" / "runs.yml").write_text(json.dumps(plan))
     out = io.StringIO()
     try:
@@ -237,13 +249,45 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "_build" / "html"
 
 
-@pytest.mark.parametrize("name", ["notebooks/hostile", "book/published/other/hostile", "book/runs"])
+@pytest.mark.parametrize("name", ["notebooks/hostile", "book/published/other/hostile"])
 @pytest.mark.parametrize("width", [1200, 360])
-def test_a_page_of_the_book_shows_what_strangers_wrote_as_text(watched: Any, built: Path, name: str, width: int) -> None:
+def test_a_page_of_the_book_shows_what_strangers_wrote_as_text(
+    watched: Any, built: Path, name: str, width: int
+) -> None:
     page, counts = watched, []
     page.set_viewport_size({"width": width, "height": 900})
-    for each in dict.fromkeys(("notebooks/harmless", name)):
+    for each in ("notebooks/harmless", name):
         page.goto((built / f"{each}.html").as_uri(), wait_until="load")
-        page.wait_for_timeout(500)  # MathJax
-        counts.append(elements(page))
+        page.locator("mjx-container").first.wait_for()
+        page.locator(".hb-maps canvas").nth(2).wait_for()
+        counts.append(elements(page, ".bd-content :is(.cell, .hb-card)") | elements(page, "head"))
+    assert counts[0] == counts[1]
+    assert page.locator("mjx-container").count() == 1  # the notebook's own formula
+    printed = page.locator(".output.stream").text_content()
+    assert all(seen(text) in printed for text in EVIL.values())
+    assert untypeset(NAME) in untypeset(page.locator(".hb-card").text_content())
+    assert page.locator(".bd-content .text_plain", has_text="</script></text></svg><img").count() == 2  # repr, glue
+    assert page.locator(".bd-content strong", has_text="</textarea></title></style></select><iframe").count() == 1
+    page.locator(".hb-maps canvas").nth(1).click(position={"x": 70, "y": 15})
     assert wider(page) <= 0
+    assert not unseen(page, ".bd-content .cell_output")
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+def test_the_list_of_runs_shows_models_as_text(watched: Any, built: Path, width: int) -> None:
+    page = watched
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto((built / "book/runs.html").as_uri(), wait_until="load")
+    rows = page.locator(".hb-runs tr").all_text_contents()
+    assert sum(untypeset(NAME) in untypeset(row) for row in rows) == 2
+    assert page.locator(".hb-runs :is(script, img, iframe, svg, [onerror])").count() == 0
+    assert wider(page) <= 0
+
+
+@pytest.mark.parametrize("folder", ["<img src=x onerror=alert(1)>", "a](b", "a b", "\x1b[31m"])
+def test_a_published_folder_has_a_name_that_hybret_gives(tmp_path: Path, folder: str) -> None:
+    root = tiny(tmp_path)
+    (root / "book" / "published" / folder).mkdir(parents=True)
+    shutil.copy(root / "notebooks" / "draw.ipynb", root / "book" / "published" / folder)
+    with pytest.raises(HybretError, match="rename it"):
+        publishing.published(Project(root))
