@@ -45,7 +45,22 @@ EVIL = HOSTILE | {
     "empty": "\u200b",
 }
 EVIL["surrogate"] = "a\ufffdb"  # what is left of half a pair once it is in a table
-CREATED = ("script", "img", "iframe", "svg", "style", "a", "h1", "h2", "h3", "table", "select", "title", "[onerror]", "[onload]")
+CREATED = (
+    "script",
+    "img",
+    "iframe",
+    "svg",
+    "style",
+    "a",
+    "h1",
+    "h2",
+    "h3",
+    "table",
+    "select",
+    "title",
+    "[onerror]",
+    "[onload]",
+)
 
 
 @pytest.fixture
@@ -235,7 +250,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{name}.json").write_text(json.dumps(texts))
         parts = [toy(ks=(0, 8), lengths=(100, 200), model=t).assign(answer=t, condition=t) for t in texts.values()]
         pd.concat(parts).to_parquet(root / f"{name}.parquet")
-        plan[name] = {"parameters": {"model": NAME if name == "hostile" else "plain", "results": f"../book/results/{name}"}}
+        plan[name] = {
+            "parameters": {"model": NAME if name == "hostile" else "plain", "results": f"../book/results/{name}"}
+        }
     (root / "notebooks" / "runs.yml").write_text(json.dumps(plan))
     out = io.StringIO()
     try:

@@ -20,9 +20,7 @@ SILENT = ("html_block", "html_inline", "link", "image", "autolink", "reference",
 
 def seen(text: str) -> str:
     """Return a text with what acts in it as escapes; in JSON and JavaScript strings they mean the same as before."""
-    return "".join(
-        f"\\u{ord(c):04x}" if unicodedata.category(c) in ACTING and c not in "\n\t" else c for c in text
-    )
+    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in ACTING and c not in "\n\t" else c for c in text)
 
 
 def source_read(app: Sphinx, docname: str, source: list[str]) -> None:

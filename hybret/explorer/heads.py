@@ -106,7 +106,7 @@ def _table(record: Look) -> str:
             f"<td>{run.entropy[layer, head, step]:.1f}</td><td>{kept}</td></tr>"
         )
     return (
-        f"<table><caption>{html.escape(printable(record.model))} about to write {html.escape(repr(run.gives[step]))}: the heads "
-        "with most attention on the needle</caption><thead><tr><th>layer</th><th>head</th><th>on the needle</th>"
+        f"<table><caption>{html.escape(printable(record.model))} about to write {html.escape(repr(run.gives[step]))}: "
+        "the heads with most attention on the needle</caption><thead><tr><th>layer</th><th>head</th><th>on the needle</th>"
         f"<th>entropy (bits)</th><th>kept</th></tr></thead><tbody>{body}</tbody></table>"
     )
