@@ -46,20 +46,8 @@ EVIL = HOSTILE | {
 }
 EVIL["surrogate"] = "a\ufffdb"  # what is left of half a pair once it is in a table
 CREATED = (
-    "script",
-    "img",
-    "iframe",
-    "svg",
-    "style",
-    "a",
-    "h1",
-    "h2",
-    "h3",
-    "table",
-    "select",
-    "title",
-    "[onerror]",
-    "[onload]",
+    *("script", "img", "iframe", "svg", "style", "a", "h1", "h2", "h3", "table", "select", "title"),
+    *("[onerror]", "[onload]", "[href^=javascript]"),
 )
 
 
@@ -124,9 +112,9 @@ def maps(texts: dict[str, str]) -> Any:
     rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
     prompts = [
         hb.prompts.Prompt(
-            text=f"{needle.sentence} before {needle.sentence} after {needle.sentence}", ids=(), needle_spans=((0, 1),),
-            length=1, depth=0.0, template="", haystack="", haystack_seed=0, needle=needle.name, reference=needle.sentence,
-            question="", key=key,
+            text=f"{needle.sentence} before {needle.sentence} after {needle.sentence}", ids=(),
+            needle_spans=((0, 1),), length=1, depth=0.0, template="", haystack="", haystack_seed=0,
+            needle=needle.name, reference=needle.sentence, question="", key=key,
         )  # fmt: skip
         for i, needle in enumerate(needles)
         for key in rows.loc[rows["prompt"].str.startswith(f"{i}-"), "prompt"].unique()
@@ -206,8 +194,9 @@ def test_the_head_explorer_shows_what_strangers_wrote_as_text(
 # ---------------------------------------------------------------- the book
 
 CELLS = [
-    ("rows", "import json\nimport pandas as pd\nfrom IPython.display import HTML, Markdown, display\nimport hybret as hb\n"
-     "texts = json.loads(open(f'../{model_file}.json').read())\nrows = pd.read_parquet(f'../{model_file}.parquet')\n"
+    ("rows", "import json\nimport pandas as pd\nfrom IPython.display import HTML, Markdown, display\n"
+     "import hybret as hb\nfrom pathlib import Path\ntexts = json.loads(Path(f'../{name}.json').read_text())\n"
+     "rows = pd.read_parquet(f'../{name}.parquet')\n"
      "display(rows[['model', 'answer', 'condition']].drop_duplicates())"),
     ("style", "rows[['answer']].drop_duplicates().style.hide(axis='index').format(escape='html')"),
     ("html", "HTML(rows[['answer']].drop_duplicates().to_html(escape=True))"),
@@ -239,7 +228,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     plan = {}
     for name, texts in (("hostile", EVIL), ("harmless", words(EVIL))):
-        parameters = f'model: str = ""  # model\nmodel_file: str = "{name}"  # file\nrecipe: str = "x"  # r\nresults: str = ""  # f\n'
+        parameters = (
+            f'model: str = ""  # model\nname: str = "{name}"  # of the files\n'
+            'recipe: str = "x"  # recipe\nresults: str = ""  # folder\n'
+        )
         caption = {"mystnb": {"figure": {"name": f"fig-{name}", "caption": "A figure."}}}
         cells = [(source, caption if kind == "figure" else {}) for kind, source in CELLS]
         path = root / "notebooks" / f"{name}.ipynb"
