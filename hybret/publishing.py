@@ -53,7 +53,7 @@ def published(project: Project) -> list[Published]:
     for folder in project.published.glob("*/"):
         if not re.fullmatch(r"[\w.+-]+", folder.name):
             raise HybretError(
-                f"book/published has a folder {folder.name!r}, a name that pages show; rename it to letters, digits, .+-"
+                f"book/published has a folder {folder.name!r}, a name that pages show; rename it to letters, digits .+-"
             )
     found = [
         Published(folder.name, name, path)

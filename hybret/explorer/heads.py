@@ -107,6 +107,6 @@ def _table(record: Look) -> str:
         )
     return (
         f"<table><caption>{html.escape(printable(record.model))} about to write {html.escape(repr(run.gives[step]))}: "
-        "the heads with most attention on the needle</caption><thead><tr><th>layer</th><th>head</th><th>on the needle</th>"
-        f"<th>entropy (bits)</th><th>kept</th></tr></thead><tbody>{body}</tbody></table>"
+        "the heads with most attention on the needle</caption><thead><tr><th>layer</th><th>head</th>"
+        f"<th>on the needle</th><th>entropy (bits)</th><th>kept</th></tr></thead><tbody>{body}</tbody></table>"
     )
