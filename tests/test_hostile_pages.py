@@ -25,7 +25,7 @@ from test_heads import a_prompt
 from test_security import HOSTILE
 
 import hybret as hb
-from hybret import book, publishing
+from hybret import book
 from hybret.errors import HybretError, printable
 from hybret.prompts import Needle
 from hybret.runs import Project
@@ -218,7 +218,7 @@ def untypeset(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Path:
     """A book of two notebooks, one of hostile and one of harmless texts; the first is published for a model too."""
     root = tiny(tmp_path_factory.mktemp("hostile") / "p")
     (root / "book" / "index.md").write_text("# Tiny\n")
@@ -299,4 +299,4 @@ def test_a_published_folder_has_a_name_that_hybret_gives(tmp_path: Path, folder:
     (root / "book" / "published" / folder).mkdir(parents=True)
     shutil.copy(root / "notebooks" / "draw.ipynb", root / "book" / "published" / folder)
     with pytest.raises(HybretError, match="rename it"):
-        publishing.published(Project(root))
+        book.pages(Project(root), Console(file=io.StringIO()))
