@@ -194,6 +194,7 @@ def _end_with(parent: int) -> None:
 
 def pages(project: Project, console: Console) -> Path:
     """Build the HTML with every warning an error; return the path of the index page."""
+    publishing.published(project)  # a name that pages may not show is said here, not in a log
     out = project.root / "_build" / project.variant if project.variant else project.root
     index = out / "_build" / "html" / "index.html"
     index.unlink(missing_ok=True)  # so that its presence afterwards proves that this build wrote it

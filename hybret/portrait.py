@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from .engine.placing import Elsewhere
+from .errors import printable
 
 if TYPE_CHECKING:
     from .models import Model
@@ -68,7 +69,7 @@ def facts(model: Model) -> tuple[str, str]:
 
 def line(model: Model) -> str:
     """The model in one line."""
-    return f"<Model {model.name}: {'; '.join(facts(model))}>"
+    return f"<Model {printable(model.name)}: {'; '.join(facts(model))}>"
 
 
 def html(model: Model) -> str:
@@ -81,7 +82,7 @@ def html(model: Model) -> str:
         if kind in stack
     )
     return (
-        f'<div class="hb-model"><b>{escape(model.name)}</b><br>{what}<br>{_stack(stack, attention)}'
+        f'<div class="hb-model"><b>{escape(printable(model.name))}</b><br>{what}<br>{_stack(stack, attention)}'
         f"<div>{legend}</div>{attention[0].upper()}{attention[1:]}</div>"
     )
 

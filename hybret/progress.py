@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm.std import tqdm
 
+from .errors import printable
+
 SELDOM = 30
 """Seconds between the lines of a log: an hour of tenths of a second would be 36,000 of them in an executed notebook."""
 
@@ -22,6 +24,7 @@ def bar(**options: Any) -> tqdm:
     **options
         Of `tqdm.tqdm`. Unless they disable the bar, the environment may (``TQDM_DISABLE``). No bar has nothing to do.
     """
+    options["desc"] = printable(options.get("desc", ""))  # it names models
     if options.get("total") == 0:
         options["disable"] = True
     elif not options.get("disable"):

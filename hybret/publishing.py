@@ -41,9 +41,20 @@ class Published:
 
 
 def published(project: Project) -> list[Published]:
-    """The published runs of other models, in the order of the models' names and of the chapters."""
+    """The published runs of other models, in the order of the models' names and of the chapters.
+
+    Raises
+    ------
+    HybretError
+        A folder with a name that hybret gives to none: pages take it as it is.
+    """
     if project.variant:
         return []
+    for folder in project.published.glob("*/"):
+        if not re.fullmatch(r"[\w.+-]+", folder.name):
+            raise HybretError(
+                f"book/published has a folder {folder.name!r}, a name that pages show; rename it to letters, digits .+-"
+            )
     found = [
         Published(folder.name, name, path)
         for folder in sorted(project.published.glob("*/"))

@@ -19,7 +19,7 @@ from .engine import generation
 from .engine.acting import require
 from .engine.batches import Budget, Stages, acted_on, answered, budget_of, does, longest_prompt, plan
 from .engine.placing import Elsewhere
-from .errors import HybretError, printable
+from .errors import HybretError
 from .fitting import needs_question, no_question, validate
 from .interventions import Intervention, KeepHeads, PerPhase, elementary
 from .models import Model
@@ -127,7 +127,7 @@ def sweep(
     finished = cluster.answered(model, work, stages, run) if cluster else answered(model, work, stages)
     with (
         progress_bar(
-            desc=printable(f"{model.name}, {recipe.name}"),
+            desc=f"{model.name}, {recipe.name}",
             unit="answer",
             total=sum(map(len, work.batches)),
             disable=not progress,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +16,11 @@ import nbformat
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from test_explorer import toy
+from typer.testing import CliRunner
 
-from hybret import fetching, figures, store, verdicts
+from hybret import fetching, figures, progress, store, verdicts
+from hybret.cli import app
 from hybret.errors import HybretError, printable
 from hybret.runs import Project
 from hybret.sweeping import run_folder
@@ -83,6 +89,30 @@ def test_verdicts_show_foreign_text_as_text(text):
     assert "<script" not in page and "<img" not in page and "\x1b" not in page and "\u202e" not in page
 
 
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
+def test_a_model_is_called_by_its_name_as_text(griffin, text):
+    named = replace(griffin, name=text)
+    assert printable(text) in repr(named) and repr(named).isprintable()
+    shown = named._repr_html_()
+    assert f"<b>{escape(printable(text))}</b>" in shown and shown.isprintable()
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
+def test_a_progress_line_shows_foreign_text_as_text(text):
+    said = io.StringIO()
+    with progress.bar(desc=text, total=2, file=said) as bar:
+        bar.update()
+    assert printable(text) in said.getvalue() and not set(said.getvalue()) & set("\x1b\x07\0\x08\u202e\u2066")
+
+
+def test_the_command_line_shows_a_path_as_text(tmp_path):
+    folder = tmp_path / "a\x1b[31m\u202e"
+    folder.mkdir()
+    toy(model="\x1b[31m").to_parquet(folder / "rows-1.parquet")
+    done = CliRunner().invoke(app, ["explore", str(folder)])
+    assert done.exit_code == 0 and done.stdout.strip().isprintable() and (folder / "explorer.html").is_file()
+
+
 @pytest.fixture(scope="module")
 def executed():
     sys.path.insert(0, str(REPO / "book" / "_ext"))
@@ -105,8 +135,6 @@ def test_a_run_card_shows_foreign_text_as_text(executed, text):
     "name", ["../../x", "/etc/passwd", "a/..", "x/../../y@../z", "é\u202e\n", "y" * 500, ".", "a\0b"]
 )
 def test_names_do_not_lead_out_of_a_folder(griffin, tmp_path, name):
-    from dataclasses import replace
-
     folder = run_folder(tmp_path, replace(griffin, name=name))
     assert folder.parent == tmp_path and len(folder.name) < 120 and folder.name.isprintable()
     project = Project(tmp_path, {"model": name})

@@ -57,7 +57,11 @@ def into_toc(app: Sphinx, config: Any) -> None:
     Behind, so that the numbers of the book's figures do not depend on what else was published.
     """
     parts: dict[str, list[FileItem]] = {}
-    for run in published(Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}")))):
+    try:
+        found = published(Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}"))))
+    except HybretError as error:
+        raise ExtensionError(str(error)) from error
+    for run in found:
         parts.setdefault(run.variant, []).append(FileItem(page(run)))
         config.external_site_map[page(run)] = Document(page(run))
     own = {f"{name}.ipynb" for items in parts.values() for name in items}

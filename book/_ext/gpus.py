@@ -7,6 +7,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from executed import plain
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
@@ -30,7 +31,7 @@ class GpuRecords(SphinxDirective):
             head, *lines = checks_table(folder) if what == "checks" else TABLES[what](records(folder))
         except HybretError as error:
             raise ExtensionError(str(error)) from error
-        rows = [head, ["---"] * len(head), *([str(cell).replace("|", "\\|") for cell in line] for line in lines)]
+        rows = [head, ["---"] * len(head), *([plain(cell) for cell in line] for line in lines)]
         text = [f"| {' | '.join(row)} |" for row in rows] if lines else [NONE]
         box = nodes.container(classes=["hb-runs"])
         self.state.nested_parse(StringList(text), 0, box)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .app import app, one_sentence
+from .app import app, one_sentence, shown
 
 
 @app.command()
@@ -22,4 +22,4 @@ def explore(
     from ..explorer.maps import explore as view
     from ..explorer.maps import rows_of
 
-    print(view(rows_of(run)).save(out or run / "explorer.html"))
+    print(shown(view(rows_of(run)).save(out or run / "explorer.html")))

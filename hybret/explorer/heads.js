@@ -26,7 +26,7 @@ function draw(tag, attributes) {
 }
 
 const percent = (share) => (share > 0 && share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`);
-const shown = (text) => text.replace(/\n/g, "⏎").replace(/^ $/, "␣") || "␣";
+const shown = (text) => visible(text.replace(/\n/g, "⏎")).replace(/^ $/, "␣") || "␣";
 const quoted = (text) => (text === "" ? "the end of the answer" : `“${shown(text.trim() || text)}”`);
 
 /** The bins of every (layer, head, step) with at least 0.5 %: arrays of [bin, share]. */

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import printable
 from ..figures.style import MADE_UP
 from ..looking import PARTS, Look
 from .widget import Widget
@@ -48,7 +49,7 @@ def _state(record: Look) -> dict[str, Any]:
         *[MADE_UP] * record.made_up,
     ]
     return {
-        "note": " · ".join(said),
+        "note": printable(" · ".join(said)),
         "layers": list(record.layers),
         "heads": record.runs[0].entropy.shape[1],
         "tokens": record.tokens,
@@ -60,7 +61,7 @@ def _state(record: Look) -> dict[str, Any]:
         },
         "runs": [
             {
-                "condition": run.condition,
+                "condition": printable(run.condition),
                 "position": run.position,
                 "step": record.telling(run),
                 "reads": run.reads,
@@ -105,7 +106,7 @@ def _table(record: Look) -> str:
             f"<td>{run.entropy[layer, head, step]:.1f}</td><td>{kept}</td></tr>"
         )
     return (
-        f"<table><caption>{html.escape(record.model)} about to write {html.escape(repr(run.gives[step]))}: the heads "
-        "with most attention on the needle</caption><thead><tr><th>layer</th><th>head</th><th>on the needle</th>"
-        f"<th>entropy (bits)</th><th>kept</th></tr></thead><tbody>{body}</tbody></table>"
+        f"<table><caption>{html.escape(printable(record.model))} about to write {html.escape(repr(run.gives[step]))}: "
+        "the heads with most attention on the needle</caption><thead><tr><th>layer</th><th>head</th>"
+        f"<th>on the needle</th><th>entropy (bits)</th><th>kept</th></tr></thead><tbody>{body}</tbody></table>"
     )

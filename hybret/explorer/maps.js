@@ -17,13 +17,6 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const number = (value) => String(Math.round(100 * value) / 100);
 const signed = (value) => (value > 0 ? "+" : value < 0 ? "−" : "") + number(Math.abs(value));
 
-// Control characters (terminal colours) and those that turn the direction of text, made visible.
-function visible(text) {
-  return text
-    .replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
-    .replace(/[\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => `⟨U+${c.charCodeAt(0).toString(16).toUpperCase()}⟩`);
-}
-
 // As hybret.scoring.normalise (lower case, no punctuation, single spaces), with the place of each character.
 function normalised(text) {
   let said = "";
@@ -184,7 +177,6 @@ export default {
 
     // ---------------------------------------------------------------- choosing
     function choose(side, changed) {
-      stop();
       const P = parts[side], current = names[seriesOf(side)];
       const wanted = { ...current, [changed]: P.fields[changed].value };
       const order = FIELDS.map(([field]) => field);
@@ -197,6 +189,7 @@ export default {
       const same = steps.find((s) => (k === null ? S.steps[s].label === S.steps[now[side]].label : S.steps[s].k === k));
       const nearest = k === null ? steps[0] : steps.reduce((x, y) => (Math.abs(S.steps[y].k - k) < Math.abs(S.steps[x].k - k) ? y : x));
       show(side, same ?? nearest);
+      stop(); // the button's words are those of the new conditions
     }
 
     function fill(side) {

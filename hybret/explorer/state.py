@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .. import tables, tipping
-from ..errors import HybretError
+from ..errors import HybretError, printable
 from ..figures.style import MADE_UP, colormap, words
 from ..presets import made_up
 from ..prompts import PAPER_NEEDLE, Needle
@@ -108,9 +108,9 @@ def state_of(
     steps = [
         {
             "series": int(line.series),
-            "label": f"k = {int(line.k)}" if not pd.isna(line.k) else _pair(line),
+            "label": f"k = {int(line.k)}" if not pd.isna(line.k) else printable(_pair(line)),
             "k": None if pd.isna(line.k) else int(line.k),
-            "intervention": str(line.intervention) if line.intervention is not None else "",
+            "intervention": printable(line.intervention) if line.intervention is not None else "",
             **{name: round(float(means.loc[i, name]), 4) for name in ("accuracy", "low", "high", "exact")},
             "n": int(means.loc[i, "n"]),
             "prompts": int(means.loc[i, "prompts"]),
@@ -132,8 +132,8 @@ def state_of(
     state: dict[str, Any] = {
         "series": [
             {
-                **{c: str(line[c]) for c in SERIES},
-                "prompt": str(words("template", line["template"])),
+                **{c: printable(line[c]) for c in SERIES},
+                "prompt": printable(words("template", line["template"])),
                 **_facts(hidden, i),
             }
             for i, line in enumerate(series.to_dict("records"))
@@ -145,7 +145,7 @@ def state_of(
             **{name: _plain(places[name]) for name in ("haystack_seed", "length", "depth", "tokens", "distance")},
             "in_window": places["in_window"].astype(int).tolist(),
             "needle": places["needle"].astype(str).tolist(),
-            "haystack": places["haystack"].astype(str).tolist(),
+            "haystack": [printable(name) for name in places["haystack"]],
             "before": [text[0] if text else None for text in texts],
             "after": [text[1] if text else None for text in texts],
         },
@@ -201,8 +201,8 @@ def _facts(hidden: pd.DataFrame, series: int) -> dict[str, Any]:
     return {
         "random": bool(made_up(mine["model"], mine["weights"]).any()),
         "seeds": ", ".join(seeds),
-        "haystack": ", ".join(sorted(set(mine["haystack"].astype(str)))),
-        "ran": " on ".join(x for x in (mine["dtype"].iloc[0], mine["device"].iloc[0]) if x) if len(mine) else "",
+        "haystack": printable(", ".join(sorted(set(mine["haystack"].astype(str))))),
+        "ran": printable(" on ".join(filter(None, mine[["dtype", "device"]].iloc[0]))) if len(mine) else "",
     }
 
 

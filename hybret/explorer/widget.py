@@ -16,9 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..errors import HybretError
+from ..errors import HybretError, printable
 
 HERE = Path(__file__).parent
+BASE_JS = "widget.js"  # how every view shows foreign text
 BASE_CSS = "widget.css"  # light, dark and print colours of every view, as custom properties of `.hb-widget`
 _ENTRY = "export default"
 
@@ -74,10 +75,10 @@ class Widget:
         label: str,
         resolve: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.esm, self.css = _source(esm), _source(BASE_CSS) + _source(css)
+        self.esm, self.css = _source(BASE_JS) + _source(esm), _source(BASE_CSS) + _source(css)
         if self.esm.count(_ENTRY) != 1:
             raise HybretError(f"a view's JavaScript has `{_ENTRY}` once, not {self.esm.count(_ENTRY)} times")
-        self.state, self.fallback, self.label, self.resolve = dict(state), fallback, label, resolve
+        self.state, self.fallback, self.label, self.resolve = dict(state), fallback, printable(label), resolve
         self._json = escaped_json(self.state)
         self._live: Any = None
 

@@ -1,0 +1,8 @@
+// Comes before the JavaScript of every view.
+// Control characters (terminal colours), those without a picture and those that turn the direction of text, made visible.
+function visible(text) {
+  return text
+    .replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
+    .replace(/[\u007f-\u009f\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+}
+
