@@ -505,6 +505,8 @@ def test_k_must_be_a_whole_number(k):
         (lambda: validate(PerPhase(generation=KeepHeads(7), prefill=Keep()), 6), "k is 7"),
         (lambda: validate("omit", 6), "'omit' is not an intervention"),
         (lambda: CORRECTED.replace(insert="character"), "a recipe has no field 'insert'; its fields are binary"),
+        (lambda: CORRECTED.replace(rubric=" "), "rubric of a recipe is ' '; give a text that is not empty"),
+        (lambda: hb.recipe.Recipe(""), "name of a recipe is ''; give a text"),
         (lambda: hb.recipe.recipe("AUTHORS"), "unknown recipe 'AUTHORS'; choose one of PAPER, CORRECTED"),
     ],
 )
@@ -541,7 +543,7 @@ def test_the_two_recipes_are_what_text_and_code_say():
         ):
             CORRECTED.replace(**{name: "other"})
     for eps in (-1e-12, 1, float("nan")):
-        with pytest.raises(HybretError, match="entropy_eps is"):
+        with pytest.raises(HybretError, match="^entropy_eps is"):
             CORRECTED.replace(entropy_eps=eps)
     with pytest.raises(HybretError, match="a recipe has no field 'name'"):
         CORRECTED.replace(name="mine")

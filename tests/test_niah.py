@@ -286,6 +286,21 @@ def test_bad_input_is_one_sentence(tokenizer, arguments, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"name": ""}, "the name of a needle is ''; give a text"),
+        ({"sentence": " "}, "the sentence of a needle is ' '; give a text"),
+        ({"question": None}, "the question of a needle is None; give a text"),
+        ({"keywords": "lamp"}, "the keywords of a needle are 'lamp'; give a tuple of texts"),
+        ({"keywords": ("lamp", "")}, "a keyword of a needle is ''; give a text"),
+    ],
+)
+def test_a_needle_is_made_of_texts(fields, says):
+    with pytest.raises(HybretError, match=f"^{says}"):
+        Needle(**{"name": "lamp", "sentence": "It is blue.", "question": "What?", **fields})
+
+
 def test_tokenizers_that_cannot_place_the_needle_are_refused(tokenizer):
     vocabulary = Tokenizer(models.WordLevel({"[UNK]": 0, "The": 1, ".": 2}, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
