@@ -243,6 +243,24 @@ def test_trace_entropy_is_in_bits_for_uniform_attention(model):
         torch.testing.assert_close(trace.needle_mass[layer], (seen / n).expand(copy.heads, -1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["random-griffin", "random-jamba", "zamba", "zamba2"])
+def test_what_is_said_of_one_layer_changes_that_one(family):
+    """Up to it the states stay; in one pass after another, also where layers share their attention module (Zamba)."""
+    model = hb.load(family, device="cpu")
+    ids = torch.tensor([random_ids(model, 20)])
+
+    def states():
+        with torch.inference_mode():
+            return model.net(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+
+    plain = states()
+    for layer in model.attention_layers:
+        with hb.attach(model, Only(layers=(layer,))), hb.phase("prefill", [19], [((3, 5),)]):
+            for found in (states(), states()):
+                same = [torch.equal(a, b) for a, b in zip(found, plain, strict=True)]
+                assert same.index(False) == layer + 1  # the states after it; those before are its input
+
+
 def test_recorded_weights_are_those_used(model):
     """Entropy and needle mass are of the untouched weights, `weights` is what is left after the manipulation."""
     ids = random_ids(model, TOKENS)
