@@ -244,6 +244,35 @@ def test_each_row_of_a_batch_has_its_own_intervention(phase):
 
 
 @pytest.mark.parametrize("phase", SETTINGS)
+def test_the_order_of_a_row_is_kept_where_rows_share_its_end(phase):
+    rows = [(Omit(), Mass(2.0)), (Only(), Mass(2.0))]
+    for both in (rows, rows[::-1]):
+        np.testing.assert_allclose(run(SETTINGS[phase], both)[1], slow(SETTINGS[phase], both)[1], atol=5e-6)
+
+
+def test_a_frame_follows_a_layer_to_its_device():
+    """Its tensors, not its counts: what every layer did stands in one place."""
+    rows, last = [(Omit(), KeepHeads(2)), (Only(also=("question",)),)], torch.tensor([8, 8])
+    now = Frame("prefill", rows, PREFILL["spans"], last, CORRECTED, questions=PREFILL["questions"])
+    moved = now.on(torch.device("meta"))
+
+    def devices(of):
+        pairs = [*of.keep_heads.values(), *of.manipulations]
+        return {
+            x.device.type
+            for x in (of.last, of.bounds, of.asked, *(x for p in pairs for x in p))
+            if hasattr(x, "device")
+        }
+
+    assert (devices(now), devices(moved)) == ({"cpu"}, {"meta"})
+    assert now.on(last.device) is now and moved.acted is now.acted
+    assert (
+        [a for a, _ in moved.manipulations] == [a for a, _ in now.manipulations] == [Omit(), Only(also=("question",))]
+    )
+    assert list(moved.keep_heads) == list(now.keep_heads) == ["entropy"]
+
+
+@pytest.mark.parametrize("phase", SETTINGS)
 def test_conditions_differ_on_the_random_layer(phase):
     """Otherwise the comparisons above could not tell one intervention from another."""
     outputs = {name: run(SETTINGS[phase], [actions] * 2)[0] for name, actions in CONDITIONS.items()}
@@ -285,6 +314,16 @@ def test_binary_per_row_is_causal_and_the_scalar_is_not():
     assert len(np.unique(scalar[0])) == 2  # 0 and one value, whatever the head and the query
     assert scalar.sum(-1).max() > 1
     assert len(np.unique(per_row[0])) > HEADS
+
+
+@pytest.mark.parametrize("binary", ["per-row", "scalar"])
+def test_binary_on_a_needle_of_one_token(binary):
+    """The mean over one token is its weight: the scalar is that of all queries and heads."""
+    one = {**PREFILL, "spans": (((3, 4),), ((1, 2),))}
+    recipe = CORRECTED.replace(binary=binary)
+    np.testing.assert_allclose(
+        run(one, [(Binary(),)] * 2, recipe)[1], slow(one, [(Binary(),)] * 2, recipe)[1], atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("action", [Omit(), Only(), Only(renormalise=True), Binary(), Null()], ids=repr)
