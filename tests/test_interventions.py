@@ -250,6 +250,12 @@ def test_the_order_of_a_row_is_kept_where_rows_share_its_end(phase):
         np.testing.assert_allclose(run(SETTINGS[phase], both)[1], slow(SETTINGS[phase], both)[1], atol=5e-6)
 
 
+@pytest.mark.parametrize("found", ["outputs", "calls", "acted", "due", "keep_heads", "manipulations", "streams"])
+def test_what_a_frame_finds_out_cannot_be_given(found):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{found}'"):
+        Frame("prefill", [()], [()], torch.tensor([3]), CORRECTED, **{found: None})
+
+
 def test_a_frame_follows_a_layer_to_its_device():
     """Its tensors, not its counts: what every layer did stands in one place."""
     rows, last = [(Omit(), KeepHeads(2)), (Only(also=("question",)),)], torch.tensor([8, 8])
