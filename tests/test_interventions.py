@@ -256,6 +256,23 @@ def test_what_a_frame_finds_out_cannot_be_given(found):
         Frame("prefill", [()], [()], torch.tensor([3]), CORRECTED, **{found: None})
 
 
+def test_every_row_of_a_frame_has_a_question_or_none_has():
+    with pytest.raises(ValueError, match="shorter"):
+        Frame("prefill", [(), ()], [(), ()], torch.tensor([3, 3]), CORRECTED, questions=[(1, 2)])
+
+
+def test_bins_hold_the_weights_on_their_positions():
+    """Keys 0 to 3 of one row, 2 to 5 of the other; nothing stands at position 6 yet, and its bin is there."""
+    bins, last = [0, 0, 1, 2, 2, 1, 3], (3, 5)
+    weights = torch.rand(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
+    found = Frame("generation", [()] * 2, [()] * 2, torch.tensor(last), CORRECTED).binned(weights, torch.tensor(bins))
+    expected = torch.zeros(2, 3, 4, 2)
+    for row in range(2):
+        for key in range(4):
+            expected[row, :, bins[last[row] - 3 + key]] += weights[row, ..., key]
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_frame_follows_a_layer_to_its_device():
     """Its tensors, not its counts: what every layer did stands in one place."""
     rows, last = [(Omit(), KeepHeads(2)), (Only(also=("question",)),)], torch.tensor([8, 8])
