@@ -256,6 +256,36 @@ def test_what_a_frame_finds_out_cannot_be_given(found):
         Frame("prefill", [()], [()], torch.tensor([3]), CORRECTED, **{found: None})
 
 
+def test_without_a_mask_the_padding_of_right_aligned_rows_alone_is_hidden():
+    """Rows of 2 and 4 tokens in front of 4 keys; a mask that is given is the one that counts."""
+    q, k, v = tensors(1, 4)
+    given = torch.zeros(2, 1, 1, 4)
+    given[..., 1] = torch.finfo(torch.float32).min
+    everything, but_one = [[0, 1, 2, 3]] * 2, [[0, 2, 3]] * 2
+    for right_aligned, mask, seen in (
+        (True, None, [[2, 3], [0, 1, 2, 3]]),
+        (False, None, everything),
+        (True, given, but_one),
+        (False, given, but_one),
+    ):
+        for actions in ((), (KeepHeads(HEADS),), (Mass(1.0),)):
+            last = torch.tensor([1, 3])
+            now = Frame("generation", [actions] * 2, [(), ()], last, CORRECTED, right_aligned=right_aligned)
+            with frame(now):
+                _, weights = attention(MODULE, q, k, v, mask, DIM**-0.5)
+            assert [sorted({int(j) for j in (row > 0).nonzero()[:, -1]}) for row in weights] == seen
+            torch.testing.assert_close(weights.sum(-1), torch.ones(2, HEADS, 1))
+
+
+def test_dropout_is_what_is_asked_for_and_for_training_alone():
+    learning = SimpleNamespace(**{**vars(MODULE), "training": True})
+    none, all_of_it, plain = (
+        attention(module, *tensors(3, 3), None, 1.0, **options)[1]
+        for module, options in ((learning, {}), (learning, {"dropout": 1.0}), (MODULE, {"dropout": 1.0}))
+    )
+    assert torch.equal(none, plain) and (plain > 0).all() and not all_of_it.any()
+
+
 def test_every_row_of_a_frame_has_a_question_or_none_has():
     with pytest.raises(ValueError, match="shorter"):
         Frame("prefill", [(), ()], [(), ()], torch.tensor([3, 3]), CORRECTED, questions=[(1, 2)])
