@@ -277,6 +277,21 @@ def test_without_a_mask_the_padding_of_right_aligned_rows_alone_is_hidden():
             torch.testing.assert_close(weights.sum(-1), torch.ones(2, HEADS, 1))
 
 
+@pytest.mark.parametrize(("rows", "keys", "dim"), [(6, 5, 4), (2, 6, 4), (3, 5, 6), (3, 2, 2)])
+def test_heads_share_keys_whatever_else_is_as_many(rows, keys, dim):
+    """As many rows, keys or dimensions as there are heads: the same as with a copy of the keys for each head."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(rows, HEADS, 1, dim, generator=generator)
+    k, v = (torch.randn(rows, KV_HEADS, keys, dim, generator=generator) for _ in range(2))
+    own = SimpleNamespace(**{**vars(MODULE), "num_key_value_groups": 1})
+    copies = [x.repeat_interleave(HEADS // KV_HEADS, 1) for x in (k, v)]
+    for actions in ((Omit(),), (KeepHeads(2, "l2"),)):
+        last = torch.full((rows,), keys - 1)
+        with frame(Frame("generation", [actions] * rows, [((1, 2),)] * rows, last, CORRECTED, right_aligned=True)):
+            shared = attention(MODULE, q, k, v, None, dim**-0.5)
+            torch.testing.assert_close(shared, attention(own, q, *copies, None, dim**-0.5))
+
+
 def test_dropout_is_what_is_asked_for_and_for_training_alone():
     learning = SimpleNamespace(**{**vars(MODULE), "training": True})
     none, all_of_it, plain = (
