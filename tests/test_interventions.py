@@ -539,8 +539,22 @@ def test_only_is_one_value_whatever_the_order_and_its_plain_repr_stays():
     assert Only("generation", True, ("answer", "self"), (5,)).label == (
         "only (generation) + self + answer in layer 5, renormalised"
     )
+    assert KeepHeads(2, "l2", "generation").label == "k=2, l2 (generation)"
     assert (Mass(2).label, Mass("needle", "prefill").label) == ("mass 2", "mass that on the needle (prefill)")
-    assert Mass(1) == Mass(1.0) and repr(Mass(1)) == repr(Mass(1.0))
+    assert Mass(1) == Mass(1.0) != Mass(0) and repr(Mass(1)) == repr(Mass(1.0))
+
+
+@pytest.mark.parametrize("base", [hb.Intervention, hb.interventions.Elementary])
+def test_an_intervention_that_does_not_say_when_it_acts_is_none(base):
+    """What is left out of one of one's own is said; its label is its value."""
+
+    class Mine(base):
+        pass
+
+    with pytest.raises(NotImplementedError):
+        Mine().at("prefill")
+    if base is hb.Intervention:
+        assert Mine().label == repr(Mine())
 
 
 def test_interventions_are_values():
@@ -600,12 +614,17 @@ def test_k_must_be_a_whole_number(k):
         (lambda: Only("answer"), "unknown phase 'answer'"),
         (lambda: Binary("answer"), "unknown phase 'answer'"),
         (lambda: Null(""), "unknown phase ''"),
+        (lambda: Omit(np.array(["prefill", "both"])), "unknown phase array"),
+        (lambda: Compose([Omit(), Only()]), "a composition is made of a tuple of interventions, not of"),
         (lambda: Mass(1.0, "answer"), "unknown phase 'answer'"),
         (lambda: Mass(-0.1), "the attention mass is -0.1; it must be a number from 0 on, or 'needle'"),
         (lambda: Mass(float("nan")), "the attention mass is nan"),
         (lambda: Mass("self"), "the attention mass is 'self'"),
+        (lambda: Mass(True), "the attention mass is True"),
+        (lambda: Mass(math.inf), "the attention mass is inf"),
         (lambda: Only(also="self"), "Only cannot keep 'self'; also is a tuple of some of self, first, question"),
         (lambda: Only(also=("self", "bos")), "Only cannot keep 'bos'"),
+        (lambda: Only(layers=(0, "2")), "^a layer is '2'; give a whole number"),
         (lambda: validate(Only(layers=(2, 3)), 6, (2, 5)), "layer 3 is no attention layer of this model; choose some"),
         (lambda: validate(KeepHeads(7), 6), "choose k from 0 to 6"),
         (lambda: validate(Omit() & KeepHeads(7, during="generation"), 6), "k is 7, but this model has 6 heads"),
