@@ -540,6 +540,7 @@ def test_only_is_one_value_whatever_the_order_and_its_plain_repr_stays():
         "only (generation) + self + answer in layer 5, renormalised"
     )
     assert KeepHeads(2, "l2", "generation").label == "k=2, l2 (generation)"
+    assert Only(layers=(5, 2)).label == "only in layer 2, 5"
     assert (Mass(2).label, Mass("needle", "prefill").label) == ("mass 2", "mass that on the needle (prefill)")
     assert Mass(1) == Mass(1.0) != Mass(0) and repr(Mass(1)) == repr(Mass(1.0))
 
