@@ -334,6 +334,16 @@ def test_tokenizers_that_cannot_place_the_needle_are_refused(tokenizer):
         grid(byte_level(chat="{{ messages[0]['content'] | upper }}"), [400], [50], "instruct", HAY)
 
 
+def test_a_question_that_a_tokenizer_drops_has_no_place():
+    """It would be the whole prompt that `Only` keeps in sight, if it were said to begin at the first token."""
+    backend = Tokenizer(models.BPE(vocab={"m": 0}, merges=[]))  # other letters leave nothing behind
+    dropping = PreTrainedTokenizerFast(tokenizer_object=backend)
+    (control,) = grid(dropping, [250], haystack="mmmm " * 100, needle=None)
+    assert control.question_span is None and set(control.ids) == {0}
+    with pytest.raises(HybretError, match="cannot place the needle"):
+        grid(dropping, [250], haystack="mmmm " * 100)
+
+
 def test_folders(tmp_path, tokenizer):
     with pytest.raises(HybretError, match="holds no text"):
         niah.load_haystack(tmp_path)
