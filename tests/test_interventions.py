@@ -14,6 +14,7 @@ import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Compose, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine import generation
 from hybret.engine.attention import attention
+from hybret.engine.attention import mask as made_mask
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.frame import Frame, frame
 from hybret.engine.tracing import implementation
@@ -254,6 +255,13 @@ def test_the_order_of_a_row_is_kept_where_rows_share_its_end(phase):
 def test_what_a_frame_finds_out_cannot_be_given(found):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{found}'"):
         Frame("prefill", [()], [()], torch.tensor([3]), CORRECTED, **{found: None})
+
+
+@pytest.mark.parametrize(("phase", "known"), [("prefill", "streaming"), ("generation", "right_aligned")])
+def test_no_mask_is_made_where_it_is_known_what_each_query_sees(phase, known):
+    """It would be as large as the weights that such a pass does without."""
+    with frame(Frame(phase, [()], [()], torch.tensor([3]), CORRECTED, **{known: True})):
+        assert made_mask("whatever transformers passes on") is None
 
 
 def test_without_a_mask_the_padding_of_right_aligned_rows_alone_is_hidden():
