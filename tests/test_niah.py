@@ -341,7 +341,7 @@ def test_a_question_that_a_tokenizer_drops_has_no_place():
     (control,) = grid(dropping, [250], haystack="mmmm " * 100, needle=None)
     assert control.question_span is None and set(control.ids) == {0}
     with pytest.raises(HybretError, match="cannot place the needle"):
-        grid(dropping, [250], haystack="mmmm " * 100)
+        grid(dropping, [250], [100], haystack="mmmm " * 100)
 
 
 def test_folders(tmp_path, tokenizer):
