@@ -28,7 +28,6 @@ class Intervention:
     """Base of all interventions: composition with ``&`` and the split by phase."""
 
     def __and__(self, other: Intervention) -> Compose:
-        require(other)
         return Compose((*parts(self), *parts(other)))
 
     @property

@@ -175,7 +175,7 @@ def _spans(
     while at >= 0:
         first, last = at + 1, at + 1 + len(needle.sentence)
         span = _tokens(offsets, first, last)
-        if _bare(needle.sentence) not in _bare(tokenizer.decode(ids[slice(*span)])):
+        if span is None or _bare(needle.sentence) not in _bare(tokenizer.decode(ids[slice(*span)])):
             raise HybretError(
                 f"this tokenizer cannot place the needle {needle.name!r}: its sentence does not survive "
                 "encoding; use another tokenizer, or a needle in its vocabulary"
@@ -184,17 +184,17 @@ def _spans(
         at = text.find(needle.insertion, last)
 
 
-def _asked(text: str, offsets: list[tuple[int, int]], question: str) -> tuple[int, int]:
-    """Half-open token range of the last copy of the question, with the word that announces it."""
+def _asked(text: str, offsets: list[tuple[int, int]], question: str) -> tuple[int, int] | None:
+    """Half-open token range of the last copy of the question, with the word that announces it; None if it has none."""
     asked = f"QUESTION: {question}"
     at = text.rindex(asked)
     return _tokens(offsets, at, at + len(asked))
 
 
-def _tokens(offsets: list[tuple[int, int]], first: int, last: int) -> tuple[int, int]:
-    """Half-open range of the tokens that hold any of the characters `first` to `last` (excluded)."""
+def _tokens(offsets: list[tuple[int, int]], first: int, last: int) -> tuple[int, int] | None:
+    """Half-open range of the tokens that hold any of the characters `first` to `last` (excluded); None if none does."""
     inside = [i for i, (start, end) in enumerate(offsets) if start < last and end > first]
-    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+    return (inside[0], inside[-1] + 1) if inside else None
 
 
 def _bare(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, HybretError, Keep, KeepHeads, Null, Omit, Only
 from hybret.engine import generation
 from hybret.engine.attention import NAME
+from hybret.engine.frame import Frame
 from hybret.engine.tracing import implementation
 
 TOKENS, SPAN = 70, (40, 50)
@@ -175,9 +177,13 @@ def test_an_attached_model_refuses_a_forward_without_a_phase(model):
     logits(model, random_ids(model, 8))  # and outside of attach it is a plain model again
 
 
-def test_another_model_runs_freely_while_one_is_attached(griffin, jamba):
-    with hb.attach(griffin, KeepHeads(1)):
-        assert logits(jamba, random_ids(jamba, 8)).shape[0] == 8
+def test_another_model_runs_freely_while_one_is_attached_and_this_one_afterwards(griffin, jamba):
+    """Through hybret's attention too, which without a declared phase is eager attention."""
+    plain = {m.name: logits(m, random_ids(m, 8)) for m in (griffin, jamba)}
+    with hb.attach(griffin, KeepHeads(1)), implementation(jamba.net):
+        assert torch.equal(logits(jamba, random_ids(jamba, 8)), plain[jamba.name])
+    with implementation(griffin.net):
+        assert torch.equal(logits(griffin, random_ids(griffin, 8)), plain[griffin.name])
 
 
 def test_the_declared_phase_decides(model):
@@ -241,6 +247,41 @@ def test_trace_entropy_is_in_bits_for_uniform_attention(model):
     for layer in trace.entropy:
         torch.testing.assert_close(trace.entropy[layer], n.log2().expand(copy.heads, -1), atol=1e-4, rtol=0)
         torch.testing.assert_close(trace.needle_mass[layer], (seen / n).expand(copy.heads, -1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["random-griffin", "random-jamba", "zamba", "zamba2"])
+def test_what_is_said_of_one_layer_changes_that_one(family):
+    """Up to it the states stay; in one pass after another, also where layers share their attention module (Zamba)."""
+    model = hb.load(family, device="cpu")
+    ids = torch.tensor([random_ids(model, 20)])
+
+    def states():
+        with torch.inference_mode():
+            return model.net(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+
+    plain = states()
+    for layer in model.attention_layers:
+        with hb.attach(model, Only(layers=(layer,))), hb.phase("prefill", [19], [((3, 5),)]):
+            for found in (states(), states()):
+                same = [torch.equal(a, b) for a, b in zip(found, plain, strict=True)]
+                assert same.index(False) == layer + 1  # the states after it; those before are its input
+
+
+def test_layers_that_do_not_know_their_number_come_in_order():
+    config = SimpleNamespace(
+        model_type="zamba", layers_block_type=["mamba", "hybrid", "mamba", "hybrid", "hybrid"], num_attention_heads=2
+    )
+    for unknown in (None, -1):
+        now, module = Frame("prefill", [()], [()], torch.tensor([3]), CORRECTED), SimpleNamespace(config=config)
+        module.layer_idx = unknown
+        assert [now.layer(module) for _ in range(7)] == [1, 3, 4, 1, 3, 4, 1]
+
+
+def test_a_pass_that_is_recorded_forms_the_weights_where_others_stream(model):
+    ids = random_ids(model, TOKENS)
+    with hb.attach(model, Keep()) as trace:
+        generation.prefill(model, ids, [()], (SPAN,), CORRECTED, trace, streaming=True)
+    assert [len(x) for x in trace.entropy.values()] == [model.heads] * len(model.attention_layers)
 
 
 def test_recorded_weights_are_those_used(model):

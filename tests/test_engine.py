@@ -41,30 +41,54 @@ ACTIONS = {
 RECIPES = pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
 
 
+def whole(model, rows, recipe=CORRECTED, streaming=True):
+    """Logits of one prompt under each of `rows` in one pass, far past the window, and whether it streamed."""
+    length, spans, question = 150, ((60, 70), (90, 95)), (100, 120)
+    ids = torch.tensor([random_ids(model, length)]).expand(len(rows), -1)
+    last, asked = torch.full((len(rows),), length - 1), [question] * len(rows)
+    now = Frame("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
+    with parallel_scans(), implementation(model.net), torch.inference_mode(), frame(now):
+        return model.net(input_ids=ids, use_cache=False).logits, now.streams
+
+
 @RECIPES
 def test_streaming_prefill_is_the_exact_one(model, recipe):
-    """One batch of every intervention, prompts far past the window, needle seen by some tokens only."""
-    length, spans, question = 150, ((60, 70), (90, 95)), (100, 120)
+    """One batch of every intervention, needle seen by some tokens only."""
     rows = effective(list(ACTIONS.values()), model.family, model.heads, recipe)
-    ids = torch.tensor([random_ids(model, length)]).expand(len(rows), -1)
-
-    def logits(streaming, rows):
-        last = torch.full((len(rows),), length - 1)
-        asked = [question] * len(rows)
-        now = Frame("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
-        with parallel_scans(), implementation(model.net), torch.inference_mode(), frame(now):
-            return model.net(input_ids=ids[: len(rows)], use_cache=False).logits, now.streams
-
-    slow, streamed = logits(False, rows)
+    slow, streamed = whole(model, rows, recipe, streaming=False)
     assert not streamed
     several = [i for i, row in enumerate(rows) if len({type(a) for a in row} - {KeepHeads}) + ("l2" in str(row)) < 2]
-    fast, streamed = logits(True, [rows[i] for i in several])
+    fast, streamed = whole(model, [rows[i] for i in several], recipe)
     assert streamed and len(several) >= 15
     torch.testing.assert_close(fast, slow[several], atol=3e-5, rtol=0)
     if recipe == CORRECTED:
-        together, streamed = logits(True, rows)
+        together, streamed = whole(model, rows)
         assert not streamed  # the weights of a row change twice, so they are formed
         assert torch.equal(together, slow)
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        (Only(renormalise=True), Omit()),
+        (Binary(), Omit()),
+        (Omit(), KeepHeads(4, metric="l2")),
+        (KeepHeads(4, metric="l2"), Null()),
+        (Mass(0.5),),
+    ],
+    ids=repr,
+)
+def test_a_row_that_cannot_stream_keeps_its_batch_from_it(model, twice):
+    """Alone and beside rows that could, in any place; those stream without it, though each of them changes."""
+    once = [(Omit(),), (KeepHeads(3), Only()), (KeepHeads(5, metric="l2"),), ()]
+    slow, _ = whole(model, [twice, *once], streaming=False)
+    for rows, order in (([twice], [0]), ([*once, twice], [1, 2, 3, 4, 0])):
+        fast, streamed = whole(model, rows)
+        assert not streamed
+        torch.testing.assert_close(fast, slow[order], atol=3e-5, rtol=0)
+    fast, streamed = whole(model, once)
+    assert streamed
+    torch.testing.assert_close(fast, slow[1:], atol=3e-5, rtol=0)
 
 
 @pytest.mark.parametrize("window", [None, 37, 400])

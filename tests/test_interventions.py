@@ -14,6 +14,7 @@ import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Compose, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine import generation
 from hybret.engine.attention import attention
+from hybret.engine.attention import mask as made_mask
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.frame import Frame, frame
 from hybret.engine.tracing import implementation
@@ -244,6 +245,110 @@ def test_each_row_of_a_batch_has_its_own_intervention(phase):
 
 
 @pytest.mark.parametrize("phase", SETTINGS)
+def test_the_order_of_a_row_is_kept_where_rows_share_its_end(phase):
+    rows = [(Omit(), Mass(2.0)), (Only(), Mass(2.0))]
+    for both in (rows, rows[::-1]):
+        np.testing.assert_allclose(run(SETTINGS[phase], both)[1], slow(SETTINGS[phase], both)[1], atol=5e-6)
+
+
+@pytest.mark.parametrize("found", ["outputs", "calls", "acted", "due", "keep_heads", "manipulations", "streams"])
+def test_what_a_frame_finds_out_cannot_be_given(found):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{found}'"):
+        Frame("prefill", [()], [()], torch.tensor([3]), CORRECTED, **{found: None})
+
+
+@pytest.mark.parametrize(("phase", "known"), [("prefill", "streaming"), ("generation", "right_aligned")])
+def test_no_mask_is_made_where_it_is_known_what_each_query_sees(phase, known):
+    """It would be as large as the weights that such a pass does without."""
+    with frame(Frame(phase, [()], [()], torch.tensor([3]), CORRECTED, **{known: True})):
+        assert made_mask("whatever transformers passes on") is None
+
+
+def test_without_a_mask_the_padding_of_right_aligned_rows_alone_is_hidden():
+    """Rows of 2 and 4 tokens in front of 4 keys; a mask that is given is the one that counts."""
+    q, k, v = tensors(1, 4)
+    given = torch.zeros(2, 1, 1, 4)
+    given[..., 1] = torch.finfo(torch.float32).min
+    everything, but_one = [[0, 1, 2, 3]] * 2, [[0, 2, 3]] * 2
+    for right_aligned, mask, seen in (
+        (True, None, [[2, 3], [0, 1, 2, 3]]),
+        (False, None, everything),
+        (True, given, but_one),
+        (False, given, but_one),
+    ):
+        for actions in ((), (KeepHeads(HEADS),), (Mass(1.0),)):
+            last = torch.tensor([1, 3])
+            now = Frame("generation", [actions] * 2, [(), ()], last, CORRECTED, right_aligned=right_aligned)
+            with frame(now):
+                _, weights = attention(MODULE, q, k, v, mask, DIM**-0.5)
+            assert [sorted({int(j) for j in (row > 0).nonzero()[:, -1]}) for row in weights] == seen
+            torch.testing.assert_close(weights.sum(-1), torch.ones(2, HEADS, 1))
+
+
+@pytest.mark.parametrize(("rows", "keys", "dim"), [(6, 5, 4), (2, 6, 4), (3, 5, 6), (3, 2, 2)])
+def test_heads_share_keys_whatever_else_is_as_many(rows, keys, dim):
+    """As many rows, keys or dimensions as there are heads: the same as with a copy of the keys for each head."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(rows, HEADS, 1, dim, generator=generator)
+    k, v = (torch.randn(rows, KV_HEADS, keys, dim, generator=generator) for _ in range(2))
+    own = SimpleNamespace(**{**vars(MODULE), "num_key_value_groups": 1})
+    copies = [x.repeat_interleave(HEADS // KV_HEADS, 1) for x in (k, v)]
+    for actions in ((Omit(),), (KeepHeads(2, "l2"),)):
+        last = torch.full((rows,), keys - 1)
+        with frame(Frame("generation", [actions] * rows, [((1, 2),)] * rows, last, CORRECTED, right_aligned=True)):
+            shared = attention(MODULE, q, k, v, None, dim**-0.5)
+            torch.testing.assert_close(shared, attention(own, q, *copies, None, dim**-0.5))
+
+
+def test_dropout_is_what_is_asked_for_and_for_training_alone():
+    learning = SimpleNamespace(**{**vars(MODULE), "training": True})
+    none, all_of_it, plain = (
+        attention(module, *tensors(3, 3), None, 1.0, **options)[1]
+        for module, options in ((learning, {}), (learning, {"dropout": 1.0}), (MODULE, {"dropout": 1.0}))
+    )
+    assert torch.equal(none, plain) and (plain > 0).all() and not all_of_it.any()
+
+
+def test_every_row_of_a_frame_has_a_question_or_none_has():
+    with pytest.raises(ValueError, match="shorter"):
+        Frame("prefill", [(), ()], [(), ()], torch.tensor([3, 3]), CORRECTED, questions=[(1, 2)])
+
+
+def test_bins_hold_the_weights_on_their_positions():
+    """Keys 0 to 3 of one row, 2 to 5 of the other; nothing stands at position 6 yet, and its bin is there."""
+    bins, last = [0, 0, 1, 2, 2, 1, 3], (3, 5)
+    weights = torch.rand(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
+    found = Frame("generation", [()] * 2, [()] * 2, torch.tensor(last), CORRECTED).binned(weights, torch.tensor(bins))
+    expected = torch.zeros(2, 3, 4, 2)
+    for row in range(2):
+        for key in range(4):
+            expected[row, :, bins[last[row] - 3 + key]] += weights[row, ..., key]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_frame_follows_a_layer_to_its_device():
+    """Its tensors, not its counts: what every layer did stands in one place."""
+    rows, last = [(Omit(), KeepHeads(2)), (Only(also=("question",)),)], torch.tensor([8, 8])
+    now = Frame("prefill", rows, PREFILL["spans"], last, CORRECTED, questions=PREFILL["questions"])
+    moved = now.on(torch.device("meta"))
+
+    def devices(of):
+        pairs = [*of.keep_heads.values(), *of.manipulations]
+        return {
+            x.device.type
+            for x in (of.last, of.bounds, of.asked, *(x for p in pairs for x in p))
+            if hasattr(x, "device")
+        }
+
+    assert (devices(now), devices(moved)) == ({"cpu"}, {"meta"})
+    assert now.on(last.device) is now and moved.acted is now.acted
+    assert (
+        [a for a, _ in moved.manipulations] == [a for a, _ in now.manipulations] == [Omit(), Only(also=("question",))]
+    )
+    assert list(moved.keep_heads) == list(now.keep_heads) == ["entropy"]
+
+
+@pytest.mark.parametrize("phase", SETTINGS)
 def test_conditions_differ_on_the_random_layer(phase):
     """Otherwise the comparisons above could not tell one intervention from another."""
     outputs = {name: run(SETTINGS[phase], [actions] * 2)[0] for name, actions in CONDITIONS.items()}
@@ -285,6 +390,16 @@ def test_binary_per_row_is_causal_and_the_scalar_is_not():
     assert len(np.unique(scalar[0])) == 2  # 0 and one value, whatever the head and the query
     assert scalar.sum(-1).max() > 1
     assert len(np.unique(per_row[0])) > HEADS
+
+
+@pytest.mark.parametrize("binary", ["per-row", "scalar"])
+def test_binary_on_a_needle_of_one_token(binary):
+    """The mean over one token is its weight: the scalar is that of all queries and heads."""
+    one = {**PREFILL, "spans": (((3, 4),), ((1, 2),))}
+    recipe = CORRECTED.replace(binary=binary)
+    np.testing.assert_allclose(
+        run(one, [(Binary(),)] * 2, recipe)[1], slow(one, [(Binary(),)] * 2, recipe)[1], atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("action", [Omit(), Only(), Only(renormalise=True), Binary(), Null()], ids=repr)
@@ -432,8 +547,23 @@ def test_only_is_one_value_whatever_the_order_and_its_plain_repr_stays():
     assert Only("generation", True, ("answer", "self"), (5,)).label == (
         "only (generation) + self + answer in layer 5, renormalised"
     )
+    assert KeepHeads(2, "l2", "generation").label == "k=2, l2 (generation)"
+    assert Only(layers=(5, 2)).label == "only in layer 2, 5"
     assert (Mass(2).label, Mass("needle", "prefill").label) == ("mass 2", "mass that on the needle (prefill)")
-    assert Mass(1) == Mass(1.0) and repr(Mass(1)) == repr(Mass(1.0))
+    assert Mass(1) == Mass(1.0) != Mass(0) and repr(Mass(1)) == repr(Mass(1.0))
+
+
+@pytest.mark.parametrize("base", [hb.Intervention, hb.interventions.Elementary])
+def test_an_intervention_that_does_not_say_when_it_acts_is_none(base):
+    """What is left out of one of one's own is said; its label is its value."""
+
+    class Mine(base):
+        pass
+
+    with pytest.raises(NotImplementedError):
+        Mine().at("prefill")
+    if base is hb.Intervention:
+        assert Mine().label == repr(Mine())
 
 
 def test_interventions_are_values():
@@ -493,18 +623,25 @@ def test_k_must_be_a_whole_number(k):
         (lambda: Only("answer"), "unknown phase 'answer'"),
         (lambda: Binary("answer"), "unknown phase 'answer'"),
         (lambda: Null(""), "unknown phase ''"),
+        (lambda: Omit(np.array(["prefill", "both"])), "unknown phase array"),
+        (lambda: Compose([Omit(), Only()]), "a composition is made of a tuple of interventions, not of"),
         (lambda: Mass(1.0, "answer"), "unknown phase 'answer'"),
         (lambda: Mass(-0.1), "the attention mass is -0.1; it must be a number from 0 on, or 'needle'"),
         (lambda: Mass(float("nan")), "the attention mass is nan"),
         (lambda: Mass("self"), "the attention mass is 'self'"),
+        (lambda: Mass(True), "the attention mass is True"),
+        (lambda: Mass(math.inf), "the attention mass is inf"),
         (lambda: Only(also="self"), "Only cannot keep 'self'; also is a tuple of some of self, first, question"),
         (lambda: Only(also=("self", "bos")), "Only cannot keep 'bos'"),
+        (lambda: Only(layers=(0, "2")), "^a layer is '2'; give a whole number"),
         (lambda: validate(Only(layers=(2, 3)), 6, (2, 5)), "layer 3 is no attention layer of this model; choose some"),
         (lambda: validate(KeepHeads(7), 6), "choose k from 0 to 6"),
         (lambda: validate(Omit() & KeepHeads(7, during="generation"), 6), "k is 7, but this model has 6 heads"),
         (lambda: validate(PerPhase(generation=KeepHeads(7), prefill=Keep()), 6), "k is 7"),
         (lambda: validate("omit", 6), "'omit' is not an intervention"),
         (lambda: CORRECTED.replace(insert="character"), "a recipe has no field 'insert'; its fields are binary"),
+        (lambda: CORRECTED.replace(rubric=" "), "rubric of a recipe is ' '; give a text that is not empty"),
+        (lambda: hb.recipe.Recipe(""), "name of a recipe is ''; give a text"),
         (lambda: hb.recipe.recipe("AUTHORS"), "unknown recipe 'AUTHORS'; choose one of PAPER, CORRECTED"),
     ],
 )
@@ -541,7 +678,7 @@ def test_the_two_recipes_are_what_text_and_code_say():
         ):
             CORRECTED.replace(**{name: "other"})
     for eps in (-1e-12, 1, float("nan")):
-        with pytest.raises(HybretError, match="entropy_eps is"):
+        with pytest.raises(HybretError, match="^entropy_eps is"):
             CORRECTED.replace(entropy_eps=eps)
     with pytest.raises(HybretError, match="a recipe has no field 'name'"):
         CORRECTED.replace(name="mine")

@@ -215,6 +215,12 @@ def test_a_decimal_point_is_no_sentence_end_and_a_lost_paragraph_break_is(tokeni
     assert "useful.\nThe best" in grid(tokenizer, [500], [50], haystack=glued)[0].text
 
 
+def test_a_haystack_that_holds_the_needle_is_refused_also_where_its_blanks_differ(tokenizer):
+    for sentence in (PAPER_NEEDLE.sentence, PAPER_NEEDLE.sentence.replace(" ", "\n")):
+        with pytest.raises(HybretError, match="holds the needle 'paper' already"):
+            grid(tokenizer, [400], [50], haystack=f"Hills. {sentence} " * 40)
+
+
 def test_degenerate_cells_share_a_key_and_say_where_the_needle_is(tokenizer):
     prompts = grid(tokenizer, [300], 10, haystack="word " * 500)
     assert [p.position for p in prompts] == [0.0] * 9 + [1.0]
@@ -269,12 +275,23 @@ def test_non_ascii_haystack(tokenizer):
     ("arguments", "says"),
     [
         ({"lengths": [220]}, "the shortest length is"),
+        ({"lengths": [1]}, "^length 1 leaves no room"),
+        ({"lengths": [0]}, "^a length is 0; a length must be at least 1, at most 1000000"),
+        ({"lengths": [10**6 + 1]}, "^a length is 1000001; a length must be at least 1, at most 1000000"),
+        ({"lengths": True}, "^lengths is True; give a number of lengths"),
+        ({"lengths": "400"}, "^lengths is '400'; give a number of lengths"),
         ({"lengths": [300, 300]}, "twice"),
         ({"lengths": []}, "no lengths"),
         ({"lengths": 0}, "at least 1"),
         ({"depths": [101]}, "outside 0 to 100"),
         ({"depths": [-1]}, "outside 0 to 100"),
-        ({"template": "chat"}, "base, instruct, jrt"),
+        ({"depths": [None]}, "^a depth is None; give a finite number"),
+        ({"depths": 10_001}, "at most 10000"),
+        ({"depths": 10_000}, "^10000 depths between 0 and 100 would repeat"),
+        ({"template": "chat"}, "^unknown template 'chat'; choose one of base, instruct, jrt"),
+        ({"buffer": -1}, "^buffer is -1; buffer must be at least 0"),
+        ({"needle": "It is blue."}, "^needle is 'It is blue.'; give a Needle"),
+        ({"needle": Needle("none", "It is blue.", "What?")}, "another name than 'none'"),
         ({"haystack": "A short text."}, "has 4 tokens|tokens, but"),
         ({"haystack": "/no/such/folder"}, "no haystack folder"),
         ({"haystack": Path("no folder")}, "no haystack folder"),
@@ -286,17 +303,45 @@ def test_bad_input_is_one_sentence(tokenizer, arguments, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"name": ""}, "the name of a needle is ''; give a text"),
+        ({"sentence": " "}, "the sentence of a needle is ' '; give a text"),
+        ({"question": None}, "the question of a needle is None; give a text"),
+        ({"keywords": "lamp"}, "the keywords of a needle are 'lamp'; give a tuple of texts"),
+        ({"keywords": ("lamp", "")}, "a keyword of a needle is ''; give a text"),
+    ],
+)
+def test_a_needle_is_made_of_texts(fields, says):
+    with pytest.raises(HybretError, match=f"^{says}"):
+        Needle(**{"name": "lamp", "sentence": "It is blue.", "question": "What?", **fields})
+
+
 def test_tokenizers_that_cannot_place_the_needle_are_refused(tokenizer):
     vocabulary = Tokenizer(models.WordLevel({"[UNK]": 0, "The": 1, ".": 2}, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(HybretError, match="cannot place the needle"):
         grid(PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]"), [400], [50], haystack=HAY)
-    with pytest.raises(HybretError, match="offsets"):
-        grid(SimpleNamespace(is_fast=False), [400], [50], haystack=HAY)
+    for slow in (SimpleNamespace(is_fast=False), SimpleNamespace()):
+        with pytest.raises(HybretError, match="offsets"):
+            grid(slow, [400], [50], haystack=HAY)
+    with pytest.raises(HybretError, match="chat template fails .*; use template 'base'"):
+        grid(byte_level(chat="{{ raise_exception('no') }}"), [400], [50], "instruct", HAY)
     with pytest.raises(HybretError, match="no chat template"):
         grid(byte_level(chat=None), [400], [50], "instruct", HAY)
     with pytest.raises(HybretError, match="rewrites the user turn"):
         grid(byte_level(chat="{{ messages[0]['content'] | upper }}"), [400], [50], "instruct", HAY)
+
+
+def test_a_question_that_a_tokenizer_drops_has_no_place():
+    """It would be the whole prompt that `Only` keeps in sight, if it were said to begin at the first token."""
+    backend = Tokenizer(models.BPE(vocab={"m": 0}, merges=[]))  # other letters leave nothing behind
+    dropping = PreTrainedTokenizerFast(tokenizer_object=backend)
+    (control,) = grid(dropping, [250], haystack="mmmm " * 100, needle=None)
+    assert control.question_span is None and set(control.ids) == {0}
+    with pytest.raises(HybretError, match="cannot place the needle"):
+        grid(dropping, [250], [100], haystack="mmmm " * 100)
 
 
 def test_folders(tmp_path, tokenizer):
@@ -321,6 +366,8 @@ def test_embedded_haystacks_differ_by_seed_and_keep_their_beginning(tokenizer):
     assert niah.load_haystack("embedded", 0, tokens=8000).text.startswith(one.text)
     (p,) = grid(tokenizer, [400], [50], seed=1)
     assert (p.haystack, p.haystack_seed) == ("embedded", 1)
+    (p,) = grid(tokenizer, [400], [50])
+    assert (p.haystack, p.haystack_seed, p.haystack_sha256) == ("embedded", 0, one.sha256)
 
 
 @pytest.mark.skipif(not ESSAYS.is_dir(), reason="the essays are not part of the repository")

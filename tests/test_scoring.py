@@ -8,7 +8,7 @@ import pytest
 from hybret import paper
 from hybret.errors import HybretError
 from hybret.prompts import PAPER_NEEDLE, Needle
-from hybret.scoring import RUBRICS, normalise, rescore, score
+from hybret.scoring import RUBRICS, Line, Rubric, normalise, rescore, score
 
 FULL = PAPER_NEEDLE.sentence
 FIXED = FULL.replace("is eat", "is to eat")
@@ -69,10 +69,17 @@ def test_dated_rubrics(rubric, answer, points):
 
 def test_rubrics_are_dated_and_end_at_their_maximum():
     dates = [r.since for r in RUBRICS.values()]
-    assert dates == sorted(dates) and len(set(dates)) == 4
+    assert dates == sorted(dates) == ["2025-05-01", "2025-06-01", "2025-06-23", "2025-10-01"]
     for name, rubric in RUBRICS.items():
         assert rubric.name == name and score(FULL, name).points == rubric.maximum
         assert sum(line.points for line in rubric.lines if not line.sets) < rubric.maximum
+
+
+def test_the_highest_line_that_sets_replaces_the_sum():
+    """Whatever the order of the lines, and also where the sum is higher."""
+    lines = [Line("blue", 2, sets=True), Line("green", 1, sets=True), Line("red", 3)]
+    for several in (lines, lines[::-1]):
+        assert score("red, green and blue", Rubric("mine", "2026-01-01", 9, tuple(several), "here")).points == 2
 
 
 def test_matched_names_what_earned_the_points():
@@ -108,6 +115,8 @@ def test_rescoring_replaces_the_score_and_nothing_else():
             rescore(some, "table3")
     with pytest.raises(HybretError, match="no column 'answer'"):
         rescore(rows.drop(columns="answer"), "table2")
+    with pytest.raises(HybretError, match="rows are a pandas.DataFrame, not dict"):
+        rescore(rows.to_dict(), "table2")
 
 
 def test_the_papers_rubric_is_the_default_and_no_rubric_changes():
@@ -120,3 +129,8 @@ def test_the_papers_rubric_is_the_default_and_no_rubric_changes():
 def test_unknown_rubric():
     with pytest.raises(HybretError, match="unknown rubric 'table3'; choose one of 2025-05"):
         score("", "table3")
+
+
+def test_an_answer_is_a_text():
+    with pytest.raises(HybretError, match="an answer is a text, not None; give ''"):
+        score(None)
