@@ -593,8 +593,10 @@ export default {
     print.addEventListener("change", printing);
     const themed = new MutationObserver(repaint);
     for (const node of [document.documentElement, document.body]) themed.observe(node, { attributes: true, attributeFilter: ["data-theme", "class", "data-jp-theme-light"] });
+    const released = ownKeys(root);
     return () => {
       stop();
+      released();
       sized.disconnect();
       themed.disconnect();
       dark.removeEventListener("change", repaint);

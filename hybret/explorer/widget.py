@@ -201,6 +201,8 @@ def _live(view: Widget) -> Any:
         picked = traitlets.Any(None, allow_none=True).tag(sync=True)
         selected = traitlets.Any(None, allow_none=True)
 
+    # A front end keeps one style sheet per class name: the last view would take the rules of the others away.
+    Live.__name__ += hashlib.sha256(view.css.encode()).hexdigest()[:12]
     live = Live(state=view.state)
     live.add_class("hb-widget")
     live.observe(lambda change: setattr(live, "selected", _resolved(view, change["new"])), "picked")
