@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +30,12 @@ def bar(**options: Any) -> tqdm:
         options["disable"] = True
     elif not options.get("disable"):
         options.pop("disable", None)  # said aloud, it would go before the environment
-    kernel = _kernel()
-    if attended(kernel):
+    if attended():
         if find_spec("ipywidgets"):
             from tqdm.notebook import tqdm as widget
 
             return widget(**options)
-    elif kernel is not None or not sys.stderr.isatty():
+    elif _kernel() is not None or not sys.stderr.isatty():
         options = {"mininterval": SELDOM, "maxinterval": SELDOM, **options}
     return tqdm(**options)
 
@@ -46,9 +46,15 @@ def _kernel() -> Any:
     return getattr(shell, "kernel", None)
 
 
-def attended(kernel: Any) -> bool:
-    """Whether somebody sits before this kernel; runners such as papermill say that nobody can be asked for input."""
-    return kernel is not None and bool(getattr(kernel, "_allow_stdin", False))
+def attended() -> bool:
+    """Whether a reader's front end runs this kernel.
+
+    papermill, nbconvert and other runners keep an output for later, when the kernel is gone. They tell their kernel
+    that nobody can be asked for input; so does voila, which is a front end.
+    """
+    kernel = _kernel()
+    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return kernel is not None and (voila or bool(getattr(kernel, "_allow_stdin", False)))
 
 
 @contextmanager

@@ -180,6 +180,7 @@ def test_a_picked_cell_gives_its_rows():
     view.live.picked = {"a": [0], "b": [len(view.state["rows"]["place"]) - 1], "c": [1]}
     assert [(row["map"], row["k"]) for row in view.selected] == [("A", 8), ("B", 0)]
     assert set(toy().columns) <= set(view.selected[0])
+    assert {type(view.selected[0][name]) for name in ("k", "length", "score")} <= {int, float}
 
 
 def test_the_command_writes_a_page_and_prints_its_path(tmp_path):
@@ -254,6 +255,34 @@ def test_a_cell_is_reached_by_keyboard_and_told(view):
     assert "A (k = 8): score 5 of 5, full needle yes; B (k = 2): score 0 of 5, full needle no; B − A: −100" in said
     canvas.press("Enter")
     assert page.locator(".hb-maps-detail h3").text_content() == "Length 200, depth 50 %"
+
+
+def test_jupyterlab_leaves_the_keys_of_a_view_alone(view):
+    """Its shortcuts skip an element with the attribute; those with Ctrl, such as saving, stay."""
+    page = view(toy())
+    for part in (page.locator("canvas").first, page.get_by_label("k of B"), page.locator(".hb-maps-play")):
+        for key, left in (("b", ""), ("Control+s", None), ("ArrowLeft", "")):
+            part.press(key)
+            assert part.get_attribute("data-lm-suppress-shortcuts") == left
+
+
+def test_a_map_drawn_out_of_sight_keeps_its_width(view):
+    """Notebooks hide the cells that are scrolled away; themes and Play draw on."""
+    page = view(toy())
+    assert (
+        page.evaluate(
+            """async () => {
+        const box = document.querySelector(".hb-maps"), canvas = box.querySelector("canvas");
+        const before = canvas.clientWidth;
+        box.style.display = "none";
+        document.documentElement.dataset.theme = "dark";
+        await new Promise((heard) => queueMicrotask(() => queueMicrotask(heard)));
+        box.style.display = "";
+        return [before, canvas.clientWidth];
+        }"""
+        )
+        == [page.locator(".hb-maps-canvas").first.evaluate("box => box.clientWidth")] * 2
+    )
 
 
 def test_a_click_shows_answers_as_text_with_what_was_found(view):

@@ -91,6 +91,13 @@ def test_a_notebook_gets_a_widget_only_where_it_can_show_one(monkeypatch):
         assert type(bar).__module__ == "tqdm.std" and bar.mininterval < 1
 
 
+def test_voila_is_a_front_end_though_nobody_can_be_asked(monkeypatch):
+    shown(monkeypatch, SimpleNamespace(_allow_stdin=False), terminal=False)
+    assert not progress.attended()
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    assert progress.attended()
+
+
 def test_a_sweep_that_finds_all_of_its_rows_shows_no_bar(monkeypatch):
     log = shown(monkeypatch, None, terminal=True)
     with progress.bar(total=0, desc="model", disable=False):

@@ -62,6 +62,13 @@ def test_a_live_selection_is_resolved():
     assert view.selected == {"row": 3} and heard == [{"row": 3}]
 
 
+def test_views_of_other_rules_do_not_share_a_style_sheet():
+    """A front end has one for each name that anywidget gives."""
+    pytest.importorskip("anywidget")
+    one, again, other = (Widget(ESM, css, {}, "", "label").live._anywidget_id for css in (".a {}", ".a {}", ".b {}"))
+    assert one == again != other
+
+
 def test_a_view_that_nobody_watches_is_static():
     assert set(small()._repr_mimebundle_()) == {"text/plain", "text/html"}
 

@@ -334,5 +334,6 @@ export default {
     el.append(root);
     renderAnswer();
     renderStep();
+    return ownKeys(root);
   },
 };

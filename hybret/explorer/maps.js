@@ -267,7 +267,7 @@ export default {
       P.empty.hidden = some;
       P.random.hidden = !(side === "d" ? SIDES : [side]).some((x) => S.series[seriesOf(x)].random);
       if (!some) return;
-      const width = canvas.parentElement.clientWidth || 300;
+      const width = (P.width = canvas.parentElement.clientWidth || P.width || 300); // notebooks hide cells out of sight
       const height = Math.round(Math.min(0.8 * width, 340));
       const ratio = window.devicePixelRatio || 1;
       if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
@@ -430,8 +430,9 @@ export default {
     }
 
     // ---------------------------------------------------------------- curve
+    let curveWidth = 320;
     function drawCurve() {
-      const width = Math.max(240, curve.clientWidth || 320), height = 230, left = 44, right = 12, top = 12, bottom = 36;
+      const width = (curveWidth = Math.max(240, curve.clientWidth || curveWidth)), height = 230, left = 44, right = 12, top = 12, bottom = 36;
       const mine = stepsOf[seriesOf("b")], byK = S.steps[mine[0]].k !== null;
       const other = stepsOf[seriesOf("a")];
       const both = seriesOf("a") !== seriesOf("b") && byK && S.steps[other[0]].k !== null;
@@ -593,8 +594,10 @@ export default {
     print.addEventListener("change", printing);
     const themed = new MutationObserver(repaint);
     for (const node of [document.documentElement, document.body]) themed.observe(node, { attributes: true, attributeFilter: ["data-theme", "class", "data-jp-theme-light"] });
+    const released = ownKeys(root);
     return () => {
       stop();
+      released();
       sized.disconnect();
       themed.disconnect();
       dark.removeEventListener("change", repaint);

@@ -39,11 +39,10 @@ class Explorer(Widget):
         """Rows behind the numbers that the view sends."""
         columns = [column for column in self._rows if column not in ("setting", "series", "step")]
         return [
-            {"map": side.upper()} | {str(name): at[name] for name in columns}
+            {"map": side.upper()} | self._rows.loc[self._order[int(number)], columns].to_dict()
             for side in ("a", "b")
             for number in value.get(side, ())
             if 0 <= int(number) < len(self._order)
-            for at in [self._rows.loc[self._order[int(number)]]]
         ]
 
 

@@ -6,3 +6,13 @@ function visible(text) {
     .replace(/[\u007f-\u009f\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 }
 
+
+// JupyterLab takes keys before a view hears them: arrows fold headings, "b" makes a cell, "d d" deletes one. It leaves them
+// to an element with this attribute, which is not there for keys with Ctrl, Alt or Cmd: saving works from everywhere.
+function ownKeys(root) {
+  const heard = (event) => {
+    if (root.contains(event.target)) event.target.toggleAttribute("data-lm-suppress-shortcuts", !(event.ctrlKey || event.altKey || event.metaKey));
+  };
+  window.addEventListener("keydown", heard, true);
+  return () => window.removeEventListener("keydown", heard, true);
+}

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-import os
-import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..errors import HybretError, printable
+from ..progress import attended
 
 HERE = Path(__file__).parent
 BASE_JS = "widget.js"  # how every view shows foreign text
@@ -151,20 +150,9 @@ class Widget:
         return f"<{type(self).__name__}: {self.label}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        # A runner keeps its outputs for a time without a kernel: it gets the static view alone.
         bundle = {"text/plain": repr(self), "text/html": self.html()}
         return bundle | (self.live._repr_mimebundle_()[0] | bundle if attended() and find_spec("anywidget") else {})
-
-
-def attended() -> bool:
-    """Whether a reader's front end runs this kernel.
-
-    papermill, nbconvert and other runners keep an output for later, when the kernel is gone, so they get the static
-    view alone. They tell their kernel that nobody can be asked for input; so does voila, which is a front end.
-    """
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    kernel = getattr(shell, "kernel", None)
-    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
-    return kernel is not None and (voila or getattr(kernel, "_allow_stdin", False))
 
 
 def escaped_json(state: Mapping[str, Any]) -> str:
@@ -201,6 +189,8 @@ def _live(view: Widget) -> Any:
         picked = traitlets.Any(None, allow_none=True).tag(sync=True)
         selected = traitlets.Any(None, allow_none=True)
 
+    # A front end keeps one style sheet per class name: the last view would take the rules of the others away.
+    Live.__name__ += hashlib.sha256(view.css.encode()).hexdigest()[:12]
     live = Live(state=view.state)
     live.add_class("hb-widget")
     live.observe(lambda change: setattr(live, "selected", _resolved(view, change["new"])), "picked")
