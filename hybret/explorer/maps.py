@@ -39,10 +39,11 @@ class Explorer(Widget):
         """Rows behind the numbers that the view sends."""
         columns = [column for column in self._rows if column not in ("setting", "series", "step")]
         return [
-            {"map": side.upper()} | self._rows.loc[self._order[int(number)], columns].to_dict()
+            {"map": side.upper()} | {str(name): value for name, value in at.to_dict().items()}
             for side in ("a", "b")
             for number in value.get(side, ())
             if 0 <= int(number) < len(self._order)
+            for at in [self._rows.loc[self._order[int(number)], columns]]
         ]
 
 
@@ -61,7 +62,8 @@ def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] | None = None, needles
     -------
     Explorer
         Live in a notebook, where ``.selected`` gives the picked cell's rows; `Explorer.save` writes a page that works
-        without a kernel or a network.
+        without a kernel or a network. A notebook that is opened again shows the live view if JupyterLab saved it
+        (Settings, Save Widget State Automatically) or once the cell has run.
 
     Raises
     ------
