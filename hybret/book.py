@@ -24,7 +24,7 @@ from .errors import HybretError, printable
 from .execution import execute
 from .runs import OVERRIDES, Project, Run
 
-PATIENCE = 5.0  # seconds: nbclient answers a signal by asking its kernel to shut down, and sometimes waits for ever
+PATIENCE = 5.0  # seconds: nbclient answers a signal by asking its kernel to shut down, which can take its time
 
 
 class BuildError(RuntimeError):

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -358,7 +359,10 @@ def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path):
     root = project(tmp_path / "p")
     notebook(root / "notebooks" / "b.ipynb", "b", ("import time\ntime.sleep(600)", {}))
     words = [sys.executable, *MAIN, "book", "--only", "b", "--only", "d"]
-    main = subprocess.Popen(words, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is started deaf
+    main = subprocess.Popen(
+        words, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heard
+    )
     until = time.time() + 90
     while not (root / "book" / "executed" / "d.ipynb").exists() and time.time() < until:
         time.sleep(0.1)
