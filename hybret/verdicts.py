@@ -182,14 +182,13 @@ def html(table: pd.DataFrame) -> str:
             f"Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
             f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
         )
-        alike: dict[tuple[str, str, int], list[str]] = {}  # models on which nothing is testable for the same reason
-        for i, line in enumerate(lines.to_dict("records")):
+        alike: dict[tuple[str, str], list[str]] = {}  # models that show the same share a line
+        for line in lines.to_dict("records"):
             said = [line["ours"], f"n = {line['n']}" if line["ours"] and not pd.isna(line["n"]) else "", line["why"]]
             verdict = f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}"
-            apart = -1 if line["verdict"] == NOT_TESTABLE else i
-            found = alike.setdefault((verdict, "; ".join(filter(None, said)), apart), [])
+            found = alike.setdefault((verdict, "; ".join(filter(None, said))), [])
             found.append(escape(printable(f"{line['model']}, {line['recipe']}")))
-        for (verdict, here, _), names in alike.items():
+        for (verdict, here), names in alike.items():
             cells = ("<br>".join(names), escape(verdict), escape(printable(here)))
             rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>model, recipe</th><th>verdict</th><th>here</th></tr>"
