@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from . import asked, portrait
 from .anatomy import attention_layers, digest, ends
-from .engine.placing import Elsewhere, device_of, placement, random_net, require_on_gpus, spread
+from .engine.placing import Elsewhere, device_of, placement, random_net, require_on_gpus, several, spread
 from .engine.sizing import require_room
 from .errors import HybretError
 from .families import FAMILIES
@@ -207,7 +207,8 @@ def load(
         ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors. ``"random:"`` before one of the
         paper's models or a folder is the same as ``weights="random"``.
     device : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one, and all of them when the
+        weights do not fit on the first (as ``device_map="auto"``).
     dtype : {"auto", "float32", "bfloat16", "float16"}
         ``"auto"``: float32 for organisms and on the CPU, bfloat16 (the authors') for other models on a GPU.
     seed : int
@@ -264,6 +265,8 @@ def load(
         config.attention_window_size = DEEPMIND_WINDOW
     require_fit(name, config)
     if not small:
+        if device == "auto" and device_map is None and (device_map := several(config, dtype)):
+            devices = spread(device_map)
         with said(name, source, "build"):
             require_room(name, config, dtype, devices)
         if not made_up and devices != ["cpu"] and placement(devices, device_map) is None:

@@ -153,6 +153,23 @@ def test_a_device_map_is_for_gpus(monkeypatch):
         sizing.require_room("x", paper_config("ai21labs/AI21-Jamba-Mini-1.6"), "bfloat16", ["cuda:0"])
 
 
+def test_auto_takes_all_gpus_where_the_first_has_no_room(monkeypatch):
+    """So that a notebook, whose parameter is `device`, runs a model that is larger than one of a node's GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(placing, "find_spec", lambda name: name)
+    monkeypatch.setattr(sizing, "free_bytes", lambda _: 20 * GIB)
+    monkeypatch.setattr(sources, "read_config", lambda name, *_: paper_config(name))
+    jamba, small = (paper_config(name) for name in ("ai21labs/AI21-Jamba-Mini-1.6", REAL))
+    assert placing.several(jamba, "bfloat16") == "auto" and placing.several(small, "bfloat16") is None
+    with pytest.raises(hb.HybretError, match="and cuda:0 and cuda:1 have 40.0 GiB free"):
+        hb.load("random:ai21labs/AI21-Jamba-Mini-1.6")
+    with pytest.raises(hb.HybretError, match=r"and cuda has 20.0 GiB free; spread it over the GPUs with device_map"):
+        hb.load("random:ai21labs/AI21-Jamba-Mini-1.6", device="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert placing.several(jamba, "bfloat16") is None
+
+
 def test_weights_for_a_gpu_pass_through_this_machines_memory(monkeypatch):
     """Without accelerate, which reads them straight onto the GPU."""
     monkeypatch.setattr(sources, "read_config", lambda name, *_: paper_config(name))

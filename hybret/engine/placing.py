@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from hybret.engine.sizing import skeleton
+from hybret.engine.sizing import fits, skeleton
 from hybret.errors import HybretError
 
 MAPS = ("auto", "balanced")
@@ -64,6 +64,13 @@ def spread(device_map: str) -> list[str]:
     if find_spec("accelerate") is None:
         raise HybretError(f"device_map={device_map!r} needs accelerate; pip install accelerate")
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+
+def several(config: Any, dtype: str) -> str | None:
+    """The map that ``device="auto"`` takes: none where one device has room for the weights, or is all there is."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    alone = gpus < 2 or find_spec("accelerate") is None or fits(config, dtype, ["cuda"])
+    return None if alone else "auto"
 
 
 def placement(devices: list[str], device_map: str | None) -> str | dict[str, str] | None:

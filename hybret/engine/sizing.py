@@ -54,6 +54,11 @@ def free_bytes(device: str) -> int:
     return min(bounds, default=2**62)
 
 
+def fits(config: Any, dtype: str, devices: Sequence[str]) -> bool:
+    """Whether the free memory of these devices has room for the weights."""
+    return weight_bytes(config, dtype) + RESERVE <= sum(map(free_bytes, devices))
+
+
 def require_room(name: str, config: Any, dtype: str, devices: Sequence[str]) -> None:
     """Refuse a model whose weights do not fit.
 
@@ -67,9 +72,9 @@ def require_room(name: str, config: Any, dtype: str, devices: Sequence[str]) -> 
     HybretError
         Saying what is needed, what there is, and what to do.
     """
-    needed, free = weight_bytes(config, dtype), sum(free_bytes(device) for device in devices)
-    if needed + RESERVE <= free:
+    if fits(config, dtype, devices):
         return
+    needed, free = weight_bytes(config, dtype), sum(map(free_bytes, devices))
     remedies = ["use a larger machine"]
     if list(devices) == ["cpu"] and torch.cuda.is_available():
         remedies.insert(0, "install accelerate, which reads weights straight onto the GPU")
