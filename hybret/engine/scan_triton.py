@@ -64,7 +64,8 @@ def _grid(b: Tensor) -> tuple[int, int]:
 def _scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
     a, b, h0 = a.contiguous(), b.contiguous(), h0.contiguous()
     h = torch.empty_like(b)
-    _forward[_grid(b)](a, b, h0, h, b.shape[1], b.shape[2], width=CHANNELS, unroll=UNROLL, num_warps=1)
+    with torch.cuda.device(b.device):  # Triton launches on the current GPU, whichever the tensors are on
+        _forward[_grid(b)](a, b, h0, h, b.shape[1], b.shape[2], width=CHANNELS, unroll=UNROLL, num_warps=1)
     return h
 
 
@@ -72,7 +73,10 @@ def _scan(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
 def _scan_backward(a: Tensor, h: Tensor, h0: Tensor, dh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     a, h, h0, dh = a.contiguous(), h.contiguous(), h0.contiguous(), dh.contiguous()
     da, db, dh0 = torch.empty_like(h), torch.empty_like(h), torch.empty_like(h0)
-    _backward[_grid(h)](a, h, h0, dh, da, db, dh0, h.shape[1], h.shape[2], width=CHANNELS, unroll=UNROLL, num_warps=1)
+    with torch.cuda.device(h.device):
+        _backward[_grid(h)](
+            a, h, h0, dh, da, db, dh0, h.shape[1], h.shape[2], width=CHANNELS, unroll=UNROLL, num_warps=1
+        )
     return da, db, dh0
 
 

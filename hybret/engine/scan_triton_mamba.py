@@ -103,10 +103,11 @@ def _scan(
     y = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     before = torch.empty((*x.shape, n) if keep else (0,), dtype=torch.bfloat16, device=x.device)
     last = torch.empty_like(h0)
-    _forward[_grid(x)](
-        x, dt, A, B, C, h0, y, before, last, x.shape[1], x.shape[2],
-        n=n, width=CHANNELS, unroll=UNROLL, keep=keep, num_warps=1,
-    )  # fmt: skip
+    with torch.cuda.device(x.device):  # Triton launches on the current GPU, whichever the tensors are on
+        _forward[_grid(x)](
+            x, dt, A, B, C, h0, y, before, last, x.shape[1], x.shape[2],
+            n=n, width=CHANNELS, unroll=UNROLL, keep=keep, num_warps=1,
+        )  # fmt: skip
     return y, last, before
 
 
@@ -118,10 +119,11 @@ def _scan_backward(
     dx, ddt = (torch.empty(x.shape, dtype=torch.float32, device=x.device) for _ in range(2))
     sums = [torch.zeros(t.shape, dtype=torch.float32, device=x.device) for t in (A, B, C)]
     dh0 = torch.empty_like(dlast)
-    _backward[_grid(x)](
-        x, dt, A, B, C, before, dy, dlast, dx, ddt, *sums, dh0, x.shape[1], x.shape[2],
-        n=A.shape[1], width=CHANNELS, unroll=UNROLL, num_warps=1,
-    )  # fmt: skip
+    with torch.cuda.device(x.device):
+        _backward[_grid(x)](
+            x, dt, A, B, C, before, dy, dlast, dx, ddt, *sums, dh0, x.shape[1], x.shape[2],
+            n=A.shape[1], width=CHANNELS, unroll=UNROLL, num_warps=1,
+        )  # fmt: skip
     return dx, ddt, sums[0], sums[1], sums[2], dh0
 
 
