@@ -152,6 +152,18 @@ def checks_table(folder: str | Path) -> list[list[str]]:
     return lines
 
 
+def exact_table(folder: str | Path) -> list[list[str]]:
+    """Head and lines: two ways to the same answers, from ``exact`` of the same files, and how many were equal."""
+    lines = [["model", "dtype", "on", "one way", "another", "answers equal, token for token"]]
+    for path in sorted(Path(folder).glob("full-size-*.json")):
+        found = json.loads(path.read_text())
+        for pair in found.get("exact", ()) if isinstance(found, dict) else ():
+            one, *others = (way.strip() for way in pair["compared"].split("|"))
+            equal = f"{number(pair['equal'], 4)} of {number(pair['answers'], 4)}"
+            lines.append([_model(pair), pair["dtype"], _gpu(pair), one, "; ".join(others), equal])
+    return lines
+
+
 TABLES: dict[str, Callable[[pd.DataFrame], list[list[str]]]] = {
     "runs": runs_table,
     "models": models_table,

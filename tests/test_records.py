@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybret import HybretError
-from hybret.records import LONG, TABLES, checks_table, records
+from hybret.records import LONG, TABLES, checks_table, exact_table, records
 
 RUN = {
     "model": "google/recurrentgemma-2b", "weights": "random", "gpu": "NVIDIA H100 80GB HBM3",
@@ -82,4 +82,12 @@ def test_checks_at_full_size_are_counted_and_what_failed_is_named(tmp_path: Path
     checks = [{"model": "a/b", "layers": "all 2", "dtype": "bfloat16", "gpu": "NVIDIA H200", "rows": rows}]
     head, line = checks_table(written(tmp_path, a={"runs": [], "checks": checks}, b=[RUN]))
     assert line == ["b", "all 2", "bfloat16", "H200", "2 of 3", "0.25", "window (0.75), transformers: left padding (2)"]
+    assert len(head) == len(line)
+
+
+def test_ways_to_the_same_answers_are_compared(tmp_path: Path) -> None:
+    pair = {"model": "a/b", "dtype": "float32", "gpu": "NVIDIA H200", "gpus": 2, "equal": 63, "answers": 64}
+    exact = [pair | {"compared": "on one GPU | spread over two | with Ray"}]
+    head, line = exact_table(written(tmp_path, a={"runs": [], "exact": exact}, b=[RUN]))
+    assert line == ["b", "float32", "2 × H200", "on one GPU", "spread over two; with Ray", "63 of 64"]
     assert len(head) == len(line)

@@ -256,19 +256,29 @@ def test_transformers_is_restored():
     assert all(restored())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+# Triton launches on the current GPU: on the second one of a spread model its kernels read what was not there yet.
+on_gpus = pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param(f"cuda:{n}", marks=pytest.mark.skipif(torch.cuda.device_count() <= n, reason=f"needs {n + 1} GPU"))
+        for n in range(2)
+    ],
+)
+
+
+@on_gpus
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize("time", [1, 2, 3, 31, 257])
-def test_scan_on_the_gpu(time, with_state):
-    tensors = example(time, with_state, torch.float32, "cuda")
+def test_scan_on_the_gpu(time, with_state, device):
+    tensors = example(time, with_state, torch.float32, device)
     torch.testing.assert_close(linear_scan(*tensors)[0], loop(*tensors)[0], atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(gradients(linear_scan, tensors), gradients(loop, tensors), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@on_gpus
 @pytest.mark.parametrize("time", [1, 3, 129])
-def test_selective_scan_on_the_gpu(time):
+def test_selective_scan_on_the_gpu(time, device):
     draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))  # noqa: E731
     inputs = [draw(2, 20, time), draw(2, 20, time), -draw(20, 8).exp(), draw(2, 8, time), draw(2, 8, time)]
 
@@ -279,7 +289,7 @@ def test_selective_scan_on_the_gpu(time):
         ((y * y).sum() + last.sum()).backward()
         return [t.detach().cpu() for t in (y, last)], [t.grad.cpu() for t in tensors]
 
-    (values, slopes), (exact, exact_slopes) = run("cuda"), run("cpu")
+    (values, slopes), (exact, exact_slopes) = run(device), run("cpu")
     torch.testing.assert_close(values, exact, atol=1e-4, rtol=1e-4)
     for ours, theirs in zip(slopes, exact_slopes, strict=True):  # the backward pass keeps its states in bfloat16
         assert (ours - theirs).norm() < 0.01 * theirs.norm()

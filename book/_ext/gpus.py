@@ -1,4 +1,4 @@
-"""``{gpu-records} runs|models|long-context|checks``: a table of ``book/published/full-size-*.json``."""
+"""``{gpu-records} runs|models|long-context|checks|exact``: a table of ``book/published/full-size-*.json``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from hybret.errors import HybretError
-from hybret.records import TABLES, checks_table, records
+from hybret.records import TABLES, checks_table, exact_table, records
 
+FILES = {"checks": checks_table, "exact": exact_table}
 NONE = "*Nothing of this kind has been published in this copy of the book yet.*"
 
 
@@ -28,7 +29,7 @@ class GpuRecords(SphinxDirective):
         folder = Path(self.env.srcdir) / "book" / "published"
         try:
             what = self.arguments[0]
-            head, *lines = checks_table(folder) if what == "checks" else TABLES[what](records(folder))
+            head, *lines = FILES[what](folder) if what in FILES else TABLES[what](records(folder))
         except HybretError as error:
             raise ExtensionError(str(error)) from error
         rows = [head, ["---"] * len(head), *([plain(cell) for cell in line] for line in lines)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from hybret.engine.sizing import fits, skeleton
 from hybret.errors import HybretError
@@ -86,8 +87,15 @@ def random_net(config: Any, devices: list[str], device_map: str | None, seed: in
     if device_map is None:
         with torch.device(devices[0]):
             return AutoModelForCausalLM.from_config(config, **options)
-    # A checkpoint without any weights: transformers spreads the layers and fills in all of them.
-    return type(skeleton(config)).from_pretrained(None, config=config, state_dict={}, device_map=device_map, **options)
+    # A checkpoint without any weights: transformers spreads the layers, fills in all of them, and would list them as
+    # missing.
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        net = type(skeleton(config))
+        return net.from_pretrained(None, config=config, state_dict={}, device_map=device_map, **options)
+    finally:
+        logging.set_verbosity(level)
 
 
 def require_on_gpus(name: str, net: Any) -> None:
