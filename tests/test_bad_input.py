@@ -169,6 +169,15 @@ NEEDLES = {
     "needle None": (lambda w: Needle("n", None, "?"), "the sentence of a needle is None"),
     "question blank": (lambda w: Needle("n", "A key.", " "), "the question of a needle is ' '"),
     "keywords a text": (lambda w: Needle("n", "A key.", "?", "key"), "give a tuple of texts"),
+    "keyword that is not in the needle": (
+        lambda w: Needle("key", "The key is under a red stone.", "?", ("red stone", "lamp")),
+        "the keyword 'lamp' does not stand in the sentence of the needle 'key'",
+    ),
+    "keyword of words that do not follow each other": (
+        lambda w: Needle("key", "The key is under a red stone.", "?", ("key stone",)),
+        "the keyword 'key stone' does not",
+    ),
+    "keyword without a word": (lambda w: Needle("key", "A key!", "?", ("!",)), "the keyword '!' does not stand in"),
     "needle called as the control": (grid(needle=Needle("none", "A key.", "?")), "of another name than 'none'"),
     "needle in the haystack": (
         grid(haystack=f"Hills. {PAPER_NEEDLE.sentence} " * 40),
