@@ -82,6 +82,12 @@ def grid(
     length_labels = [asked.whole("a length", n, 1, MOST_TOKENS) for n in _labels("lengths", lengths, ends)]
     if outside := [d for d in depth_labels if not 0 <= d <= 100]:
         raise HybretError(f"depth {outside[0]:g} is outside 0 to 100 per cent (0 = start of the context)")
+    # All of them within the first per cent, and not only its ends: nobody asks for that.
+    if max(depth_labels) <= 1 and (fractions := [d for d in depth_labels if 0 < d < 1]):
+        raise HybretError(
+            f"depths are per cent, 0 to 100, and {fractions[0]:g} looks like a fraction; give {100 * fractions[0]:g} "
+            "for that place"
+        )
     hidden = needle or PAPER_NEEDLE
     buffer = asked.whole("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
     cost = len(tokenizer(hidden.insertion, add_special_tokens=False)["input_ids"])

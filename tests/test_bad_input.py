@@ -151,6 +151,11 @@ LABELS = {
     "depth nan": (grid(depths=[NAN]), "a depth is nan; give a finite number"),
     "depth infinite": (grid(depths=[INF]), "a depth is inf"),
     "depth None": (grid(depths=[None]), "a depth is None"),
+    "depths as fractions": (
+        grid(depths=[0, 0.5, 1]),
+        "depths are per cent, 0 to 100, and 0.5 looks like a fraction; give 50 for that place",
+    ),
+    "depth as a fraction": (grid(depths=[0.25]), "0.25 looks like a fraction; give 25"),
     "depth 100.1": (grid(depths=[100.1]), "depth 100.1 is outside 0 to 100 per cent"),
     "buffer negative": (grid(buffer=-1), "buffer must be at least 0"),
     "buffer nan": (grid(buffer=NAN), "buffer is nan; give a whole number"),
@@ -210,7 +215,16 @@ HAYSTACKS = {
     "pipe": (lambda w: niah.grid(w.model, haystack=_pipe(w)), "is no regular file; take it out"),
     "link to a device": (lambda w: niah.grid(w.model, haystack=_link(w, "/dev/zero")), "is no regular file"),
     "link to nothing": (lambda w: niah.grid(w.model, haystack=_link(w, "/no/such")), "is no regular file"),
-    "a file": (lambda w: niah.grid(w.model, haystack=_folder(w, "a.txt") / "a.txt"), "there is no haystack folder"),
+    "a file": (
+        lambda w: niah.grid(w.model, haystack=_folder(w, "a.txt") / "a.txt"),
+        "a.txt is a file; give the folder that holds it",
+    ),
+    "a file as text": (
+        lambda w: niah.grid(w.model, haystack=str(_folder(w, "a.bin") / "a.bin")),
+        "is a file; give the folder",
+    ),
+    "no such folder, a blank in its name": (grid(haystack="my texts/of 2024"), "no haystack folder 'my texts/of 2024'"),
+    "folder of folders": (lambda w: niah.grid(w.model, haystack=_folder(w, "b/a.txt")), "holds no text"),
     "half a character": (grid(haystack="A \ud800 hill. " * 400), "holds characters that no text has"),
 }
 
@@ -466,6 +480,10 @@ COMMANDS = {
     "k twice": (["sweep", "--k", "3", "--k", "3"], "names a number of heads twice"),
     "seed negative": (["sweep", "--seed", "-1", "--lengths", "128,", "--depths", "50,"], "seed must be at least 0"),
     "rows per batch": (["sweep", "--rows-per-batch", "0"], "give at least 1 row"),
+    "depth as a fraction": (["sweep", "--depths", "0.5,"], "give a count such as 10, or per cents such as 0,50,100"),
+    "no such haystack": (["sweep", "--haystack", "It is cold. So it is."], "there is no haystack folder"),
+    "haystack a file": (["sweep", "--haystack", __file__], "is a file; give the folder that holds it"),
+    "haystack without text": (["sweep", "--haystack", str(REPO / "tests")], "holds no text; put at least one"),
     "workers without Ray": (["sweep", "--workers", "2"], "are for --engine ray"),
     "model empty": (["sweep", "--model", ""], "model is ''; give a text"),
     "model of colours": (["sweep", "--model", "\x1b[31m[red]x[/]"], "unknown model '\\x1b[31m[red]x[/]'"),

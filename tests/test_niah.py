@@ -318,6 +318,11 @@ def test_a_needle_is_made_of_texts(fields, says):
         Needle(**{"name": "lamp", "sentence": "It is blue.", "question": "What?", **fields})
 
 
+@pytest.mark.parametrize("depths", [[0, 1], [0.5, 50], [0], [1]])
+def test_depths_that_are_no_fractions_are_taken(tokenizer, depths):
+    assert [p.depth for p in grid(tokenizer, [400], depths, haystack=HAY)] == depths
+
+
 def test_tokenizers_that_cannot_place_the_needle_are_refused(tokenizer):
     vocabulary = Tokenizer(models.WordLevel({"[UNK]": 0, "The": 1, ".": 2}, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()

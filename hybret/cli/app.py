@@ -62,9 +62,10 @@ def say(line: str) -> None:
 
 
 def numbers(name: str, text: str) -> int | list[int]:
-    """A count, or a list of labels separated by commas."""
+    """A count of lengths or depths, or a list of them separated by commas."""
     try:
         values = [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
-        raise HybretError(f"{name} is {text!r}; give a count such as 10, or labels such as 128,256") from None
+        example = "labels such as 128,256" if name == "lengths" else "per cents such as 0,50,100"
+        raise HybretError(f"{name} is {text!r}; give a count such as 10, or {example}") from None
     return values if "," in text else values[0]

@@ -79,13 +79,15 @@ def sweep(
         raise HybretError("address, workers and gpus-per-worker are for --engine ray")
     if rows_per_batch is not None and rows_per_batch < 1:
         raise HybretError(f"rows-per-batch is {rows_per_batch}; give at least 1 row")
-    niah.load_haystack(haystack, seed)  # a missing folder is said before the model is loaded
+    # Here a text is meant as a folder; a missing one is said before the model is loaded.
+    text = haystack if haystack in ("embedded", "essays", "") else Path(haystack)
+    niah.load_haystack(text, seed)
     cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
     subject = (cluster.load if cluster else load)(model, device=device, dtype=dtype)
     budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).tokens) if rows_per_batch else None
     kept = k if k else range(subject.heads + 1)
     conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in kept)}  # type: ignore[arg-type]
-    options: dict[str, Any] = {"template": template, "haystack": haystack, "seed": seed, "recipe": chosen, **sizes}
+    options: dict[str, Any] = {"template": template, "haystack": text, "seed": seed, "recipe": chosen, **sizes}
     prompts = niah.grid(subject, **options)
     if limit is not None and limit < len(prompts):
         prompts = [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
