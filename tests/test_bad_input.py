@@ -324,6 +324,12 @@ VALUES = {
 LOADS = {
     "name None": (lambda w: hb.load(None), "model is None; give a text"),
     "name a path": (lambda w: hb.load(Path("griffin-tiny")), "model is PosixPath('griffin-tiny')"),
+    "name misspelt": (lambda w: hb.load("grifin-tiny"), "unknown model 'grifin-tiny' (did you mean griffin-tiny?); give one"),
+    "name in capitals": (lambda w: hb.load("JAMBA_TINY"), "(did you mean jamba-tiny?)"),
+    "family misspelt": (lambda w: hb.verify("bambba"), "(did you mean bamba?)"),
+    "random weights of a name misspelt": (
+        lambda w: hb.load("random:google/recurrentgema-2b"), "(did you mean google/recurrentgemma-2b?)"
+    ),
     "name with NUL": (lambda w: hb.load("a/b\0"), "unknown model 'a/b\\x00'"),
     "name with a line end": (lambda w: hb.load("a/b\n"), "unknown model 'a/b\\n'; give one of"),
     "name too long": (lambda w: hb.load("x" * 5000), "for a tiny random model"),
@@ -485,6 +491,10 @@ COMMANDS = {
     "haystack a file": (["sweep", "--haystack", __file__], "is a file; give the folder that holds it"),
     "haystack without text": (["sweep", "--haystack", str(REPO / "tests")], "holds no text; put at least one"),
     "workers without Ray": (["sweep", "--workers", "2"], "are for --engine ray"),
+    "model misspelt": (
+        ["plan", "--model", "griffin_tiny"],
+        "unknown model 'griffin_tiny' (did you mean griffin-tiny?)",
+    ),
     "model empty": (["sweep", "--model", ""], "model is ''; give a text"),
     "model of colours": (["sweep", "--model", "\x1b[31m[red]x[/]"], "unknown model '\\x1b[31m[red]x[/]'"),
     "bench unknown": (["bench", "--what", "figure9"], "unknown benchmark 'figure9'"),
