@@ -498,6 +498,8 @@ COMMANDS = {
     "model empty": (["sweep", "--model", ""], "model is ''; give a text"),
     "model of colours": (["sweep", "--model", "\x1b[31m[red]x[/]"], "unknown model '\\x1b[31m[red]x[/]'"),
     "bench unknown": (["bench", "--what", "figure9"], "unknown benchmark 'figure9'"),
+    "verify two models": (["verify", "jamba", "--model", "lfm2"], "two models, 'jamba' and 'lfm2'; give one"),
+    "verify the model without a name": (["verify", "--model", ""], "model is ''; give a text"),
     "verify few tokens": (["verify", "bamba", "--tokens", "1"], "tokens must be at least 12"),
     "fetch unknown": (["fetch", "../glue"], "unknown model '../glue'"),
     "out is a file": (["sweep", "--out", __file__, "--k", "0", "--limit", "1"], "cannot write rows in"),
