@@ -28,7 +28,7 @@ from .prompts import Prompt
 from .provenance import facts, name_of, texts_of
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
-from .soundness import require_tokens
+from .soundness import require_tokens, warn_beyond
 from .store import Answer, Store, read_rows
 
 MOST_NEW_TOKENS = 4096
@@ -183,6 +183,7 @@ def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> No
     for label in conditions:
         asked.text("the label of a condition", label)
     require_tokens(model, [p.ids for p in prompts], asked.whole("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS))
+    warn_beyond(model, [p.ids for p in prompts])
 
 
 def run_folder(

@@ -1,6 +1,7 @@
 """The command line, as a user types it."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -65,6 +66,14 @@ def test_bad_input_is_one_sentence_and_not_success(words, says):
     found = run("sweep", *words)
     assert found.exit_code == 2
     assert says in found.stderr and found.stderr.count("\n") <= 2 and "Traceback" not in found.output
+
+
+def test_a_warning_is_one_line_without_its_place():
+    found = run("sweep", "--k", 0, "--lengths", "1100,1200", "--depths", "50,", "--json")
+    assert found.exit_code == 0 and json.loads(found.stdout)
+    assert re.fullmatch(
+        r"warning: some prompts have more than 1024 tokens, [^\n]+ give shorter lengths\n", found.stderr
+    )
 
 
 def test_training_has_its_own_bad_input(tmp_path):

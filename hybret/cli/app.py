@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -22,12 +23,17 @@ app = typer.Typer(
 
 
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """Bad input ends with its one sentence on stderr and status 2; a run that was interrupted with status 130."""
+    """Bad input ends with its one sentence on stderr and status 2; a run that was interrupted with status 130.
+
+    A warning is one line on stderr, without the place in the code that Python adds.
+    """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+                command(*args, **kwargs)
         except HybretError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
