@@ -87,6 +87,8 @@ class Prompt:
         template's ending. None where it is not known.
     given : the beginning of the answer, where the prompt ends with one (`hybret.puzzle.begun`); it counts as answered.
     haystack_sha256 : of the whole haystack's text, in hex digits; empty where it is not known.
+    reader : the tokenizer, and the chat template if one was used, that `ids` are from (`hybret.niah.reader`); empty
+        where it is not known.
     """
 
     text: str
@@ -106,6 +108,7 @@ class Prompt:
     question_span: tuple[int, int] | None = None
     given: str = ""
     haystack_sha256: str = ""
+    reader: str = ""
 
     @property
     def control(self) -> bool:

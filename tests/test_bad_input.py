@@ -133,6 +133,7 @@ def spoil(name, value):
     return change
 
 
+TURN = "<user> {{ messages[0]['content'] }} <model> "
 EMBEDDING, BIAS = "model.embed_tokens.weight", "model.layers.7.mlp_block.up_proj.bias"
 
 LABELS = {
@@ -256,6 +257,21 @@ SWEEPS = {
     "prompt of another tokenizer": (
         lambda w: sweep(prompts=[_changed(w.prompts[0], ids=(1, 10**6))])(w),
         "holds the token 1000000, and random-griffin has 2048; build the prompts with this model's tokenizer",
+    ),
+    "prompts of another model": (
+        lambda w: sweep(prompts=niah.grid(hb.load("jamba-tiny", "cpu"), [200], [50]))(w),
+        "(template 'base', length 200) is for another tokenizer or chat template than that of random-griffin; make",
+    ),
+    "prompts of another chat template": (
+        lambda w: sweep(
+            prompts=niah.grid(_chat(w, TURN), [300], [50], "instruct"),
+            model=_changed(w.model, tokenizer=_chat(w, TURN.replace("user", "guest"))),
+        )(w),
+        "(template 'instruct', length 300) is for another tokenizer or chat template",
+    ),
+    "prompts of a chat template for a model without": (
+        lambda w: sweep(prompts=niah.grid(_chat(w, TURN), [300], [50], "instruct"))(w),
+        "has no chat template",
     ),
     "prompt without a token": (lambda w: sweep(prompts=[_changed(w.prompts[0], ids=())])(w), "without a token"),
     "prompt beyond the positions": (
