@@ -93,8 +93,9 @@ def sweep(
     Raises
     ------
     HybretError
-        Nothing to do, prompts of another model, an intervention that does not fit the model or cannot act on a prompt, or
-        a folder that cannot be used; before any model runs. Afterwards: an intervention that did not act in every attention layer.
+        Nothing to do, prompts of another model, an intervention that does not fit the model or cannot act on a prompt,
+        or a folder that cannot be used; before any model runs. Afterwards: an intervention that did not act in every
+        attention layer.
     """
     recipe = find_recipe(recipe)
     _check(model, prompts, conditions, max_new_tokens)

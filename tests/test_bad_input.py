@@ -506,6 +506,22 @@ COMMANDS = {
     "no such haystack": (["sweep", "--haystack", "It is cold. So it is."], "there is no haystack folder"),
     "haystack a file": (["sweep", "--haystack", __file__], "is a file; give the folder that holds it"),
     "haystack without text": (["sweep", "--haystack", str(REPO / "tests")], "holds no text; put at least one"),
+    "needle without its question": (["sweep", "--needle", "It is blue."], "give both, or neither"),
+    "question without its needle": (["sweep", "--question", "What is it?"], "give both, or neither"),
+    "keywords without their needle": (["sweep", "--keywords", "blue"], "a needle of your own is --needle SENTENCE and"),
+    "needle empty": (["sweep", "--needle", "", "--question", "What?"], "the sentence of a needle is ''; give a text"),
+    "keyword that is not in the needle": (
+        ["sweep", "--needle", "It is blue.", "--question", "What?", "--keywords", "blue,red"],
+        "the keyword 'red' does not",
+    ),
+    "keyword empty": (
+        ["sweep", "--needle", "It is blue.", "--question", "What?", "--keywords", "blue,"],
+        "a keyword of a needle is ''",
+    ),
+    "control of another needle": (
+        ["sweep", "--needle", "It is blue.", "--question", "What?", "--control"],
+        "which is no floor of yours",
+    ),
     "workers without Ray": (["sweep", "--workers", "2"], "are for --engine ray"),
     "model misspelt": (
         ["plan", "--model", "griffin_tiny"],

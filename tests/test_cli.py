@@ -3,6 +3,7 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -43,6 +44,18 @@ def test_sweep_prints_one_json_object(tmp_path):
     assert whole["ci95"][0] <= whole["accuracy"] <= whole["ci95"][1]
     assert list(tmp_path.glob("rows-*.parquet"))
     assert json.loads(run(*words, "--control", "--out", tmp_path).stdout) == found
+
+
+def test_a_needle_of_ones_own_is_hidden_asked_for_and_scored(tmp_path):
+    sentence, question = "The secret code of the lamp is poplar iris castle.", "What is the secret code of the lamp?"
+    own = ["--needle", sentence, "--question", question, "--keywords", "poplar, iris,castle"]
+    words = ["sweep", "--k", 10, "--lengths", "200,", "--depths", "100,", "--json", *own]
+    found = run(*words, "--out", tmp_path)
+    assert json.loads(found.stdout)["k=10 (generation)"]["exact"] == 1, found.output
+    (rows,) = map(pd.read_parquet, tmp_path.glob("rows-*.parquet"))
+    assert rows["needle"].str.match(r"needle-[0-9a-f]{8}$").all() and sentence in rows["answer"][0]
+    shown = run("sweep", "--help").stdout
+    assert all(f"{option} <str>" in shown for option in ("--needle", "--question", "--keywords", "--haystack"))
 
 
 @pytest.mark.parametrize(
