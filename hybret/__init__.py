@@ -88,3 +88,8 @@ def __getattr__(name: str) -> Any:
     value = getattr(module, name) if name in _NAMES else module
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """Names that are not imported yet are offered too: to `dir`, `help` and the tab key."""
+    return sorted({*globals(), *__all__})

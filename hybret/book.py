@@ -6,6 +6,7 @@ import concurrent.futures as cf
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -166,9 +167,19 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
 def _start(project: Project, run: Run, threads: int) -> cf.Future[tuple[float, str]]:
     """Carry a run out in a process that no other run shares: if that is killed, the others go on."""
     pool = cf.ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),))
-    future = pool.submit(execute, project, run, threads)
+    future = pool.submit(_carry_out, project, run, threads)
     pool.shutdown(wait=False)
     return future
+
+
+def _carry_out(project: Project, run: Run, threads: int) -> tuple[float, str]:
+    """Carry a run out in this process; what kernel and libraries say goes to the run's log, not among the progress."""
+    log = project.executed / f"{run.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        for standard in (1, 2):
+            os.dup2(output.fileno(), standard)
+    return execute(project, run, threads)
 
 
 def _end(processes: list[BaseProcess]) -> None:
@@ -182,7 +193,11 @@ def _end(processes: list[BaseProcess]) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after its parent, which may be killed: a second build must not meet runs of the first."""
+    """End this process soon after its parent, which may be killed: a second build must not meet runs of the first.
+
+    Ctrl-C, which a terminal sends to both, is the parent's to answer.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

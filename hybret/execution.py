@@ -99,7 +99,7 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         folder.mkdir(parents=True, exist_ok=True)
     began = time.time()
     # Kernels that share a folder of sockets hang, and ~/.ipython would make this machine's runs special.
-    with tempfile.TemporaryDirectory(prefix="hb") as private, log.open("w") as output:
+    with tempfile.TemporaryDirectory(prefix="hb") as private, log.open("a") as output:
         os.environ |= ENVIRONMENT | {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private}
         kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{private}/k"}})
         try:

@@ -47,7 +47,8 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
     Raises
     ------
     HybretError
-        If the folder is missing, holds no text, or a file is not UTF-8; if the essays have not been fetched.
+        If the folder is missing, a file or without text, or a file in it is not UTF-8; if the essays have not been
+        fetched.
     """
     if isinstance(source, Haystack):
         return _readable(source)
@@ -66,12 +67,16 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
     try:
         if source and Path(source).is_dir():
             return _read_folder(Path(source))
+        if source and Path(source).exists():
+            raise HybretError(
+                f"the haystack {source} is a file; give the folder that holds it, of .txt files, or its text"
+            )
     except OSError as problem:
         # A text is not a path: as one its name is too long.
         if isinstance(source, Path) or problem.errno != errno.ENAMETOOLONG:
             raise HybretError(f"cannot read the haystack folder {source}: {problem.strerror}") from problem
-    # A text without a single blank can hide nothing, so such a string is meant as a path.
-    if isinstance(source, Path) or len(source.split()) <= 1:
+    # A text without a single blank, or a short one without a sentence, can hide nothing: it is meant as a path.
+    if isinstance(source, Path) or len(source.split()) <= 1 or (len(source) < 256 and not SENTENCE_END.search(source)):
         raise HybretError(
             f"there is no haystack folder {str(source)!r}; give a folder of .txt files, a text, 'essays' or 'embedded'"
         )

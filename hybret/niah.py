@@ -23,12 +23,25 @@ from .prompts import CONTROL, PAPER_NEEDLE, Needle, Prompt, prompt_key
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 
-__all__ = ["PAPER_NEEDLE", "TEMPLATES", "Haystack", "Needle", "Prompt", "grid", "labels", "load_haystack", "prompt_key"]
+__all__ = [
+    "PAPER_NEEDLE",
+    "TEMPLATES",
+    "Haystack",
+    "Needle",
+    "Prompt",
+    "grid",
+    "labels",
+    "load_haystack",
+    "prompt_key",
+    "reader",
+]
 
 TEMPLATES = ("base", "instruct", "jrt")
 PAPER_LENGTHS = (250, 4096)  # first and last length label, tokens
 MOST_LABELS = 10_000
 MOST_TOKENS = 1_000_000  # of a length label: more than any model reads, and a haystack takes time to write
+# Words and characters that tokenizers divide differently.
+PROBE = "Quick wizards judge 0.25 km of sphinx-black quartz; vow: “naïve façade” (1984)!"
 PAPER_BUFFER = 200  # tokens that a label reserves for template, question and answer
 
 
@@ -75,13 +88,18 @@ def grid(
         raise HybretError(
             f"needle is {needle!r}; give a Needle of another name than {CONTROL!r}, or None for the control"
         )
-    chat = template == "instruct" or (template == "jrt" and bool(getattr(model, "instruct", False)))
-    _check_tokenizer(tokenizer, chat)
+    chat, made_for = _chat(model, template), reader(model, template)
     depth_labels = [asked.number("a depth", d) for d in _labels("depths", depths, (0, 100))]
     ends = getattr(model, "lengths", PAPER_LENGTHS)
     length_labels = [asked.whole("a length", n, 1, MOST_TOKENS) for n in _labels("lengths", lengths, ends)]
     if outside := [d for d in depth_labels if not 0 <= d <= 100]:
         raise HybretError(f"depth {outside[0]:g} is outside 0 to 100 per cent (0 = start of the context)")
+    # All of them within the first per cent, and not only its ends: nobody asks for that.
+    if max(depth_labels) <= 1 and (fractions := [d for d in depth_labels if 0 < d < 1]):
+        raise HybretError(
+            f"depths are per cent, 0 to 100, and {fractions[0]:g} looks like a fraction; give {100 * fractions[0]:g} "
+            "for that place"
+        )
     hidden = needle or PAPER_NEEDLE
     buffer = asked.whole("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
     cost = len(tokenizer(hidden.insertion, add_special_tokens=False)["input_ids"])
@@ -132,9 +150,51 @@ def grid(
             position=position,
             question_span=_asked(text, offsets, hidden.question),
             haystack_sha256=hay.sha256,
+            reader=made_for,
         )
         prompts.append(prompt)
     return prompts
+
+
+def reader(model: Any, template: str) -> str:
+    """What tells tokenizers apart, and chat templates where `template` uses one: 12 hex digits of one text's tokens.
+
+    Parameters
+    ----------
+    model, template : as of `grid`.
+
+    Raises
+    ------
+    HybretError
+        If the tokenizer cannot give such prompts.
+    """
+    tokenizer, chat = getattr(model, "tokenizer", model), _chat(model, template)
+    _check_tokenizer(tokenizer, chat)
+    body = _body(f"{PAPER_NEEDLE.sentence} {PROBE}", PAPER_NEEDLE.question, "base", chat)
+    text = _chat_text(tokenizer, body) if chat else body
+    return prompt_key((*_bos(tokenizer), *tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def require_reader(model: Any, prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that were made for another model: their tokens would mean something else, or nothing.
+
+    Raises
+    ------
+    HybretError
+        Naming the template and the model.
+    """
+    ours = {template: reader(model, template) for template in {p.template for p in prompts if p.reader}}
+    for p in prompts:
+        if p.reader and p.reader != ours[p.template]:
+            raise HybretError(
+                f"a prompt (template {p.template!r}, length {p.length}) is for another tokenizer or chat template "
+                f"than that of {model.name}; make the prompts with hybret.niah.grid of this model"
+            )
+
+
+def _chat(model: Any, template: str) -> bool:
+    """Whether a template goes through the tokenizer's chat template."""
+    return template == "instruct" or (template == "jrt" and bool(getattr(model, "instruct", False)))
 
 
 def _body(context: str, question: str, template: str, chat: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,22 @@ from .haystack import sha256
 CONTROL = "none"  # what a prompt without a needle calls it
 
 
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, single spaces."""
+    return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
+
+
 @dataclass(frozen=True)
 class Needle:
     """A sentence to hide, the question that asks for it, and the phrases that earn partial credit.
 
-    `keywords` serve the generic rubric of `hybret.scoring.score`; the paper's needle has Table 2 instead.
+    `keywords` serve the generic rubric of `hybret.scoring.score`; the paper's needle has Table 2 instead. They are
+    words of the sentence, one after another; case and punctuation do not matter.
+
+    Raises
+    ------
+    HybretError
+        If a text is empty, or a keyword does not stand in the sentence.
     """
 
     name: str
@@ -34,6 +46,12 @@ class Needle:
             raise HybretError(f"the keywords of a needle are {self.keywords!r}; give a tuple of texts")
         for word in self.keywords:
             asked.text("a keyword of a needle", word)
+        stands = normalise(self.sentence)
+        if absent := [word for word in self.keywords if not normalise(word) or normalise(word) not in stands]:
+            raise HybretError(
+                f"the keyword {absent[0]!r} does not stand in the sentence of the needle {self.name!r}, so a right "
+                "answer would not earn it; give words of the sentence as they follow each other there"
+            )
 
     @property
     def insertion(self) -> str:
@@ -69,6 +87,8 @@ class Prompt:
         template's ending. None where it is not known.
     given : the beginning of the answer, where the prompt ends with one (`hybret.puzzle.begun`); it counts as answered.
     haystack_sha256 : of the whole haystack's text, in hex digits; empty where it is not known.
+    reader : the tokenizer, and the chat template if one was used, that `ids` are from (`hybret.niah.reader`); empty
+        where it is not known.
     """
 
     text: str
@@ -88,6 +108,7 @@ class Prompt:
     question_span: tuple[int, int] | None = None
     given: str = ""
     haystack_sha256: str = ""
+    reader: str = ""
 
     @property
     def control(self) -> bool:

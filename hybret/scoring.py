@@ -7,7 +7,6 @@ looked up in it. Rule and dates are those of the authors' evaluation script; ``"
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +15,9 @@ import pandas as pd
 
 from . import asked
 from .errors import HybretError
-from .prompts import PAPER_NEEDLE, Needle
+from .prompts import PAPER_NEEDLE, Needle, normalise
+
+__all__ = ["RUBRICS", "Line", "Rubric", "Score", "normalise", "rescore", "score"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,6 @@ class Score(NamedTuple):
     points: float
     exact: bool
     matched: tuple[str, ...]
-
-
-def normalise(text: str) -> str:
-    """Lower case, no punctuation, single spaces."""
-    return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
 
 
 def score(answer: str, rubric: str | Rubric = "table2", needle: Needle = PAPER_NEEDLE) -> Score:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .errors import HybretError
+from .sources import CHECKPOINTS
 
 
 def require_fit(name: str, config: Any) -> None:
@@ -130,3 +133,21 @@ def require_tokens(model: Any, prompts: Iterable[Sequence[int]], max_new_tokens:
                 f"a prompt of {len(ids)} tokens and an answer of {max_new_tokens} are more than the {most} positions "
                 f"of {model.name}; give shorter lengths"
             )
+
+
+def warn_beyond(model: Any, prompts: Iterable[Sequence[int]]) -> None:
+    """Warn of prompts that are longer than any document that an organism was trained on; its training log says so.
+
+    The text and the place are always the same, so Python shows it once.
+    """
+    log = CHECKPOINTS / model.name / "training_log.jsonl"
+    if not model.embedded or not log.is_file():
+        return
+    with log.open() as lines:
+        most = max(length for length, _ in json.loads(next(lines))["training"]["lengths"])
+    if max(map(len, prompts)) > most:
+        warnings.warn(
+            f"some prompts have more than {most} tokens, and {model.name} was trained on no longer ones, so its wrong "
+            "answers to them say nothing about its heads; give shorter lengths",
+            stacklevel=1,
+        )

@@ -6,6 +6,7 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,18 @@ def source_of(name: str) -> str:
         return repository
     known = ", ".join([*organisms(), *RANDOM_MODELS, *PAPER_MODELS])
     raise HybretError(
-        f"unknown model {name!r}; give one of {known}, another Hugging Face id (owner/name), "
+        f"unknown model {name!r}{_meant(name)}; give one of {known}, another Hugging Face id (owner/name), "
         f"a folder that holds config.json, or a family ({', '.join(FAMILIES)}) for a tiny random model"
     )
+
+
+def _meant(name: str) -> str:
+    """A question after a misspelt name, empty where no known name is like it."""
+    known = {known.lower(): known for known in (*organisms(), *RANDOM_MODELS, *PAPER_MODELS, *FAMILIES)}
+    known |= {known.partition("/")[2].lower(): known for known in PAPER_MODELS}
+    said = name.partition("@")[0]
+    near = get_close_matches(said.lower()[:100], known, 1, 0.82)
+    return f" (did you mean {known[near[0]]}?)" if near and known[near[0]] != said else ""
 
 
 def tokenizer_folder() -> Path:
@@ -93,6 +103,7 @@ def configuration(name: str, made_up: bool, revision: str | None = None) -> Any:
     if made_up and not (Path(name) / "config.json").is_file():
         raise HybretError(
             f"random weights are made for {', '.join(PAPER_MODELS)} and for folders with config.json, not for {name!r}"
+            f"{_meant(name)}"
         )
     return read_config(name, source_of(name), revision or name.partition("@")[2] or None)
 
@@ -152,7 +163,10 @@ def _reason(name: str, source: str, problem: BaseException) -> str:
     if met(RevisionNotFoundError):
         return f"it has no such revision; https://huggingface.co/{source}/commits/main lists them"
     if met(RepositoryNotFoundError):
-        return f"Hugging Face has no such repository, or it is private; check the name, or your token with `{token}`"
+        return (
+            f"Hugging Face has no such repository, or it is private; check the name{_meant(name)}, or your token with "
+            f"`{token}`"
+        )
     if any(isinstance(link, HfHubHTTPError) and link.response.status_code in (401, 403) for link in chain):
         return f"Hugging Face refuses access; check your token with `{token}`"
     if met(OfflineModeIsEnabled) or (met(LocalEntryNotFoundError) and HF_HUB_OFFLINE):

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 import transformers
 
-from . import asked, scoring
+from . import asked, niah, scoring
 from .cluster import Ray
 from .engine import generation
 from .engine.acting import require
@@ -28,7 +28,7 @@ from .prompts import Prompt
 from .provenance import facts, name_of, texts_of
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
-from .soundness import require_tokens
+from .soundness import require_tokens, warn_beyond
 from .store import Answer, Store, read_rows
 
 MOST_NEW_TOKENS = 4096
@@ -93,8 +93,9 @@ def sweep(
     Raises
     ------
     HybretError
-        Nothing to do, an intervention that does not fit the model or cannot act on a prompt, or a folder that cannot be
-        used; before any model runs. Afterwards: an intervention that did not act in every attention layer.
+        Nothing to do, prompts of another model, an intervention that does not fit the model or cannot act on a prompt,
+        or a folder that cannot be used; before any model runs. Afterwards: an intervention that did not act in every
+        attention layer.
     """
     recipe = find_recipe(recipe)
     _check(model, prompts, conditions, max_new_tokens)
@@ -182,7 +183,9 @@ def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> No
         raise HybretError('there are no conditions to run; give a mapping such as {"k=0": KeepHeads(0)}')
     for label in conditions:
         asked.text("the label of a condition", label)
+    niah.require_reader(model, prompts)
     require_tokens(model, [p.ids for p in prompts], asked.whole("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS))
+    warn_beyond(model, [p.ids for p in prompts])
 
 
 def run_folder(

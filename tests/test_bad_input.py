@@ -133,6 +133,7 @@ def spoil(name, value):
     return change
 
 
+TURN = "<user> {{ messages[0]['content'] }} <model> "
 EMBEDDING, BIAS = "model.embed_tokens.weight", "model.layers.7.mlp_block.up_proj.bias"
 
 LABELS = {
@@ -151,6 +152,11 @@ LABELS = {
     "depth nan": (grid(depths=[NAN]), "a depth is nan; give a finite number"),
     "depth infinite": (grid(depths=[INF]), "a depth is inf"),
     "depth None": (grid(depths=[None]), "a depth is None"),
+    "depths as fractions": (
+        grid(depths=[0, 0.5, 1]),
+        "depths are per cent, 0 to 100, and 0.5 looks like a fraction; give 50 for that place",
+    ),
+    "depth as a fraction": (grid(depths=[0.25]), "0.25 looks like a fraction; give 25"),
     "depth 100.1": (grid(depths=[100.1]), "depth 100.1 is outside 0 to 100 per cent"),
     "buffer negative": (grid(buffer=-1), "buffer must be at least 0"),
     "buffer nan": (grid(buffer=NAN), "buffer is nan; give a whole number"),
@@ -169,6 +175,15 @@ NEEDLES = {
     "needle None": (lambda w: Needle("n", None, "?"), "the sentence of a needle is None"),
     "question blank": (lambda w: Needle("n", "A key.", " "), "the question of a needle is ' '"),
     "keywords a text": (lambda w: Needle("n", "A key.", "?", "key"), "give a tuple of texts"),
+    "keyword that is not in the needle": (
+        lambda w: Needle("key", "The key is under a red stone.", "?", ("red stone", "lamp")),
+        "the keyword 'lamp' does not stand in the sentence of the needle 'key'",
+    ),
+    "keyword of words that do not follow each other": (
+        lambda w: Needle("key", "The key is under a red stone.", "?", ("key stone",)),
+        "the keyword 'key stone' does not",
+    ),
+    "keyword without a word": (lambda w: Needle("key", "A key!", "?", ("!",)), "the keyword '!' does not stand in"),
     "needle called as the control": (grid(needle=Needle("none", "A key.", "?")), "of another name than 'none'"),
     "needle in the haystack": (
         grid(haystack=f"Hills. {PAPER_NEEDLE.sentence} " * 40),
@@ -201,7 +216,16 @@ HAYSTACKS = {
     "pipe": (lambda w: niah.grid(w.model, haystack=_pipe(w)), "is no regular file; take it out"),
     "link to a device": (lambda w: niah.grid(w.model, haystack=_link(w, "/dev/zero")), "is no regular file"),
     "link to nothing": (lambda w: niah.grid(w.model, haystack=_link(w, "/no/such")), "is no regular file"),
-    "a file": (lambda w: niah.grid(w.model, haystack=_folder(w, "a.txt") / "a.txt"), "there is no haystack folder"),
+    "a file": (
+        lambda w: niah.grid(w.model, haystack=_folder(w, "a.txt") / "a.txt"),
+        "a.txt is a file; give the folder that holds it",
+    ),
+    "a file as text": (
+        lambda w: niah.grid(w.model, haystack=str(_folder(w, "a.bin") / "a.bin")),
+        "is a file; give the folder",
+    ),
+    "no such folder, a blank in its name": (grid(haystack="my texts/of 2024"), "no haystack folder 'my texts/of 2024'"),
+    "folder of folders": (lambda w: niah.grid(w.model, haystack=_folder(w, "b/a.txt")), "holds no text"),
     "half a character": (grid(haystack="A \ud800 hill. " * 400), "holds characters that no text has"),
 }
 
@@ -233,6 +257,21 @@ SWEEPS = {
     "prompt of another tokenizer": (
         lambda w: sweep(prompts=[_changed(w.prompts[0], ids=(1, 10**6))])(w),
         "holds the token 1000000, and random-griffin has 2048; build the prompts with this model's tokenizer",
+    ),
+    "prompts of another model": (
+        lambda w: sweep(prompts=niah.grid(hb.load("jamba-tiny", "cpu"), [200], [50]))(w),
+        "(template 'base', length 200) is for another tokenizer or chat template than that of random-griffin; make",
+    ),
+    "prompts of another chat template": (
+        lambda w: sweep(
+            prompts=niah.grid(_chat(w, TURN), [300], [50], "instruct"),
+            model=_changed(w.model, tokenizer=_chat(w, TURN.replace("user", "guest"))),
+        )(w),
+        "(template 'instruct', length 300) is for another tokenizer or chat template",
+    ),
+    "prompts of a chat template for a model without": (
+        lambda w: sweep(prompts=niah.grid(_chat(w, TURN), [300], [50], "instruct"))(w),
+        "has no chat template",
     ),
     "prompt without a token": (lambda w: sweep(prompts=[_changed(w.prompts[0], ids=())])(w), "without a token"),
     "prompt beyond the positions": (
@@ -301,6 +340,12 @@ VALUES = {
 LOADS = {
     "name None": (lambda w: hb.load(None), "model is None; give a text"),
     "name a path": (lambda w: hb.load(Path("griffin-tiny")), "model is PosixPath('griffin-tiny')"),
+    "name misspelt": (lambda w: hb.load("grifin-tiny"), "unknown model 'grifin-tiny' (did you mean griffin-tiny?); give one"),
+    "name in capitals": (lambda w: hb.load("JAMBA_TINY"), "(did you mean jamba-tiny?)"),
+    "family misspelt": (lambda w: hb.verify("bambba"), "(did you mean bamba?)"),
+    "random weights of a name misspelt": (
+        lambda w: hb.load("random:google/recurrentgema-2b"), "(did you mean google/recurrentgemma-2b?)"
+    ),
     "name with NUL": (lambda w: hb.load("a/b\0"), "unknown model 'a/b\\x00'"),
     "name with a line end": (lambda w: hb.load("a/b\n"), "unknown model 'a/b\\n'; give one of"),
     "name too long": (lambda w: hb.load("x" * 5000), "for a tiny random model"),
@@ -457,10 +502,36 @@ COMMANDS = {
     "k twice": (["sweep", "--k", "3", "--k", "3"], "names a number of heads twice"),
     "seed negative": (["sweep", "--seed", "-1", "--lengths", "128,", "--depths", "50,"], "seed must be at least 0"),
     "rows per batch": (["sweep", "--rows-per-batch", "0"], "give at least 1 row"),
+    "depth as a fraction": (["sweep", "--depths", "0.5,"], "give a count such as 10, or per cents such as 0,50,100"),
+    "no such haystack": (["sweep", "--haystack", "It is cold. So it is."], "there is no haystack folder"),
+    "haystack a file": (["sweep", "--haystack", __file__], "is a file; give the folder that holds it"),
+    "haystack without text": (["sweep", "--haystack", str(REPO / "tests")], "holds no text; put at least one"),
+    "needle without its question": (["sweep", "--needle", "It is blue."], "give both, or neither"),
+    "question without its needle": (["sweep", "--question", "What is it?"], "give both, or neither"),
+    "keywords without their needle": (["sweep", "--keywords", "blue"], "a needle of your own is --needle SENTENCE and"),
+    "needle empty": (["sweep", "--needle", "", "--question", "What?"], "the sentence of a needle is ''; give a text"),
+    "keyword that is not in the needle": (
+        ["sweep", "--needle", "It is blue.", "--question", "What?", "--keywords", "blue,red"],
+        "the keyword 'red' does not",
+    ),
+    "keyword empty": (
+        ["sweep", "--needle", "It is blue.", "--question", "What?", "--keywords", "blue,"],
+        "a keyword of a needle is ''",
+    ),
+    "control of another needle": (
+        ["sweep", "--needle", "It is blue.", "--question", "What?", "--control"],
+        "which is no floor of yours",
+    ),
     "workers without Ray": (["sweep", "--workers", "2"], "are for --engine ray"),
+    "model misspelt": (
+        ["plan", "--model", "griffin_tiny"],
+        "unknown model 'griffin_tiny' (did you mean griffin-tiny?)",
+    ),
     "model empty": (["sweep", "--model", ""], "model is ''; give a text"),
     "model of colours": (["sweep", "--model", "\x1b[31m[red]x[/]"], "unknown model '\\x1b[31m[red]x[/]'"),
     "bench unknown": (["bench", "--what", "figure9"], "unknown benchmark 'figure9'"),
+    "verify two models": (["verify", "jamba", "--model", "lfm2"], "two models, 'jamba' and 'lfm2'; give one"),
+    "verify the model without a name": (["verify", "--model", ""], "model is ''; give a text"),
     "verify few tokens": (["verify", "bamba", "--tokens", "1"], "tokens must be at least 12"),
     "fetch unknown": (["fetch", "../glue"], "unknown model '../glue'"),
     "out is a file": (["sweep", "--out", __file__, "--k", "0", "--limit", "1"], "cannot write rows in"),

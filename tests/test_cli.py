@@ -1,7 +1,9 @@
 """The command line, as a user types it."""
 
 import json
+import re
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -44,6 +46,18 @@ def test_sweep_prints_one_json_object(tmp_path):
     assert json.loads(run(*words, "--control", "--out", tmp_path).stdout) == found
 
 
+def test_a_needle_of_ones_own_is_hidden_asked_for_and_scored(tmp_path):
+    sentence, question = "The secret code of the lamp is poplar iris castle.", "What is the secret code of the lamp?"
+    own = ["--needle", sentence, "--question", question, "--keywords", "poplar, iris,castle"]
+    words = ["sweep", "--k", 10, "--lengths", "200,", "--depths", "100,", "--json", *own]
+    found = run(*words, "--out", tmp_path)
+    assert json.loads(found.stdout)["k=10 (generation)"]["exact"] == 1, found.output
+    (rows,) = map(pd.read_parquet, tmp_path.glob("rows-*.parquet"))
+    assert rows["needle"].str.match(r"needle-[0-9a-f]{8}$").all() and sentence in rows["answer"][0]
+    shown = run("sweep", "--help").stdout
+    assert all(f"{option} <str>" in shown for option in ("--needle", "--question", "--keywords", "--haystack"))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -65,6 +79,14 @@ def test_bad_input_is_one_sentence_and_not_success(words, says):
     found = run("sweep", *words)
     assert found.exit_code == 2
     assert says in found.stderr and found.stderr.count("\n") <= 2 and "Traceback" not in found.output
+
+
+def test_a_warning_is_one_line_without_its_place():
+    found = run("sweep", "--k", 0, "--lengths", "1100,1200", "--depths", "50,", "--json")
+    assert found.exit_code == 0 and json.loads(found.stdout)
+    assert re.fullmatch(
+        r"warning: some prompts have more than 1024 tokens, [^\n]+ give shorter lengths\n", found.stderr
+    )
 
 
 def test_training_has_its_own_bad_input(tmp_path):

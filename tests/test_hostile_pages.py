@@ -108,7 +108,8 @@ def maps(texts: dict[str, str]) -> Any:
         parts.append(part)
         other = part[part["k"] == 0].assign(k=pd.NA, condition=f"other {text}", during=None)
         parts.append(other)
-        needles.append(Needle(text, text, text, (text,)))
+        phrase = f"{text} word"  # a keyword without a word is refused
+        needles.append(Needle(text, phrase, text, (phrase,)))
     rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
     prompts = [
         hb.prompts.Prompt(

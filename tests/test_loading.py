@@ -66,6 +66,19 @@ def test_the_hubs_problems_are_said_with_a_remedy(case, monkeypatch, tmp_path):
     assert "\n" not in said
 
 
+def test_a_misspelt_repository_is_answered_with_the_name_that_it_resembles(monkeypatch):
+    def refuse(*_, **__):
+        raise hub_error(errors.RepositoryNotFoundError, 404)
+
+    monkeypatch.setattr(transformers.utils.hub, "hf_hub_download", refuse)
+    with pytest.raises(
+        hb.HybretError, match=r"check the name \(did you mean google/recurrentgemma-2b\?\), or your token"
+    ):
+        hb.load("google/recurentgemma-2b@0123abc", device="cpu")
+    with pytest.raises(hb.HybretError, match="check the name, or your token"):
+        hb.load(f"{REAL}@0123abc", device="cpu")
+
+
 def test_weights_are_asked_for_after_the_configuration_and_the_memory(monkeypatch):
     """A gated checkpoint whose configuration is in the cache: refused for its size before any download."""
     monkeypatch.setattr(sources, "read_config", lambda name, *_: paper_config(name))

@@ -318,6 +318,23 @@ def test_a_needle_is_made_of_texts(fields, says):
         Needle(**{"name": "lamp", "sentence": "It is blue.", "question": "What?", **fields})
 
 
+@pytest.mark.parametrize("depths", [[0, 1], [0.5, 50], [0], [1]])
+def test_depths_that_are_no_fractions_are_taken(tokenizer, depths):
+    assert [p.depth for p in grid(tokenizer, [400], depths, haystack=HAY)] == depths
+
+
+def test_readers_are_tokenizers_and_chat_templates_where_they_are_used(tokenizer):
+    other, plain = byte_level(chat=CHAT.replace("assistant", "model")), byte_level(bos=False)
+    found = {template: niah.reader(tokenizer, template) for template in niah.TEMPLATES}
+    assert found["base"] == found["jrt"] == niah.reader(other, "base") != found["instruct"]
+    assert found["base"] != niah.reader(plain, "base") and found["instruct"] != niah.reader(other, "instruct")
+    chatty = SimpleNamespace(tokenizer=tokenizer, instruct=True)
+    assert niah.reader(chatty, "jrt") == found["instruct"]
+    for template in niah.TEMPLATES:
+        (p,) = grid(tokenizer, [400], [50], template, HAY)
+        assert p.reader == found[template]
+
+
 def test_tokenizers_that_cannot_place_the_needle_are_refused(tokenizer):
     vocabulary = Tokenizer(models.WordLevel({"[UNK]": 0, "The": 1, ".": 2}, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()

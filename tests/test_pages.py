@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -121,7 +122,31 @@ def test_the_reference_has_every_public_name(monkeypatch: pytest.MonkeyPatch) ->
         value = getattr(hb, name)
         where = rf"`hybret\.{name}`" if inspect.ismodule(value) else rf":: hybret\.[\w.]+\.{name}\n"
         assert re.search(where, text), f"{name} is not in the reference"
+    for module in filter(inspect.ismodule, (getattr(hb, name) for name in hb.__all__)):
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        for name in getattr(module, "__all__", own):
+            where = rf":: {module.__name__}\.{name}\n|^Above, and here too: .*`{name}`"
+            assert name[0] == "_" or re.search(where, text, re.MULTILINE), f"{module.__name__} lacks {name}"
     sys.modules.pop("api")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_pages_use_of_hybret_is_in_the_reference(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / "book" / "_ext"))
+    import api
+
+    text = api.reference()
+    for module, name in set(re.findall(r"\bhb\.(\w+)\.(\w+)", page.read_text())):
+        if inspect.ismodule(getattr(hb, module)):
+            where = rf":: hybret\.[\w.]*{module}\.{name}\n|`{name}`"
+            assert re.search(where, text), f"hb.{module}.{name} is not in the reference"
+    sys.modules.pop("api")
+
+
+def test_names_that_are_not_imported_yet_are_offered_too() -> None:
+    code = "import hybret, pydoc; print({*hybret.__all__} - {*dir(hybret)}); print(pydoc.render_doc(hybret))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO).stdout
+    assert said.startswith("set()\n") and "KeepHeads" in said and "sweep(" in re.sub(".\b", "", said)
 
 
 @pytest.mark.parametrize("page", ["README.md", "book/your-model.md"])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -84,6 +88,23 @@ def test_the_version_is_the_same_everywhere() -> None:
     version = PROJECT["version"]
     assert yaml.safe_load((REPO / "CITATION.cff").read_text())["version"] == version
     assert f"## {version}" in (REPO / "CHANGELOG.md").read_text()
+
+
+def test_an_installed_clone_is_imported_also_in_the_folder_that_holds_it(tmp_path: Path) -> None:
+    """That folder holds another one of the package's name, without the package's files: the clone."""
+    clone, wheels = tmp_path / "hybret", tmp_path / "wheels"
+    (clone / "hybret").mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hybret/__init__.py"):
+        shutil.copy(REPO / name, clone / name)
+    build = f"from setuptools import build_meta; build_meta.build_editable({str(wheels)!r})"
+    wheels.mkdir()
+    subprocess.run([sys.executable, "-c", build], cwd=clone, capture_output=True, check=True)
+    zipfile.ZipFile(next(wheels.glob("*.whl"))).extractall(wheels)
+    code = f"import site; site.addsitedir({str(wheels)!r}); import hybret; print(hybret.__file__)"
+    words = [sys.executable, "-S", "-c", code]  # -S: without what is installed here
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    said = subprocess.run(words, cwd=tmp_path, env=kept, capture_output=True, text=True, check=True).stdout
+    assert Path(said.strip()) == clone / "hybret" / "__init__.py"
 
 
 # ---------------------------------------------------------------- notebooks

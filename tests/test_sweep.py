@@ -416,6 +416,13 @@ def test_bad_input_is_refused_before_any_model_runs(no_forward, prompts, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_prompts_longer_than_an_organism_was_trained_on_are_warned_of(tiny, recwarn):
+    sweep(tiny, prompts_of(tiny, (512,), (0,), template="jrt"), {"k": KeepHeads(0)}, max_new_tokens=1, progress=False)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="more than 1024 tokens, and griffin-tiny was trained on no longer ones"):
+        sweep(tiny, prompts_of(tiny, (1100,), (0,)), {"k": KeepHeads(0)}, max_new_tokens=1, progress=False)
+
+
 def test_the_run_note_names_the_run(griffin, prompts, tmp_path):
     out = Path(tmp_path / "new" / "run")
     run(griffin, prompts[:1], {"keep": Keep()}, out=out)

@@ -113,11 +113,26 @@ def test_a_family_that_transformers_lacks(monkeypatch):
         family_config("griffin_of_tomorrow", 100)
 
 
+def test_a_model_is_named_with_or_without_its_option():
+    found = [json.loads(run("verify", *words, "--json").stdout) for words in (["lfm2"], ["--model", "lfm2"], [])]
+    assert found[0] == found[1] and [rows[0]["model"] for rows in found] == ["lfm2", "lfm2", "griffin-tiny"]
+    shown = run("verify", "--help").stdout
+    assert "verify [OPTIONS] [[--model] MODEL]" in shown and "--model <str>" in shown
+
+
+def test_progress_is_a_bar_that_can_be_left_out(capsys):
+    verify("lfm2", device="cpu", progress=False)
+    assert "check" not in capsys.readouterr().err
+    verify("lfm2", device="cpu")
+    assert "lfm2: 100%" in capsys.readouterr().err
+
+
 def test_the_command(monkeypatch):
     found = run("verify", "lfm2")
     assert found.exit_code == 0 and "no checks failed" in found.stdout
     found = run("verify", "jamba", "--json", "--device", "cpu")
     rows = json.loads(found.stdout)
+    assert found.stderr == ""  # no progress where nobody looks
     assert [row["check"] for row in rows] == list(CHECKS) and DEFECT in {row["verdict"] for row in rows}
     monkeypatch.setitem(CHECKS, NAMES["causal"], lambda bench: 0.5)
     found = run("verify", "lfm2")

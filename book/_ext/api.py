@@ -6,6 +6,7 @@ Nothing is listed by hand: ``{public-names}`` on a page becomes one section per 
 from __future__ import annotations
 
 import inspect
+import re
 from importlib import import_module
 from typing import Any
 
@@ -38,16 +39,14 @@ def entry(module: str, name: str) -> str:
 
 
 def exported(module: str) -> list[str]:
-    """Return the public functions and classes of a module."""
+    """Return what a module gives: its ``__all__``, or else its own functions, classes and constants."""
     loaded = import_module(module)
-    names = getattr(loaded, "__all__", None) or [name for name in vars(loaded) if not name.startswith("_")]
-    values = {name: getattr(loaded, name) for name in names}
-    own = f"{module}."  # a package's names may stand in its modules; what it imports from elsewhere is not its own
-    return [
-        name
-        for name, value in values.items()
-        if (inspect.isclass(value) or inspect.isroutine(value)) and f"{value.__module__}.".startswith(own)
-    ]
+    if hasattr(loaded, "__all__"):
+        return list(loaded.__all__)
+    own = [name for name, value in vars(loaded).items() if getattr(value, "__module__", "") == module]
+    # A constant does not say where it is from, so those are looked up that the module's own text assigns.
+    own += re.findall(r"^([A-Z][A-Z0-9_]*)(?:: .*)? = ", inspect.getsource(loaded), re.MULTILINE)
+    return [name for name in own if not name.startswith("_")]
 
 
 def reference() -> str:
@@ -60,10 +59,12 @@ def reference() -> str:
         parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in names]
     parts.append("## Modules of `hybret`")
     for module in (f"hybret.{path}" for path in hybret._MODULES.values()):
-        found = [name for name in exported(module) if name not in public.get(module, ())]
-        if found:
-            parts.append(f"### `hybret.{module.split('.')[-1]}`\n\n{first_line(module)}")
-            parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in found]
+        names = exported(module)
+        found = [name for name in names if name not in hybret._NAMES]
+        parts.append(f"### `hybret.{module.split('.')[-1]}`\n\n{first_line(module)}")
+        if above := ", ".join(f"`{name}`" for name in names if name in hybret._NAMES):
+            parts.append(f"Above, and here too: {above}.")
+        parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in found]
     return "\n\n".join(parts)
 
 

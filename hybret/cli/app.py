@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -22,12 +23,17 @@ app = typer.Typer(
 
 
 def one_sentence(command: Callable[..., None]) -> Callable[..., None]:
-    """Bad input ends with its one sentence on stderr and status 2; a run that was interrupted with status 130."""
+    """Bad input ends with its one sentence on stderr and status 2; a run that was interrupted with status 130.
+
+    A warning is one line on stderr, without the place in the code that Python adds.
+    """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+                command(*args, **kwargs)
         except HybretError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
@@ -62,9 +68,10 @@ def say(line: str) -> None:
 
 
 def numbers(name: str, text: str) -> int | list[int]:
-    """A count, or a list of labels separated by commas."""
+    """A count of lengths or depths, or a list of them separated by commas."""
     try:
         values = [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
-        raise HybretError(f"{name} is {text!r}; give a count such as 10, or labels such as 128,256") from None
+        example = "labels such as 128,256" if name == "lengths" else "per cents such as 0,50,100"
+        raise HybretError(f"{name} is {text!r}; give a count such as 10, or {example}") from None
     return values if "," in text else values[0]

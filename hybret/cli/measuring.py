@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -83,9 +84,13 @@ def bench(
 @app.command()
 @one_sentence
 def verify(
+    name: Annotated[str | None, typer.Argument(metavar="[--model] MODEL", hidden=True)] = None,
     model: Annotated[
-        str, typer.Argument(help="Name, Hugging Face id or folder; or a family such as bamba: tiny, random weights.")
-    ],
+        str | None,
+        typer.Option(
+            help="Name, Hugging Face id, folder, or family such as bamba (tiny, random). Default: griffin-tiny."
+        ),
+    ] = None,
     tokens: Annotated[int | None, typer.Option(help="Length of the prompt. Default: past the window.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -95,7 +100,10 @@ def verify(
     from ..verifying import FAIL, shown
     from ..verifying import verify as check
 
-    found = check(model, tokens, device, dtype, say)
+    if name is not None and model is not None:
+        raise HybretError(f"verify is given two models, {name!r} and {model!r}; give one, with --model or without")
+    chosen = name if model is None else model
+    found = check("griffin-tiny" if chosen is None else chosen, tokens, device, dtype, sys.stderr.isatty())
     if as_json:
         print(found.to_json(orient="records"))
     else:

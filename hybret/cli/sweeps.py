@@ -18,6 +18,8 @@ from .app import app, numbers, one_sentence
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..prompts import Needle
+
 
 @app.command()
 @one_sentence
@@ -38,6 +40,11 @@ def sweep(
     limit: Annotated[int | None, typer.Option(help="Only so many prompts, drawn from the grid with the seed.")] = None,
     haystack: Annotated[str, typer.Option(help="'embedded', 'essays' or a folder of .txt files.")] = "embedded",
     seed: Annotated[int, typer.Option(help="Which embedded haystack.")] = 0,
+    needle: Annotated[str | None, typer.Option(help="A sentence to hide instead of the paper's.")] = None,
+    question: Annotated[str | None, typer.Option(help="The question that asks for it.")] = None,
+    keywords: Annotated[
+        str | None, typer.Option(help="Words of it that earn part of the points: 'poplar,iris castle'.")
+    ] = None,
     control: Annotated[bool, typer.Option(help="Also run the prompts without the needle: the floor.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the rows (Parquet); a second run resumes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
@@ -57,7 +64,7 @@ def sweep(
     from ..engine.batches import Budget, budget_of, longest_prompt
     from ..interventions import KeepHeads
     from ..models import load
-    from ..prompts import CONTROL
+    from ..prompts import CONTROL, PAPER_NEEDLE
     from ..recipe import recipe as find_recipe
     from ..sweeping import sweep as run
     from ..tables import accuracy
@@ -79,18 +86,24 @@ def sweep(
         raise HybretError("address, workers and gpus-per-worker are for --engine ray")
     if rows_per_batch is not None and rows_per_batch < 1:
         raise HybretError(f"rows-per-batch is {rows_per_batch}; give at least 1 row")
-    niah.load_haystack(haystack, seed)  # a missing folder is said before the model is loaded
+    hidden = _needle(needle, question, keywords)
+    if control and hidden is not PAPER_NEEDLE:
+        raise HybretError("--control leaves the paper's needle out, which is no floor of yours; leave --control out")
+    # Here a text is meant as a folder; a missing one is said before the model is loaded.
+    text = haystack if haystack in ("embedded", "essays", "") else Path(haystack)
+    niah.load_haystack(text, seed)
     cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
     subject = (cluster.load if cluster else load)(model, device=device, dtype=dtype)
     budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).tokens) if rows_per_batch else None
     kept = k if k else range(subject.heads + 1)
     conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in kept)}  # type: ignore[arg-type]
-    options: dict[str, Any] = {"template": template, "haystack": haystack, "seed": seed, "recipe": chosen, **sizes}
+    options: dict[str, Any] = {"template": template, "haystack": text, "seed": seed, "needle": hidden, "recipe": chosen}
+    options |= sizes
     prompts = niah.grid(subject, **options)
     if limit is not None and limit < len(prompts):
         prompts = [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
     if control:
-        prompts += niah.grid(subject, needle=None, **options)
+        prompts += niah.grid(subject, **options | {"needle": None})
     shown = sys.stderr.isatty()
     rows = run(subject, prompts, conditions, chosen, out, budget=budget, progress=shown, engine=cluster or "local")
     summary = _summary(accuracy(rows[rows.needle != CONTROL], by=["condition"], seed=seed), conditions)
@@ -110,6 +123,19 @@ def sweep(
     head = f"{subject.name}, recipe {chosen.name}, template {template}, {subject.dtype} on {subject.device}"
     Console().print(printable(head), markup=False)
     Console().print(table)
+
+
+def _needle(sentence: str | None, question: str | None, keywords: str | None) -> Needle:
+    """The needle of three options, named after its sentence; without any of them the paper's."""
+    from ..haystack import sha256
+    from ..prompts import PAPER_NEEDLE, Needle
+
+    if (sentence, question, keywords) == (None, None, None):
+        return PAPER_NEEDLE
+    if sentence is None or question is None:
+        raise HybretError("a needle of your own is --needle SENTENCE and --question QUESTION; give both, or neither")
+    words = tuple(word.strip() for word in keywords.split(",")) if keywords is not None else ()
+    return Needle(f"needle-{sha256(sentence.encode())[:8]}", sentence, question, words)
 
 
 def _summary(table: pd.DataFrame, conditions: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from hybret import asked
 from hybret.errors import printable
 from hybret.families import KNOWN_DEFECTS
 from hybret.models import Model, load
+from hybret.progress import bar as progress_bar
 from hybret.verifying import checks
 from hybret.verifying.subjects import Bench
 
@@ -58,7 +59,7 @@ def verify(
     tokens: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
-    say: Callable[[str], None] = lambda _: None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Check on a model what hybret rests on.
 
@@ -71,8 +72,8 @@ def verify(
         the window does not test the window.
     device, dtype : of `hybret.load`, for a name.
         float32 by default: half precision tells gross errors only.
-    say : callable, optional
-        Told each check before it runs.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -90,9 +91,11 @@ def verify(
         asked.whole("tokens", tokens, 12, MOST_TOKENS)
     bench = Bench(model if isinstance(model, Model) else load(model, device=device, dtype=dtype), tokens)
     lines = []
-    for name in CHECKS:
-        say(name)
-        lines.append({"model": bench.model.name, "family": bench.model.family, "check": name, **_line(bench, name)})
+    with progress_bar(desc=bench.model.name, unit="check", total=len(CHECKS), disable=not progress) as bar:
+        for name in CHECKS:
+            bar.set_postfix_str(name)
+            lines.append({"model": bench.model.name, "family": bench.model.family, "check": name, **_line(bench, name)})
+            bar.update()
     return pd.DataFrame(lines).assign(transformers=transformers.__version__)
 
 
