@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from . import tables
 from .errors import HybretError
 from .provenance import flat
 from .store import read_rows
 
-CELL = ["intervention", "prompt", "template", "haystack", "haystack_seed", "needle", "length", "depth"]
+CELL = ["intervention", "prompt", *tables.CELL]
 """What two runs have in common when they answer the same: labels of conditions are free, and no part of it."""
 SEEN = ["answer", "score", "exact"]
 _MARKED = ["model", "weights", "recipe", "rubric", "device", "dtype"]

@@ -58,7 +58,7 @@ PROSE = b"Rivers carve slow valleys. Snow falls late in the hills. "
 @pytest.fixture(scope="module")
 def world(griffin, tmp_path_factory):
     """What the cases are made of: a model that must not run, its prompts, rows of a sweep, a folder."""
-    prompts = niah.grid(griffin, 2, 2) + niah.grid(griffin, 2, needle=None)
+    prompts = niah.grid(griffin, 2, 2) + niah.grid(griffin, 2, control=True)
     conditions = {c.label: c for c in (KeepHeads(0), KeepHeads(10), KeepHeads(3, during="generation"))}
     rows = hb.sweep(griffin, prompts, conditions, max_new_tokens=2, progress=False)
     rows = rows.assign(model="m", weights="abc")
@@ -166,6 +166,7 @@ LABELS = {
 NEEDLES = {
     "needle a text": (grid(needle="The key is red."), "needle is 'The key is red.'; give a Needle"),
     "needle empty": (lambda w: Needle("n", "", "?"), "the sentence of a needle is ''; give a text"),
+    "no needle, for a control": (grid(needle=None), "and control=True for the same prompts without it"),
     "needle None": (lambda w: Needle("n", None, "?"), "the sentence of a needle is None"),
     "question blank": (lambda w: Needle("n", "A key.", " "), "the question of a needle is ' '"),
     "keywords a text": (lambda w: Needle("n", "A key.", "?", "key"), "give a tuple of texts"),
@@ -175,7 +176,7 @@ NEEDLES = {
         "holds the needle 'paper' already, so an answer proves nothing",
     ),
     "needle in the haystack, other blanks": (
-        grid(haystack=f"Hills. {PAPER_NEEDLE.sentence.replace(' ', chr(10))} " * 40, needle=None),
+        grid(haystack=f"Hills. {PAPER_NEEDLE.sentence.replace(' ', chr(10))} " * 40, control=True),
         "holds the needle 'paper' already",
     ),
 }

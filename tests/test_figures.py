@@ -172,7 +172,8 @@ def test_models_stand_side_by_side_each_with_its_own_heads(sweep):
         assert [axes.get_xlabel().split()[-1] for axes in figure.axes] == ["10", "16", "32"]
         assert [axes.get_ylabel() != "" for axes in figure.axes] == [True, False, False]
         assert all(name in text(figure) for name in ("griffin-tiny (01234567)", "jamba-tiny (01234567)"))
-    assert "JRT" not in text(figures.jrt_by_k(rows)) and text(figures.jrt_by_k(rows)).count("standard prompt") == 1
+    once = text(figures.jrt_by_k(rows[rows["during"] == "generation"]))
+    assert "JRT" not in once and once.count("standard prompt") == 1
     tips = [line.get_label() for a in figures.accuracy_by_k(rows).axes for line in a.get_lines()]
     assert [label for label in tips if label.startswith("tipping")] == [
         f"tipping point of {name}" for name in ("RG-2B", "RG-9B", "Jamba")

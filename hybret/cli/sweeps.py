@@ -90,7 +90,7 @@ def sweep(
     if limit is not None and limit < len(prompts):
         prompts = [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
     if control:
-        prompts += niah.grid(subject, needle=None, **options)
+        prompts += niah.grid(subject, control=True, **options)
     shown = sys.stderr.isatty()
     rows = run(subject, prompts, conditions, chosen, out, budget=budget, progress=shown, engine=cluster or "local")
     summary = _summary(accuracy(rows[rows.needle != CONTROL], by=["condition"], seed=seed), conditions)

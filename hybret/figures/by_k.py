@@ -19,8 +19,8 @@ from hybret.figures.style import (  # fmt: skip
     INK,
     MARKERS,
     PALE,
-    between,
     canvas,
+    counted,
     footnote,
     percent_axis,
     provenance,
@@ -107,7 +107,7 @@ def _panels(rows: pd.DataFrame, floor_rows: pd.DataFrame | None, by: str, mark: 
     if marked:
         legend.append(Line2D([], [], label="the paper's tipping point", **TIPS))
     figure.legend(handles=legend, loc="outside upper center", ncols=3 if marked else 4)
-    n = between(rows.groupby(["model", "k", by], dropna=False).size())
+    n = counted(rows, ["model", "k", by])
     hint = "read from right to left: fewer and fewer heads"
     footnote(figure, provenance(rows, f"{n} prompts each", _BANDS, hint))
     return figure
@@ -184,7 +184,7 @@ def home(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     axes["none"].set_xlabel("prompt length (tokens)")
     bar = figure.colorbar(scores(palette), ax=[axes["all"], axes["none"]], aspect=25)
     bar.set_label("mean score (0 to 5)")
-    n = between(rows.groupby(["model", "k", "during"], dropna=False).size())
+    n = counted(rows, ["model", "k", "during"])
     edge = ["line on the maps: edge of the attention window"] if first["in_window"].nunique() > 1 else []
     footnote(figure, provenance(rows, f"{n} prompts each", _BANDS, *edge))
     return figure

@@ -117,7 +117,7 @@ def evaluate(
 def _grid(model: Model, lengths: Any, depths: Any, template: str, haystack: str | Path, seed: int) -> list[Prompt]:
     """The grid with the paper's needle, and its control without."""
     args = (model, lengths, depths, template, haystack, seed)
-    return [*grid(*args, needle=PAPER_NEEDLE), *grid(*args, needle=None)]
+    return [*grid(*args), *grid(*args, control=True)]
 
 
 def _fact_prompts(model: Model, length: int, template: str, number: int) -> list[Prompt]:
