@@ -75,8 +75,8 @@ def grid(
     recipe, seed = find_recipe(recipe), asked.seed(seed)
     if not isinstance(needle, Needle) or needle.name == CONTROL:
         raise HybretError(
-            f"needle is {needle!r}; give a Needle of another name than {CONTROL!r}, and control=True for the same prompts "
-            "without it"
+            f"needle is {needle!r}; give a Needle of another name than {CONTROL!r}, and control=True for the same "
+            "prompts without it"
         )
     if not isinstance(control, bool):
         raise HybretError(f"control is {control!r}; give True for the prompts without the needle, or False")

@@ -38,7 +38,7 @@ class Needle:
 
     @property
     def digest(self) -> str:
-        """12 hex digits of a SHA-256 over all that answers are scored against; the name is a label and no part of it."""
+        """12 hex digits of a SHA-256 over all that answers are scored against: the name is no part of it."""
         return sha256(json.dumps([self.sentence, self.question, self.keywords]).encode())[:12]
 
     @property

@@ -22,15 +22,8 @@ from .paper import ModelSpec
 from .prompts import CONTROL
 from .scoring import RUBRICS
 
-CELL = (
-    "template",
-    "haystack",
-    "haystack_seed",
-    "needle",
-    "asked",
-    "length",
-    "depth",
-)  # one cell of a grid, in any recipe
+# One cell of a grid, in any recipe.
+CELL = ("template", "haystack", "haystack_seed", "needle", "asked", "length", "depth")
 DIGITS = 6  # after the point, to which depths are compared
 # Two values of any of these are two things, and no mean is over both. Haystack seeds are draws of one thing.
 ALIKE = ("model", "weights", "recipe", "rubric", "during", "intervention", "template", "haystack", "needle", "asked",
@@ -87,8 +80,8 @@ def floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFrame:
     ground = rows[control] if control.all() else belonging(rows[control], rows[~control])
     if ground.empty:
         raise HybretError(
-            "no control rows of what these rows ask for: run the same conditions on grid(..., control=True) as well, with "
-            "the same needle, haystack and template"
+            "no control rows of what these rows ask for: run the same conditions on grid(..., control=True) as well, "
+            "with the same needle, haystack and template"
         )
     return accuracy(ground, [column for column in by if column not in PLACE])
 
@@ -115,14 +108,14 @@ def above_floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFram
     if "rubric" in rows and set(rows.loc[control, "rubric"]) != set(rows.loc[~control, "rubric"]):
         raise HybretError("control rows and needle rows have different rubrics; score them alike with rescore()")
     names = {"accuracy": "floor", "low": "floor_low", "high": "floor_high"}
-    ground = ground[[*shared, *names]].rename(columns=names)
-    marked = (
-        table.merge(needle[[*by, *own]].drop_duplicates(), on=by, how="left")
-        if by
-        else table.merge(needle[own].drop_duplicates(), how="cross")
-    )
-    marked = marked.merge(ground, on=shared, how="left") if shared else marked.merge(ground, how="cross")
-    return marked.drop(columns=own).assign(above=marked["accuracy"] - marked["floor"])
+    table = _joined(table, needle[[*by, *own]].drop_duplicates(), by)
+    table = _joined(table, ground[[*shared, *names]].rename(columns=names), shared)
+    return table.drop(columns=own).assign(above=table["accuracy"] - table["floor"])
+
+
+def _joined(table: pd.DataFrame, more: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The table with what `more` says of each group; of everything, without groups."""
+    return table.merge(more, on=by, how="left") if by else table.merge(more, how="cross")
 
 
 def by_distance(
@@ -241,7 +234,7 @@ def _checked(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def settled(rows: pd.DataFrame) -> pd.DataFrame:
-    """The same rows, whose depths and numbers of heads do not differ by rounding: 33.3 and 33.300000000000004 are one."""
+    """The same rows, in which depths and numbers of heads differ by more than rounding: 33.3 is 33.300000000000004."""
     if "depth" in rows:
         rows = rows.assign(depth=rows["depth"].astype(float).round(DIGITS))
     if "k" in rows and pd.api.types.is_float_dtype(rows["k"]):
@@ -273,9 +266,10 @@ def alike(rows: pd.DataFrame, by: Sequence[str]) -> None:
             continue
         values = mixed.loc[mixed["group"] == mixed["group"].iloc[0], "value"].tolist()
         shown = ", ".join(str(value)[:60] for value in values[:3]) + (", ..." if len(values) > 3 else "")
+        chosen = f"{column!r}] == {values[0]!r}" if column != "intervention" else "'condition'].isin([...])"
         raise HybretError(
             f"these rows mix several values of {column!r} in one mean ({shown}); keep those of one, as in "
-            f"rows[rows[{column!r}] == {values[0]!r}], or in a table give {column!r} in `by`"
+            f"rows[rows[{chosen}], or in a table give {column!r} in `by`"
         )
 
 
@@ -290,8 +284,8 @@ def once(rows: pd.DataFrame, by: Sequence[str] = ()) -> None:
     cell = [column for column in dict.fromkeys((*by, *ALIKE, *CELL, "prompt")) if column in rows]
     if twice := int(rows.duplicated(cell).sum()):
         raise HybretError(
-            f"{twice} of these rows are there twice, the same condition on the same prompt, and would count twice; give "
-            "each once"
+            f"{twice} of these rows are there twice, the same condition on the same prompt, and would count twice; "
+            "give each once"
         )
 
 

@@ -27,7 +27,8 @@ _ALL = (*claims_heads.CLAIMS, *claims_benchmarks.CLAIMS, *claims_weights.CLAIMS)
 CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if claim.hypothesis == hypothesis}
 ACROSS = "all models"
 SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
-         "haystack", "haystack_seed", "needle", "asked", "length", "depth", "in_window", "answer", "score", "prompt")  # fmt: skip
+         "haystack", "haystack_seed", "needle", "asked", "length", "depth", "in_window", "answer", "score",
+         "prompt")  # fmt: skip
 ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
          "choices")  # fmt: skip
 

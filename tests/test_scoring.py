@@ -110,11 +110,8 @@ def test_rescoring_replaces_the_score_and_nothing_else():
     assert list(rows["score"]) == [0, 0, 0] and set(again["rubric"]) == {"table2"}
     lamp = Needle("lamp", "Mr Finch keeps a blue lamp.", "What?", ("sunny",))
     own = rows.assign(needle=["lamp", "lamp", "none"], asked=lamp.digest)
-    assert list(rescore(own, "table2", [lamp])["score"]) == [
-        3,
-        3,
-        3,
-    ]  # the control too, by the needle that it leaves out
+    # The control too, by the needle that it leaves out.
+    assert list(rescore(own, "table2", [lamp])["score"]) == [3, 3, 3]
     with pytest.raises(HybretError, match="is not known here .needle 'lamp', asked"):
         rescore(own, "table2")
     for some in (rows, rows[:0]):

@@ -139,7 +139,7 @@ def retrieval_maps(
     for i, first in enumerate(down):
         places = grid[i * lines : (i + 1) * lines].ravel()
         for axes in places[len(across) :]:
-            axes.remove()
+            axes.set_visible(False)
         for axes, second in zip(places, across, strict=False):
             cell = rows[(named["_down"] == first) & (named["_across"] == second)]
             head = f"{heads[second]}\n" if col_by and (i == 0 or lines > 1) else ""
