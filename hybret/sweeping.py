@@ -182,10 +182,7 @@ def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> No
         raise HybretError(
             f"{len(prompts) - len(cells)} prompts are given twice and would count twice; give each one once"
         )
-    if not isinstance(conditions, Mapping) or not conditions:
-        raise HybretError('there are no conditions to run; give a mapping such as {"k=0": KeepHeads(0)}')
-    for label in conditions:
-        asked.text("the label of a condition", label)
+    asked.conditions(conditions)
     require_tokens(model, [p.ids for p in prompts], asked.whole("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS))
 
 

@@ -240,7 +240,12 @@ SWEEPS = {
         lambda w: sweep(model=_positions(w.model, 150))(w),
         "are more than the 150 positions of random-griffin; give shorter lengths",
     ),
-    "conditions a list": (sweep(conditions=[Null()]), "give a mapping such as"),
+    "conditions a list": (
+        sweep(conditions=[Null()]),
+        'conditions are a list; give a mapping of labels to interventions such as {"k=0": KeepHeads(0)}',
+    ),
+    "conditions one intervention": (sweep(conditions=Null()), "conditions are a Null; give a mapping of labels"),
+    "conditions empty": (sweep(conditions={}), "there are no conditions; give a mapping of labels to interventions"),
     "condition a class": (sweep(conditions={"x": KeepHeads}), "is not an intervention; use KeepHeads"),
     "condition without a label": (sweep(conditions={"": Null()}), "the label of a condition is ''"),
     "label None": (sweep(conditions={None: Null()}), "the label of a condition is None"),

@@ -134,7 +134,8 @@ def test_conditions_without_k_are_a_series_of_their_own():
     ],
 )
 def test_needles_haystacks_devices_and_runs_are_kept_apart_and_named(said, more):
-    one, other = toy(ks=(0, 8), run="1").assign(score=1.0), toy(ks=(0, 8), run="1").assign(score=2.0, **more)
+    rows = toy(ks=(0, 8), run="1").query("needle == 'paper'")
+    one, other = rows.assign(score=1.0), rows.assign(score=2.0, **more)
     state, _ = state_of(checked(pd.concat([one, other])), {})
     assert [said in series["prompt"] for series in state["series"]] == [False, True]
     assert {(step["series"], step["accuracy"]) for step in state["steps"]} == {(0, 0.2), (1, 0.4)}
