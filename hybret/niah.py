@@ -19,7 +19,7 @@ import numpy as np
 from . import asked
 from .errors import HybretError
 from .haystack import Cutter, Haystack, load_haystack
-from .prompts import CONTROL, PAPER_NEEDLE, Needle, Prompt, prompt_key
+from .prompts import CONTROL, DIGITS, PAPER_NEEDLE, Needle, Prompt, prompt_key
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 
@@ -82,9 +82,11 @@ def grid(
         raise HybretError(f"control is {control!r}; give True for the prompts without the needle, or False")
     chat = template == "instruct" or (template == "jrt" and bool(getattr(model, "instruct", False)))
     _check_tokenizer(tokenizer, chat)
-    depth_labels = [asked.number("a depth", d) for d in _labels("depths", depths, (0, 100))]
+    given = [asked.number("a depth", d) for d in _labels("depths", depths, (0, 100))]
+    depth_labels = _once("depths", [round(d, DIGITS) + 0.0 for d in given])  # no rounding, and no -0.0
     ends = getattr(model, "lengths", PAPER_LENGTHS)
-    length_labels = [asked.whole("a length", n, 1, MOST_TOKENS) for n in _labels("lengths", lengths, ends)]
+    given_lengths = [asked.whole("a length", n, 1, MOST_TOKENS) for n in _labels("lengths", lengths, ends)]
+    length_labels = _once("lengths", given_lengths)
     if outside := [d for d in depth_labels if not 0 <= d <= 100]:
         raise HybretError(f"depth {outside[0]:g} is outside 0 to 100 per cent (0 = start of the context)")
     buffer = asked.whole("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
@@ -221,10 +223,13 @@ def _labels(name: str, value: int | Sequence[Any], ends: Sequence[Any]) -> Seque
         return found
     if len(value) == 0:
         raise HybretError(f"there are no {name}; give a number of {name}, or a list with at least one")
-    value = list(value)
-    if len(set(map(repr, value))) < len(value):
-        raise HybretError(f"the {name} {list(value)} hold an entry twice; give each one once")
-    return value
+    return list(value)
+
+
+def _once(name: str, values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise HybretError(f"the {name} {values} hold an entry twice; give each one once")
+    return values
 
 
 def _check_tokenizer(tokenizer: Any, chat: bool) -> None:

@@ -14,6 +14,7 @@ from .errors import HybretError
 from .haystack import sha256
 
 CONTROL = "none"  # what a prompt without a needle calls it
+DIGITS = 6  # after the point, to which a depth is a depth: what differs by less differs by rounding alone
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,11 @@ from . import asked
 from .errors import HybretError
 from .intervals import grouped_means
 from .paper import ModelSpec
-from .prompts import CONTROL
+from .prompts import CONTROL, DIGITS
 from .scoring import RUBRICS
 
 # One cell of a grid, in any recipe.
 CELL = ("template", "haystack", "haystack_seed", "needle", "asked", "length", "depth")
-DIGITS = 6  # after the point, to which depths are compared
 # Two values of any of these are two things, and no mean is over both. Haystack seeds are draws of one thing.
 ALIKE = ("model", "weights", "recipe", "rubric", "during", "intervention", "template", "haystack", "needle", "asked",
          "device", "dtype")  # fmt: skip

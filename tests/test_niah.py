@@ -254,6 +254,11 @@ def test_another_needle_keeps_its_own_question_and_reference(tokenizer):
     assert p.target == other
 
 
+def test_depths_do_not_carry_rounding(tokenizer):
+    (p,) = grid(tokenizer, [300], [100 * (0.1 + 0.2)], haystack=HAY)
+    assert p.depth == 30.0 and grid(tokenizer, [300], [100 - 1e-12], haystack=HAY)[0].depth == 100.0
+
+
 def test_the_control_of_another_needle_is_cut_and_asked_as_its_prompts_are(tokenizer):
     lamp = Needle("lamp", "A blue lamp.", "What does Mr Finch keep in the boathouse?", ("blue lamp",))
     prompts = grid(tokenizer, [300, 600], 3, haystack=HAY, needle=lamp)
@@ -298,6 +303,8 @@ def test_non_ascii_haystack(tokenizer):
         ({"lengths": True}, "^lengths is True; give a number of lengths"),
         ({"lengths": "400"}, "^lengths is '400'; give a number of lengths"),
         ({"lengths": [300, 300]}, "twice"),
+        ({"depths": [30, 30.0]}, "^the depths .30.0, 30.0. hold an entry twice"),
+        ({"depths": [33.3, 33.300000000000004]}, "hold an entry twice"),
         ({"lengths": []}, "no lengths"),
         ({"lengths": 0}, "at least 1"),
         ({"depths": [101]}, "outside 0 to 100"),

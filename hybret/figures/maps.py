@@ -38,7 +38,6 @@ SCORES = Normalize(0, 5)
 BESIDE = 5  # maps in one line, as in Table 1
 WRAPPED = 4  # maps in each of several lines
 CHARACTERS = 12.5  # of a map's title in an inch
-SHORT = 18  # characters of a title that stays in one line
 
 
 def scores(palette: str) -> ScalarMappable:
@@ -130,7 +129,7 @@ def retrieval_maps(
     lines, columns = _lines(len(across))
     width = WIDTH if columns > 1 else 4.6
     size = (width - 2) / columns  # of a map, inches
-    heads = {name: "\n".join(textwrap.wrap(name, max(SHORT, int(CHARACTERS * (size + 0.25))))) for name in across}
+    heads = {name: "\n".join(textwrap.wrap(name, int(CHARACTERS * (size + 0.25)))) for name in across}
     head_lines = max(head.count("\n") for head in heads.values()) + 1
     # Every line of several has its own heads and lengths.
     more = 0.15 * (head_lines - 1 if lines == 1 else len(down) * lines * (head_lines + 1))

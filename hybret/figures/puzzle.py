@@ -24,6 +24,7 @@ from hybret.figures.style import (
     split,
     styled,
 )
+from hybret.prompts import DIGITS
 
 PART_NAMES = {
     "needle": ("the needle", NEEDLE),
@@ -92,7 +93,7 @@ def doses(rows: pd.DataFrame, dose: str, xlabel: str, by: str = "arm") -> Figure
     """
     rows, _ = split(rows)
     asked.table(rows, [dose, by], (dose,), (dose, by))
-    rows = rows.assign(**{dose: rows[dose].astype(float).round(tables.DIGITS)})
+    rows = rows.assign(**{dose: rows[dose].astype(float).round(DIGITS)})
     figure = canvas(3.5)
     axes = figure.subplots()
     for i, value in enumerate(dict.fromkeys(rows[by])):
