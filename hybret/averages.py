@@ -226,6 +226,8 @@ def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
     if rows.empty:
         raise HybretError("there are no rows to average")
     tables.alike(rows, ["condition"])
+    if rows.duplicated(["benchmark", "task", "doc_id", "condition"]).any():
+        raise HybretError("some documents are there twice under one condition and would count twice; give each once")
     conditions = list(dict.fromkeys(rows["condition"]))
     for task, part in rows.groupby("task", sort=False):
         chosen = part.pivot(index="doc_id", columns="condition", values="chosen").reindex(columns=conditions)

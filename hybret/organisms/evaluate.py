@@ -161,7 +161,8 @@ def _fact_table(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str,
     words = [_new_words(answer, asked[key]) for answer, key in zip(rows["answer"], rows["prompt"], strict=True)]
     by = ["needle", "condition"]
     groups = rows.assign(new_words=words).groupby(by, sort=False)["new_words"].mean().reset_index()
-    return _records(tables.accuracy(rows, by).merge(groups, on=by))
+    # Facts of one form are asked for in words of their own, and averaged.
+    return _records(tables.accuracy(rows.drop(columns="asked"), by).merge(groups, on=by))
 
 
 def _new_words(answer: str, prompt: Prompt) -> float:
