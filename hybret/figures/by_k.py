@@ -121,10 +121,10 @@ def accuracy_by_k(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) ->
     ----------
     rows
         Rows of `KeepHeads` conditions (k not NA) of one model or several; rows without a needle among them are taken
-        as the control.
+        as the control of the rows that ask for the same in the same haystack and template.
     floor_rows
         No-needle rows of the same conditions, where they are kept apart. Their accuracy is the floor: what a
-        model earns without any needle to retrieve. The paper has no such control.
+        model earns without the needle to retrieve. The paper has no such control.
 
     Returns
     -------
@@ -132,6 +132,11 @@ def accuracy_by_k(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) ->
         One panel per model. Lines: mean score with 95 % bootstrap bands over prompts, in per cent of the maximum;
         dashed: share of answers with the full needle; dotted: floor. A triangle marks the tipping point that the paper
         gives for its model with as many heads.
+
+    Raises
+    ------
+    HybretError
+        If a point would be a mean over several needles, haystacks, measures of heads, ... (`hybret.tables.alike`).
     """
     return _panels(rows, floor_rows, "during", _tipping)
 
