@@ -72,8 +72,9 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
     kept = [rows[[*dict.fromkeys([*cell, "condition", *SEEN])]].drop_duplicates(cell) for rows in (one, other)]
     both = kept[0].merge(kept[1], on=cell, how="outer", suffixes=("_a", "_b"), indicator="side")
     if not (both["side"] == "both").any():
-        apart = [column for column in cell if column != "prompt" and not set(one[column]) & set(other[column])]
-        values = [f"{column} {_shown(one[column])} and {_shown(other[column])}" for column in apart]
+        mine, theirs = tables.with_needle(one), tables.with_needle(other)  # all controls have one name
+        apart = [column for column in cell if column != "prompt" and not set(mine[column]) & set(theirs[column])]
+        values = [f"{column} {_shown(mine[column])} and {_shown(theirs[column])}" for column in apart]
         raise HybretError(
             "the two have no cell in common, the same intervention on the same prompt, so there is nothing to compare"
             + (f": they differ in {', '.join(values)}" if values else "")

@@ -55,7 +55,7 @@ def accuracy(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 100
         or a row twice.
     """
     by = [by] if isinstance(by, str) else list(by)
-    rows = _with_needle(_checked(rows, [*by, "score", "exact", "prompt"]))
+    rows = with_needle(_checked(rows, [*by, "score", "exact", "prompt"]))
     alike(rows, by)
     once(rows, by)
     table = grouped_means(rows.assign(_value=fraction(rows)), by, (0.0, 1.0), n_boot, seed)
@@ -98,7 +98,7 @@ def above_floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFram
     """
     by = [by] if isinstance(by, str) else list(by)
     rows = _checked(rows, [*by, "needle"])
-    needle, table = _with_needle(rows), accuracy(rows, by)
+    needle, table = with_needle(rows), accuracy(rows, by)
     # A group is alike in all that its control shares with it, so the floor is looked up under that.
     own = [column for column in GROUND if column in rows and column not in by]
     shared = [*(column for column in by if column not in PLACE), *own]
@@ -170,7 +170,7 @@ def departures(rows_a: pd.DataFrame, rows_b: pd.DataFrame, by: str | Sequence[st
     keys = [*by, *(c for c in CELL if c in rows_a and c in rows_b and c not in by)]
     sides = []
     for rows in (rows_a, rows_b):
-        rows = _with_needle(_checked(rows, [*by, "score", "prompt"]))
+        rows = with_needle(_checked(rows, [*by, "score", "prompt"]))
         if rows.duplicated(keys).any():
             raise HybretError("several rows for one cell; compare one recipe of one model with one other")
         alike(rows, by)
@@ -302,7 +302,7 @@ def belonging(control: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return control[here.isin(there)]
 
 
-def _with_needle(rows: pd.DataFrame) -> pd.DataFrame:
+def with_needle(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with a needle; control rows where there are no others."""
     if "needle" not in rows or (rows["needle"] == CONTROL).all():
         return rows

@@ -166,6 +166,17 @@ def test_own_needles_and_haystacks_are_shown_too(tiny, tmp_path):
     assert contexts.rebuilt(rows, [lamp]) == contexts.rebuilt(rows, (), tmp_path / "hills") == {}
 
 
+def test_the_command_takes_the_haystack_of_the_rows(tiny, tmp_path):
+    (tmp_path / "hills").mkdir()
+    (tmp_path / "hills" / "a.txt").write_text("The hill is green, and the road is long. " * 80)
+    (p,) = hb.niah.grid(tiny, (128,), (50,), haystack=tmp_path / "hills")
+    row = line(1, p.length, p.depth, "", model="griffin-tiny", haystack="hills", prompt=p.key)
+    pd.DataFrame([row]).astype({"k": "Int64"}).to_parquet(tmp_path / "rows-1.parquet")
+    for options, there in (([], False), (["--haystack", str(tmp_path / "hills")], True)):
+        assert CliRunner().invoke(app, ["explore", str(tmp_path), *options]).exit_code == 0
+        assert ("The hill is green" in (tmp_path / "explorer.html").read_text()) == there
+
+
 def test_the_context_is_what_the_model_read(tiny):
     prompts = hb.niah.grid(tiny, 2, 3) + hb.niah.grid(tiny, 2, 2, "jrt")
     given = contexts.given(prompts)

@@ -544,13 +544,10 @@ def test_bad_input():
         verdicts.of(mixed)
     with pytest.raises(HybretError, match="rows of tiny come from different templates"):
         verdicts.of(pd.concat([world(), world(template="instruct")]))
-    for column in ("asked", "haystack", "dtype"):
-        with pytest.raises(
-            HybretError, match=f"rows of tiny come from different {'needle' if column == 'asked' else column}s"
-        ):
-            verdicts.of(
-                pd.concat([world().assign(dtype="float32"), world().assign(**{"dtype": "float32", column: "other"})])
-            )
+    one = world().assign(dtype="float32")
+    for kind, other in (("needles", {"asked": "b"}), ("haystacks", {"haystack": "b"}), ("dtypes", {"dtype": "b"})):
+        with pytest.raises(HybretError, match=f"rows of tiny come from different {kind}; pass those of one only"):
+            verdicts.of(pd.concat([one, one.assign(**other)]))
     with pytest.raises(HybretError, match="there are no rows to judge; run a sweep first"):
         verdicts.of(world()[:0])
     with pytest.raises(HybretError, match="unknown claim 'H1'"):
