@@ -157,7 +157,7 @@ def test_own_needles_and_haystacks_are_shown_too(tiny, tmp_path):
     lamp = hb.Needle("lamp", "A blue lamp stands in the boathouse.", "What stands in the boathouse?")
     prompts = hb.niah.grid(tiny, (128,), (50,), needle=lamp, haystack=tmp_path / "hills")
     rows = pd.DataFrame(
-        line(1, p.length, p.depth, "", model="griffin-tiny", haystack="hills", needle="lamp", prompt=p.key)
+        line(1, p.length, p.depth, "", model="griffin-tiny", haystack=p.haystack, needle="lamp", prompt=p.key)
         | {"asked": lamp.digest}
         for p in prompts
     ).astype({"k": "Int64"})
@@ -170,7 +170,7 @@ def test_the_command_takes_the_haystack_of_the_rows(tiny, tmp_path):
     (tmp_path / "hills").mkdir()
     (tmp_path / "hills" / "a.txt").write_text("The hill is green, and the road is long. " * 80)
     (p,) = hb.niah.grid(tiny, (128,), (50,), haystack=tmp_path / "hills")
-    row = line(1, p.length, p.depth, "", model="griffin-tiny", haystack="hills", prompt=p.key)
+    row = line(1, p.length, p.depth, "", model="griffin-tiny", haystack=p.haystack, prompt=p.key)
     pd.DataFrame([row]).astype({"k": "Int64"}).to_parquet(tmp_path / "rows-1.parquet")
     for options, there in (([], False), (["--haystack", str(tmp_path / "hills")], True)):
         assert CliRunner().invoke(app, ["explore", str(tmp_path), *options]).exit_code == 0

@@ -378,7 +378,7 @@ def test_folders(tmp_path, tokenizer):
     hay = niah.load_haystack(str(tmp_path))
     assert [name for name, _ in hay.sources] == ["useful.txt", "newideas.txt", "a.txt"]
     assert hay.text == "This is useful.txt. This is newideas.txt. This is a.txt. "
-    assert hay.name == tmp_path.name  # not the authors' essays, so not their name
+    assert hay.name == f"{tmp_path.name}-{hay.sha256[:8]}"  # not the authors' essays, so not their name
     (tmp_path / "useful.txt").unlink()
     assert [name for name, _ in niah.load_haystack(tmp_path).sources] == ["a.txt", "newideas.txt"]
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
