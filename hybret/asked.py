@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,24 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise HybretError(f"{name} is {value!r}; give a text that is not empty")
     return value
+
+
+def conditions(value: Any) -> Mapping[str, Any]:
+    """Interventions by label, at least one; whether they are interventions is asked where the model is known."""
+    wanted = 'give a mapping of labels to interventions such as {"k=0": KeepHeads(0)}'
+    if not isinstance(value, Mapping):
+        raise HybretError(f"conditions are {_kind(value)}; {wanted}: the labels name the rows")
+    if not value:
+        raise HybretError(f"there are no conditions; {wanted}")
+    for label in value:
+        text("the label of a condition", label)
+    return value
+
+
+def _kind(value: Any) -> str:
+    """A value's type in words."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def folder(name: str, value: Any) -> Path:

@@ -16,7 +16,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from . import asked
+from . import asked, tables
 from .errors import HybretError
 from .intervals import unseen
 
@@ -225,9 +225,9 @@ def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
     asked.table(rows, wanted, ("gold", "chosen", "choices"), what="harness.evaluate")
     if rows.empty:
         raise HybretError("there are no rows to average")
-    for column in {"model", "recipe"} & set(rows.columns):
-        if rows[column].nunique() > 1:
-            raise HybretError(f"these rows mix several values of {column!r}; select one of them first")
+    tables.alike(rows, ["condition"])
+    if rows.duplicated(["benchmark", "task", "doc_id", "condition"]).any():
+        raise HybretError("some documents are there twice under one condition and would count twice; give each once")
     conditions = list(dict.fromkeys(rows["condition"]))
     for task, part in rows.groupby("task", sort=False):
         chosen = part.pivot(index="doc_id", columns="condition", values="chosen").reindex(columns=conditions)

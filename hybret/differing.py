@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from . import tables
 from .errors import HybretError
 from .provenance import flat
 from .store import read_rows
 
-CELL = ["intervention", "prompt", "template", "haystack", "haystack_seed", "needle", "length", "depth"]
+CELL = ["intervention", "prompt", *tables.CELL]
 """What two runs have in common when they answer the same: labels of conditions are free, and no part of it."""
 SEEN = ["answer", "score", "exact"]
 _MARKED = ["model", "weights", "recipe", "rubric", "device", "dtype"]
@@ -63,13 +64,21 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
     Raises
     ------
     HybretError
-        No finished rows there, or a damaged file.
+        No finished rows there, a damaged file, or no cell that both have.
     """
     one, other = _rows(a), _rows(b)
     common = set(one["recipe"]) & set(other["recipe"])
     cell = [*CELL, "recipe"] if common else CELL
     kept = [rows[[*dict.fromkeys([*cell, "condition", *SEEN])]].drop_duplicates(cell) for rows in (one, other)]
     both = kept[0].merge(kept[1], on=cell, how="outer", suffixes=("_a", "_b"), indicator="side")
+    if not (both["side"] == "both").any():
+        mine, theirs = tables.with_needle(one), tables.with_needle(other)  # all controls have one name
+        apart = [column for column in cell if column != "prompt" and not set(mine[column]) & set(theirs[column])]
+        values = [f"{column} {_shown(mine[column])} and {_shown(theirs[column])}" for column in apart]
+        raise HybretError(
+            "the two have no cell in common, the same intervention on the same prompt, so there is nothing to compare"
+            + (f": they differ in {', '.join(values)}" if values else "")
+        )
     both["condition"] = both["condition_a"].fillna(both["condition_b"])
     scored = (both["score_a"] != both["score_b"]) | (both["exact_a"] != both["exact_b"])
     both["change"] = ""
@@ -85,6 +94,12 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
         cells=both.loc[both["change"] != "", columns].reset_index(drop=True),
         conditions=pd.DataFrame([_counts(label, part) for label, part in both.groupby("condition", sort=False)]),
     )
+
+
+def _shown(values: pd.Series) -> str:
+    """A column's values in a few words."""
+    several = list(dict.fromkeys(map(str, values)))
+    return several[0][:60] if len(several) == 1 else f"({len(several)} values)"
 
 
 def _counts(label: Any, part: pd.DataFrame) -> dict[str, Any]:
@@ -132,4 +147,6 @@ def _rows(source: str | Path | pd.DataFrame) -> pd.DataFrame:
             raise HybretError(f"cannot read rows of {name} ({problem})") from problem
     if missing := [column for column in (*CELL, "condition", "recipe", *SEEN) if column not in rows]:
         raise HybretError(f"{name} has no column {missing[0]!r}; give rows of hybret.sweep")
-    return rows
+    if rows.empty:
+        raise HybretError(f"{name} holds no rows; give those of a sweep that ended")
+    return tables.settled(rows)

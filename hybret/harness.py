@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 import transformers
 
-from . import benchmarks
+from . import asked, benchmarks
 from .engine.batches import Budget, does
 from .engine.likelihood import check
 from .errors import HybretError
@@ -99,8 +99,7 @@ def evaluate(
         runs. Afterwards: sparsification that did not act, or documents that differ between the conditions.
     """
     recipe = find_recipe(recipe)
-    if not conditions:
-        raise HybretError('there are no conditions to run; give a mapping such as {"ablated": KeepHeads(0)}')
+    asked.conditions(conditions)
     if limit is not None and limit < 1:
         raise HybretError(f"limit is {limit}; give at least 1 document per task")
     for condition in conditions.values():

@@ -42,7 +42,8 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
     ``"essays"`` is the folder that ``hybret fetch essays`` filled. A folder is read in name order, after the two
     essays of the authors' run (`PAPER_ESSAYS`) if it has both; files are joined without a separator, as in the
     authors' code. It is named ``"paul-graham"`` only if those two essays have the recorded SHA-256, otherwise after
-    the folder. `seed` and `tokens`, about how long the text must be, concern the embedded haystack alone.
+    the folder and its text, so that two folders of one name are not taken for one haystack. `seed` and `tokens`, about
+    how long the text must be, concern the embedded haystack alone.
 
     Raises
     ------
@@ -113,8 +114,9 @@ def _read_folder(folder: Path) -> Haystack:
     if not text.strip():
         raise HybretError(f"the haystack folder {folder} holds no text; put at least one non-empty .txt file in it")
     verified = tuple(sources[: len(PAPER_ESSAYS)]) == PAPER_ESSAYS
-    name = "paul-graham" if verified else folder.resolve().name
-    return _readable(Haystack(name, text, sha256(text.encode()), tuple(sources)))
+    digest = sha256(text.encode())
+    name = "paul-graham" if verified else f"{folder.resolve().name}-{digest[:8]}"
+    return _readable(Haystack(name, text, digest, tuple(sources)))
 
 
 def _readable(hay: Haystack) -> Haystack:

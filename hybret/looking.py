@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from . import asked
 from .engine import generation
 from .engine.scan import parallel_scans
 from .engine.tracing import Trace, implementation
@@ -194,9 +195,7 @@ def look(
         No condition, one that does not fit the model, or no token to write; before the model runs.
     """
     recipe = find_recipe(recipe)
-    conditions = {"untouched": Keep()} if conditions is None else conditions
-    if not conditions:
-        raise HybretError('there are no conditions to look at; give a mapping such as {"k=3": KeepHeads(3)}, or None')
+    conditions = asked.conditions({"untouched": Keep()} if conditions is None else conditions)
     if max_new_tokens < 1:
         raise HybretError("max_new_tokens must be at least 1")
     for condition in conditions.values():
@@ -225,9 +224,9 @@ def look(
 def cut(prompt: Prompt, new_tokens: int) -> list[Bin]:
     """Bins of a prompt and `new_tokens` tokens after it, without text; no bin holds tokens of two parts."""
     n = len(prompt.ids)
-    asked, ended = prompt.question_span or (n - 1, n - 1)
+    question, ended = prompt.question_span or (n - 1, n - 1)
     parts = ["context"] * ended + ["answer"] * (n - ended) + ["answer"] * new_tokens
-    parts[asked:ended] = ["question"] * (ended - asked)
+    parts[question:ended] = ["question"] * (ended - question)
     for start, end in prompt.needle_spans:
         parts[start:end] = ["needle"] * (end - start)
     parts[0] = "first"

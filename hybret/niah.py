@@ -19,7 +19,7 @@ import numpy as np
 from . import asked
 from .errors import HybretError
 from .haystack import Cutter, Haystack, load_haystack
-from .prompts import CONTROL, PAPER_NEEDLE, Needle, Prompt, prompt_key
+from .prompts import CONTROL, DIGITS, PAPER_NEEDLE, Needle, Prompt, prompt_key
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 
@@ -57,7 +57,8 @@ def grid(
     template: str = "base",
     haystack: str | Path | Haystack = "embedded",
     seed: int = 0,
-    needle: Needle | None = PAPER_NEEDLE,
+    needle: Needle = PAPER_NEEDLE,
+    control: bool = False,
     buffer: int | None = None,
     recipe: Recipe | str = CORRECTED,
 ) -> list[Prompt]:
@@ -71,8 +72,9 @@ def grid(
     template : ``"base"``, ``"instruct"`` (through the tokenizer's chat template) or ``"jrt"`` (Just Read
         Twice: context and question twice, in one user turn if the model is instruction-tuned).
     haystack, seed : see `load_haystack`.
-    needle : what to hide. None gives the control: the same haystack, with the paper's needle left out; one
-        prompt per length, since depth means nothing there.
+    needle : what to hide.
+    control : the same prompts with `needle` left out, so that what they earn is the floor of that needle: the same
+        haystack, cut at the same places, and the same question. One prompt per length, since depth means nothing there.
     buffer : tokens of the label that are neither haystack nor needle; default the model's, for a tokenizer 200.
     recipe : only `Recipe.insertion` matters here.
 
@@ -84,14 +86,19 @@ def grid(
     tokenizer = getattr(model, "tokenizer", model)
     asked.one_of("template", template, TEMPLATES)
     recipe, seed = find_recipe(recipe), asked.seed(seed)
-    if needle is not None and (not isinstance(needle, Needle) or needle.name == CONTROL):
+    if not isinstance(needle, Needle) or needle.name == CONTROL:
         raise HybretError(
-            f"needle is {needle!r}; give a Needle of another name than {CONTROL!r}, or None for the control"
+            f"needle is {needle!r}; give a Needle of another name than {CONTROL!r}, and control=True for the same "
+            "prompts without it"
         )
+    if not isinstance(control, bool):
+        raise HybretError(f"control is {control!r}; give True for the prompts without the needle, or False")
     chat, made_for = _chat(model, template), reader(model, template)
-    depth_labels = [asked.number("a depth", d) for d in _labels("depths", depths, (0, 100))]
+    given = [asked.number("a depth", d) for d in _labels("depths", depths, (0, 100))]
+    depth_labels = _once("depths", [round(d, DIGITS) + 0.0 for d in given])  # no rounding, and no -0.0
     ends = getattr(model, "lengths", PAPER_LENGTHS)
-    length_labels = [asked.whole("a length", n, 1, MOST_TOKENS) for n in _labels("lengths", lengths, ends)]
+    given_lengths = [asked.whole("a length", n, 1, MOST_TOKENS) for n in _labels("lengths", lengths, ends)]
+    length_labels = _once("lengths", given_lengths)
     if outside := [d for d in depth_labels if not 0 <= d <= 100]:
         raise HybretError(f"depth {outside[0]:g} is outside 0 to 100 per cent (0 = start of the context)")
     # All of them within the first per cent, and not only its ends: nobody asks for that.
@@ -100,9 +107,8 @@ def grid(
             f"depths are per cent, 0 to 100, and {fractions[0]:g} looks like a fraction; give {100 * fractions[0]:g} "
             "for that place"
         )
-    hidden = needle or PAPER_NEEDLE
     buffer = asked.whole("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
-    cost = len(tokenizer(hidden.insertion, add_special_tokens=False)["input_ids"])
+    cost = len(tokenizer(needle.insertion, add_special_tokens=False)["input_ids"])
     if min(length_labels) <= buffer + cost:
         raise HybretError(
             f"length {min(length_labels)} leaves no room for a haystack: the needle takes {cost} tokens and "
@@ -111,19 +117,19 @@ def grid(
     longest = max(length_labels) - buffer - cost
     hay = load_haystack(haystack, seed, longest)
     cutter = Cutter(tokenizer, hay, longest, recipe.insertion)
-    if _bare(hidden.sentence) in _bare(cutter.context(longest)):
+    if _bare(needle.sentence) in _bare(cutter.context(longest)):
         raise HybretError(
-            f"the haystack {hay.name!r} holds the needle {hidden.name!r} already, so an answer proves nothing; take it "
+            f"the haystack {hay.name!r} holds the needle {needle.name!r} already, so an answer proves nothing; take it "
             "out, or hide another needle"
         )
     cells = []  # (length, depth, position, text)
     for length in length_labels:
         n = length - buffer - cost
         context = cutter.context(n)
-        for depth in depth_labels if needle else [math.nan]:
-            before, at = cutter.place(n, depth) if needle else (math.nan, 0)
-            filled = context[:at] + needle.insertion + context[at:] if needle else context
-            body = _body(filled, hidden.question, template, chat)
+        for depth in [math.nan] if control else depth_labels:
+            before, at = (math.nan, 0) if control else cutter.place(n, depth)
+            filled = context if control else context[:at] + needle.insertion + context[at:]
+            body = _body(filled, needle.question, template, chat)
             cells.append((length, depth, before / n, _chat_text(tokenizer, body) if chat else body))
     encoded = tokenizer(
         [text for *_, text in cells], add_special_tokens=False, return_offsets_mapping=True, verbose=False
@@ -136,19 +142,19 @@ def grid(
         prompt = Prompt(
             text=text,
             ids=ids,
-            needle_spans=tuple(_spans(tokenizer, text, ids, offsets, needle)) if needle else (),
+            needle_spans=() if control else tuple(_spans(tokenizer, text, ids, offsets, needle)),
             length=length,
             depth=depth,
             template=template,
             haystack=hay.name,
             haystack_seed=hay.seed,
-            needle=needle.name if needle else CONTROL,
-            reference=hidden.sentence,
-            question=hidden.question,
+            needle=CONTROL if control else needle.name,
+            reference=needle.sentence,
+            question=needle.question,
             key=prompt_key(ids),
-            keywords=hidden.keywords,
+            keywords=needle.keywords,
             position=position,
-            question_span=_asked(text, offsets, hidden.question),
+            question_span=_asked(text, offsets, needle.question),
             haystack_sha256=hay.sha256,
             reader=made_for,
         )
@@ -277,10 +283,13 @@ def _labels(name: str, value: int | Sequence[Any], ends: Sequence[Any]) -> Seque
         return found
     if len(value) == 0:
         raise HybretError(f"there are no {name}; give a number of {name}, or a list with at least one")
-    value = list(value)
-    if len(set(map(repr, value))) < len(value):
-        raise HybretError(f"the {name} {list(value)} hold an entry twice; give each one once")
-    return value
+    return list(value)
+
+
+def _once(name: str, values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise HybretError(f"the {name} {values} hold an entry twice; give each one once")
+    return values
 
 
 def _check_tokenizer(tokenizer: Any, chat: bool) -> None:

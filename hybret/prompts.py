@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from .errors import HybretError
 from .haystack import sha256
 
 CONTROL = "none"  # what a prompt without a needle calls it
+DIGITS = 6  # after the point, to which a depth is a depth: what differs by less differs by rounding alone
 
 
 def normalise(text: str) -> str:
@@ -54,6 +56,11 @@ class Needle:
             )
 
     @property
+    def digest(self) -> str:
+        """12 hex digits of a SHA-256 over all that answers are scored against: the name is no part of it."""
+        return sha256(json.dumps([self.sentence, self.question, self.keywords]).encode())[:12]
+
+    @property
     def insertion(self) -> str:
         """What goes into the haystack: the sentence on a line of its own, as in the authors' code."""
         return f"\n{self.sentence}\n"
@@ -80,7 +87,7 @@ class Prompt:
     length : label of the length, tokens. A JRT prompt keeps the label of its context read once.
     depth : label of the depth, per cent, 0 = start of context; NaN without a needle.
     needle, reference, question, keywords : the needle's name (``"none"`` in a control); what to score
-        against.
+        against, also in a control: the needle that it leaves out.
     key : first 12 hex digits of the SHA-256 of `ids`. Cells whose insertion fell back to one place share it.
     position : where the needle really is, as a fraction of the haystack's tokens; NaN without a needle.
     question_span : half-open token range of ``QUESTION: ...`` in `ids`, its last copy in JRT; what follows is the

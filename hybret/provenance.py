@@ -61,7 +61,8 @@ def texts_of(prompts: Iterable[Prompt]) -> dict[str, Any]:
     found: dict[str, dict[str, str]] = {"haystacks": {}, "needles": {}}
     for p in prompts:
         found["haystacks"][f"{p.haystack}, seed {p.haystack_seed}"] = p.haystack_sha256[:12]
-        found["needles"][p.needle] = name_of([p.reference, p.question, p.keywords])
+        if not p.control:  # whose name is no needle's; its rows say in `asked` which one it leaves out
+            found["needles"][p.needle] = p.target.digest
     return found
 
 

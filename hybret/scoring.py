@@ -119,20 +119,23 @@ def score(answer: str, rubric: str | Rubric = "table2", needle: Needle = PAPER_N
 def rescore(rows: pd.DataFrame, rubric: str, needles: Iterable[Needle] = ()) -> pd.DataFrame:
     """A copy of `rows` with `score`, `exact` and `rubric` for another rubric; the model does not run again.
 
-    Control rows (needle ``"none"``) are scored against the paper's needle. `needles` are the others that
-    occur.
+    A control row is scored against the needle that it leaves out. `needles` are those other than the paper's that
+    were asked for.
 
     Raises
     ------
     HybretError
-        If the rubric is unknown, a column is missing, or a row's needle is not among `needles`.
+        If the rubric is unknown, a column is missing, or what a row asked for is not among `needles`.
     """
     asked.one_of("rubric", rubric, RUBRICS)
     asked.table(rows, [])
-    if missing := {"answer", "needle"} - set(rows.columns):
+    if missing := {"answer", "needle", "asked"} - set(rows.columns):
         raise HybretError(f"these rows have no column {sorted(missing)[0]!r}, so they cannot be scored again")
-    known = {"paper": PAPER_NEEDLE, "none": PAPER_NEEDLE} | {needle.name: needle for needle in needles}
-    if unknown := set(rows["needle"]) - set(known):
-        raise HybretError(f"the needle {sorted(map(str, unknown))[0]!r} is not known here; pass it in needles=")
-    scores = [score(a, rubric, known[n]) for a, n in zip(rows["answer"], rows["needle"], strict=True)]
+    known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}
+    if not (strange := rows[~rows["asked"].isin(list(known))]).empty:
+        name, digest = strange[["needle", "asked"]].iloc[0]
+        raise HybretError(
+            f"what was asked for is not known here (needle {name!r}, asked {digest!r}); pass that needle in needles="
+        )
+    scores = [score(answer, rubric, known[n]) for answer, n in zip(rows["answer"], rows["asked"], strict=True)]
     return rows.assign(score=[s.points for s in scores], exact=[s.exact for s in scores], rubric=rubric)

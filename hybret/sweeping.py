@@ -30,6 +30,7 @@ from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
 from .soundness import require_tokens, warn_beyond
 from .store import Answer, Store, read_rows
+from .tables import CELL
 
 MOST_NEW_TOKENS = 4096
 HERE = Path(__file__).parent
@@ -174,15 +175,15 @@ def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> No
         )
     if not prompts:
         raise HybretError("there are no prompts to run; build some with hybret.niah.grid")
-    cells = {(p.key, p.template, p.haystack, p.haystack_seed, p.needle, p.length, repr(p.depth)) for p in prompts}
+    cells = {
+        (p.key, p.template, p.haystack, p.haystack_seed, p.needle, p.target.digest, p.length, repr(p.depth))
+        for p in prompts
+    }
     if len(cells) < len(prompts):
         raise HybretError(
             f"{len(prompts) - len(cells)} prompts are given twice and would count twice; give each one once"
         )
-    if not isinstance(conditions, Mapping) or not conditions:
-        raise HybretError('there are no conditions to run; give a mapping such as {"k=0": KeepHeads(0)}')
-    for label in conditions:
-        asked.text("the label of a condition", label)
+    asked.conditions(conditions)
     niah.require_reader(model, prompts)
     require_tokens(model, [p.ids for p in prompts], asked.whole("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS))
     warn_beyond(model, [p.ids for p in prompts])
@@ -230,8 +231,7 @@ def stored(
     rows = read_rows(paths)
     # One engine key serves several recipes: those that differ in how prompts are built or scored.
     rows = rows[(rows["recipe"] == recipe.name) & rows["prompt"].isin({p.key for p in prompts})]
-    cell = ["intervention", "prompt", "template", "haystack", "haystack_seed", "needle", "length", "depth"]
-    return rows.drop_duplicates(cell).reset_index(drop=True)
+    return rows.drop_duplicates(["intervention", "prompt", *CELL]).reset_index(drop=True)
 
 
 def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, found: Answer) -> dict[str, Any]:
@@ -258,6 +258,7 @@ def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: P
         "haystack": p.haystack,
         "haystack_seed": p.haystack_seed,
         "needle": p.needle,
+        "asked": p.target.digest,
         "length": p.length,
         "depth": p.depth,
         "tokens": len(p.ids),

@@ -2,8 +2,9 @@
 
 Accuracy is the mean score divided by the rubric's maximum (0 to 1). Its 95 % interval is a percentile
 bootstrap over prompts: cells whose prompts are identical (short contexts without a sentence end) are drawn
-together, since they are one observation. Control rows, whose prompts leave the needle out, never enter an
-accuracy beside rows with a needle; what they earn is the floor.
+together, since they are one observation. A mean is taken over rows that are `alike`, each of them `once`. Control
+rows, whose prompts leave the needle out, never enter an accuracy beside rows with a needle; what they earn is the
+floor of the needle that they leave out, and of no other.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ from . import asked
 from .errors import HybretError
 from .intervals import grouped_means
 from .paper import ModelSpec
-from .prompts import CONTROL
+from .prompts import CONTROL, DIGITS
 from .scoring import RUBRICS
 
-CELL = ("template", "haystack", "haystack_seed", "needle", "length", "depth")  # one cell of a grid, in any recipe
+# One cell of a grid, in any recipe.
+CELL = ("template", "haystack", "haystack_seed", "needle", "asked", "length", "depth")
+# Two values of any of these are two things, and no mean is over both. Haystack seeds are draws of one thing.
+ALIKE = ("model", "weights", "recipe", "rubric", "during", "intervention", "template", "haystack", "needle", "asked",
+         "device", "dtype")  # fmt: skip
+# What rows share with the control that is their floor; and the haystack's seed.
+GROUND = tuple(column for column in ALIKE if column not in ("rubric", "needle"))
 # Columns that say where the needle is, and so mean nothing in a control row.
 PLACE = ("depth", "distance", "in_window", "needle_start", "needle_end", "needle", "tokens")
 
@@ -44,12 +51,13 @@ def accuracy(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 100
     Raises
     ------
     HybretError
-        If there are no rows, or a column or a score is missing.
+        If there are no rows, or a column or a score is missing; if a group holds several values of a column of `ALIKE`,
+        or a row twice.
     """
     by = [by] if isinstance(by, str) else list(by)
-    rows = _checked(rows, [*by, "score", "exact", "prompt"])
-    if "needle" in rows and (rows["needle"] != CONTROL).any():
-        rows = rows[rows["needle"] != CONTROL]
+    rows = with_needle(_checked(rows, [*by, "score", "exact", "prompt"]))
+    alike(rows, by)
+    once(rows, by)
     table = grouped_means(rows.assign(_value=fraction(rows)), by, (0.0, 1.0), n_boot, seed)
     return table.rename(columns={"mean": "accuracy"})
 
@@ -57,7 +65,8 @@ def accuracy(rows: pd.DataFrame, by: str | Sequence[str] = (), n_boot: int = 100
 def floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFrame:
     """What the same conditions earn on prompts without the needle: `accuracy` of the control rows.
 
-    Columns of `by` that place the needle (depth, distance, ...) are dropped, as a control has none.
+    Columns of `by` that place the needle (depth, distance, ...) are dropped, as a control has none. Beside rows with a
+    needle only their own control counts (`belonging`).
 
     Raises
     ------
@@ -66,17 +75,21 @@ def floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFrame:
     """
     by = [by] if isinstance(by, str) else list(by)
     rows = _checked(rows, ["needle"])
-    control = rows[rows["needle"] == CONTROL]
-    if control.empty:
-        raise HybretError("no control rows: run the conditions on grid(..., needle=None) as well")
-    return accuracy(control, [column for column in by if column not in PLACE])
+    control = rows["needle"] == CONTROL
+    ground = rows[control] if control.all() else belonging(rows[control], rows[~control])
+    if ground.empty:
+        raise HybretError(
+            "no control rows of what these rows ask for: run the same conditions on grid(..., control=True) as well, "
+            "with the same needle, haystack and template"
+        )
+    return accuracy(ground, [column for column in by if column not in PLACE])
 
 
 def above_floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFrame:
     """`accuracy` with the floor of each group beside it.
 
     Added columns: floor, floor_low, floor_high, and `above` = accuracy - floor, the credit that needs the
-    needle. Groups without a control row have NA there.
+    needle. Groups without a control row of their own needle, haystack and template have NA there.
 
     Raises
     ------
@@ -84,16 +97,24 @@ def above_floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFram
         If there are no control rows, or they were scored by another rubric than the rest.
     """
     by = [by] if isinstance(by, str) else list(by)
-    ground = floor(rows, by)
+    rows = _checked(rows, [*by, "needle"])
+    needle, table = with_needle(rows), accuracy(rows, by)
+    # A group is alike in all that its control shares with it, so the floor is looked up under that.
+    own = [column for column in GROUND if column in rows and column not in by]
+    shared = [*(column for column in by if column not in PLACE), *own]
+    ground = floor(rows, shared)
     control = rows["needle"] == CONTROL
     if "rubric" in rows and set(rows.loc[control, "rubric"]) != set(rows.loc[~control, "rubric"]):
         raise HybretError("control rows and needle rows have different rubrics; score them alike with rescore()")
     names = {"accuracy": "floor", "low": "floor_low", "high": "floor_high"}
-    shared = [column for column in by if column not in PLACE]
-    ground = ground[[*shared, *names]].rename(columns=names)
-    table = accuracy(rows, by)
-    table = table.merge(ground, on=shared, how="left") if shared else table.merge(ground, how="cross")
-    return table.assign(above=table["accuracy"] - table["floor"])
+    table = _joined(table, needle[[*by, *own]].drop_duplicates(), by)
+    table = _joined(table, ground[[*shared, *names]].rename(columns=names), shared)
+    return table.drop(columns=own).assign(above=table["accuracy"] - table["floor"])
+
+
+def _joined(table: pd.DataFrame, more: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The table with what `more` says of each group; of everything, without groups."""
+    return table.merge(more, on=by, how="left") if by else table.merge(more, how="cross")
 
 
 def by_distance(
@@ -149,9 +170,10 @@ def departures(rows_a: pd.DataFrame, rows_b: pd.DataFrame, by: str | Sequence[st
     keys = [*by, *(c for c in CELL if c in rows_a and c in rows_b and c not in by)]
     sides = []
     for rows in (rows_a, rows_b):
-        rows = _checked(rows, [*by, "score", "prompt"])
+        rows = with_needle(_checked(rows, [*by, "score", "prompt"]))
         if rows.duplicated(keys).any():
             raise HybretError("several rows for one cell; compare one recipe of one model with one other")
+        alike(rows, by)
         sides.append(rows.assign(_fraction=fraction(rows))[[*keys, "prompt", "_fraction"]])
     pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_b"))
     if pairs.empty:
@@ -207,7 +229,84 @@ def _checked(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         )
     if "score" in rows and not ((rows["score"] >= 0) & (fraction(rows) <= 1)).all():
         raise HybretError("some scores are outside 0 and their rubric's maximum; score them with rescore() first")
+    return settled(rows)
+
+
+def settled(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, in which depths and numbers of heads differ by more than rounding: 33.3 is 33.300000000000004."""
+    if "depth" in rows:
+        rows = rows.assign(depth=rows["depth"].astype(float).round(DIGITS))
+    if "k" in rows and pd.api.types.is_float_dtype(rows["k"]):
+        whole = rows["k"].round()
+        if not ((rows["k"] - whole).abs() > 10**-DIGITS).any():
+            rows = rows.assign(k=whole.astype("Int64"))
     return rows
+
+
+def alike(rows: pd.DataFrame, by: Sequence[str]) -> None:
+    """Refuse groups whose mean would be over several models, needles, haystacks, ... without a word.
+
+    Parameters
+    ----------
+    rows : result rows; columns of `ALIKE` that are absent are passed over.
+    by : columns that make the groups.
+
+    Raises
+    ------
+    HybretError
+        With the column, its values, and what to do.
+    """
+    for column in ALIKE:
+        if column not in rows or column in by or rows[column].nunique(dropna=False) < 2:
+            continue
+        number = rows.assign(_all=0).groupby([*by] or ["_all"], dropna=False, observed=True, sort=False).ngroup()
+        pairs = pd.DataFrame({"group": number, "value": rows[column]}).drop_duplicates()
+        if (mixed := pairs[pairs["group"].duplicated(keep=False)]).empty:
+            continue
+        values = mixed.loc[mixed["group"] == mixed["group"].iloc[0], "value"].tolist()
+        shown = ", ".join(str(value)[:60] for value in values[:3]) + (", ..." if len(values) > 3 else "")
+        chosen = f"{column!r}] == {values[0]!r}" if column != "intervention" else "'condition'].isin([...])"
+        raise HybretError(
+            f"these rows mix several values of {column!r} in one mean ({shown}); keep those of one, as in "
+            f"rows[rows[{chosen}], or in a table give {column!r} in `by`"
+        )
+
+
+def once(rows: pd.DataFrame, by: Sequence[str] = ()) -> None:
+    """Refuse rows that are there twice, as after joining tables that overlap: they are one observation.
+
+    Parameters
+    ----------
+    rows : result rows.
+    by : columns that tell rows apart beside what was run, on which prompt.
+    """
+    cell = [column for column in dict.fromkeys((*by, *ALIKE, *CELL, "prompt")) if column in rows]
+    if twice := int(rows.duplicated(cell).sum()):
+        raise HybretError(
+            f"{twice} of these rows are there twice, the same condition on the same prompt, and would count twice; "
+            "give each once"
+        )
+
+
+def belonging(control: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The control rows that are a floor of these rows: of the same needle, haystack, template, condition and model.
+
+    Parameters
+    ----------
+    control, rows : rows without a needle, and rows with one.
+    """
+    shared = [column for column in (*GROUND, "haystack_seed") if column in control and column in rows]
+    if not shared:
+        return control
+    there, here = (pd.MultiIndex.from_frame(part[shared].astype(str)) for part in (rows, control))
+    return control[here.isin(there)]
+
+
+def with_needle(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a needle; control rows where there are no others."""
+    if "needle" not in rows or (rows["needle"] == CONTROL).all():
+        return rows
+    return rows[rows["needle"] != CONTROL]
 
 
 def fraction(rows: pd.DataFrame) -> pd.Series:

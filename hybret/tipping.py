@@ -22,7 +22,7 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
     ----------
     rows : rows of `KeepHeads` conditions from a few heads up to all of them, with their control; other rows are left
         out. A curve's largest k is taken for the model's number of heads.
-    by : columns that make the curves. Curves that differ in none of them are pooled.
+    by : columns that make the curves.
 
     Returns
     -------
@@ -98,11 +98,6 @@ def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
         raise HybretError(f"share is {share!r}; it is a fraction of the full model's accuracy, above 0 and at most 1")
     if "during" in asked.table(rows, []):
         rows = rows[rows["during"] == "both"]
-    for column in {"model", "recipe", "template"} & set(rows.columns):
-        if rows[column].nunique() > 1:
-            raise HybretError(
-                f"these rows mix several values of {column!r}; a sparse k belongs to one, so select it first"
-            )
     curve = _curves(rows, []).sort_values("k")
     full = curve.iloc[-1]
     if full["above"] <= RETRIEVES:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import asked
+from . import asked, tables
 from .claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, Claim, Outcome
 from .claims import benchmarks as claims_benchmarks
 from .claims import heads as claims_heads
@@ -27,7 +27,10 @@ _ALL = (*claims_heads.CLAIMS, *claims_benchmarks.CLAIMS, *claims_weights.CLAIMS)
 CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if claim.hypothesis == hypothesis}
 ACROSS = "all models"
 SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
-         "needle", "length", "depth", "in_window", "answer", "score", "prompt")  # fmt: skip
+         "haystack", "haystack_seed", "needle", "asked", "length", "depth", "in_window", "answer", "score",
+         "prompt")  # fmt: skip
+# What rows of a model have one of, and the column that tells.
+ONE = {"needle": "asked", "haystack": "haystack", "rubric": "rubric", "device": "device", "dtype": "dtype"}
 ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
          "choices")  # fmt: skip
 
@@ -64,8 +67,10 @@ def of(
     Raises
     ------
     HybretError
-        For random weights, two sets of weights or two templates under one name, an unknown claim, or a missing column.
+        For random weights; two sets of weights, templates, needles, haystacks, ... under one name; an unknown claim; a
+        missing column; or where tables are given and there is nothing to judge.
     """
+    given = rows is not None or benchmarks is not None
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
     names = list(CLAIMS) if claims is None else list(claims)
     if unknown := [name for name in names if name not in CLAIMS]:
@@ -74,6 +79,8 @@ def of(
     texts = {prompt.key: prompt.text for prompt in prompts}
     pairs = [(model, recipe) for model in known for recipe in recipes]
     pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
+    if given and not pairs:
+        raise HybretError("there are no rows to judge; run a sweep first, or check the selection that was passed")
     evidence = [
         _evidence(rows, benchmarks, known.get(model), model, recipe, texts) for model, recipe in dict.fromkeys(pairs)
     ]
@@ -131,11 +138,15 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
             "judged by it; leave its rows out"
         )
     once = table["template"].where(table["template"] != "jrt") if "template" in table else weights
-    for kind, column in (("weights", weights), ("templates (beside the one that reads twice)", once)):
-        several = column.groupby(table["model"]).nunique() > 1
+    kinds = {"weights": weights, "templates (beside the one that reads twice)": once}
+    kinds |= {f"{name}s": table[column] for name, column in ONE.items() if column in table}
+    for kind, column in kinds.items():
+        # Recipes are judged apart, and have rubrics of their own.
+        whose = table["model"] + ", " + table["recipe"] if kind == "rubrics" else table["model"]
+        several = column.groupby(whose).nunique() > 1
         if several.any():
             raise HybretError(f"rows of {several.idxmax()} come from different {kind}; pass those of one only")
-    return table
+    return tables.settled(table)
 
 
 def said(table: pd.DataFrame) -> dict[str, list[str]]:

@@ -85,7 +85,7 @@ def test_every_layer_counts_what_it_did(model, condition, streaming, monkeypatch
 
 
 def test_rows_say_on_how_many_tokens_the_condition_acted(model, cells):
-    prompts = [*niah.grid(model, (76, 100), (100,)), *niah.grid(model, (76,), needle=None)]
+    prompts = [*niah.grid(model, (76, 100), (100,)), *niah.grid(model, (76,), control=True)]
     conditions = {
         "keep": Keep(),
         "all": KeepHeads(model.heads),
@@ -304,7 +304,7 @@ def test_a_needle_that_ends_the_prompt_is_there(griffin, cells):
 
 def test_controls_have_no_needle_on_purpose(model):
     """What a manipulation leaves of a prompt without the needle: everything under Omit, nothing under Only."""
-    (control,) = niah.grid(model, (76,), needle=None)
+    (control,) = niah.grid(model, (76,), control=True)
     conditions = {"keep": Keep(), "omit": Omit(), "only": Only(), "binary": Binary(), "null": Null()}
     rows = run(model, [control], conditions)
     answers = rows.set_index("condition")["answer"]

@@ -179,6 +179,11 @@ def test_the_same_seed_gives_the_same_intervals(glue):
         (lambda rows: rows.drop(columns="gold"), "no column 'gold'"),
         (lambda rows: rows.iloc[1:], "not every document of cola"),
         (lambda rows: pd.concat([rows, rows.assign(model="other")]), "several values of 'model'"),
+        (
+            lambda rows: pd.concat([rows.assign(dtype=d) for d in "ab"]),
+            r"several values of 'dtype' in one mean \(a, b\)",
+        ),
+        (lambda rows: pd.concat([rows, rows]), "documents are there twice under one condition"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(glue, change, said):

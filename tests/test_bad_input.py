@@ -58,7 +58,7 @@ PROSE = b"Rivers carve slow valleys. Snow falls late in the hills. "
 @pytest.fixture(scope="module")
 def world(griffin, tmp_path_factory):
     """What the cases are made of: a model that must not run, its prompts, rows of a sweep, a folder."""
-    prompts = niah.grid(griffin, 2, 2) + niah.grid(griffin, 2, needle=None)
+    prompts = niah.grid(griffin, 2, 2) + niah.grid(griffin, 2, control=True)
     conditions = {c.label: c for c in (KeepHeads(0), KeepHeads(10), KeepHeads(3, during="generation"))}
     rows = hb.sweep(griffin, prompts, conditions, max_new_tokens=2, progress=False)
     rows = rows.assign(model="m", weights="abc")
@@ -172,6 +172,7 @@ LABELS = {
 NEEDLES = {
     "needle a text": (grid(needle="The key is red."), "needle is 'The key is red.'; give a Needle"),
     "needle empty": (lambda w: Needle("n", "", "?"), "the sentence of a needle is ''; give a text"),
+    "no needle, for a control": (grid(needle=None), "and control=True for the same prompts without it"),
     "needle None": (lambda w: Needle("n", None, "?"), "the sentence of a needle is None"),
     "question blank": (lambda w: Needle("n", "A key.", " "), "the question of a needle is ' '"),
     "keywords a text": (lambda w: Needle("n", "A key.", "?", "key"), "give a tuple of texts"),
@@ -190,7 +191,7 @@ NEEDLES = {
         "holds the needle 'paper' already, so an answer proves nothing",
     ),
     "needle in the haystack, other blanks": (
-        grid(haystack=f"Hills. {PAPER_NEEDLE.sentence.replace(' ', chr(10))} " * 40, needle=None),
+        grid(haystack=f"Hills. {PAPER_NEEDLE.sentence.replace(' ', chr(10))} " * 40, control=True),
         "holds the needle 'paper' already",
     ),
 }
@@ -278,7 +279,12 @@ SWEEPS = {
         lambda w: sweep(model=_positions(w.model, 150))(w),
         "are more than the 150 positions of random-griffin; give shorter lengths",
     ),
-    "conditions a list": (sweep(conditions=[Null()]), "give a mapping such as"),
+    "conditions a list": (
+        sweep(conditions=[Null()]),
+        'conditions are a list; give a mapping of labels to interventions such as {"k=0": KeepHeads(0)}',
+    ),
+    "conditions one intervention": (sweep(conditions=Null()), "conditions are a Null; give a mapping of labels"),
+    "conditions empty": (sweep(conditions={}), "there are no conditions; give a mapping of labels to interventions"),
     "condition a class": (sweep(conditions={"x": KeepHeads}), "is not an intervention; use KeepHeads"),
     "condition without a label": (sweep(conditions={"": Null()}), "the label of a condition is ''"),
     "label None": (sweep(conditions={None: Null()}), "the label of a condition is None"),
@@ -517,10 +523,6 @@ COMMANDS = {
     "keyword empty": (
         ["sweep", "--needle", "It is blue.", "--question", "What?", "--keywords", "blue,"],
         "a keyword of a needle is ''",
-    ),
-    "control of another needle": (
-        ["sweep", "--needle", "It is blue.", "--question", "What?", "--control"],
-        "which is no floor of yours",
     ),
     "workers without Ray": (["sweep", "--workers", "2"], "are for --engine ray"),
     "model misspelt": (

@@ -31,7 +31,7 @@ OPTIONS = {"max_new_tokens": 4, "budget": Budget(5, 300), "progress": False}
 
 
 def prompts_of(model):
-    return niah.grid(model, (128, 171), (0, 50, 100)) + niah.grid(model, (128,), (0,), needle=None)
+    return niah.grid(model, (128, 171), (0, 50, 100)) + niah.grid(model, (128,), (0,), control=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:

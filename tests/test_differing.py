@@ -124,5 +124,14 @@ def test_bad_input_is_one_sentence(rows, tmp_path):
     ):
         found = run(tmp_path / name, tmp_path / name)
         assert found.exit_code == 2 and says in found.stderr and found.stderr.count("\n") == 1
+    (tmp_path / "c").mkdir()
+    (tmp_path / "d").mkdir()
+    rows.to_parquet(tmp_path / "c" / "rows-1.parquet")
+    rows.assign(haystack="hills").to_parquet(tmp_path / "d" / "rows-1.parquet")
+    found = run(tmp_path / "c", tmp_path / "d")
+    assert found.exit_code == 2 and "no cell in common" in found.stderr and found.stderr.count("\n") == 1
+    assert "they differ in haystack embedded and hills" in found.stderr
+    with pytest.raises(HybretError, match="the table holds no rows"):
+        hb.diff(rows, rows[:0])
     with pytest.raises(HybretError, match="the table has no column 'prompt'"):
         hb.diff(rows.drop(columns="prompt"), rows)

@@ -158,7 +158,7 @@ def test_shared_prefixes_read_what_single_prompts_read(model, recipe, tokens, mo
     grid = {"haystack": "embedded", "recipe": recipe}
     prompts = [
         *niah.grid(model, [76, 128], [0, 40, 41, 100], **grid),
-        *niah.grid(model, [76, 128], [0], needle=None, **grid),
+        *niah.grid(model, [76, 128], [0], control=True, **grid),
         *niah.grid(model, [100], [0, 70], "jrt", **grid),
         *niah.grid(model, [76], [50], seed=1, **grid),
     ]

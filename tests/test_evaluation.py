@@ -150,7 +150,7 @@ def test_folders_are_small_and_ship_whole(shipped):
 
 
 def test_small_evaluation_runs(tiny, tmp_path):
-    found = evaluate(tiny, [0], out=tmp_path, lengths=[128, 384], depths=[0, 100], facts=1)
+    found = evaluate(tiny, [0], out=tmp_path, lengths=[128, 384], depths=[0, 100], facts=2)
     for where, n, accuracy in (("inside", 3, 1.0), ("outside", 1, 0.0), ("whole grid", 4, 0.75)):
         row = needle_row(found["needle"], "base", ALL, where)
         assert (row["n"], row["accuracy"]) == (n, accuracy)

@@ -30,8 +30,9 @@ def line(k, length, depth, answer, **more):
     return {
         "model": "toy", "weights": "abc123abc123", "recipe": "CORRECTED", "condition": f"k={k} (generation)",
         "intervention": f"KeepHeads(k={k}, metric='entropy', during='generation')", "k": k, "during": "generation",
-        "template": "base", "haystack": "embedded", "haystack_seed": 0, "needle": "paper", "length": length,
-        "depth": float(depth), "tokens": length - 3, "distance": int(length * (100 - depth) / 100),
+        "template": "base", "haystack": "embedded", "haystack_seed": 0, "needle": "paper",
+        "asked": hb.PAPER_NEEDLE.digest,
+        "length": length, "depth": float(depth), "tokens": length - 3, "distance": int(length * (100 - depth) / 100),
         "in_window": length * (100 - depth) / 100 < 150, "answer": answer, "score": points, "exact": exact,
         "rubric": "table2", "prompt": f"{length}-{depth}", "device": "cpu", "dtype": "float32", **more,
     }  # fmt: skip
@@ -121,6 +122,59 @@ def test_conditions_without_k_are_a_series_of_their_own():
     assert state["steps"][-1]["label"] == "Keep-Keep" and state["steps"][-1]["k"] is None
     named = pd.DataFrame(more).assign(condition="as in another chapter", generation="only + self", prefill="keep")
     assert state_of(checked(named), {})[0]["steps"][0]["label"] == "Only + self-Keep"
+
+
+@pytest.mark.parametrize(
+    ("said", "more"),
+    [
+        ("needle lamp", {"needle": "lamp", "asked": "lamps"}),
+        ("haystack texts", {"haystack": "texts"}),
+        ("bfloat16 on cuda", {"device": "cuda", "dtype": "bfloat16"}),
+        ("run 2", {"run": "2"}),
+    ],
+)
+def test_needles_haystacks_devices_and_runs_are_kept_apart_and_named(said, more):
+    rows = toy(ks=(0, 8), run="1").query("needle == 'paper'")
+    one, other = rows.assign(score=1.0), rows.assign(score=2.0, **more)
+    state, _ = state_of(checked(pd.concat([one, other])), {})
+    assert [said in series["prompt"] for series in state["series"]] == [False, True]
+    assert {(step["series"], step["accuracy"]) for step in state["steps"]} == {(0, 0.2), (1, 0.4)}
+    (alone,) = state_of(checked(other), {})[0]["series"]
+    assert alone["prompt"] == "standard prompt"
+
+
+def test_the_floor_is_that_of_the_needle_itself():
+    lamp = toy(ks=(8,)).replace({"needle": {"paper": "lamp"}}).assign(asked="lamps", score=5.0)
+    paper = toy(ks=(8,))
+    paper = paper[paper["needle"] != "none"]  # without a control of its own
+    state, _ = state_of(checked(pd.concat([lamp, paper])), {})
+    assert [step["floor"] for step in state["steps"]] == [1.0, None]
+
+
+def test_own_needles_and_haystacks_are_shown_too(tiny, tmp_path):
+    (tmp_path / "hills").mkdir()
+    (tmp_path / "hills" / "a.txt").write_text("The hill is green, and the road is long. " * 80)
+    lamp = hb.Needle("lamp", "A blue lamp stands in the boathouse.", "What stands in the boathouse?")
+    prompts = hb.niah.grid(tiny, (128,), (50,), needle=lamp, haystack=tmp_path / "hills")
+    rows = pd.DataFrame(
+        line(1, p.length, p.depth, "", model="griffin-tiny", haystack=p.haystack, needle="lamp", prompt=p.key)
+        | {"asked": lamp.digest}
+        for p in prompts
+    ).astype({"k": "Int64"})
+    found = contexts.rebuilt(rows, [lamp], tmp_path / "hills")
+    assert found == contexts.given(prompts) and "The hill is green" in found[prompts[0].key][0]
+    assert contexts.rebuilt(rows, [lamp]) == contexts.rebuilt(rows, (), tmp_path / "hills") == {}
+
+
+def test_the_command_takes_the_haystack_of_the_rows(tiny, tmp_path):
+    (tmp_path / "hills").mkdir()
+    (tmp_path / "hills" / "a.txt").write_text("The hill is green, and the road is long. " * 80)
+    (p,) = hb.niah.grid(tiny, (128,), (50,), haystack=tmp_path / "hills")
+    row = line(1, p.length, p.depth, "", model="griffin-tiny", haystack=p.haystack, prompt=p.key)
+    pd.DataFrame([row]).astype({"k": "Int64"}).to_parquet(tmp_path / "rows-1.parquet")
+    for options, there in (([], False), (["--haystack", str(tmp_path / "hills")], True)):
+        assert CliRunner().invoke(app, ["explore", str(tmp_path), *options]).exit_code == 0
+        assert ("The hill is green" in (tmp_path / "explorer.html").read_text()) == there
 
 
 def test_the_context_is_what_the_model_read(tiny):

@@ -172,7 +172,8 @@ def test_models_stand_side_by_side_each_with_its_own_heads(sweep):
         assert [axes.get_xlabel().split()[-1] for axes in figure.axes] == ["10", "16", "32"]
         assert [axes.get_ylabel() != "" for axes in figure.axes] == [True, False, False]
         assert all(name in text(figure) for name in ("griffin-tiny (01234567)", "jamba-tiny (01234567)"))
-    assert "JRT" not in text(figures.jrt_by_k(rows)) and text(figures.jrt_by_k(rows)).count("standard prompt") == 1
+    once = text(figures.jrt_by_k(rows[rows["during"] == "generation"]))
+    assert "JRT" not in once and once.count("standard prompt") == 1
     tips = [line.get_label() for a in figures.accuracy_by_k(rows).axes for line in a.get_lines()]
     assert [label for label in tips if label.startswith("tipping")] == [
         f"tipping point of {name}" for name in ("RG-2B", "RG-9B", "Jamba")
@@ -204,6 +205,86 @@ def test_floor_rows_may_come_apart(sweep):
     needle = sweep[sweep["needle"] != "none"]
     assert "floor" not in text(figures.accuracy_by_k(needle))
     assert "floor" in text(figures.accuracy_by_k(needle, control(needle, 1.0)))
+
+
+def test_the_floor_of_another_needle_is_not_drawn(sweep):
+    rows = sweep.assign(asked="a", haystack="h")
+    needle, ground = rows[rows["needle"] != "none"], rows[rows["needle"] == "none"]
+    assert "floor" in text(figures.accuracy_by_k(pd.concat([needle, ground])))
+    for strange in (ground.assign(asked="b"), ground.assign(haystack="hills"), ground.assign(template="jrt")):
+        assert "floor" not in text(figures.accuracy_by_k(pd.concat([needle, strange])))
+        assert "floor" not in text(figures.home(pd.concat([needle, strange]).query("during == 'generation'")))
+        with pytest.raises(HybretError, match="floor_rows are the control of other rows; give that of the same needle"):
+            figures.accuracy_by_k(needle, strange)
+
+
+MIXED = [{"needle": "lamp"}, {"haystack": "hills"}, {"weights": "other"}, {"dtype": "bfloat16"}, {"template": "jrt"},
+         {"recipe": "PAPER"}, {"intervention": "KeepHeads(k=10, metric='l2')"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", MIXED, ids=[next(iter(each)) for each in MIXED])
+@pytest.mark.parametrize(
+    "name", ["accuracy_by_k", "retrieval_maps", "annotated_map", "home", "table1", "by_distance", "doses"]
+)
+def test_no_figure_averages_what_is_not_alike_without_a_word(name, other):
+    rows = cells(haystack="h", dtype="float32", intervention="KeepHeads(k=10, metric='entropy')", dose=1)
+    more = {"by_distance": (256,), "doses": ("dose", "dose", "condition")}.get(name, ())
+    ((column, value),) = other.items()
+    draw = getattr(figures, name)
+    draw(rows, *more)
+    with pytest.raises(HybretError, match=f"mix several values of '{column}' in one mean .*{re.escape(value)}"):
+        draw(pd.concat([rows, rows.assign(**other)]), *more)
+    with pytest.raises(HybretError, match="are there twice, the same condition on the same prompt"):
+        draw(pd.concat([rows, rows]), *more)
+
+
+def test_seeds_of_one_haystack_are_averaged():
+    rows = pd.concat([cells(haystack_seed=seed, prompt=[f"{seed}-{i}" for i in range(9)]) for seed in (0, 1)])
+    assert "n = 18 prompts a map" in text(figures.retrieval_maps(rows, None, None))
+
+
+def test_n_counts_prompts_and_not_cells():
+    rows = cells(prompt=[f"p{max(i, 2)}" for i in range(9)])  # the first three cells are one prompt
+    assert "n = 7 prompts a map" in text(figures.retrieval_maps(rows, None, None))
+    assert "n = 7 prompts each" in text(figures.accuracy_by_k(rows))
+
+
+def test_rounding_makes_no_other_cells_lines_or_maps():
+    rows = cells()
+    noisy = rows.assign(
+        depth=rows["depth"] * (1 + 1e-15) + 1e-13,
+        length=rows["length"] + 1000,
+        k=rows["k"].astype(float) * (1 - 1e-15),
+        prompt="other " + rows["prompt"],
+    )
+    both = pd.concat([rows.assign(k=rows["k"].astype(float)), noisy], ignore_index=True)
+    assert both["depth"].nunique() > 3 and both["k"].nunique() == 2
+    figure = figures.retrieval_maps(both)
+    (drawn,) = [axes for axes in figure.axes if axes.patches and axes.get_title()]
+    assert drawn.get_title().startswith("k = 10\n") and len(scores_at(drawn)) == 18
+    line = next(
+        line for line in figures.accuracy_by_k(both).axes[0].get_lines() if line.get_label() == "generation version"
+    )
+    assert line.get_xdata().tolist() == [10]
+    dosed = figures.doses(both.assign(dose=[0.3, 0.1 + 0.2] * 9), "dose", "dose", by="condition").axes[0]
+    assert len(dosed.get_lines()[0].get_xdata()) == 1
+
+
+@pytest.mark.parametrize(("maps", "lines"), [(1, 1), (5, 1), (6, 2), (7, 2), (12, 3), (13, 4), (20, 5)])
+def test_many_maps_go_on_in_further_lines(maps, lines):
+    labels = [f"condition {i} of a dozen, with a long name" for i in range(maps)]
+    rows = pd.concat([cells(condition=label) for label in labels])
+    figure = figures.retrieval_maps(rows, None, "condition")
+    figure.draw_without_rendering()
+    drawn = [axes for axes in figure.axes if len(scores_at(axes)) == 9]
+    assert len(drawn) == maps and len({round(axes.get_position().y0, 2) for axes in drawn}) == lines
+    width, height = figure.get_size_inches()
+    sizes = {(axes.get_position().width * width, axes.get_position().height * height) for axes in drawn}
+    assert width <= 7 and height < 13
+    assert min(w for w, _ in sizes) > 0.9 and min(h for _, h in sizes) > 0.6  # inches
+    titles = [axes.title.get_window_extent() for axes in drawn]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(titles, 2))
+    assert [" ".join(axes.get_title().split("\n")[:-1]) for axes in drawn] == labels
 
 
 def test_lines_differ_in_marker_and_in_a_colour_that_colour_blind_readers_see(sweep):

@@ -104,6 +104,7 @@ def maps(texts: dict[str, str]) -> Any:
         some = {name: text for name in ("model", "recipe", "template", "haystack", "device", "dtype", "answer")}
         part = part.assign(**some, condition=text, weights=text, intervention=text)
         part.loc[part["needle"] != "none", "needle"] = text
+        part["asked"] = Needle(text, text, text, (text,)).digest
         part["prompt"] = [f"{len(needles)}-{key}" for key in part["prompt"]]
         parts.append(part)
         other = part[part["k"] == 0].assign(k=pd.NA, condition=f"other {text}", during=None)

@@ -226,7 +226,7 @@ def test_rows_of_random_weights_are_marked_everywhere(tmp_path, griffin):
     """In the table, on the figure, and refused by the verdicts; a trained model's are not."""
     folder = with_config(tmp_path / "config-only", num_hidden_layers=3)
     model = hb.load(folder, device="cpu", weights="random")
-    prompts = [*niah.grid(model, (256,), (0, 100)), *niah.grid(model, (256,), (0, 100), needle=None)]
+    prompts = [*niah.grid(model, (256,), (0, 100)), *niah.grid(model, (256,), (0, 100), control=True)]
     conditions = {c.label: c for c in (hb.KeepHeads(k, during="generation") for k in (0, 10))}
     rows = hb.sweep(model, prompts, conditions, max_new_tokens=2, progress=False)
     assert presets.made_up(rows["model"], rows["weights"]).all() and rows["model"].str.startswith("random:").all()

@@ -101,11 +101,11 @@ def test_spans_hold_the_needle_and_nothing_else(tokenizer, template, recipe):
 
 
 @pytest.mark.parametrize("template", ["base", "instruct", "jrt"])
-@pytest.mark.parametrize("needle", [PAPER_NEEDLE, None], ids=["needle", "control"])
-def test_the_question_span_is_its_last_copy(tokenizer, template, needle):
+@pytest.mark.parametrize("control", [False, True], ids=["needle", "control"])
+def test_the_question_span_is_its_last_copy(tokenizer, template, control):
     """Also where the needle comes after the question's first copy; what follows is the template's ending alone."""
     asked = f"QUESTION: {PAPER_NEEDLE.question}"
-    for p in grid(tokenizer, [250, 1105], [0, 50, 100], template, HAY, needle=needle):
+    for p in grid(tokenizer, [250, 1105], [0, 50, 100], template, HAY, control=control):
         start, end = p.question_span
         assert tokenizer.decode(p.ids[start:end]) == asked
         assert tokenizer.decode(p.ids[end:]) == p.text.rpartition(asked)[2]
@@ -122,19 +122,19 @@ def test_a_tokenizer_without_bos_gets_none():
 
 
 def test_templates(tokenizer):
-    (control,) = grid(tokenizer, [400], [50], haystack=HAY, needle=None)
+    (control,) = grid(tokenizer, [400], [50], haystack=HAY, control=True)
     context = control.text.removeprefix("CONTEXT: ").split("\n\n")[0]
     question = PAPER_NEEDLE.question
     ending = "\n\nANSWER: Here is the most relevant sentence in the context: "
     block = f"CONTEXT: {context}\n\nQUESTION: {question}"
     order = " Output the most relevant sentence in the context, word by word!"
     assert control.text == block + ending
-    (jrt,) = grid(tokenizer, [400], [50], "jrt", HAY, needle=None)
+    (jrt,) = grid(tokenizer, [400], [50], "jrt", HAY, control=True)
     assert jrt.text == f"{block}\n\n{block}{ending}"
-    (chat,) = grid(tokenizer, [400], [50], "instruct", HAY, needle=None)
+    (chat,) = grid(tokenizer, [400], [50], "instruct", HAY, control=True)
     assert chat.text == f"[user] {block}{order} [/][assistant]"
     spec = SimpleNamespace(tokenizer=tokenizer, instruct=True)
-    (both,) = grid(spec, [400], [50], "jrt", HAY, needle=None)
+    (both,) = grid(spec, [400], [50], "jrt", HAY, control=True)
     assert both.text == f"[user] {block}\n\n{block}{order} [/][assistant]"
     assert both.template == "jrt" and both.length == 400
 
@@ -151,7 +151,7 @@ def test_a_prompt_is_the_papers_letter_by_letter(tokenizer):
     assert (prompt.needle, prompt.question, prompt.reference) == ("paper", question, sentence)
     assert prompt.keywords == ("eat a sandwich", "sit in Dolores Park", "sunny day")
     assert len(prompt.key) == 12 and not prompt.control and prompt.haystack_seed == 0
-    (control,) = grid(tokenizer, (260,), haystack=hay, needle=None)
+    (control,) = grid(tokenizer, (260,), haystack=hay, control=True)
     assert control.text == f"CONTEXT: {context}\n\nQUESTION: {question}\n\n{ENDING}" and control.control
     shortest = 200 + cost + 1
     assert grid(tokenizer, (shortest,), (100,), haystack=hay)[0].position == 1
@@ -230,7 +230,7 @@ def test_degenerate_cells_share_a_key_and_say_where_the_needle_is(tokenizer):
 
 def test_the_control_is_the_same_prompt_without_the_needle(tokenizer):
     prompts = grid(tokenizer, [300, 600], 10, haystack=HAY)
-    controls = grid(tokenizer, [300, 600], 10, haystack=HAY, needle=None)
+    controls = grid(tokenizer, [300, 600], 10, haystack=HAY, control=True)
     assert [p.length for p in controls] == [300, 600]
     for p in prompts:
         (control,) = [c for c in controls if c.length == p.length]
@@ -252,6 +252,28 @@ def test_another_needle_keeps_its_own_question_and_reference(tokenizer):
         other.keywords,
     )
     assert p.target == other
+
+
+def test_depths_do_not_carry_rounding(tokenizer):
+    (p,) = grid(tokenizer, [300], [100 * (0.1 + 0.2)], haystack=HAY)
+    assert p.depth == 30.0 and grid(tokenizer, [300], [100 - 1e-12], haystack=HAY)[0].depth == 100.0
+
+
+def test_the_control_of_another_needle_is_cut_and_asked_as_its_prompts_are(tokenizer):
+    lamp = Needle("lamp", "A blue lamp.", "What does Mr Finch keep in the boathouse?", ("blue lamp",))
+    prompts = grid(tokenizer, [300, 600], 3, haystack=HAY, needle=lamp)
+    controls = {p.length: p for p in grid(tokenizer, [300, 600], 3, haystack=HAY, needle=lamp, control=True)}
+    for p in prompts:
+        control = controls[p.length]
+        assert p.text.replace(lamp.insertion, "", 1) == control.text
+        assert control.needle == "none" and control.needle_spans == ()
+        assert control.target.digest == p.target.digest == lamp.digest != PAPER_NEEDLE.digest
+    other = Needle("lamp", "A blue lamp.", "What does Mr Finch keep in the boathouse?", ("lamp",))
+    assert other.digest != lamp.digest and Needle("other", *_but_name(lamp)).digest == lamp.digest
+
+
+def _but_name(needle):
+    return needle.sentence, needle.question, needle.keywords
 
 
 def test_real_lengths_at_the_papers_scale_and_speed(tokenizer):
@@ -281,6 +303,8 @@ def test_non_ascii_haystack(tokenizer):
         ({"lengths": True}, "^lengths is True; give a number of lengths"),
         ({"lengths": "400"}, "^lengths is '400'; give a number of lengths"),
         ({"lengths": [300, 300]}, "twice"),
+        ({"depths": [30, 30.0]}, "^the depths .30.0, 30.0. hold an entry twice"),
+        ({"depths": [33.3, 33.300000000000004]}, "hold an entry twice"),
         ({"lengths": []}, "no lengths"),
         ({"lengths": 0}, "at least 1"),
         ({"depths": [101]}, "outside 0 to 100"),
@@ -291,6 +315,8 @@ def test_non_ascii_haystack(tokenizer):
         ({"template": "chat"}, "^unknown template 'chat'; choose one of base, instruct, jrt"),
         ({"buffer": -1}, "^buffer is -1; buffer must be at least 0"),
         ({"needle": "It is blue."}, "^needle is 'It is blue.'; give a Needle"),
+        ({"needle": None}, "^needle is None; give a Needle .* and control=True for the same prompts without it"),
+        ({"control": "yes"}, "^control is 'yes'; give True for the prompts without the needle, or False"),
         ({"needle": Needle("none", "It is blue.", "What?")}, "another name than 'none'"),
         ({"haystack": "A short text."}, "has 4 tokens|tokens, but"),
         ({"haystack": "/no/such/folder"}, "no haystack folder"),
@@ -355,7 +381,7 @@ def test_a_question_that_a_tokenizer_drops_has_no_place():
     """It would be the whole prompt that `Only` keeps in sight, if it were said to begin at the first token."""
     backend = Tokenizer(models.BPE(vocab={"m": 0}, merges=[]))  # other letters leave nothing behind
     dropping = PreTrainedTokenizerFast(tokenizer_object=backend)
-    (control,) = grid(dropping, [250], haystack="mmmm " * 100, needle=None)
+    (control,) = grid(dropping, [250], haystack="mmmm " * 100, control=True)
     assert control.question_span is None and set(control.ids) == {0}
     with pytest.raises(HybretError, match="cannot place the needle"):
         grid(dropping, [250], [100], haystack="mmmm " * 100)
@@ -369,7 +395,7 @@ def test_folders(tmp_path, tokenizer):
     hay = niah.load_haystack(str(tmp_path))
     assert [name for name, _ in hay.sources] == ["useful.txt", "newideas.txt", "a.txt"]
     assert hay.text == "This is useful.txt. This is newideas.txt. This is a.txt. "
-    assert hay.name == tmp_path.name  # not the authors' essays, so not their name
+    assert hay.name == f"{tmp_path.name}-{hay.sha256[:8]}"  # not the authors' essays, so not their name
     (tmp_path / "useful.txt").unlink()
     assert [name for name, _ in niah.load_haystack(tmp_path).sources] == ["a.txt", "newideas.txt"]
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")

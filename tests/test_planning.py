@@ -69,7 +69,7 @@ def test_the_work_is_that_of_the_notebook(griffin):
     assert list(plan("google/recurrentgemma-2b", "manipulation")["prefills"]) == [5, 5]
     rows = hb.sweep(
         griffin,
-        [*niah.grid(griffin, 2, 3), *niah.grid(griffin, 2, needle=None)],
+        [*niah.grid(griffin, 2, 3), *niah.grid(griffin, 2, control=True)],
         {**figure2_conditions(griffin)},
         max_new_tokens=1,
         progress=False,

@@ -57,7 +57,7 @@ def test_given_words_are_part_of_the_answer_that_is_scored(griffin, prompts):
 
 
 def test_what_cannot_begin_is_refused(griffin, prompts):
-    (control,) = niah.grid(griffin, [100], needle=None)
+    (control,) = niah.grid(griffin, [100], control=True)
     for prompt, words in ((control, 1), (prompts[0], len(WORDS) + 1), (prompts[0], -1)):
         with pytest.raises(HybretError, match="an answer cannot begin with"):
             puzzle.begun(griffin, prompt, words)
@@ -117,7 +117,7 @@ def test_parts_of_attention_are_those_of_a_recorded_run(name, request):
 
 
 def test_attention_is_measured_on_prompts_with_a_needle(griffin, prompts):
-    for bad in ([], niah.grid(griffin, [100], needle=None), [*prompts, *niah.grid(griffin, [100], needle=None)]):
+    for bad in ([], niah.grid(griffin, [100], control=True), [*prompts, *niah.grid(griffin, [100], control=True)]):
         with pytest.raises(HybretError, match="prompts with a needle and a question"):
             puzzle.attention_parts(griffin, bad, 2)
 

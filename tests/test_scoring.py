@@ -103,13 +103,17 @@ def test_other_needles_earn_a_share_for_their_keywords():
 def test_rescoring_replaces_the_score_and_nothing_else():
     rows = pd.DataFrame(
         {"answer": [FULL, "sunny day", "sunny day"], "needle": ["paper", "paper", "none"], "score": 0.0, "rubric": "?"}
-    )
+    ).assign(asked=PAPER_NEEDLE.digest)
     again = rescore(rows, "table2")
     assert list(again["score"]) == [5, 1, 1] and list(again["exact"]) == [True, False, False]
     assert list(rescore(rows, "table2-code")["score"]) == [5, 0, 0]
     assert list(rows["score"]) == [0, 0, 0] and set(again["rubric"]) == {"table2"}
-    with pytest.raises(HybretError, match="'lamp' is not known"):
-        rescore(rows.assign(needle="lamp"), "table2")
+    lamp = Needle("lamp", "Mr Finch keeps a blue lamp.", "What?", ("sunny",))
+    own = rows.assign(needle=["lamp", "lamp", "none"], asked=lamp.digest)
+    # The control too, by the needle that it leaves out.
+    assert list(rescore(own, "table2", [lamp])["score"]) == [3, 3, 3]
+    with pytest.raises(HybretError, match="is not known here .needle 'lamp', asked"):
+        rescore(own, "table2")
     for some in (rows, rows[:0]):
         with pytest.raises(HybretError, match="unknown rubric"):
             rescore(some, "table3")

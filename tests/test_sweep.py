@@ -39,6 +39,7 @@ COLUMNS = [
     "haystack",
     "haystack_seed",
     "needle",
+    "asked",
     "length",
     "depth",
     "tokens",
@@ -72,7 +73,7 @@ def prompts_of(model, lengths=(76, 128), depths=(0, 100), **options):
 @pytest.fixture(scope="module")
 def prompts(griffin):
     """Two lengths at two depths, and the control without a needle."""
-    return [*prompts_of(griffin), *prompts_of(griffin, needle=None)]
+    return [*prompts_of(griffin), *prompts_of(griffin, control=True)]
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ def test_stages_add_up_to_the_sweep(griffin, prompts):
 
 
 def test_the_same_sweep_twice_is_the_same_table(griffin, prompts, rows):
-    again = prompts_of(griffin) + prompts_of(griffin, needle=None)
+    again = prompts_of(griffin) + prompts_of(griffin, control=True)
     pd.testing.assert_frame_equal(run(griffin, again), rows)
     other = prompts_of(griffin, (76,), (0,), seed=1)
     assert other[0].key not in set(rows["prompt"])
@@ -242,6 +243,16 @@ def test_prefills_are_shared_and_identical_prompts_computed_once(griffin, prefil
     assert rows["answer"][:6].tolist() == rows["answer"][6:12].tolist()
     labelled = rows.set_index("condition")["answer"]
     assert labelled["again"].tolist() == labelled["k=0"].tolist()
+
+
+def test_a_control_row_says_whose_control_it_is(griffin):
+    lamps = [hb.Needle(name, f"A {name} lamp.", "What?", (name,)) for name in ("blue", "red")]
+    needles = [niah.PAPER_NEEDLE, *lamps]  # the lamps have one control prompt: it asks for either
+    prompts = [p for n in needles for c in (False, True) for p in prompts_of(griffin, (76,), (0,), needle=n, control=c)]
+    rows = run(griffin, prompts, {"keep": Keep()})
+    assert rows["asked"].tolist() == [needle.digest for needle in needles for _ in range(2)]
+    assert rows["needle"].tolist() == ["paper", "none", "blue", "none", "red", "none"]
+    assert rows["prompt"].nunique() == 5 and set(rows.attrs["needles"]) == {"paper", "blue", "red"}
 
 
 def test_control_rows(rows):
@@ -399,7 +410,7 @@ def test_a_folder_without_the_right_to_write_is_refused(griffin, prompts, tmp_pa
     ("changes", "message"),
     [
         ({"prompts": []}, "there are no prompts to run"),
-        ({"conditions": {}}, "there are no conditions to run"),
+        ({"conditions": {}}, "there are no conditions;"),
         ({"conditions": {"keep": Keep(), "too many": KeepHeads(11)}}, "k is 11, .* choose k from 0 to 10"),
         ({"conditions": {"x": Omit() & KeepHeads(12, during="generation")}}, "k is 12"),
         ({"conditions": {"x": "null"}}, "'null' is not an intervention"),

@@ -147,6 +147,71 @@ def test_departures_keep_each_conditions_means_in_its_line():
     assert table.loc["a", ["a", "b", "difference"]].tolist() == [1, 1, 0]
 
 
+def two(**column) -> pd.DataFrame:
+    """The rows of two sweeps that differ in one thing."""
+    ((name, (one, other)),) = column.items()
+    same = {"model": "m", "asked": "a", "intervention": "Keep()", "dtype": "float32", "k": 2, "weights": "w"}
+    parts = [rows_of([5, 0], **(same | {name: value})) for value in (one, other)]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize("column", [*tables.ALIKE])
+def test_no_mean_is_over_things_that_are_not_alike(column):
+    rows = two(**{column: ("table2", "table2-code")})
+    with pytest.raises(
+        HybretError, match=rf"mix several values of '{column}' in one mean \(table2, table2-code\); keep"
+    ):
+        tables.accuracy(rows, "k")
+    apart = tables.accuracy(rows, ["k", column])
+    assert list(apart["accuracy"]) == [0.5, 0.5] and list(apart["n"]) == [2, 2]
+
+
+def test_haystack_seeds_are_draws_of_one_haystack():
+    assert one(tables.accuracy(two(haystack_seed=(0, 1)), "k"))["n"] == 4
+
+
+@pytest.mark.parametrize("query", [tables.accuracy, tables.floor, tables.above_floor])
+def test_a_row_that_is_there_twice_is_not_counted_twice(query):
+    rows = pd.concat([rows_of([5, 0]), rows_of([1, 1], needle="none", depth=np.nan, prompt=["c0", "c1"])])
+    with pytest.raises(HybretError, match="2 of these rows are there twice|4 of these rows are there twice"):
+        query(pd.concat([rows, rows]), "condition")
+
+
+def test_a_floor_belongs_to_its_needle_haystack_and_template():
+    def needle(name, asked, haystack="h"):
+        return rows_of([5, 0], needle=name, asked=asked, haystack=haystack)
+
+    def control(score, asked, haystack="h"):
+        return rows_of([score], needle="none", depth=np.nan, prompt="c", asked=asked, haystack=haystack)
+
+    paper, lamp, hills = needle("paper", "a"), needle("lamp", "b"), needle("paper", "a", "hills")
+    floors = [control(1, "a"), control(2.5, "b"), control(5, "a", "hills")]
+    table = tables.above_floor(pd.concat([paper, lamp, hills, *floors]), ["needle", "haystack"])
+    assert list(zip(table["needle"], table["haystack"], strict=True)) == [
+        ("paper", "h"),
+        ("lamp", "h"),
+        ("paper", "hills"),
+    ]
+    assert list(table["floor"]) == pytest.approx([0.2, 0.5, 1.0])
+    assert one(tables.above_floor(pd.concat([paper, *floors])))["floor"] == 0.2
+    assert one(tables.floor(pd.concat([paper, *floors])))["accuracy"] == 0.2
+    part = tables.above_floor(pd.concat([paper, lamp, floors[0]]), "needle")
+    assert part["floor"].isna().tolist() == [False, True]
+    with pytest.raises(
+        HybretError, match="no control rows of what these rows ask for: .* with the same needle, haystack"
+    ):
+        tables.above_floor(pd.concat([paper, floors[1]]))
+
+
+def test_rounding_makes_no_other_cells():
+    rows = rows_of([5, 0, 5], depth=[30.0, 30.000000000000004, 60.0], k=[2.0, 2.0000000000000004, 3.0])
+    table = tables.accuracy(rows, ["k", "depth"])
+    assert table[["k", "depth", "n"]].to_numpy().tolist() == [[2, 30.0, 2], [3, 60.0, 1]]
+    assert table["k"].dtype == "Int64"
+    b = rows.assign(depth=[30.000000000000004, 30.0, 60.0])
+    assert tables.departures(rows, b)["n"].sum() == 3
+
+
 def test_bad_rows():
     with pytest.raises(HybretError, match="no rows"):
         tables.accuracy(rows_of([]))

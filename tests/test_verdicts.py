@@ -67,7 +67,7 @@ def world(heads=10, model="tiny", recipe="CORRECTED", template="base", n=100, fl
         template=["jrt" if name[0] == "j" else template for name in names],
     )
     rows = rows.assign(answer=np.where(rows["score"] > 0, "the needle", SAYINGS["pearl"]), exact=rows["score"] == 5)
-    rows = rows.assign(haystack="h", haystack_seed=0, rubric="table2")
+    rows = rows.assign(haystack="h", haystack_seed=0, asked="the needle", rubric="table2")
     return rows.assign(model=model, weights=f"weights of {model}", recipe=recipe)
 
 
@@ -544,6 +544,12 @@ def test_bad_input():
         verdicts.of(mixed)
     with pytest.raises(HybretError, match="rows of tiny come from different templates"):
         verdicts.of(pd.concat([world(), world(template="instruct")]))
+    one = world().assign(dtype="float32")
+    for kind, other in (("needles", {"asked": "b"}), ("haystacks", {"haystack": "b"}), ("dtypes", {"dtype": "b"})):
+        with pytest.raises(HybretError, match=f"rows of tiny come from different {kind}; pass those of one only"):
+            verdicts.of(pd.concat([one, one.assign(**other)]))
+    with pytest.raises(HybretError, match="there are no rows to judge; run a sweep first"):
+        verdicts.of(world()[:0])
     with pytest.raises(HybretError, match="unknown claim 'H1'"):
         verdicts.of(world(), claims=["H1"])
     with pytest.raises(HybretError, match="no column 'in_window'"):

@@ -21,7 +21,7 @@ from hybret.recipe import RECIPES
 from hybret.tipping import NOTHING, RETRIEVES, heads_kept
 
 KEY = [column for column in tables.CELL if column != "template"]  # JRT cells pair with those read once
-GROUND = ["haystack", "haystack_seed", "length"]  # what a cell shares with its control prompt
+GROUND = ["haystack", "haystack_seed", "asked", "length"]  # what a cell shares with its control prompt
 
 
 class NotTestable(Exception):  # noqa: N818 (not an error: an answer)

@@ -64,7 +64,7 @@ def sweep(
     from ..engine.batches import Budget, budget_of, longest_prompt
     from ..interventions import KeepHeads
     from ..models import load
-    from ..prompts import CONTROL, PAPER_NEEDLE
+    from ..prompts import CONTROL
     from ..recipe import recipe as find_recipe
     from ..sweeping import sweep as run
     from ..tables import accuracy
@@ -87,8 +87,6 @@ def sweep(
     if rows_per_batch is not None and rows_per_batch < 1:
         raise HybretError(f"rows-per-batch is {rows_per_batch}; give at least 1 row")
     hidden = _needle(needle, question, keywords)
-    if control and hidden is not PAPER_NEEDLE:
-        raise HybretError("--control leaves the paper's needle out, which is no floor of yours; leave --control out")
     # Here a text is meant as a folder; a missing one is said before the model is loaded.
     text = haystack if haystack in ("embedded", "essays", "") else Path(haystack)
     niah.load_haystack(text, seed)
@@ -103,7 +101,7 @@ def sweep(
     if limit is not None and limit < len(prompts):
         prompts = [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
     if control:
-        prompts += niah.grid(subject, **options | {"needle": None})
+        prompts += niah.grid(subject, control=True, **options)
     shown = sys.stderr.isatty()
     rows = run(subject, prompts, conditions, chosen, out, budget=budget, progress=shown, engine=cluster or "local")
     summary = _summary(accuracy(rows[rows.needle != CONTROL], by=["condition"], seed=seed), conditions)

@@ -82,7 +82,7 @@ def require_needle(actions: Iterable[Intervention], spans: Spans, tokens: int) -
         if about and not (spans and all(0 <= first < end <= tokens for first, end in spans)):
             where = f"its intervals {list(spans)} hold no token of the prompt" if spans else "this prompt has none"
             raise HybretError(
-                f"{action.label} acts on the needle, and {where}; use prompts of hybret.niah.grid (needle=None gives "
+                f"{action.label} acts on the needle, and {where}; use prompts of hybret.niah.grid (control=True gives "
                 "controls), or KeepHeads or Null"
             )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ..errors import HybretError
+from ..haystack import Haystack, load_haystack
 from ..niah import grid
-from ..prompts import PAPER_NEEDLE, Prompt
+from ..prompts import CONTROL, PAPER_NEEDLE, Needle, Prompt
 from ..recipe import CORRECTED, PAPER
 from ..sources import organisms
 
@@ -29,19 +32,30 @@ def given(prompts: Iterable[Prompt]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def rebuilt(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """The same for rows of organisms with the embedded haystack, whose tokenizer and text ship with hybret.
+def rebuilt(
+    rows: pd.DataFrame, needles: Iterable[Needle] = (), haystack: str | Path | None = None
+) -> dict[str, tuple[str, str]]:
+    """The same for rows of organisms, whose tokenizer ships with hybret, as the embedded haystack does.
 
-    A prompt counts only if its tokens have the key that the rows hold, so no text is shown that the model did not read.
-    Prompts of other models are not rebuilt: their tokenizers may need a download.
+    `needles` are those other than the paper's, `haystack` is one other than the embedded one. A prompt counts only if
+    its tokens have the key that the rows hold, so no text is shown that the model did not read. Prompts of other models
+    are not rebuilt: their tokenizers may need a download.
     """
     from ..models import load  # here: a page of rows with given prompts needs no torch
 
     found: dict[str, tuple[str, str]] = {}
-    mine = rows["model"].isin(organisms()) & (rows["haystack"] == "embedded") & (rows["needle"] == PAPER_NEEDLE.name)
-    for name, part in rows[mine].groupby("model", sort=False):
+    known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}
+    texts: dict[str, str | Haystack] = {"embedded": "embedded"}
+    if haystack is not None:
+        own = load_haystack(haystack)
+        texts[own.name] = own
+    mine = rows["model"].isin(organisms()) & rows["haystack"].isin(list(texts)) & rows["asked"].isin(list(known))
+    for name, part in rows[mine & (rows["needle"] != CONTROL)].groupby("model", sort=False):
         model = load(str(name), device="cpu")
-        for (template, seed), cells in part.groupby(["template", "haystack_seed"], sort=False):
+        by = ["template", "haystack", "haystack_seed", "asked"]
+        for key, cells in part.groupby(by, sort=False):
+            template, hay, seed, asked = map(str, key)
+            told: dict[str, Any] = {"haystack": texts[hay], "seed": int(seed), "needle": known[asked]}
             # Grids of one set of depths each: the rows of several sweeps may differ in theirs.
             groups: dict[tuple[float, ...], list[int]] = {}
             for length, depths in cells.groupby("length")["depth"].unique().items():
@@ -52,7 +66,7 @@ def rebuilt(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
                     if wanted <= set(found):
                         break
                     try:
-                        prompts = grid(model, lengths, depths, str(template), seed=int(str(seed)), recipe=recipe)
+                        prompts = grid(model, lengths, depths, template, recipe=recipe, **told)
                     except HybretError:  # rows of another version's grid
                         break
                     found |= {key: text for key, text in given(prompts).items() if key in wanted}

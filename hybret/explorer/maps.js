@@ -506,8 +506,8 @@ export default {
 
     function excerpt(row) {
       const p = S.rows.place[row];
-      if (places.before[p] === null) return make("p", { class: "hb-maps-missing" }, "The text of this prompt is not in the rows, and hybret rebuilds only those of its own models. To see it, give the prompts: hybret.explore(rows, prompts).");
-      return make("blockquote", {}, visible(places.before[p]), make("mark", { class: "hb-maps-needle" }, visible(S.needles[places.needle[p]] ?? "")), visible(places.after[p]));
+      if (places.before[p] === null) return make("p", { class: "hb-maps-missing" }, "The text of this prompt is not in the rows, and hybret rebuilds it for its own models alone, in the embedded haystack or the one that is given. To see it, give the prompts: hybret.explore(rows, prompts).");
+      return make("blockquote", {}, visible(places.before[p]), make("mark", { class: "hb-maps-needle" }, visible(S.needles[places.asked[p]] ?? "")), visible(places.after[p]));
     }
 
     function answer(side, row) {
@@ -516,7 +516,7 @@ export default {
       if (row === undefined) { box.append(make("p", {}, "This condition was not run on this cell.")); return box; }
       const s = S.rows.said[row], text = S.answers[said.answer[s]], items = S.items[said.items[s]];
       const found = items.filter((item) => item[2]);
-      const needle = S.needles[places.needle[S.rows.place[row]]];
+      const needle = S.needles[places.asked[S.rows.place[row]]];
       const phrases = said.exact[s] && needle ? [needle] : found.map((item) => item[0]);
       box.append(make("blockquote", { class: "hb-maps-said" }, ...(text.trim() ? highlighted(text, phrases) : [make("i", {}, "an empty answer")])));
       box.append(make("p", {}, make("b", {}, `Score ${number(said.score[s])} of ${number(rubricOf(now[side]).maximum)}`), said.exact[s] ? ", the full needle" : ""));

@@ -27,9 +27,15 @@ class Explorer(Widget):
         The rows of the cell that the reader picked in the live view, each with ``"map"``: ``"A"`` or ``"B"``.
     """
 
-    def __init__(self, rows: pd.DataFrame, prompts: Iterable[Prompt] | None = None, needles: Iterable[Needle] = ()):
-        rows = checked(rows)
-        texts = contexts.rebuilt(rows) if prompts is None else contexts.given(prompts)
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        prompts: Iterable[Prompt] | None = None,
+        needles: Iterable[Needle] = (),
+        haystack: str | Path | None = None,
+    ):
+        rows, needles = checked(rows), list(needles)
+        texts = contexts.rebuilt(rows, needles, haystack) if prompts is None else contexts.given(prompts)
         state, self._order = state_of(rows, texts, needles)
         self._rows = rows
         names = ", ".join(dict.fromkeys(rows["model"].astype(str)))
@@ -47,16 +53,22 @@ class Explorer(Widget):
         ]
 
 
-def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] | None = None, needles: Iterable[Needle] = ()) -> Explorer:
+def explore(
+    rows: pd.DataFrame,
+    prompts: Iterable[Prompt] | None = None,
+    needles: Iterable[Needle] = (),
+    haystack: str | Path | None = None,
+) -> Explorer:
     """Retrieval maps to move through: two conditions, their difference, and every answer behind a cell.
 
     Parameters
     ----------
-    rows : rows of `hybret.sweep` or `hybret.stored`, of any number of models, recipes, templates and conditions. The
-        control is shown as the floor of the curves.
+    rows : rows of `hybret.sweep` or `hybret.stored`, of any number of models, recipes, templates, needles, haystacks,
+        runs and conditions: each has curves and maps of its own. The control is shown as the floor of the curves.
     prompts : the prompts of these rows, for the text around the needle. Without them it is rebuilt for organisms on
-        the embedded haystack, and left out for others.
-    needles : those other than the paper's that occur, for the items of the score.
+        the embedded haystack and on `haystack`, and left out for others.
+    needles : those other than the paper's that occur, for the items of the score and the text around them.
+    haystack : the own text or folder that these rows hid the needle in.
 
     Returns
     -------
@@ -70,7 +82,7 @@ def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] | None = None, needles
     HybretError
         If the rows have no map: a column is missing, there are none, or none has a needle, a length and a depth.
     """
-    return Explorer(rows, prompts, needles)
+    return Explorer(rows, prompts, needles, haystack)
 
 
 def rows_of(run: str | Path) -> pd.DataFrame:

@@ -21,26 +21,40 @@ from ..presets import made_up
 from ..prompts import PAPER_NEEDLE, Needle
 from ..scoring import RUBRICS, score
 
-NEEDED = ("model", "recipe", "condition", "template", "needle", "length", "depth", "answer", "score", "exact", "prompt")
+NEEDED = (
+    "model",
+    "recipe",
+    "condition",
+    "template",
+    "needle",
+    "asked",
+    "length",
+    "depth",
+    "answer",
+    "score",
+    "exact",
+    "prompt",
+)
 OPTIONAL: dict[str, Any] = {
     "weights": "", "intervention": None, "generation": None, "prefill": None, "k": pd.NA, "during": None,
     "haystack": "", "haystack_seed": 0, "tokens": -1, "distance": -1, "in_window": True, "rubric": "table2",
-    "device": "", "dtype": "",
+    "device": "", "dtype": "", "run": "",
 }  # fmt: skip
-SERIES = ("model", "weights", "recipe", "template", "setting", "rubric")
+SERIES = ("model", "weights", "recipe", "template", "setting", "rubric", "haystack", "asked", "dtype", "device", "run")
 PLACE = (
     "prompt",
     "template",
     "haystack",
     "haystack_seed",
     "needle",
+    "asked",
     "length",
     "depth",
     "tokens",
     "distance",
     "in_window",
 )
-SAID = ("answer", "score", "exact", "rubric", "needle")
+SAID = ("answer", "score", "exact", "rubric", "asked")
 OTHER = "manipulation (generation-prefill)"  # the setting of conditions that are not an order of k
 
 
@@ -64,7 +78,7 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     hidden = rows["needle"] != tables.CONTROL
     if not (hidden & rows["length"].notna() & rows["depth"].notna()).any():
         raise HybretError("no row has a needle with a length and a depth, so there is no map; pass rows of a grid")
-    return rows[~hidden | (rows["length"].notna() & rows["depth"].notna())]
+    return tables.settled(rows[~hidden | (rows["length"].notna() & rows["depth"].notna())])
 
 
 def state_of(
@@ -125,7 +139,7 @@ def state_of(
     hidden["step"] = hidden["step"].map(renumbered)
     shown = [step for step in steps if step is not None]
     starts = np.searchsorted(hidden["step"], range(len(shown) + 1)).tolist()
-    known = {"paper": PAPER_NEEDLE} | {needle.name: needle for needle in needles}
+    known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}
     answers, answer = pd.factorize(said["answer"].astype(str))
     items, item = pd.factorize(pd.Series([json.dumps(lines) for lines in _items(said, known)]))
     texts = [contexts.get(key) for key in places["prompt"]]
@@ -133,10 +147,10 @@ def state_of(
         "series": [
             {
                 **{c: printable(line[c]) for c in SERIES},
-                "prompt": printable(words("template", line["template"])),
+                "prompt": printable(name),
                 **_facts(hidden, i),
             }
-            for i, line in enumerate(series.to_dict("records"))
+            for i, (line, name) in enumerate(zip(series.to_dict("records"), _prompts(series, hidden), strict=True))
         ],
         "steps": shown,
         "starts": starts,
@@ -144,7 +158,7 @@ def state_of(
         "places": {
             **{name: _plain(places[name]) for name in ("haystack_seed", "length", "depth", "tokens", "distance")},
             "in_window": places["in_window"].astype(int).tolist(),
-            "needle": places["needle"].astype(str).tolist(),
+            **{name: places[name].astype(str).tolist() for name in ("needle", "asked")},
             "haystack": [printable(name) for name in places["haystack"]],
             "before": [text[0] if text else None for text in texts],
             "after": [text[1] if text else None for text in texts],
@@ -157,7 +171,7 @@ def state_of(
         },
         "items": [json.loads(lines) for lines in item],
         "answers": [str(text) for text in answer],
-        "needles": {name: needle.sentence for name, needle in known.items() if name in set(places["needle"])},
+        "needles": {asked: needle.sentence for asked, needle in known.items() if asked in set(places["asked"])},
         "rubrics": {name: {"maximum": RUBRICS[name].maximum, "source": RUBRICS[name].source} for name in RUBRICS},
         "colours": {
             "score": _colours(colormap("cividis")),
@@ -181,6 +195,27 @@ def _pair(line: Any) -> str:
     """What a condition does in each phase, as Table 1 says it; a row's own label may be that of another chapter."""
     phases = [part for part in (line.generation, line.prefill) if isinstance(part, str)]
     return "-".join(part[:1].upper() + part[1:] for part in phases) if len(phases) == 2 else str(line.condition)
+
+
+def _prompts(series: pd.DataFrame, hidden: pd.DataFrame) -> list[str]:
+    """What each series asks, in words: with needle, haystack, device and run where there are several of them."""
+    names = hidden.drop_duplicates("asked").set_index("asked")["needle"]
+    told = series.assign(
+        needle=[f"needle {names.get(asked, asked)}" for asked in series["asked"]],
+        asked="asked " + series["asked"].astype(str),
+        haystack="haystack " + series["haystack"].astype(str),
+        ran=series["dtype"].astype(str) + " on " + series["device"].astype(str),
+    )
+    several = [column for column in ("needle", "haystack", "ran") if told[column].nunique() > 1]
+    own = ["model", "weights", "recipe", "template", "setting", "rubric", *several]
+    for column in ("asked", "run"):  # needles of one name, and runs that differ in nothing said so far
+        if told.duplicated(own).any() and told[column].nunique() > 1:
+            several, own = [*several, column], [*own, column]
+    told["run"] = "run " + told["run"].astype(str)
+    return [
+        ", ".join([words("template", line["template"]), *(str(line[column]) for column in several)])
+        for line in told.to_dict("records")
+    ]
 
 
 def _codes(rows: pd.DataFrame, columns: Iterable[str]) -> tuple[np.ndarray, pd.DataFrame]:
@@ -213,8 +248,8 @@ def _items(said: pd.DataFrame, needles: Mapping[str, Needle]) -> list[list[Any]]
     """
     found: dict[Hashable, list[Any]] = {}
     for key in said.itertuples(index=False, name=None):
-        answer, points, exact, name, needle = key
-        rubric, hidden, lines = RUBRICS[name], needles.get(needle), list[Any]()
+        answer, points, exact, name, asked = key
+        rubric, hidden, lines = RUBRICS[name], needles.get(asked), list[Any]()
         if hidden is not None:
             scored = score(str(answer), rubric, hidden)
             if abs(scored.points - points) < 1e-6 and bool(scored.exact) == bool(exact):

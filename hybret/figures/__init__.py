@@ -26,9 +26,9 @@ from hybret.figures.style import (
     GREY,
     INK,
     MARKERS,
-    between,
     canvas,
     colormap,
+    counted,
     footnote,
     glue,
     percent_axis,
@@ -71,8 +71,7 @@ MANIPULATIONS = ("Keep", "Omit", "Only", "Binary", "Null")
 
 
 def _small_print(figure: Figure, rows: pd.DataFrame, by: list[str], *more: str) -> None:
-    counts = rows.groupby(by, dropna=False).size()
-    footnote(figure, provenance(rows, f"{between(counts)} prompts each", *more))
+    footnote(figure, provenance(rows, f"{counted(rows, by)} prompts each", *more))
 
 
 @styled
@@ -93,12 +92,11 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
     down, across = ([name for name in MANIPULATIONS if name in set(rows[column])] for column in pair)
     if not down or not across:
         raise HybretError(f"no manipulations to draw; `prefill` must hold some of {', '.join(MANIPULATIONS)}")
+    rows = rows[rows["prefill"].isin(down) & rows["generation"].isin(across)]
     figure = canvas(0.95 + 0.7 * len(down))
     axes = figure.subplots()
     for cell in tables.accuracy(rows, by=pair).to_dict("records"):
         prefill, generation, share = cell["prefill"], cell["generation"], float(cell["accuracy"])
-        if prefill not in down or generation not in across:
-            continue
         i, j = down.index(prefill), across.index(generation)
         colour = colormap()(share)
         axes.add_patch(Rectangle((j, i), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))

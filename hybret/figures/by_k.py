@@ -19,8 +19,8 @@ from hybret.figures.style import (  # fmt: skip
     INK,
     MARKERS,
     PALE,
-    between,
     canvas,
+    counted,
     footnote,
     percent_axis,
     provenance,
@@ -107,7 +107,7 @@ def _panels(rows: pd.DataFrame, floor_rows: pd.DataFrame | None, by: str, mark: 
     if marked:
         legend.append(Line2D([], [], label="the paper's tipping point", **TIPS))
     figure.legend(handles=legend, loc="outside upper center", ncols=3 if marked else 4)
-    n = between(rows.groupby(["model", "k", by], dropna=False).size())
+    n = counted(rows, ["model", "k", by])
     hint = "read from right to left: fewer and fewer heads"
     footnote(figure, provenance(rows, f"{n} prompts each", _BANDS, hint))
     return figure
@@ -121,10 +121,10 @@ def accuracy_by_k(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) ->
     ----------
     rows
         Rows of `KeepHeads` conditions (k not NA) of one model or several; rows without a needle among them are taken
-        as the control.
+        as the control of the rows that ask for the same in the same haystack and template.
     floor_rows
         No-needle rows of the same conditions, where they are kept apart. Their accuracy is the floor: what a
-        model earns without any needle to retrieve. The paper has no such control.
+        model earns without the needle to retrieve. The paper has no such control.
 
     Returns
     -------
@@ -132,6 +132,11 @@ def accuracy_by_k(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) ->
         One panel per model. Lines: mean score with 95 % bootstrap bands over prompts, in per cent of the maximum;
         dashed: share of answers with the full needle; dotted: floor. A triangle marks the tipping point that the paper
         gives for its model with as many heads.
+
+    Raises
+    ------
+    HybretError
+        If a point would be a mean over several needles, haystacks, measures of heads, ... (`hybret.tables.alike`).
     """
     return _panels(rows, floor_rows, "during", _tipping)
 
@@ -184,7 +189,7 @@ def home(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     axes["none"].set_xlabel("prompt length (tokens)")
     bar = figure.colorbar(scores(palette), ax=[axes["all"], axes["none"]], aspect=25)
     bar.set_label("mean score (0 to 5)")
-    n = between(rows.groupby(["model", "k", "during"], dropna=False).size())
+    n = counted(rows, ["model", "k", "during"])
     edge = ["line on the maps: edge of the attention window"] if first["in_window"].nunique() > 1 else []
     footnote(figure, provenance(rows, f"{n} prompts each", _BANDS, *edge))
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from hybret import asked
+from hybret import asked, tables
 from hybret.figures.style import (  # fmt: skip
     EDGE,
     GREY,
@@ -22,9 +23,9 @@ from hybret.figures.style import (  # fmt: skip
     NUMBERS,
     PALE,
     WIDTH,
-    between,
     canvas,
     colormap,
+    counted,
     footnote,
     provenance,
     split,
@@ -34,6 +35,9 @@ from hybret.figures.style import (  # fmt: skip
 
 CONTEXT_ENDS = ("start of context", "end of context")
 SCORES = Normalize(0, 5)
+BESIDE = 5  # maps in one line, as in Table 1
+WRAPPED = 4  # maps in each of several lines
+CHARACTERS = 12.5  # of a map's title in an inch
 
 
 def scores(palette: str) -> ScalarMappable:
@@ -95,7 +99,8 @@ def retrieval_maps(
         seeds) are averaged.
     row_by, col_by
         Columns whose values make the rows and columns of maps, in order of first appearance; None for one. Values that
-        a reader calls alike (the base and the instruct template) share one.
+        a reader calls alike (the base and the instruct template) share one. More than five columns go on in further
+        rows.
         A pair ("prefill", "generation") is laid out as Table 1.
     palette
         "cividis" or "authors".
@@ -106,24 +111,38 @@ def retrieval_maps(
         x: prompt length label (tokens); y: needle depth, start of the context on top; colour: mean score.
         Titles give the accuracy and the share of full needles. A line parts the cells whose needle the last prompt
         token can attend to from those where it has left the attention window.
+
+    Raises
+    ------
+    HybretError
+        If a map would be a mean over several needles, haystacks, models, ... (`hybret.tables.alike`).
     """
     rows = split(rows)[0].reset_index(drop=True)
     known = ["length", "depth", "score"]
     asked.table(rows, [*known, "in_window", *(by for by in (row_by, col_by) if by)], NUMBERS, known)
     bar = scores(palette)
     said = {by: rows[by].map(lambda value, by=by: words(by, value)) for by in (row_by, col_by) if by}
-    down, across = (list(dict.fromkeys(said[by])) if by else [None] for by in (row_by, col_by))
-    width = WIDTH if len(across) > 1 else 4.6
-    figure = canvas(0.95 + len(down) * min(2.4, 0.4 + 0.74 * (width - 2) / len(across)), width)
-    grid = figure.subplots(len(down), len(across), squeeze=False, sharex="col", sharey=True)
+    named = rows.assign(_down=said[row_by] if row_by else "", _across=said[col_by] if col_by else "")
+    tables.alike(named, ["_down", "_across"])
+    tables.once(named, ["_down", "_across"])
+    down, across = (list(dict.fromkeys(named[column])) for column in ("_down", "_across"))
+    lines, columns = _lines(len(across))
+    width = WIDTH if columns > 1 else 4.6
+    size = (width - 2) / columns  # of a map, inches
+    heads = {name: "\n".join(textwrap.wrap(name, int(CHARACTERS * (size + 0.25)))) for name in across}
+    head_lines = max(head.count("\n") for head in heads.values()) + 1
+    # Every line of several has its own heads and lengths.
+    more = 0.15 * (head_lines - 1 if lines == 1 else len(down) * lines * (head_lines + 1))
+    figure = canvas(0.95 + len(down) * lines * min(2.4, 0.4 + 0.74 * size) + more, width)
+    shared: Any = {"sharex": "col" if lines == 1 else False, "sharey": True}
+    grid = figure.subplots(len(down) * lines, columns, squeeze=False, **shared)
     for i, first in enumerate(down):
-        for j, second in enumerate(across):
-            axes, cell = grid[i, j], rows
-            if row_by:
-                cell = cell[said[row_by][cell.index] == first]
-            if col_by:
-                cell = cell[said[col_by][cell.index] == second]
-            head = f"{second}\n" if col_by and i == 0 else ""
+        places = grid[i * lines : (i + 1) * lines].ravel()
+        for axes in places[len(across) :]:
+            axes.set_visible(False)
+        for axes, second in zip(places, across, strict=False):
+            cell = rows[(named["_down"] == first) & (named["_across"] == second)]
+            head = f"{heads[second]}\n" if col_by and (i == 0 or lines > 1) else ""
             if cell.empty:
                 axes.set_title(f"{head}not run", fontsize=9, color=GREY)
                 continue
@@ -131,14 +150,20 @@ def retrieval_maps(
             mean, exact = 20 * cell["score"].mean(), 100 * cell["exact"].mean()
             axes.set_title(f"{head}{mean:.0f} % · full {exact:.0f} %", fontsize=9, pad=3)
         if row_by:
-            grid[i, 0].set_ylabel(str(first))
-    colours = figure.colorbar(bar, ax=grid, shrink=min(1.0, 1.6 / len(down) + 0.2), aspect=22, pad=0.015)
+            places[0].set_ylabel(first)
+    colours = figure.colorbar(bar, ax=grid, shrink=min(1.0, 1.6 / len(grid) + 0.2), aspect=22, pad=0.015)
     colours.set_label("mean score (0 to 5)")
-    n = between(rows.groupby([c for c in (row_by, col_by) if c] or ["model"], dropna=False).size())
     edge = ["line: edge of the attention window"] if rows["in_window"].nunique() > 1 else []
+    n = counted(named, ["_down", "_across"])
     note = provenance(rows, f"{n} prompts a map", "titles: accuracy · share of full needles", *edge)
     footnote(figure, note, xlabel="prompt length (tokens)")
     return figure
+
+
+def _lines(maps: int) -> tuple[int, int]:
+    """In how many lines, of how many, maps beside one another are laid out."""
+    lines = 1 if maps <= BESIDE else -(-maps // WRAPPED)
+    return lines, -(-maps // lines)
 
 
 @styled
@@ -159,6 +184,8 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
         where the map has one.
     """
     rows = split(rows)[0]
+    tables.alike(rows, [])
+    tables.once(rows)
     figure = canvas(3.6, 5.2)
     axes = figure.subplots()
     draw_map(axes, rows, palette)
@@ -183,5 +210,7 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     axes.set_xlabel("prompt length (tokens)", labelpad=9)
     figure.colorbar(scores(palette), ax=axes, aspect=25).set_label("mean score (0 to 5)")
     axes.set_title(f"{20 * rows['score'].mean():.0f} % · full {100 * rows['exact'].mean():.0f} %", fontsize=9)
-    footnote(figure, provenance(rows, f"n = {len(rows)} prompts", *map(str, dict.fromkeys(rows["condition"]))))
+    footnote(
+        figure, provenance(rows, f"{counted(rows, ['model'])} prompts", *map(str, dict.fromkeys(rows["condition"])))
+    )
     return figure

@@ -16,14 +16,15 @@ from hybret.figures.style import (
     MARKERS,
     NEEDLE,
     PALE,
-    between,
     canvas,
+    counted,
     footnote,
     percent_axis,
     provenance,
     split,
     styled,
 )
+from hybret.prompts import DIGITS
 
 PART_NAMES = {
     "needle": ("the needle", NEEDLE),
@@ -92,6 +93,7 @@ def doses(rows: pd.DataFrame, dose: str, xlabel: str, by: str = "arm") -> Figure
     """
     rows, _ = split(rows)
     asked.table(rows, [dose, by], (dose,), (dose, by))
+    rows = rows.assign(**{dose: rows[dose].astype(float).round(DIGITS)})
     figure = canvas(3.5)
     axes = figure.subplots()
     for i, value in enumerate(dict.fromkeys(rows[by])):
@@ -104,6 +106,7 @@ def doses(rows: pd.DataFrame, dose: str, xlabel: str, by: str = "arm") -> Figure
     axes.set_xlabel(xlabel)
     percent_axis(axes)
     figure.legend(loc="outside upper center", ncols=2)
-    counts = rows.groupby([by, dose]).size()
-    footnote(figure, provenance(rows, f"{between(counts)} prompts each", "bands: 95 %, bootstrap over prompts"))
+    footnote(
+        figure, provenance(rows, f"{counted(rows, [by, dose])} prompts each", "bands: 95 %, bootstrap over prompts")
+    )
     return figure

@@ -15,7 +15,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from hybret import asked
+from hybret import asked, tables
 from hybret.errors import HybretError, printable
 from hybret.presets import made_up
 from hybret.prompts import CONTROL
@@ -216,19 +216,29 @@ def provenance(rows: pd.DataFrame, *more: str) -> str:
 
 
 def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Part rows into prompts with a needle and no-needle controls.
+    """Part rows into prompts with a needle and the no-needle controls that belong to them.
 
     Raises
     ------
     HybretError
-        When no row has a needle: an empty plot would look like a result.
+        When no row has a needle: an empty plot would look like a result; when `floor_rows` are of other needles,
+        haystacks or templates than the rows.
     """
     plain = ["needle", "model", "score", "exact", "prompt"]
     asked.table(rows, plain, NUMBERS, [name for name in plain if name != "score"])
     control = rows["needle"] == CONTROL
     if control.all():
         raise HybretError("no rows with a needle to draw; check the selection that was passed to the figure")
-    return rows[~control], rows[control] if floor_rows is None else floor_rows
+    rows = tables.settled(rows)
+    needle, ground = rows[~control], rows[control]
+    if floor_rows is not None:
+        ground = tables.settled(asked.table(floor_rows, plain, NUMBERS))
+        if len(ground) and tables.belonging(ground, needle).empty:
+            raise HybretError(
+                "floor_rows are the control of other rows; give that of the same needle, haystack, template and "
+                "conditions"
+            )
+    return needle, tables.belonging(ground, needle)
 
 
 def words(column: str, value: Any) -> str:
@@ -244,6 +254,11 @@ def between(values: Iterable[int]) -> str:
     """Write counts as one number or as a range: `n = 100`, `n = 10-100`."""
     low, high = min(values := list(values)), max(values)
     return f"n = {low}" if low == high else f"n = {low}-{high}"
+
+
+def counted(rows: pd.DataFrame, by: list[str]) -> str:
+    """Write how many distinct prompts each group has."""
+    return between(rows.groupby(by, dropna=False)["prompt"].nunique())
 
 
 @dataclass(frozen=True)
