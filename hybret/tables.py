@@ -310,7 +310,12 @@ def with_needle(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def fraction(rows: pd.DataFrame) -> pd.Series:
-    """Scores as fractions of their rubric's maximum (5 where the rows name no rubric)."""
+    """Scores as fractions of their rubric's `maximum`."""
+    return rows["score"].astype(float) / maximum(rows)
+
+
+def maximum(rows: pd.DataFrame) -> pd.Series:
+    """The points of the full needle in the rubric of each row; 5 where the rows name no rubric."""
     if "rubric" not in rows:
-        return rows["score"].astype(float) / 5
-    return rows["score"].astype(float) / rows["rubric"].map({name: r.maximum for name, r in RUBRICS.items()})
+        return pd.Series(5.0, rows.index)
+    return rows["rubric"].map({name: r.maximum for name, r in RUBRICS.items()})

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -345,6 +346,18 @@ def test_the_annotated_map_marks_the_best_and_the_worst_cell():
     assert set(placed) == set("12345")
     scores = scores_at(figure.axes[0])
     assert [scores[tuple(c - 0.5 for c in placed[n])] for n in "34"] == [5.0, 0.0]
+
+
+def test_maps_of_a_rubric_of_ten_points_show_shares_of_ten():
+    ten = cells().assign(rubric="2025-05", score=lambda rows: 2 * rows["score"])
+    for draw in (partial(figures.retrieval_maps, row_by=None, col_by=None), figures.annotated_map):
+        axes, bar, *_ = draw(ten).axes
+        assert axes.get_title() == draw(cells()).axes[0].get_title()
+        assert scores_at(axes) == scores_at(draw(cells()).axes[0])
+        assert (bar.get_ylabel(), draw(cells()).axes[1].get_ylabel()) == (
+            "mean score (scaled to 0 to 5)",
+            "mean score (0 to 5)",
+        )
 
 
 def test_cells_that_were_not_run_are_not_scores():

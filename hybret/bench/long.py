@@ -14,6 +14,7 @@ from hybret.errors import HybretError
 from hybret.interventions import Intervention, KeepHeads
 from hybret.models import Model
 from hybret.sweeping import sweep
+from hybret.tables import fraction
 
 
 def long_maps(
@@ -87,7 +88,7 @@ def long_maps(
                 "stages": {stage: round(value, 3) for stage, value in stages.seconds.items()},
                 "memory_gib": memory.gib,
                 "prompt_tokens_per_second": round(int(rows["tokens"].sum()) / seconds),
-                "accuracy": {name: round(float(part["score"].mean()), 4) for name, part in rows.groupby("condition")},
+                "accuracy": {name: round(float(fraction(part).mean()), 4) for name, part in rows.groupby("condition")},
             }
         )
         say(f"{seconds:.1f} s, {memory.gib} GiB")

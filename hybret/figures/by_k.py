@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from hybret import asked, paper, tables
 from hybret.errors import HybretError
-from hybret.figures.maps import draw_map, scores
+from hybret.figures.maps import draw_map, in_fives, scores
 from hybret.figures.style import (  # fmt: skip
     COLOURS,
     GREY,
@@ -181,14 +181,14 @@ def home(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     legend += [Line2D([], [], color=GREY, label="full needle", **EXACT)]
     legend += [Line2D([], [], color=GREY, label="floor (no needle)", **FLOOR)] if len(floor) else []
     figure.legend(handles=legend, loc="outside upper left", ncols=5)
-    first = rows[rows["model"] == models[0]]
+    first, unit = in_fives(rows[rows["model"] == models[0]])
     for name, k in (("all", first["k"].max()), ("none", first["k"].min())):
         draw_map(axes[name], first[first["k"] == k], palette)
         title = f"all {k} heads kept" if name == "all" else f"{k or 'no'} heads kept"
         axes[name].set_title(f"{models[0]}, {title}" if len(models) > 1 else title, pad=3)
     axes["none"].set_xlabel("prompt length (tokens)")
     bar = figure.colorbar(scores(palette), ax=[axes["all"], axes["none"]], aspect=25)
-    bar.set_label("mean score (0 to 5)")
+    bar.set_label(unit)
     n = counted(rows, ["model", "k", "during"])
     edge = ["line on the maps: edge of the attention window"] if first["in_window"].nunique() > 1 else []
     footnote(figure, provenance(rows, f"{n} prompts each", _BANDS, *edge))

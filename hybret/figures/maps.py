@@ -34,7 +34,8 @@ from hybret.figures.style import (  # fmt: skip
 )
 
 CONTEXT_ENDS = ("start of context", "end of context")
-SCORES = Normalize(0, 5)
+FIVE = 5.0
+SCORES = Normalize(0, FIVE)
 BESIDE = 5  # maps in one line, as in Table 1
 WRAPPED = 4  # maps in each of several lines
 CHARACTERS = 12.5  # of a map's title in an inch
@@ -43,6 +44,13 @@ CHARACTERS = 12.5  # of a map's title in an inch
 def scores(palette: str) -> ScalarMappable:
     """Colours of a score from 0 to 5, for cells and colour bars."""
     return ScalarMappable(SCORES, colormap(palette))
+
+
+def in_fives(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows with scores from 0 to 5, whatever their rubric's maximum, and what a colour bar calls them."""
+    if (tables.maximum(rows) == FIVE).all():
+        return rows, "mean score (0 to 5)"
+    return rows.assign(score=FIVE * tables.fraction(rows)), "mean score (scaled to 0 to 5)"
 
 
 def draw_map(axes: Axes, rows: pd.DataFrame, palette: str) -> None:
@@ -120,6 +128,7 @@ def retrieval_maps(
     rows = split(rows)[0].reset_index(drop=True)
     known = ["length", "depth", "score"]
     asked.table(rows, [*known, "in_window", *(by for by in (row_by, col_by) if by)], NUMBERS, known)
+    rows, unit = in_fives(rows)
     bar = scores(palette)
     said = {by: rows[by].map(lambda value, by=by: words(by, value)) for by in (row_by, col_by) if by}
     named = rows.assign(_down=said[row_by] if row_by else "", _across=said[col_by] if col_by else "")
@@ -152,7 +161,7 @@ def retrieval_maps(
         if row_by:
             places[0].set_ylabel(first)
     colours = figure.colorbar(bar, ax=grid, shrink=min(1.0, 1.6 / len(grid) + 0.2), aspect=22, pad=0.015)
-    colours.set_label("mean score (0 to 5)")
+    colours.set_label(unit)
     edge = ["line: edge of the attention window"] if rows["in_window"].nunique() > 1 else []
     n = counted(named, ["_down", "_across"])
     note = provenance(rows, f"{n} prompts a map", "titles: accuracy · share of full needles", *edge)
@@ -186,6 +195,7 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     rows = split(rows)[0]
     tables.alike(rows, [])
     tables.once(rows)
+    rows, unit = in_fives(rows)
     figure = canvas(3.6, 5.2)
     axes = figure.subplots()
     draw_map(axes, rows, palette)
@@ -208,7 +218,7 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     for number, (x, y) in enumerate(places, 1):
         axes.text(x, y, str(number), fontsize=10, fontweight="bold", ha="center", va="center", zorder=10, bbox=disc)
     axes.set_xlabel("prompt length (tokens)", labelpad=9)
-    figure.colorbar(scores(palette), ax=axes, aspect=25).set_label("mean score (0 to 5)")
+    figure.colorbar(scores(palette), ax=axes, aspect=25).set_label(unit)
     axes.set_title(f"{20 * rows['score'].mean():.0f} % · full {100 * rows['exact'].mean():.0f} %", fontsize=9)
     footnote(
         figure, provenance(rows, f"{counted(rows, ['model'])} prompts", *map(str, dict.fromkeys(rows["condition"])))
