@@ -108,7 +108,7 @@ def test_rescoring_replaces_the_score_and_nothing_else():
     assert list(again["score"]) == [5, 1, 1] and list(again["exact"]) == [True, False, False]
     assert list(rescore(rows, "table2-code")["score"]) == [5, 0, 0]
     assert list(rows["score"]) == [0, 0, 0] and set(again["rubric"]) == {"table2"}
-    lamp = Needle("lamp", "Mr Finch keeps a blue lamp.", "What?", ("sunny",))
+    lamp = Needle("lamp", "Mr Finch keeps a lamp for sunny days.", "What?", ("sunny",))
     own = rows.assign(needle=["lamp", "lamp", "none"], asked=lamp.digest)
     # The control too, by the needle that it leaves out.
     assert list(rescore(own, "table2", [lamp])["score"]) == [3, 3, 3]
