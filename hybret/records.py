@@ -109,8 +109,9 @@ def runs_table(table: pd.DataFrame) -> list[list[str]]:
     columns = {
         "model": lambda row: f"{_model(row)}, {_weights(row)}",
         **{"run": lambda row: f"{row['notebook']}: {row['grid']}", "on": _gpu},
-        **{"tokens": _number("tokens"), "tokens/s": _number("tokens_per_s")},
-        **{"seconds": _number("seconds"), "peak GiB": _number("peak_gib"), "GPU hours": _number("gpu_hours", 2)},
+        "tokens (a second)": lambda row: f"{number(row['tokens'])} ({number(row['tokens_per_s'])})",
+        "seconds (GPU hours)": lambda row: f"{number(row['seconds'])} ({number(row['gpu_hours'], 2)})",
+        **{"peak GiB": _number("peak_gib")},
         **{"code, day": lambda row: f"{str(row['commit'] or '–')[:7]}, {row['date']}"},
     }
     return _lines(found, columns)
