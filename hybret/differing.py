@@ -69,7 +69,7 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
     one, other = _rows(a), _rows(b)
     common = set(one["recipe"]) & set(other["recipe"])
     cell = [*CELL, "recipe"] if common else CELL
-    kept = [rows[[*dict.fromkeys([*cell, "condition", *SEEN])]].drop_duplicates(cell) for rows in (one, other)]
+    kept = [_single(rows, cell)[[*dict.fromkeys([*cell, "condition", *SEEN])]] for rows in (one, other)]
     both = kept[0].merge(kept[1], on=cell, how="outer", suffixes=("_a", "_b"), indicator="side")
     if not (both["side"] == "both").any():
         mine, theirs = tables.with_needle(one), tables.with_needle(other)  # all controls have one name
@@ -94,6 +94,21 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
         cells=both.loc[both["change"] != "", columns].reset_index(drop=True),
         conditions=pd.DataFrame([_counts(label, part) for label, part in both.groupby("condition", sort=False)]),
     )
+
+
+def _single(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """One row of each cell; a table that answers a cell in several ways holds several runs, and none of them is it."""
+    answers = rows.drop_duplicates([*cell, *SEEN])
+    several = answers[answers.duplicated(cell, keep=False)]
+    if not several.empty:
+        first = several[several[cell].eq(several[cell].iloc[0]).all(axis=1) | (several["prompt"] == several["prompt"].iloc[0])]
+        apart = [column for column in _MARKED if column in first and first[column].nunique() > 1]
+        raise HybretError(
+            "one of the two answers the same cell in several ways"
+            + (f" ({', '.join(f'{column} {_listed(first[column])}' for column in apart)})" if apart else "")
+            + ", so it holds several runs; compare one of them with one other"
+        )
+    return answers
 
 
 def _shown(values: pd.Series) -> str:
