@@ -64,7 +64,7 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
     Raises
     ------
     HybretError
-        No finished rows there, a damaged file, or no cell that both have.
+        No finished rows there, a damaged file, several answers to one cell in `a` or in `b`, or no cell that both have.
     """
     one, other = _rows(a), _rows(b)
     common = set(one["recipe"]) & set(other["recipe"])
@@ -97,18 +97,16 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
 
 
 def _single(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
-    """One row of each cell; a table that answers a cell in several ways holds several runs, and none of them is it."""
+    """One row of each cell; what answers a cell in several ways holds several runs, and the first is not all of it."""
     answers = rows.drop_duplicates([*cell, *SEEN])
     several = answers[answers.duplicated(cell, keep=False)]
-    if not several.empty:
-        first = several[several[cell].eq(several[cell].iloc[0]).all(axis=1) | (several["prompt"] == several["prompt"].iloc[0])]
-        apart = [column for column in _MARKED if column in first and first[column].nunique() > 1]
-        raise HybretError(
-            "one of the two answers the same cell in several ways"
-            + (f" ({', '.join(f'{column} {_listed(first[column])}' for column in apart)})" if apart else "")
-            + ", so it holds several runs; compare one of them with one other"
-        )
-    return answers
+    if several.empty:
+        return answers
+    apart = [column for column in _MARKED if column in several and several[column].nunique() > 1]
+    named = f" (they differ in {', '.join(apart)})" if apart else ""
+    raise HybretError(
+        f"one of the two holds several answers to one cell{named}, so it is several runs; compare one run with one other"
+    )
 
 
 def _shown(values: pd.Series) -> str:
