@@ -105,7 +105,7 @@ def _single(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
     apart = [column for column in _MARKED if column in several and several[column].nunique() > 1]
     named = f" (they differ in {', '.join(apart)})" if apart else ""
     raise HybretError(
-        f"one of the two holds several answers to one cell{named}, so it is several runs; compare one run with one other"
+        f"one of the two holds several answers to one cell{named}: these are several runs; compare one with one other"
     )
 
 

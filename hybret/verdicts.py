@@ -68,8 +68,8 @@ def of(
     Raises
     ------
     HybretError
-        For random weights; two sets of weights, templates, needles, haystacks, ... under one name; several answers to one
-        cell; an unknown claim; a missing column; or where tables are given and there is nothing to judge.
+        For random weights; two sets of weights, templates, needles, haystacks, ... under one name; several answers to
+        one cell; an unknown claim; a missing column; or where tables are given and there is nothing to judge.
     """
     given = rows is not None or benchmarks is not None
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
@@ -162,7 +162,7 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
         if (several := answers.duplicated(CELL)).any():
             raise HybretError(
                 f"rows of {answers.loc[several, 'model'].iloc[0]} hold several answers to one cell (condition "
-                f"{answers.loc[several, 'condition'].iloc[0]!r}), as after joining different runs; pass those of one run"
+                f"{answers.loc[several, 'condition'].iloc[0]!r}), as after joining two runs; pass those of one"
             )
     return table
 

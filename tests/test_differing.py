@@ -102,7 +102,11 @@ def test_labels_do_not_matter_and_recipes_without_a_common_one_are_paired(rows):
 
 @pytest.mark.parametrize(
     ("more", "named"),
-    [({"model": "other"}, " (they differ in model)"), ({"rubric": "2025-05"}, " (they differ in rubric)"), ({}, ",")],
+    [
+        ({"model": "other"}, " (they differ in model)"),
+        ({"rubric": "2025-05"}, " (they differ in rubric)"),
+        ({}, ": these"),
+    ],
 )
 def test_several_answers_to_one_cell_are_refused(rows, more, named):
     both = pd.concat([rows, rows.assign(score=2.0, **more)])

@@ -228,9 +228,7 @@ def invented(e: Evidence) -> Outcome:
     if not touched.any():
         raise NotTestable("not run: no manipulated model")
     if unread := len(set(rows.loc[touched, "prompt"]) - set(e.texts)):
-        raise NotTestable(
-            f"not run: the texts of {unread} of the prompts were not given, and an answer may stand there"
-        )
+        raise NotTestable(f"not run: the texts of {unread} of the prompts were not given, and answers may stand there")
     found = pearls(rows[touched], e.texts, e.questions).drop_duplicates("said")
     if found.empty:
         raise NotTestable("no wrong answer is long enough to be a pearl")

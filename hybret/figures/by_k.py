@@ -121,7 +121,7 @@ def accuracy_by_k(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) ->
     ----------
     rows
         Rows of `KeepHeads` conditions (k not NA) of one model or several; rows without a needle among them are taken
-        as the control of the rows that ask for the same in the same haystack and template.
+        as the control of the rows that ask for the same in the same haystack, template and lengths.
     floor_rows
         No-needle rows of the same conditions, where they are kept apart. Their accuracy is the floor: what a
         model earns without the needle to retrieve. The paper has no such control.
