@@ -318,4 +318,4 @@ def maximum(rows: pd.DataFrame) -> pd.Series:
     """The points of the full needle in the rubric of each row; 5 where the rows name no rubric."""
     if "rubric" not in rows:
         return pd.Series(5.0, rows.index)
-    return rows["rubric"].map({name: r.maximum for name, r in RUBRICS.items()})
+    return rows["rubric"].astype(object).map({name: r.maximum for name, r in RUBRICS.items()})

@@ -151,7 +151,7 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
     kinds |= {f"{name}s": table[column] for name, column in ONE.items() if column in table}
     for kind, column in kinds.items():
         # Recipes are judged apart, and have rubrics of their own.
-        whose = table["model"] + ", " + table["recipe"] if kind == "rubrics" else table["model"]
+        whose = table["model"].astype(str) + ", " + table["recipe"].astype(str) if kind == "rubrics" else table["model"]
         several = column.groupby(whose).nunique() > 1
         if several.any():
             raise HybretError(f"rows of {several.idxmax()} come from different {kind}; pass those of one only")

@@ -214,6 +214,13 @@ def test_a_floor_is_that_of_the_lengths_that_were_asked():
         tables.above_floor(pd.concat([needle, control[control["length"] == 300]]))
 
 
+def test_columns_of_categories_are_as_good_as_texts():
+    rows = rows_of([5, 2, 0], condition=["a", "a", "b"], haystack="h")
+    named = rows.astype(dict.fromkeys(["condition", "rubric", "haystack", "needle", "template"], "category"))
+    table, other = (tables.accuracy(r, "condition").astype({"condition": str}) for r in (rows, named))
+    pd.testing.assert_frame_equal(table, other)
+
+
 def test_rounding_makes_no_other_cells():
     rows = rows_of([5, 0, 5], depth=[30.0, 30.000000000000004, 60.0], k=[2.0, 2.0000000000000004, 3.0])
     table = tables.accuracy(rows, ["k", "depth"])
