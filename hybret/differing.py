@@ -64,12 +64,12 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
     Raises
     ------
     HybretError
-        No finished rows there, a damaged file, or no cell that both have.
+        No finished rows there, a damaged file, several answers to one cell in `a` or in `b`, or no cell that both have.
     """
     one, other = _rows(a), _rows(b)
     common = set(one["recipe"]) & set(other["recipe"])
     cell = [*CELL, "recipe"] if common else CELL
-    kept = [rows[[*dict.fromkeys([*cell, "condition", *SEEN])]].drop_duplicates(cell) for rows in (one, other)]
+    kept = [_single(rows, cell)[[*dict.fromkeys([*cell, "condition", *SEEN])]] for rows in (one, other)]
     both = kept[0].merge(kept[1], on=cell, how="outer", suffixes=("_a", "_b"), indicator="side")
     if not (both["side"] == "both").any():
         mine, theirs = tables.with_needle(one), tables.with_needle(other)  # all controls have one name
@@ -93,6 +93,19 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
         provenance=_provenance(one, other),
         cells=both.loc[both["change"] != "", columns].reset_index(drop=True),
         conditions=pd.DataFrame([_counts(label, part) for label, part in both.groupby("condition", sort=False)]),
+    )
+
+
+def _single(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """One row of each cell; what answers a cell in several ways holds several runs, and the first is not all of it."""
+    answers = rows.drop_duplicates([*cell, *SEEN])
+    several = answers[answers.duplicated(cell, keep=False)]
+    if several.empty:
+        return answers
+    apart = [column for column in _MARKED if column in several and several[column].nunique() > 1]
+    named = f" (they differ in {', '.join(apart)})" if apart else ""
+    raise HybretError(
+        f"one of the two holds several answers to one cell{named}: these are several runs; compare one with one other"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import asked
+from . import asked, niah
 from .engine import generation
 from .engine.scan import parallel_scans
 from .engine.tracing import Trace, implementation
@@ -25,6 +25,7 @@ from .interventions import Intervention, Keep, elementary
 from .presets import RANDOM, RANDOM_MODELS
 from .recipe import CORRECTED, Recipe
 from .recipe import recipe as find_recipe
+from .soundness import require_tokens
 
 if TYPE_CHECKING:
     from .models import Model
@@ -192,7 +193,8 @@ def look(
     Raises
     ------
     HybretError
-        No condition, one that does not fit the model, or no token to write; before the model runs.
+        No condition, one that does not fit the model, a prompt of another one, or no token to write; before the model
+        runs.
     """
     recipe = find_recipe(recipe)
     conditions = asked.conditions({"untouched": Keep()} if conditions is None else conditions)
@@ -202,6 +204,8 @@ def look(
         validate(condition, model.heads, model.attention_layers)
         if needs_question(elementary(condition)) and not prompt.question_span:
             raise no_question()
+    niah.require_reader(model, [prompt])
+    require_tokens(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)
     which = torch.tensor([i for i, each in enumerate(bins) for _ in range(each.start, each.end)])
     runs = [_run(model, prompt, label, each, recipe, max_new_tokens, which) for label, each in conditions.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -12,13 +12,16 @@ from .scoring import normalise
 WORDS = 5  # fewest words of a pearl
 
 
-def pearls(rows: pd.DataFrame, texts: Mapping[str, str]) -> pd.DataFrame:
+def pearls(
+    rows: pd.DataFrame, texts: Mapping[str, str], questions: Iterable[str] = (PAPER_NEEDLE.question,)
+) -> pd.DataFrame:
     """The wrong answers of each condition that are long enough and do not only repeat the question.
 
     Parameters
     ----------
     rows : rows of sweeps.
     texts : text of each prompt by `Prompt.key`; an answer is looked for in all of them, without case and punctuation.
+    questions : what the prompts ask.
 
     Returns
     -------
@@ -28,8 +31,8 @@ def pearls(rows: pd.DataFrame, texts: Mapping[str, str]) -> pd.DataFrame:
     """
     wrong = rows[(rows["score"] == 0) & (rows["answer"].str.count(r"\S+") >= WORDS)]
     wrong = wrong.assign(said=wrong["answer"].map(normalise))
-    question = normalise(PAPER_NEEDLE.question)
-    wrong = wrong[~wrong["said"].isin([said for said in wrong["said"].unique() if said in question])]
+    asked = " | ".join(map(normalise, questions))
+    wrong = wrong[~wrong["said"].isin([said for said in wrong["said"].unique() if said in asked])]
     groups = wrong.groupby(["condition", "said"], sort=False).agg(answer=("answer", "first"), times=("answer", "size"))
     groups = groups.reset_index()
     everything = " | ".join(normalise(text) for text in texts.values())

@@ -27,7 +27,7 @@ CELL = ("template", "haystack", "haystack_seed", "needle", "asked", "length", "d
 # Two values of any of these are two things, and no mean is over both. Haystack seeds are draws of one thing.
 ALIKE = ("model", "weights", "recipe", "rubric", "during", "intervention", "template", "haystack", "needle", "asked",
          "device", "dtype")  # fmt: skip
-# What rows share with the control that is their floor; and the haystack's seed.
+# What rows share with the control that is their floor; and the haystack's seed, and the length.
 GROUND = tuple(column for column in ALIKE if column not in ("rubric", "needle"))
 # Columns that say where the needle is, and so mean nothing in a control row.
 PLACE = ("depth", "distance", "in_window", "needle_start", "needle_end", "needle", "tokens")
@@ -80,7 +80,7 @@ def floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFrame:
     if ground.empty:
         raise HybretError(
             "no control rows of what these rows ask for: run the same conditions on grid(..., control=True) as well, "
-            "with the same needle, haystack and template"
+            "with the same needle, haystack, template and lengths"
         )
     return accuracy(ground, [column for column in by if column not in PLACE])
 
@@ -89,7 +89,7 @@ def above_floor(rows: pd.DataFrame, by: str | Sequence[str] = ()) -> pd.DataFram
     """`accuracy` with the floor of each group beside it.
 
     Added columns: floor, floor_low, floor_high, and `above` = accuracy - floor, the credit that needs the
-    needle. Groups without a control row of their own needle, haystack and template have NA there.
+    needle. Groups without a control row of their own needle, haystack, template and lengths have NA there.
 
     Raises
     ------
@@ -289,13 +289,13 @@ def once(rows: pd.DataFrame, by: Sequence[str] = ()) -> None:
 
 
 def belonging(control: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The control rows that are a floor of these rows: of the same needle, haystack, template, condition and model.
+    """The control rows that are a floor of these: of the same needle, haystack, template, length, condition, model.
 
     Parameters
     ----------
     control, rows : rows without a needle, and rows with one.
     """
-    shared = [column for column in (*GROUND, "haystack_seed") if column in control and column in rows]
+    shared = [column for column in (*GROUND, "haystack_seed", "length") if column in control and column in rows]
     if not shared:
         return control
     there, here = (pd.MultiIndex.from_frame(part[shared].astype(str)) for part in (rows, control))
@@ -318,4 +318,4 @@ def maximum(rows: pd.DataFrame) -> pd.Series:
     """The points of the full needle in the rubric of each row; 5 where the rows name no rubric."""
     if "rubric" not in rows:
         return pd.Series(5.0, rows.index)
-    return rows["rubric"].map({name: r.maximum for name, r in RUBRICS.items()})
+    return rows["rubric"].astype(object).map({name: r.maximum for name, r in RUBRICS.items()})

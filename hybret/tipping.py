@@ -40,7 +40,7 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
     Raises
     ------
     HybretError
-        If no row keeps heads, or there is no control.
+        If no row keeps heads, or a curve has no control at one of its k.
     """
     by = list(by)
     lines = []
@@ -124,4 +124,11 @@ def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     asked.table(rows, [], ("k",))
     if "k" not in rows or (kept := heads_kept(rows)).empty:
         raise HybretError("no rows that keep heads; run KeepHeads conditions, for sparse_k with during='both'")
-    return tables.above_floor(kept, [*by, "k"])
+    table = tables.above_floor(kept, [*by, "k"])
+    if (bare := table[table["above"].isna()]).empty:
+        return table
+    where = ", ".join(f"{column} {bare.iloc[0][column]}" for column in (*by, "k"))
+    raise HybretError(
+        f"these rows have no control for {where}, so how much of its accuracy is luck is not known; run the same "
+        "conditions on grid(..., control=True) as well, or leave those rows out"
+    )

@@ -31,6 +31,7 @@ SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "
          "prompt")  # fmt: skip
 # What rows of a model have one of, and the column that tells.
 ONE = {"needle": "asked", "haystack": "haystack", "rubric": "rubric", "device": "device", "dtype": "dtype"}
+CELL = ["model", "recipe", "intervention", "prefill", "generation", "k", "during", *tables.CELL]
 ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
          "choices")  # fmt: skip
 
@@ -67,8 +68,8 @@ def of(
     Raises
     ------
     HybretError
-        For random weights; two sets of weights, templates, needles, haystacks, ... under one name; an unknown claim; a
-        missing column; or where tables are given and there is nothing to judge.
+        For random weights; two sets of weights, templates, needles, haystacks, ... under one name; several answers to
+        one cell; an unknown claim; a missing column; or where tables are given and there is nothing to judge.
     """
     given = rows is not None or benchmarks is not None
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
@@ -76,13 +77,15 @@ def of(
     if unknown := [name for name in names if name not in CLAIMS]:
         raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
     known = {model.name: model for model in models}
-    texts = {prompt.key: prompt.text for prompt in prompts}
+    prompts = list(prompts)
+    texts, questions = {prompt.key: prompt.text for prompt in prompts}, {prompt.question for prompt in prompts}
     pairs = [(model, recipe) for model in known for recipe in recipes]
     pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
     if given and not pairs:
         raise HybretError("there are no rows to judge; run a sweep first, or check the selection that was passed")
     evidence = [
-        _evidence(rows, benchmarks, known.get(model), model, recipe, texts) for model, recipe in dict.fromkeys(pairs)
+        _evidence(rows, benchmarks, known.get(model), model, recipe, texts, questions)
+        for model, recipe in dict.fromkeys(pairs)
     ]
     lines = []
     for claim in (claim for name, claim in CLAIMS.items() if name in names):
@@ -98,11 +101,17 @@ def of(
 
 
 def _evidence(
-    rows: pd.DataFrame, benchmarks: pd.DataFrame, loaded: Any, model: str, recipe: str, texts: dict[str, str]
+    rows: pd.DataFrame,
+    benchmarks: pd.DataFrame,
+    loaded: Any,
+    model: str,
+    recipe: str,
+    texts: dict[str, str],
+    questions: set[str],
 ) -> Evidence:
     own, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
     heads, parameters, family = (getattr(loaded, name, None) for name in ("heads", "parameters", "family"))
-    return Evidence(model, recipe, own, tested, heads, parameters, texts, family or "")
+    return Evidence(model, recipe, own, tested, heads, parameters, texts, family or "", questions)
 
 
 _FIELDS = [name for name in Claim.__dataclass_fields__ if name not in ("name", "judge")]
@@ -142,11 +151,20 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
     kinds |= {f"{name}s": table[column] for name, column in ONE.items() if column in table}
     for kind, column in kinds.items():
         # Recipes are judged apart, and have rubrics of their own.
-        whose = table["model"] + ", " + table["recipe"] if kind == "rubrics" else table["model"]
+        whose = table["model"].astype(str) + ", " + table["recipe"].astype(str) if kind == "rubrics" else table["model"]
         several = column.groupby(whose).nunique() > 1
         if several.any():
             raise HybretError(f"rows of {several.idxmax()} come from different {kind}; pass those of one only")
-    return tables.settled(table)
+    table = tables.settled(table)
+    if "prompt" in table:
+        # What overlapping tables have in common counts once; of two answers to one cell none is the one.
+        answers = table.drop_duplicates([*CELL, "prompt", "answer", "score"])
+        if (several := answers.duplicated(CELL)).any():
+            raise HybretError(
+                f"rows of {answers.loc[several, 'model'].iloc[0]} hold several answers to one cell (condition "
+                f"{answers.loc[several, 'condition'].iloc[0]!r}), as after joining two runs; pass those of one"
+            )
+    return table
 
 
 def said(table: pd.DataFrame) -> dict[str, list[str]]:

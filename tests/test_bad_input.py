@@ -263,6 +263,14 @@ SWEEPS = {
         lambda w: sweep(prompts=niah.grid(hb.load("jamba-tiny", "cpu"), [200], [50]))(w),
         "(template 'base', length 200) is for another tokenizer or chat template than that of random-griffin; make",
     ),
+    "prompt of another model looked at": (
+        lambda w: hb.look(w.model, niah.grid(hb.load("jamba-tiny", "cpu"), [200], [50])[0]),
+        "(template 'base', length 200) is for another tokenizer or chat template than that of random-griffin; make",
+    ),
+    "prompt of another tokenizer looked at": (
+        lambda w: hb.look(w.model, _changed(w.prompts[0], ids=(1, 10**6))),
+        "holds the token 1000000, and random-griffin has 2048; build the prompts with this model's tokenizer",
+    ),
     "prompts of another chat template": (
         lambda w: sweep(
             prompts=niah.grid(_chat(w, TURN), [300], [50], "instruct"),

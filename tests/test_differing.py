@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -97,6 +98,21 @@ def test_labels_do_not_matter_and_recipes_without_a_common_one_are_paired(rows):
     other = rows.assign(condition="x", recipe="PAPER")
     found = hb.diff(rows, other)
     assert found.same and found.provenance == {"recipe": (["CORRECTED"], ["PAPER"])}
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"model": "other"}, " (they differ in model)"),
+        ({"rubric": "2025-05"}, " (they differ in rubric)"),
+        ({}, ": these"),
+    ],
+)
+def test_several_answers_to_one_cell_are_refused(rows, more, named):
+    both = pd.concat([rows, rows.assign(score=2.0, **more)])
+    for pair in ((both, rows), (rows, both)):
+        with pytest.raises(HybretError, match="several answers to one cell" + re.escape(named)):
+            hb.diff(*pair)
 
 
 def test_the_command_escapes_what_models_wrote_and_its_status_tells(rows, changed, tmp_path):

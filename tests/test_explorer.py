@@ -98,6 +98,18 @@ def test_the_first_view_sets_all_heads_beside_the_collapse():
     assert state["series"][a["series"]]["template"] == "base"
 
 
+def test_a_floor_is_that_of_the_rows_and_counts_each_control_once():
+    rows = toy()
+    control = rows["needle"] == "none"
+    rows.loc[control & (rows["length"] == 100), "score"] = 1.0
+    shown = state_of(checked(rows), {})[0]["steps"]
+    assert {step["floor"] for step in shown} == {0.05}
+    again = pd.concat([rows, rows[control & (rows["length"] == 100)]])  # of two sweeps that overlap
+    assert state_of(checked(again), {})[0]["steps"] == shown
+    longer = rows[control | (rows["length"] > 100)]
+    assert {step["floor"] for step in state_of(checked(longer), {})[0]["steps"]} == {0.0}
+
+
 def test_a_score_is_explained_item_by_item():
     state, _ = state_of(checked(toy()), {})
     half = state["answers"].index(HALF)
@@ -248,12 +260,14 @@ def test_the_command_writes_a_page_and_prints_its_path(tmp_path):
     assert Path(done.stdout.strip()) == tmp_path / "one" / "explorer.html"
 
 
-@pytest.mark.parametrize("name", ["missing", "empty", "damaged"])
+@pytest.mark.parametrize("name", ["missing", "empty", "damaged", "changed"])
 def test_a_folder_without_rows_is_one_sentence(tmp_path, name):
     if name != "missing":
         (tmp_path / name).mkdir()
     if name == "damaged":
         (tmp_path / name / "rows-1.parquet").write_bytes(b"PAR1")
+    if name == "changed":  # whole, and not what its name says
+        toy().assign(score=5.0).to_parquet(tmp_path / name / f"rows-1.{'0' * 12}.parquet")
     with pytest.raises(hb.HybretError, match="no run folder|holds no rows|is damaged"):
         maps.rows_of(tmp_path / name)
 

@@ -158,6 +158,15 @@ def test_full_needles_and_the_papers_tipping_point_stand_beside_the_mean(sweep):
     assert "tipping point" not in text(figures.accuracy_by_k(lowered[lowered["k"] < 10]))
 
 
+def test_a_curve_that_ends_below_all_heads_is_not_taken_for_a_smaller_model(sweep):
+    acted = sweep.assign(acted_prefill=0, acted_generation=np.where(sweep["k"] < 10, 7, 0))
+    for rows, whole in ((sweep, True), (acted, True), (acted.assign(acted_generation=7), False)):
+        said = text(figures.accuracy_by_k(rows))
+        assert ("of 10" in said, "tipping point" in said) == (whole, whole)
+    with pytest.raises(HybretError, match="end below all its heads, which this figure shows; run that k as well"):
+        figures.home(acted.assign(acted_generation=7).query("during == 'generation'"))
+
+
 def three(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows as those of three models with different heads; the last one is instruction-tuned."""
     named = {"griffin-tiny": 10, "griffin-small": 16, "jamba-tiny": 32}

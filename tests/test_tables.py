@@ -203,6 +203,24 @@ def test_a_floor_belongs_to_its_needle_haystack_and_template():
         tables.above_floor(pd.concat([paper, floors[1]]))
 
 
+def test_a_floor_is_that_of_the_lengths_that_were_asked():
+    needle = rows_of([5, 0], length=[100, 200])
+    control = rows_of([1, 0, 5], needle="none", depth=np.nan, prompt=["c0", "c1", "c2"], length=[100, 200, 300])
+    rows = pd.concat([needle, control])
+    assert one(tables.above_floor(rows))["floor"] == pytest.approx(0.1)
+    short = rows[(rows["needle"] == "none") | (rows["length"] == 100)]
+    assert one(tables.above_floor(short, "condition"))["floor"] == one(tables.floor(short))["accuracy"] == 0.2
+    with pytest.raises(HybretError, match="no control rows .* template and lengths"):
+        tables.above_floor(pd.concat([needle, control[control["length"] == 300]]))
+
+
+def test_columns_of_categories_are_as_good_as_texts():
+    rows = rows_of([5, 2, 0], condition=["a", "a", "b"], haystack="h")
+    named = rows.astype(dict.fromkeys(["condition", "rubric", "haystack", "needle", "template"], "category"))
+    table, other = (tables.accuracy(r, "condition").astype({"condition": str}) for r in (rows, named))
+    pd.testing.assert_frame_equal(table, other)
+
+
 def test_rounding_makes_no_other_cells():
     rows = rows_of([5, 0, 5], depth=[30.0, 30.000000000000004, 60.0], k=[2.0, 2.0000000000000004, 3.0])
     table = tables.accuracy(rows, ["k", "depth"])

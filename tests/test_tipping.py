@@ -98,6 +98,11 @@ def test_bad_rows():
         tipping_points(curve([0, 1]).assign(k=pd.NA))
     with pytest.raises(HybretError, match="no control rows"):
         tipping_points(curve([0, 1]).query("needle != 'none'"))
+    other = curve([0, 1], model="other")
+    for kept in ("needle != 'none'", "needle != 'none' or k == 0"):  # no floor, or none at k = 1
+        bare = other.query(kept)
+        with pytest.raises(HybretError, match="no control for model other, .* k [01],"):
+            tipping_points(pd.concat([curve([0, 1]), bare]))
     with pytest.raises(HybretError, match="mix several values of 'model'"):
         sparse_k(pd.concat([curve([0, 1], during="both"), curve([0, 1], during="both", model="other")]))
     with pytest.raises(HybretError, match="share is"):

@@ -229,18 +229,36 @@ def test_steps_do_not_change_what_the_prefill_costs():
 
 def test_answers_copied_from_a_prompt_are_not_invented():
     rows = world()
-    elsewhere = [SimpleNamespace(key="p0", text="Nothing of the kind stands here.")]
-    copied = [SimpleNamespace(key="p0", text="As I said: You need humility, to know when to stop!")]
+
+    def prompts(text, question="Where is it?"):
+        return [SimpleNamespace(key=key, text=text, question=question) for key in rows["prompt"].unique()]
+
+    elsewhere = prompts("Nothing of the kind stands here.")
+    copied = prompts("As I said: You need humility, to know when to stop!")
     assert verdict("invented", rows, prompts=elsewhere)["verdict"] == REPRODUCED
     line = verdict("invented", rows, prompts=copied)
     assert line["verdict"] == NOT_REPRODUCED and line["ours"].startswith("1 of 1")
     assert verdict("invented", rows)["verdict"] == NOT_TESTABLE
+    assert "texts of 1 of the prompts were not given" in verdict("invented", rows, prompts=elsewhere[1:])["why"]
+    echoed = verdict("invented", rows, prompts=prompts(copied[0].text, "You need humility to know when to stop?"))
+    assert "long enough" in echoed["why"]  # who repeats the question, whatever it is, has retrieved no wrong sentence
     whole = rows["condition"].isin(["g10", "j10", "b10", "Keep-Keep"])
     fine = rows.assign(answer=rows["answer"].mask(~whole, "nobody ever said this in earnest"))
     assert verdict("invented", fine, prompts=copied)["verdict"] == REPRODUCED  # the untouched model does not count
     assert verdict("invented", rows[whole], prompts=copied)["why"] == "not run: no manipulated model"
     short = verdict("invented", rows.assign(answer="no idea"), prompts=copied)
     assert short["verdict"] == NOT_TESTABLE and "long enough" in short["why"]
+
+
+@pytest.mark.parametrize("changed", [{"score": 5.0}, {"answer": "another"}, {"prompt": "longer"}])
+def test_several_answers_to_one_cell_are_refused_in_any_order(changed):
+    rows = world()
+    other = rows.assign(**changed)
+    for parts in ([rows, other], [other, rows]):
+        with pytest.raises(HybretError, match="rows of tiny hold several answers to one cell"):
+            verdicts.of(pd.concat(parts))
+    once, twice = (verdict("no-attention-generation", table) for table in (rows, pd.concat([rows, rows[10:]])))
+    pd.testing.assert_series_equal(once, twice)  # tables that overlap
 
 
 def test_every_claim_is_tried_here():

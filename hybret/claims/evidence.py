@@ -7,7 +7,7 @@ and resampled prompt by prompt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -85,6 +85,7 @@ class Evidence:
     parameters : size of the model, None if unknown.
     texts : text of each prompt by `Prompt.key`.
     family : transformers' model type, empty if unknown.
+    questions : what the prompts of `texts` ask.
     """
 
     model: str
@@ -95,6 +96,7 @@ class Evidence:
     parameters: int | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     family: str = ""
+    questions: Collection[str] = ()
     _known: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     # ------------------------------------------------------------ what was run

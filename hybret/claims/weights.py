@@ -227,7 +227,9 @@ def invented(e: Evidence) -> Outcome:
         touched &= (rows["k"] != e.heads).fillna(True)  # with all its heads a model is not manipulated
     if not touched.any():
         raise NotTestable("not run: no manipulated model")
-    found = pearls(rows[touched], e.texts).drop_duplicates("said")
+    if unread := len(set(rows.loc[touched, "prompt"]) - set(e.texts)):
+        raise NotTestable(f"not run: the texts of {unread} of the prompts were not given, and answers may stand there")
+    found = pearls(rows[touched], e.texts, e.questions).drop_duplicates("said")
     if found.empty:
         raise NotTestable("no wrong answer is long enough to be a pearl")
     n, copied = len(found), int(found["copied"].sum())

@@ -67,7 +67,7 @@ def sweep(
     from ..prompts import CONTROL
     from ..recipe import recipe as find_recipe
     from ..sweeping import sweep as run
-    from ..tables import accuracy
+    from ..tables import accuracy, floor
 
     chosen = find_recipe(recipe)
     if template not in niah.TEMPLATES:
@@ -106,7 +106,7 @@ def sweep(
     rows = run(subject, prompts, conditions, chosen, out, budget=budget, progress=shown, engine=cluster or "local")
     summary = _summary(accuracy(rows[rows.needle != CONTROL], by=["condition"], seed=seed), conditions)
     if control:
-        floors = _summary(accuracy(rows[rows.needle == CONTROL], by=["condition"], seed=seed), conditions)
+        floors = _summary(floor(rows, by=["condition"]), conditions)
         for name, found in summary.items():
             found["floor"] = floors[name]["accuracy"]
     if as_json:
@@ -115,9 +115,9 @@ def sweep(
     table = Table("condition", "accuracy", "95 % interval", "exact", "n", *(["floor"] if control else []), box=None)
     for name, found in summary.items():
         low, high = found["ci95"]
-        floor = [f"{found['floor']:.1%}"] if control else []
+        ground = [f"{found['floor']:.1%}"] if control else []
         table.add_row(name, f"{found['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", f"{found['exact']:.1%}",
-                      str(found["n"]), *floor)  # fmt: skip
+                      str(found["n"]), *ground)  # fmt: skip
     head = f"{subject.name}, recipe {chosen.name}, template {template}, {subject.dtype} on {subject.device}"
     Console().print(printable(head), markup=False)
     Console().print(table)

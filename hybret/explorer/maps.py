@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..errors import HybretError
 from ..prompts import Needle, Prompt
+from ..store import read_rows
 from . import contexts
 from .state import checked, state_of
 from .widget import Widget
@@ -99,13 +100,10 @@ def rows_of(run: str | Path) -> pd.DataFrame:
     paths = sorted(run.glob("rows-*.parquet")) or sorted(run.glob("*/rows-*.parquet"))
     if not paths:
         raise HybretError(f"{run} holds no rows (rows-*.parquet): the run has not finished, or it is another folder")
-    parts = []
-    for path in paths:
-        try:
-            parts.append(pd.read_parquet(path))
-        except (ValueError, OSError) as problem:
-            raise HybretError(f"{path} is damaged; remove it and run the sweep again") from problem
-    return pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
+    try:
+        return read_rows(paths)
+    except OSError as problem:
+        raise HybretError(f"cannot read rows of {run} ({problem})") from problem
 
 
 def _table(state: dict[str, Any]) -> str:

@@ -115,7 +115,8 @@ def state_of(
 
     hidden = rows[rows["needle"] != tables.CONTROL].drop_duplicates(["step", *PLACE]).sort_values("step", kind="stable")
     means = tables.accuracy(hidden, by=["step"], n_boot=200).set_index("step")
-    control = rows[rows["needle"] == tables.CONTROL]
+    control = rows[rows["needle"] == tables.CONTROL].drop_duplicates(["step", *PLACE])
+    control = tables.belonging(control, hidden)
     floors = tables.fraction(control).groupby(control["step"]).mean() if len(control) else pd.Series(dtype=float)
     hidden["place"], places = _codes(hidden, PLACE)
     hidden["said"], said = _codes(hidden, SAID)

@@ -62,7 +62,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, floor: pd.DataFrame, by: str, many: b
     for i, name in enumerate(dict.fromkeys(named)):
         _curve(axes, rows[named == name], floor[below == name], name, i)
     heads = int(rows["k"].max())
-    axes.set_xlabel(f"heads kept per layer, k, of {heads}")
+    axes.set_xlabel("heads kept per layer, k" + (f", of {heads}" if _whole(rows) else ""))
     axes.set_xticks(range(0, heads + 1, (1 if heads < 8 else 2 if heads <= 16 else 4) if many else 1 + (heads > 16)))
     axes.set_xlim(-0.04 * max(heads, 10), heads + 0.04 * max(heads, 10))
     percent_axis(axes)
@@ -74,6 +74,12 @@ def _sparse(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
     if not (kept := rows["k"].notna()).any():
         raise HybretError("no rows that keep heads; run KeepHeads conditions")
     return rows[kept]
+
+
+def _whole(rows: pd.DataFrame) -> bool:
+    """Whether the largest k of one model's rows is all its heads: only then does keeping them do nothing."""
+    acted = [column for column in ("acted_prefill", "acted_generation") if column in rows]
+    return not rows.loc[rows["k"] == rows["k"].max(), acted].to_numpy(dtype=float).any()
 
 
 def _tipping(axes: Axes, heads: int) -> bool:
@@ -94,7 +100,7 @@ def _panels(rows: pd.DataFrame, floor_rows: pd.DataFrame | None, by: str, mark: 
     for axes, model in zip(grid, models, strict=True):
         own = rows[rows["model"] == model]
         _panel(axes, own, floor[floor["model"] == model], by, len(models) > 1)
-        marked |= mark(axes, int(own["k"].max()))
+        marked |= _whole(own) and mark(axes, int(own["k"].max()))
         if len(models) > 1:
             axes.set_title(model)
             axes.label_outer()
@@ -121,7 +127,7 @@ def accuracy_by_k(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) ->
     ----------
     rows
         Rows of `KeepHeads` conditions (k not NA) of one model or several; rows without a needle among them are taken
-        as the control of the rows that ask for the same in the same haystack and template.
+        as the control of the rows that ask for the same in the same haystack, template and lengths.
     floor_rows
         No-needle rows of the same conditions, where they are kept apart. Their accuracy is the floor: what a
         model earns without the needle to retrieve. The paper has no such control.
@@ -131,7 +137,7 @@ def accuracy_by_k(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) ->
     Figure
         One panel per model. Lines: mean score with 95 % bootstrap bands over prompts, in per cent of the maximum;
         dashed: share of answers with the full needle; dotted: floor. A triangle marks the tipping point that the paper
-        gives for its model with as many heads.
+        gives for its model with as many heads, where the rows go up to all of them.
 
     Raises
     ------
@@ -166,9 +172,16 @@ def home(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
         one curve each, over the share of their heads; the maps are those of the first.
     palette
         As in `retrieval_maps`.
+
+    Raises
+    ------
+    HybretError
+        If the rows of a model end below all its heads.
     """
     rows, floor = split(_sparse(rows, "length", "depth", "in_window"))
     models = list(dict.fromkeys(rows["model"]))
+    if part := [model for model in models if not _whole(rows[rows["model"] == model])]:
+        raise HybretError(f"the rows of {part[0]} end below all its heads, which this figure shows; run that k as well")
     figure = canvas(3.6)
     axes = figure.subplot_mosaic([["curve", "all"], ["curve", "none"]], width_ratios=[1.7, 1])
     for i, model in enumerate(models):

@@ -235,8 +235,8 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
         ground = tables.settled(asked.table(floor_rows, plain, NUMBERS))
         if len(ground) and tables.belonging(ground, needle).empty:
             raise HybretError(
-                "floor_rows are the control of other rows; give that of the same needle, haystack, template and "
-                "conditions"
+                "floor_rows are the control of other rows; give that of the same needle, haystack, template, lengths "
+                "and conditions"
             )
     return needle, tables.belonging(ground, needle)
 
