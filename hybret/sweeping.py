@@ -155,7 +155,7 @@ def sweep(
         rows = pd.DataFrame(
             [
                 _row(model, recipe, label, condition, p, store.answers[p.key, effects[label]])
-                | {"run": name_of(run), "batch": store.batches[p.key, effects[label]]}
+                | {"max_new_tokens": max_new_tokens, "run": name_of(run), "batch": store.batches[p.key, effects[label]]}
                 for p in prompts
                 for label, condition in conditions.items()
             ]
@@ -183,6 +183,11 @@ def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> No
         raise HybretError(
             f"{len(prompts) - len(cells)} prompts are given twice and would count twice; give each one once"
         )
+    texts: dict[tuple[str, int | None], str] = {}
+    for p in prompts:  # of the embedded text as much is written as the longest prompt of a grid needs
+        known = texts.setdefault((p.haystack, p.haystack_seed), p.haystack_sha256)
+        if p.haystack != "embedded" and known != p.haystack_sha256:
+            raise HybretError(f"two different haystacks are called {p.haystack!r}; give each a name of its own")
     asked.conditions(conditions)
     niah.require_reader(model, prompts)
     require_tokens(model, [p.ids for p in prompts], asked.whole("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS))

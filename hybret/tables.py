@@ -26,7 +26,7 @@ from .scoring import RUBRICS
 CELL = ("template", "haystack", "haystack_seed", "needle", "asked", "length", "depth")
 # Two values of any of these are two things, and no mean is over both. Haystack seeds are draws of one thing.
 ALIKE = ("model", "weights", "recipe", "rubric", "during", "intervention", "template", "haystack", "needle", "asked",
-         "device", "dtype")  # fmt: skip
+         "device", "dtype", "max_new_tokens")  # fmt: skip
 # What rows share with the control that is their floor; and the haystack's seed, and the length.
 GROUND = tuple(column for column in ALIKE if column not in ("rubric", "needle"))
 # Columns that say where the needle is, and so mean nothing in a control row.

@@ -30,7 +30,14 @@ SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "
          "haystack", "haystack_seed", "needle", "asked", "length", "depth", "in_window", "answer", "score",
          "prompt")  # fmt: skip
 # What rows of a model have one of, and the column that tells.
-ONE = {"needle": "asked", "haystack": "haystack", "rubric": "rubric", "device": "device", "dtype": "dtype"}
+ONE = {
+    "needle": "asked",
+    "haystack": "haystack",
+    "rubric": "rubric",
+    "device": "device",
+    "dtype": "dtype",
+    "answer length": "max_new_tokens",
+}
 CELL = ["model", "recipe", "intervention", "prefill", "generation", "k", "during", *tables.CELL]
 ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
          "choices")  # fmt: skip

@@ -255,6 +255,15 @@ SWEEPS = {
     "prompts a text": (sweep(prompts="x"), "prompts are a list of Prompt, not str"),
     "prompts of texts": (sweep(prompts=["x"]), "prompts are a list of Prompt"),
     "prompt twice": (lambda w: sweep(prompts=w.prompts + w.prompts[:1])(w), "1 prompts are given twice"),
+    "two haystacks of one name": (
+        lambda w: sweep(
+            prompts=[
+                _changed(w.prompts[0], haystack="mine", haystack_sha256=text, length=n)
+                for n, text in ((1, "a"), (2, "b"))
+            ]
+        )(w),
+        "two different haystacks are called 'mine'; give each a name of its own",
+    ),
     "prompt of another tokenizer": (
         lambda w: sweep(prompts=[_changed(w.prompts[0], ids=(1, 10**6))])(w),
         "holds the token 1000000, and random-griffin has 2048; build the prompts with this model's tokenizer",

@@ -257,6 +257,11 @@ def test_another_needle_keeps_its_own_question_and_reference(tokenizer):
 def test_depths_do_not_carry_rounding(tokenizer):
     (p,) = grid(tokenizer, [300], [100 * (0.1 + 0.2)], haystack=HAY)
     assert p.depth == 30.0 and grid(tokenizer, [300], [100 - 1e-12], haystack=HAY)[0].depth == 100.0
+    assert str(grid(tokenizer, [300], [-0.0], haystack=HAY)[0].depth) == "0.0"
+
+
+def test_small_depths_beside_others_are_no_fractions(tokenizer):
+    assert [p.depth for p in grid(tokenizer, [300], [0.5, 2], haystack=HAY)] == [0.5, 2]
 
 
 def test_the_control_of_another_needle_is_cut_and_asked_as_its_prompts_are(tokenizer):

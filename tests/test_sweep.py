@@ -54,6 +54,7 @@ COLUMNS = [
     "prompt",
     "device",
     "dtype",
+    "max_new_tokens",
     "run",
     "batch",
 ]

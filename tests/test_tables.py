@@ -155,7 +155,10 @@ def two(**column) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-@pytest.mark.parametrize("column", [*tables.ALIKE])
+UNLIKE = "model weights recipe rubric during intervention template haystack needle asked device dtype max_new_tokens"
+
+
+@pytest.mark.parametrize("column", UNLIKE.split())
 def test_no_mean_is_over_things_that_are_not_alike(column):
     rows = two(**{column: ("table2", "table2-code")})
     with pytest.raises(
@@ -201,6 +204,27 @@ def test_a_floor_belongs_to_its_needle_haystack_and_template():
         HybretError, match="no control rows of what these rows ask for: .* with the same needle, haystack"
     ):
         tables.above_floor(pd.concat([paper, floors[1]]))
+
+
+@pytest.mark.parametrize("column", [*set(UNLIKE.split()) - {"rubric", "needle"}, "haystack_seed"])
+def test_what_a_control_must_share_with_its_rows(column):
+    rows, other = rows_of([5, 0], **{column: "one"}), rows_of([5, 0], **{column: "other"})
+    ground = [
+        rows_of([score], needle="none", depth=np.nan, prompt=f"c{score}", length=0, **{column: value})
+        for score, value in ((1, "one"), (5, "other"))
+    ]
+    assert one(tables.above_floor(pd.concat([rows, *ground]), "condition"))["floor"] == 0.2
+    both = tables.above_floor(pd.concat([rows, other, *ground]), column)
+    assert dict(zip(both[column], both["floor"], strict=True)) == {"one": 0.2, "other": 1.0}
+
+
+@pytest.mark.parametrize("column", [*UNLIKE.split(), "haystack_seed", "length", "depth", "prompt"])
+def test_rows_are_the_same_where_all_of_their_cell_is(column):
+    first = rows_of([5.0]).assign(**{column: 1} if column in ("length", "depth") else {column: "table2"})
+    second = first.assign(**{column: 2} if column in ("length", "depth") else {column: "table2-code"})
+    tables.once(pd.concat([first, second]))
+    with pytest.raises(HybretError, match="1 of these rows are there twice"):
+        tables.once(pd.concat([first, second, second]))
 
 
 def test_a_floor_is_that_of_the_lengths_that_were_asked():

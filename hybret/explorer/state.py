@@ -75,6 +75,8 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(**{name: value for name, value in OPTIONAL.items() if name not in rows}).reset_index(drop=True)
     if rows["score"].isna().any():
         raise HybretError("some rows have no score; score them with hybret.scoring.rescore() first")
+    if unknown := sorted({*map(str, rows["rubric"].dropna())} - {*RUBRICS}):
+        raise HybretError(f"these rows have the unknown rubric {unknown[0]!r}; choose one of {', '.join(RUBRICS)}")
     hidden = rows["needle"] != tables.CONTROL
     if not (hidden & rows["length"].notna() & rows["depth"].notna()).any():
         raise HybretError("no row has a needle with a length and a depth, so there is no map; pass rows of a grid")
