@@ -104,13 +104,13 @@ def maps(texts: dict[str, str]) -> Any:
         some = {name: text for name in ("model", "recipe", "template", "haystack", "device", "dtype", "answer")}
         part = part.assign(**some, condition=text, weights=text, intervention=text)
         part.loc[part["needle"] != "none", "needle"] = text
-        part["asked"] = Needle(text, text, text, (text,)).digest
-        part["prompt"] = [f"{len(needles)}-{key}" for key in part["prompt"]]
+        phrase = f"{text} word"  # a keyword without a word is refused
+        needles.append(Needle(text, phrase, text, (phrase,)))
+        part["asked"] = needles[-1].digest
+        part["prompt"] = [f"{len(needles) - 1}-{key}" for key in part["prompt"]]
         parts.append(part)
         other = part[part["k"] == 0].assign(k=pd.NA, condition=f"other {text}", during=None)
         parts.append(other)
-        phrase = f"{text} word"  # a keyword without a word is refused
-        needles.append(Needle(text, phrase, text, (phrase,)))
     rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
     prompts = [
         hb.prompts.Prompt(
