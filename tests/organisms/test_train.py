@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hybret.errors import HybretError
-from hybret.organisms.training.recipes import train as recipe
+from hybret.organisms.training import train as recipe
 from hybret.organisms.training.train import Training, causal_mask, main, train
 
 
