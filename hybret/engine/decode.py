@@ -24,15 +24,11 @@ from hybret.engine.attach import Trace
 from hybret.engine.context import Frame, Question, Spans, frame
 from hybret.engine.state import State, empty_state, recurrent, restore_recurrent
 from hybret.errors import HybretError
-from hybret.fitting import effective
 from hybret.hybrid import Hybrid
-from hybret.interventions import Intervention
+from hybret.interventions import Actions, Intervention, resolve
 from hybret.recipe import Recipe
 
 MAX_NEW_TOKENS = 40
-
-Actions = tuple[Intervention, ...]
-
 
 UNSHARED = ("qwen3_next", "qwen3_5_text", "zamba", "zamba2")
 """Families whose rows must not share the layers below the first attention layer: Qwen's gate stands between attention
@@ -67,7 +63,7 @@ def prefill_chunk(
     ids : sequence of int
         Token ids of the whole prompt, BOS included.
     rows : sequence of tuple of Intervention
-        What acts during prefill, for each row.
+        What acts during prefill, for each row (`Resolved.prefill`).
     spans, question : intervals in `ids`
     streaming : bool
         Without the attention weights where that is possible, and the layers below the first attention layer for one row
@@ -84,9 +80,8 @@ def prefill_chunk(
             "recurrence from zero); read the prompt in one pass, or answer fewer things about it at once"
         )
     position = state.position + (until - read)
-    acting = effective(rows, model.family, model.heads, recipe)
     places, questions = [spans] * len(rows), [question] * len(rows)
-    context = Frame("prefill", acting, places, position - 1, recipe, trace, streaming, questions=questions)
+    context = Frame("prefill", rows, places, position - 1, recipe, trace, streaming, questions=questions)
     shared = context.streams and len(rows) > 1 and first_o_proj(model) is not None
     state = state if shared else state.unshared()
     inputs = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
@@ -166,11 +161,10 @@ def decode(
     Parameters
     ----------
     rows : sequence of tuple of Intervention
-        What acts during generation, for each row of `state`.
+        What acts during generation, for each row of `state` (`Resolved.generation`).
     spans, questions : sequence
         Intervals for each row.
     """
-    acting = effective(rows, model.family, model.heads, recipe)
     questions = questions or [None] * len(rows)
     answers: list[list[int]] = [[] for _ in rows]
     alive = list(range(len(rows)))
@@ -181,10 +175,8 @@ def decode(
         if running != alive:
             state = state.select(torch.tensor([alive.index(r) for r in running], dtype=torch.long, device=model.device))
         alive = list(running)
-        actions, needles, asked = ([x[r] for r in alive] for x in (acting, spans, questions))
-        return Frame(
-            "generation", actions, needles, state.position, recipe, trace, right_aligned=True, questions=asked
-        )
+        actions, needles, asked = ([x[r] for r in alive] for x in (rows, spans, questions))
+        return Frame("generation", actions, needles, state.position, recipe, trace, right_aligned=True, questions=asked)
 
     context = keep(_append(answers, alive, state.token, model.eos) if state.answered else alive)
     steps = max_new_tokens - state.answered
@@ -239,6 +231,6 @@ def generate(
 
     The caller provides hybret's attention implementation (`hybret.engine.attach.implementation`).
     """
-    state = prefill(model, ids, [intervention.at("prefill")], spans, recipe, trace, question=question)
-    rows = [intervention.at("generation")]
-    return decode(model, state, rows, [spans], recipe, max_new_tokens, trace, [question])[0]
+    condition = resolve(intervention, model, recipe)
+    state = prefill(model, ids, [condition.prefill], spans, recipe, trace, question=question)
+    return decode(model, state, [condition.generation], [spans], recipe, max_new_tokens, trace, [question])[0]

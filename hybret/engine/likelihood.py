@@ -20,15 +20,14 @@ from hybret.engine import decode
 from hybret.engine.acting import settle
 from hybret.engine.attach import implementation
 from hybret.engine.context import Frame, frame
-from hybret.engine.decode import Actions
 from hybret.engine.prefix_tree import shared_tokens
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Budget, budget_of
 from hybret.engine.state import State, empty_state, map_cache, recurrent, restore_recurrent
 from hybret.errors import HybretError
-from hybret.fitting import effective, validate
+from hybret.fitting import validate
 from hybret.hybrid import Hybrid
-from hybret.interventions import Intervention, Keep, KeepHeads
+from hybret.interventions import Actions, Intervention, Keep, KeepHeads, resolve
 from hybret.recipe import Recipe
 
 T = TypeVar("T")
@@ -59,10 +58,9 @@ def log_likelihoods(
     budget : Budget, optional
         Rows and tokens, over all conditions, of one pass; default what fits on the device.
     """
-    acting = []
     for condition in conditions:
         check(model, condition)
-        acting += effective([condition.at("prefill")], model.family, model.heads, recipe)
+    acting = [resolve(condition, model, recipe).prefill for condition in conditions]
     if any(not context or not continuation for context, continuation in requests):
         raise HybretError("a context and its continuation need at least one token each; is there no BOS token?")
     if not requests or not conditions:
@@ -92,7 +90,7 @@ class _Text:
 
 def check(model: Hybrid, condition: Intervention) -> None:
     """Refuse what cannot act on a log-likelihood."""
-    validate(condition, model.heads)
+    validate(condition, model.heads, model.attention_layers)
     if not isinstance(condition, (Keep, KeepHeads)):
         raise HybretError(f"{condition!r} cannot be run on a benchmark, whose prompts hold no needle; use KeepHeads")
     if not isinstance(condition, Keep) and not condition.at("prefill"):
@@ -239,7 +237,6 @@ def _spread(state: State, texts: int, parents: Tensor) -> State:
     # Jamba's states are written in place; picking makes copies.
     cache = map_cache([state.cache], lambda tensors: pick(tensors[0]))
     return replace(state, cache=cache, recurrent=[pick(x) for x in state.recurrent])
-
 
 
 @contextmanager

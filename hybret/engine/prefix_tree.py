@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence, Set
 from itertools import groupby
 
 from hybret.engine import decode
-from hybret.engine.decode import Actions
 from hybret.engine.state import State, empty_state
 from hybret.hybrid import Hybrid
+from hybret.interventions import Actions
 from hybret.prompts import Prompt
 from hybret.recipe import Recipe
 

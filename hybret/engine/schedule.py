@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import groupby
 from typing import Annotated
 
@@ -39,18 +38,10 @@ Key = tuple[str, str]
 
 @checked
 class Budget:
-    """How much runs at one time. In fp32 it does not change an answer; in bf16 it may, so it is part of a run.
+    """How much runs at one time. In fp32 it does not change an answer; in bf16 it may, so it is part of a run."""
 
-    Parameters
-    ----------
-    max_sequences : int
-        Rows (prompt x condition) that decode together.
-    max_tokens : int
-        Tokens, over all rows, of one pass through the model in prefill.
-    """
-
-    max_sequences: Annotated[int, AtLeast(1)]
-    max_tokens: Annotated[int, AtLeast(1)]
+    max_sequences: Annotated[int, AtLeast(1)]  # rows (prompt x condition) that decode together
+    max_tokens: Annotated[int, AtLeast(1)]  # of a prefill pass, over all its rows
 
     def half(self) -> Budget:
         return Budget(max(1, self.max_sequences // 2), max(1, self.max_tokens // 2))
@@ -58,18 +49,10 @@ class Budget:
 
 @dataclass
 class Timings:
-    """What a sweep did, for those who measure it; on a GPU taking the times waits for the GPU after each stage.
+    """What a sweep did, for those who measure it: the clock waits for the GPU after each stage."""
 
-    Attributes
-    ----------
-    seconds : dict of str to float
-        By stage: prefill, fork, decode, scoring.
-    tokens : dict of Key to list of int
-        Tokens of the answers that were computed.
-    """
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    tokens: dict[Key, list[int]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # prefill, fork, decode, scoring
+    tokens: dict[Key, list[int]] = field(default_factory=dict)  # of the answers that were computed
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -118,22 +101,17 @@ class PromptJob:
     prompt: Prompt
     conditions: tuple[Resolved, ...]
 
-    @cached_property
+    @property
     def prefills(self) -> tuple[Actions, ...]:
         """The distinct ways in which the conditions read the prompt."""
         return tuple(dict.fromkeys(condition.prefill for condition in self.conditions))
-
-    @property
-    def prefill_rows(self) -> list[int]:
-        """Which of `prefills` each condition needs."""
-        return [self.prefills.index(condition.prefill) for condition in self.conditions]
 
 
 @dataclass(frozen=True)
 class Batch:
     """Prompts that decode together under all their conditions."""
 
-    jobs: tuple[PromptJob, ...]
+    jobs: tuple[PromptJob, ...] = ()
 
     @property
     def rows(self) -> list[tuple[Prompt, Resolved]]:
@@ -146,19 +124,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is to be answered, in which batches: all that the answers' bits depend on, whoever computes a batch.
+    """What is to be answered, in which batches: all that the answers' bits depend on, whoever computes a batch."""
 
-    Attributes
-    ----------
-    jobs : tuple of PromptJob
-        In the order of reading, those with the same prefills in a row. Also those that no batch holds any more: the
-        prefix tree is that of all.
-    batches : tuple of Batch
-        Still to be computed.
-    """
-
-    jobs: tuple[PromptJob, ...]
-    batches: tuple[Batch, ...]
+    jobs: tuple[PromptJob, ...]  # in the order of reading; finished ones too, which shape the prefix tree
+    batches: tuple[Batch, ...]  # still to be computed
     recipe: Recipe
     max_new_tokens: int
     budget: Budget
@@ -193,27 +162,24 @@ def _without(jobs: Sequence[PromptJob], finished: Collection[Key]) -> list[Promp
     return [replace(job, conditions=left) for job, left in zip(jobs, missing, strict=True) if left]
 
 
-def _plan(
-    model: Hybrid, jobs: Sequence[PromptJob], recipe: Recipe, max_new_tokens: int, budget: Budget
-) -> Schedule:
+def _plan(model: Hybrid, jobs: Sequence[PromptJob], recipe: Recipe, max_new_tokens: int, budget: Budget) -> Schedule:
     groups: dict[tuple[Actions, ...], dict[str, PromptJob]] = defaultdict(dict)
     for job in jobs:
         groups[job.prefills][job.prompt.key] = job
     ordered: list[PromptJob] = []
     for prefills, members in groups.items():
-        prompts = [job.prompt for job in members.values()]
+        prompts: Iterable[Prompt] = [job.prompt for job in members.values()]
         if not all(looks_ahead(actions, recipe) for actions in prefills):
-            prompts = list(prefix_tree.order(model, prompts, recipe))
+            prompts = prefix_tree.order(model, list(prompts), recipe)
         ordered += [members[prompt.key] for prompt in prompts]
-    batches: list[list[PromptJob]] = []
-    room = 0
+    batches, room = [Batch()], budget.max_sequences
     for job in ordered:
-        if not batches or len(job.conditions) > room:
-            batches.append([])
+        if batches[-1].jobs and len(job.conditions) > room:
+            batches.append(Batch())
             room = budget.max_sequences
-        batches[-1].append(job)
+        batches[-1] = Batch((*batches[-1].jobs, job))
         room -= len(job.conditions)
-    return Schedule(tuple(ordered), tuple(Batch(tuple(x)) for x in batches), recipe, max_new_tokens, budget)
+    return Schedule(tuple(ordered), tuple(b for b in batches if b.jobs), recipe, max_new_tokens, budget)
 
 
 def looks_ahead(actions: Actions, recipe: Recipe) -> bool:
@@ -222,7 +188,7 @@ def looks_ahead(actions: Actions, recipe: Recipe) -> bool:
 
 
 def tokens_acted_on(
-    model: Hybrid, prompt: Prompt, condition: Resolved, answer: Sequence[int], schedule: Schedule
+    model: Hybrid, schedule: Schedule, prompt: Prompt, condition: Resolved, answer: Sequence[int]
 ) -> tuple[int, int]:
     """Tokens on which a condition acted, in prefill and in generation, for an answer of these tokens.
 
@@ -241,13 +207,11 @@ def run(
 
     Out of memory, the budget is halved, and what is missing goes on.
     """
+    done: set[Key] = set()
     with parallel_scans(), implementation(model.net):
         while schedule.batches:
-            done: set[Key] = set()
             try:
-                states = _read(model, schedule, timings)
-                for batch in schedule.batches:
-                    answers = _decode(model, batch, states, schedule, timings)
+                for batch, answers in _answers(model, schedule, timings):
                     done.update(batch.keys)
                     yield batch, answers, schedule.budget
             except torch.OutOfMemoryError as problem:
@@ -263,13 +227,79 @@ def run(
             schedule = _plan(model, missing, schedule.recipe, schedule.max_new_tokens, schedule.budget)
 
 
-def _read(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[State]:
-    """The state of every prompt of the batches after reading it, one row for each of its conditions."""
-    chosen = {job.prompt.key: job for batch in schedule.batches for job in batch.jobs}
+def _answers(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tuple[Batch, list[list[int]]]]:
+    states = _read(model, schedule, timings)
+    for batch in schedule.batches:
+        parts = []
+        for job in batch.jobs:
+            key, prefills, state = next(states)
+            assert key == job.prompt.key, "prompts are read in the order of the batches"
+            with timings("fork"):
+                rows = [prefills.index(condition.prefill) for condition in job.conditions]
+                parts.append(state.select(torch.tensor(rows, device=model.device)))
+        with timings("fork"):
+            state = merge(parts)
+            parts.clear()  # their memory can go
+        prompts, conditions = zip(*batch.rows, strict=True)
+        actions, spans = [c.generation for c in conditions], [p.needle_spans for p in prompts]
+        questions = [p.question_span for p in prompts]
+        with timings("decode"):
+            answers = decode.decode(
+                model, state, actions, spans, schedule.recipe, schedule.max_new_tokens, questions=questions
+            )
+        yield batch, answers
+
+
+def _read(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tuple[str, list[Actions], State]]:
+    """The key of every prompt of the batches, the ways in which it is read, and its state with a row for each."""
+    recipe, chosen = schedule.recipe, {key for batch in schedule.batches for key, _ in batch.keys}
     for prefills, group in groupby(schedule.jobs, key=lambda job: job.prefills):
         prompts = [job.prompt for job in group]
-        if not any(prompt.key in chosen for prompt in prompts):
+        if chosen.isdisjoint(prompt.key for prompt in prompts):
             continue
-        for prompt, state in _read_group(model, prompts, prefills, schedule, chosen, timings):
-            with timings("fork"):
-                yield state.select(torch.tensor(chosen[prompt.key].prefill_rows, device=model.device))
+        ahead = [actions for actions in prefills if looks_ahead(actions, recipe)]
+        rows = [actions for actions in prefills if actions not in ahead]
+        source: Iterator[tuple[Prompt, State | None]] = (
+            prefix_tree.prefill(model, prompts, rows, recipe, schedule.budget.max_tokens, chosen)
+            if rows
+            else ((prompt, None) for prompt in prompts if prompt.key in chosen)
+        )
+        while True:
+            with timings("prefill"):
+                prompt, state = next(source, (None, None))
+                if prompt is None:
+                    break
+                if ahead:
+                    spans, question = prompt.needle_spans, prompt.question_span
+                    last = decode.prefill(model, prompt.ids, ahead, spans, recipe, None, True, question)
+            if ahead:
+                with timings("fork"):
+                    state = merge([state, last]) if state else last
+            assert state is not None
+            yield prompt.key, rows + ahead, state
+
+
+def workload(model: Hybrid, schedule: Schedule) -> dict[str, int]:
+    """How much there is to compute; tokens are those of all prefills, as if no prompts shared their beginnings."""
+    jobs = [job for batch in schedule.batches for job in batch.jobs]
+    tokens = [len(job.prefills) * decode.prompt_tokens(model, job.prompt.ids, schedule.recipe) for job in jobs]
+    return {
+        "prompts": len(jobs),
+        "conditions": len({condition.key for job in jobs for condition in job.conditions}),
+        "prefills": sum(len(job.prefills) for job in jobs),
+        "tokens": sum(tokens),
+        "answers": sum(len(job.conditions) for job in jobs),
+        "batches": len(schedule.batches),
+    }
+
+
+def estimated_seconds(model: Hybrid, schedule: Schedule) -> float:
+    """The time that a schedule takes, from its middle batch: prefill by its tokens, decoding by its answers."""
+    if not schedule.batches:
+        return 0.0
+    sample, timings = replace(schedule, batches=(schedule.batches[len(schedule.batches) // 2],)), Timings()
+    for _ in run(model, sample, timings):
+        pass
+    part, total = workload(model, sample), workload(model, schedule)
+    reading = timings.seconds.pop("prefill") * total["tokens"] / max(1, part["tokens"])
+    return reading + sum(timings.seconds.values()) * total["answers"] / part["answers"]
