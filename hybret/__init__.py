@@ -10,11 +10,12 @@ __version__ = "0.1.0"
 # stay quick, although torch, transformers and matplotlib are not.
 _HOME = {
     "cluster": ["Ray"],
-    "differing": ["Diff", "diff"],
-    "engine.tracing": ["Trace", "attach", "phase"],
+    "compare": ["Diff", "diff"],
+    "engine.attach": ["Trace", "attach", "phase"],
     "errors": ["HybretError"],
     "explorer.heads": ["explore_heads"],
     "explorer.maps": ["explore"],
+    "explorer.record": ["Look", "look"],
     "interventions": [
         "Binary",
         "Compose",
@@ -28,34 +29,35 @@ _HOME = {
         "PerPhase",
         "table1_conditions",
     ],
-    "looking": ["Look", "look"],
     "models": ["Model", "load"],
     "prompts": ["PAPER_NEEDLE", "Needle", "Prompt"],
-    "planning": ["plan"],
     "recipe": ["CORRECTED", "PAPER", "RECIPES", "Recipe"],
-    "sweeping": ["run_folder", "stored", "sweep"],
+    "sweeping": ["load_rows", "run_folder", "sweep"],
     "verifying": ["verify"],
 }
 _MODULES = {
-    name: f"engine.{name}" if name == "generation" else name
-    for name in (
-        "averages", "figures", "generation", "harness", "models", "niah", "paper", "recipe", "scoring", "spread",
-        "tables", "tipping", "verdicts",
-    )
-}  # fmt: skip
+    "figures": "figures",
+    "harness": "harness.evaluate",
+    "metrics": "metrics",
+    "models": "models",
+    "niah": "tasks.niah",
+    "recipe": "recipe",
+    "scoring": "scoring",
+}
 _NAMES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = sorted([*_NAMES, *_MODULES])
 
 if TYPE_CHECKING:
-    from . import averages, figures, harness, models, niah, paper, recipe, scoring, spread, tables, tipping, verdicts
+    from . import figures, metrics, models, recipe, scoring
     from .cluster import Ray
-    from .differing import Diff, diff
-    from .engine import generation
-    from .engine.tracing import Trace, attach, phase
+    from .compare import Diff, diff
+    from .engine.attach import Trace, attach, phase
     from .errors import HybretError
     from .explorer.heads import explore_heads
     from .explorer.maps import explore
+    from .explorer.record import Look, look
+    from .harness import evaluate as harness
     from .interventions import (
         Binary,
         Compose,
@@ -69,12 +71,11 @@ if TYPE_CHECKING:
         PerPhase,
         table1_conditions,
     )
-    from .looking import Look, look
     from .models import Model, load
-    from .planning import plan
     from .prompts import PAPER_NEEDLE, Needle, Prompt
     from .recipe import CORRECTED, PAPER, RECIPES, Recipe
-    from .sweeping import run_folder, stored, sweep
+    from .sweeping import load_rows, run_folder, sweep
+    from .tasks import niah
     from .verifying import verify
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks through lm-eval: likelihoods of many interventions at once."""

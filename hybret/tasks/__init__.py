@@ -1,0 +1,1 @@
+"""Retrieval tasks: how prompts are built and answers scored."""
