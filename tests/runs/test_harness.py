@@ -14,8 +14,7 @@ import torch
 
 import hybret as hb
 from book.paper import benchmark_scores as averages
-from hybret import fetching
-from hybret.harness import evaluate as harness
+from hybret import fetching, harness
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.organisms import skills
