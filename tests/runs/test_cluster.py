@@ -15,8 +15,6 @@ from typer.testing import CliRunner
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads, PerPhase
 from hybret.cli import app
-from hybret.engine import prefix_tree, schedule
-from hybret.engine.attach import implementation
 from hybret.engine.schedule import Budget, Timings
 from hybret.store import Store
 from hybret.tasks import niah
