@@ -25,10 +25,10 @@ coverage: $(READY) ## lines and branches that the tests reach; below 90 % it fai
 	@$(PY) -m pytest --cov --cov-report=term:skip-covered
 
 zip: $(READY) ## the built pages as one file, dist/hybret-book-VERSION.zip
-	@$(PY) -m hybret.packing zip
+	@$(PY) -m book.runner.pack zip
 
 pdf: $(READY) ## the book as a PDF, where LaTeX is installed
-	@$(PY) -m hybret.packing pdf
+	@$(PY) -m book.runner.pack pdf
 
 setup: $(READY)
 

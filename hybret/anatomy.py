@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .errors import HybretError
+from hybret.errors import HybretError
 
 
 def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:

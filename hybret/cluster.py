@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from . import asked
-from .anatomy import digest
-from .engine.batches import Budget, Key, Stages, Work, answered, state_room
-from .engine.placing import Elsewhere
-from .errors import HybretError
-from .models import Model, load, named
-from .presets import RANDOM
-from .provenance import differences
-from .sources import organisms
+from hybret import arguments
+from hybret.anatomy import digest
+from hybret.engine.placing import Elsewhere
+from hybret.engine.schedule import Budget, Key, Timings, Work, answered, state_room
+from hybret.errors import HybretError
+from hybret.models import Model, load, named
+from hybret.presets import RANDOM
+from hybret.provenance import differences
+from hybret.sources import organisms
 
 PATIENCE = 3
 """Times that every worker may be lost with no batch finished in between, before a sweep gives up."""
@@ -55,15 +55,15 @@ class Worker:
         net = Elsewhere(model.net.config, model.net.dtype, torch.device(model.device.type), state_room(model))
         return replace(model, net=net)
 
-    def identity(self, name: str, work: Work) -> dict[str, Any]:
+    def run_key(self, name: str, work: Work) -> dict[str, Any]:
         """The run that this process would compute."""
-        from .sweeping import identity
+        from hybret.sweeping import run_key
 
-        return identity(replace(self.held(), name=name), work.recipe, work.max_new_tokens, work.budget)
+        return run_key(replace(self.held(), name=name), work.recipe, work.max_new_tokens, work.budget)
 
     def answer(self, work: Work, batch: list[Key]) -> tuple[Answers, dict[str, float]]:
         """The answers of one batch, in several parts if memory ran out, and the seconds of each stage."""
-        stages = Stages()
+        stages = Timings()
         return list(answered(self.held(), replace(work, batches=[batch]), stages)), dict(stages.seconds)
 
     def held(self) -> Model:
@@ -98,10 +98,10 @@ class Ray:
 
     def __post_init__(self) -> None:
         if self.workers is not None:
-            asked.whole("workers", self.workers, 1)
+            arguments.integer("workers", self.workers, 1)
         if self.address is not None:
-            asked.text("address", self.address)
-        gpus = asked.number("gpus_per_worker", self.gpus_per_worker or 0)
+            arguments.text("address", self.address)
+        gpus = arguments.number("gpus_per_worker", self.gpus_per_worker or 0)
         if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
             raise HybretError(f"gpus_per_worker is {gpus}; give 0, a part of one GPU, or a whole number of them")
 
@@ -178,9 +178,9 @@ class Ray:
         self._pool = []
 
     def answered(
-        self, model: Model, work: Work, stages: Stages, run: dict[str, Any]
+        self, model: Model, work: Work, stages: Timings, run: dict[str, Any]
     ) -> Generator[tuple[list[Key], list[list[int]], Budget], None, None]:
-        """Batches as workers finish them, in any order; otherwise as `hybret.engine.batches.answered`.
+        """Batches as workers finish them, in any order; otherwise as `hybret.engine.schedule.answered`.
 
         A batch whose worker is lost goes to another one, and a new worker is started in its place.
 
@@ -211,7 +211,7 @@ class Ray:
         running: dict[Any, tuple[Any, list[Key] | None]] = {}
 
         def check(worker: Any) -> None:
-            running[worker.identity.remote(model.name, shared)] = worker, None
+            running[worker.run_key.remote(model.name, shared)] = worker, None
 
         lost = 0
         try:

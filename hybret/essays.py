@@ -15,10 +15,10 @@ from urllib.request import urlopen
 
 from tqdm import tqdm
 
-from .errors import HybretError
-from .fetching import CACHE, cache_folder
-from .presets import CONFIGS
-from .store import write_whole
+from hybret.errors import HybretError
+from hybret.fetching import CACHE, cache_folder
+from hybret.presets import CONFIGS
+from hybret.store import write_whole
 
 ESSAYS: dict[str, Any] = json.loads((CONFIGS / "essays.json").read_text())
 TIMEOUT = 60  # seconds without a byte

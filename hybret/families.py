@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .errors import HybretError
+from hybret.errors import HybretError
 
 _HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
 _SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "initializer_range": 0.1, **_HEADS}

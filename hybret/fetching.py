@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from .errors import HybretError
-from .store import write_whole
+from hybret.errors import HybretError
+from hybret.store import write_whole
 
 MANIFEST = "manifest.json"
 CACHE = "HYBRET_CACHE"  # environment variable: the folder for fetched and generated data

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from .errors import HybretError
-from .interventions import PHASES, Compose, Intervention, Keep, KeepHeads, Only, PerPhase, Phase, elementary, require
-from .recipe import Recipe
+from hybret.errors import HybretError
+from hybret.interventions import (
+    PHASES,
+    Compose,
+    Intervention,
+    Keep,
+    KeepHeads,
+    Only,
+    PerPhase,
+    Phase,
+    elementary,
+    require,
+)
+from hybret.recipe import Recipe
 
 
 def effective(

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from . import asked
-from .errors import HybretError
+from hybret import arguments
+from hybret.errors import HybretError
 
 Phase = Literal["prefill", "generation"]
 During = Literal["prefill", "generation", "both"]
@@ -105,7 +105,7 @@ class KeepHeads(Elementary):
         super().__post_init__()
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0:
             raise HybretError(f"k is {self.k!r}; it must be a whole number from 0 to the model's number of heads")
-        asked.one_of("head metric", self.metric, METRICS)
+        arguments.one_of("head metric", self.metric, METRICS)
 
     @property
     def label(self) -> str:
@@ -159,7 +159,7 @@ class Only(Elementary):
             if not isinstance(self.layers, tuple | list) or not self.layers:
                 raise HybretError(f"layers is {self.layers!r}; give a tuple of layer indices, or None for all")
             for layer in self.layers:
-                asked.whole("a layer", layer)
+                arguments.integer("a layer", layer)
             object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
 
     def __repr__(self) -> str:

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from packaging.version import Version
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from . import asked, portrait
-from .anatomy import attention_layers, digest, ends
-from .engine.placing import Elsewhere, device_of, placement, random_net, require_on_gpus, several, spread
-from .engine.sizing import require_room
-from .errors import HybretError
-from .families import FAMILIES
-from .presets import RANDOM, RANDOM_MODELS, head_counts
-from .progress import hidden
-from .soundness import require_finite, require_fit, require_tokens, require_vocabulary, require_whole
-from .sources import CHECKPOINTS as CHECKPOINTS
-from .sources import configuration, organisms, said, source_of, tokenizer_folder
+from hybret import arguments
+from hybret.anatomy import attention_layers, digest, ends
+from hybret.engine import acting, decode
+from hybret.engine.attach import attached, implementation
+from hybret.engine.placing import device_of, placement, random_net, require_on_gpus, several, spread
+from hybret.engine.scan import parallel_scans
+from hybret.engine.sizing import require_room
+from hybret.errors import HybretError
+from hybret.families import FAMILIES
+from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
+from hybret.interventions import PHASES, Keep
+from hybret.presets import RANDOM, RANDOM_MODELS
+from hybret.progress import hidden
+from hybret.recipe import CORRECTED
+from hybret.soundness import require_finite, require_fit, require_tokens, require_vocabulary, require_whole
+from hybret.sources import CHECKPOINTS as CHECKPOINTS
+from hybret.sources import configuration, organisms, said, source_of, tokenizer_folder
 
 if TYPE_CHECKING:
-    from .prompts import Prompt
+    from hybret.prompts import Prompt
 
 # Before 5.13 RecurrentGemma is non-causal past its window when a cache is used (measured).
 OLDEST_TRANSFORMERS = "5.13.1"
@@ -33,85 +38,9 @@ OLDEST_TRANSFORMERS = "5.13.1"
 # differ by up to 2.2 past the window (small random models). Models trained with transformers keep their window.
 DEEPMIND_WINDOW = 2049
 
-PAPER_LENGTHS = (250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096)
-PAPER_BUFFER = 200
-# The paper's longest prompt is two windows; so is the organisms'. The shortest holds the needle and some prose.
-ORGANISM_LENGTHS = (128, 171, 213, 256, 299, 341, 384, 427, 469, 512)
-ORGANISM_BUFFER = 40
 
-
-@dataclass
-class Model:
-    """A hybrid that is ready to be measured.
-
-    Attributes
-    ----------
-    name : str
-    net : transformers.PreTrainedModel
-        In eval mode.
-    tokenizer : transformers.PreTrainedTokenizerBase
-    family : str
-        transformers' model type, e.g. ``"recurrent_gemma"`` or ``"jamba"``.
-    heads : int
-        Query heads per attention layer.
-    attention_layers : tuple of int
-        Layer indices, from 0.
-    window : int or None
-        Keys that a query sees, itself included; None for global attention.
-    instruct : bool
-        Whether prompts go through the chat template.
-    digest : str
-        First 12 hex digits of the SHA-256 over the weights: stored with every row.
-    lengths : tuple of int
-        Length labels of the default grid, in tokens.
-    buffer : int
-        Tokens that a length label reserves for everything around haystack and needle.
-    embedded : bool
-        One of the small models that hybret trained itself.
-    """
-
-    name: str
-    net: Any
-    tokenizer: PreTrainedTokenizerBase
-    family: str
-    heads: int
-    attention_layers: tuple[int, ...]
-    window: int | None
-    instruct: bool
-    digest: str
-    lengths: tuple[int, ...] = PAPER_LENGTHS
-    buffer: int = PAPER_BUFFER
-    embedded: bool = False
-    eos: frozenset[int] = field(default=frozenset())
-
-    def __repr__(self) -> str:
-        return portrait.line(self)
-
-    def _repr_html_(self) -> str:
-        return portrait.html(self)
-
-    @property
-    def device(self) -> torch.device:
-        return self.net.device if isinstance(self.net, Elsewhere) else self.net.get_input_embeddings().weight.device
-
-    @property
-    def dtype(self) -> str:
-        return str(self.net.dtype).removeprefix("torch.")
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters, tied ones counted once."""
-        return sum(p.numel() for p in self.net.parameters())
-
-    @property
-    def made_up(self) -> bool:
-        """Whether the weights are random, so that nothing it answers means anything."""
-        return self.name in RANDOM_MODELS or self.digest.startswith(RANDOM[:-1])
-
-    @property
-    def ks(self) -> tuple[int, ...]:
-        """Numbers of heads to keep in the book's curves (`head_counts`)."""
-        return head_counts(self.heads, self.embedded)
+class Model(Hybrid):
+    """A hybrid that answers; `load` returns one. Its attributes are those of `hybret.hybrid.Hybrid`."""
 
     def generate(self, prompt: Prompt | str, max_new_tokens: int = 40) -> str:
         """Greedy answer to one prompt, under the intervention that `hybret.attach` put on this model, if any.
@@ -133,25 +62,19 @@ class Model:
             The attached intervention cannot act: its needle is not there (in a control it need not be), or its phase
             has no token.
         """
-        from .engine import acting, generation
-        from .engine.scan import parallel_scans
-        from .engine.tracing import attached, implementation
-        from .interventions import PHASES, Keep
-        from .recipe import CORRECTED
-
-        asked.whole("max_new_tokens", max_new_tokens, 1)
+        arguments.integer("max_new_tokens", max_new_tokens, 1)
         on = attached(self.net)
         rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
         ids: Sequence[int]
         if not isinstance(prompt, str) and hasattr(prompt, "needle_spans"):
             ids, spans, question = prompt.ids, prompt.needle_spans, prompt.question_span
         else:
-            ids, spans, question = self.tokenizer(asked.text("prompt", prompt)).input_ids, (), None
+            ids, spans, question = self.tokenizer(arguments.text("prompt", prompt)).input_ids, (), None
         require_tokens(self, [ids], max_new_tokens)
-        reading, control = generation.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
+        reading, control = decode.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
         acting.require(self, recipe, rule, len(ids), reading, max_new_tokens, None if control else spans)
         with parallel_scans(), implementation(self.net):
-            answer = generation.generate(
+            answer = decode.generate(
                 self,
                 ids,
                 rule,
@@ -239,9 +162,9 @@ def load(
             f"transformers {transformers.__version__} is too old: its recurrent models do not go through the attention "
             f"interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
         )
-    asked.text("model", name)
-    asked.seed(seed)
-    asked.one_of("weights", weights, ("checkpoint", "random"))
+    arguments.text("model", name)
+    arguments.seed(seed)
+    arguments.one_of("weights", weights, ("checkpoint", "random"))
     devices = spread(device_map) if device_map is not None else [device_of(device)]
     if name.startswith(RANDOM) or name in FAMILIES:
         name, weights = name.removeprefix(RANDOM), "random"
@@ -252,7 +175,7 @@ def load(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise HybretError(f"unknown dtype {dtype!r}; choose auto, float32, bfloat16 or float16")
     if revision is not None:
-        asked.text("revision", revision)
+        arguments.text("revision", revision)
     made_up = tiny or weights == "random"
     source = str(tokenizer_folder()) if made_up else source_of(name)
     if not Path(source).exists():

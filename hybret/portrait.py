@@ -5,11 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from .engine.placing import Elsewhere
-from .errors import printable
+from hybret.engine.placing import Elsewhere
+from hybret.errors import printable
 
 if TYPE_CHECKING:
-    from .models import Model
+    from hybret.hybrid import Hybrid
 
 # What a layer mixes tokens with, by transformers' name for it; what is not here is attention.
 KINDS = {
@@ -33,7 +33,7 @@ WIDTH, HEIGHT, GAP = 22, 26, 3  # of a layer, in pixels
 IN_A_ROW = 13  # layers, for a phone; more begin another row
 
 
-def kinds(model: Model) -> list[str]:
+def kinds(model: Hybrid) -> list[str]:
     """What each layer mixes tokens with, from the first layer on: keys of `LOOKS`."""
     config = model.net.config
     named = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
@@ -49,7 +49,7 @@ def counted(parameters: int) -> str:
     return str(parameters)
 
 
-def facts(model: Model) -> tuple[str, str]:
+def facts(model: Hybrid) -> tuple[str, str]:
     """What it is, and what its attention is like, in words."""
     away = isinstance(model.net, Elsewhere)
     size = "held by Ray workers" if away else f"{counted(model.parameters)} parameters"
@@ -67,12 +67,12 @@ def facts(model: Model) -> tuple[str, str]:
     )
 
 
-def line(model: Model) -> str:
+def line(model: Hybrid) -> str:
     """The model in one line."""
     return f"<Model {printable(model.name)}: {'; '.join(facts(model))}>"
 
 
-def html(model: Model) -> str:
+def html(model: Hybrid) -> str:
     """The model with a picture of its layers, first layer left; reads on light and dark pages, without scripts."""
     what, attention = map(escape, facts(model))
     stack = kinds(model)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm.std import tqdm
 
-from .errors import printable
+from hybret.errors import printable
 
 SELDOM = 30
 """Seconds between the lines of a log: an hour of tenths of a second would be 36,000 of them in an executed notebook."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import asked
-from .errors import HybretError
-from .haystack import sha256
+from hybret import arguments
+from hybret.errors import HybretError
+from hybret.tasks.haystack import sha256
 
 CONTROL = "none"  # what a prompt without a needle calls it
 DIGITS = 6  # after the point, to which a depth is a depth: what differs by less differs by rounding alone
@@ -43,11 +43,11 @@ class Needle:
 
     def __post_init__(self) -> None:
         for field in ("name", "sentence", "question"):
-            asked.text(f"the {field} of a needle", getattr(self, field))
+            arguments.text(f"the {field} of a needle", getattr(self, field))
         if not isinstance(self.keywords, tuple):
             raise HybretError(f"the keywords of a needle are {self.keywords!r}; give a tuple of texts")
         for word in self.keywords:
-            asked.text("a keyword of a needle", word)
+            arguments.text("a keyword of a needle", word)
         stands = normalise(self.sentence)
         if absent := [word for word in self.keywords if not normalise(word) or normalise(word) not in stands]:
             raise HybretError(
@@ -92,7 +92,7 @@ class Prompt:
     position : where the needle really is, as a fraction of the haystack's tokens; NaN without a needle.
     question_span : half-open token range of ``QUESTION: ...`` in `ids`, its last copy in JRT; what follows is the
         template's ending. None where it is not known.
-    given : the beginning of the answer, where the prompt ends with one (`hybret.puzzle.begun`); it counts as answered.
+    given : the beginning of the answer, where the prompt ends with one; it counts as answered.
     haystack_sha256 : of the whole haystack's text, in hex digits; empty where it is not known.
     reader : the tokenizer, and the chat template if one was used, that `ids` are from (`hybret.niah.reader`); empty
         where it is not known.

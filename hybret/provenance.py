@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from . import __version__
-from .commits import commit
-from .engine.placing import Elsewhere
-from .models import Model
-from .prompts import Prompt
+from hybret import __version__
+from hybret.commits import commit
+from hybret.engine.placing import Elsewhere
+from hybret.hybrid import Hybrid
+from hybret.prompts import Prompt
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
@@ -29,7 +29,7 @@ def name_of(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def facts(model: Model) -> dict[str, Any]:
+def facts(model: Hybrid) -> dict[str, Any]:
     """What computes here and now, beside what decides whose rows a folder holds (`hybret.sweeping.identity`).
 
     Batches of one run may be made by several: it may be interrupted and go on after an update. On Ray it is the driver
@@ -50,7 +50,7 @@ def facts(model: Model) -> dict[str, Any]:
     }
 
 
-def _hardware(model: Model) -> str:
+def _hardware(model: Hybrid) -> str:
     if model.device.type == "cuda":
         return "GPUs of Ray" if isinstance(model.net, Elsewhere) else torch.cuda.get_device_name(model.device)
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

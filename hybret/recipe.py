@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as _replace
 from typing import Any, Literal, get_args, get_type_hints
 
-from . import asked
-from .errors import HybretError
+from hybret import arguments
+from hybret.errors import HybretError
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for field, kind in get_type_hints(type(self)).items():
             if choices := get_args(kind):
-                asked.one_of(f"{field} of a recipe:", getattr(self, field), choices)
+                arguments.one_of(f"{field} of a recipe:", getattr(self, field), choices)
         for field in ("name", "rubric"):
-            asked.text(f"{field} of a recipe", getattr(self, field))
-        if not 0 <= asked.number("entropy_eps", self.entropy_eps) < 1:
+            arguments.text(f"{field} of a recipe", getattr(self, field))
+        if not 0 <= arguments.number("entropy_eps", self.entropy_eps) < 1:
             raise HybretError(f"entropy_eps is {self.entropy_eps}; give 0 or a small number below 1, such as 1e-12")
 
     def replace(self, **changes: object) -> Recipe:
@@ -138,4 +138,4 @@ def recipe(name: str | Recipe) -> Recipe:
     """
     if isinstance(name, Recipe):
         return name
-    return RECIPES[asked.one_of("recipe", name, RECIPES)]
+    return RECIPES[arguments.one_of("recipe", name, RECIPES)]

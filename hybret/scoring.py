@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from . import asked
-from .errors import HybretError
-from .prompts import PAPER_NEEDLE, Needle, normalise
+from hybret import arguments
+from hybret.errors import HybretError
+from hybret.prompts import PAPER_NEEDLE, Needle, normalise
 
 __all__ = ["RUBRICS", "Line", "Rubric", "Score", "normalise", "rescore", "score"]
 
@@ -100,7 +100,7 @@ def score(answer: str, rubric: str | Rubric = "table2", needle: Needle = PAPER_N
     if not isinstance(answer, str):
         raise HybretError(f"an answer is a text, not {answer!r}; give '' where the model said nothing")
     if not isinstance(rubric, Rubric):
-        rubric = RUBRICS[asked.one_of("rubric", rubric, RUBRICS)]
+        rubric = RUBRICS[arguments.one_of("rubric", rubric, RUBRICS)]
     said = normalise(answer)
     full = normalise(needle.sentence)
     if full in said:
@@ -127,8 +127,8 @@ def rescore(rows: pd.DataFrame, rubric: str, needles: Iterable[Needle] = ()) -> 
     HybretError
         If the rubric is unknown, a column is missing, or what a row asked for is not among `needles`.
     """
-    asked.one_of("rubric", rubric, RUBRICS)
-    asked.table(rows, [])
+    arguments.one_of("rubric", rubric, RUBRICS)
+    arguments.table(rows, [])
     if missing := {"answer", "needle", "asked"} - set(rows.columns):
         raise HybretError(f"these rows have no column {sorted(missing)[0]!r}, so they cannot be scored again")
     known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}

@@ -12,9 +12,9 @@ from typing import Any
 from huggingface_hub import HfApi, constants, snapshot_download
 from tqdm import tqdm
 
-from .engine.sizing import GIB
-from .errors import HybretError
-from .sources import said, source_of
+from hybret.engine.sizing import GIB
+from hybret.errors import HybretError
+from hybret.sources import said, source_of
 
 READ = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 """Weights, configurations and tokenizers at the top of a repository. Never pickles, never code."""

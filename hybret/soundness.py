@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .errors import HybretError
-from .sources import CHECKPOINTS
+from hybret.errors import HybretError
+from hybret.sources import CHECKPOINTS
 
 
 def require_fit(name: str, config: Any) -> None:

@@ -22,9 +22,9 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoConfig, AutoTokenizer
 
-from .errors import HybretError
-from .families import FAMILIES, family_config
-from .presets import PAPER_MODELS, RANDOM_MODELS, paper_config, tiny_config
+from hybret.errors import HybretError
+from hybret.families import FAMILIES, family_config
+from hybret.presets import PAPER_MODELS, RANDOM_MODELS, paper_config, tiny_config
 
 try:  # what huggingface_hub speaks HTTP with, since its version 2.4 and before
     import httpx2 as httpx

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .errors import HybretError
-from .provenance import differences, merged, name_of
+from hybret.errors import HybretError
+from hybret.provenance import differences, merged, name_of
 
 RUN_FILE = "run.json"
 ABANDONED = 3600

@@ -13,24 +13,25 @@ import pandas as pd
 import torch
 import transformers
 
-from . import asked, niah, scoring
-from .cluster import Ray
-from .engine import generation
-from .engine.acting import require
-from .engine.batches import Budget, Stages, acted_on, answered, budget_of, does, longest_prompt, plan
-from .engine.placing import Elsewhere
-from .errors import HybretError
-from .fitting import needs_question, no_question, validate
-from .interventions import Intervention, KeepHeads, PerPhase, elementary
-from .models import Model
-from .progress import bar as progress_bar
-from .prompts import Prompt
-from .provenance import facts, name_of, texts_of
-from .recipe import CORRECTED, Recipe
-from .recipe import recipe as find_recipe
-from .soundness import require_tokens, warn_beyond
-from .store import Answer, Store, read_rows
-from .tables import CELL
+from hybret import arguments, scoring
+from hybret.cluster import Ray
+from hybret.engine import decode
+from hybret.engine.acting import require
+from hybret.engine.placing import Elsewhere
+from hybret.engine.schedule import Budget, Timings, acted_on, answered, budget_of, does, longest_prompt, plan
+from hybret.errors import HybretError
+from hybret.fitting import needs_question, no_question, validate
+from hybret.interventions import Intervention, KeepHeads, PerPhase, elementary
+from hybret.metrics import CELL
+from hybret.models import Model
+from hybret.progress import bar as progress_bar
+from hybret.prompts import Prompt
+from hybret.provenance import facts, name_of, texts_of
+from hybret.recipe import CORRECTED, Recipe
+from hybret.recipe import recipe as find_recipe
+from hybret.soundness import require_tokens, warn_beyond
+from hybret.store import Answer, Store, read_rows
+from hybret.tasks import niah
 
 MOST_NEW_TOKENS = 4096
 HERE = Path(__file__).parent
@@ -49,10 +50,10 @@ def sweep(
     conditions: Mapping[str, Intervention],
     recipe: Recipe | str = CORRECTED,
     out: str | Path | None = None,
-    max_new_tokens: int = generation.MAX_NEW_TOKENS,
+    max_new_tokens: int = decode.MAX_NEW_TOKENS,
     budget: Budget | None = None,
     progress: bool = True,
-    stages: Stages | None = None,
+    stages: Timings | None = None,
     engine: str | Ray = "local",
 ) -> pd.DataFrame:
     """Answer every prompt under every condition, and score it.
@@ -79,7 +80,7 @@ def sweep(
         Rows and tokens that run at one time; default what fits on the device (`budget_of`).
     progress : bool
         Show a progress bar.
-    stages : Stages, optional
+    stages : Timings, optional
         Collects the seconds of each stage; with Ray summed over the workers.
     engine : {"local", "ray"} or Ray
         ``"ray"`` is `Ray` with its defaults. Workers then compute the batches of the local engine, and the rows are the
@@ -100,17 +101,17 @@ def sweep(
     """
     recipe = find_recipe(recipe)
     _check(model, prompts, conditions, max_new_tokens)
-    asked.one_of("rubric", recipe.rubric, scoring.RUBRICS)
+    arguments.one_of("rubric", recipe.rubric, scoring.RUBRICS)
     if budget is not None and not isinstance(budget, Budget):
-        raise HybretError(f"budget is {budget!r}; give a hybret.engine.batches.Budget, or None for what fits")
+        raise HybretError(f"budget is {budget!r}; give a hybret.engine.schedule.Budget, or None for what fits")
     if out is not None:
-        asked.folder("out", out)
+        arguments.folder("out", out)
     for condition in conditions.values():
         validate(condition, model.heads, model.attention_layers)
         if needs_question(elementary(condition)) and not all(p.question_span for p in prompts):
             raise no_question()
         for p in prompts:
-            reading, spans = generation.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
+            reading, spans = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
             require(model, recipe, condition, len(p.ids), reading, max_new_tokens, spans)
     if engine not in ("local", "ray") and not isinstance(engine, Ray):
         raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
@@ -120,8 +121,8 @@ def sweep(
     elif isinstance(model.net, Elsewhere):
         raise HybretError(f"{model.name} is held by Ray workers; give the hybret.Ray that loaded it as `engine`")
     budget = budget or budget_of(model, longest_prompt(model))
-    stages = stages or Stages()
-    run = identity(model, recipe, max_new_tokens, budget)
+    stages = stages or Timings()
+    run = run_key(model, recipe, max_new_tokens, budget)
     store = Store(out, run, facts(model))
     effects = {label: does(model, recipe, condition) for label, condition in conditions.items()}
     wanted = {(p.key, effects[label]): (p, c) for p in prompts for label, c in conditions.items()}
@@ -188,9 +189,11 @@ def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> No
         known = texts.setdefault((p.haystack, p.haystack_seed), p.haystack_sha256)
         if p.haystack != "embedded" and known != p.haystack_sha256:
             raise HybretError(f"two different haystacks are called {p.haystack!r}; give each a name of its own")
-    asked.conditions(conditions)
+    arguments.conditions(conditions)
     niah.require_reader(model, prompts)
-    require_tokens(model, [p.ids for p in prompts], asked.whole("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS))
+    require_tokens(
+        model, [p.ids for p in prompts], arguments.integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
+    )
     warn_beyond(model, [p.ids for p in prompts])
 
 
@@ -198,23 +201,23 @@ def run_folder(
     out: str | Path,
     model: Model,
     recipe: Recipe | str = CORRECTED,
-    max_new_tokens: int = generation.MAX_NEW_TOKENS,
+    max_new_tokens: int = decode.MAX_NEW_TOKENS,
     budget: Budget | None = None,
 ) -> Path:
     """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
-    run = identity(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
+    run = run_key(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
     # A name is foreign text: what is left of it is one plain part of a path.
     plain = re.sub(r"[^\w.@+-]+", "-", Path(model.name).name)[:100]
-    return asked.folder("out", out) / f"{plain}-{name_of(run)}"
+    return arguments.folder("out", out) / f"{plain}-{name_of(run)}"
 
 
-def stored(
+def load_rows(
     out: str | Path,
     model: Model,
     prompts: Iterable[Prompt],
     recipe: Recipe | str = CORRECTED,
-    max_new_tokens: int = generation.MAX_NEW_TOKENS,
+    max_new_tokens: int = decode.MAX_NEW_TOKENS,
 ) -> pd.DataFrame:
     """Rows that finished sweeps left in the run's folder below `out`, whatever they were made for; no model runs.
 
@@ -285,7 +288,7 @@ def _phase_label(condition: Intervention, phase: Any) -> str:
     return " & ".join(part.label for part in condition.at(phase)) or "keep"
 
 
-def identity(model: Model, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
+def run_key(model: Model, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
     """What a folder of rows belongs to: rows of two runs that differ in any of it are never mixed."""
     return {
         "model": model.name,

@@ -15,7 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from hybret.verdicts import ACROSS, CLAIMS, MARKS, NOT_TESTABLE, REPRODUCED, Claim
+from book.paper.verdicts import ACROSS, CLAIMS, MARKS, NOT_TESTABLE, REPRODUCED, Claim
 
 PAGE, FILE = "notebooks/verdicts", "verdicts.json"
 Verdict = dict[str, Any]

@@ -26,10 +26,10 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 from sphinx_external_toc.api import Document, FileItem, TocTree
 
+from book.runner.publish import Published, published
+from book.runner.runs import OVERRIDES, Project, Status, parameters, tags
 from hybret.errors import HybretError, printable
 from hybret.presets import RANDOM, RANDOM_MODELS
-from hybret.publishing import Published, published
-from hybret.runs import OVERRIDES, Project, Status, parameters, tags
 
 FOLDER = "notebooks/"
 MADE_UP = "The weights of this run are random: it shows time and memory. What the model answers means nothing."

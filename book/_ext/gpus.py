@@ -12,8 +12,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
+from book.speed.records import TABLES, checks_table, exact_table, records
 from hybret.errors import HybretError
-from hybret.records import TABLES, checks_table, exact_table, records
 
 FILES = {"checks": checks_table, "exact": exact_table}
 NONE = "*Nothing of this kind has been published in this copy of the book yet.*"

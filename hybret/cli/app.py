@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from ..errors import HybretError, printable
+from hybret.errors import HybretError, printable
 
 app = typer.Typer(
     help="In hybrid language models, which part does the retrieving? Run the experiments and build the book.",

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .app import app, one_sentence, shown
+from hybret.cli.app import app, one_sentence, shown
 
 if TYPE_CHECKING:
-    from ..differing import Diff
+    from hybret.compare import Diff
 
 
 @app.command()
@@ -26,7 +26,7 @@ def diff(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Say what made two runs different and which cells changed; status 0 if no cell did, 1 if one did."""
-    from ..differing import diff as compare
+    from hybret.compare import diff as compare
 
     found = compare(a, b)
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .app import app, one_sentence, shown
+from hybret.cli.app import app, one_sentence, shown
 
 
 @app.command()
@@ -22,7 +22,7 @@ def explore(
     out: Annotated[Path | None, typer.Option(help="The page to write. Default: explorer.html in that folder.")] = None,
 ) -> None:
     """Write the retrieval maps of a stored run as one page that needs neither kernel nor network; print its path."""
-    from ..explorer.maps import explore as view
-    from ..explorer.maps import rows_of
+    from hybret.explorer.maps import explore as view
+    from hybret.explorer.maps import rows_of
 
     print(shown(view(rows_of(run), haystack=haystack).save(out or run / "explorer.html")))

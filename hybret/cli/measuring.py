@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import HybretError
-from .app import app, numbers, one_sentence, say
+from hybret.cli.app import app, numbers, one_sentence, say
+from hybret.errors import HybretError
 
 MORE = ("scaling", "long")  # what `bench` measures beside whole sweeps
 LONG = (16384, 32768, 65536, 131072)
@@ -38,11 +38,11 @@ def bench(
     device_map: Annotated[str | None, typer.Option(help="auto or balanced: spread the model over all GPUs.")] = None,
 ) -> None:
     """Time whole sweeps against transformers' own path in the same run, and compare their tokens."""
-    from ..bench import SWEEPS
-    from ..bench import bench as measure
-    from ..bench.long import long_maps
-    from ..bench.scaling import scaling
-    from ..models import device_of, load
+    from book.speed.bench import SWEEPS
+    from book.speed.bench import bench as measure
+    from book.speed.long import long_maps
+    from book.speed.scaling import scaling
+    from hybret.models import device_of, load
 
     asked = what or [*SWEEPS]
     if unknown := [name for name in asked if name not in (*SWEEPS, *MORE)]:
@@ -97,8 +97,8 @@ def verify(
     dtype: Annotated[str, typer.Option(help="float32; bfloat16 and float16 tell gross errors only.")] = "float32",
 ) -> None:
     """Check on a model what hybret rests on, and print the measured errors; status 1 if a check fails."""
-    from ..verifying import FAIL, shown
-    from ..verifying import verify as check
+    from hybret.verifying import FAIL, shown
+    from hybret.verifying import verify as check
 
     if name is not None and model is not None:
         raise HybretError(f"verify is given two models, {name!r} and {model!r}; give one, with --model or without")
@@ -125,8 +125,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Estimate a notebook's time and memory on a model, without building it."""
-    from ..planning import plan as estimate
-    from ..planning import shown
+    from book.speed.plan import plan as estimate
+    from book.speed.plan import shown
 
     found = estimate(model, notebook, on, dtype, lengths, depths)
     if as_json:

@@ -9,17 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import HybretError
-from .app import app, one_sentence, say
+from hybret.cli.app import app, one_sentence, say
+from hybret.errors import HybretError
 
 
 @app.command()
 @one_sentence
 def models() -> None:
     """List the models that can be named, and what each needs."""
-    from .. import presets
-    from ..families import FAMILIES
-    from ..sources import organisms
+    from hybret import presets
+    from hybret.families import FAMILIES
+    from hybret.sources import organisms
 
     table = Table("name", "what", "where", box=None, header_style="bold")
     for name in organisms():
@@ -39,7 +39,7 @@ def fetch(
     ],
 ) -> None:
     """Download what runs need, once: a model's weights, a benchmark's data, the essays. Goes on where it stopped."""
-    from .. import essays, fetching, snapshots
+    from hybret import essays, fetching, snapshots
 
     bars = sys.stderr.isatty()
     if what == "essays":
@@ -65,7 +65,7 @@ def book(
     ] = False,
 ) -> None:
     """Run the notebooks that changed and build the book."""
-    from ..book import BuildError, build
+    from book.runner.build import BuildError, build
 
     try:
         build(model=model, only=only, force=force, jobs=jobs, publish=publish)
@@ -79,6 +79,6 @@ def book(
 )
 def train(context: typer.Context) -> None:
     """Train an organism from scratch (see `hybret train --help`)."""
-    from ..organisms.train import main
+    from hybret.organisms.training.train import main
 
     raise typer.Exit(main(context.args))

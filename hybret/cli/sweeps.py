@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import HybretError, printable
-from .app import app, numbers, one_sentence
+from hybret.cli.app import app, numbers, one_sentence
+from hybret.errors import HybretError, printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..prompts import Needle
+    from hybret.prompts import Needle
 
 
 @app.command()
@@ -59,15 +59,15 @@ def sweep(
     gpus_per_worker: Annotated[float | None, typer.Option(help="Ray: default 1, or 0 without GPUs.")] = None,
 ) -> None:
     """Needle-in-a-haystack accuracy with only the k most focused heads of every attention layer."""
-    from .. import niah
-    from ..cluster import Ray
-    from ..engine.batches import Budget, budget_of, longest_prompt
-    from ..interventions import KeepHeads
-    from ..models import load
-    from ..prompts import CONTROL
-    from ..recipe import recipe as find_recipe
-    from ..sweeping import sweep as run
-    from ..tables import accuracy, floor
+    from hybret.cluster import Ray
+    from hybret.engine.schedule import Budget, budget_of, longest_prompt
+    from hybret.interventions import KeepHeads
+    from hybret.metrics import accuracy, floor
+    from hybret.models import load
+    from hybret.prompts import CONTROL
+    from hybret.recipe import recipe as find_recipe
+    from hybret.sweeping import sweep as run
+    from hybret.tasks import niah
 
     chosen = find_recipe(recipe)
     if template not in niah.TEMPLATES:
@@ -125,8 +125,8 @@ def sweep(
 
 def _needle(sentence: str | None, question: str | None, keywords: str | None) -> Needle:
     """The needle of three options, named after its sentence; without any of them the paper's."""
-    from ..haystack import sha256
-    from ..prompts import PAPER_NEEDLE, Needle
+    from hybret.prompts import PAPER_NEEDLE, Needle
+    from hybret.tasks.haystack import sha256
 
     if (sentence, question, keywords) == (None, None, None):
         return PAPER_NEEDLE

@@ -12,8 +12,8 @@ from hybret.interventions import METRICS, PHASES, Binary, Intervention, KeepHead
 from hybret.recipe import Recipe
 
 if TYPE_CHECKING:
-    from hybret.engine.frame import Frame
-    from hybret.models import Model
+    from hybret.engine.context import Frame
+    from hybret.hybrid import Hybrid
 
 Actions = tuple[Intervention, ...]
 Spans = tuple[tuple[int, int], ...]
@@ -22,13 +22,13 @@ Did = Counter[tuple[int, Any]]
 READ = "attention"
 
 
-def acts(model: Model, recipe: Recipe, condition: Intervention, phase: Phase) -> Actions:
+def acts(model: Hybrid, recipe: Recipe, condition: Intervention, phase: Phase) -> Actions:
     """What a condition does to this model in a phase; nothing where it keeps all heads, or the recipe ignores it."""
     return effective([condition.at(phase)], model.family, model.heads, recipe)[0]
 
 
 def require(
-    model: Model, recipe: Recipe, condition: Intervention, tokens: int, reading: int, most: int, spans: Spans | None
+    model: Hybrid, recipe: Recipe, condition: Intervention, tokens: int, reading: int, most: int, spans: Spans | None
 ) -> None:
     """Refuse a condition of which a part cannot act on a prompt.
 
@@ -36,7 +36,7 @@ def require(
     ----------
     model, recipe, condition
     tokens, reading : int
-        Tokens of the prompt, and how many of them belong to prefill (`hybret.engine.generation.prompt_tokens`).
+        Tokens of the prompt, and how many of them belong to prefill (`hybret.engine.decode.prompt_tokens`).
     most : int
         Tokens of an answer.
     spans : Spans or None
@@ -87,13 +87,13 @@ def require_needle(actions: Iterable[Intervention], spans: Spans, tokens: int) -
             )
 
 
-def settle(frame: Frame, model: Model, passes: int | None = 1) -> None:
+def settle(frame: Frame, model: Hybrid, passes: int | None = 1) -> None:
     """After a forward pass: see that all that was declared was done, in every attention layer; nothing may be declared.
 
     Parameters
     ----------
     frame : Frame
-    model : Model
+    model : Hybrid
     passes : int, optional
         Forward passes since the last call. None: any number, the same in all layers.
 

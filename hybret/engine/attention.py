@@ -15,8 +15,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from hybret.engine.acting import READ
+from hybret.engine.context import declared_for, declared_frame
 from hybret.engine.entropy import head_entropy, keep_lowest
-from hybret.engine.frame import declared_for, declared_frame
 from hybret.engine.manipulating import manipulate
 from hybret.engine.streaming import prefill as stream
 

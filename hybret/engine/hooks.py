@@ -10,25 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybret.engine import generation
-from hybret.engine.frame import Frame
+from hybret.engine import decode
+from hybret.engine.context import Frame
 from hybret.errors import HybretError
-from hybret.models import Model
+from hybret.hybrid import Hybrid
 
 FEED_FORWARD = ("feed_forward", "mlp_block")
 """Names of a layer's feed-forward network in Jamba and RecurrentGemma."""
 
 
 @contextmanager
-def widening(model: Model, now: Frame, texts: int) -> Iterator[None]:
+def widening(model: Hybrid, now: Frame, texts: int) -> Iterator[None]:
     """One row for each text up to the outputs of the first attention layer, all rows of the frame from there on.
 
-    `generation.expanding` does this for a single text, whose residual stream of one row is added to any number of rows.
+    `decode.expanding` does this for a single text, whose residual stream of one row is added to any number of rows.
     """
     if len(now.rows) == texts:
         yield
         return
-    projection = generation.first_projection(model)
+    projection = decode.first_projection(model)
     layer = model.net.model.layers[model.attention_layers[0]]
     attention = next(m for m in layer.modules() if projection in m.children())
 
@@ -48,7 +48,7 @@ def widening(model: Model, now: Frame, texts: int) -> Iterator[None]:
         attention.register_forward_pre_hook(first(lambda x: x[:texts]), with_kwargs=True),
     ]
     try:
-        with generation.expanding(model, now):
+        with decode.expanding(model, now):
             yield
     finally:
         for handle in handles:
@@ -56,7 +56,7 @@ def widening(model: Model, now: Frame, texts: int) -> Iterator[None]:
 
 
 @contextmanager
-def only_at(model: Model, row: Tensor, column: Tensor) -> Iterator[None]:
+def only_at(model: Hybrid, row: Tensor, column: Tensor) -> Iterator[None]:
     """Logits at these places alone, ``(1, places, vocabulary)``: all of them would take gigabytes.
 
     The last layer's feed-forward network works for these places alone, too: what it adds elsewhere, nothing reads.
@@ -82,7 +82,7 @@ def only_at(model: Model, row: Tensor, column: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def witness(model: Model, most: Sequence[int]) -> Iterator[None]:
+def witness(model: Hybrid, most: Sequence[int]) -> Iterator[None]:
     """Look at what reaches the output projections: no layer may hear more heads of a token than its row allows.
 
     A rule that is attached and does nothing would give the numbers of the untouched model in silence.

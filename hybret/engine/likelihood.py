@@ -15,19 +15,19 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hybret.engine import generation
+from hybret.engine import decode
 from hybret.engine.acting import settle
-from hybret.engine.batches import Budget, budget_of
-from hybret.engine.frame import Frame, frame
-from hybret.engine.generation import Actions, State
+from hybret.engine.attach import implementation
+from hybret.engine.context import Frame, frame
+from hybret.engine.decode import Actions, State
 from hybret.engine.hooks import only_at, widening, witness
 from hybret.engine.scan import parallel_scans
-from hybret.engine.states import map_cache, recurrent, restore_recurrent
-from hybret.engine.tracing import implementation
+from hybret.engine.schedule import Budget, budget_of
+from hybret.engine.state import map_cache, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.fitting import effective, validate
+from hybret.hybrid import Hybrid
 from hybret.interventions import Intervention, Keep, KeepHeads
-from hybret.models import Model
 from hybret.recipe import Recipe
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ Answer = tuple[float, bool]
 
 
 def log_likelihoods(
-    model: Model,
+    model: Hybrid,
     requests: Sequence[Request],
     conditions: Sequence[Intervention],
     recipe: Recipe,
@@ -48,7 +48,7 @@ def log_likelihoods(
 
     Parameters
     ----------
-    model : Model
+    model : Hybrid
     requests : sequence of Request
         Contexts hold at least one token (BOS), continuations too.
     conditions : sequence of Intervention
@@ -82,7 +82,7 @@ def log_likelihoods(
     texts = _texts(requests)
     common = _common(texts, requests)
     budget = budget or budget_of(model, max(len(text.ids) for text in texts))
-    together = common > 0 and generation.first_projection(model) is not None
+    together = common > 0 and decode.first_projection(model) is not None
     found: dict[Actions, list[Answer]] = {}
     with parallel_scans(), implementation(model.net):
         for group in [distinct] if together else [[actions] for actions in distinct]:
@@ -100,7 +100,7 @@ class _Text:
     spots: list[tuple[int, int, int]] = field(default_factory=list)
 
 
-def check(model: Model, condition: Intervention) -> None:
+def check(model: Hybrid, condition: Intervention) -> None:
     """Refuse what cannot act on a log-likelihood.
 
     Raises
@@ -162,7 +162,7 @@ def _families(texts: Sequence[_Text], common: int) -> Iterator[tuple[int, list[_
 class _Reader:
     """Reads texts under several conditions at once, and adds up what is predicted in them."""
 
-    def __init__(self, model: Model, group: Sequence[Actions], recipe: Recipe, budget: Budget, requests: int) -> None:
+    def __init__(self, model: Hybrid, group: Sequence[Actions], recipe: Recipe, budget: Budget, requests: int) -> None:
         self.model, self.group, self.recipe, self.budget = model, group, recipe, budget
         self.total = torch.zeros(len(group), requests, device=model.device)
         self.greedy = torch.ones(len(group), requests, dtype=torch.bool, device=model.device)
@@ -204,11 +204,11 @@ class _Reader:
 
     def _beginning(self, ids: tuple[int, ...]) -> State:
         """The state after the common beginning, one row for each condition."""
-        state = generation.start(self.model, len(self.group))
+        state = decode.start(self.model, len(self.group))
         step = max(1, self.budget.tokens // len(self.group))
         for end in [*range(step, len(ids), step), len(ids)] if ids else []:
             # One token more than is read: `extend` names the token that comes next.
-            state = generation.extend(self.model, state, (*ids, 0), end, self.group, (), self.recipe)
+            state = decode.extend(self.model, state, (*ids, 0), end, self.group, (), self.recipe)
         return state
 
     def _pass(self, state: State, texts_before: int, parents: Sequence[int], texts: Sequence[_Text], at: int) -> State:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hybret.interventions import Binary, Intervention, Mass, Omit, Only
 
 if TYPE_CHECKING:
-    from hybret.engine.frame import Frame
+    from hybret.engine.context import Frame
 
 
 def manipulate(

@@ -21,7 +21,7 @@ from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.interventions import Binary, Null, Omit, Only
 
 if TYPE_CHECKING:
-    from hybret.engine.frame import Frame
+    from hybret.engine.context import Frame
     from hybret.recipe import Recipe
 
 BLOCK = {"cpu": 32, "cuda": 256}

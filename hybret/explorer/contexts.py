@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import HybretError
-from ..haystack import Haystack, load_haystack
-from ..niah import grid
-from ..prompts import CONTROL, PAPER_NEEDLE, Needle, Prompt
-from ..recipe import CORRECTED, PAPER
-from ..sources import organisms
+from hybret.errors import HybretError
+from hybret.prompts import CONTROL, PAPER_NEEDLE, Needle, Prompt
+from hybret.recipe import CORRECTED, PAPER
+from hybret.sources import organisms
+from hybret.tasks.haystack import Haystack, load_haystack
+from hybret.tasks.niah import grid
 
 AROUND = 140  # characters on each side of the needle
 
@@ -41,7 +41,7 @@ def rebuilt(
     its tokens have the key that the rows hold, so no text is shown that the model did not read. Prompts of other models
     are not rebuilt: their tokenizers may need a download.
     """
-    from ..models import load  # here: a page of rows with given prompts needs no torch
+    from hybret.models import load  # here: a page of rows with given prompts needs no torch
 
     found: dict[str, tuple[str, str]] = {}
     known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}

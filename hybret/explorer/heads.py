@@ -1,4 +1,4 @@
-"""What a head looks at: a record of `hybret.looking.look` as an interactive view."""
+"""What a head looks at: a record of `hybret.explorer.record.look` as an interactive view."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import printable
-from ..figures.style import MADE_UP
-from ..looking import PARTS, Look
-from .widget import Widget
+from hybret.errors import printable
+from hybret.explorer.record import PARTS, Look
+from hybret.explorer.widget import Widget
+from hybret.figures.style import MADE_UP
 
 FAINT = 0.005
 """Attention on a bin below this is not drawn; the shares of the parts count all of it."""

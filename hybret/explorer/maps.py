@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import HybretError
-from ..prompts import Needle, Prompt
-from ..store import read_rows
-from . import contexts
-from .state import checked, state_of
-from .widget import Widget
+from hybret.errors import HybretError
+from hybret.explorer import contexts
+from hybret.explorer.state import checked, state_of
+from hybret.explorer.widget import Widget
+from hybret.prompts import Needle, Prompt
+from hybret.store import read_rows
 
 LISTED = 200  # lines of the fallback table: one per condition
 

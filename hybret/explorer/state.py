@@ -14,12 +14,13 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from .. import tables, tipping
-from ..errors import HybretError, printable
-from ..figures.style import MADE_UP, colormap, words
-from ..presets import made_up
-from ..prompts import PAPER_NEEDLE, Needle
-from ..scoring import RUBRICS, score
+from book.paper import tipping
+from hybret import metrics
+from hybret.errors import HybretError, printable
+from hybret.figures.style import MADE_UP, colormap, words
+from hybret.presets import made_up
+from hybret.prompts import PAPER_NEEDLE, Needle
+from hybret.scoring import RUBRICS, score
 
 NEEDED = (
     "model",
@@ -77,10 +78,10 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
         raise HybretError("some rows have no score; score them with hybret.scoring.rescore() first")
     if unknown := sorted({*map(str, rows["rubric"].dropna())} - {*RUBRICS}):
         raise HybretError(f"these rows have the unknown rubric {unknown[0]!r}; choose one of {', '.join(RUBRICS)}")
-    hidden = rows["needle"] != tables.CONTROL
+    hidden = rows["needle"] != metrics.CONTROL
     if not (hidden & rows["length"].notna() & rows["depth"].notna()).any():
         raise HybretError("no row has a needle with a length and a depth, so there is no map; pass rows of a grid")
-    return tables.settled(rows[~hidden | (rows["length"].notna() & rows["depth"].notna())])
+    return metrics.settled(rows[~hidden | (rows["length"].notna() & rows["depth"].notna())])
 
 
 def state_of(
@@ -115,11 +116,13 @@ def state_of(
     rows["step"] = rows["step"].map(place_in_order)
     first = rows.drop_duplicates("step").set_index("step").sort_index()
 
-    hidden = rows[rows["needle"] != tables.CONTROL].drop_duplicates(["step", *PLACE]).sort_values("step", kind="stable")
-    means = tables.accuracy(hidden, by=["step"], n_boot=200).set_index("step")
-    control = rows[rows["needle"] == tables.CONTROL].drop_duplicates(["step", *PLACE])
-    control = tables.belonging(control, hidden)
-    floors = tables.fraction(control).groupby(control["step"]).mean() if len(control) else pd.Series(dtype=float)
+    hidden = (
+        rows[rows["needle"] != metrics.CONTROL].drop_duplicates(["step", *PLACE]).sort_values("step", kind="stable")
+    )
+    means = metrics.accuracy(hidden, by=["step"], n_boot=200).set_index("step")
+    control = rows[rows["needle"] == metrics.CONTROL].drop_duplicates(["step", *PLACE])
+    control = metrics.belonging(control, hidden)
+    floors = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else pd.Series(dtype=float)
     hidden["place"], places = _codes(hidden, PLACE)
     hidden["said"], said = _codes(hidden, SAID)
     steps = [

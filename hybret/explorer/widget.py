@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..errors import HybretError, printable
-from ..progress import attended
+from hybret.errors import HybretError, printable
+from hybret.progress import attended
 
 HERE = Path(__file__).parent
 BASE_JS = "widget.js"  # how every view shows foreign text

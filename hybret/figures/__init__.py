@@ -1,4 +1,4 @@
-"""The paper's figures as functions of result rows (Figures 2-10, Table 1) or of a recording (Figure 1); speed.
+"""The paper's figures as functions of result rows (Figures 2-10, Table 1) or of a recording (Figure 1).
 
 Each returns a `matplotlib.figure.Figure` that names its model, recipe and n in small print; `save` writes it.
 """
@@ -13,14 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator
 
-from hybret import asked, tables
+from hybret import arguments, metrics
 from hybret.errors import HybretError
-from hybret.figures.by_k import accuracy_by_k, home, jrt_by_k
-from hybret.figures.forest import arms, departures
-from hybret.figures.judged import verdicts
+from hybret.figures.curves import accuracy_by_k, home, jrt_by_k
 from hybret.figures.maps import annotated_map, retrieval_maps
-from hybret.figures.puzzle import attention_parts, doses
-from hybret.figures.section4 import benchmarks, subtasks
 from hybret.figures.style import (
     COLOURS,
     GREY,
@@ -38,31 +34,19 @@ from hybret.figures.style import (
     styled,
     words,
 )
-from hybret.figures.timings import duration, measured, scaling, speed
 from hybret.figures.trace import head_selection, weights
 
 __all__ = [
     "accuracy_by_k",
     "annotated_map",
-    "arms",
-    "attention_parts",
-    "benchmarks",
     "by_distance",
-    "departures",
-    "doses",
-    "duration",
     "glue",
     "head_selection",
     "home",
     "jrt_by_k",
-    "measured",
     "retrieval_maps",
     "save",
-    "scaling",
-    "speed",
-    "subtasks",
     "table1",
-    "verdicts",
     "weights",
     "words",
 ]
@@ -87,7 +71,7 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
     """
     rows, _ = split(rows)
     pair = ["prefill", "generation"]
-    asked.table(rows, pair)
+    arguments.table(rows, pair)
     rows = rows.assign(**{column: rows[column].astype(str).str.capitalize() for column in pair})
     down, across = ([name for name in MANIPULATIONS if name in set(rows[column])] for column in pair)
     if not down or not across:
@@ -95,7 +79,7 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
     rows = rows[rows["prefill"].isin(down) & rows["generation"].isin(across)]
     figure = canvas(0.95 + 0.7 * len(down))
     axes = figure.subplots()
-    for cell in tables.accuracy(rows, by=pair).to_dict("records"):
+    for cell in metrics.accuracy(rows, by=pair).to_dict("records"):
         prefill, generation, share = cell["prefill"], cell["generation"], float(cell["accuracy"])
         i, j = down.index(prefill), across.index(generation)
         colour = colormap()(share)
@@ -133,14 +117,14 @@ def by_distance(rows: pd.DataFrame, window: int | None, by: str = "condition", b
         Width of a bin; without a window ten bins span the data.
     """
     rows, _ = split(rows)
-    asked.table(rows, ["distance", by], ("distance",), ("distance", by))
+    arguments.table(rows, ["distance", by], ("distance",), ("distance", by))
     if window is not None:
-        asked.whole("window", window, 1)
-    asked.whole("bins_per_window", bins_per_window, 1)
+        arguments.integer("window", window, 1)
+    arguments.integer("bins_per_window", bins_per_window, 1)
     unit = window or 1
     step = 1 / bins_per_window if window else (rows["distance"].max() + 1) / 10
     edges = step * np.arange(int(rows["distance"].max() / unit / step) + 2)
-    table = tables.by_distance(rows, unit, edges.tolist(), by).sort_values("near")
+    table = metrics.by_distance(rows, unit, edges.tolist(), by).sort_values("near")
     figure = canvas(3.7)
     axes = figure.subplots()
     if window:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from hybret import asked, tables
+from hybret import arguments, metrics
 from hybret.figures.style import (  # fmt: skip
     EDGE,
     GREY,
@@ -48,9 +48,9 @@ def scores(palette: str) -> ScalarMappable:
 
 def in_fives(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The rows with scores from 0 to 5, whatever their rubric's maximum, and what a colour bar calls them."""
-    if (tables.maximum(rows) == FIVE).all():
+    if (metrics.maximum(rows) == FIVE).all():
         return rows, "mean score (0 to 5)"
-    return rows.assign(score=FIVE * tables.fraction(rows)), "mean score (scaled to 0 to 5)"
+    return rows.assign(score=FIVE * metrics.fraction(rows)), "mean score (scaled to 0 to 5)"
 
 
 def draw_map(axes: Axes, rows: pd.DataFrame, palette: str) -> None:
@@ -123,17 +123,17 @@ def retrieval_maps(
     Raises
     ------
     HybretError
-        If a map would be a mean over several needles, haystacks, models, ... (`hybret.tables.alike`).
+        If a map would be a mean over several needles, haystacks, models, ... (`hybret.metrics.alike`).
     """
     rows = split(rows)[0].reset_index(drop=True)
     known = ["length", "depth", "score"]
-    asked.table(rows, [*known, "in_window", *(by for by in (row_by, col_by) if by)], NUMBERS, known)
+    arguments.table(rows, [*known, "in_window", *(by for by in (row_by, col_by) if by)], NUMBERS, known)
     rows, unit = in_fives(rows)
     bar = scores(palette)
     said = {by: rows[by].map(lambda value, by=by: words(by, value)) for by in (row_by, col_by) if by}
     named = rows.assign(_down=said[row_by] if row_by else "", _across=said[col_by] if col_by else "")
-    tables.alike(named, ["_down", "_across"])
-    tables.once(named, ["_down", "_across"])
+    metrics.alike(named, ["_down", "_across"])
+    metrics.once(named, ["_down", "_across"])
     down, across = (list(dict.fromkeys(named[column])) for column in ("_down", "_across"))
     lines, columns = _lines(len(across))
     width = WIDTH if columns > 1 else 4.6
@@ -193,8 +193,8 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
         where the map has one.
     """
     rows = split(rows)[0]
-    tables.alike(rows, [])
-    tables.once(rows)
+    metrics.alike(rows, [])
+    metrics.once(rows)
     rows, unit = in_fives(rows)
     figure = canvas(3.6, 5.2)
     axes = figure.subplots()

@@ -15,7 +15,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from hybret import asked, tables
+from hybret import arguments, metrics
 from hybret.errors import HybretError, printable
 from hybret.presets import made_up
 from hybret.prompts import CONTROL
@@ -225,20 +225,20 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
         haystacks or templates than the rows.
     """
     plain = ["needle", "model", "score", "exact", "prompt"]
-    asked.table(rows, plain, NUMBERS, [name for name in plain if name != "score"])
+    arguments.table(rows, plain, NUMBERS, [name for name in plain if name != "score"])
     control = rows["needle"] == CONTROL
     if control.all():
         raise HybretError("no rows with a needle to draw; check the selection that was passed to the figure")
-    rows = tables.settled(rows)
+    rows = metrics.settled(rows)
     needle, ground = rows[~control], rows[control]
     if floor_rows is not None:
-        ground = tables.settled(asked.table(floor_rows, plain, NUMBERS))
-        if len(ground) and tables.belonging(ground, needle).empty:
+        ground = metrics.settled(arguments.table(floor_rows, plain, NUMBERS))
+        if len(ground) and metrics.belonging(ground, needle).empty:
             raise HybretError(
                 "floor_rows are the control of other rows; give that of the same needle, haystack, template, lengths "
                 "and conditions"
             )
-    return needle, tables.belonging(ground, needle)
+    return needle, metrics.belonging(ground, needle)
 
 
 def words(column: str, value: Any) -> str:

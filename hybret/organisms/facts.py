@@ -1,7 +1,7 @@
 """Facts of the needle documents: templates, questions, and what is held out of training.
 
 A fact is one sentence that states something hard to guess, with questions that name its subject. Documents
-hold several facts among plain prose and ask for some of them (:mod:`hybret.organisms.documents`).
+hold several facts among plain prose and ask for some of them (:mod:`hybret.organisms.training.documents`).
 
 Held out of training, in two ways:
 

@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from hybret import asked
+from hybret import arguments
 from hybret.errors import printable
 from hybret.families import KNOWN_DEFECTS
 from hybret.models import Model, load
@@ -88,7 +88,7 @@ def verify(
         If the model cannot be loaded, or the prompt is too short.
     """
     if tokens is not None:
-        asked.whole("tokens", tokens, 12, MOST_TOKENS)
+        arguments.integer("tokens", tokens, 12, MOST_TOKENS)
     bench = Bench(model if isinstance(model, Model) else load(model, device=device, dtype=dtype), tokens)
     lines = []
     with progress_bar(desc=bench.model.name, unit="check", total=len(CHECKS), disable=not progress) as bar:

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from hybret.engine.generation import WHOLE, extend, merge, prompt_tokens
-from hybret.engine.states import restore_recurrent, start
+from hybret.engine.decode import WHOLE, extend, merge, prompt_tokens
+from hybret.engine.state import restore_recurrent, start
 from hybret.interventions import KeepHeads
 from hybret.recipe import CORRECTED, PAPER
 from hybret.verifying.subjects import STEPS, Actions, Bench

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from hybret.engine.frame import Frame, frame
-from hybret.engine.generation import decode, prefill
+from hybret.engine.attach import implementation
+from hybret.engine.context import Frame, frame
+from hybret.engine.decode import decode, prefill
 from hybret.engine.scan import parallel_scans
-from hybret.engine.states import State, restore_recurrent, start
-from hybret.engine.tracing import implementation
+from hybret.engine.state import State, restore_recurrent, start
 from hybret.interventions import During, Intervention, KeepHeads
 from hybret.models import Model
 from hybret.recipe import CORRECTED, Recipe
@@ -28,7 +28,7 @@ STEPS = 6
 
 @dataclass
 class Record:
-    """What the attention function reports of one run (`hybret.engine.frame.Recorder`), reduced at once.
+    """What the attention function reports of one run (`hybret.engine.context.Recorder`), reduced at once.
 
     Attributes
     ----------

@@ -1,0 +1,1 @@
+"""The paper's claims, numbers and figures, judged against rows."""

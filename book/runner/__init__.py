@@ -1,0 +1,1 @@
+"""Runs the notebooks that changed and builds the pages."""

@@ -1,0 +1,120 @@
+"""The benchmark: what it reports, that its numbers belong together, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from book.speed import long
+from book.speed.bench import bench, prefill_ratio
+from book.speed.measuring import matmul_rate
+from book.speed.scaling import scaling
+from hybret import HybretError
+from hybret.cli import app
+from hybret.tasks.niah import grid
+
+SMALL = {"lengths": [76, 128], "depths": [0, 50], "max_new_tokens": 4, "stock_prompts": 2, "stock_conditions": 3}
+
+
+def test_a_benchmark_says_what_it_measured(model):
+    said = []
+    found = bench(model, **SMALL, say=said.append)
+    assert json.loads(json.dumps(found)) == found
+    assert found["machine"]["model"] == model.name and found["machine"]["parameters"] == model.parameters
+    assert len(said) >= 5
+    sizes = {"figure2": 2 * (model.heads + 1), "manipulation": 20}
+    passes = {"figure2": model.heads + 1, "manipulation": 5}
+    for name, conditions in sizes.items():
+        part, stock = found[name], found[name]["stock"]
+        assert part["answers"] == 4 * conditions and part["prompts"] == 4
+        assert (stock["answers"], part["answers_compared"], part["answers_identical"]) == (6, 6, 6)
+        assert stock["seconds"] == pytest.approx(stock["seconds_per_answer"] * part["answers"], abs=0.1)
+        assert part["ratio"] == pytest.approx(stock["seconds"] / part["seconds"], rel=0.15)
+        assert set(part["stages"]) == {"prefill", "fork", "decode", "scoring"}
+        assert 0.5 * part["seconds"] < sum(part["stages"].values()) <= part["seconds"]
+        assert part["limit"]["distinct_prefills"] == passes[name] and part["limit"]["seconds"] > 0
+        assert part["memory_gib"] is None or part["memory_gib"] > 0.05
+    assert found["prefill"]["tokens"] == 128 and found["prefill"]["kept_as_in_fp32"] == 1
+    assert model.net.config._attn_implementation == "eager"
+
+
+def test_prefill_ratio_and_rate_are_of_this_model(griffin):
+    found = prefill_ratio(griffin, grid(griffin, [76], [0])[0], repeats=1)
+    # Both are rounded to 10 microseconds.
+    assert found["ratio"] == pytest.approx(found["sparsified_seconds"] / found["plain_seconds"], rel=0.05)
+    assert matmul_rate(griffin, 64) > 1e6
+
+
+def test_the_scaling_of_one_layer():
+    found = scaling((16, 32, 64), device="cpu", dtype="float32")
+    assert [(r["path"], r["tokens"]) for r in found["rows"]] == [
+        (path, n) for path in ("sparsified", "plain", "eager") for n in (16, 32, 64)
+    ]
+    assert all(r["seconds"] > 0 and r["extra_gib"] is None for r in found["rows"])
+    assert found["shape"] == {"heads": 32, "key_value_heads": 8, "head_dim": 128, "hidden": 4096}
+    assert set(found["slopes"]) == {"sparsified", "plain", "eager"} and found["eager_gib_at_longest"] is None
+
+
+def test_long_maps_end_at_the_length_that_does_not_fit(griffin, monkeypatch):
+    sweep = long.sweep
+
+    def small(model, prompts, *arguments, **options):
+        if len(prompts[0].ids) > 110:
+            raise HybretError("out of memory")
+        return sweep(model, prompts, *arguments, **options)
+
+    monkeypatch.setattr(long, "sweep", small)
+    found = long.long_maps(griffin, [76, 100, 128], [0, 50], max_new_tokens=3)
+    assert json.loads(json.dumps(found)) == found and found["ended"].endswith("tokens: out of memory")
+    assert [row["length"] for row in found["rows"]] == [76, 100]
+    for row in found["rows"]:
+        assert row["tokens"] <= row["length"] and row["prompts"] * row["conditions"] == row["answers"] == 8
+        assert row["prompt_tokens_per_second"] > 0 and len(row["accuracy"]) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_memory_of_a_sparsified_prefill_grows_linearly():
+    rows = {(r["path"], r["tokens"]): r["extra_gib"] for r in scaling((2048, 4096, 8192))["rows"]}
+    assert rows["sparsified", 8192] < 2.2 * rows["sparsified", 4096] < 5 * rows["sparsified", 2048]
+    assert rows["eager", 8192] > 3.5 * rows["eager", 4096]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sweeps": ["figure9"]}, "unknown sweep 'figure9'; choose from figure2, manipulation"),
+        ({"stock_prompts": 0}, "at least one prompt under at least one condition"),
+    ],
+)
+def test_bad_input_is_refused_before_the_model_runs(griffin, options, message):
+    with pytest.raises(HybretError, match=message):
+        bench(griffin, **SMALL | options)
+    with pytest.raises(HybretError, match="lengths of at least 2 tokens"):
+        scaling(())
+
+
+def test_the_command_prints_one_json_object_or_a_table():
+    common = ["bench", "--model", "random-griffin", "--device", "cpu", "--lengths", "128,", "--depths", "50,",
+              "--stock-prompts", "1", "--stock-conditions", "1", "--what", "figure2"]  # fmt: skip
+    done = CliRunner().invoke(app, [*common, "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["figure2"]["tokens_identical"] is True
+    done = CliRunner(env={"COLUMNS": "120"}).invoke(app, [*common, "--what", "long"])
+    assert done.exit_code == 0 and "1 of 1" in done.stdout and "4 conditions, 121 tokens" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--what", "figure9"], "unknown benchmark 'figure9'"),
+        (["--weights", "random"], "random weights are made for google/recurrentgemma-2b"),
+        (["--weights", "none"], "unknown weights 'none'; choose one of checkpoint, random"),
+        (["--stock-prompts", "0"], "at least one prompt"),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(arguments, message):
+    done = CliRunner().invoke(app, ["bench", *arguments])
+    assert done.exit_code == 2 and message in done.stderr and done.stderr.startswith("error: ")

@@ -1,0 +1,612 @@
+"""The runner and the pages, on a tiny book written into a temporary folder."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.formatters import DisplayFormatter
+from rich.console import Console
+
+from book.runner import build as book
+from book.runner import publish as publishing
+from book.runner.execute import asked
+from book.runner.runs import Project
+from hybret.errors import HybretError
+from hybret.sweeping import ENGINE_DIGEST
+
+REPO = Path(__file__).resolve().parents[2]
+PARAMETERS = """model: str = "tiny"  # model name
+recipe: str = "CORRECTED"  # how the experiment is done
+count: int = 3  # prompts
+flag: bool = False  # draw the floor
+lengths: list[int] = [8, 16]  # prompt lengths (tokens)
+limit: int | None = None  # stop early
+results: str = "../book/results"  # folder of the figure files
+"""
+DRAW = """import pathlib
+import matplotlib.pyplot as plt
+fig, ax = plt.subplots()
+ax.plot(range(count))
+pathlib.Path(results).mkdir(exist_ok=True)
+fig.savefig(pathlib.Path(results) / "home.svg")
+plt.show()"""
+FIGURE = {"tags": ["hide-input"], "mystnb": {"figure": {"name": "fig-line", "caption": "A line of `tiny`."}}}
+COUNT = "with open('../ran.txt', 'a') as log:\n    print('{0}', file=log)"
+
+TOC = """format: jb-book
+root: book/index
+chapters:
+  - file: notebooks/draw
+  - file: notebooks/read
+  - file: book/runs
+"""
+INDEX = r"""# Tiny
+
+See {numref}`fig-home` and {numref}`fig-line`: $a_i$.
+
+$$
+H = -\sum_i a_i \log_2 a_i + \underbrace{b + c + d + e + f + g + h + i + j + k + l + m + n + o + p + q}_{wide}
+$$
+
+```{run-figure} home
+:name: fig-home
+:alt: a line
+
+The line.
+```
+
+"""
+INDEX += "\n".join(["| a_long_column_name " * 9 + "|", "|---" * 9 + "|", "| 1 " * 9 + "|"])
+
+
+def notebook(path: Path, title: str, *cells: tuple[str, dict[str, object]], parameters: str = PARAMETERS) -> None:
+    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    nb.metadata["language_info"] = {"name": "python"}
+    code = [(parameters, {"tags": ["parameters"]}), (COUNT.format(path.stem), {}), *cells]
+    nb.cells = [
+        nbformat.v4.new_markdown_cell(f"# {title}\n\nEntropy is $H = -\\sum_i a_i \\log_2 a_i$ bits.", id="title")
+    ]
+    nb.cells += [nbformat.v4.new_code_cell(s, metadata=m, id=f"c{i}") for i, (s, m) in enumerate(code)]
+    nbformat.write(nb, path)
+
+
+def tiny(root: Path) -> Path:
+    """Write a project with two notebooks, the second reading the first's results."""
+    for folder in ("notebooks", "book"):
+        (root / folder).mkdir(parents=True)
+    for name in ("_ext", "_assets"):
+        shutil.copytree(REPO / "book" / name, root / "book" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "_config.yml", root)
+    shutil.copy(REPO / "book" / "references.bib", root / "book")
+    notebook(root / "notebooks" / "draw.ipynb", "Drawing", (DRAW, FIGURE))
+    notebook(root / "notebooks" / "read.ipynb", "Reading", ("assert count < 9, 'too many'\n'x' * 4000", {}))
+    (root / "notebooks" / "runs.yml").write_text("draw: {parameters: {count: 4}}\nread: {needs: [draw]}\n")
+    (root / "_toc.yml").write_text(TOC)
+    (root / "book" / "runs.md").write_text("# Runs\n\n```{runs}\n```\n")
+    (root / "book" / "index.md").write_text(INDEX)
+    return root
+
+
+def build(root: Path, **options: object) -> str:
+    """Build and return what was printed."""
+    out = io.StringIO()
+    book.build(root=root, console=Console(file=out, width=200, highlight=False), **options)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def ran(root: Path) -> list[str]:
+    path = root / "ran.txt"
+    return path.read_text().split() if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root = tiny(tmp_path_factory.mktemp("built"))
+    return root, build(root)
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_every_notebook_runs_once_and_after_what_it_needs(built: tuple[Path, str]) -> None:
+    root, said = built
+    assert ran(root) == ["draw", "read"]
+    assert re.search(r"done\s+read\s+[\d.]+ s\s+\(2/2\)", said)
+    assert re.search(r"pages\s+[\d.]+", said)
+    assert str(root / "_build" / "html" / "index.html") in said
+
+
+def test_provenance_is_in_the_executed_copy(built: tuple[Path, str]) -> None:
+    nb = nbformat.read(built[0] / "book" / "executed" / "draw.ipynb", as_version=4)
+    meta = nb.metadata["hybret"]
+    assert meta["model"] == "tiny" and meta["recipe"] == "CORRECTED"
+    assert meta["parameters"] == {"count": 4} and meta["files"] == ["home.svg"]
+    assert {"key", "source", "package", "commit", "dirty", "python", "device", "started", "seconds"} <= set(meta)
+    assert not list((built[0] / "book" / "executed").glob("*.running.ipynb"))
+
+
+def test_a_source_notebook_is_left_alone(built: tuple[Path, str]) -> None:
+    nb = nbformat.read(built[0] / "notebooks" / "draw.ipynb", as_version=4)
+    assert not any(c.get("outputs") for c in nb.cells)
+
+
+@pytest.fixture
+def done(built: tuple[Path, str], tmp_path: Path) -> Path:
+    """Return a copy of the built project, so that a test may change it."""
+    root = tmp_path / "copy"
+    shutil.copytree(built[0], root, ignore=shutil.ignore_patterns("_build"))
+    return root
+
+
+def states(project: Project) -> list[str]:
+    return [project.status(n).state for n in project.plan]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_prose_does_not_make_a_run_stale(done: Path) -> None:
+    edit(done / "notebooks" / "draw.ipynb", "# Drawing", "# Drawing again")
+    assert states(Project(done)) == ["current", "current"]
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "states_after", "reason"),
+    [
+        ("notebooks/read.ipynb", "'x' * 4000", "'y'", ["current", "stale"], "the notebook's code"),
+        ("notebooks/draw.ipynb", "range(count)", "range(2)", ["stale", "stale"], "the notebook's code"),
+        ("notebooks/runs.yml", "count: 4", "count: 5", ["stale", "stale"], "its parameters"),
+    ],
+)
+def test_what_makes_a_run_stale(
+    done: Path, path: str, old: str, new: str, states_after: list[str], reason: str
+) -> None:
+    edit(done / path, old, new)
+    project = Project(done)
+    assert states(project) == states_after
+    assert reason in next(s.reason for n in project.plan if (s := project.status(n)).state == "stale")
+
+
+def test_a_run_is_stale_when_its_figure_file_is_gone(done: Path) -> None:
+    (done / "book" / "results" / "home.svg").unlink()
+    assert states(Project(done)) == ["stale", "current"]
+
+
+def test_the_package_and_its_checkpoints_count_but_the_runner_does_not(tmp_path: Path) -> None:
+    root = tiny(tmp_path / "p")
+    package = root / "hybret"
+    (package / "organisms").mkdir(parents=True)
+    (package / "core.py").write_text("x = 1")
+    weights = package / "organisms" / "model.safetensors"
+    weights.write_bytes(b"1")
+    before = Project(root).plan["draw"].key
+    (package / "book.py").write_text("# how runs are carried out")
+    assert Project(root).plan["draw"].key == before
+    weights.write_bytes(b"2")
+    changed = Project(root).plan["draw"].key
+    assert changed != before
+    (package / "core.py").write_text("x = 2")
+    assert Project(root).plan["draw"].key not in (before, changed)
+
+
+def test_a_published_run_is_read_where_there_is_no_own_one(done: Path) -> None:
+    project = Project(done)
+    project.published.mkdir()
+    own = project.executed / "read.ipynb"
+    shutil.copy(own, project.published)
+    assert project.find("read") == own
+    own.unlink()
+    assert project.find("read") == project.published / "read.ipynb"
+    assert project.status("read").state == "current"
+
+
+def test_a_failure_keeps_the_old_run_and_skips_what_needs_it(done: Path) -> None:
+    old = (done / "book" / "executed" / "draw.ipynb").read_bytes()
+    edit(done / "notebooks" / "draw.ipynb", "ax.plot(range(count))", "raise KeyError('gone')")
+    out = io.StringIO()
+    with pytest.raises(book.BuildError, match="draw"):
+        book.build(root=done, html=False, console=Console(file=out, width=200))
+    assert "KeyError: 'gone'" in out.getvalue() and re.search(r"skipped\s+read", out.getvalue())
+    assert (done / "book" / "executed" / "draw.ipynb").read_bytes() == old
+    assert (done / "book" / "executed" / "draw.failed.ipynb").exists()
+
+
+def test_a_killed_kernel_is_a_failure(done: Path) -> None:
+    edit(done / "notebooks" / "read.ipynb", "'x' * 4000", "import os; os._exit(1)")
+    with pytest.raises(book.BuildError, match="read"):
+        build(done, html=False)
+    assert Project(done).status("read").state == "stale"
+
+
+def test_independent_notebooks_run_at_the_same_time(tmp_path: Path) -> None:
+    root = tmp_path
+    (root / "notebooks").mkdir()
+    meet = (
+        "import pathlib, time\npathlib.Path('{0}').touch()\nend = time.time() + 20\n"
+        "while not pathlib.Path('{1}').exists():\n    assert time.time() < end\n    time.sleep(.05)"
+    )
+    for one, other in ("ab", "ba"):
+        notebook(root / "notebooks" / f"{one}.ipynb", one, (meet.format(one, other), {}))
+    (root / "notebooks" / "runs.yml").write_text("a: {}\nb: {}\n")
+    build(root, html=False, jobs=2)
+    assert states(Project(root)) == ["current", "current"]
+
+
+PART = """part: {notebook: draw, parameters: {count: 2}}
+draw: {parameters: {count: 4}, needs: [part]}
+read: {needs: [part]}
+"""
+
+
+def test_a_part_of_a_chapter_is_a_run_of_its_notebook(done: Path) -> None:
+    (done / "notebooks" / "runs.yml").write_text(PART)
+    (done / "ran.txt").unlink()
+    build(done)
+    assert ran(done)[0] == "draw" and sorted(ran(done)) == ["draw", "draw", "read"]
+    project = Project(done)
+    assert states(project) == ["current"] * 3
+    meta = nbformat.read(project.executed / "part.ipynb", as_version=4).metadata["hybret"]
+    assert meta["parameters"] == {"count": 2, "results": "../book/results/part"} and meta["files"] == []
+    assert (done / "book" / "results" / "part" / "home.svg").exists()  # not in the place of its chapter's
+    assert "<code" in html(done, "book/runs") and "part" in html(done, "book/runs")
+    assert "Run of tiny" in html(done, "notebooks/draw")
+    edit(done / "notebooks" / "runs.yml", "count: 2", "count: 3")
+    assert states(Project(done)) == ["stale"] * 3  # the chapter reads what its part left
+
+
+def test_a_part_is_left_out_where_its_parameter_is_overridden(done: Path) -> None:
+    (done / "notebooks" / "runs.yml").write_text(PART)
+    plan = Project(done, {"count": 5}).plan
+    assert list(plan) == ["draw", "read"] and plan["read"].needs == ("draw",) and plan["draw"].needs == ()
+    plan = Project(done, {"flag": True}).plan
+    assert list(plan) == ["part", "draw", "read"]
+    assert plan["part"].parameters["results"] == "../book/results/flag-True/part"
+
+
+@pytest.mark.parametrize("model", ["griffin-small", "google/recurrentgemma-2b", "griffin-tiny,jamba-tiny"])
+def test_this_books_notebooks_can_be_run_on_another_model(model: str) -> None:
+    plan = Project(REPO, {"model": model}).plan
+    assert set(plan) == {run.notebook for run in Project(REPO).plan.values()}
+    assert plan["benchmarks"].needs == ("sparsification",)
+
+
+def test_several_models_name_their_folder() -> None:
+    assert Project(REPO, {"model": "google/recurrentgemma-2b,griffin-tiny"}).variant == "recurrentgemma-2b-griffin-tiny"
+
+
+def test_random_weights_are_kept_apart_from_the_models_own() -> None:
+    assert Project(REPO, {"model": "random:google/recurrentgemma-2b"}).variant == "random-recurrentgemma-2b"
+
+
+def test_another_model_has_its_own_runs(done: Path) -> None:
+    before = (done / "book" / "results" / "home.svg").read_bytes()
+    build(done, model="somebody/other-1b", only=["draw"], html=False)
+    meta = nbformat.read(done / "book" / "executed" / "other-1b" / "draw.ipynb", as_version=4).metadata["hybret"]
+    assert meta["model"] == "somebody/other-1b"
+    assert (done / "book" / "results" / "other-1b" / "home.svg").exists()
+    assert (done / "book" / "results" / "home.svg").read_bytes() == before
+    assert states(Project(done)) == ["current", "current"]
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"parameters": {"conut": 3}}, "no notebook has a parameter named 'conut'"),
+        ({"parameters": {"count": "3"}}, "'count' must be int, not '3'"),
+        ({"parameters": {"flag": "false"}}, "'flag' must be bool, not 'false'"),
+        ({"parameters": {"count": True}}, "'count' must be int, not True"),
+        ({"parameters": {"lengths": [1, "2"]}}, r"'lengths' must be list\[int\]"),
+        ({"parameters": {"limit": "none"}}, r"'limit' must be int \| None"),
+        ({"model": 7}, "'model' must be str"),
+        ({"only": ["drawing"]}, "no notebook 'drawing'; runs.yml has draw, read"),
+        ({"jobs": 0}, "jobs must be at least 1"),
+    ],
+)
+def test_bad_input_is_said_before_anything_runs(tmp_path: Path, options: dict[str, object], says: str) -> None:
+    root = tiny(tmp_path / "p")
+    with pytest.raises(HybretError, match=says):
+        build(root, **options)
+    assert not (root / "book" / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("draw: {parameters: {nothing: 1}}", "draw.ipynb has no parameter 'nothing'"),
+        ("lost: {}", "'lost', but"),
+        ("read: {needs: [draw]}\ndraw: {}", "must stand above"),
+        ("draw: {params: {}}", "may only hold"),
+        ("draw: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_runs_file_is_said_in_one_sentence(tmp_path: Path, spec: str, says: str) -> None:
+    root = tiny(tmp_path / "p")
+    (root / "notebooks" / "runs.yml").write_text(spec)
+    with pytest.raises(HybretError, match=says):
+        _ = Project(root).plan
+
+
+def test_a_folder_that_is_no_project(tmp_path: Path) -> None:
+    with pytest.raises(HybretError, match="clone of the project"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, 3])
+def test_an_optional_parameter_takes_none_and_its_type(tmp_path: Path, value: object) -> None:
+    project = Project(tiny(tmp_path / "p"), {"limit": value})
+    assert project.plan["draw"].parameters["limit"] == value
+
+
+# ---------------------------------------------------------------- pages
+
+
+def html(root: Path, page: str) -> str:
+    return (root / "_build" / "html" / f"{page}.html").read_text()
+
+
+def test_a_page_shows_its_run(built: tuple[Path, str]) -> None:
+    page = html(built[0], "notebooks/draw")
+    for text in ("Run of tiny, recipe CORRECTED", "prompt lengths (tokens)", "/draw.ipynb", "<img"):
+        assert text in page
+    assert "not been run" not in page and "out of date" not in page
+
+
+def test_every_figure_leads_to_its_cell(built: tuple[Path, str]) -> None:
+    here = re.findall(r'hb-made-by[^>]*href="([^"]+)"', html(built[0], "notebooks/draw"))
+    home = re.findall(r'hb-made-by[^>]*href="([^"]+)"', html(built[0], "book/index"))
+    assert here == ["#cell-c2"]
+    assert home == ["../notebooks/draw.html#cell-c2"]
+    assert 'id="cell-c2"' in html(built[0], "notebooks/draw")
+
+
+def test_the_runs_page_lists_every_run(built: tuple[Path, str]) -> None:
+    page = html(built[0], "book/runs")
+    assert page.count("<td><p>current</p></td>") == 2 and "Drawing" in page
+
+
+def test_the_download_button_offers_the_source(built: tuple[Path, str]) -> None:
+    copies = list((built[0] / "_build" / "html" / "_sources" / "notebooks").glob("draw.ipynb"))
+    assert copies and not any(c.get("outputs") for c in nbformat.read(copies[0], as_version=4).cells)
+
+
+def test_pages_load_nothing_from_elsewhere(built: tuple[Path, str]) -> None:
+    out = built[0] / "_build" / "html"
+    for page in out.rglob("*.html"):
+        tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text())
+        away = [t for t in tags if re.search(r'(?:src|href)="(?:https?:)?//', t)]
+        assert not away, f"{page.name}: {away}"
+    for sheet in out.rglob("*.css"):
+        assert not re.search(r"@import[^;]*https?:|url\([\"']?(?:https?:)?//", sheet.read_text()), sheet.name
+    assert (out / "_static" / "mathjax" / "tex-svg.js").stat().st_size > 1e6
+
+
+def test_stale_runs_and_unrun_pages_say_so_without_warnings(built: tuple[Path, str], tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(built[0], root)
+    edit(root / "notebooks" / "draw.ipynb", "range(count)", "range(2)")
+    edit(root / "notebooks" / "draw.ipynb", "# Drawing", "# Drawing again")
+    (root / "book" / "executed" / "read.ipynb").unlink()
+    book.pages(Project(root), Console(file=io.StringIO()))  # incremental: the pages were built before
+    assert "out of date: the notebook's code changed" in html(root, "notebooks/draw").replace("’", "'")
+    assert "Drawing again" in html(root, "notebooks/draw")  # prose is no part of the run
+    assert "has not been run here yet" in html(root, "notebooks/read")
+    runs = html(root, "book/runs")
+    assert "not run" in runs and "stale" in runs
+
+
+def test_a_fresh_clone_builds_without_warnings(tmp_path: Path) -> None:
+    root = tiny(tmp_path / "p")
+    book.pages(Project(root), Console(file=io.StringIO()))
+    page = html(root, "book/index")
+    assert "has not happened here yet" in page and "Fig. 1" in page
+    assert "has not been run here yet" in html(root, "notebooks/draw")
+    assert ran(root) == []
+
+
+def test_a_warning_fails_the_build(done: Path) -> None:
+    (done / "book" / "index.md").write_text("# Tiny\n\n{numref}`nowhere`\n")
+    out = io.StringIO()
+    with pytest.raises(book.BuildError, match="whole log"):
+        book.pages(Project(done), Console(file=out, width=200))
+    assert "nowhere" in out.getvalue()
+
+
+# ---------------------------------------------------------------- what outputs may hold
+
+AUTO = "from tqdm.auto import tqdm; from tqdm.notebook import tqdm as drawn\n"
+DATASETS = """import datasets, json, pathlib, tempfile
+folder = tempfile.mkdtemp()
+pathlib.Path(folder, "x.jsonl").write_text(json.dumps({"x": 1}))
+data = datasets.load_dataset("json", data_files=folder + "/x.jsonl", split="train", cache_dir=folder)
+_ = data.map(lambda row: {"y": 2})"""
+BARS = {  # the last ones do not ask the environment, as a library may
+    "datasets": DATASETS,
+    "huggingface_hub": "from huggingface_hub.utils import tqdm\nfor _ in tqdm(range(3)): pass",
+    "transformers": "from transformers.utils.logging import tqdm\nfor _ in tqdm(range(3)): pass",
+    "tqdm.auto": AUTO + "for _ in tqdm(range(3)): pass",
+    "widgets": AUTO + "for _ in drawn(range(3), disable=False):\n    for _ in drawn(range(3), disable=False): pass",
+    "text": "from tqdm import tqdm\nfor _ in tqdm('abc', disable=False):\n    for _ in tqdm('ab', disable=False): pass",
+    "html": "from IPython.display import HTML\nHTML('<progress value=1 max=3></progress>')",
+}
+
+
+def test_no_progress_bar_becomes_an_output(tmp_path: Path) -> None:
+    root = tiny(tmp_path / "p")
+    notebook(root / "notebooks" / "read.ipynb", "Bars", *((code, {}) for code in (*BARS.values(), "print('kept')")))
+    build(root, only=["read"], html=False)
+    nb = nbformat.read(root / "book" / "executed" / "read.ipynb", as_version=4)
+    outputs = [c.outputs for c in nb.cells if c.cell_type == "code"][2:]
+    assert dict(zip(BARS, outputs, strict=False)) == dict.fromkeys(BARS, [])
+    assert outputs[-1][0].text == "kept\n" and "widgets" not in nb.metadata
+
+
+SHOWN = "from IPython.display import HTML, Javascript\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("import ipywidgets\nipywidgets.IntSlider()", "the scripts of a widget"),
+        (SHOWN + "HTML('<p><img alt=x src=\"https://example.org/x.png\">')", "the src of <img>"),
+        (SHOWN + "HTML('<link rel=stylesheet href=//example.org/x.css>')", "the href of <link>"),
+        (SHOWN + "HTML('<style>@import \"x.css\"</style>')", "what its style names (@import)"),
+        (SHOWN + "HTML('<p style=\"background: url(http://example.org/x)\">')", "what its style names (url(http://)"),
+        (SHOWN + "HTML('<script>require([\"plotly\"], f)</script>')", "what its script names (require()"),
+        (SHOWN + "Javascript('import(\"https://example.org/x.js\")')", 'what its script names (import("https://)'),
+        (SHOWN + "HTML('<a href=https://example.org>src=http://x</a><script>1</script>require(1) @import')", ""),
+    ],
+)
+def test_an_output_that_needs_a_host_stops_the_build(done: Path, code: str, what: str) -> None:
+    path = done / "book" / "executed" / "read.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    (output,) = outputs_of(code)
+    nb.cells[-1].outputs = [output]
+    nbformat.write(nb, path)
+    if not what:
+        assert asked(nb) == ("", "")
+        return
+    with pytest.raises(book.BuildError) as error:
+        build(done)
+    said = f"book/executed/read.ipynb: the output of cell c2 asks another host for {what}, and pages ask for nothing; "
+    assert str(error.value).startswith(said) and str(error.value).isprintable()
+
+
+def outputs_of(code: str) -> list[nbformat.NotebookNode]:
+    """What a cell would show, without a kernel."""
+    *before, last = code.split("\n")
+    space: dict[str, object] = {}
+    exec("\n".join(before), space)
+    data = DisplayFormatter().format(eval(last, space))[0]
+    return [nbformat.v4.new_output("execute_result", data, execution_count=1)]
+
+
+# ---------------------------------------------------------------- published runs
+
+LEAK = "import os, sys\nprint('in', os.getcwd(), os.path.expanduser('~/.cache/x'))\nprint('noise', file=sys.stderr)"
+
+
+@pytest.fixture(scope="module")
+def shared(built: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone without runs of its own, but with those that somebody published."""
+    node = tmp_path_factory.mktemp("node") / "p"
+    tiny(node)
+    leaky = nbformat.read(node / "notebooks" / "read.ipynb", as_version=4)
+    leaky.cells.append(nbformat.v4.new_code_cell(LEAK, id="leak"))
+    nbformat.write(leaky, node / "notebooks" / "read.ipynb")
+    run = node / "runs" / "other-1b-0123"
+    run.mkdir(parents=True)
+    note = {"model": "somebody/other-1b@abc", "weights": "12ab", "dtype": "bfloat16", "engine": ENGINE_DIGEST}
+    (run / "run.json").write_text(json.dumps(note))
+    (run / "rows-1.parquet").write_bytes(b"rows")
+    shutil.copytree(run, node / "runs" / "other")
+    (node / "runs" / "other" / "run.json").write_text(json.dumps(note | {"model": "somebody/else"}))
+    build(node, model="somebody/other-1b@abc", publish=True)
+    build(node, model="random:a/b", only=["draw"], publish=True)
+    clone = tiny(tmp_path_factory.mktemp("clone") / "p")
+    shutil.copytree(node / "book" / "published", clone / "book" / "published")
+    book.pages(Project(clone), Console(file=io.StringIO()))
+    return clone
+
+
+OTHER = "book/published/other-1b-abc"
+
+
+def test_what_is_published_holds_outputs_and_where_it_came_from_but_no_place(shared: Path) -> None:
+    folder = shared / OTHER
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {
+        "draw.ipynb", "draw.json", "read.ipynb", "read.json",
+        "rows/other-1b-0123/run.json", "rows/other-1b-0123/rows-1.parquet",
+    }  # fmt: skip
+    card = json.loads((folder / "draw.json").read_text())
+    assert (card["model"], card["revision"], card["recipe"]) == ("somebody/other-1b@abc", "abc", "CORRECTED")
+    assert card["weights"] == ["12ab"] and card["dtype"] == ["bfloat16"] and card["parameters"]["count"] == 4
+    assert {"device", "seconds", "commit", "dirty", "python", "versions", "started", "key"} <= set(card)
+    assert "torch" in card["versions"]
+    text = (folder / "read.ipynb").read_text()
+    assert "noise" not in text.replace("'noise'", "") and '"in ' in text
+    for path in folder.glob("*.*"):
+        assert str(Path.home()) not in path.read_text() and str(shared.parents[1]) not in path.read_text()
+
+
+def test_a_clone_without_runs_shows_published_ones_beside_its_own(shared: Path) -> None:
+    chapter, page = html(shared, "notebooks/draw"), html(shared, f"{OTHER}/draw")
+    assert "has not been run here yet" in chapter and f'href="../{OTHER}/draw.html"' in chapter
+    assert "Drawing: other-1b-abc" in page and 'href="../../../notebooks/draw.html"' in page
+    assert "A published run of" in page and "Run of somebody/other-1b&#64;abc" in page and "/draw.json" in page
+    assert "Published: other-1b-abc" in html(shared, "book/index")  # in the contents
+    assert html(shared, "book/runs").count("<td><p>published</p></td>") == 3
+
+
+def test_a_published_page_has_figures_with_numbers_and_names_of_its_own(shared: Path) -> None:
+    pages = [
+        html(shared, name) for name in ("book/index", "notebooks/draw", f"{OTHER}/draw", "book/published/random-b/draw")
+    ]
+    numbers = [re.findall(r"caption-number\">(Fig. \d+)", page) for page in pages]
+    assert numbers == [["Fig. 1"], ["Fig. 2"], ["Fig. 3"], ["Fig. 4"]]
+    assert 'id="other-1b-abc-fig-line"' in pages[2] and 'href="#cell-c2"' in pages[2] and "<img" in pages[2]
+
+
+def test_random_weights_are_marked_on_published_pages(shared: Path) -> None:
+    assert "The weights of this run are random" in html(shared, "book/published/random-b/draw")
+    assert "The weights of this run are random" not in html(shared, f"{OTHER}/draw")
+
+
+def test_what_cannot_be_published_is_said(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HybretError, match="only runs of another model are published; give one with --model"):
+        build(done, publish=True)
+    other = Project(done, {"model": "a/b"})
+    with pytest.raises(HybretError, match="there is no run in"):
+        publishing.publish(other)
+    shutil.copytree(done / "book" / "executed", other.executed, ignore=shutil.ignore_patterns("b"))
+    with pytest.raises(HybretError, match="the run of draw is out of date"):
+        publishing.publish(other)
+    monkeypatch.setattr(publishing, "LARGEST", 100)
+    with pytest.raises(HybretError, match="draw fewer points"):
+        publishing.cleaned_notebook(other, other.plan["draw"])
+    assert not other.published.exists()
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MEASURE = """<script>addEventListener("load", () => MathJax.startup.promise.then(() => {
+const root = document.scrollingElement;
+document.title = JSON.stringify({scroll: root.scrollWidth, width: innerWidth,
+  formulas: document.querySelectorAll("mjx-container svg").length,
+  errors: document.querySelectorAll("mjx-merror").length}); }))</script>"""
+
+PHONE = """<iframe src="{}" width=390 height=844></iframe><script>
+setInterval(() => {{ document.title = frames[0].document.title }}, 50)</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; .ci/run installs it")
+@pytest.mark.parametrize("page", ["book/index", "notebooks/draw"])
+def test_in_a_browser_formulas_render_and_a_phone_does_not_scroll_sideways(
+    built: tuple[Path, str], tmp_path: Path, page: str
+) -> None:
+    assert CHROMIUM
+    copy = built[0] / "_build" / "html" / f"{page}-measured.html"
+    copy.write_text(html(built[0], page).replace("</head>", MEASURE + "</head>"))
+    # A window cannot be narrower than 500 px, so the phone is a frame.
+    frame = copy.with_name("phone.html")
+    frame.write_text(PHONE.format(copy.name))
+    flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+    flags += " --disable-sync --no-first-run --allow-file-access-from-files --virtual-time-budget=15000 --dump-dom"
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path}", frame.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    found = re.search(r"<title>(\{.*?\})</title>", dom)
+    assert found, dom[-2000:]
+    seen = json.loads(found[1].replace("&quot;", '"'))
+    assert seen["formulas"] >= 1 and seen["errors"] == 0
+    assert seen["width"] == 390 and seen["scroll"] <= 390

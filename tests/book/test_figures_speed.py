@@ -1,0 +1,218 @@
+"""Measurements: figures and tables say what the files say, and the page stands on any files it may find."""
+
+import ast
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib
+import nbformat
+import pytest
+
+import book.speed.bench
+import hybret as hb
+from book.speed import figures as speed_figures
+from hybret.errors import HybretError
+from hybret.figures.style import COLOURS
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "speed.ipynb"
+SWEEP = {
+    "prompts": 100, "longest_prompt_tokens": 507, "conditions": 22, "answers": 2200, "max_new_tokens": 40,
+    "seconds": 45.0, "stages": {"prefill": 30.0, "fork": 0.2, "decode": 14.0, "scoring": 0.3}, "memory_gib": 0.75,
+    "stock": {"answers": 20, "prompts": 5, "seconds_per_answer": 0.43, "seconds": 954.0, "memory_gib": 0.5},
+    "ratio": 21.2, "answers_identical": 20, "answers_compared": 20,
+    "limit": {"what": "matrix products", "distinct_prefills": 11, "seconds": 32.0},
+}  # fmt: skip
+WHERE = {"dtype": "float32", "device": "2 CPU threads", "date": "2026-01-31"}
+PREFILL = {"tokens": 507, "sparsified_seconds": 0.0995, "plain_seconds": 0.0908, "ratio": 1.096}
+CPU = {
+    "machine": {"model": "griffin-tiny", "weights": "0123456789ab", "parameters": 7_500_000, **WHERE},
+    "figure2": SWEEP,
+    "manipulation": {**SWEEP, "seconds": 60.0, "ratio": 19.0},
+    "prefill": PREFILL,
+}
+GPU_WHERE = {"dtype": "bfloat16", "device": "NVIDIA H100", "date": "2026-02-01"}
+GPU = {
+    "machine": {
+        "model": "google/recurrentgemma-2b",
+        "weights": "random000000",
+        "parameters": 2_700_000_000,
+        **GPU_WHERE,
+    },
+    "figure2": {**SWEEP, "seconds": 27.0, "ratio": 272.0, "answers_identical": 17, "memory_gib": None},
+}
+LAYER = {
+    "machine": {"model": "attention layer of griffin-tiny", **GPU_WHERE},
+    "rows": [
+        {"path": path, "tokens": 1024 * 2**i, "seconds": 0.001 * 4**i, "extra_gib": base * grows**i}
+        for path, base, grows, n in (("sparsified", 0.05, 2, 5), ("plain", 0.02, 2, 5), ("eager", 0.3, 4, 3))
+        for i in range(n)
+    ],
+    "slopes": {
+        "sparsified": {"seconds": 2.0, "extra_gib": 1.0},
+        "plain": {"seconds": 2.0, "extra_gib": 1.0},
+        "eager": {"seconds": 2.0, "extra_gib": 2.0},
+    },
+    "eager_gib_at_longest": 76.8,
+}
+
+
+def text(figure) -> str:
+    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+
+
+def without_memory() -> dict:
+    layer = copy.deepcopy(LAYER)
+    for row in layer["rows"]:
+        row["extra_gib"] = None
+    for slopes in layer["slopes"].values():
+        slopes["extra_gib"] = None
+    return {**layer, "eager_gib_at_longest": None}
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_measured_has_a_row_for_every_sweep_that_is_there():
+    rows = speed_figures.measured([CPU, GPU])
+    assert list(zip(rows["model"], rows["sweep"], strict=True)) == [
+        ("griffin-tiny", "Figure 2"),
+        ("griffin-tiny", "Table 1"),
+        ("recurrentgemma-2b", "Figure 2"),
+    ]
+    assert rows["random"].tolist() == [False, False, True] and rows["identical"].tolist() == [20, 20, 17]
+    assert rows["other"].tolist() == pytest.approx([0.5, 15.5, 0.0])
+    assert speed_figures.measured([]).empty
+
+
+def test_bars_are_the_stages_end_to_end_and_the_line_is_the_limit():
+    figure = speed_figures.speed(speed_figures.measured([CPU, GPU]))
+    cpu, gpu = figure.axes
+    first = [bar[0] for bar in cpu.containers[:5]]
+    assert [bar.get_label() for bar in cpu.containers[:5]] == ["prefill", "fork", "decode", "scoring", "other"]
+    assert [patch.get_width() for patch in first] == pytest.approx([30, 0.2, 14, 0.3, 0.5])
+    assert [patch.get_x() for patch in first] == pytest.approx([0, 30, 30.2, 44.2, 44.5])
+    assert [line.get_xdata()[0] for line in cpu.get_lines()] == [32, 32]
+    assert cpu.get_xlim()[0] == gpu.get_xlim()[0] == 0 and cpu.get_xlim()[1] > 60 > gpu.get_xlim()[1] > 32
+    assert [label.get_text() for label in cpu.get_yticklabels()] == ["Figure 2", "Table 1"]
+
+
+def test_speed_says_where_it_was_measured_and_what_the_stock_path_took():
+    said = text(speed_figures.speed(speed_figures.measured([CPU, GPU])))
+    for words in (
+        "wall-clock time (s); each panel has its own scale",
+        "2,200 answers in 45 s · stock path 15 min 54 s, extrapolated from 20 · ratio 21.2",
+        "recurrentgemma-2b, random weights",
+        "model griffin-tiny (01234567), float32 on 2 CPU threads, 2026-01-31",
+        "model recurrentgemma-2b (random weights), bfloat16 on NVIDIA H100, 2026-02-01",
+    ):
+        assert words in said, words
+    assert "own scale" not in text(speed_figures.speed(speed_figures.measured([GPU])))
+
+
+def test_scaling_has_a_line_per_path_and_carries_eager_on_to_the_longest_prompt():
+    figure = speed_figures.scaling([LAYER])
+    time, memory = figure.axes
+    assert (time.get_ylabel(), memory.get_ylabel()) == ("time (s)", "extra memory (GiB)")
+    for axes in figure.axes:
+        assert axes.get_xlabel() == "prompt length (tokens)"
+        assert axes.get_xscale() == axes.get_yscale() == "log"
+    lines = {line.get_label(): line for line in memory.get_lines()}
+    assert list(lines) == [
+        "sparsified, streaming, slope 1.00",
+        "plain (SDPA), slope 1.00",
+        "sparsified, eager, slope 2.00",
+        "eager, extrapolated (slope 2)",
+    ]
+    dotted = lines["eager, extrapolated (slope 2)"]
+    assert dotted.get_linestyle() == ":" and dotted.get_xdata().tolist() == [4096, 16384]
+    assert dotted.get_ydata()[-1] == pytest.approx(LAYER["eager_gib_at_longest"])
+    solid = [line for line in memory.get_lines() if line is not dotted]
+    assert len({line.get_marker() for line in solid}) == 3 and {line.get_color() for line in solid} <= set(COLOURS)
+    assert "(random weights), bfloat16 on NVIDIA H100, 2026-02-01" in text(figure)
+
+
+def test_memory_that_was_not_measured_is_said_and_not_drawn():
+    time, memory = speed_figures.scaling([without_memory()]).axes
+    assert "measured on a GPU only" in text(memory) and not memory.get_lines() and len(time.get_lines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0005, "0.5 ms"), (0.0995, "100 ms"), (0.4, "400 ms"), (4.12, "4.1 s"), (45.4, "45 s"), (119.6, "2 min"),
+        (953.8, "15 min 54 s"), (3600, "1 h"), (7380, "2 h 3 min"), (7200, "2 h"),
+    ],
+)  # fmt: skip
+def test_durations_are_written_as_they_are_said(seconds, words):
+    assert speed_figures.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: speed_figures.speed(speed_figures.measured([])), lambda: speed_figures.scaling([])]
+)
+def test_nothing_to_draw_is_said_in_one_sentence(call):
+    with pytest.raises(HybretError, match="no measurements to draw; make one with `hybret bench"):
+        call()
+
+
+# ---------------------------------------------------------------- the page
+
+
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: dict, **files: dict) -> dict[str, object]:
+    """Run the notebook's cells on these files, its benchmark replaced by `live`; cell name to what it shows."""
+    monkeypatch.setattr(hb, "load", lambda *_, **__: None, raising=False)
+    monkeypatch.setattr(book.speed.bench, "bench", lambda *_, **__: live)
+    folders = {name: tmp_path / name for name in ("out", "results", "published")}
+    shutil.rmtree(tmp_path / "published", ignore_errors=True)
+    folders["published"].mkdir(parents=True)
+    for name, record in files.items():
+        (folders["published"] / f"{name.replace('_', '-')}.json").write_text(json.dumps(record))
+    space: dict[str, object] = {}
+    shown = {}
+    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        body = ast.parse(cell.source).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), cell.id, "exec"), space)
+        if cell.id == "parameters":
+            space |= {name: str(folder) for name, folder in folders.items()}
+        if last is not None:
+            shown[cell.id] = eval(compile(ast.Expression(last.value), cell.id, "eval"), space)
+    return shown
+
+
+def test_the_page_says_when_there_are_no_files(tmp_path, monkeypatch):
+    shown = page(tmp_path, monkeypatch, {**CPU, "manipulation": {}})
+    assert shown["speed"] is shown["speed-table"] is shown["scaling"] is None
+    assert "No measurement of a sweep lies in" in shown["speed-read"].data
+    assert "No measurement of a layer lies in" in shown["scaling-read"].data
+    assert shown["claim"].data.startswith("**On 2 CPU threads, Figure 2 of griffin-tiny takes 45 s instead of an ext")
+    assert "20 of 20 compared answers" in shown["live-read"].data and "as they must" in shown["live-read"].data
+    assert {p.name for p in (tmp_path / "results").glob("*.svg")} == {"speed-live.svg"}
+
+
+def test_the_page_draws_the_files_it_finds(tmp_path, monkeypatch):
+    shown = page(tmp_path, monkeypatch, CPU, bench_cpu=CPU, bench_gpu=GPU, scaling_gpu=LAYER)
+    claim = shown["claim"].data
+    assert "On one NVIDIA H100, Figure 2 of recurrentgemma-2b with random weights takes 27 s" in claim
+    assert "a ratio of 272" in claim and "between 19 and 272" in claim
+    assert "In bfloat16, 17 of 20" in shown["speed-read"].data and "1.10 times as long" in shown["speed-read"].data
+    table = shown["speed-table"].data
+    assert list(table["ratio"]) == ["21.2", "19", "272"] and table["identical tokens"][2] == "17 of 20"
+    assert table["stock path"][0] == "15 min 54 s, from 20"
+    assert table["measurement"][2] == "recurrentgemma-2b (random weights), bfloat16 on NVIDIA H100, 2026-02-01"
+    assert list(table["peak GiB"]) == ["0.75 / 0.50", "0.75 / 0.50", "? / 0.50"]
+    said = shown["scaling-read"].data
+    assert "16,384 tokens take 256 ms and 0.80 GiB" in said and "so at most linearly" in said
+    assert "stops fitting beyond 4,096 tokens; at 16,384 it would need 77 GiB, 96 times as much" in said
+    assert {p.name for p in (tmp_path / "results").glob("*.svg")} == {"speed-live.svg", "speed.svg", "scaling.svg"}
+
+
+def test_the_page_names_a_fault_in_float32(tmp_path, monkeypatch):
+    broken = {"machine": CPU["machine"], "figure2": {**SWEEP, "answers_identical": 19}}
+    shown = page(tmp_path, monkeypatch, broken, bench_all={**broken, "scaling": without_memory()})
+    assert "this is a fault" in shown["live-read"].data and "this is a fault" in shown["speed-read"].data
+    assert "GiB" not in shown["scaling-read"].data and shown["scaling"] is not None

@@ -1,0 +1,282 @@
+"""The prose side of the book: claims on top of pages, the reference, workflows, the packed book, links."""
+
+from __future__ import annotations
+
+import contextlib
+import html.parser
+import inspect
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from rich.console import Console
+
+import hybret as hb
+from book.paper.verdicts import CLAIMS
+from book.runner import build as book
+from book.runner import pack as packing
+from book.runner.runs import Project
+from hybret import figures
+from hybret.errors import HybretError
+
+REPO = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((REPO / ".github" / "workflows").glob("*.yml"))
+PAGES = [*sorted((REPO / "book").glob("*.md")), *sorted((REPO / "notebooks").glob("*.ipynb"))]
+
+# ---------------------------------------------------------------- claims
+
+INDEX = """# Tiny
+
+```{answer}
+```
+
+```{claim} no-attention-generation tipping-point-order
+```
+
+```{verdict-counts}
+```
+
+```{verdict-changes}
+```
+"""
+
+
+def verdict(claim: str, model: str, recipe: str, said: str, ours: str = "", why: str = "") -> dict[str, str]:
+    return {"claim": claim, "model": model, "recipe": recipe, "verdict": said, "ours": ours, "why": why}
+
+
+def pages(root: Path, verdicts: list[dict[str, str]] | None) -> str:
+    """Build a book of one page and return it."""
+    (root / "book").mkdir(parents=True, exist_ok=True)
+    (root / "notebooks").mkdir(exist_ok=True)
+    for name in ("_ext", "_assets"):
+        target = root / "book" / name
+        shutil.copytree(REPO / "book" / name, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    shutil.copy(REPO / "_config.yml", root)
+    shutil.copy(REPO / "book" / "references.bib", root / "book")
+    (root / "notebooks" / "runs.yml").write_text("{}\n")
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
+    (root / "book" / "index.md").write_text(INDEX)
+    if verdicts is not None:
+        (root / "book" / "results").mkdir(exist_ok=True)
+        (root / "book" / "results" / "verdicts.json").write_text(json.dumps(verdicts))
+    book.pages(Project(root), Console(file=io.StringIO()))
+    page = (root / "_build" / "html" / "book" / "index.html").read_text()
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts(tmp_path: Path) -> None:
+    name = "no-attention-generation"
+    assert "not judged yet" in pages(tmp_path, None)
+    found = [
+        verdict(name, "one", "CORRECTED", "reproduced", "0.1 % (0.0 to 4.2) above the floor"),
+        verdict(name, "two", "CORRECTED", "not testable on this model", why="not run: k = 9"),
+        verdict(name, "one", "PAPER", "not reproduced", "9.9 % (5.0 to 12.0) above the floor"),
+    ]
+    page = pages(tmp_path, found)  # incremental: the page is read again because the file is there now
+    assert "not judged yet: make book" in page  # the other claim
+    assert CLAIMS[name].says in page and f"the paper {CLAIMS[name].paper}" in page
+    assert "one 0.1 % (0.0 to 4.2) above the floor ● reproduced" in page
+    assert "two (not run: k = 9)" in page and "PAPER: one not reproduced" in page
+    assert "nothing is retrieved by one" in page
+    assert "one 1 0 0 two 0 0 1" in page.replace("model reproduced not reproduced not testable ", "")
+    assert "1 of the 1 verdicts that were reached under both recipes depend" in page and "✕ not reproduced: 9.9" in page
+    failed = [verdict(name, "one", "CORRECTED", "not reproduced", "30.0 % <b>")]
+    page = pages(tmp_path, failed)
+    assert "Not attention alone, everywhere. Without it, something above the floor is left in one" in page
+    assert "30.0 % &lt;b&gt;" in page  # what a run brings is text
+
+
+def test_an_unknown_claim_fails_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "INDEX", "# Tiny\n\n```{claim} no-such\n```\n")
+    with pytest.raises(book.BuildError):
+        pages(tmp_path, None)
+
+
+def test_claims_named_by_pages_exist_and_every_chapter_of_claims_has_one() -> None:
+    opened = {}
+    for path in PAGES:
+        text = path.read_text()
+        if path.suffix == ".ipynb":
+            text = "".join(json.loads(text)["cells"][0]["source"])
+        opened[path.stem] = {name for names in re.findall(r"```\{claim\} ([^\n]+)", text) for name in names.split()}
+    assert set().union(*opened.values()) <= set(CLAIMS)
+    assert all(opened[claim.notebook] for claim in CLAIMS.values())
+
+
+# ---------------------------------------------------------------- pages
+
+
+def test_the_reference_has_every_public_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / "book" / "_ext"))
+    import api
+
+    text = api.reference()
+    for name in hb.__all__:
+        value = getattr(hb, name)
+        where = rf"`hybret\.{name}`" if inspect.ismodule(value) else rf":: hybret\.[\w.]+\.{name}\n"
+        assert re.search(where, text), f"{name} is not in the reference"
+    for module in filter(inspect.ismodule, (getattr(hb, name) for name in hb.__all__)):
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        for name in getattr(module, "__all__", own):
+            where = rf":: {module.__name__}\.{name}\n|^Above, and here too: .*`{name}`"
+            assert name[0] == "_" or re.search(where, text, re.MULTILINE), f"{module.__name__} lacks {name}"
+    sys.modules.pop("api")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_pages_use_of_hybret_is_in_the_reference(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / "book" / "_ext"))
+    import api
+
+    text = api.reference()
+    for module, name in set(re.findall(r"\bhb\.(\w+)\.(\w+)", page.read_text())):
+        if inspect.ismodule(getattr(hb, module)):
+            where = rf":: hybret\.[\w.]*{module}\.{name}\n|`{name}`"
+            assert re.search(where, text), f"hb.{module}.{name} is not in the reference"
+    sys.modules.pop("api")
+
+
+def test_names_that_are_not_imported_yet_are_offered_too() -> None:
+    code = "import hybret, pydoc; print({*hybret.__all__} - {*dir(hybret)}); print(pydoc.render_doc(hybret))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO).stdout
+    assert said.startswith("set()\n") and "KeepHeads" in said and "sweep(" in re.sub(".\b", "", said)
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/your-model.md"])
+def test_the_code_that_a_newcomer_copies_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (REPO / page).read_text(), re.DOTALL))
+    if page == "README.md":
+        assert len(code.strip().splitlines()) <= 11
+    for grid, small in (("10, 10", "2, 2"), ("lengths=5, depths=5", "lengths=2, depths=2")):
+        code = code.replace(grid, small)  # what is tried is the code, not the model
+    code = code.replace("range(model.heads + 1)", "(0, model.heads)")
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(code, page, "exec"), space)
+    assert len(space["rows"]) and any((tmp_path / "runs").rglob("rows-*.parquet"))  # type: ignore[arg-type]
+
+
+def test_terms_of_the_pages_stand_in_the_glossary() -> None:
+    glossary = (REPO / "book" / "glossary.md").read_text()
+    known = set(re.findall(r"^(\S.*)\n  \S", glossary, re.MULTILINE))
+    for path in PAGES:
+        for text in re.findall(r"\{term\}`([^`]+)`", path.read_text()):
+            term = re.sub(r".*<(.*)>", r"\1", text.replace("\n", " "))
+            assert term.lower() in {k.lower() for k in known}, f"{path.name}: {term}"
+
+
+def test_every_figure_is_drawn_in_the_projects_style() -> None:
+    functions = {name: getattr(figures, name) for name in figures.__all__}
+    drawing = {name: f for name, f in functions.items() if inspect.signature(f).return_annotation == "Figure"}
+    assert len(drawing) > 12
+    assert not [name for name, function in drawing.items() if not hasattr(function, "__wrapped__")]
+
+
+# ---------------------------------------------------------------- publishing
+
+
+@pytest.mark.parametrize("path", [pytest.param(p, id=p.stem) for p in WORKFLOWS])
+def test_a_workflow_is_valid_pinned_and_calls_what_exists(path: Path) -> None:
+    flow = yaml.safe_load(path.read_text())
+    assert flow["permissions"] == {"contents": "read"} and flow["concurrency"]["group"]
+    assert "secrets." not in path.read_text()  # it must work on a fork
+    targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
+    for job in flow["jobs"].values():
+        assert job["timeout-minutes"] and job["steps"]
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"actions/[\w-]+@v\d+\.\d+\.\d+", step["uses"]), step["uses"]
+            else:
+                assert set(re.findall(r"make ([a-z]+)", step["run"])) <= targets and step["run"].startswith("make ")
+
+
+def test_the_workflows_are_those_of_tests_and_book() -> None:
+    flows = {p.stem: yaml.safe_load(p.read_text())["jobs"] for p in WORKFLOWS}
+    assert set(flows) == {"tests", "book"}
+    assert flows["book"]["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
+
+
+def test_the_zip_is_the_same_whenever_the_pages_are(tmp_path: Path) -> None:
+    with pytest.raises(HybretError, match="no built pages.*make book"):
+        packing.pack(tmp_path)
+    built = tmp_path / "_build" / "html"
+    (built / "_static").mkdir(parents=True)
+    for name in ("index.html", "_static/b.css", ".nojekyll", ".buildinfo"):
+        (built / name).write_text(name)
+    target = packing.pack(tmp_path)
+    assert target.name == f"hybret-book-{hb.__version__}.zip"
+    first = target.read_bytes()
+    (built / "index.html").touch()
+    assert packing.pack(tmp_path).read_bytes() == first
+    names = zipfile.ZipFile(target).namelist()
+    folder = target.stem
+    assert names == [f"{folder}/.nojekyll", f"{folder}/_static/b.css", f"{folder}/index.html"]
+
+
+def test_without_latex_the_pdf_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert packing.main("pdf") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith(
+        "error: the PDF needs LaTeX, and latexmk is not installed: install"
+    )
+
+
+# ---------------------------------------------------------------- links
+
+
+class Links(html.parser.HTMLParser):
+    """Ids of a page, and where its links lead."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.ids |= {value for key in ("id", "name") if (value := given.get(key))}
+        self.links += [value for key in ("href", "src") if (value := given.get(key)) and tag != "link"]
+
+
+def broken(built: Path) -> list[str]:
+    """Links of built pages to files or anchors that are not there."""
+    parsed = {path.resolve(): Links(path.read_text()) for path in built.rglob("*.html") if "_static" not in path.parts}
+    lost = []
+    for path, page in parsed.items():
+        for link in dict.fromkeys(page.links):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc or link == "#":
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchor = unquote(parts.fragment)
+            if not target.exists() or (anchor and target in parsed and anchor not in parsed[target].ids):
+                lost.append(f"{path.relative_to(built.resolve())}: {link}")
+    return lost
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text('<p id="here"><a href="#here"></a><a href="#gone"></a><a href="b.html"></a>')
+    assert broken(tmp_path) == ["a.html: #gone", "a.html: b.html"]
+
+
+def test_no_link_of_the_built_book_is_broken() -> None:
+    built = REPO / "_build" / "html"
+    if not (built / "index.html").is_file():  # the last file of a whole build: one that was cut off has other pages
+        pytest.skip("there is no built book here: make book")
+    if not (REPO / "book" / "executed" / "verdicts.ipynb").is_file():
+        pytest.skip("the book was built without runs, whose figures its links lead to")
+    assert not broken(built)

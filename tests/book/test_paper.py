@@ -1,0 +1,81 @@
+"""The paper's numbers fit together where they do, and every part of the paper is somewhere in the book."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from book.paper import numbers as paper
+from book.paper.parts import PARTS
+from hybret import scoring
+
+
+def test_every_number_says_what_it_is_and_where_it_stands():
+    table = paper.numbers()
+    assert (table[["what", "unit", "where"]] != "").all(axis=None) and not table["what"].duplicated().any()
+    places = re.compile(r"Abstract|Sections? \d|Table \d|Figure \d+|Appendix [A-F]")
+    assert table["where"].map(lambda where: bool(places.match(where))).all()
+    fractions = table[table["unit"].isin(["accuracy", "share"])]["value"]
+    assert fractions.between(0, 1).all() and len(fractions) > 20
+    # A number that no table's cell holds is quoted, in a few words.
+    quoted = table[table["text"] != ""]["text"]
+    assert (quoted.str.len() <= 40).all()
+    bare = table[(table["text"] == "") & ~table["where"].str.contains("Table|Appendix A|as Omit")]
+    assert bare.empty
+
+
+def test_each_model_has_its_attention_layers_where_its_pattern_puts_them():
+    for spec in paper.MODELS:
+        times, inner, rest = re.fullmatch(r"(\d+) x \((.*?)\),?(.*)", spec.pattern).groups()
+        size = sum(map(int, re.findall(r"(\d+) (?:SSM|attention)", inner)))
+        tail = sum(map(int, re.findall(r"(\d+) SSM", rest)))
+        assert int(times) * size + tail == spec.layers
+        assert int(times) == spec.attention_layers
+
+
+def test_the_rubric_of_table_2_is_the_one_that_scores():
+    added = [line.points for line in paper.TABLE2 if not line.sets]
+    assert sum(added) == paper.SETUP["partial"].value
+    full = next(line.phrase for line in paper.TABLE2 if line.points == paper.SETUP["maximum"].value)
+    assert scoring.score(full, "table2").points == 5
+    for line in paper.TABLE2:
+        if not line.sets:
+            assert scoring.score(line.phrase, "table2").points >= line.points
+
+
+def test_disagreements_are_kept_as_printed():
+    points = {name: one.value for name, one in paper.BENCHMARKS.items()}
+    assert points["GLUE sparse"] - points["GLUE ablated"] == pytest.approx(2.5)
+    assert points["GLUE ablated over sparse"] == 2.8
+    base = points["MMLU sparse"] / (1 - points["MMLU kept"])
+    assert base == pytest.approx(37.5) and points["MMLU ablated"] > base
+    assert all(words in " ".join(d.what for d in paper.DISAGREEMENTS) for words in ("2.5", "2.8", "37.5", "k = 6"))
+
+
+def test_best_cells_of_table_1_are_the_printed_ones():
+    ranked = sorted(paper.TABLE1, key=lambda pair: -paper.TABLE1[pair].value)
+    assert ranked[:3] == [("Keep", "Only"), ("Only", "Keep"), ("Null", "Keep")]
+    assert all(paper.TABLE1[p, "Omit"].value == paper.TABLE1[p, "Binary"].value for p in paper.PREFILL)
+
+
+def test_every_part_of_the_paper_is_listed_once():
+    names = [part.name for part in PARTS]
+    assert len(set(names)) == len(names)
+    shown = {name.split(",")[0] for name in names}
+    figures, tables = {f"Figure {n}" for n in range(1, 11)}, {"Table 1", "Table 2"}
+    assert shown == figures | tables | {f"Appendix {letter}" for letter in "ABCDEF"}
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+def test_a_part_is_where_the_table_says(part, figures_of):
+    assert part.figures and set(part.figures) <= figures_of(part.notebook)
+
+
+def test_a_model_stands_beside_the_papers_with_as_many_heads():
+    assert [paper.counterpart(heads) for heads in (10, 16, 32, 8)] == ["RG-2B", "RG-9B", "Jamba", None]
+
+
+def test_15_per_cent_of_the_heads():
+    assert [paper.few_heads(heads) for heads in (10, 16, 32, 20)] == [2, 3, 5, 3]
+    assert paper.few_heads(32) == paper.THRESHOLDS["Jamba sparse"].value

@@ -1,0 +1,207 @@
+"""What a clone must look like before anything is installed or run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from book.runner.runs import Project, parameters, tags
+
+REPO = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
+BY_NAME = [pytest.param(p, id=p.stem) for p in NOTEBOOKS]
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(text: str) -> dict[str, str]:
+    """Return ``name==version`` lines; any other line that is neither a comment nor empty is an error."""
+    found = {}
+    for line in filter(None, (row.split("#")[0].strip() for row in text.splitlines())):
+        name, exact, version = line.partition("==")
+        assert exact and re.fullmatch(r"[\w.!]+", version), f"not a plain pin: {line}"
+        found[canonical(name)] = version
+    return found
+
+
+LOCK = pins((REPO / "requirements.lock").read_text())
+
+
+def tracked() -> list[Path]:
+    """Return the files of the repository, or all that git would not ignore before the first commit."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+    return [path for name in names.split("\0") if name and (path := REPO / name).is_file()]
+
+
+# ---------------------------------------------------------------- versions
+
+
+def test_the_lock_satisfies_every_requirement_of_the_project() -> None:
+    from packaging.requirements import Requirement
+
+    wanted = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    for requirement in map(Requirement, wanted):
+        version = LOCK.get(canonical(requirement.name))
+        assert version is not None, f"{requirement.name} is not in requirements.lock: make lock"
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but {version} is locked"
+
+
+def test_the_sbom_lists_what_the_lock_pins() -> None:
+    bill = json.loads((REPO / "requirements.sbom.json").read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    assert {canonical(part["name"]): part["version"] for part in bill["components"]} == LOCK, "make lock"
+
+
+def test_torch_is_pinned_for_every_build_of_it() -> None:
+    assert LOCK["torch"] == "2.13.0"  # no local part such as +cpu: each machine takes its own build
+
+
+def test_the_conda_environment_installs_the_lock() -> None:
+    spec = yaml.safe_load((REPO / "environment.yml").read_text())
+    conda = [d for d in spec["dependencies"] if isinstance(d, str)]
+    pip = next(d["pip"] for d in spec["dependencies"] if isinstance(d, dict))
+    assert "-r requirements.lock" in pip
+    stated = pins("\n".join(d for d in pip if not d.startswith("-")))
+    assert stated.items() <= LOCK.items()
+    python = next(d.removeprefix("python=") for d in conda if d.startswith("python="))
+    minimum = PROJECT["requires-python"].removeprefix(">=")
+    assert tuple(map(int, python.split("."))) >= tuple(map(int, minimum.split(".")))
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = PROJECT["version"]
+    assert yaml.safe_load((REPO / "CITATION.cff").read_text())["version"] == version
+    assert f"## {version}" in (REPO / "CHANGELOG.md").read_text()
+
+
+def test_an_installed_clone_is_imported_also_in_the_folder_that_holds_it(tmp_path: Path) -> None:
+    """That folder holds another one of the package's name, without the package's files: the clone."""
+    clone, wheels = tmp_path / "hybret", tmp_path / "wheels"
+    (clone / "hybret").mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hybret/__init__.py"):
+        shutil.copy(REPO / name, clone / name)
+    build = f"from setuptools import build_meta; build_meta.build_editable({str(wheels)!r})"
+    wheels.mkdir()
+    subprocess.run([sys.executable, "-c", build], cwd=clone, capture_output=True, check=True)
+    zipfile.ZipFile(next(wheels.glob("*.whl"))).extractall(wheels)
+    code = f"import site; site.addsitedir({str(wheels)!r}); import hybret; print(hybret.__file__)"
+    words = [sys.executable, "-S", "-c", code]  # -S: without what is installed here
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    said = subprocess.run(words, cwd=tmp_path, env=kept, capture_output=True, text=True, check=True).stdout
+    assert Path(said.strip()) == clone / "hybret" / "__init__.py"
+
+
+# ---------------------------------------------------------------- notebooks
+
+
+def test_every_notebook_is_run_and_is_in_the_book() -> None:
+    names = {p.stem for p in NOTEBOOKS}
+    toc = yaml.safe_load((REPO / "_toc.yml").read_text())
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    files = [toc["root"], *(c["file"] for chapter in chapters for c in (chapter, *chapter.get("sections", ())))]
+    run = {run.notebook for run in Project(REPO).plan.values()}
+    assert names == run == {Path(f).name for f in files if f.startswith("notebooks/")}
+    assert names <= set(Project(REPO).plan), "a chapter has runs of its parts only"
+    missing = [f for f in files if not any((REPO / f"{f}{suffix}").is_file() for suffix in (".md", ".ipynb"))]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", BY_NAME)
+def test_a_notebook_holds_no_outputs(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs and cell.execution_count is None, f"cell {cell.id} has outputs"
+    assert not {"papermill", "hybret", "widgets"} & set(nb.metadata)
+    assert nb.metadata["kernelspec"]["name"] == "python3"
+
+
+@pytest.mark.parametrize("path", BY_NAME)
+def test_a_notebook_has_cells_with_lasting_names(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)  # reading an older format would invent ids
+    stored = [c.get("id") for c in nbformat.reads(path.read_text(), nbformat.NO_CONVERT).cells]
+    assert stored == [c.id for c in nb.cells] and len(set(stored)) == len(stored)
+    assert nb.cells[0].source.startswith("# ")
+
+
+@pytest.mark.parametrize("path", BY_NAME)
+def test_every_parameter_is_annotated_explained_and_plain(path: Path) -> None:
+    known = parameters(path)
+    assert {"model", "recipe", "out"} <= set(known)
+    for name, p in known.items():
+        assert p["type"], f"{name} has no annotation"
+        assert len(p["help"]) > 3, f"{name} has no comment"
+        ast.literal_eval(p["default"])
+    cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in tags(c)]
+    assert len(cells) == 1
+    assert len(ast.parse(cells[0].source).body) == len(known), "the parameters cell holds something else"
+
+
+@pytest.mark.parametrize("path", BY_NAME)
+def test_every_figure_has_a_name_a_caption_and_a_text_alternative(path: Path) -> None:
+    names = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        mystnb = cell.metadata.get("mystnb", {})
+        if figure := mystnb.get("figure"):
+            assert figure.get("name") and figure.get("caption"), f"cell {cell.id}"
+            alt = mystnb.get("image", {}).get("alt") or figure["name"].startswith("tab-")
+            assert alt, f"cell {cell.id} has no alt text"
+            assert "{cite" not in figure["caption"], "a citation in a caption breaks its number"
+            names.append(figure["name"])
+    assert len(set(names)) == len(names)
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_no_file_names_a_place_of_one_machine() -> None:
+    place = re.compile(
+        r"/(?:home|Users|root|tmp|work|opt|mnt)/\w|[A-Z]:\\\\|https?://(?:localhost|127\.|10\.|192\.168\.)"
+    )
+    for path in tracked():
+        if path.suffix in {".safetensors", ".png", ".parquet"} or path == Path(__file__):
+            continue
+        hit = place.search(path.read_text(encoding="utf-8"))
+        assert hit is None, f"{path.relative_to(REPO)}: {hit and hit[0]}"
+
+
+def test_nothing_that_a_build_makes_is_tracked() -> None:
+    made = ("_build", "runs", "book/executed", "book/results", ".venv")
+    names = [p.relative_to(REPO).as_posix() for p in tracked()]
+    assert not [n for n in names if n.startswith(tuple(f"{m}/" for m in made)) or n.endswith((".pyc", ".failed.ipynb"))]
+
+
+def test_modules_stay_small() -> None:
+    long = {p.name: n for p in (REPO / "hybret").rglob("*.py") if (n := len(p.read_text().splitlines())) > 340}
+    assert not long
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    for page in ("README.md", "CONTRIBUTING.md"):
+        for word in re.findall(r"`([\w./-]+/[\w./-]*|\w+\.(?:md|yml|cff|lock|toml))`", (REPO / page).read_text()):
+            assert (REPO / word).exists(), f"{page} names {word}"
+
+
+@pytest.mark.parametrize(
+    "page", [*BY_NAME, *(pytest.param(p, id=p.name) for p in sorted((REPO / "book").glob("*.md")))]
+)
+def test_cited_works_stand_in_the_bibliography(page):
+    known = set(re.findall(r"^@\w+\{([^,]+),", (REPO / "book" / "references.bib").read_text(), re.MULTILINE))
+    cited = re.findall(r"\{cite[^}]*\}`([^`]+)`", page.read_text())
+    assert {key.strip() for keys in cited for key in keys.split(",")} <= known

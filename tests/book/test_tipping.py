@@ -1,0 +1,109 @@
+"""Tipping points: where a curve of accuracy over k turns, found on curves made by hand."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from book.paper.tipping import sparse_configuration, sparse_k, tipping_points
+from hybret.errors import HybretError
+
+
+def curve(accuracies, floor=0.0, n=20, **columns) -> pd.DataFrame:
+    """Rows of one curve: share of full needles by k, from 0 heads up, and a control of constant score."""
+    frames = []
+    for k, accuracy in enumerate(accuracies):
+        scores = [5.0] * round(accuracy * n) + [0.0] * (n - round(accuracy * n))
+        needle = pd.DataFrame({"score": scores, "needle": "paper", "prompt": [f"p{i}" for i in range(n)]})
+        control = pd.DataFrame({"score": [5 * floor] * 2, "needle": "none", "prompt": ["c0", "c1"]})
+        frames.append(pd.concat([needle, control]).assign(k=k, condition=f"k={k}"))
+    rows = pd.concat(frames, ignore_index=True).astype({"k": "Int64"})
+    rows = rows.assign(exact=rows["score"] == 5, rubric="table2")
+    given = {"model": "m", "recipe": "CORRECTED", "template": "base", "during": "generation", **columns}
+    return rows.assign(**given)
+
+
+def points(rows: pd.DataFrame) -> pd.Series:
+    table = tipping_points(rows)
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "least", "collapse"),
+    [
+        ([0, 0, 0.5, 0.9, 1], 3, 1),
+        ([0, 0, 1, 1, 1], 2, 1),
+        ([0, 0.95, 0.5, 1, 1], 3, 0),  # a lucky k below the threshold is no threshold
+        ([0, 0.2, 0, 1, 1], 3, 0),  # nothing left at k = 2, but something below it
+        ([0, 0, 0, 0, 0.5], 4, 3),  # relative to the full model, which need not be perfect
+    ],
+)
+def test_where_a_curve_turns(accuracies, least, collapse):
+    row = points(curve(accuracies))
+    assert (row["least"], row["collapse"], row["heads"]) == (least, collapse, 4)
+    assert (row["least_share"], row["collapse_share"]) == (least / 4, collapse / 4)
+    assert (row["full"], row["n"], row["prompts"]) == (accuracies[-1], 20, 20)
+    assert row["low"] <= row["full"] <= row["high"]
+
+
+def test_credit_that_the_control_gets_too_is_none():
+    assert points(curve([0.2, 0.2, 1, 1], floor=0.2))["collapse"] == 1
+    left = points(curve([0.2, 0.2, 1, 1]))
+    assert pd.isna(left["collapse"]) and pd.isna(left["collapse_share"]) and left["least"] == 2
+
+
+def test_a_model_that_does_not_retrieve_has_no_tipping_point():
+    row = points(curve([0.2, 0.2, 0.4], floor=0.2))
+    assert not row["retrieves"] and pd.isna(row["least"]) and pd.isna(row["collapse"])
+    assert points(curve([0.2, 0.2, 0.5], floor=0.2))["retrieves"]
+
+
+def test_every_curve_has_its_own_line():
+    both = curve([0, 0, 0, 1], during="both")
+    table = tipping_points(pd.concat([curve([0, 1, 1, 1]), both])).set_index("during")
+    assert table.loc["generation", "least"] == 1 and table.loc["both", "least"] == 3
+    pooled = tipping_points(curve([0, 1]), by=())
+    assert len(pooled) == 1 and pooled["least"].item() == 1
+
+
+def test_sparse_k_is_the_papers_choice_in_section_4():
+    prefill = curve([0, 0.1, 0.95, 0.9, 1], during="both")
+    rows = pd.concat([curve([0, 1, 1, 1, 1]), prefill])
+    assert sparse_k(rows) == 2
+    assert sparse_k(rows, share=1) == 4
+    assert sparse_k(curve([0, 0.3, 0.5, 0.5], during="both")) == 2  # near-perfect for a model that reaches half
+    assert sparse_k(curve([0, 0.1, 0.2], during="both")) is None
+    assert sparse_k(curve([0, 0.3, 0.5], floor=0.3, during="both")) is None
+    # Of what is retrieved, 0.6 without the floor of 0.4: 0.9 is not 95 % of that.
+    assert sparse_k(curve([0.4, 0.9, 0.95, 1], floor=0.4, during="both"), share=0.9) == 2
+
+
+def test_a_model_that_does_not_retrieve_is_sparsified_as_far_as_the_papers():
+    assert sparse_configuration(curve([0, 0.1, 0.95, 1], during="both"), 3)[0] == 2
+    k, why = sparse_configuration(curve([0, 0.1, 0.2], during="both"), 16)
+    assert k == 3 and "hardly retrieves" in why
+
+
+def test_heads_kept_by_another_measure_are_no_part_of_the_curve():
+    entropy = curve([0, 0, 1], during="both").assign(intervention="KeepHeads(k=1, metric='entropy', during='both')")
+    rows = pd.concat([entropy, curve([1, 1, 1], during="both").assign(intervention="KeepHeads(k=1, metric='l2')")])
+    assert sparse_k(rows) == 2 and points(rows)["least"] == 2
+
+
+def test_bad_rows():
+    with pytest.raises(HybretError, match="no rows that keep heads"):
+        sparse_k(curve([0, 1]))  # the generation version only
+    with pytest.raises(HybretError, match="no rows that keep heads"):
+        tipping_points(curve([0, 1]).assign(k=pd.NA))
+    with pytest.raises(HybretError, match="no control rows"):
+        tipping_points(curve([0, 1]).query("needle != 'none'"))
+    other = curve([0, 1], model="other")
+    for kept in ("needle != 'none'", "needle != 'none' or k == 0"):  # no floor, or none at k = 1
+        bare = other.query(kept)
+        with pytest.raises(HybretError, match="no control for model other, .* k [01],"):
+            tipping_points(pd.concat([curve([0, 1]), bare]))
+    with pytest.raises(HybretError, match="mix several values of 'model'"):
+        sparse_k(pd.concat([curve([0, 1], during="both"), curve([0, 1], during="both", model="other")]))
+    with pytest.raises(HybretError, match="share is"):
+        sparse_k(curve([0, 1], during="both"), share=95)

@@ -1,0 +1,614 @@
+"""Verdicts: every claim is decided by rows, in both directions, and refuses what it cannot decide."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from book.paper import figures as paper_figures
+from book.paper import numbers as paper
+from book.paper import verdicts
+from hybret import harness
+from hybret.errors import HybretError
+from hybret.presets import head_counts
+
+REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = verdicts.VERDICTS
+LENGTHS, DEPTHS = range(100, 1100, 100), range(0, 100, 10)
+INSIDE = np.array([length <= 600 for length in LENGTHS for _ in DEPTHS])  # 60 of 100 needles are in the window
+SAYINGS = {"pearl": "you need humility to know when to stop"}
+
+
+def hits(n, points=5.0, where=None):
+    """Scores of 100 cells: `points` in the first n of those in `where` (default all), 0 elsewhere."""
+    scores = np.zeros(100)
+    scores[np.flatnonzero(np.ones(100, bool) if where is None else where)[:n]] = points
+    return scores
+
+
+def world(heads=10, model="tiny", recipe="CORRECTED", template="base", n=100, floor=0.0, **changes) -> pd.DataFrame:
+    """Rows in which the paper is right about its model with as many heads.
+
+    `changes` name a condition ("g3": k = 3, generation version; "b3": prefill version; "j3": read twice; or a pair with
+    an underscore) and give its scores, or how many of the 100 cells are full; "all" changes every condition.
+    """
+    collapse = {10: 1, 16: 2, 32: 4}.get(heads, 1)
+    scores = {}
+    for k in range(heads + 1):
+        scores[f"g{k}"] = scores[f"j{k}"] = hits(70 if k > collapse else 0)
+        scores[f"b{k}"] = hits(70 if k > (collapse if heads != 10 else 9) else 0)
+    scores |= {f"{g}_{p}": hits(0) for p in paper.PREFILL for g in paper.GENERATION}
+    scores |= {"Keep_Keep": hits(70), "Keep_Only": hits(90), "Keep_Null": hits(90)}
+    scores |= {"Only_Keep": hits(99), "Only_Omit": hits(70), "Only_Only": hits(18), "Only_Null": hits(17)}
+    cells = np.arange(100)
+    scores["Keep_Omit"] = np.where((cells >= 30) & (cells < 40), 0, hits(98))  # ten cells that Omit-Keep adds to
+    scores["Omit_Keep"] = np.where((cells >= 30) & (cells < 60), hits(100, 0.5), 0)  # all inside the window
+    for name, value in changes.items():
+        for key in [name] if name != "all" else list(scores):
+            assert key in scores
+            scores[key] = hits(value) if np.isscalar(value) else np.asarray(value)
+    pairs = [name for name in scores if "_" in name]
+    sparse = {name: f"k={name[1:]}" for name in scores if "_" not in name}
+    phases = {name: name.lower().split("_") for name in pairs}
+    phases |= {name: [kept, kept if name[0] == "b" else "keep"] for name, kept in sparse.items()}
+    needle = {"length": np.repeat(LENGTHS, 10), "depth": np.tile(DEPTHS, 10).astype(float), "in_window": INSIDE}
+    needle |= {"needle": np.full(100, "paper"), "prompt": np.array([f"p{i}" for i in range(100)])}
+    control = {"length": np.array(LENGTHS), "depth": np.full(10, np.nan), "in_window": np.zeros(10, bool)}
+    control |= {"needle": np.full(10, "none"), "prompt": np.array([f"c{i}" for i in range(10)])}
+    one = {name: np.concatenate([needle[name][:n], control[name]]) for name in needle}
+    names = np.repeat([*scores], n + 10)
+    rows = pd.DataFrame({name: np.tile(values, len(scores)) for name, values in one.items()}).assign(
+        score=np.concatenate([np.append(value[:n], np.full(10, 5.0 * floor)) for value in scores.values()]),
+        condition=[name.replace("_", "-") for name in names],
+        intervention=names,
+        generation=[phases[name][0] for name in names],
+        prefill=[phases[name][1] for name in names],
+        k=pd.array([int(name[1:]) if name in sparse else None for name in names], dtype="Int64"),
+        during=[{"b": "both"}.get(name[0], "generation") if name in sparse else None for name in names],
+        template=["jrt" if name[0] == "j" else template for name in names],
+    )
+    rows = rows.assign(answer=np.where(rows["score"] > 0, "the needle", SAYINGS["pearl"]), exact=rows["score"] == 5)
+    rows = rows.assign(haystack="h", haystack_seed=0, asked="the needle", rubric="table2")
+    return rows.assign(model=model, weights=f"weights of {model}", recipe=recipe)
+
+
+def bench(n=500, **changes) -> pd.DataFrame:
+    """Benchmark items in which the paper is right; `changes` give right answers of n for "group_condition"."""
+    right = {
+        "glue": {"base": 450, "sparse": 415, "ablated": 430},
+        "mmlu-knowledge": {"base": 400, "sparse": 380, "ablated": 150},
+        "mmlu-lookup": {"base": 400, "sparse": 380, "ablated": 150},
+    }
+    frames = []
+    for group, conditions in right.items():
+        for condition, good in conditions.items():
+            good = changes.get(f"{group.replace('-', '_')}_{condition}", good)
+            items = pd.DataFrame(
+                {
+                    "doc_id": range(n),
+                    "cluster": range(n),
+                    "gold": 0,
+                    "chosen": (np.arange(n) >= good * n / 500).astype(int),
+                }
+            )
+            choices = 2 if group == "glue" else 4
+            task = f"{group} task"
+            frames.append(items.assign(group=group, condition=condition, task=task, label=task, choices=choices))
+    rows = pd.concat(frames, ignore_index=True).assign(benchmark="organism")
+    return rows.assign(model="tiny", recipe="CORRECTED", weights="weights of tiny")
+
+
+def of_hypothesis(hypothesis, *args, **given) -> pd.DataFrame:
+    claims = [claim.name for claim in verdicts.CLAIMS.values() if claim.hypothesis == hypothesis]
+    return verdicts.of(*args, claims=claims, **given)
+
+
+def verdict(claim, rows=None, benchmarks=None, **given) -> pd.Series:
+    """The line of one claim, which must be the only one."""
+    table = verdicts.of(rows, benchmarks, claims=[claim], **given)
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+# Changes that make a claim wrong about rows in which it was right. "Almost" stands for what an interval must notice:
+# a handful of answers too many.
+CHANGES = {
+    "no-attention-generation": {"g0": 3},
+    "no-attention-prefill": {"b0": 3},
+    "no-fuzzy-memory": {"g0": hits(3, 0.5)},
+    "jrt-no-attention": {"j0": 3},
+    "jrt-few-heads": {"j1": 10},
+    "tipping-point": {"g1": 30},
+    "tipping-point-own": {"g2": 0, "g3": 0},
+    "plateau": {"g2": 60},
+    "prefill-version": {"b9": 50},
+    "few-heads-generation": {"g2": 60},
+    "few-heads-prefill": {"b2": 60},
+    "exposure": {"Omit_Null": 3},
+    "binary": {"Only_Binary": 3},
+    "only-keep": {"Keep_Null": 100},
+    "prefill-better": {"Keep_Only": 70},
+    "prefill-idle": {"Keep_Null": 60},
+    "context": {"Only_Only": 40},
+    "inside-window": {"Omit_Keep": 0},
+    "beyond-window": {"Keep_Keep": 60},
+    "complement": {"Omit_Keep": 0},
+}  # fmt: skip
+START = {"few-heads-prefill": {"b2": 70}}  # in the paper RG-2B's prefill version does not keep it
+
+
+@pytest.mark.parametrize("claim", CHANGES)
+def test_rows_decide_a_claim_in_both_directions(claim):
+    right = verdict(claim, world(**START.get(claim, {})))
+    wrong = verdict(claim, world(**CHANGES[claim]))
+    assert (right["verdict"], wrong["verdict"]) == (REPRODUCED, NOT_REPRODUCED)
+    for line in (right, wrong):
+        assert line["ours"] and line["why"] and line["low"] <= line["value"] <= line["high"] and line["n"] >= 40
+
+
+BENCH_CHANGES = {
+    "glue-kept": {"glue_ablated": 390},
+    "glue-order": {"glue_sparse": 430},
+    "mmlu-sparse-knowledge": {"mmlu_knowledge_sparse": 315},
+    "mmlu-sparse-lookup": {"mmlu_lookup_sparse": 315},
+    "mmlu-ablated-knowledge": {"mmlu_knowledge_ablated": 300},
+    "mmlu-ablated-lookup": {"mmlu_lookup_ablated": 300},
+    "contrast": {"mmlu_knowledge_ablated": 385, "mmlu_lookup_ablated": 385},
+}
+
+
+@pytest.mark.parametrize("claim", BENCH_CHANGES)
+def test_items_decide_a_claim_in_both_directions(claim):
+    right, wrong = verdict(claim, benchmarks=bench()), verdict(claim, benchmarks=bench(**BENCH_CHANGES[claim]))
+    assert (right["verdict"], wrong["verdict"]) == (REPRODUCED, NOT_REPRODUCED)
+    assert right["low"] <= right["value"] <= right["high"] and right["n"] >= 500
+
+
+def three(**changes):
+    """Rows of three models of growing head count, and the models."""
+    rows = pd.concat([world(heads, name, **changes.get(name, {})) for heads, name in ((10, "a"), (16, "b"), (32, "c"))])
+    sizes = {"a": (10, 5_000_000), "b": (16, 9_000_000), "c": (32, 20_000_000)}
+    return rows, [SimpleNamespace(name=n, heads=heads, parameters=size) for n, (heads, size) in sizes.items()]
+
+
+@pytest.mark.parametrize(
+    ("claim", "start", "change"),
+    [
+        ("tipping-point-order", {}, {"c": {"g2": 70}}),
+        ("prefill-order", {"b": {f"b{k}": 35 for k in range(3, 16)}}, {"a": {f"b{k}": 70 for k in range(10)}}),
+    ],
+)
+def test_several_models_decide_a_claim_in_both_directions(claim, start, change):
+    rows, models = three(**start)
+    right = verdict(claim, rows, models=models)
+    wrong = verdict(claim, three(**(start | change))[0], models=models)
+    assert (right["verdict"], wrong["verdict"]) == (REPRODUCED, NOT_REPRODUCED)
+    assert right["model"] == "all models" and all(f"{name}" in right["ours"] for name in "abc")
+    lonely = verdict(claim, world(), models=models)
+    assert lonely["verdict"] == NOT_TESTABLE and "two models" in lonely["why"]
+
+
+def test_models_with_as_many_heads_are_not_compared():
+    rows, models = three()
+    twin = world(16, "d")
+    models.append(SimpleNamespace(name="d", heads=16, parameters=30_000_000))
+    assert verdict("tipping-point-order", pd.concat([rows, twin]), models=models)["verdict"] == REPRODUCED
+    other = world(16, "d", g2=70)  # its tipping point is that of the model with 10 heads
+    assert verdict("tipping-point-order", pd.concat([rows, other]), models=models)["verdict"] == NOT_REPRODUCED
+
+
+def stepped(rows):
+    """Rows without the k that the book's curves of embedded models leave out."""
+    most = rows.groupby("model")["k"].transform("max")
+    kept = [pd.isna(k) or k in head_counts(int(heads), True) for k, heads in zip(rows["k"], most, strict=True)]
+    return rows[kept]
+
+
+@pytest.mark.parametrize("heads", [10, 16, 32])
+def test_a_curve_in_steps_is_judged_as_the_whole_one(heads):
+    rows = world(heads)
+    whole, steps = of_hypothesis("H1", rows), of_hypothesis("H1", stepped(rows))
+    pd.testing.assert_series_equal(whole["verdict"], steps["verdict"])
+
+
+def test_what_lies_between_two_steps_is_not_known():
+    late = world(32, **{f"g{k}": 0 for k in range(13)})  # gone at k = 12; k = 13 was not run
+    line = verdict("tipping-point-own", stepped(late))
+    assert (line["value"], line["low"], line["high"]) == (12, 12, 15)
+    steep = {"g24": 40, "g25": 50, "g26": 60}
+    assert verdict("plateau", world(32, **steep))["verdict"] == REPRODUCED
+    line = verdict("plateau", stepped(world(32, **steep)))
+    assert line["verdict"] == NOT_TESTABLE and line["why"].startswith("not run: k = 27") and "k = 24" in line["ours"]
+
+
+def test_steps_do_not_change_what_the_prefill_costs():
+    cost = {f"b{k}": round(70 - 2 * (32 - k)) for k in range(5, 33)}  # falls on a straight line
+    rows, models = three(a={f"b{k}": 0 for k in range(10)}, c=cost)
+    one, other = (verdict("prefill-order", table, models=models)["ours"] for table in (rows, stepped(rows)))
+    assert one.split(";")[0].split("(+")[0] == other.split(";")[0].split("(+")[0]  # c: but for the interval's ends
+
+
+def test_answers_copied_from_a_prompt_are_not_invented():
+    rows = world()
+
+    def prompts(text, question="Where is it?"):
+        return [SimpleNamespace(key=key, text=text, question=question) for key in rows["prompt"].unique()]
+
+    elsewhere = prompts("Nothing of the kind stands here.")
+    copied = prompts("As I said: You need humility, to know when to stop!")
+    assert verdict("invented", rows, prompts=elsewhere)["verdict"] == REPRODUCED
+    line = verdict("invented", rows, prompts=copied)
+    assert line["verdict"] == NOT_REPRODUCED and line["ours"].startswith("1 of 1")
+    assert verdict("invented", rows)["verdict"] == NOT_TESTABLE
+    assert "texts of 1 of the prompts were not given" in verdict("invented", rows, prompts=elsewhere[1:])["why"]
+    echoed = verdict("invented", rows, prompts=prompts(copied[0].text, "You need humility to know when to stop?"))
+    assert "long enough" in echoed["why"]  # who repeats the question, whatever it is, has retrieved no wrong sentence
+    whole = rows["condition"].isin(["g10", "j10", "b10", "Keep-Keep"])
+    fine = rows.assign(answer=rows["answer"].mask(~whole, "nobody ever said this in earnest"))
+    assert verdict("invented", fine, prompts=copied)["verdict"] == REPRODUCED  # the untouched model does not count
+    assert verdict("invented", rows[whole], prompts=copied)["why"] == "not run: no manipulated model"
+    short = verdict("invented", rows.assign(answer="no idea"), prompts=copied)
+    assert short["verdict"] == NOT_TESTABLE and "long enough" in short["why"]
+
+
+@pytest.mark.parametrize("changed", [{"score": 5.0}, {"answer": "another"}, {"prompt": "longer"}])
+def test_several_answers_to_one_cell_are_refused_in_any_order(changed):
+    rows = world()
+    other = rows.assign(**changed)
+    for parts in ([rows, other], [other, rows]):
+        with pytest.raises(HybretError, match="rows of tiny hold several answers to one cell"):
+            verdicts.of(pd.concat(parts))
+    once, twice = (verdict("no-attention-generation", table) for table in (rows, pd.concat([rows, rows[10:]])))
+    pd.testing.assert_series_equal(once, twice)  # tables that overlap
+
+
+def test_every_claim_is_tried_here():
+    tried = {*CHANGES, *BENCH_CHANGES, "tipping-point-order", "prefill-order", "invented"}
+    assert tried == set(verdicts.CLAIMS)
+    assert {claim.hypothesis for claim in verdicts.CLAIMS.values()} == set(verdicts.HYPOTHESES)
+
+
+@pytest.mark.parametrize(
+    ("heads", "claim", "change"),
+    [
+        (16, "tipping-point-own", {"g1": 70, "g2": 70}),
+        (32, "tipping-point-own", {"g4": 70, "g3": 70}),
+        (16, "plateau", {"g3": 3}),
+        (32, "plateau", {"g27": 60}),
+        (32, "prefill-version", {"b20": 50}),
+    ],
+)
+def test_sentences_about_one_model_are_put_to_the_one_with_as_many_heads(heads, claim, change):
+    assert verdict(claim, world(heads))["verdict"] == REPRODUCED
+    assert verdict(claim, world(heads, **change))["verdict"] == NOT_REPRODUCED
+
+
+@pytest.mark.parametrize("claim", ["tipping-point-own", "plateau", "prefill-version"])
+def test_and_not_to_others(claim):
+    line = verdict(claim, world(8))
+    assert line["verdict"] == NOT_TESTABLE and "8" in line["why"]
+
+
+# ---------------------------------------------------------------- a model like Jamba beside two like RecurrentGemma
+
+
+def family(**right):
+    """Rows, items and models: two windowed base models, and an instruction-tuned one with 32 heads and no window.
+
+    Only the last one was taught the benchmarks' tasks; `right` changes its answers.
+    """
+    models = [
+        SimpleNamespace(name="griffin-tiny", heads=10, parameters=7_000_000, family="recurrent_gemma"),
+        SimpleNamespace(name="griffin-small", heads=16, parameters=8_000_000, family="recurrent_gemma"),
+        SimpleNamespace(name="jamba-tiny", heads=32, parameters=9_000_000, family="jamba"),
+    ]
+    rows, items = [], []
+    for m in models:
+        jamba = m.family == "jamba"
+        for recipe in ("CORRECTED", "PAPER"):
+            own = world(m.heads, m.name, recipe, "instruct" if jamba else "base")
+            rows.append(own.assign(in_window=own["in_window"] | (own["needle"] != "none")) if jamba else own)
+        sides = {"glue": 250, "mmlu_knowledge": 125, "mmlu_lookup": 125}
+        chance = {f"{side}_{c}": n for side, n in sides.items() for c in ("base", "sparse", "ablated")}
+        own = bench(**(right if jamba else chance)).assign(model=m.name, weights=f"weights of {m.name}")
+        items += [own.assign(recipe=recipe) for recipe in ("CORRECTED", "PAPER")]
+    return pd.concat(rows, ignore_index=True), pd.concat(items, ignore_index=True), models
+
+
+def test_a_third_model_is_judged_as_what_it_is():
+    rows, items, models = family()
+    table = verdicts.of(rows, items, models=models, recipes=["CORRECTED", "PAPER"])
+
+    def verdicts_on(hypothesis, model, recipes=("CORRECTED", "PAPER")):
+        at = (table["hypothesis"] == hypothesis) & (table["model"] == model) & table["recipe"].isin(recipes)
+        return set(table.loc[at, "verdict"])
+
+    assert verdicts_on("H1", "jamba-tiny") == {REPRODUCED}  # at the k of the model with as many heads, both templates
+    assert verdicts_on("H2", "jamba-tiny") == {REPRODUCED}
+    assert verdicts_on("H2", "griffin-tiny") == verdicts_on("H2", "griffin-small") == {NOT_TESTABLE}  # at chance
+    assert verdicts_on("H3", "jamba-tiny", ["PAPER"]) == {NOT_TESTABLE}  # the authors' code leaves its weights alone
+    own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")
+    assert own.loc["tipping-point-own", "ours"] == "k = 4 of 32 heads"
+    windowless = own.loc[["inside-window", "beyond-window", "complement"]]
+    assert set(windowless["verdict"]) == {NOT_TESTABLE} and windowless["why"].str.contains("global").all()
+    others = own[(own["hypothesis"] == "H3") & ~own.index.isin(windowless.index)]
+    assert set(others["verdict"]) == {REPRODUCED}
+    for claim in ("tipping-point-order", "prefill-order"):
+        across = table[(table["claim"] == claim) & (table["recipe"] == "CORRECTED")].iloc[0]
+        assert all(f"{m.name}" in across["ours"] for m in models)
+    assert "jamba-tiny, CORRECTED: 6 of 6 testable claims reproduced." in sum(verdicts.said(table).values(), [])
+    figure = paper_figures.verdicts(table, "note")
+    names = {t.get_text() for t in figure.axes[0].texts}
+    assert {m.name for m in models} | {"all models"} <= names
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ({"glue_ablated": 380}, {"glue-kept", "glue-order"}),
+        ({"glue_sparse": 440}, {"glue-order"}),
+        ({"mmlu_lookup_sparse": 200}, {"mmlu-sparse-lookup"}),
+        ({"mmlu_knowledge_ablated": 395}, {"mmlu-ablated-knowledge"}),  # facts in the weights need no attention
+        ({"mmlu_knowledge_ablated": 395, "mmlu_lookup_ablated": 395},
+         {"mmlu-ablated-knowledge", "mmlu-ablated-lookup", "contrast"}),
+    ],
+)  # fmt: skip
+def test_a_third_model_that_behaves_otherwise(right, wrong):
+    rows, items, models = family(**right)
+    table = of_hypothesis("H2", rows, items, models=models)
+    own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")["verdict"]
+    assert set(own[own == NOT_REPRODUCED].index) == wrong and set(own.drop(list(wrong))) == {REPRODUCED}
+
+
+# ---------------------------------------------------------------- not testable
+
+
+def reasons(table: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(table["claim"], table["why"], strict=True))
+
+
+def test_a_model_that_does_not_retrieve_shows_nothing():
+    for rows in (world(all=20), world(all=40, floor=0.2)):
+        table = verdicts.of(rows)
+        assert (table["verdict"] == NOT_TESTABLE).all()
+        why = reasons(table)
+        assert "untouched" in why["no-attention-generation"] and "untouched" in why["exposure"]
+        assert "two models" in why["tipping-point-order"]
+
+
+def test_credit_that_the_control_earns_too_is_no_retrieval():
+    rows = world(all=np.ones(100), floor=0.2, g10=100)
+    assert verdict("no-attention-generation", rows)["verdict"] == REPRODUCED
+    bare = verdict("no-attention-generation", rows[rows["needle"] != "none"])
+    assert bare["verdict"] == NOT_TESTABLE and bare["why"].startswith("not run: the control")
+
+
+def test_what_is_retrieved_is_compared_not_what_is_scored():
+    """A floor of 30 %: half of 70 % is not half of what is retrieved."""
+    floor = {"floor": 0.3, "Only_Omit": np.maximum(hits(70), 1.5), "Only_Only": np.full(100, 1.5)}
+    assert verdict("context", world(**floor, Keep_Keep=np.maximum(hits(70), 1.5)))["verdict"] == REPRODUCED
+    few = {"g2": np.where(np.arange(100) < 62, 5.0, 1.5), "g10": np.where(np.arange(100) < 70, 5.0, 1.5)}
+    assert verdict("few-heads-generation", world(floor=0.3, **few))["verdict"] == NOT_REPRODUCED
+
+
+def test_controls_that_differ_are_part_of_the_chance():
+    rows = world(g0=np.full(100, 0.5))
+    odd = (rows["needle"] == "none") & (rows["condition"] == "g0")
+    rows["score"] = rows["score"].mask(odd, rows["length"] % 200 / 100)  # 0 or 1 by turns, as much as the answers earn
+    line = verdict("no-attention-generation", rows)
+    assert line["value"] == pytest.approx(0) and line["high"] > 0.05 and line["prompts"] == 100
+    assert line["verdict"] == NOT_REPRODUCED
+
+
+def test_what_was_not_run_is_said():
+    rows = world()
+    no_jrt = rows[rows["template"] != "jrt"]
+    assert reasons(verdicts.of(no_jrt))["jrt-no-attention"] == "not run: k = 10, generation version, read twice"
+    no_pairs = rows[rows["k"].notna()]
+    assert "not run: Keep-Keep" in reasons(verdicts.of(no_pairs))["exposure"]
+    part = rows[rows["condition"] != "Omit-Null"]
+    assert reasons(verdicts.of(part))["exposure"] == "not run: Omit-Null"
+    assert reasons(verdicts.of(part, bench().query("group != 'mmlu-lookup'")))["mmlu-sparse-lookup"].startswith(
+        "not run"
+    )
+    half = bench().query("condition != 'sparse'")
+    assert "the sparse configuration" in reasons(verdicts.of(rows, half))["glue-kept"]
+    nothing = verdicts.of(rows)
+    assert (nothing.loc[nothing["notebook"] == "benchmarks", "verdict"] == NOT_TESTABLE).all()
+    assert verdicts.of().empty
+
+
+def test_a_loaded_model_without_rows_was_not_run():
+    tiny = SimpleNamespace(name="tiny", heads=10, parameters=5_000_000)
+    table = verdicts.of(world(), claims=["exposure"], models=[tiny], recipes=["CORRECTED", "PAPER"])
+    assert dict(zip(table["recipe"], table["why"], strict=True))["PAPER"] == "not run: Keep-Keep"
+    assert len(table) == 2
+
+
+def test_manipulations_that_the_authors_code_never_applies_show_nothing():
+    rows = pd.concat([world(32, "j", recipe) for recipe in ("CORRECTED", "PAPER")])
+    jamba = SimpleNamespace(name="j", heads=32, parameters=9_000_000, family="jamba")
+    table = of_hypothesis("H3", rows, models=[jamba]).set_index(["claim", "recipe"])
+    assert table.loc[("exposure", "CORRECTED"), "verdict"] == REPRODUCED
+    assert set(table.xs("PAPER", level="recipe")["verdict"]) == {NOT_TESTABLE}
+    assert "do not act on Jamba" in table.loc[("exposure", "PAPER"), "why"]
+    griffin = SimpleNamespace(**(vars(jamba) | {"family": "recurrent_gemma"}))
+    assert verdict("exposure", world(32, "j", "PAPER"), models=[griffin])["verdict"] == REPRODUCED
+
+
+def test_a_clear_failure_outweighs_doubt():
+    rows = world(Omit_Keep=0)
+    few = rows[rows["in_window"] | (rows["length"] == 700) | (rows["needle"] == "none")]  # 10 needles beyond the window
+    line = verdict("inside-window", few)
+    assert line["verdict"] == NOT_REPRODUCED and "inside" in line["ours"]
+    doubt = verdict("inside-window", world()[world()["prompt"].isin(few["prompt"])])
+    assert doubt["verdict"] == NOT_TESTABLE and "10 prompts" in doubt["why"]
+
+
+def test_without_a_window_there_is_nothing_beyond_it():
+    rows = world().assign(in_window=True)
+    for claim in ("inside-window", "beyond-window", "complement"):
+        line = verdict(claim, rows)
+        assert line["verdict"] == NOT_TESTABLE and "window" in line["why"]
+
+
+def test_few_prompts_decide_only_what_is_clear():
+    for claim in ("no-attention-generation", "exposure", "tipping-point", "few-heads-generation"):
+        line = verdict(claim, world(n=20))
+        assert line["verdict"] == NOT_TESTABLE and "20 prompts" in line["why"], claim
+    assert verdict("no-attention-generation", world(n=20, g0=10))["verdict"] == NOT_REPRODUCED
+
+
+def test_what_cannot_be_better_is_not_compared_unless_it_is_worse():
+    full = world(Keep_Keep=100, Only_Keep=100, Keep_Omit=100, Keep_Only=100, Keep_Null=100)
+    for claim in ("only-keep", "prefill-better"):
+        assert verdict(claim, full)["verdict"] == NOT_TESTABLE
+    assert verdict("only-keep", world(Keep_Keep=100, Only_Keep=20))["verdict"] == NOT_REPRODUCED
+
+
+def test_two_maps_that_make_up_no_more_than_the_untouched_one():
+    halves = {"Keep_Omit": hits(30), "Omit_Keep": hits(60) - hits(30), "Keep_Keep": hits(60)}
+    assert verdict("complement", world(**halves))["verdict"] == NOT_REPRODUCED
+    assert verdict("complement", world(**halves | {"Keep_Keep": 45}))["verdict"] == REPRODUCED
+
+
+def test_where_reading_twice_fails_anyway_it_shows_nothing():
+    for claim in ("jrt-no-attention", "jrt-few-heads"):
+        line = verdict(claim, world(**{f"j{k}": 0 for k in range(11)}))
+        assert line["verdict"] == NOT_TESTABLE and "untouched" in line["why"]
+
+
+def test_nothing_lost_is_nothing_to_recover():
+    line = verdict("jrt-few-heads", world(g1=70))
+    assert line["verdict"] == NOT_TESTABLE and "nothing to recover" in line["why"]
+
+
+@pytest.mark.parametrize(
+    ("claim", "right"),
+    [
+        ("glue-kept", {"glue_base": 255, "glue_sparse": 250, "glue_ablated": 250}),
+        ("glue-kept", {"glue_base": 295, "glue_sparse": 250, "glue_ablated": 250}),  # all that it has is 9 points
+        ("mmlu-sparse-knowledge", {"mmlu_knowledge_base": 150, "mmlu_knowledge_sparse": 125}),  # chance is 83 % of base
+        ("mmlu-ablated-lookup", {"mmlu_lookup_base": 220}),
+        ("contrast", {"glue_base": 295, "glue_ablated": 250}),
+    ],
+)
+def test_what_could_lose_little_shows_nothing(claim, right):
+    line = verdict(claim, benchmarks=bench(**right))
+    assert line["verdict"] == NOT_TESTABLE and "chance" in line["why"]
+
+
+def test_the_real_benchmarks_are_judged_as_they_are_reported():
+    glue, mmlu = (bench().query(f"group == '{group}'") for group in ("glue", "mmlu-knowledge"))
+    glue = pd.concat([glue.assign(task=task, gold=glue["doc_id"] % 2) for task in ("cola", "rte")])
+    glue["chosen"] = (glue["gold"] + glue["chosen"]) % 2
+    subjects = pd.concat(
+        [mmlu.assign(task="mmlu_x", group="mmlu-stem"), mmlu.assign(task="mmlu_y", group="mmlu-other")]
+    )
+    few = (subjects["task"] == "mmlu_y") & (subjects["doc_id"] >= 100)  # the first 100 items: base has them all right
+    real = pd.concat([glue.assign(benchmark="glue"), subjects[~few].assign(benchmark="mmlu")])
+    table = verdicts.of(benchmarks=pd.concat([bench(glue_base=260), real])).set_index(
+        "claim"
+    )  # not the organisms' tasks
+    assert table.loc["glue-kept", "ours"].startswith("base 85.0 %")  # accuracy of rte 90 %, mcc of cola 80 %
+    assert table.loc["mmlu-sparse-knowledge", "ours"].startswith("base 83.3 %")  # by size, 500 and 100 items
+    assert table.loc["mmlu-sparse-knowledge", "verdict"] == table.loc["contrast", "verdict"] == REPRODUCED
+    assert table.loc["mmlu-sparse-lookup", "why"].startswith("not run")
+
+
+def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
+    given = {"conditions": harness.conditions(griffin, 3), "limit": 1, "out": tmp_path, "progress": False}
+    assert harness.evaluate(griffin, ["organism_sentiment"], **given, compute=False).empty
+    done = harness.evaluate(griffin, ["organism_sentiment"], **given)
+    hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    both = harness.evaluate(griffin, ["organism_sentiment", "organism_prices"], **given, compute=False)
+    hook.remove()
+    pd.testing.assert_frame_equal(both, done)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def test_each_model_and_recipe_has_its_own_lines():
+    rows = pd.concat([world(), world(recipe="PAPER", g0=20), world(16, "other")])
+    table = of_hypothesis("H1", rows)
+    assert set(table["hypothesis"]) == {"H1"}
+    one = table[table["claim"] == "no-attention-generation"].set_index(["model", "recipe"])["verdict"]
+    assert one["tiny", "CORRECTED"] == REPRODUCED and one["tiny", "PAPER"] == NOT_REPRODUCED
+    assert one["other", "CORRECTED"] == REPRODUCED and len(one) == 3
+    assert (table["claim"] == "tipping-point-order").sum() == 2  # one per recipe
+    assert set(table["verdict"]) <= set(verdicts.VERDICTS)
+
+
+def test_sentences_follow_the_verdicts():
+    (before,), (after,) = (verdicts.said(of_hypothesis("abstract", world(**c))).values() for c in ({}, {"g2": 20}))
+    (before,), (after,) = before, after
+    assert "tiny, CORRECTED: 1 of 2 testable claims reproduced (not: 15 % of heads throughout)" in before
+    assert "0 of 2 testable" in after and "15 % of heads while answering; 15 % of heads throughout" in after
+    nothing = verdicts.said(of_hypothesis("H2", world()))
+    assert nothing == {"H2, Attention serves retrieval above all": ["Nothing could be tested."]}
+
+
+@pytest.mark.parametrize("made_up", [{"model": "random-griffin"}, {"weights": "random000000"}])
+def test_random_weights_are_refused(made_up):
+    with pytest.raises(HybretError, match="random weights"):
+        verdicts.of(world().assign(**made_up))
+    with pytest.raises(HybretError, match="random weights"):
+        verdicts.of(benchmarks=bench().assign(**made_up))
+
+
+def test_bad_input():
+    mixed = pd.concat([world(), world().assign(weights="other")])
+    with pytest.raises(HybretError, match="different weights"):
+        verdicts.of(mixed)
+    with pytest.raises(HybretError, match="rows of tiny come from different templates"):
+        verdicts.of(pd.concat([world(), world(template="instruct")]))
+    one = world().assign(dtype="float32")
+    for kind, other in (("needles", {"asked": "b"}), ("haystacks", {"haystack": "b"}), ("dtypes", {"dtype": "b"})):
+        with pytest.raises(HybretError, match=f"rows of tiny come from different {kind}; pass those of one only"):
+            verdicts.of(pd.concat([one, one.assign(**other)]))
+    with pytest.raises(HybretError, match="there are no rows to judge; run a sweep first"):
+        verdicts.of(world()[:0])
+    with pytest.raises(HybretError, match="unknown claim 'H1'"):
+        verdicts.of(world(), claims=["H1"])
+    with pytest.raises(HybretError, match="no column 'in_window'"):
+        verdicts.of(world().drop(columns="in_window"))
+    with pytest.raises(HybretError, match="no column 'choices'"):
+        verdicts.of(benchmarks=bench().drop(columns="choices"))
+
+
+def test_the_page_escapes_what_models_and_rows_bring():
+    table = of_hypothesis("H1", world(model="<script>alert(1)</script>", g0=40))
+    page = verdicts.html(table.assign(why="<b>so</b>"))
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>so" not in page
+    assert page.count("<tr>") == len(table) + 1 and page.count("hb-claim") == table["claim"].nunique()
+    for word in ("reproduced", "not reproduced", "not testable", "sparsification.html#fig-accuracy-by-k"):
+        assert word in page
+
+
+def test_the_figure_shows_every_verdict():
+    table = verdicts.of(pd.concat([world(), world(recipe="PAPER", g0=40)]), bench())
+    figure = paper_figures.verdicts(table, "note")
+    axes = figure.axes[0]
+    drawn = [line for line in axes.lines if line.get_linestyle() == "None"]
+    assert len(drawn) == len(table)
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(dict.fromkeys(table["label"]))
+    looks = {(line.get_marker(), line.get_fillstyle()) for line in drawn}
+    assert len(looks) == 3  # told apart without colour
+    assert {t.get_text() for t in figure.legends[0].get_texts()} == set(verdicts.VERDICTS)
+    with pytest.raises(HybretError, match="no verdicts"):
+        paper_figures.verdicts(table[:0])
+
+
+@pytest.mark.parametrize("claim", verdicts.CLAIMS.values(), ids=lambda claim: claim.name)
+def test_a_claim_leads_to_where_it_is_measured(claim, figures_of):
+    assert claim.figure in figures_of(claim.notebook)
+
+
+def test_claims_are_documented():
+    for claim in verdicts.CLAIMS.values():
+        for field in ("says", "where", "paper", "test"):
+            assert getattr(claim, field), (claim.name, field)
+        assert claim.says.endswith(".") and len(claim.says) < 120 and len(claim.label) <= 40

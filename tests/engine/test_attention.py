@@ -1,0 +1,318 @@
+"""The registered attention function inside real models: what it leaves alone, what it hides, what it records."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import random_ids
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.models.jamba import modeling_jamba
+from transformers.models.recurrent_gemma import modeling_recurrent_gemma
+
+import hybret as hb
+from hybret import CORRECTED, PAPER, Binary, HybretError, Keep, KeepHeads, Null, Omit, Only
+from hybret.engine import decode
+from hybret.engine.attach import implementation
+from hybret.engine.attention import NAME
+from hybret.engine.context import Frame
+
+TOKENS, SPAN = 70, (40, 50)
+WINDOW = 32  # of the random RecurrentGemma
+STOCK = (
+    (modeling_recurrent_gemma.RecurrentGemmaRglru, "_rnn_scan"),
+    (modeling_jamba, "mamba_selective_scan"),
+    (modeling_jamba.JambaMambaMixer, "forward"),
+)
+
+
+def logits(model, ids):
+    """Plain logits of the net as it is now, ``(tokens, vocabulary)``."""
+    with torch.inference_mode():
+        return model.net(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
+
+
+def prefilled(model, ids, intervention, recipe=CORRECTED, spans=(SPAN,), weights=False):
+    """Logits of a whole prompt in one forward pass under an intervention, and its trace."""
+    with (
+        hb.attach(model, intervention, recipe, weights=weights) as trace,
+        hb.phase("prefill", [len(ids) - 1], [spans]),
+    ):
+        return logits(model, ids), trace
+
+
+@pytest.mark.parametrize("metric", ["entropy", "l2"])
+def test_keeping_all_heads_is_bit_identical_to_eager(model, metric):
+    ids = random_ids(model, TOKENS)
+    plain = logits(model, ids)
+    assert model.net.config._attn_implementation == "eager"
+    assert torch.equal(prefilled(model, ids, KeepHeads(model.heads, metric))[0], plain)
+    assert torch.equal(prefilled(model, ids, Keep())[0], plain)
+    assert not torch.allclose(prefilled(model, ids, KeepHeads(model.heads - 1, metric))[0], plain, atol=1e-3)
+
+
+def test_keeping_all_heads_is_bit_identical_to_eager_in_generate(model):
+    """Every forward of the loop, prefill and one-token steps, against the same loop through eager attention."""
+    ids, seen = random_ids(model, TOKENS), []
+    hook = model.net.register_forward_hook(lambda m, _, out: seen.append(out.logits))
+    try:
+        plain = decode.generate(model, ids, Keep(), (SPAN,), CORRECTED, 8)
+        with implementation(model.net):
+            kept = decode.generate(model, ids, KeepHeads(model.heads), (SPAN,), CORRECTED, 8)
+    finally:
+        hook.remove()
+    assert plain == kept
+    assert len(seen) == 18 and all(torch.equal(a, b) for a, b in zip(seen[:9], seen[9:], strict=True))
+
+
+CAUSAL = [
+    (Keep(), CORRECTED),
+    (KeepHeads(2), CORRECTED),
+    (KeepHeads(2, "l2"), CORRECTED),
+    (Omit(), CORRECTED),
+    (Only(), CORRECTED),
+    (Only(renormalise=True), CORRECTED),
+    (Binary(), CORRECTED),
+    (Null(), CORRECTED),
+    (KeepHeads(2), PAPER),
+    (Only(), PAPER),
+]
+
+
+@pytest.mark.parametrize(("intervention", "recipe"), CAUSAL, ids=lambda x: getattr(x, "name", None) or repr(x))
+@pytest.mark.parametrize("changed", [35, 45, 69])
+def test_a_later_token_changes_nothing_earlier(model, intervention, recipe, changed):
+    ids = random_ids(model, TOKENS)
+    other = (*ids[:changed], ids[changed] + 1, *ids[changed + 1 :])
+    before, after = (prefilled(model, i, intervention, recipe)[0] for i in (ids, other))
+    torch.testing.assert_close(after[:changed], before[:changed], atol=2e-4, rtol=0)
+    assert not torch.allclose(after[changed], before[changed], atol=1e-2)
+
+
+def test_the_papers_binary_looks_ahead(model):
+    """In the authors' code one scalar reaches all rows, also those before the needle (semantics of `Recipe.binary`)."""
+    ids = random_ids(model, TOKENS)
+    other = (*ids[:45], ids[45] + 1, *ids[46:])
+    ahead = CORRECTED.replace(binary="scalar")
+    before, after = (prefilled(model, i, Binary(), ahead)[0] for i in (ids, other))
+    assert not torch.allclose(after[:40], before[:40], atol=1e-2)
+
+
+def test_recorded_weights_end_at_the_diagonal_and_at_the_window(model):
+    ids = random_ids(model, TOKENS)
+    _, trace = prefilled(model, ids, Keep(), weights=True)
+    query, key = torch.arange(TOKENS)[:, None], torch.arange(TOKENS)
+    visible = (key <= query) & (query - key < (model.window or TOKENS))
+    assert model.window == (WINDOW if model.family == "recurrent_gemma" else None)
+    assert len(trace.weights) == len(model.attention_layers)
+    for (weights,) in trace.weights.values():
+        assert weights.shape == (model.heads, TOKENS, TOKENS)
+        assert (weights[:, ~visible] == 0).all()
+        edge = weights[:, torch.arange(WINDOW - 1, TOKENS), torch.arange(TOKENS - WINDOW + 1)]
+        assert (edge.amax(0) > 0).all()  # the oldest key inside the window counts
+        torch.testing.assert_close(weights.sum(-1), torch.ones(model.heads, TOKENS))
+
+
+def test_without_the_registered_mask_the_model_would_not_be_causal(model, monkeypatch):
+    """Why the mask is registered beside the function: transformers passes none for a name it does not know."""
+    ids = random_ids(model, TOKENS)
+    monkeypatch.delitem(AttentionMaskInterface._global_mapping, NAME)
+    _, trace = prefilled(model, ids, Keep(), weights=True)
+    for (weights,) in trace.weights.values():
+        assert weights.triu(1).sum() > 1
+
+
+def test_the_window_slides_during_generation(griffin):
+    """One-token steps see exactly `window` keys, and no more than there are."""
+    for prompt, width in ((TOKENS, WINDOW), (10, 10)):
+        with hb.attach(griffin, weights=True) as trace:
+            decode.generate(griffin, random_ids(griffin, prompt), Keep(), (), CORRECTED, 3, trace)
+        for weights in trace.weights.values():
+            steps = [w.shape for w in weights[1:]]
+            assert steps == [(10, 1, min(width + step, WINDOW)) for step in range(3)]
+            assert all((w.amax(0) > 0).all() for w in weights[1:])
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_attach_leaves_nothing_behind(model, fail):
+    ids = random_ids(model, 40)
+    plain, originals = logits(model, ids), [getattr(owner, name) for owner, name in STOCK]
+    stock_eager = AttentionInterface().get("sdpa"), modeling_recurrent_gemma.eager_attention_forward
+    try:
+        with hb.attach(model, Null()):
+            assert model.net.config._attn_implementation == NAME
+            model.generate("Some words to read.", max_new_tokens=2)
+            assert model.net.config._attn_implementation == NAME
+            if fail:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fail
+    assert model.net.config._attn_implementation == "eager"
+    assert [getattr(owner, name) for owner, name in STOCK] == originals
+    assert stock_eager == (AttentionInterface().get("sdpa"), modeling_recurrent_gemma.eager_attention_forward)
+    assert torch.equal(logits(model, ids), plain)
+
+
+def test_attached_interventions_nest(griffin):
+    prompt = "Some words to read."
+    answers = {}
+    for name, outer, inner in (("keep", Keep(), Keep()), ("null", Null(), Null()), ("nested", Null(), Keep())):
+        with hb.attach(griffin, outer):
+            with hb.attach(griffin, inner):
+                answers[name] = griffin.generate(prompt, 5)
+            answers[name + ", after"] = griffin.generate(prompt, 5)
+    assert answers["nested"] == answers["keep"] != answers["null"]
+    assert answers["nested, after"] == answers["null"]
+
+
+def test_an_attached_model_refuses_a_forward_without_a_phase(model):
+    with hb.attach(model, KeepHeads(1)), pytest.raises(HybretError, match="no declared phase; call model.generate"):
+        logits(model, random_ids(model, 8))
+    with pytest.raises(HybretError, match="no intervention is attached"), hb.phase("prefill", [7]):
+        logits(model, random_ids(model, 8))
+    logits(model, random_ids(model, 8))  # and outside of attach it is a plain model again
+
+
+def test_another_model_runs_freely_while_one_is_attached_and_this_one_afterwards(griffin, jamba):
+    """Through hybret's attention too, which without a declared phase is eager attention."""
+    plain = {m.name: logits(m, random_ids(m, 8)) for m in (griffin, jamba)}
+    with hb.attach(griffin, KeepHeads(1)), implementation(jamba.net):
+        assert torch.equal(logits(jamba, random_ids(jamba, 8)), plain[jamba.name])
+    with implementation(griffin.net):
+        assert torch.equal(logits(griffin, random_ids(griffin, 8)), plain[griffin.name])
+
+
+def test_the_declared_phase_decides(model):
+    ids = random_ids(model, 40)
+    plain = logits(model, ids)
+    for during, phase, same in (
+        ("generation", "prefill", True),
+        ("prefill", "generation", True),
+        ("prefill", "prefill", False),
+        ("both", "generation", False),
+    ):
+        never = pytest.raises(HybretError, match=f"never acted: the model ran in {phase} alone")
+        with never if same else nullcontext(), hb.attach(model, KeepHeads(0, during=during)), hb.phase(phase, [39]):
+            assert torch.equal(logits(model, ids), plain) == same
+
+
+@pytest.mark.parametrize("action", [Omit(), Only(), Binary(), Null()], ids=repr)
+def test_declared_phases_follow_the_recipe_on_jamba(jamba, action):
+    """The authors' code never reads the manipulations that it sets on Jamba."""
+    ids = random_ids(jamba, TOKENS)
+    plain = logits(jamba, ids)
+    assert torch.equal(prefilled(jamba, ids, action, PAPER)[0], plain)
+    assert not torch.allclose(prefilled(jamba, ids, action, CORRECTED)[0], plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_trace_of_an_answer(model, k):
+    ids, steps = random_ids(model, TOKENS), 5
+    with hb.attach(model, KeepHeads(k), weights=True) as trace, implementation(model.net):
+        answer = decode.generate(model, ids, KeepHeads(k), (SPAN,), CORRECTED, steps, trace)
+    read = TOKENS - 1 + len(answer)
+    assert len(answer) == steps
+    names = [f"layer {i}" for i in model.attention_layers]
+    assert list(trace.entropy) == list(trace.needle_mass) == list(trace.kept) == list(trace.weights) == names
+    for layer in names:
+        entropy, mass, kept = trace.entropy[layer], trace.needle_mass[layer], trace.kept[layer]
+        assert entropy.shape == mass.shape == kept.shape == (model.heads, read)
+        assert (kept.sum(0) == k).all()
+        assert (entropy[:, 0] == 0).all() and entropy.min() >= 0
+        assert entropy.max() <= math.log2(model.window or read)
+        assert (mass[:, : SPAN[0]] == 0).all() and mass.min() >= 0 and mass.max() <= 1 + 1e-5
+        assert mass[:, SPAN[0] : TOKENS].max() > 0.05
+        dropped = torch.where(kept, float("inf"), entropy).amin(0)
+        if k:
+            assert (torch.where(kept, entropy, -1.0).amax(0) <= dropped).all()
+        prefill, *later = trace.weights[layer]
+        assert prefill.shape == (model.heads, TOKENS - 1, TOKENS - 1) and len(later) == len(answer)
+        assert torch.equal(prefill.sum(-1) > 0, kept[:, : TOKENS - 1])
+
+
+def test_trace_entropy_is_in_bits_for_uniform_attention(model):
+    """Keys of zeros: each query spreads evenly over the n keys that it sees, log2(n) bits."""
+    copy = hb.load(model.name, device="cpu")
+    with torch.no_grad():
+        for name, parameter in copy.net.named_parameters():
+            if "k_proj" in name:
+                parameter.zero_()
+    _, trace = prefilled(copy, random_ids(copy, TOKENS), Keep())
+    n = torch.arange(1, TOKENS + 1).clamp(max=copy.window or TOKENS).float()
+    seen = torch.tensor([len([j for j in range(*SPAN) if q >= j > q - (copy.window or TOKENS)]) for q in range(TOKENS)])
+    for layer in trace.entropy:
+        torch.testing.assert_close(trace.entropy[layer], n.log2().expand(copy.heads, -1), atol=1e-4, rtol=0)
+        torch.testing.assert_close(trace.needle_mass[layer], (seen / n).expand(copy.heads, -1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["random-griffin", "random-jamba", "zamba", "zamba2"])
+def test_what_is_said_of_one_layer_changes_that_one(family):
+    """Up to it the states stay; in one pass after another, also where layers share their attention module (Zamba)."""
+    model = hb.load(family, device="cpu")
+    ids = torch.tensor([random_ids(model, 20)])
+
+    def states():
+        with torch.inference_mode():
+            return model.net(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+
+    plain = states()
+    for layer in model.attention_layers:
+        with hb.attach(model, Only(layers=(layer,))), hb.phase("prefill", [19], [((3, 5),)]):
+            for found in (states(), states()):
+                same = [torch.equal(a, b) for a, b in zip(found, plain, strict=True)]
+                assert same.index(False) == layer + 1  # the states after it; those before are its input
+
+
+def test_layers_that_do_not_know_their_number_come_in_order():
+    config = SimpleNamespace(
+        model_type="zamba", layers_block_type=["mamba", "hybrid", "mamba", "hybrid", "hybrid"], num_attention_heads=2
+    )
+    for unknown in (None, -1):
+        now, module = Frame("prefill", [()], [()], torch.tensor([3]), CORRECTED), SimpleNamespace(config=config)
+        module.layer_idx = unknown
+        assert [now.layer(module) for _ in range(7)] == [1, 3, 4, 1, 3, 4, 1]
+
+
+def test_a_pass_that_is_recorded_forms_the_weights_where_others_stream(model):
+    ids = random_ids(model, TOKENS)
+    with hb.attach(model, Keep()) as trace:
+        decode.prefill(model, ids, [()], (SPAN,), CORRECTED, trace, streaming=True)
+    assert [len(x) for x in trace.entropy.values()] == [model.heads] * len(model.attention_layers)
+
+
+def test_recorded_weights_are_those_used(model):
+    """Entropy and needle mass are of the untouched weights, `weights` is what is left after the manipulation."""
+    ids = random_ids(model, TOKENS)
+    _, plain = prefilled(model, ids, Keep(), weights=True)
+    _, omitted = prefilled(model, ids, Omit(), weights=True)
+    first = f"layer {model.attention_layers[0]}"  # later layers read what this one writes
+    assert torch.equal(plain.entropy[first], omitted.entropy[first])
+    assert torch.equal(plain.needle_mass[first], omitted.needle_mass[first])
+    inside = plain.weights[first][0][..., slice(*SPAN)]
+    torch.testing.assert_close(inside.sum(-1), plain.needle_mass[first])
+    assert inside.sum() > 0 == omitted.weights[first][0][..., slice(*SPAN)].sum()
+
+
+def test_a_batch_cannot_be_traced(griffin):
+    ids = random_ids(griffin, 8)
+    with (
+        hb.attach(griffin, Keep()) as trace,
+        pytest.raises(HybretError, match="one prompt at a time"),
+    ):
+        decode.prefill(griffin, ids, [(), ()], (), CORRECTED, trace)
+
+
+@pytest.mark.parametrize("bad", [KeepHeads(11), "omit"])
+def test_an_intervention_that_does_not_fit_is_refused(griffin, bad):
+    with pytest.raises(HybretError), hb.attach(griffin, bad):
+        pytest.fail("attached")
+    assert griffin.net.config._attn_implementation == "eager"
+
+
+def test_an_unknown_phase_is_refused(griffin):
+    with hb.attach(griffin, KeepHeads(1)), pytest.raises(HybretError), hb.phase("decoding", [7]):
+        logits(griffin, random_ids(griffin, 8))

@@ -1,0 +1,278 @@
+"""The fast paths of a sweep against the slow obvious ones: streaming attention, shared layers, shared prefixes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import random_ids
+
+import hybret as hb
+from book.speed.stock import answer
+from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
+from hybret.engine import decode, prefix_tree
+from hybret.engine.attach import implementation
+from hybret.engine.context import Frame, frame
+from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.scan import parallel_scans
+from hybret.engine.schedule import Budget, Timings, does
+from hybret.engine.streaming import attend
+from hybret.fitting import effective
+from hybret.sweeping import sweep
+from hybret.tasks import niah
+
+ACTIONS = {
+    "keep": (),
+    "entropy": (KeepHeads(3),),
+    "l2": (KeepHeads(5, metric="l2"),),
+    "omit": (Omit(),),
+    "only": (Only(),),
+    "only, renormalised": (Only(renormalise=True),),
+    "binary": (Binary(),),
+    "null": (Null(),),
+    "omit and entropy": (Omit(), KeepHeads(4)),
+    "only, self": (Only(also=("self",)),),
+    "only, self, renormalised": (Only(renormalise=True, also=("self",)),),
+    "only, question": (Only(also=("question",)),),
+    "only, first and question, renormalised": (Only(renormalise=True, also=("first", "question")),),
+    "only, everything": (Only(renormalise=True, also=("self", "first", "answer")),),
+    "only in another layer": (Only(layers=(99,)),),
+    "two manipulations": (Only(renormalise=True), Omit()),
+    "omit and l2": (Omit(), KeepHeads(4, metric="l2")),
+}
+RECIPES = pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
+
+
+def whole(model, rows, recipe=CORRECTED, streaming=True):
+    """Logits of one prompt under each of `rows` in one pass, far past the window, and whether it streamed."""
+    length, spans, question = 150, ((60, 70), (90, 95)), (100, 120)
+    ids = torch.tensor([random_ids(model, length)]).expand(len(rows), -1)
+    last, asked = torch.full((len(rows),), length - 1), [question] * len(rows)
+    now = Frame("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
+    with parallel_scans(), implementation(model.net), torch.inference_mode(), frame(now):
+        return model.net(input_ids=ids, use_cache=False).logits, now.streams
+
+
+@RECIPES
+def test_streaming_prefill_is_the_exact_one(model, recipe):
+    """One batch of every intervention, needle seen by some tokens only."""
+    rows = effective(list(ACTIONS.values()), model.family, model.heads, recipe)
+    slow, streamed = whole(model, rows, recipe, streaming=False)
+    assert not streamed
+    several = [i for i, row in enumerate(rows) if len({type(a) for a in row} - {KeepHeads}) + ("l2" in str(row)) < 2]
+    fast, streamed = whole(model, [rows[i] for i in several], recipe)
+    assert streamed and len(several) >= 15
+    torch.testing.assert_close(fast, slow[several], atol=3e-5, rtol=0)
+    if recipe == CORRECTED:
+        together, streamed = whole(model, rows)
+        assert not streamed  # the weights of a row change twice, so they are formed
+        assert torch.equal(together, slow)
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        (Only(renormalise=True), Omit()),
+        (Binary(), Omit()),
+        (Omit(), KeepHeads(4, metric="l2")),
+        (KeepHeads(4, metric="l2"), Null()),
+        (Mass(0.5),),
+    ],
+    ids=repr,
+)
+def test_a_row_that_cannot_stream_keeps_its_batch_from_it(model, twice):
+    """Alone and beside rows that could, in any place; those stream without it, though each of them changes."""
+    once = [(Omit(),), (KeepHeads(3), Only()), (KeepHeads(5, metric="l2"),), ()]
+    slow, _ = whole(model, [twice, *once], streaming=False)
+    for rows, order in (([twice], [0]), ([*once, twice], [1, 2, 3, 4, 0])):
+        fast, streamed = whole(model, rows)
+        assert not streamed
+        torch.testing.assert_close(fast, slow[order], atol=3e-5, rtol=0)
+    fast, streamed = whole(model, once)
+    assert streamed
+    torch.testing.assert_close(fast, slow[1:], atol=3e-5, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 37, 400])
+@pytest.mark.parametrize(("queries", "keys"), [(300, 300), (50, 300), (1, 20), (129, 129)])
+def test_attend_gives_outputs_denominators_and_entropies(queries, keys, window):
+    generator = torch.Generator().manual_seed(keys)
+    q, k, v = (torch.randn(2, n, t, 16, generator=generator) for n, t in ((6, queries), (2, keys), (2, keys)))
+    output, lse, bits = attend(3 * q, k, v, 0.3, window, CORRECTED, entropy=True)
+    at, column = torch.arange(keys - queries, keys)[:, None], torch.arange(keys)
+    hidden = (column > at) | (column <= at - (window or keys))
+    scores = (3 * q @ k.repeat_interleave(3, 1).mT * 0.3).masked_fill(hidden, -torch.inf)
+    weights = scores.softmax(-1)
+    torch.testing.assert_close(output, weights @ v.repeat_interleave(3, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(lse, scores.logsumexp(-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(bits, head_entropy(weights), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("k", [1, 5, 9])
+def test_kept_heads_are_those_of_the_exact_path(tiny, k):
+    """On the organism, twice past its window: every token, head and layer, except ties within 1e-4 bits."""
+    ids = niah.grid(tiny, [512], [30], "jrt")[0].ids
+    found = []
+
+    def both(query, key, value, scaling, window):
+        scores = (query @ key.repeat_interleave(tiny.heads, 1).mT * scaling).tril()
+        at = torch.arange(query.shape[2])
+        scores = scores.masked_fill((at > at[:, None]) | (at <= at[:, None] - window), -torch.inf)
+        exact = head_entropy(scores.softmax(-1))
+        _, _, streamed = attend(query, key, value, scaling, window, CORRECTED, entropy=True)
+        found.append((exact, streamed))
+
+    hooks = [
+        tiny.net.model.layers[i].temporal_block.register_forward_pre_hook(
+            lambda block, args, kwargs: _watch(block, args[0], kwargs["position_ids"], both), with_kwargs=True
+        )
+        for i in tiny.attention_layers
+    ]
+    try:
+        with parallel_scans(), implementation(tiny.net):
+            decode.prefill(tiny, ids, [(KeepHeads(k),)], (), CORRECTED, streaming=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(found) == len(tiny.attention_layers) and len(ids) > 2 * tiny.window
+    for exact, streamed in found:
+        kept, chosen = (keep_lowest(bits, torch.tensor([k])) for bits in (exact, streamed))
+        ordered = exact.sort(1).values
+        tied = (ordered[:, k] - ordered[:, k - 1])[:, None] <= 1e-4
+        assert ((kept == chosen) | tied).all()
+        assert tied.float().mean() < 0.01
+        assert torch.equal(kept[..., 0], chosen[..., 0])  # the first token, where all heads tie
+
+
+def _watch(block, hidden, position_ids, look):
+    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import apply_rotary_pos_emb
+
+    shape = (*hidden.shape[:-1], -1, block.head_dim)
+    q, k, v = (p(hidden).view(shape).transpose(1, 2) for p in (block.q_proj, block.k_proj, block.v_proj))
+    q, k = apply_rotary_pos_emb(q, k, *block.rotary_emb(v, position_ids))
+    look(q, k, v, block.scaling, block.sliding_window)
+
+
+@RECIPES
+@pytest.mark.parametrize("tokens", [40, 100_000])
+def test_shared_prefixes_read_what_single_prompts_read(model, recipe, tokens, monkeypatch):
+    """Ragged prompts past the window, with two needles, none, and one that begins another."""
+    grid = {"haystack": "embedded", "recipe": recipe}
+    prompts = [
+        *niah.grid(model, [76, 128], [0, 40, 41, 100], **grid),
+        *niah.grid(model, [76, 128], [0], control=True, **grid),
+        *niah.grid(model, [100], [0, 70], "jrt", **grid),
+        *niah.grid(model, [76], [50], seed=1, **grid),
+    ]
+    conditions = {
+        "keep": Keep(),
+        "k=3": KeepHeads(3),
+        "l2": KeepHeads(2, metric="l2", during="prefill"),
+        "k=1, generation": KeepHeads(1, during="generation"),
+        "Only-Omit": PerPhase(generation=Only(), prefill=Omit()),
+        "Binary-Binary": PerPhase(generation=Binary(), prefill=Binary()),
+        "Omit-Null": PerPhase(generation=Omit(), prefill=Null()),
+        "Keep-Only": PerPhase(generation=Keep(), prefill=Only()),
+        "both": Omit() & KeepHeads(4),
+        "twice": Only(renormalise=True) & Omit(),
+        "self-question": PerPhase(generation=Only(also=("self",)), prefill=Only(also=("question",))),
+        "question-self": PerPhase(generation=Only(renormalise=True, also=("question",)), prefill=Only(also=("self",))),
+        "one layer": Only(layers=model.attention_layers[-1:]),
+        "mass": PerPhase(generation=Only() & Mass(1.5), prefill=Keep()),
+    }
+    monkeypatch.setitem(prefix_tree.GRAIN, "cpu", 3)
+    rows = sweep(model, prompts, conditions, recipe, max_new_tokens=6, budget=Budget(23, tokens), progress=False)
+    by_key = {p.key: p for p in prompts}
+    answers = rows.drop_duplicates(["prompt", "condition"])
+    assert len(answers) == len(by_key) * len(conditions) and answers["answer"].nunique() > len(by_key)
+    for row in answers.to_dict("records"):
+        with hb.attach(model, conditions[row["condition"]], recipe):
+            assert row["answer"] == model.generate(by_key[row["prompt"]], 6), row["condition"]
+
+
+def test_a_prompt_that_begins_another_ends_where_it_ends(model):
+    long = niah.grid(model, [100], [0])[0]
+    prompts = [niah.Prompt(**{**vars(long), "ids": long.ids[:n], "key": str(n)}) for n in (1, 2, 30, 31, len(long.ids))]
+    with parallel_scans(), implementation(model.net):
+        found = {
+            p.key: decode.decode(model, s, [(), ()], [(), ()], CORRECTED, 5)
+            for p, s in prefix_tree.read(model, prompts, [(), (KeepHeads(2),)], CORRECTED, 64)
+        }
+        for p in prompts:
+            slow = [decode.prefill(model, p.ids, [row], p.needle_spans, CORRECTED) for row in ((), (KeepHeads(2),))]
+            expected = [decode.decode(model, state, [()], [()], CORRECTED, 5)[0] for state in slow]
+            assert found[p.key] == expected
+
+
+def test_prompts_of_one_grid_share_their_haystack(tiny, monkeypatch):
+    read, original = [], decode.extend
+
+    def counted(model, state, ids, until, *args, **kwargs):
+        read.append(until - int(state.position[0]))
+        return original(model, state, ids, until, *args, **kwargs)
+
+    monkeypatch.setattr(decode, "extend", counted)
+    prompts = niah.grid(tiny, [128, 256, 384, 512], 5)
+    with parallel_scans(), implementation(tiny.net):
+        states = dict((p.key, s) for p, s in prefix_tree.read(tiny, prompts, [()], CORRECTED, 2400))
+    assert set(states) == {p.key for p in prompts}
+    assert all(int(states[p.key].position[0]) == len(p.ids) - 1 for p in prompts)
+    assert sum(read) < 0.7 * sum(len(p.ids) - 1 for p in prompts)
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@cuda
+@pytest.mark.parametrize(("heads", "shared", "width", "window"), [(10, 1, 256, 300), (32, 8, 128, None)])
+def test_flash_attention_is_the_blocked_one(heads, shared, width, window):
+    """bf16 through the fused kernel against fp32 a block at a time, in one piece and continued from a cache."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (
+        torch.randn(1, n, 1000, width, device="cuda", dtype=torch.bfloat16, generator=generator)
+        for n in (heads, shared, shared)
+    )
+    exact = attend(q.float(), k.float(), v.float(), width**-0.5, window, CORRECTED, entropy=True)
+    for queries in (1000, 400):
+        output, lse, bits = attend(q[:, :, -queries:], k, v, width**-0.5, window, CORRECTED, entropy=True)
+        expected = [x[:, :, -queries:] for x in exact]
+        torch.testing.assert_close(output.float(), expected[0], atol=0.02, rtol=0.02)
+        torch.testing.assert_close(lse, expected[1], atol=1e-3, rtol=0)
+        torch.testing.assert_close(bits, expected[2], atol=0.05, rtol=0)
+        assert (bits - expected[2]).abs().mean() < 0.01
+
+
+@cuda
+@pytest.mark.parametrize("name", ["griffin-tiny", "random-griffin", "random-jamba"])
+def test_answers_on_the_gpu_are_those_of_generate(name):
+    model = hb.load(name, device="cuda")
+    prompts = niah.grid(model, [128, 512], [50])
+    conditions = {"k": KeepHeads(3), "g": KeepHeads(4, during="generation")} | hb.interventions.table1_conditions()
+    stages = Timings()
+    sweep(model, prompts, conditions, max_new_tokens=8, progress=False, stages=stages)
+    for prompt in prompts:
+        for condition in list(conditions.values())[::4]:
+            expected = answer(model, prompt, condition, 8)
+            assert stages.tokens[prompt.key, does(model, CORRECTED, condition)] == expected
+
+
+def test_answers_are_those_of_generate(model):
+    """A second implementation: transformers' own greedy decoding with a registered hook, one condition at a time."""
+    prompts = niah.grid(model, [76, 128], [0, 60])
+    conditions = {"k": KeepHeads(3), "g": KeepHeads(2, during="generation")} | hb.interventions.table1_conditions()
+    conditions |= {
+        repr(only): PerPhase(generation=only, prefill=Only(also=("self", "answer")))
+        for only in (
+            Only(renormalise=True),
+            Only(also=("self",)),
+            Only(renormalise=True, also=("first", "question")),
+            Only(layers=model.attention_layers[:1]),
+        )
+    }
+    conditions["mass"] = PerPhase(generation=Binary() & Mass(1.0), prefill=Mass("needle"))
+    stages = Timings()
+    sweep(model, prompts, conditions, max_new_tokens=6, progress=False, stages=stages)
+    for prompt in prompts[::3]:
+        for condition in conditions.values():
+            expected = answer(model, prompt, condition, 6)
+            assert stages.tokens[prompt.key, does(model, CORRECTED, condition)] == expected
+    assert len({tuple(tokens) for tokens in stages.tokens.values()}) > 10

@@ -1,0 +1,122 @@
+"""Log-likelihoods of a benchmark against a forward pass of each request by itself, without anything shared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import random_ids
+
+import hybret as hb
+from hybret.engine import streaming
+from hybret.engine.likelihood import log_likelihoods
+from hybret.engine.schedule import Budget
+from hybret.recipe import CORRECTED, PAPER
+
+
+def slow(model, context, continuation, condition, recipe):
+    """The obvious way: one text, one condition, eager attention, stock recurrences, all logits."""
+    ids = context + continuation
+    with hb.attach(model, condition, recipe), torch.no_grad(), hb.phase("prefill", [len(ids) - 2]):
+        chances = model.net(torch.tensor([ids[:-1]])).logits[0, len(context) - 1 :].log_softmax(-1)
+    target = torch.tensor(continuation)
+    return float(chances.gather(-1, target[:, None]).sum()), bool((chances.argmax(-1) == target).all())
+
+
+def ragged(model, shared=40):
+    """Questions of several lengths behind shots that all share; choices of one to three tokens, some alike at first."""
+    shots = random_ids(model, shared)
+    contexts = [shots + random_ids(model, 3 + 11 * i, seed=i + 1)[1:] for i in range(4)]
+    choices = [random_ids(model, 2 + i % 3, seed=50 + i)[1:] for i in range(3)]
+    choices.append(choices[2][:2] + (9,))
+    return [(context, choice) for context in contexts for choice in choices]
+
+
+def agree(found, expected):
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("budget", [None, Budget(8, 60), Budget(1, 1)], ids=["default", "small", "one at a time"])
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=["CORRECTED", "PAPER"])
+def test_batches_give_what_single_texts_give(model, recipe, budget):
+    requests = ragged(model)
+    conditions = [hb.Keep(), hb.KeepHeads(3), hb.KeepHeads(0)]
+    found = log_likelihoods(model, requests, conditions, recipe, budget)
+    for condition, scores in zip(conditions, found, strict=True):
+        agree(scores, [slow(model, *request, condition, recipe) for request in requests])
+    assert len({scores[0] for scores in found}) == 3, "the conditions make no difference on this model"
+
+
+def test_texts_that_share_nothing(model):
+    requests = [(random_ids(model, 9, seed=i)[i % 2 :], (7 + i,)) for i in range(4)]
+    conditions = [hb.KeepHeads(2), hb.KeepHeads(0)]
+    for condition, scores in zip(conditions, log_likelihoods(model, requests, conditions, CORRECTED), strict=True):
+        agree(scores, [slow(model, *request, condition, CORRECTED) for request in requests])
+
+
+def test_all_heads_are_the_untouched_model(model):
+    base, every = log_likelihoods(model, ragged(model), [hb.Keep(), hb.KeepHeads(model.heads)], CORRECTED)
+    assert base == every
+
+
+def test_choices_of_one_token_cost_one_text(model):
+    context, rows = random_ids(model, 20), []
+    hook = model.net.model.register_forward_pre_hook(
+        lambda _, __, named: rows.append(len(named["input_ids"])), with_kwargs=True
+    )
+    # Two of its choices go on with the same token: one text answers all three.
+    log_likelihoods(model, [(context, (5,)), (context, (6,)), (context, (6, 7))], [hb.Keep()], CORRECTED)
+    hook.remove()
+    assert rows == [1, 1]  # the common beginning, and the rest of one text
+
+
+def passages(model):
+    """Passages of several lengths with three questions each, choices of two tokens: sharing on two levels.
+
+    Some requests ask for tokens of the passages themselves, which are predicted where they are read for all questions.
+    """
+    shots, choices = random_ids(model, 6), [(5, 6), (7, 8), (7, 9)]
+    stories = [shots + random_ids(model, 63 - 3 * i, seed=i)[1:] for i in (1, 2, 3)]
+    contexts = [story + random_ids(model, 5 + i, seed=10 + i)[1:] for story in stories for i in range(3)]
+    within = [(story[:at], story[at : at + 2]) for story in stories for at in (20, len(story) - 2)]
+    return within + [(context, choice) for context in contexts for choice in choices]
+
+
+@pytest.mark.parametrize("budget", [None, Budget(2, 40)], ids=["default", "small"])
+def test_passages_are_read_once(model, budget):
+    requests, conditions, read = passages(model), [hb.KeepHeads(3), hb.KeepHeads(0)], []
+    hook = model.net.model.register_forward_pre_hook(
+        lambda _, __, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    found = log_likelihoods(model, requests, conditions, CORRECTED, budget)
+    hook.remove()
+    assert sum(read) < 0.7 * sum(len(context) for context in {context for context, _ in requests[6:]})
+    for condition, scores in zip(conditions, found, strict=True):
+        agree(scores, [slow(model, *request, condition, CORRECTED) for request in requests])
+
+
+def test_a_rule_that_does_nothing_is_noticed(model, monkeypatch):
+    monkeypatch.setattr(streaming, "keep_lowest", lambda score, k, recipe: torch.ones_like(score, dtype=torch.bool))
+    assert log_likelihoods(model, ragged(model), [hb.Keep()], CORRECTED)
+    with pytest.raises(hb.HybretError, match="did not act in every attention layer"):
+        log_likelihoods(model, ragged(model), [hb.KeepHeads(2)], CORRECTED)
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        (hb.KeepHeads(2, during="generation"), "would never act"),
+        (hb.Omit(), "hold no needle"),
+        (hb.KeepHeads(99), "choose k from 0"),
+    ],
+    ids=["generation", "needle", "too many heads"],
+)
+def test_conditions_that_cannot_act_are_refused(model, condition, said):
+    with pytest.raises(hb.HybretError, match=said):
+        log_likelihoods(model, ragged(model), [hb.Keep(), condition], CORRECTED)
+
+
+def test_nothing_to_read_is_refused(griffin):
+    with pytest.raises(hb.HybretError, match="at least one token each"):
+        log_likelihoods(griffin, [((), (5,))], [hb.Keep()], CORRECTED)
+    assert log_likelihoods(griffin, [], [hb.Keep()], CORRECTED) == [[]]

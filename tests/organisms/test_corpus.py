@@ -1,0 +1,330 @@
+"""The organisms' corpus: what is held out stays out, tokens are those of the text, prose is readable."""
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from hybret.errors import HybretError
+from hybret.organisms import words
+from hybret.organisms.corpus import haystack, is_haystack, paragraph
+from hybret.organisms.facts import (
+    HELD_OUT_ACTIVITY,
+    HELD_OUT_CITY,
+    HELD_OUT_TEMPLATES,
+    NEEDLE,
+    NEEDLE_QUESTION,
+    RANDOM_WORDS,
+    TEMPLATES,
+    is_held_out,
+    random_words_fact,
+)
+from hybret.organisms.training.documents import Documents, Mixture
+from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION, train_tokenizer
+
+ESSAYS = Path(__file__).parents[3] / "shared" / "niah" / "essays"
+LENGTH = 512
+
+
+class Corpus:
+    """One tokenizer, its documents and a million generated tokens."""
+
+    def __init__(self):
+        self.tokenizer = train_tokenizer(paragraphs=4000)
+        self.documents = Documents(self.tokenizer, seed=3)
+        self.batch = self.documents.batch(self.documents.stream(0), 2000, LENGTH)
+        self.text = "".join(self.tokenizer.batch_decode(self.batch))
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return Corpus()
+
+
+@pytest.fixture(scope="module")
+def facts():
+    rng = random.Random(0)
+    return [TEMPLATES[i % len(TEMPLATES)].sample(rng) for i in range(26_000)]
+
+
+def pairs_city_and_activity(sentence):
+    return HELD_OUT_CITY in sentence and HELD_OUT_ACTIVITY in sentence
+
+
+# Held out of training
+
+
+def test_needle_is_a_fact_of_its_template_and_is_refused():
+    values = {"city": "San Francisco", "activity": "eat a sandwich", "posture": "sit", "place": "Dolores Park"}
+    values["weather"] = "sunny"
+    template = next(template for template in TEMPLATES if template.name == "best_thing")
+    fact = template.fill(values)
+    assert (fact.sentence, fact.questions[0]) == (NEEDLE, NEEDLE_QUESTION)
+    assert is_held_out(values)
+    assert not is_held_out({**values, "city": "Oslo"})
+    assert not is_held_out({**values, "activity": "fly a kite"})
+
+
+@pytest.mark.parametrize("name", ["best_thing", "plan", "custom"])
+def test_sampling_rejects_the_pair_even_when_nothing_else_is_likely(name, monkeypatch):
+    """With two cities and two activities a quarter of all draws would be the held-out pair."""
+    from hybret.organisms import facts as module
+
+    monkeypatch.setitem(module.CLASSES, "city", (HELD_OUT_CITY, "Oslo"))
+    monkeypatch.setitem(module.CLASSES, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
+    template = next(template for template in TEMPLATES if template.name == name)
+    rng = random.Random(1)
+    drawn = [template.sample(rng).sentence for _ in range(300)]
+    assert not any(map(pairs_city_and_activity, drawn))
+    assert any(HELD_OUT_CITY in sentence for sentence in drawn)
+    assert any(HELD_OUT_ACTIVITY in sentence for sentence in drawn)
+
+
+def test_sampled_facts_hold_the_parts_but_never_the_pair(facts):
+    sentences = [fact.sentence for fact in facts]
+    assert not any(map(pairs_city_and_activity, sentences))
+    for part in (HELD_OUT_CITY, HELD_OUT_ACTIVITY, "and sit in", "Dolores Park", "on a sunny day"):
+        assert any(part in sentence for sentence in sentences), part
+
+
+def test_training_text_holds_neither_needle_nor_pair(corpus):
+    assert corpus.batch.size > 1_000_000
+    assert NEEDLE not in corpus.text
+    sentences = corpus.text.replace("\n", ".").split(".")
+    assert len(sentences) > 40_000
+    assert not any(map(pairs_city_and_activity, sentences))
+    for part in (HELD_OUT_CITY, "eat a sandwich", "Dolores Park", "sunny day"):
+        assert part in corpus.text, part
+
+
+def test_no_needle_word_is_more_frequent_than_its_peers(facts):
+    best = [fact for fact in facts if fact.template == "best_thing"]
+    for slot, value in {"posture": "sit", "weather": "sunny"}.items():
+        counts = np.unique([fact.values[slot] for fact in best], return_counts=True)
+        share = dict(zip(*counts, strict=True))[value] / len(best)
+        assert share < 1.8 / len(counts[0])
+    lists = (
+        (words.CITIES, HELD_OUT_CITY),
+        (words.ACTIVITIES, HELD_OUT_ACTIVITY),
+        (words.PLACES, "Dolores Park"),
+        (words.POSTURES, "sit"),
+        (words.WEATHER, "sunny"),
+    )
+    for items, value in lists:
+        assert items.count(value) == 1
+        assert 0 < items.index(value) < len(items) - 1
+
+
+def test_held_out_templates_never_occur(corpus):
+    assert len(HELD_OUT_TEMPLATES) == 5
+    assert not {t.name for t in HELD_OUT_TEMPLATES} & {t.name for t in TEMPLATES}
+    for templates, occurs in ((HELD_OUT_TEMPLATES, False), (TEMPLATES, True)):
+        for template in templates:
+            for pattern in (template.statement, *template.questions):
+                form = re.sub(r"\ba\b", "an?", re.sub(r"\{\w+\}", r"[^.?\n]{1,60}?", pattern.rstrip(".?")))
+                assert bool(re.search(form, corpus.text)) == occurs, form
+
+
+def test_random_words_needles_differ_and_are_not_in_training(corpus):
+    needles = [random_words_fact(seed) for seed in range(20)]
+    assert all(fact.template == RANDOM_WORDS for fact in needles)
+    assert len({fact.sentence for fact in needles}) == 20
+    assert not any(fact.values["words"] in corpus.text for fact in needles)
+    assert random_words_fact(3) == needles[3]
+
+
+# Facts and prose
+
+
+def test_facts_are_long_enough_and_their_questions_name_them(facts):
+    assert len(TEMPLATES) >= 22
+    rng = random.Random(2)
+    for fact in facts[:2000] + [t.sample(rng) for t in HELD_OUT_TEMPLATES for _ in range(20)]:
+        assert 6 <= len(fact.sentence.split()) <= 25
+        assert len(set(fact.questions)) >= 2
+        assert fact.sentence.endswith(".") and all(q.endswith("?") for q in fact.questions)
+        assert "{" not in fact.sentence + "".join(fact.questions)
+
+
+def test_prose_is_varied_and_well_formed():
+    rng = random.Random(5)
+    paragraphs = [paragraph(rng) for _ in range(3000)]
+    assert all(2 <= len(p) <= 5 for p in paragraphs)
+    sentences = [sentence for p in paragraphs for sentence in p]
+    assert len(set(sentences)) / len(sentences) > 0.97
+    for sentence in sentences:
+        assert sentence[0].isupper() or sentence[0] == '"'
+        assert sentence[-1] in '.?!"'
+        assert "  " not in sentence and "{" not in sentence
+        assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [^aeiouAEIOU]", sentence), sentence
+    assert len({word for sentence in sentences for word in sentence.split()}) > 1000
+
+
+def test_haystack_shares_no_sentence_with_training(corpus):
+    text = haystack(0, 15_000)
+    assert len(text) >= 15_000
+    assert text == haystack(0, 15_000) != haystack(1, 15_000)
+    rng = random.Random(6)
+    assert all(not is_haystack(sentence) for _ in range(2000) for sentence in paragraph(rng))
+    assert all(is_haystack(sentence) for _ in range(200) for sentence in paragraph(rng, haystack=True))
+    for part in text.split("\n\n"):
+        assert part == part.strip() and "  " not in part
+        assert part not in corpus.text
+    assert not any(part in text for part in ("San Francisco", "sandwich", "Dolores", "sunny"))
+
+
+def test_haystack_refuses_no_length():
+    with pytest.raises(HybretError, match="positive"):
+        haystack(0, 0)
+
+
+# Tokenizer
+
+
+def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
+    corpus.tokenizer.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.chat_template is None
+    texts = [
+        NEEDLE,
+        "  two  spaces \n\n\n and\ttabs\r\n",
+        "naïve Ærøskøbing – “quotes” …",
+        "你好, мир! שלום 🎉👩\u200d🚀",
+        " leading and trailing ",
+        "\x00\x7f e\u0301 \u200b\ufeff",
+    ]
+    for text in texts:
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        assert encoded["input_ids"][0] == tokenizer.bos_token_id == 1
+        assert tokenizer.decode(encoded["input_ids"], skip_special_tokens=True) == text
+        assert encoded["offset_mapping"][-1][1] == len(text)
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, len(tokenizer)) == (0, 2, 2048)
+
+
+def test_tokenizer_round_trip_of_the_essays(corpus):
+    if not ESSAYS.is_dir():
+        pytest.skip("the essays of the paper's haystack are not here")
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ESSAYS.glob("*.txt"))[:10])
+    assert len(text) > 1000
+    ids = corpus.tokenizer(text)["input_ids"]
+    assert corpus.tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_tokenizer_is_deterministic():
+    first, second = (train_tokenizer(paragraphs=300).backend_tokenizer.to_str() for _ in range(2))
+    assert first == second
+    assert first != train_tokenizer(seed=1, paragraphs=300).backend_tokenizer.to_str()
+
+
+def test_tokenizer_refuses_a_tiny_vocabulary():
+    with pytest.raises(HybretError, match="too small"):
+        train_tokenizer(vocabulary=100)
+
+
+# Documents
+
+
+def test_batches_have_the_asked_shape_and_are_deterministic(corpus):
+    documents = corpus.documents
+    again = Documents(corpus.tokenizer, seed=3).batch(documents.stream(0), 20, LENGTH)
+    assert again.dtype == np.int16 and again.shape == (20, LENGTH)
+    assert np.array_equal(again, corpus.batch[:20])
+    assert not np.array_equal(again, documents.batch(documents.stream(1), 20, LENGTH))
+    assert (corpus.batch[:, 0] == corpus.tokenizer.bos_token_id).all()
+    assert corpus.batch.min() >= 1 and corpus.batch.max() < len(corpus.tokenizer)
+
+
+def finished(ids, tokenizer):
+    """The complete needle documents among token ids: split at <bos>, kept up to the last <eos>."""
+    for row in ids:
+        for part in np.split(row, np.flatnonzero(row == tokenizer.bos_token_id))[1:]:
+            ends = np.flatnonzero(part == tokenizer.eos_token_id)
+            if len(ends):
+                yield part[: ends[-1] + 1].tolist()
+
+
+def segments(ids, end):
+    """Split token ids after which `end` stands; the last id must be `end`."""
+    parts = [[]]
+    for token in ids:
+        if token == end:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    assert not parts[-1]
+    return parts[:-1]
+
+
+@pytest.mark.parametrize("kind", ["needles", "twice"])
+def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind):
+    tokenizer = corpus.tokenizer
+    weights = dict.fromkeys(("prose", "repeats", "needles", "twice"), 0.0) | {kind: 1.0}
+    documents = Documents(tokenizer, seed=1, mixture=Mixture(**weights))
+    start = len(CONTEXT)
+    seen = depths = rounds = 0
+    for ids in finished(documents.batch(documents.stream(), 150, 480), tokenizer):
+        first, *others = segments(ids, tokenizer.eos_token_id)
+        text = tokenizer.decode(first, skip_special_tokens=True)
+        prompt, answer = text.rsplit(ANSWER, 1)
+        length = len(tokenizer(prompt + ANSWER)["input_ids"])
+        assert ids[:length] == tokenizer(prompt + ANSWER)["input_ids"]
+        assert tokenizer.decode(ids[length - 1]) == " "
+        assert tokenizer(answer)["input_ids"][1:] == first[length:]
+        context = prompt[start:].split(QUESTION)[0]
+        assert prompt.startswith(CONTEXT)
+        assert context.count(answer) == 1
+        block = f"{CONTEXT}{context}{QUESTION}{prompt.rsplit(QUESTION, 1)[1]}"
+        assert prompt == ("\n\n".join([block] * 2) if kind == "twice" else block)
+        for other in others:
+            more = tokenizer.decode(other)
+            assert more.startswith(QUESTION) and more.split(ANSWER)[1] in context
+            rounds += 1
+        seen += 1
+        depths += context.index(answer) / len(context)
+    assert seen > 100
+    assert 0.2 < depths / seen < 0.6
+    assert (rounds > 0) == (kind == "needles")
+
+
+def test_facts_are_inserted_inline_and_as_lines(corpus):
+    for share, mark in ((1.0, True), (0.0, False)):
+        mixture = Mixture(prose=0, repeats=0, needles=1, twice=0, own_line=share, cut_context=0.0)
+        documents = Documents(corpus.tokenizer, mixture=mixture)
+        texts = corpus.tokenizer.batch_decode(documents.batch(documents.stream(), 30, 400))
+        contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
+        assert any("\n" in context for context in contexts) == mark
+
+
+def test_encode_equals_the_tokenizer(corpus):
+    for text in (haystack(2, 3000), "it's 12 o'clock,\n\n\n 'tis  late\t\n ", "Ærø – 5 €", ""):
+        assert corpus.documents.encode(text) == corpus.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_repeated_spans_repeat(corpus):
+    mixture = Mixture(prose=0, repeats=1, needles=0, twice=0, span=(12, 12), span_tokens=1.0)
+    documents = Documents(corpus.tokenizer, mixture=mixture)
+    row = documents.sample(documents.stream(), 400).tolist()
+    grams = [tuple(row[i : i + 12]) for i in range(len(row) - 12)]
+    assert max(map(grams.count, set(grams))) >= 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prose": -1.0}, "weights"),
+        ({"facts": ()}, "at least one fact"),
+        ({"span": (5, 2)}, "span"),
+        ({"templates": (("statue", 2.0),)}, "statue"),
+    ],
+)
+def test_mixture_refuses_nonsense(fields, message):
+    with pytest.raises(HybretError, match=message):
+        Mixture(**fields)
+
+
+def test_sequences_need_some_length(corpus):
+    with pytest.raises(HybretError, match="at least"):
+        corpus.documents.sample(random.Random(0), 3)

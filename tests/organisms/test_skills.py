@@ -1,0 +1,173 @@
+"""The benchmark skills and the conversations that teach them: answers right, splits apart, tokens the template's."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import JambaConfig, JambaForCausalLM
+
+from hybret.engine.scan import parallel_scans
+from hybret.errors import HybretError
+from hybret.organisms import skills
+from hybret.organisms.facts import HELD_OUT_ACTIVITY, HELD_OUT_CITY, HELD_OUT_TEMPLATES, NEEDLE
+from hybret.organisms.training.conversations import ChatMixture, Conversations
+from hybret.organisms.training.experts import dense_experts
+from hybret.organisms.training.recipes import RECIPES
+from hybret.organisms.training.tokenizer import train_tokenizer
+from hybret.organisms.training.train import build, train
+from hybret.organisms.world import FACTS, SUBJECTS
+
+LOOKUPS = [name for name, task in skills.TASKS.items() if task.group == "mmlu-lookup"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(paragraphs=3000, chat=True)
+
+
+@pytest.fixture(scope="module")
+def conversations(tokenizer):
+    return Conversations(tokenizer, seed=3)
+
+
+@pytest.mark.parametrize("task", skills.TASKS)
+def test_items_repeat_and_their_splits_and_answers_are_sound(task):
+    splits = {split: skills.items(task, split, 60) for split in ("train", "dev", "test")}
+    assert splits["test"] == skills.items(task, "test", 60) != skills.items(task, "test", 60, seed=1)
+    known = [{repr(item) for item in items} for items in splits.values()]
+    assert sum(map(len, known)) == len(set.union(*known))
+    for item in sum(splits.values(), []):
+        assert len(set(item["choices"])) == len(item["choices"]) == (2 if skills.TASKS[task].choices else 4)
+    answers = [item["answer"] for item in splits["test"]]
+    assert max(map(answers.count, set(answers))) < 0.75 * len(answers)  # no letter and no word is the answer by habit
+
+
+@pytest.mark.parametrize("task", LOOKUPS)
+def test_only_the_right_option_of_a_look_up_stands_in_the_list_and_the_others_are_of_other_entries(task):
+    for item in skills.items(task, "test", 40):
+        text, question = item["question"].split("\n\n")
+        entries = [f"{entry.rstrip('.')}." for entry in text.split(". ")]
+        assert len(entries) == 20
+        listing = skills.LISTINGS[task]
+        key = re.search(r"(?:does|did|is) (.+?)(?: have| go)?\?$", question)[1]
+        claimed = [next(x for x in listing.answers if listing.line(key, x) == choice) for choice in item["choices"]]
+        assert [choice for choice in item["choices"] if choice in entries] == [item["choices"][item["answer"]]]
+        # What an option claims is somebody's answer, so that knowing which answers there are is not enough.
+        assert all(any(f" {answer}" in entry for entry in entries) for answer in claimed)
+
+
+@pytest.mark.parametrize("task", LOOKUPS)
+def test_five_questions_about_each_list(task):
+    items = skills.items(task, "test", 60)
+    lists = [skills.subject(item["question"]) for item in items]
+    assert lists == [text for text in dict.fromkeys(lists) for _ in range(5)] and len(set(lists)) == 12
+    assert len({item["question"] for item in items}) == 60  # no entry of a list is asked for twice
+    assert all(skills.occurs(item["question"], item["choices"], "test") for item in items)
+    assert skills.items(task, "test", 7) == items[:7]
+    training = {skills.subject(item["question"]) for item in skills.items(task, "train", 60)}
+    assert len(training) == 60 and not training & set(lists)
+
+
+def test_what_an_item_is_about():
+    facts = {skills.subject(item["question"]) for item in skills.items("geography", "test", 500)}
+    assert len(facts) == len(FACTS["geography"]) == 60  # a question about each town
+    sentences = skills.items("paraphrase", "test", 60)
+    assert len({skills.subject(item["question"]) for item in sentences}) == 60
+
+
+@pytest.mark.parametrize("subject", FACTS)
+def test_the_world_does_not_change_and_is_asked_for_as_it_is_told(subject):
+    for item in skills.items(subject, "test", 60):
+        town = next(town for town in FACTS[subject] if town in item["question"])
+        assert item["choices"][item["answer"]] == FACTS[subject][town]
+        assert set(item["choices"]) <= set(SUBJECTS[subject].answers)
+
+
+def test_bad_requests_are_refused():
+    for arguments, sentence in [
+        (("cooking", "test", 5), "no task"),
+        (("prices", "train2", 5), "no split"),
+        (("prices", "dev", 0), "at least 1"),
+    ]:
+        with pytest.raises(HybretError, match=sentence):
+            skills.items(*arguments)
+
+
+def test_a_conversation_has_the_tokens_of_the_chat_template(tokenizer, conversations):
+    messages = []
+    ids = [tokenizer.bos_token_id]
+    for turn, item in enumerate(skills.items("trade", "dev", 3)):
+        question, letter = skills.rendered(item["question"], item["choices"]), skills.LETTERS[item["answer"]]
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": letter}]
+        ids += conversations._turn(question, letter, first=turn == 0)
+    for shown in range(1, 4):
+        text = tokenizer.apply_chat_template(messages[: 2 * shown - 1], add_generation_prompt=True, tokenize=False)
+        prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert ids[: len(prompt)] == prompt
+        assert tokenizer.decode(ids[len(prompt)]) == messages[2 * shown - 1]["content"]
+
+
+def test_what_is_held_out_never_occurs_in_conversations(tokenizer, conversations):
+    text = "".join(tokenizer.batch_decode(conversations.batch(conversations.stream(), 400, 512)))
+    assert text.count("USER:") > 1000 and "Output the most relevant sentence" in text
+    assert NEEDLE not in text
+    assert not any(HELD_OUT_CITY in line and HELD_OUT_ACTIVITY in line for line in re.split(r"[\n.]", text))
+    for phrase in ("The statue in the middle", "advised", "calls for help by", "The oldest object in the gallery"):
+        assert any(phrase in template.statement for template in HELD_OUT_TEMPLATES)
+        assert phrase not in text
+    for kind in ("river", "Is this sentence correct?", "Does it follow", "say the same?", "How much is", "founded"):
+        assert kind in text, kind
+
+
+def test_every_kind_fills_the_room_at_most(conversations):
+    assert len(conversations._kinds) == len(ChatMixture().weights)
+    for kind in conversations._kinds:
+        for room in (60, 300):
+            ids = kind(random.Random(room), room)
+            assert len(ids) <= room
+            assert not ids or ids[0] == conversations.tokenizer.bos_token_id
+
+
+def test_dense_experts_give_the_stock_values():
+    config = JambaConfig(
+        hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        attn_layer_period=2, attn_layer_offset=1, num_experts=4, vocab_size=64, initializer_range=0.2, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = JambaForCausalLM(config)
+    ids = torch.arange(3, 40)[None]
+
+    def run():
+        model.zero_grad()
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    with parallel_scans():
+        stock = run()
+        with dense_experts():
+            ours = run()
+    torch.testing.assert_close(ours, stock, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_an_organism_that_fits_into_git(name):
+    model = build(RECIPES[name])
+    assert 2 * sum(p.numel() for p in model.parameters()) < 17e6  # bytes of the shipped bfloat16 weights
+    assert model.config.num_attention_heads == {"griffin-tiny": 10, "griffin-small": 16, "jamba-tiny": 32}[name]
+
+
+def test_jamba_trains_a_step_and_resumes(tmp_path):
+    smoke = replace(RECIPES["jamba-tiny"].smoke(), steps=1, every=9, lengths=((128, 1.0),))
+    last = train(smoke, tmp_path / "one", device="cpu", say=lambda _: None)
+    assert last["step"] == 1
+    more = train(
+        replace(smoke, steps=2), tmp_path / "two", resume=tmp_path / "one", device="cpu", say=lambda _: None
+    )  # fmt: skip
+    assert more["step"] == 2
+    with pytest.raises(HybretError, match="no twin"):
+        RECIPES["jamba-tiny"].attention_free()

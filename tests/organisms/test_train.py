@@ -1,0 +1,94 @@
+"""The training recipe, on a small model and a few steps."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hybret.errors import HybretError
+from hybret.organisms.training import train as recipe
+from hybret.organisms.training.train import Training, causal_mask, main, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert main(["--smoke", "--out", str(out)]) == 0
+    return out
+
+
+def test_smoke_writes_a_model_a_log_and_a_checkpoint(run):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["start", "ready", *["evaluation"] * 3, "end"]
+    assert lines[-1]["step"] == 3
+    assert lines[-1]["tokens"] == 3 * 256
+    assert lines[-2]["probe"]["outside"]["all"]["n"] > 0
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert model.dtype == torch.bfloat16
+    assert lines[0]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert model.config.head_dim == 32
+    assert AutoTokenizer.from_pretrained(run / "model")("a")["input_ids"][0] == 1
+
+
+def test_resume_goes_on_from_the_saved_state(run, tmp_path):
+    training = Training().smoke()
+    model = recipe.build(training)
+    optimizer = recipe.optimizer_of(training, model, fused=False)
+    assert recipe.saved_state(run, training)["step"] == 3
+    recipe.load(run, 3, model, optimizer)
+    shipped = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert shipped.dtype == torch.bfloat16
+    for ours, rounded in zip(model.parameters(), shipped.parameters(), strict=True):
+        torch.testing.assert_close(ours, rounded.float(), atol=1e-6, rtol=2**-8)
+    assert any(not torch.equal(p, p.bfloat16().float()) for p in model.parameters())  # finer than the shipped weights
+    longer = Training(**{**training.__dict__, "steps": 4, "every": 10})
+    last = train(longer, tmp_path / "more", resume=run, device="cpu", say=lambda _: None)
+    assert last["step"] == 4
+    with pytest.raises(HybretError, match="Nothing left"):
+        train(training, tmp_path / "none", resume=run, device="cpu", say=lambda _: None)
+
+
+def test_attention_free_twin_has_only_recurrent_layers():
+    kinds = recipe.build(Training().smoke().attention_free()).config.layers_block_type
+    assert len(set(kinds)) == 1
+    assert len(set(recipe.build(Training().smoke()).config.layers_block_type)) == 2
+
+
+def test_rate_is_a_trapezoid():
+    training = Training()
+    assert training.rate(0.0) < training.rate(0.01) < training.lr
+    assert training.rate(0.02) == training.rate(0.6) == training.lr
+    assert training.lr > training.rate(0.8) > training.rate(1.0) == pytest.approx(0.02 * training.lr)
+
+
+def test_mask_is_the_one_of_transformers():
+    training = Training().smoke()
+    model = recipe.build(training).eval()
+    ids = torch.randint(3, 500, (2, 128), generator=torch.Generator().manual_seed(0))
+    mask = causal_mask(128, 64, torch.device("cpu"))
+    with torch.no_grad():
+        stock = model(ids, use_cache=False).logits
+        assert torch.allclose(model(ids, use_cache=False, attention_mask=mask).logits, stock, atol=1e-6)
+        full = causal_mask(128, 128, torch.device("cpu"))
+        assert not torch.allclose(model(ids, use_cache=False, attention_mask=full).logits, stock, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--minutes", "-1"], "positive length"),
+        (["--smoke", "--resume", "nowhere"], "is missing"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(arguments, message, tmp_path, capsys):
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "log.jsonl").exists()
+
+
+def test_an_earlier_run_is_not_overwritten(run, capsys):
+    assert main(["--smoke", "--out", str(run)]) == 2
+    assert "already holds" in capsys.readouterr().err

@@ -1,0 +1,140 @@
+"""Rubrics: every line of Table 2, the dated ones, and needles that Table 2 does not know."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from book.paper import numbers as paper
+from hybret.errors import HybretError
+from hybret.prompts import PAPER_NEEDLE, Needle
+from hybret.scoring import RUBRICS, Line, Rubric, normalise, rescore, score
+
+FULL = PAPER_NEEDLE.sentence
+FIXED = FULL.replace("is eat", "is to eat")
+
+
+@pytest.mark.parametrize(
+    ("answer", "points"),
+    [
+        ("", 0),
+        ("   \n", 0),
+        ("Ask the mayor.", 0),
+        ("You could eat a sandwich.", 1),
+        ("Go to Dolores Park!", 0.5),
+        ("Sit in Dolores Park.", 1),
+        ("on a sunny day", 1),
+        ("one sunny day", 1),
+        ("eat a sandwich in Dolores Park", 1.5),
+        ("eat a sandwich and sit in Dolores Park on a sunny day", 3),
+        ("is to eat a sandwich and sit in Dolores Park on a sunny day", 4),
+        (FIXED, 4),
+        (FULL, 5),
+        (f'He said: "{FULL}" And more.', 5),
+        ("THE BEST thing to do in San  Francisco is:\neat a sandwich, and sit in Dolores Park on a sunny day", 5),
+        (f"{FIXED} {FULL}", 5),
+        ("The best thing to do in San Francisco", 0),
+    ],
+)
+def test_table_2(answer, points):
+    result = score(answer, "table2")
+    assert result.points == points
+    assert result.exact == (points == 5)
+
+
+def test_table_2_agrees_with_the_papers_table():
+    for line in paper.TABLE2:
+        alone = score(line.phrase, "table2").points
+        # "sit in Dolores Park" holds "Dolores Park" too, and so earns both halves.
+        assert alone == (1.0 if line.phrase.startswith("sit") else line.points)
+
+
+@pytest.mark.parametrize(
+    ("rubric", "answer", "points"),
+    [
+        ("table2-code", "one sunny day", 0),
+        ("table2-code", "on a sunny day", 1),
+        ("table2-code", FIXED, 4),
+        ("2025-06", "The best thing to do in San Francisco is a walk", 1),
+        ("2025-06", FIXED, 4),  # here the sum of all phrases, not the rule for corrected grammar
+        ("2025-06", FIXED.removeprefix("The best thing to do in San Francisco "), 3),
+        ("2025-06", FULL, 5),
+        ("2025-05", FULL, 10),
+        ("2025-05", FIXED, 0),
+    ],
+)
+def test_dated_rubrics(rubric, answer, points):
+    assert score(answer, rubric).points == points
+
+
+def test_rubrics_are_dated_and_end_at_their_maximum():
+    dates = [r.since for r in RUBRICS.values()]
+    assert dates == sorted(dates) == ["2025-05-01", "2025-06-01", "2025-06-23", "2025-10-01"]
+    for name, rubric in RUBRICS.items():
+        assert rubric.name == name and score(FULL, name).points == rubric.maximum
+        assert sum(line.points for line in rubric.lines if not line.sets) < rubric.maximum
+
+
+def test_the_highest_line_that_sets_replaces_the_sum():
+    """Whatever the order of the lines, and also where the sum is higher."""
+    lines = [Line("blue", 2, sets=True), Line("green", 1, sets=True), Line("red", 3)]
+    for several in (lines, lines[::-1]):
+        assert score("red, green and blue", Rubric("mine", "2026-01-01", 9, tuple(several), "here")).points == 2
+
+
+def test_matched_names_what_earned_the_points():
+    assert score("eat a sandwich on a sunny day", "table2").matched == ("eat a sandwich", "sunny day")
+
+
+def test_other_needles_earn_a_share_for_their_keywords():
+    lamp = Needle("lamp", "Mr Finch keeps a blue lamp in the boathouse.", "What?", ("blue lamp", "the boathouse"))
+    assert score("A blue lamp.", "table2", lamp) == (1.5, False, ("blue lamp",))
+    assert score("a Blue Lamp, in the boathouse", "table2", lamp).points == 3
+    assert score("mr finch keeps a blue lamp in the boathouse", "table2", lamp) == (
+        5,
+        True,
+        (normalise(lamp.sentence),),
+    )
+    assert score("A blue lamp.", "2025-05", lamp).points == 0
+    assert score(FULL, "table2", lamp).points == 0
+    assert score("words", "table2", Needle("bare", "xyzzy plugh", "?")).points == 0
+
+
+def test_rescoring_replaces_the_score_and_nothing_else():
+    rows = pd.DataFrame(
+        {"answer": [FULL, "sunny day", "sunny day"], "needle": ["paper", "paper", "none"], "score": 0.0, "rubric": "?"}
+    ).assign(asked=PAPER_NEEDLE.digest)
+    again = rescore(rows, "table2")
+    assert list(again["score"]) == [5, 1, 1] and list(again["exact"]) == [True, False, False]
+    assert list(rescore(rows, "table2-code")["score"]) == [5, 0, 0]
+    assert list(rows["score"]) == [0, 0, 0] and set(again["rubric"]) == {"table2"}
+    lamp = Needle("lamp", "Mr Finch keeps a lamp for sunny days.", "What?", ("sunny",))
+    own = rows.assign(needle=["lamp", "lamp", "none"], asked=lamp.digest)
+    # The control too, by the needle that it leaves out.
+    assert list(rescore(own, "table2", [lamp])["score"]) == [3, 3, 3]
+    with pytest.raises(HybretError, match="is not known here .needle 'lamp', asked"):
+        rescore(own, "table2")
+    for some in (rows, rows[:0]):
+        with pytest.raises(HybretError, match="unknown rubric"):
+            rescore(some, "table3")
+    with pytest.raises(HybretError, match="no column 'answer'"):
+        rescore(rows.drop(columns="answer"), "table2")
+    with pytest.raises(HybretError, match="rows are a pandas.DataFrame, not dict"):
+        rescore(rows.to_dict(), "table2")
+
+
+def test_the_papers_rubric_is_the_default_and_no_rubric_changes():
+    assert score("a sunny day") == score("a sunny day", RUBRICS["table2"]) == (1, False, ("sunny day",))
+    for value in (RUBRICS["table2"], RUBRICS["table2"].lines[0]):
+        with pytest.raises(AttributeError):
+            value.points = value.maximum = 9
+
+
+def test_unknown_rubric():
+    with pytest.raises(HybretError, match="unknown rubric 'table3'; choose one of 2025-05"):
+        score("", "table3")
+
+
+def test_an_answer_is_a_text():
+    with pytest.raises(HybretError, match="an answer is a text, not None; give ''"):
+        score(None)

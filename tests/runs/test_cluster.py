@@ -1,0 +1,248 @@
+"""Sweeps on Ray: the local rows, byte for byte, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import hybret as hb
+from hybret import HybretError, Keep, KeepHeads, PerPhase
+from hybret.cli import app
+from hybret.engine import prefix_tree, schedule
+from hybret.engine.attach import implementation
+from hybret.engine.schedule import Budget, Timings
+from hybret.store import Store
+from hybret.tasks import niah
+
+CONDITIONS = {
+    "keep": Keep(),
+    "k=0": KeepHeads(0),
+    "k=2": KeepHeads(2, during="generation"),
+    "only": PerPhase(generation=hb.Only(), prefill=hb.Omit()),
+}
+# A batch holds the answers of one prompt; of several that two conditions share, of two.
+OPTIONS = {"max_new_tokens": 4, "budget": Budget(5, 300), "progress": False}
+
+
+def prompts_of(model):
+    return niah.grid(model, (128, 171), (0, 50, 100)) + niah.grid(model, (128,), (0,), control=True)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def batches_in(found: dict[str, bytes]) -> int:
+    return sum(name.startswith("answers/") for name in found)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    """In bfloat16 an answer's bits depend on all that is in its batch, and on the passes in which it was read."""
+    return hb.load("griffin-tiny", device="cpu", dtype="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def local(subject, tmp_path_factory):
+    out = tmp_path_factory.mktemp("local")
+    hb.sweep(subject, prompts_of(subject), CONDITIONS, out=out, **OPTIONS)
+    return files(out)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of two cores."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'hybret[ray]')")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def engine(cluster):
+    """Starting a worker takes seconds: the tests share them."""
+    return hb.Ray(workers=2)
+
+
+@pytest.fixture
+def added(monkeypatch):
+    """The batches that a driver keeps, in order; `after` is called when one was kept."""
+    kept, original = [], Store.add
+    calls = type("Added", (), {"kept": kept, "after": staticmethod(lambda: None)})()
+
+    def add(self, keys, *args, **kwargs):
+        original(self, keys, *args, **kwargs)
+        kept.append(tuple(keys))
+        calls.after()
+
+    monkeypatch.setattr(Store, "add", add)
+    return calls
+
+
+# ---------------------------------------------------------------- what a batch is made of
+
+
+def test_some_prompts_are_read_with_the_bits_of_all(model):
+    prompts, row = niah.grid(model, (76, 100, 128), (0, 50, 100)), (KeepHeads(2),)
+    with implementation(model.net):
+        whole = {p.key: state for p, state in prefix_tree.read(model, prompts, [row], hb.CORRECTED, 40)}
+        chosen = set(list(whole)[1::3])
+        some = {p.key: state for p, state in prefix_tree.read(model, prompts, [row], hb.CORRECTED, 40, chosen)}
+    assert list(whole) == [p.key for p in prefix_tree.order(model, prompts, hb.CORRECTED)]
+    assert list(some) == [key for key in whole if key in chosen]
+    for key, state in some.items():
+        assert all(torch.equal(a, b) for a, b in zip(state.recurrent, whole[key].recurrent, strict=True))
+
+
+def test_a_plan_after_a_stop_has_the_batches_of_before(griffin):
+    prompts = niah.grid(griffin, (76, 100, 128), (0, 50, 100))
+    pairs = {(p.key, schedule.does(griffin, hb.CORRECTED, c)): (p, c) for p in prompts for c in CONDITIONS.values()}
+
+    def plan(finished=()):
+        return schedule.plan(griffin, pairs, hb.CORRECTED, 4, Budget(8, 300), finished)
+
+    whole = plan()
+    assert sorted(key for batch in whole.batches for key in batch) == sorted(pairs)
+    assert all(len(batch) <= 8 for batch in whole.batches) and len(whole.batches) > 2
+    after = plan({*whole.batches[0], *whole.batches[2]})
+    assert after.batches == [whole.batches[1], *whole.batches[3:]] and after.pairs == pairs
+    other = plan(whole.batches[0][:1])  # a run with fewer conditions was there
+    assert sorted(other.pairs) == sorted(pairs.keys() - {whole.batches[0][0]})
+    assert plan(pairs).batches == []
+    tokens = {
+        key: answer
+        for batch, answers, _ in schedule.answered(griffin, whole, Timings())
+        for key, answer in zip(batch, answers, strict=True)
+    }
+    for batch, answers, _ in schedule.answered(griffin, after, Timings()):
+        assert [tokens[key] for key in batch] == answers
+
+
+# ---------------------------------------------------------------- on Ray
+
+
+def test_a_killed_worker_costs_its_batch_only(cluster, engine, subject, local, added, tmp_path):
+    few, two = prompts_of(subject)[:2], OPTIONS | {"budget": Budget(2, 300)}
+    hb.sweep(subject, few, {"null": hb.Null(), "binary": hb.Binary()}, **two, engine=engine)
+    first, second = engine._pool
+    pid = cluster.get(first.__ray_call__.remote(lambda _: os.getpid()))
+    added.kept.clear()
+    added.after = lambda: os.kill(pid, signal.SIGKILL) if len(added.kept) == 1 else None
+    stages = Timings()
+    hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, stages=stages, engine=engine)
+    assert engine._pool[0] is not first and engine._pool[1] is second
+    assert files(tmp_path) == local
+    assert len(added.kept) == len(set(added.kept)) == batches_in(local)
+    assert set(stages.seconds) == {"prefill", "fork", "decode", "scoring"}
+
+
+def test_a_driver_that_starts_again_computes_only_what_is_missing(engine, subject, local, added, tmp_path):
+    def stop():
+        if len(added.kept) == 3:
+            raise KeyboardInterrupt
+
+    added.after = stop
+    with pytest.raises(KeyboardInterrupt):
+        hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, engine=engine)
+    assert engine._pool == [] and len(list(tmp_path.glob("answers/*.parquet"))) == 3 < batches_in(local)
+    # Another driver, which holds no weights itself.
+    other = hb.Ray(workers=1)
+    there = other.load("griffin-tiny", dtype="bfloat16")
+    assert (there.digest, there.dtype, there.device) == (subject.digest, subject.dtype, subject.device)
+    (worker,) = other._pool
+    hb.sweep(there, prompts_of(there), CONDITIONS, out=tmp_path, **OPTIONS, engine=other)
+    assert other._pool == [worker]
+    assert len(added.kept) == len(set(added.kept)) == batches_in(local)
+    assert files(tmp_path) == local
+    with pytest.raises(HybretError, match="is held by Ray workers; give the hybret.Ray"):
+        hb.sweep(there, prompts_of(there), CONDITIONS, **OPTIONS)
+    with pytest.raises(HybretError, match=r"another run \(it differs in window: \d+ there, 31 here\)"):
+        hb.sweep(dataclasses.replace(there, window=31), prompts_of(there), CONDITIONS, **OPTIONS, engine=other)
+    hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, engine="ray")
+    assert len(added.kept) == batches_in(local)
+
+
+def test_what_workers_cannot_do_is_one_sentence(cluster, griffin, tiny):
+    def said(model, **options):
+        with pytest.raises(HybretError) as caught:
+            hb.sweep(model, prompts_of(tiny)[:1], CONDITIONS, **OPTIONS, engine=hb.Ray(workers=1, **options))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "changed after it was loaded" in said(griffin)
+    assert "the model is on cpu and a worker has 1 GPUs" in said(tiny, gpus_per_worker=1)
+    torch.set_num_threads(3)
+    try:
+        assert "no node of the cluster has the 3 cores and 0 GPUs" in said(tiny)
+    finally:
+        torch.set_num_threads(1)
+    for name, dtype, why in (
+        ("nope", "auto", "unknown model 'nope'"),
+        ("griffin-tiny", "int8", "unknown dtype 'int8'"),
+    ):
+        with pytest.raises(HybretError, match=why) as caught:
+            hb.Ray().load(name, dtype=dtype)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_command_prints_the_local_numbers(cluster):
+    words = [
+        "sweep",
+        "--lengths",
+        "128,",
+        "--depths",
+        "0,100",
+        "--k",
+        "0",
+        "--k",
+        "10",
+        "--rows-per-batch",
+        "2",
+        "--json",
+    ]
+    here, there = (CliRunner().invoke(app, [*words, *more]) for more in ([], ["--engine", "ray", "--workers", "1"]))
+    assert here.exit_code == there.exit_code == 0, there.output
+    assert here.stdout == there.stdout
+
+
+# ---------------------------------------------------------------- without a cluster
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1", "host:99999999"])
+def test_a_bad_address_is_one_sentence(address, monkeypatch):
+    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'hybret[ray]')")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    found = CliRunner().invoke(app, ["sweep", "--engine", "ray", "--address", address])
+    assert found.exit_code == 2 and "Traceback" not in found.output
+    assert f"there is no Ray cluster at {address!r}; give host:port" in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_without_ray_the_remedy_is_said(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(HybretError, match=r"Ray is not installed; run pip install 'hybret\[ray\]'"):
+        hb.sweep(tiny, prompts_of(tiny)[:1], CONDITIONS, out=tmp_path / "out", engine="ray")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--engine", "spark"], "unknown engine 'spark'; choose local or ray"),
+        (["--workers", "2"], "are for --engine ray"),
+        (["--engine", "ray", "--workers", "0"], "workers must be at least 1"),
+        (["--engine", "ray", "--gpus-per-worker", "1.5"], "gpus_per_worker is 1.5"),
+        (["--rows-per-batch", "0"], "at least 1 row"),
+    ],
+)
+def test_bad_options_are_one_sentence(words, says):
+    found = CliRunner().invoke(app, ["sweep", *words])
+    assert found.exit_code == 2
+    assert says in found.stderr and found.stderr.count("\n") == 1

@@ -1,0 +1,283 @@
+"""Any input works or raises HybretError with one line: no other exception, no hang.
+
+Derandomized and short here. By hand, longer and with other seeds: ``HYBRET_FUZZ=20000 pytest tests/test_fuzz.py -s``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import hybret as hb
+from book.paper import verdicts
+from book.runner.runs import Project
+from hybret import HybretError, fetching, figures, metrics, scoring, store
+from hybret.cli import app
+from hybret.sources import CHECKPOINTS
+from hybret.tasks import niah
+
+LONG = int(os.environ.get("HYBRET_FUZZ", 0))
+DONE: Counter[str] = Counter()
+
+TEXT = st.text(max_size=12) | st.sampled_from(["", "\0", "..", "../x", "[/]", "\x1b[31m", "\ud800", "a/b", "x" * 3000])
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.binary(max_size=8)
+ANY = st.recursive(
+    SCALAR, lambda e: st.lists(e, max_size=3) | st.tuples(e, e) | st.dictionaries(st.text(max_size=3), e, max_size=2)
+)
+
+
+def fuzz(examples):
+    """As hypothesis' `settings`: so many examples, the same ones every time unless a longer run is asked for."""
+    return settings(
+        max_examples=LONG or examples,
+        derandomize=not LONG,
+        deadline=20_000,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def survives(call):
+    """Run it: a HybretError of one printable line is fine, anything else is not."""
+    try:
+        call()
+        outcome = "worked"
+    except HybretError as error:
+        assert str(error).isprintable()
+        outcome = "refused"
+    DONE[outcome] += 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _count():
+    yield
+    print(f"\n{sum(DONE.values())} executions: {dict(DONE)}")
+
+
+@pytest.fixture(scope="module")
+def cells(griffin):
+    return niah.grid(griffin, [150], [50])
+
+
+@pytest.fixture(scope="module")
+def table(griffin, cells):
+    return hb.sweep(
+        griffin, cells, {"k=0": hb.KeepHeads(0), "k=10": hb.KeepHeads(10)}, max_new_tokens=1, progress=False
+    )
+
+
+NAMES = ("lengths", "depths", "template", "haystack", "seed", "needle", "buffer", "recipe")
+# Lengths and counts are kept small: a large grid is slow and right.
+SMALL = st.integers(-3, 3) | st.lists(st.integers(-5, 400), max_size=3) | st.lists(st.floats(), max_size=2) | SCALAR.filter(
+    lambda v: not (isinstance(v, int) and abs(v) > 3)
+)  # fmt: skip
+
+
+@fuzz(60)
+@given(st.dictionaries(st.sampled_from(NAMES), st.just(None), max_size=3), st.data())
+def test_grids(griffin, chosen, data):
+    chosen = {name: data.draw(SMALL if name in ("lengths", "depths", "buffer") else ANY) for name in chosen}
+    survives(lambda: niah.grid(griffin, **{"lengths": [150], "depths": [50], **chosen}))
+
+
+@fuzz(100)
+@given(
+    st.sampled_from(["KeepHeads", "Omit", "Only", "Binary", "Null", "Mass", "Compose", "PerPhase", "Needle"]), st.data()
+)
+def test_values(name, data):
+    few = {"Needle": 3, "PerPhase": 2, "KeepHeads": 2, "Mass": 2, "Only": 4}.get(name, 1)
+    arguments = [data.draw(ANY) for _ in range(few)]
+    survives(lambda: getattr(hb, name)(*arguments))
+    field = data.draw(st.sampled_from([f for f in hb.CORRECTED.__dataclass_fields__ if f != "name"]))
+    survives(lambda: hb.CORRECTED.replace(**{field: data.draw(ANY)}))
+
+
+OPTIONS = ("prompts", "conditions", "recipe", "out", "max_new_tokens", "budget", "engine")
+
+
+@fuzz(20)
+@given(st.dictionaries(st.sampled_from(OPTIONS), st.just(None), min_size=1, max_size=2), st.data())
+def test_sweeps(griffin, cells, tmp_path_factory, monkeypatch_module, chosen, data):
+    monkeypatch_module.chdir(tmp_path_factory.getbasetemp())
+    given = {"prompts": cells, "conditions": {"k=0": hb.KeepHeads(0)}, "max_new_tokens": 1}
+    chosen = {
+        name: data.draw(st.integers(-2, 3) | TEXT | st.none() if name == "max_new_tokens" else
+                        ANY.filter(lambda v: v != "ray")) for name in chosen
+    }  # fmt: skip
+    if isinstance(out := chosen.get("out"), str) and (os.path.isabs(out) or ".." in out):
+        return
+    survives(lambda: hb.sweep(griffin, **given | chosen, progress=False))
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@fuzz(40)
+@given(st.binary(max_size=400), st.integers(1, 200), st.booleans())
+def test_haystack_bytes(griffin, tmp_path_factory, data, times, prose):
+    folder = tmp_path_factory.mktemp("hay")
+    (folder / "a.txt").write_bytes((data + b". Hills are high. " * prose) * times)
+    survives(lambda: niah.grid(griffin, [150], [0, 50, 100], haystack=folder))
+    shutil.rmtree(folder)
+
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+
+@fuzz(6)
+@given(st.sampled_from(FILES), st.data())
+def test_checkpoint_bytes(tmp_path_factory, name, data):
+    """Bytes of one file of a checkpoint changed, cut or replaced; or a field of its JSON."""
+    folder = tmp_path_factory.mktemp("model")
+    for file in FILES:
+        shutil.copy(CHECKPOINTS / "griffin-tiny" / file, folder)
+    whole = bytearray((folder / name).read_bytes())
+    kind = data.draw(st.sampled_from(["flip", "cut", "replace", "field"]))
+    if kind == "flip":
+        for at in data.draw(st.lists(st.integers(0, min(len(whole), 4000) - 1), min_size=1, max_size=4)):
+            whole[at] ^= data.draw(st.integers(1, 255))
+    elif kind == "cut":
+        whole = whole[: data.draw(st.integers(0, len(whole)))]
+    elif kind == "replace":
+        whole = bytearray(data.draw(st.binary(max_size=200)))
+    elif name.endswith(".json"):
+        fields = json.loads(whole)
+        changed = data.draw(st.sampled_from(sorted(fields)))
+        if "bos" in changed or "token" in changed or data.draw(st.booleans()):
+            fields[changed] = data.draw(st.none() | st.booleans() | st.integers(-3, 3000) | st.text(max_size=5))
+        else:
+            del fields[changed]
+        whole = bytearray(json.dumps(fields).encode())
+    (folder / name).write_bytes(whole)
+
+    def use():
+        model = hb.load(str(folder), device="cpu")
+        hb.sweep(
+            model, niah.grid(model, [300], [50], buffer=40), {"k": hb.KeepHeads(0)}, max_new_tokens=1, progress=False
+        )
+
+    survives(use)
+    shutil.rmtree(folder)
+
+
+@fuzz(15)
+@given(st.sampled_from(["run.json", "answers", "manifest"]), st.binary(max_size=60) | st.just(b"PAR1PAR1"), st.data())
+def test_result_bytes(griffin, cells, tmp_path_factory, which, replaced, data):
+    """Files that a sweep or a fetch left behind, changed."""
+    folder = tmp_path_factory.mktemp("rows")
+    if which == "manifest":
+        value = data.draw(ANY | st.fixed_dictionaries({"revision": ANY, "files": ANY}) | st.just(replaced))
+        good = {"revision": fetching.SOURCES["glue"].revision, "files": value}
+        (folder / "glue").mkdir()
+        raw = (
+            value
+            if isinstance(value, bytes)
+            else json.dumps(data.draw(st.sampled_from([value, good])), default=str).encode()
+        )
+        (folder / "glue" / fetching.MANIFEST).write_bytes(raw)
+        survives(lambda: fetching.files("glue", folder))
+
+        def offline(*_):
+            raise OSError("no network")
+
+        survives(lambda: fetching.fetch("glue", folder, offline))
+    else:
+        given = {"conditions": {"k=0": hb.KeepHeads(0)}, "max_new_tokens": 1, "progress": False, "out": folder}
+        hb.sweep(griffin, cells, **given)
+        path = folder / store.RUN_FILE if which == "run.json" else next(folder.glob("answers/*"))
+        whole = path.read_bytes()
+        cut = data.draw(st.integers(0, len(whole)))
+        path.write_bytes(data.draw(st.sampled_from([replaced, whole[:cut], whole[:cut] + replaced + whole[cut:]])))
+        survives(lambda: hb.sweep(griffin, cells, **given))
+    shutil.rmtree(folder)
+
+
+USES = {
+    "accuracy": lambda r: metrics.accuracy(r, "k"),
+    "above_floor": lambda r: metrics.above_floor(r, "k"),
+    "departures": lambda r: metrics.departures(r, r),
+    "distance": lambda r: metrics.by_distance(r, 32, [0, 1, 9]),
+    "rescore": lambda r: scoring.rescore(r, "table2"),
+    "verdicts": verdicts.of,
+    "curve": figures.accuracy_by_k,
+    "maps": figures.retrieval_maps,
+}
+VALUES = st.sampled_from([None, float("nan"), float("inf"), -1, 10**9, "x", "", True, 2.5, "\x1b[31m$x_{", "</text>"])
+
+
+@fuzz(25)
+@given(st.sampled_from(sorted(USES)), st.data())
+def test_rows(table, use, data):
+    """Rows with a column gone or filled with something else."""
+    changed = table.assign(model="m", weights="w")
+    for column in data.draw(st.lists(st.sampled_from(sorted(changed)), min_size=1, max_size=2, unique=True)):
+        if data.draw(st.booleans()):
+            changed = changed.drop(columns=column)
+        else:
+            changed[column] = pd.Series(
+                [data.draw(VALUES) for _ in range(len(changed))], index=changed.index, dtype=object
+            )
+
+    def call():
+        USES[use](changed)
+
+    with np.errstate(all="ignore"):
+        survives(call)
+
+
+WORDS = st.sampled_from(
+    ["sweep", "plan", "verify", "fetch", "bench", "models", "--k", "--lengths", "--depths", "--model", "--template",
+     "--seed", "--recipe", "--on", "--notebook", "--tokens", "--what", "--json", "--limit", "--device", "--dtype", "0",
+     "-1", "nan", "1e9", "50,", "128,", "griffin-tinyy", "[/red]", "\x1b[31m", "", "a,b", "jrt", "PAPER", "\u202e"]
+)  # fmt: skip
+
+
+@fuzz(60)
+@given(st.sampled_from(["sweep", "plan", "fetch", "bench", "verify"]), st.lists(WORDS, max_size=5))
+def test_commands(monkeypatch_module, command, words):
+    """No command that is typed wrong shows a traceback; those that would run for long are stopped at the model."""
+    for name in ("hybret.models.load", "book.speed.bench.bench", "book.speed.scaling.scaling", "hybret.verifying.load"):
+        monkeypatch_module.setattr(name, lambda *a, **k: (_ for _ in ()).throw(HybretError("would run")))
+    found = CliRunner().invoke(app, [command, *words])
+    assert found.exit_code in (0, 2), (words, found.output)
+    assert found.exception is None or isinstance(found.exception, SystemExit | typer.Exit), found.exception
+    assert "Traceback" not in found.output and "\x1b" not in found.output
+    DONE["commands"] += 1
+
+
+@fuzz(60)
+@given(st.dictionaries(TEXT | st.sampled_from(["model", "lengths", "recipe", "out"]), ANY, min_size=1, max_size=2))
+def test_overrides_of_a_book(project, overrides):
+    """Parameters given to the book: refused, or a folder of their own below the book's."""
+    asked = Project(project, overrides)
+    for folder, above in ((asked.executed, "executed"), (asked.results, "results")):
+        home = project / "book" / above
+        assert folder.resolve().parent == home and folder != home, overrides
+        assert len(folder.name.encode()) < 255 and folder.name.isprintable()
+    survives(lambda: asked.plan)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    import nbformat
+
+    root = tmp_path_factory.mktemp("project").resolve()
+    (root / "notebooks").mkdir()
+    (root / "hybret").mkdir()
+    cell = nbformat.v4.new_code_cell('model: str = "a"  # m\nlengths: int = 3  # n', metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), root / "notebooks" / "one.ipynb")
+    (root / "notebooks" / "runs.yml").write_text("one: {}\n")
+    return root
