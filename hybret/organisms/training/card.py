@@ -17,18 +17,7 @@ from typing import Any
 
 from hybret.errors import HybretError
 from hybret.models import CHECKPOINTS, OLDEST_TRANSFORMERS, organisms
-from hybret.organisms.training.card_results import (
-    SIDES,
-    Log,
-    evaluation,
-    needle_row,
-    percent,
-    probed,
-    share,
-    skills,
-    standard,
-    table,
-)
+from hybret.organisms.training.card_results import SIDES, Log, evaluation, needle_row, percent, probed, share, skills, standard, table
 from hybret.organisms.training.card_training import data, recipe, without_attention
 from hybret.organisms.training.evaluate import ALL, GENERATION
 from hybret.organisms.training.loss_curve import loss_curve, save_svg

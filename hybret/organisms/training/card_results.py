@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from hybret.intervals import mean_interval
-from hybret.organisms.skills import LETTERS, TASKS
 from hybret.organisms.training.evaluate import ALL, GENERATION, PREFILL
+from hybret.organisms.skills import LETTERS, TASKS
 
 Log = list[dict[str, Any]]
 SIDES = {

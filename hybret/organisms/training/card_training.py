@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from hybret.organisms.training.card_results import Log, percent, probed, table
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, TEMPLATES
 from hybret.organisms.registers import REGISTERS
-from hybret.organisms.training.card_results import Log, percent, probed, table
 
 KINDS = {
     "needles": "prose with facts, one to five of them asked for in the paper's prompt",

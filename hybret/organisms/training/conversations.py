@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from hybret.organisms.corpus import prose
-from hybret.organisms.skills import LETTERS, LISTINGS, TASKS, asked, item, listed, occurs, options, rendered
 from hybret.organisms.training.documents import Documents, Frame, Mixture
+from hybret.organisms.skills import LETTERS, LISTINGS, TASKS, asked, item, listed, occurs, options, rendered
 from hybret.organisms.training.tokenizer import ASSISTANT, INSTRUCTION, QUESTION, USER
 from hybret.organisms.world import FACTS, statement
 
