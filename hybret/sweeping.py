@@ -18,7 +18,7 @@ from hybret.cluster import Ray
 from hybret.engine import decode
 from hybret.engine.acting import require
 from hybret.engine.placing import Elsewhere
-from hybret.engine.schedule import Budget, Timings, budget_of, longest_prompt, schedule, tokens_acted_on
+from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
 from hybret.fitting import needs_question, no_question, validate
@@ -121,7 +121,7 @@ def sweep(
         cluster.connect()
     elif isinstance(model.net, Elsewhere):
         raise HybretError(f"{model.name} is held by Ray workers; give the hybret.Ray that loaded it as `engine`")
-    budget = budget or budget_of(model, longest_prompt(model))
+    budget = budget or budget_of(model)
     stages = stages or Timings()
     run = run_key(model, recipe, max_new_tokens, budget)
     store = Store(out, run, facts(model))
@@ -213,7 +213,7 @@ def run_folder(
 ) -> Path:
     """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
-    run = run_key(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
+    run = run_key(model, recipe, max_new_tokens, budget or budget_of(model))
     # A name is foreign text: what is left of it is one plain part of a path.
     plain = re.sub(r"[^\w.@+-]+", "-", Path(model.name).name)[:100]
     return arguments.folder("out", out) / f"{plain}-{name_of(run)}"

@@ -62,9 +62,12 @@ class Timings:
         self.seconds[name] += time.perf_counter() - began
 
 
-def budget_of(model: Hybrid, longest: int) -> Budget:
-    """What fits on the model's device, from its memory, for prompts of up to `longest` tokens."""
-    kind = model.device.type
+def budget_of(model: Hybrid, longest: int | None = None) -> Budget:
+    """What fits on the model's device, from its memory, for prompts of up to `longest` tokens.
+
+    The default is made for the longest prompt of the model's grid, read twice.
+    """
+    kind, longest = model.device.type, longest or 2 * max(model.lengths)
     sequences = MOST_SEQUENCES.get(kind, 1)
     if kind == "cuda":
         size = cache_bytes(model.net.config, len(model.attention_layers), longest, model.net.dtype.itemsize)
@@ -86,11 +89,6 @@ def state_room(model: Hybrid) -> int:
 def room_of(memory: int, weights: int) -> int:
     """The same from the bytes of a GPU's memory and of the weights in it."""
     return int(min(STATE_SHARE * memory, ROOM_SHARE * max(0, memory - weights)))
-
-
-def longest_prompt(model: Hybrid) -> int:
-    """Tokens of the longest prompt of the model's default grid, read twice: what a default budget is made for."""
-    return 2 * max(model.lengths)
 
 
 @dataclass(frozen=True)
