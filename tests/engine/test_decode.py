@@ -1,4 +1,4 @@
-"""Batched decoding against transformers' own loop and one prompt at a time; `hybret.verify` checks the states of prefill."""
+"""Batched decoding against one prompt at a time and transformers' own loop (`hybret.verify` checks states)."""
 
 from __future__ import annotations
 
