@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybret import arguments
-from hybret.errors import HybretError
-from hybret.tasks.haystack import sha256
+from hybret.errors import HybretError, checked
+from hybret.files import digest
 
 if TYPE_CHECKING:
     from hybret.tasks import Task
@@ -28,7 +27,7 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
 
 
-@dataclass(frozen=True)
+@checked
 class Needle:
     """A sentence to hide, the question that asks for it, and keywords that earn partial credit.
 
@@ -42,12 +41,7 @@ class Needle:
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("name", "sentence", "question"):
-            arguments.text(f"the {name} of a needle", getattr(self, name))
-        if not isinstance(self.keywords, tuple):
-            raise HybretError(f"the keywords of a needle are {self.keywords!r}; give a tuple of texts")
         for word in self.keywords:
-            arguments.text("a keyword of a needle", word)
             if not normalise(word) or normalise(word) not in normalise(self.sentence):
                 raise HybretError(
                     f"the keyword {word!r} does not stand in the sentence of the needle {self.name!r}; give words of it"
@@ -56,7 +50,7 @@ class Needle:
     @property
     def digest(self) -> str:
         """12 hex digits of a SHA-256 over all that answers are scored against: the name is no part of it."""
-        return sha256(json.dumps([self.sentence, self.question, self.keywords]).encode())[:12]
+        return digest(json.dumps([self.sentence, self.question, self.keywords]))
 
     @property
     def insertion(self) -> str:
@@ -131,4 +125,4 @@ class Prompt:
 
 def prompt_key(ids: Sequence[int]) -> str:
     """What tells prompts apart: 12 hex digits of a hash of their tokens."""
-    return sha256(np.asarray(ids, "<i8").tobytes())[:12]
+    return digest(np.asarray(ids, "<i8").tobytes())

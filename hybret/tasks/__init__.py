@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import lazy_loader
+
 if TYPE_CHECKING:
     from hybret.prompts import Prompt
     from hybret.scoring import Rubric
+
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, ["haystack", "niah"])
 
 
 class Task(Protocol):

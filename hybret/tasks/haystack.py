@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from hybret import arguments
-from hybret.errors import HybretError
+from hybret.errors import SEEDS, HybretError, integer
+from hybret.files import digest
 
 # The essays that fill the authors' prompts, in the order in which their run read them, with SHA-256.
 PAPER_ESSAYS = (
@@ -54,8 +53,8 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
     if source == "embedded":
         from hybret.organisms import corpus
 
-        text = corpus.haystack(arguments.seed(seed), characters=max(20_000, 10 * tokens))
-        return Haystack("embedded", text, sha256(text.encode()), seed=seed)
+        text = corpus.haystack(integer("seed", seed, 0, SEEDS), characters=max(20_000, 10 * tokens))
+        return Haystack("embedded", text, digest(text, digits=64), seed=seed)
     if source == "essays":
         from hybret import essays  # only here: it needs the cache's folder
 
@@ -73,8 +72,8 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         raise HybretError(
             f"there is no haystack folder {str(source)!r}; give a folder of .txt files, a text, 'essays' or 'embedded'"
         )
-    digest = sha256(source.encode(errors="replace"))
-    return Haystack(f"text-{digest[:8]}", source, digest)
+    sha256 = digest(source.encode(errors="replace"), digits=64)
+    return Haystack(f"text-{sha256[:8]}", source, sha256)
 
 
 def _read_folder(folder: Path) -> Haystack:
@@ -96,13 +95,13 @@ def _read_folder(folder: Path) -> Haystack:
             texts.append(raw.decode("utf-8-sig").replace("\r\n", "\n"))
         except UnicodeDecodeError:
             raise HybretError(f"{folder / name} is not UTF-8 text; convert it or take it out") from None
-        sources.append((name, sha256(raw)))
+        sources.append((name, digest(raw, digits=64)))
     if not (text := "".join(texts)).strip():
         raise HybretError(f"the haystack folder {folder} holds no text; put at least one non-empty .txt file in it")
-    digest = sha256(text.encode())
+    sha256 = digest(text, digits=64)
     verified = tuple(sources[: len(PAPER_ESSAYS)]) == PAPER_ESSAYS
     return Haystack(
-        "paul-graham" if verified else f"{folder.resolve().name}-{digest[:8]}", text, digest, tuple(sources)
+        "paul-graham" if verified else f"{folder.resolve().name}-{sha256[:8]}", text, sha256, tuple(sources)
     )
 
 
@@ -155,8 +154,3 @@ class Cutter:
         size = n if self.by_token else self.ends[n - 1]
         earlier = bisect_right(self.places, int(size * (depth / 100)), key=itemgetter(0 if self.by_token else 1))
         return self.places[earlier - 1] if earlier else (0, 0)
-
-
-def sha256(data: bytes) -> str:
-    """SHA-256 in hex digits."""
-    return hashlib.sha256(data).hexdigest()

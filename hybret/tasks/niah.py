@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hybret import arguments
-from hybret.errors import HybretError
+from hybret.errors import SEEDS, HybretError, integer, number, one_of
 from hybret.prompts import CONTROL, DIGITS, PAPER_NEEDLE, Needle, Prompt, Span
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
@@ -81,13 +80,13 @@ def grid(
     buffer : tokens of the label that are neither haystack nor needle; default the model's, for a tokenizer 200.
     recipe : only `Recipe.insertion` matters here.
     """
-    arguments.one_of("template", template, TEMPLATES)
-    recipe, seed = find_recipe(recipe), arguments.seed(seed)
+    one_of("template", template, TEMPLATES)
+    recipe, seed = find_recipe(recipe), integer("seed", seed, 0, SEEDS)
     if not isinstance(needle, Needle) or needle.name == CONTROL:
         raise HybretError(f"needle is {needle!r}; give a Needle of another name than {CONTROL!r}, or control=True")
     key = tokenizer_key(model, template)
     depths, lengths = _depths(depths), _lengths(lengths, getattr(model, "lengths", PAPER_LENGTHS))
-    buffer = arguments.integer("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
+    buffer = integer("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
     cutter, sizes = _cut(getattr(model, "tokenizer", model), lengths, needle, buffer, haystack, seed, recipe)
     cells = [(n, *cell) for n in lengths for cell in _placed(cutter, sizes[n], [] if control else depths, needle)]
     texts = _encoded(model, [context for *_, context in cells], template, needle)
@@ -115,9 +114,7 @@ def grid(
 
 
 def _depths(depths: Any) -> list[float]:
-    found = [
-        round(arguments.number("a depth", d), DIGITS) + 0.0 for d in _listed("depths", depths, (0, 100))
-    ]  # no -0.0
+    found = [round(number("a depth", d), DIGITS) + 0.0 for d in _listed("depths", depths, (0, 100))]  # no -0.0
     if outside := [d for d in found if not 0 <= d <= 100]:
         raise HybretError(f"depth {outside[0]:g} is outside 0 to 100 per cent (0 = start of the context)")
     # All of them within the first per cent, and not only its ends: nobody asks for that.
@@ -127,15 +124,13 @@ def _depths(depths: Any) -> list[float]:
 
 
 def _lengths(lengths: Any, ends: Sequence[int]) -> list[int]:
-    return _once(
-        "lengths", [arguments.integer("a length", n, 1, MOST_TOKENS) for n in _listed("lengths", lengths, ends)]
-    )
+    return _once("lengths", [integer("a length", n, 1, MOST_TOKENS) for n in _listed("lengths", lengths, ends)])
 
 
 def _listed(name: str, value: Any, ends: Sequence[Any]) -> list[Any]:
     """The labels themselves, of a list or a number of them."""
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return labels(ends[0], ends[-1], arguments.integer(f"the number of {name}", value, 1, MOST_LABELS))
+        return labels(ends[0], ends[-1], integer(f"the number of {name}", value, 1, MOST_LABELS))
     if not isinstance(value, list | tuple | range | np.ndarray) or not len(value):
         raise HybretError(f"{name} is {value!r}; give a number of {name}, or a list with at least one")
     return list(value)
