@@ -35,13 +35,6 @@ __all__ = ["MAX_NEW_TOKENS", "State", "decode", "extend", "generate", "merge", "
 Actions = tuple[Intervention, ...]
 
 
-UNSHARED = ("qwen3_next", "qwen3_5_text", "zamba", "zamba2")
-"""Families whose rows must not share the layers below the first attention layer: Qwen's gate stands between attention
-and its output projection, and Zamba's attention layers read the embeddings once more."""
-WHOLE = ("zamba",)
-"""Families that read a prompt in one pass only: after a text in the cache transformers starts their scan from zero."""
-
-
 def prompt_tokens(model: Hybrid, ids: Sequence[int], recipe: Recipe) -> int:
     """How many of a prompt's tokens belong to prefill: all but the last one, or (`Recipe.prompt_split`) all."""
     return len(ids) if recipe.prompt_split == "family" and model.family == "jamba" else len(ids) - 1
@@ -85,7 +78,7 @@ def extend(
     Raises
     ------
     HybretError
-        If `state` has read something and the family is one of `WHOLE`.
+        If `state` has read something and the family has no chunked prefill.
     """
     net, device = model.net, model.device
     read = int(state.position[0])
@@ -94,7 +87,7 @@ def extend(
         if whole and until < len(ids):
             state.token = torch.tensor([[ids[until]]], device=device).expand(len(rows), 1)
         return state
-    if read and model.family in WHOLE:
+    if read and not model.traits.chunked_prefill:
         raise HybretError(
             f"transformers {transformers.__version__} cannot read on in a prompt with {model.family} (it starts the "
             "recurrence from zero); read the prompt in one pass, or answer fewer things about it at once"
@@ -148,7 +141,7 @@ def prefill(
 
 def first_projection(model: Hybrid) -> Any:
     """What the outputs of the first attention layer go through; None where it cannot be told, or they change before."""
-    if model.family in UNSHARED:
+    if not model.traits.shares_lower_layers:
         return None
     layers = getattr(getattr(model.net, "model", None), "layers", None)
     if layers is None:

@@ -15,9 +15,6 @@ from hybret.engine.context import Frame
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
 
-FEED_FORWARD = ("feed_forward", "mlp_block")
-"""Names of a layer's feed-forward network in Jamba and RecurrentGemma."""
-
 
 @contextmanager
 def widening(model: Hybrid, now: Frame, texts: int) -> Iterator[None]:
@@ -62,18 +59,20 @@ def only_at(model: Hybrid, row: Tensor, column: Tensor) -> Iterator[None]:
     The last layer's feed-forward network works for these places alone, too: what it adds elsewhere, nothing reads.
     """
     layer = model.net.model.layers[-1]
-    network = next(m for name, m in layer.named_children() if name in FEED_FORWARD)
+    network = getattr(layer, model.traits.feed_forward or "", None)
     whole: list[Tensor] = []
 
     def narrow(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         whole.append(torch.zeros_like(inputs[0]))
         return (inputs[0][row, column][None],)
 
-    handles = [
-        network.register_forward_pre_hook(narrow),
-        network.register_forward_hook(lambda _, __, output: whole.pop().index_put_((row, column), output[0])),
-        model.net.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],)),
-    ]
+    output = model.net.get_output_embeddings()
+    handles = [output.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],))]
+    if network:
+        handles += [
+            network.register_forward_pre_hook(narrow),
+            network.register_forward_hook(lambda _, __, output: whole.pop().index_put_((row, column), output[0])),
+        ]
     try:
         yield
     finally:

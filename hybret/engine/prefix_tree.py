@@ -34,7 +34,7 @@ class _Branch:
 def order(model: Hybrid, prompts: Sequence[Prompt], recipe: Recipe) -> Iterator[Prompt]:
     """The prompts in the order in which `read` gives them; of several that have the same tokens one."""
     distinct = {p.ids: p for p in prompts}
-    if model.family in decode.WHOLE:
+    if not model.traits.chunked_prefill:
         yield from distinct.values()
         return
     branches = [[distinct[ids] for ids in sorted(distinct)]]
@@ -91,7 +91,7 @@ def read(
 
     distinct = {p.ids: p for p in prompts}
     chosen = {p.key for p in prompts} if chosen is None else chosen
-    if model.family in decode.WHOLE:
+    if not model.traits.chunked_prefill:
         for prompt in (p for p in distinct.values() if p.key in chosen):
             until = decode.prompt_tokens(model, prompt.ids, recipe)
             yield prompt, further(decode.start(model, len(rows)), prompt, until)

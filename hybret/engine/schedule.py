@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from hybret import arguments
+from hybret.devices import cache_bytes
 from hybret.engine import decode, prefix_tree
 from hybret.engine.acting import Actions, acts
 from hybret.engine.attach import implementation
 from hybret.engine.decode import State
-from hybret.engine.placing import Elsewhere
 from hybret.engine.scan import parallel_scans
-from hybret.engine.sizing import cache_bytes
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
 from hybret.interventions import PHASES, Binary, Intervention
@@ -96,8 +95,6 @@ def budget_of(model: Hybrid, longest: int) -> Budget:
 
 def state_room(model: Hybrid) -> int:
     """Bytes of a GPU for the keys and values of the rows that decode together; 0 for a CPU, which is not asked."""
-    if isinstance(model.net, Elsewhere):
-        return model.net.room
     if model.device.type != "cuda":
         return 0
     memory = torch.cuda.get_device_properties(model.device).total_memory

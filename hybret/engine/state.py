@@ -120,13 +120,12 @@ def start(model: Hybrid, rows: int) -> State:
         x for w in weights for x in (w.new_zeros(1, len(w), w.shape[-1] - 1), torch.zeros(1, len(w), device=w.device))
     ]
     zeros = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
-    return State(_empty_cache(model.net), recurrent, zeros, zeros[:, 0], False)
+    return State(_empty_cache(model), recurrent, zeros, zeros[:, 0], False)
 
 
-def _empty_cache(net: Any) -> DynamicCache:
-    """MiniMax alone has a class of its own."""
-    own = getattr(sys.modules[type(net).__module__], "MiniMaxCache", None)
-    return own() if own else DynamicCache(config=net.config)
+def _empty_cache(model: Hybrid) -> DynamicCache:
+    own = model.traits.cache and getattr(sys.modules[type(model.net).__module__], model.traits.cache, None)
+    return own() if own else DynamicCache(config=model.net.config)
 
 
 def merge(states: Sequence[State]) -> State:

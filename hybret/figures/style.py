@@ -17,7 +17,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from hybret import arguments, metrics
 from hybret.errors import HybretError, printable
-from hybret.presets import made_up
+from hybret.families import has_random_weights
 from hybret.prompts import CONTROL
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def canvas(height: float, width: float = WIDTH) -> Figure:
     return figure
 
 
-# How small print names them: one of `hybret.presets.RANDOM_MODELS`, the prefix `RANDOM`, a digest, or in words.
+# How small print names them: one of `hybret.families.RANDOM_MODELS`, the prefix `RANDOM`, a digest, or in words.
 _MADE_UP = re.compile(r"\brandom-(griffin|jamba)\b|\brandom:|\(random\d|" + re.escape(MADE_UP))
 
 
@@ -209,7 +209,8 @@ def provenance(rows: pd.DataFrame, *more: str) -> str:
         weights = rows["weights"].astype(str) if "weights" in rows else rows["model"].map(lambda _: "")
         pairs = dict.fromkeys(zip(rows["model"], weights.str[:8], strict=True))
         names = (f"{name} ({digest})" if digest else f"{name}" for name, digest in pairs)
-        parts.append("model " + ", ".join(names) + (f" · {MADE_UP}" if made_up(rows["model"], weights).any() else ""))
+        random = any(map(has_random_weights, rows["model"], weights))
+        parts.append("model " + ", ".join(names) + (f" · {MADE_UP}" if random else ""))
     if "recipe" in rows:
         parts.append("recipe " + ", ".join(dict.fromkeys(map(str, rows["recipe"]))))
     return " · ".join([*parts, *more])
