@@ -173,7 +173,7 @@ class Ray:
         running: dict[Any, tuple[Any, list[Key] | None]] = {}
 
         def check(worker: Any) -> None:
-            running[worker.identity.remote(model.name, shared)] = worker, None
+            running[worker.run_key.remote(model.name, shared)] = worker, None
 
         lost = 0
         try:

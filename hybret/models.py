@@ -102,9 +102,9 @@ def load(
         Of random weights.
     weights : {"checkpoint", "random"}
         ``"random"`` builds one of the paper's models, or the model of a folder with config.json, at its full size and
-        without any download: for measuring time and memory. Its tokenizer is an organism's (fewer tokens, so a prompt of
-        some length holds less text) and its answers mean nothing. Its name begins with ``"random:"``, its digest with
-        ``"random"``.
+        without any download: for measuring time and memory. Its tokenizer is an organism's (fewer tokens, so a prompt
+        of some length holds less text) and its answers mean nothing. Its name begins with ``"random:"``, its digest
+        with ``"random"``.
     revision : str, optional
         Commit, tag or branch of a Hugging Face id; default the newest. The same in the name, which rows then carry:
         ``"google/recurrentgemma-2b@2a4c..."``. A commit pins the weights.

@@ -44,7 +44,7 @@ FITS = {
     "CPU": ({"device": "cpu"}, machine(), "take 192.1 GiB in float32, and cpu has 20.0 GiB free; use a larger machine; "
             'dtype="bfloat16" needs half as much'),
     "one GPU of two": ({"device": "cuda"}, machine(2),
-                       'take 96.1 GiB in bfloat16, and cuda has 20.0 GiB free; spread it over the GPUs with device_map'),
+                       'in bfloat16, and cuda has 20.0 GiB free; spread it over the GPUs with device_map'),
     "auto takes both": ({}, machine(2), "and cuda:0 and cuda:1 have 40.0 GiB free"),
     "spread": ({"device_map": "balanced"}, machine(2), "and cuda:0 and cuda:1 have 40.0 GiB free"),
     "auto without accelerate": ({}, machine(2, accelerate=False), "and cuda has 20.0 GiB free"),

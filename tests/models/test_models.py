@@ -8,12 +8,12 @@ import shutil
 import pytest
 import torch
 import transformers
-from hybret.anatomy import attention_layers
-from hybret.presets import paper_config
 from transformers import AutoModelForCausalLM, LlamaConfig, RecurrentGemmaConfig
 
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads, models, sweep
+from hybret.families import RANDOM_MODELS, attention_layers, paper_config
+from hybret.hybrid import ORGANISM_LENGTHS, PAPER_LENGTHS
 from hybret.models import CHECKPOINTS, Model, load, organisms
 from hybret.tasks import niah
 
