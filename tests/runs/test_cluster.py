@@ -13,14 +13,13 @@ import torch
 from typer.testing import CliRunner
 
 import hybret as hb
-from hybret.tasks import niah
 from hybret import HybretError, Keep, KeepHeads, PerPhase
 from hybret.cli import app
-from hybret.engine import schedule
-from hybret.engine import prefix_tree
-from hybret.engine.schedule import Budget, Timings
+from hybret.engine import prefix_tree, schedule
 from hybret.engine.attach import implementation
+from hybret.engine.schedule import Budget, Timings
 from hybret.store import Store
+from hybret.tasks import niah
 
 CONDITIONS = {
     "keep": Keep(),

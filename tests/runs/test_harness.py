@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from book.paper import benchmark_scores as averages
 import hybret as hb
-from hybret.harness import tasks as benchmarks
+from book.paper import benchmark_scores as averages
 from hybret import data, harness
+from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.organisms import skills
 
