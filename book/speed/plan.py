@@ -28,7 +28,7 @@ from hybret import arguments
 from hybret.checkpoints import organisms, resolve
 from hybret.devices import GIB, cache_bytes, skeleton
 from hybret.engine.decode import MAX_NEW_TOKENS
-from hybret.engine.schedule import MOST_ROWS, MOST_TOKENS, room_of
+from hybret.engine.schedule import MOST_SEQUENCES, MOST_TOKENS, room_of
 from hybret.errors import HybretError, printable
 from hybret.families import PAPER_MODELS, RANDOM, attention_layers
 from hybret.fitting import effective
@@ -215,7 +215,7 @@ class Costs:
         self.parameters = sum(p.numel() for p in net.parameters())
         self.flops = flops_per_token(net)
         self.attention, self.config = len(attention), config
-        self.most = MOST_ROWS[machine.kind]
+        self.most = MOST_SEQUENCES[machine.kind]
         if machine.kind == "cuda":
             room = room_of(int(machine.memory), self.parameters * self.item)
             self.most = max(1, min(self.most, room // self.row_bytes(longest)))

@@ -312,7 +312,7 @@ SWEEPS = {
     "max_new_tokens nan": (sweep(max_new_tokens=NAN), "max_new_tokens is nan; give a whole number from 1 to 4096"),
     "max_new_tokens without end": (sweep(max_new_tokens=10**12), "at most 4096"),
     "budget a number": (sweep(budget=3), "budget is 3; give a hybret.engine.schedule.Budget"),
-    "budget of half a row": (lambda w: Budget(1.5, 100), "rows of a budget is 1.5; give a whole number"),
+    "budget of half a row": (lambda w: Budget(1.5, 100), "max_sequences is 1.5; give a whole number"),
     "recipe a list": (sweep(recipe=["PAPER"]), "unknown recipe ['PAPER']"),
     "out a number": (sweep(out=3), "out is 3; it must be"),
     "out empty": (sweep(out=""), "out is ''; it must be"),
