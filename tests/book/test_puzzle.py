@@ -8,8 +8,8 @@ import torch
 import hybret as hb
 from book.paper import only_keep as puzzle
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase
-from hybret.engine.schedule import does
 from hybret.fitting import validate
+from hybret.interventions import resolve
 from hybret.sweeping import sweep
 from hybret.tasks import niah
 
@@ -26,7 +26,7 @@ def test_arms_fit_every_model_and_no_two_do_the_same(model):
         for arm in arms.values():
             validate(arm, model.heads, model.attention_layers)
         pairs = [PerPhase(**{"generation": Keep(), "prefill": Keep(), phase: arm}) for arm in arms.values()]
-        assert len({does(model, CORRECTED, pair) for pair in pairs}) == len(arms)
+        assert len({resolve(pair, model, CORRECTED).key for pair in pairs}) == len(arms)
     layers = [arm.layers for arm in puzzle.generation_variants(model).values() if isinstance(arm, Only) and arm.layers]
     first, *others = model.attention_layers
     assert layers == ([(first,), tuple(others)] if others else [])

@@ -12,11 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from book.paper import benchmark_scores as averages
 import hybret as hb
+from book.paper import benchmark_scores as averages
+from hybret import fetching, harness
 from hybret.harness import tasks as benchmarks
-from hybret.harness.evaluate import evaluate as harness
-from hybret import fetching
 from hybret.harness.lm import Hybrid
 from hybret.organisms import skills
 

@@ -21,7 +21,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -42,6 +42,9 @@ from hybret.organisms.training.feeding import batches
 from hybret.organisms.training.probe import probe
 from hybret.organisms.training.tokenizer import ASSISTANT, train_tokenizer
 from hybret.organisms.training.recipes import RECIPES, Training
+
+with suppress(ImportError):  # without Triton the scans are PyTorch's, which have their gradients
+    import hybret.organisms.training.scan_gradients  # noqa: F401
 
 
 def build(training: Training) -> Any:
