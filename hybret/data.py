@@ -24,7 +24,7 @@ from hybret.checkpoints import explained, locate
 from hybret.devices import GIB
 from hybret.errors import HybretError
 from hybret.families import CONFIGS
-from hybret.store import write_whole
+from hybret.files import write_whole
 
 CACHE = "HYBRET_CACHE"  # environment variable: the folder for fetched and generated data
 MANIFEST = "manifest.json"
