@@ -56,9 +56,9 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         text = corpus.haystack(integer("seed", seed, 0, SEEDS), characters=max(20_000, 10 * tokens))
         return Haystack("embedded", text, digest(text, digits=64), seed=seed)
     if source == "essays":
-        from hybret import essays  # only here: it needs the cache's folder
+        from hybret import data  # only here: it needs the cache's folder
 
-        return _read_folder(essays.fetched())
+        return _read_folder(data.essays_folder())
     try:
         if source and Path(source).is_dir():
             return _read_folder(Path(source))
