@@ -115,8 +115,7 @@ def maps(texts: dict[str, str]) -> Any:
     prompts = [
         hb.prompts.Prompt(
             text=f"{needle.sentence} before {needle.sentence} after {needle.sentence}", ids=(),
-            needle_spans=((0, 1),), length=1, depth=0.0, template="", haystack="", haystack_seed=0,
-            needle=needle.name, reference=needle.sentence, question="", key=key,
+            needle=needle, spans={"needle": ((0, 1),)}, key=key,
         )  # fmt: skip
         for i, needle in enumerate(needles)
         for key in rows.loc[rows["prompt"].str.startswith(f"{i}-"), "prompt"].unique()
@@ -207,8 +206,8 @@ CELLS = [
     ("repr", "list(texts.values())"),
     ("markdown", "Markdown('\\n\\n'.join(f'**{text}** said `{text}`' for text in texts.values()))"),
     ("raw", "for text in texts.values():\n    display(Markdown(text))"),
-    ("figure", "table = pd.DataFrame({'arm': [*texts.values(), 'b'], 'accuracy': 0.5, 'low': 0.4, 'high': 0.6})\n"
-     "hb.figures.save(paper_figures.arms(table, texts['closing'], texts['link']), 'arms', results)"),
+    ("figure", "table = pd.DataFrame({'variant': [*texts.values(), 'b'], 'accuracy': 0.5, 'low': 0.4, 'high': 0.6})\n"
+     "hb.figures.save(paper_figures.variants(table, texts['closing'], texts['link']), 'variants', results)"),
     ("glue", "hb.figures.glue('said', ' '.join(texts.values()))"),
 ]  # fmt: skip
 NAME = " ".join(text for text in EVIL.values() if text != EVIL["long"])  # of a model
