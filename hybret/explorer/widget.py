@@ -58,11 +58,6 @@ class Widget:
         What the view is, said by screen readers and in the title of a page.
     resolve : callable, optional
         Turns what the ESM picked into what `selected` gives.
-
-    Raises
-    ------
-    HybretError
-        A state that JSON cannot hold.
     """
 
     def __init__(
@@ -88,13 +83,7 @@ class Widget:
 
     @property
     def live(self) -> Any:
-        """The anywidget behind the live view, with the trait `selected`: ``view.live.observe(f, "selected")``.
-
-        Raises
-        ------
-        HybretError
-            Without anywidget.
-        """
+        """The anywidget behind the live view, with the trait `selected`: ``view.live.observe(f, "selected")``."""
         if self._live is None:
             if not find_spec("anywidget"):
                 raise HybretError("a live view needs anywidget: pip install anywidget ipywidgets")
@@ -131,13 +120,7 @@ class Widget:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write `page` to a file.
-
-        Raises
-        ------
-        HybretError
-            A file that cannot be written.
-        """
+        """Write `page` to a file."""
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,13 +139,7 @@ class Widget:
 
 
 def escaped_json(state: Mapping[str, Any]) -> str:
-    r"""JSON that cannot end the script element it stands in: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``.
-
-    Raises
-    ------
-    HybretError
-        What JSON cannot hold, NaN included.
-    """
+    r"""JSON that cannot end the script element it stands in: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``."""
     try:
         text = json.dumps(state, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as problem:
