@@ -53,7 +53,8 @@ def checked(cls: type[T]) -> type[T]:
 
     def __post_init__(self: Any) -> None:  # noqa: N807
         for field in fields(self):
-            value, hint = getattr(self, field.name), _hints(type(self))[field.name]
+            kind: Any = type(self)
+            value, hint = getattr(self, field.name), _hints(kind)[field.name]
             try:
                 object.__setattr__(self, field.name, _fitting(value, hint))
             except TypeError:
