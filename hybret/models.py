@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hybret import arguments
 from hybret.anatomy import attention_layers, digest, ends
-from hybret.engine import acting, decode
+from hybret.engine import decode
 from hybret.engine.attach import attached, implementation
 from hybret.engine.placing import device_of, placement, random_net, require_on_gpus, several, spread
 from hybret.engine.scan import parallel_scans
@@ -21,7 +21,7 @@ from hybret.engine.sizing import require_room
 from hybret.errors import HybretError
 from hybret.families import FAMILIES
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
-from hybret.interventions import PHASES, Keep
+from hybret.interventions import PHASES, Keep, resolve
 from hybret.presets import RANDOM, RANDOM_MODELS
 from hybret.progress import hidden
 from hybret.recipe import CORRECTED
@@ -72,7 +72,8 @@ class Model(Hybrid):
             ids, spans, question = self.tokenizer(arguments.text("prompt", prompt)).input_ids, (), None
         require_tokens(self, [ids], max_new_tokens)
         reading, control = decode.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
-        acting.require(self, recipe, rule, len(ids), reading, max_new_tokens, None if control else spans)
+        resolved = on.resolved if on else resolve(rule, self, recipe)
+        resolved.check_prompt(len(ids), reading, max_new_tokens, None if control else spans, question)
         with parallel_scans(), implementation(self.net):
             answer = decode.generate(
                 self,

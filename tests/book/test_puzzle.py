@@ -11,7 +11,6 @@ import hybret as hb
 from book.paper import figures as paper_figures
 from book.paper import only_keep as puzzle
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase
-from hybret.fitting import validate
 from hybret.interventions import resolve
 from hybret.sweeping import sweep
 from hybret.tasks import niah

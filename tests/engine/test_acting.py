@@ -16,11 +16,9 @@ from conftest import random_ids
 import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine import attention, decode, schedule, streaming
-from hybret.engine.acting import settle
 from hybret.engine.attach import implementation
-from hybret.engine.context import Frame
+from hybret.engine.context import ForwardContext
 from hybret.engine.likelihood import log_likelihoods
-from hybret.fitting import validate
 from hybret.interventions import PHASES, resolve
 from hybret.tasks import niah
 
@@ -58,7 +56,11 @@ def run(model, prompts, conditions, **options):
 def test_every_layer_counts_what_it_did(model, condition, streaming, monkeypatch):
     """By layer: attention once, and each action on the rows that it is meant for."""
     seen = []
-    monkeypatch.setattr(decode, "settle", lambda frame, of: (seen.append(dict(frame.acted)), settle(frame, of)))
+    monkeypatch.setattr(
+        decode,
+        "check_layers_called",
+        lambda frame, of: (seen.append(dict(frame.acted)), check_layers_called(frame, of)),
+    )
     ids, spans = random_ids(model, 40), ((20, 26),)
     rows = [(), condition.at("prefill")] if streaming else [condition.at("prefill")]
     with implementation(model.net):
@@ -174,8 +176,10 @@ def test_a_path_that_forgets_is_noticed(model, condition, monkeypatch):
                 with pytest.raises(HybretError, match=said):
                     log_likelihoods(model, [(context, (5,)), (context, (6, 7))], conditions, CORRECTED)
     with monkeypatch.context() as patch:
-        original = Frame.on
-        patch.setattr(Frame, "on", lambda self, d: original(self, d) if self.phase == "prefill" else forget(self))
+        original = ForwardContext.on
+        patch.setattr(
+            ForwardContext, "on", lambda self, d: original(self, d) if self.phase == "prefill" else forget(self)
+        )
         with pytest.raises(HybretError, match=said.replace("prefill", "generation")):
             run(model, prompts, {"one": condition})
     assert model.net.config._attn_implementation == "eager"
@@ -188,7 +192,7 @@ def test_a_direct_pass_is_checked_too(model, monkeypatch):
             with hb.phase("prefill", [19]):
                 for _ in range(passes):
                     model.net(ids)
-    monkeypatch.setattr(Frame, "on", lambda self, _: forget(self))
+    monkeypatch.setattr(ForwardContext, "on", lambda self, _: forget(self))
     with (
         pytest.raises(HybretError, match="heads by entropy acted 0 times instead of 2"),
         hb.attach(model, KeepHeads(1)),

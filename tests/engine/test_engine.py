@@ -11,12 +11,11 @@ from book.speed.stock import answer
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine import decode, prefix_tree
 from hybret.engine.attach import implementation
-from hybret.engine.context import Frame, frame
+from hybret.engine.context import ForwardContext, forward_context
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Budget, Timings
 from hybret.engine.streaming import attend
-from hybret.fitting import effective
 from hybret.interventions import resolve
 from hybret.sweeping import sweep
 from hybret.tasks import niah
@@ -48,8 +47,8 @@ def whole(model, rows, recipe=CORRECTED, streaming=True):
     length, spans, question = 150, ((60, 70), (90, 95)), (100, 120)
     ids = torch.tensor([random_ids(model, length)]).expand(len(rows), -1)
     last, asked = torch.full((len(rows),), length - 1), [question] * len(rows)
-    now = Frame("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
-    with parallel_scans(), implementation(model.net), torch.inference_mode(), frame(now):
+    now = ForwardContext("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
+    with parallel_scans(), implementation(model.net), torch.inference_mode(), forward_context(now):
         return model.net(input_ids=ids, use_cache=False).logits, now.streams
 
 

@@ -16,9 +16,8 @@ from hybret.engine import decode
 from hybret.engine.attach import implementation
 from hybret.engine.attention import attention
 from hybret.engine.attention import mask as made_mask
-from hybret.engine.context import Frame, frame
+from hybret.engine.context import ForwardContext, forward_context
 from hybret.engine.entropy import head_entropy, keep_lowest
-from hybret.fitting import validate
 
 HEADS, KV_HEADS, DIM, WINDOW = 6, 2, 4, 7
 MODULE = SimpleNamespace(num_key_value_groups=HEADS // KV_HEADS, training=False, layer_idx=0, config=object())
@@ -59,8 +58,8 @@ def run(setting, rows, recipe=CORRECTED, seed=0, phase=None):
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
     phase = phase or ("generation" if setting["queries"] == 1 else "prefill")
     last, questions = torch.tensor(setting["last"]), setting["questions"]
-    now = Frame(phase, [tuple(row) for row in rows], setting["spans"], last, recipe, questions=questions)
-    with frame(now):
+    now = ForwardContext(phase, [tuple(row) for row in rows], setting["spans"], last, recipe, questions=questions)
+    with forward_context(now):
         output, weights = attention(MODULE, q, k, v, mask, DIM**-0.5)
     return output.numpy(), weights.numpy()
 
@@ -254,13 +253,13 @@ def test_the_order_of_a_row_is_kept_where_rows_share_its_end(phase):
 @pytest.mark.parametrize("found", ["outputs", "calls", "acted", "due", "keep_heads", "manipulations", "streams"])
 def test_what_a_frame_finds_out_cannot_be_given(found):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{found}'"):
-        Frame("prefill", [()], [()], torch.tensor([3]), CORRECTED, **{found: None})
+        ForwardContext("prefill", [()], [()], torch.tensor([3]), CORRECTED, **{found: None})
 
 
 @pytest.mark.parametrize(("phase", "known"), [("prefill", "streaming"), ("generation", "right_aligned")])
 def test_no_mask_is_made_where_it_is_known_what_each_query_sees(phase, known):
     """It would be as large as the weights that such a pass does without."""
-    with frame(Frame(phase, [()], [()], torch.tensor([3]), CORRECTED, **{known: True})):
+    with forward_context(ForwardContext(phase, [()], [()], torch.tensor([3]), CORRECTED, **{known: True})):
         assert made_mask("whatever transformers passes on") is None
 
 
@@ -278,8 +277,8 @@ def test_without_a_mask_the_padding_of_right_aligned_rows_alone_is_hidden():
     ):
         for actions in ((), (KeepHeads(HEADS),), (Mass(1.0),)):
             last = torch.tensor([1, 3])
-            now = Frame("generation", [actions] * 2, [(), ()], last, CORRECTED, right_aligned=right_aligned)
-            with frame(now):
+            now = ForwardContext("generation", [actions] * 2, [(), ()], last, CORRECTED, right_aligned=right_aligned)
+            with forward_context(now):
                 _, weights = attention(MODULE, q, k, v, mask, DIM**-0.5)
             assert [sorted({int(j) for j in (row > 0).nonzero()[:, -1]}) for row in weights] == seen
             torch.testing.assert_close(weights.sum(-1), torch.ones(2, HEADS, 1))
@@ -295,7 +294,9 @@ def test_heads_share_keys_whatever_else_is_as_many(rows, keys, dim):
     copies = [x.repeat_interleave(HEADS // KV_HEADS, 1) for x in (k, v)]
     for actions in ((Omit(),), (KeepHeads(2, "l2"),)):
         last = torch.full((rows,), keys - 1)
-        with frame(Frame("generation", [actions] * rows, [((1, 2),)] * rows, last, CORRECTED, right_aligned=True)):
+        with forward_context(
+            ForwardContext("generation", [actions] * rows, [((1, 2),)] * rows, last, CORRECTED, right_aligned=True)
+        ):
             shared = attention(MODULE, q, k, v, None, dim**-0.5)
             torch.testing.assert_close(shared, attention(own, q, *copies, None, dim**-0.5))
 
@@ -311,14 +312,16 @@ def test_dropout_is_what_is_asked_for_and_for_training_alone():
 
 def test_every_row_of_a_frame_has_a_question_or_none_has():
     with pytest.raises(ValueError, match="shorter"):
-        Frame("prefill", [(), ()], [(), ()], torch.tensor([3, 3]), CORRECTED, questions=[(1, 2)])
+        ForwardContext("prefill", [(), ()], [(), ()], torch.tensor([3, 3]), CORRECTED, questions=[(1, 2)])
 
 
 def test_bins_hold_the_weights_on_their_positions():
     """Keys 0 to 3 of one row, 2 to 5 of the other; nothing stands at position 6 yet, and its bin is there."""
     bins, last = [0, 0, 1, 2, 2, 1, 3], (3, 5)
     weights = torch.rand(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
-    found = Frame("generation", [()] * 2, [()] * 2, torch.tensor(last), CORRECTED).binned(weights, torch.tensor(bins))
+    found = ForwardContext("generation", [()] * 2, [()] * 2, torch.tensor(last), CORRECTED).binned(
+        weights, torch.tensor(bins)
+    )
     expected = torch.zeros(2, 3, 4, 2)
     for row in range(2):
         for key in range(4):
@@ -329,7 +332,7 @@ def test_bins_hold_the_weights_on_their_positions():
 def test_a_frame_follows_a_layer_to_its_device():
     """Its tensors, not its counts: what every layer did stands in one place."""
     rows, last = [(Omit(), KeepHeads(2)), (Only(also=("question",)),)], torch.tensor([8, 8])
-    now = Frame("prefill", rows, PREFILL["spans"], last, CORRECTED, questions=PREFILL["questions"])
+    now = ForwardContext("prefill", rows, PREFILL["spans"], last, CORRECTED, questions=PREFILL["questions"])
     moved = now.on(torch.device("meta"))
 
     def devices(of):
@@ -450,7 +453,9 @@ def test_ties_go_to_the_lowest_heads(k, metric):
     """Queries of zeros make every head uniform: the same entropy, and with shared values the same norm."""
     q, key, v = tensors(5, 5)
     v = v[:, :1].expand(-1, KV_HEADS, -1, -1)
-    with frame(Frame("prefill", [(KeepHeads(k, metric),)] * 2, [(), ()], torch.tensor([4, 4]), CORRECTED)):
+    with forward_context(
+        ForwardContext("prefill", [(KeepHeads(k, metric),)] * 2, [(), ()], torch.tensor([4, 4]), CORRECTED)
+    ):
         output, _ = attention(MODULE, q * 0, key, v, None, 0.5)
     kept = output.abs().sum(-1) > 0
     assert kept[..., :k].all() and not kept[..., k:].any()
