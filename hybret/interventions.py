@@ -11,12 +11,12 @@ import hashlib
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from hybret.errors import AtLeast, HybretError, checked
+from hybret.errors import Count, HybretError, checked
 
 if TYPE_CHECKING:
     from hybret.engine.context import Question, Spans
@@ -204,7 +204,7 @@ class KeepHeads(Elementary):
         The paper's *generation version* is ``"generation"``, its *prefill version* ``"both"``.
     """
 
-    k: Annotated[int, AtLeast(0)]
+    k: Count
     metric: Literal["entropy", "l2"] = "entropy"
     during: During = "both"
 
@@ -357,8 +357,12 @@ class Mass(Reweight):
         The sum. ``"needle"``: the head's own untouched weight on the needle, so what `Only` would leave.
     """
 
-    total: Annotated[float, AtLeast(0)] | Literal["needle"]
+    total: float | Literal["needle"]
     during: During = "both"
+
+    def __post_init__(self) -> None:
+        if self.total != "needle" and self.total < 0:
+            raise HybretError(f"total is {self.total}; the attention mass must be at least 0")
 
     @property
     def label(self) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Annotated
 
 import torch
 
@@ -18,7 +17,7 @@ from hybret.engine.placing import Elsewhere
 from hybret.engine.scan import parallel_scans
 from hybret.engine.sizing import cache_bytes
 from hybret.engine.state import State, merge
-from hybret.errors import AtLeast, HybretError, checked
+from hybret.errors import HybretError, Positive, checked
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions, Resolved
 from hybret.prompts import Prompt
@@ -40,8 +39,8 @@ Key = tuple[str, str]
 class Budget:
     """How much runs at one time. In fp32 it does not change an answer; in bf16 it may, so it is part of a run."""
 
-    max_sequences: Annotated[int, AtLeast(1)]  # rows (prompt x condition) that decode together
-    max_tokens: Annotated[int, AtLeast(1)]  # of a prefill pass, over all its rows
+    max_sequences: Positive  # rows (prompt x condition) that decode together
+    max_tokens: Positive  # of a prefill pass, over all its rows
 
     def half(self) -> Budget:
         return Budget(max(1, self.max_sequences // 2), max(1, self.max_tokens // 2))

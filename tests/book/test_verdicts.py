@@ -11,8 +11,8 @@ import pytest
 from book.paper import figures as paper_figures
 from book.paper import numbers as paper
 from book.paper import verdicts
+from hybret import harness
 from hybret.errors import HybretError
-from hybret.harness.evaluate import evaluate as harness
 from hybret.presets import head_counts
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = verdicts.VERDICTS

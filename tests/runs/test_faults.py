@@ -382,7 +382,7 @@ def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path, wh
 def test_a_harness_keeps_the_tasks_that_were_finished(griffin, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install 'hybret[eval]')")
     from hybret.harness import tasks as benchmarks
-    from hybret.harness.evaluate import evaluate as harness
+    from hybret import harness
 
     names = [task.name for task in benchmarks.find("organism")[:2]]
     monkeypatch.setattr(harness, "ROWS_AT_ONCE", 1)  # one task at a time

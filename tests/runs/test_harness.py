@@ -15,7 +15,7 @@ import torch
 from book.paper import benchmark_scores as averages
 import hybret as hb
 from hybret.harness import tasks as benchmarks
-from hybret.harness.evaluate import evaluate as harness
+from hybret import harness
 from hybret import fetching
 from hybret.harness.lm import Hybrid
 from hybret.organisms import skills

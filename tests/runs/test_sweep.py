@@ -413,7 +413,7 @@ def test_a_folder_without_the_right_to_write_is_refused(griffin, prompts, tmp_pa
     ("changes", "message"),
     [
         ({"prompts": []}, "there are no prompts to run"),
-        ({"conditions": {}}, "there are no conditions;"),
+        ({"conditions": {}}, "conditions are {}"),
         ({"conditions": {"keep": Keep(), "too many": KeepHeads(11)}}, "k is 11, .* choose k from 0 to 10"),
         ({"conditions": {"x": Omit() & KeepHeads(12, during="generation")}}, "k is 12"),
         ({"conditions": {"x": "null"}}, "'null' is not an intervention"),

@@ -298,10 +298,13 @@ SWEEPS = {
     ),
     "conditions a list": (
         sweep(conditions=[Null()]),
-        'conditions are a list; give a mapping of labels to interventions such as {"k=0": KeepHeads(0)}',
+        "conditions are [Null(during='both')]; give a mapping of labels to interventions",
     ),
-    "conditions one intervention": (sweep(conditions=Null()), "conditions are a Null; give a mapping of labels"),
-    "conditions empty": (sweep(conditions={}), "there are no conditions; give a mapping of labels to interventions"),
+    "conditions one intervention": (
+        sweep(conditions=Null()),
+        "conditions are Null(during='both'); give a mapping of labels",
+    ),
+    "conditions empty": (sweep(conditions={}), "conditions are {}; give a mapping of labels to interventions"),
     "condition a class": (sweep(conditions={"x": KeepHeads}), "is not an intervention; use KeepHeads"),
     "condition without a label": (sweep(conditions={"": Null()}), "the label of a condition is ''"),
     "label None": (sweep(conditions={None: Null()}), "the label of a condition is None"),
@@ -311,9 +314,9 @@ SWEEPS = {
     "budget a number": (sweep(budget=3), "budget is 3; give a hybret.engine.schedule.Budget"),
     "budget of half a row": (lambda w: Budget(1.5, 100), "max_sequences is 1.5; Budget takes a whole number"),
     "recipe a list": (sweep(recipe=["PAPER"]), "unknown recipe ['PAPER']"),
-    "out a number": (sweep(out=3), "out is 3; give a folder as a text or a pathlib.Path"),
-    "out empty": (sweep(out=""), "out is ''; give a folder"),
-    "out with NUL": (sweep(out="a\0b"), "out is 'a\\x00b'; give a folder"),
+    "out a number": (sweep(out=3), "out is 3; it must be"),
+    "out empty": (sweep(out=""), "out is ''; it must be"),
+    "out with NUL": (sweep(out="a\0b"), "out is 'a\\x00b'; it must be"),
     "out too long": (sweep(out="x" * 5000), "File name too long"),
     "out a device": (sweep(out="/dev/null"), "cannot write rows in /dev/null"),
     "engine None": (sweep(engine=None), "unknown engine None; choose local, ray or a hybret.Ray"),
@@ -356,7 +359,7 @@ VALUES = {
     "verify tokens without end": (lambda w: hb.verify("bamba", 10**12), "at most 100000"),
     "score nothing": (lambda w: scoring.score(None), "an answer is a text, not None; give ''"),
     "score rubric None": (lambda w: scoring.score("x", None), "unknown rubric None; choose one of"),
-    "run folder a number": (lambda w: hb.run_folder(3, w.model), "out is 3; give a folder"),
+    "run folder a number": (lambda w: hb.run_folder(3, w.model), "out is 3; it must be"),
     "names None": (lambda w: hb.models.named(None), "model is None"),
 }
 
@@ -369,7 +372,7 @@ LOADS = {
     "random weights of a name misspelt": (
         lambda w: hb.load("random:google/recurrentgema-2b"), "(did you mean google/recurrentgemma-2b?)"
     ),
-    "name with NUL": (lambda w: hb.load("a/b\0"), "unknown model 'a/b\\x00'"),
+    "name with NUL": (lambda w: hb.load("a/b\0"), "model is 'a/b\\x00'"),
     "name with a line end": (lambda w: hb.load("a/b\n"), "unknown model 'a/b\\n'; give one of"),
     "name too long": (lambda w: hb.load("x" * 5000), "for a tiny random model"),
     "name climbs": (lambda w: hb.load("../.."), "unknown model '../..'"),
