@@ -322,7 +322,7 @@ class Binary(Reweight):
             mean = weights.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1)
             return torch.matmul((mean * seen).to(values.dtype), values)
         heads, queries = weights.shape[1:3]
-        mean = weights.sum((1, 2, 3)) / heads / on.sum(-1).clamp_min(1)
+        mean = weights.sum((1, 2, 3)) / heads / keys.needle_tokens.clamp_min(1)
         every = (mean[:, None] * on).to(values.dtype)[:, None, None].expand(-1, heads, -1, -1)
         return torch.matmul(every, values).expand(-1, -1, queries, -1)
 

@@ -154,8 +154,14 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iter
     positions = torch.tensor(list(last), device=model.device)
     trace = current.trace if len(last) == 1 else None
     context = ForwardContext(name, [actions] * len(last), spans, positions, current.recipe, trace)
-    with forward_context(context):
-        yield
-    if context.calls:
-        check_layers_called(context, model, passes=None)
+    passes: list[object] = []
+    hook = model.net.register_forward_pre_hook(lambda net, _: passes.append(net))
+    try:
+        with forward_context(context):
+            yield
+    finally:
+        hook.remove()
+    # What is below `model.net` may be called without it.
+    if ran := max(len(passes), context.calls[model.attention_layers[0]]):
+        check_layers_called(context, model, ran)
         current.ran.add(name)

@@ -153,14 +153,13 @@ class ForwardContext:
         return [(action, rows) for action, rows in self.changes if action.layers is None or layer in action.layers]
 
 
-def check_layers_called(context: ForwardContext, model: Hybrid, passes: int | None = 1) -> None:
-    """After `passes` forward passes (None: any number): each went through this context in every attention layer.
+def check_layers_called(context: ForwardContext, model: Hybrid, passes: int = 1) -> None:
+    """After `passes` forward passes: each went through this context in every attention layer, once.
 
     A layer whose attention ran elsewhere, or without the context, gave the untouched model's numbers in silence.
     """
     if not context.acts:
         return
-    passes = context.calls[model.attention_layers[0]] if passes is None else passes
     for layer in {*model.attention_layers, *context.calls}:
         if context.calls[layer] != (expected := passes if layer in model.attention_layers else 0):
             raise HybretError(

@@ -26,7 +26,7 @@ def prompts(griffin):
 def test_arms_fit_every_model_and_no_two_do_the_same(model):
     for phase, arms in (("generation", puzzle.generation_arms(model)), ("prefill", puzzle.prefill_arms())):
         for arm in arms.values():
-            validate(arm, model.heads, model.attention_layers)
+            resolve(arm, model, CORRECTED)
         pairs = [PerPhase(**{"generation": Keep(), "prefill": Keep(), phase: arm}) for arm in arms.values()]
         assert len({resolve(pair, model, CORRECTED).key for pair in pairs}) == len(arms)
     layers = [arm.layers for arm in puzzle.generation_arms(model).values() if isinstance(arm, Only) and arm.layers]

@@ -249,6 +249,7 @@ def test_a_decision_of_the_code_changes_a_layer(field, family, condition, reques
 # ---------------------------------------------------------------- random models, prompts and interventions
 
 during = st.sampled_from(["prefill", "generation", "both"])
+always = st.sampled_from([Omit(), Only(), Only(renormalise=True, also=("self",)), Binary(), Null(), Mass("needle")])
 also = st.lists(st.sampled_from(["self", "first", "question", "answer"]), max_size=2).map(tuple)
 manipulation = st.one_of(
     st.builds(Omit, during),
@@ -262,7 +263,7 @@ alone = st.one_of(gate, manipulation)
 condition = st.one_of(
     alone,
     st.lists(alone, min_size=2, max_size=3).map(tuple).map(Compose),
-    st.builds(PerPhase, manipulation, st.one_of(st.just(Keep()), gate)),
+    st.builds(PerPhase, always, st.one_of(st.just(Keep()), st.builds(KeepHeads, st.integers(0, 8)))),
 )
 recipes = st.sets(st.sampled_from(FIELDS)).map(lambda names: CORRECTED.replace(**{n: getattr(PAPER, n) for n in names}))
 
