@@ -14,9 +14,9 @@ import torch
 import transformers
 
 from hybret import arguments, scoring
+from hybret.checkpoints import check_prompts, warn_beyond
 from hybret.cluster import Ray
 from hybret.engine import decode
-from hybret.engine.placing import Elsewhere
 from hybret.engine.schedule import Budget, Timings, budget_of, longest_prompt, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
@@ -28,7 +28,6 @@ from hybret.prompts import Prompt
 from hybret.provenance import facts, name_of, texts_of
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.soundness import require_tokens, warn_beyond
 from hybret.store import Answer, Store, read_rows
 from hybret.tasks import niah
 
@@ -37,7 +36,7 @@ HERE = Path(__file__).parent
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = [
     *sorted((HERE / "engine").glob("*.py")),
-    *(HERE / f"{name}.py" for name in ("anatomy", "interventions", "models", "presets")),
+    *(HERE / f"{name}.py" for name in ("checkpoints", "families", "interventions", "models")),
 ]
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(b"".join(module.read_bytes() for module in ENGINE)).hexdigest()[:12]
@@ -115,8 +114,6 @@ def sweep(
     cluster = Ray() if engine == "ray" else engine if isinstance(engine, Ray) else None
     if cluster:
         cluster.connect()
-    elif isinstance(model.net, Elsewhere):
-        raise HybretError(f"{model.name} is held by Ray workers; give the hybret.Ray that loaded it as `engine`")
     budget = budget or budget_of(model, longest_prompt(model))
     stages = stages or Timings()
     run = run_key(model, recipe, max_new_tokens, budget)
@@ -193,7 +190,7 @@ def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> No
             raise HybretError(f"two different haystacks are called {p.haystack!r}; give each a name of its own")
     arguments.conditions(conditions)
     niah.require_reader(model, prompts)
-    require_tokens(
+    check_prompts(
         model, [p.ids for p in prompts], arguments.integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
     )
     warn_beyond(model, [p.ids for p in prompts])

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from hybret.anatomy import attention_layers
 from hybret.errors import HybretError
+from hybret.families import attention_layers
 from hybret.interventions import Actions, KeepHeads, Keys, Phase, Reweight, check_needs
 from hybret.recipe import Recipe
 

@@ -16,13 +16,12 @@ import pytest
 import torch
 
 import hybret as hb
-from hybret.tasks import niah
 from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Null, Omit, Only, PerPhase, store
-from hybret.engine import decode
-from hybret.engine import prefix_tree
+from hybret.engine import decode, prefix_tree
 from hybret.engine.schedule import Budget, Timings
 from hybret.scoring import score
 from hybret.sweeping import run_folder, sweep
+from hybret.tasks import niah
 
 STEPS = 6
 COLUMNS = [
