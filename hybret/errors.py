@@ -1,18 +1,22 @@
-"""The one error that hybret raises for bad input, how foreign text is shown, and values that check their fields."""
+"""The one error that hybret raises for bad input, and the checks of arguments that public functions share."""
 
 from __future__ import annotations
 
 import math
-import types
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, dataclass_transform, get_args, get_origin
-from typing import get_type_hints as _type_hints
-
-T = TypeVar("T")
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 LONGEST = 1500
-"""Characters of an error: more than any sentence of hybret, and less than a foreign text may bring."""
+"""Characters of an error message: more than any sentence of hybret, less than a foreign text may bring."""
+SEEDS = 2**32 - 1
+Count = Annotated[int, 0]
+Positive = Annotated[int, 1]
+T = TypeVar("T")
 
 
 def printable(text: object) -> str:
@@ -22,92 +26,94 @@ def printable(text: object) -> str:
 
 
 class HybretError(ValueError):
-    """Bad input, said in one sentence: what is wrong, what is allowed, what to do.
+    """Bad input, in one line: what is wrong, and what to do. The command line prints it and exits with status 2.
 
-    Raised before any model runs, so nothing that was computed is lost. The command line prints the sentence
-    without a traceback and exits with status 2. It is one line whatever it quotes; of a long one the middle is left
-    out, as the remedy stands at the end.
+    Foreign text in it is made printable. A long message loses its middle, because the remedy stands at the end.
     """
 
     def __init__(self, sentence: object = "") -> None:
         line = printable(sentence)
-        if len(line) > LONGEST:
-            line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
-        super().__init__(line)
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}")
 
 
-class AtLeast(NamedTuple):
-    """The lower bound of a number, in an annotation: ``Annotated[int, AtLeast(1)]``."""
+def integer(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """A whole number in a range, ends included; True and 2.0 are refused."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise HybretError(f"{name} is {value!r}; give a whole number {bound}")
+    value = int(value)
+    if value < least or (most is not None and value > most):
+        bound = f"at least {least}" + ("" if most is None else f", at most {most}")
+        raise HybretError(f"{name} is {value}; {name} must be {bound}")
+    return value
 
-    least: float
+
+def number(name: str, value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise HybretError(f"{name} is {value!r}; give a finite number")
+    return float(value)
 
 
-@dataclass_transform(frozen_default=True)
-def checked(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass whose fields take only the values that their annotations allow.
+def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
+    """One of a few words."""
+    choices = list(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise HybretError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+    return value
 
-    Numbers are finite and never True or False, texts are not blank, a list becomes a tuple, and an integer a float
-    where one is meant. A `__post_init__` of the class runs afterwards.
-    """
-    more = getattr(cls, "__post_init__", None)
 
-    def __post_init__(self: Any) -> None:  # noqa: N807
-        for field in fields(self):
-            kind: Any = type(self)
-            value, hint = getattr(self, field.name), _hints(kind)[field.name]
-            try:
-                object.__setattr__(self, field.name, _fitting(value, hint))
-            except TypeError:
-                problem = f"{field.name} is {value!r}; {type(self).__name__} takes {_allowed(hint)}"
-                raise HybretError(problem) from None
-        if more is not None:
-            more(self)
+def text(name: str, value: Any) -> str:
+    """A text that is not empty."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise HybretError(f"{name} is {value!r}; give a text that is not empty")
+    return value
 
-    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
-    return dataclass(frozen=True)(cls)
+
+def conditions(value: Any) -> Mapping[str, Any]:
+    """A mapping of labels to interventions with at least one entry."""
+    if not isinstance(value, Mapping) or not value:
+        raise HybretError(f"conditions are {value!r}; give a mapping of labels to interventions")
+    return {text("the label of a condition", label): condition for label, condition in value.items()}
+
+
+def conform(name: str, value: Any, hint: Any) -> Any:
+    """`value` if it is what the annotation `hint` says: a class, Count, Literal, tuple[x, ...] or a union of these."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        if value is None and NoneType in inner:
+            return None
+        *others, last = (alternative for alternative in inner if alternative is not NoneType)
+        for alternative in others:
+            with suppress(HybretError):
+                return conform(name, value, alternative)
+        return conform(name, value, last)
+    if kind is Annotated:
+        return integer(name, value, inner[1])
+    if kind is Literal:
+        return one_of(name, value, inner)
+    if kind in (float, str):
+        return number(name, value) if kind is float else text(name, value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise HybretError(f"{name} is {value!r}; it must be of type {kind.__name__}")
+    return tuple(conform(f"an entry of {name}", entry, inner[0]) for entry in value) if kind is tuple else value
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    return _type_hints(cls, include_extras=True)
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
 
 
-def _fitting(value: Any, hint: Any) -> Any:
-    """`value` as `hint` wants it; a TypeError if it does not fit."""
-    kind, args = get_origin(hint), get_args(hint)
-    if kind in (Union, types.UnionType):
-        for option in args:
-            try:
-                return _fitting(value, option)
-            except TypeError:
-                continue
-    elif kind is Annotated:
-        if (number := _fitting(value, args[0])) >= args[1].least:
-            return number
-    elif kind is Literal:
-        if isinstance(value, str | bool | int) and value in args:
-            return value
-    elif kind is tuple:
-        if isinstance(value, tuple | list) and (args[1:] == (...,) or len(value) == len(args)):
-            return tuple(map(_fitting, value, args[:1] * len(value) if args[1:] == (...,) else args))
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    elif isinstance(value, hint) and isinstance(value, bool) == (hint is bool) and (hint is not str or value.strip()):
-        return value
-    raise TypeError
+@dataclass_transform(frozen_default=True)
+def checked(kind: type[T]) -> type[T]:
+    """A frozen dataclass that refuses values of another type than their annotation, before its ``__post_init__``."""
+    after = getattr(kind, "__post_init__", lambda self: None)
 
+    def check(self: Any) -> None:
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
+            object.__setattr__(self, name, conform(name, getattr(self, name), hint))
+        after(self)
 
-def _allowed(hint: Any) -> str:
-    """The values that `hint` allows, in words."""
-    kind, args = get_origin(hint), get_args(hint)
-    if kind in (Union, types.UnionType):
-        return " or ".join(map(_allowed, args))
-    if kind is Annotated:
-        return f"{_allowed(args[0])} of at least {args[1].least}"
-    if kind is Literal:
-        return f"one of {', '.join(map(str, args))}"
-    if kind is tuple:
-        return f"a tuple, each entry {_allowed(args[0])}"
-    names = {int: "a whole number", float: "a finite number", str: "a text that is not empty", bool: "True or False"}
-    return names.get(hint) or ("None" if hint is type(None) else f"a {hint.__name__}")
+    kind.__post_init__ = check  # type: ignore[attr-defined]
+    return dataclass(frozen=True)(kind)

@@ -5,9 +5,11 @@ Nothing is listed by hand: ``{public-names}`` on a page becomes one section per 
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -49,22 +51,37 @@ def exported(module: str) -> list[str]:
     return [name for name in own if not name.startswith("_")]
 
 
+def stub() -> tuple[dict[str, list[str]], list[str]]:
+    """Return the public names of each module of hybret, and its public modules, as ``__init__.pyi`` has them."""
+    homes: dict[str, list[str]] = {}
+    modules = ["tasks.niah"]
+    for node in ast.parse(Path(hybret.__file__).with_suffix(".pyi").read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            if node.module is None:
+                modules += names
+            elif node.module != "tasks":
+                homes.setdefault(node.module, []).extend(names)
+    return homes, modules
+
+
 def reference() -> str:
     """Return the reference as MyST."""
-    home = sorted(hybret._HOME, key=lambda module: ORDER.index(module) if module in ORDER else len(ORDER))
-    public = {f"hybret.{module}": list(hybret._HOME[module]) for module in home}
+    homes, modules = stub()
+    order = sorted(homes, key=lambda module: ORDER.index(module) if module in ORDER else len(ORDER))
+    public = {f"hybret.{module}": homes[module] for module in order}
+    above = {name for names in homes.values() for name in names}
     parts = ["## Names of `hybret`"]
     for module, names in public.items():
         parts.append(f"### `{module}`\n\n{first_line(module)}")
         parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in names]
     parts.append("## Modules of `hybret`")
-    for module in (f"hybret.{path}" for path in hybret._MODULES.values()):
+    for module in (f"hybret.{path}" for path in modules):
         names = exported(module)
-        found = [name for name in names if name not in hybret._NAMES]
         parts.append(f"### `hybret.{module.split('.')[-1]}`\n\n{first_line(module)}")
-        if above := ", ".join(f"`{name}`" for name in names if name in hybret._NAMES):
-            parts.append(f"Above, and here too: {above}.")
-        parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in found]
+        if again := ", ".join(f"`{name}`" for name in names if name in above):
+            parts.append(f"Above, and here too: {again}.")
+        parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in names if name not in above]
     return "\n\n".join(parts)
 
 

@@ -16,12 +16,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from book.runner import publish as publishing
-from book.runner.execute import execute
+from book.runner.execute import asked, execute
 from book.runner.runs import OVERRIDES, Project, Run
 from hybret.errors import HybretError, printable
 
@@ -209,7 +210,15 @@ def _end_with(parent: int) -> None:
 
 def pages(project: Project, console: Console) -> Path:
     """Build the HTML with every warning an error; return the path of the index page."""
-    publishing.published(project)  # a name that pages may not show is said here, not in a log
+    published = [run.path for run in publishing.published(project)]  # a bad name is said here, not in a log
+    for path in filter(None, [*map(project.find, project.plan), *published]):
+        cell, what = asked(nbformat.read(path, as_version=4))
+        if cell:
+            raise BuildError(
+                f"{os.path.relpath(path, project.root)}: the output of cell {printable(cell)} asks another host for "
+                f"{printable(what)}, and pages ask for nothing; let it show text, a table or a picture, and run it "
+                f"again (hybret book --only {printable(path.stem)} --force)"
+            )
     out = project.root / "_build" / project.variant if project.variant else project.root
     index = out / "_build" / "html" / "index.html"
     index.unlink(missing_ok=True)  # so that its presence afterwards proves that this build wrote it

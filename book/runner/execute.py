@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from html.parser import HTMLParser
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,15 +21,25 @@ import nbformat
 from book.runner.runs import Project, Run, parameters
 from hybret.commits import commit
 
-# This environment's kernel and not the user's; no progress bars among a page's results; and memory that glibc would
-# give back to the system after every large tensor is kept (a third of the time of decoding many Jamba rows).
+# This environment's kernel and not the user's; no progress bars among a page's results (`without_bars` catches those of
+# other libraries); and memory that glibc would give back to the system after every large tensor is kept (a third of the
+# time of decoding many Jamba rows).
 ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
     "PYTHONWARNINGS": "ignore:IProgress not found",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+REWRITTEN = re.compile(r"[^\n]*(?:\r(?!\n)|\x1b\[A)[^\n]*\n?")  # a line that overwrites itself or the one above
+LOADING = ("src", "srcset", "poster", "data", "href", "xlink:href")  # attributes whose address a browser asks for
+AWAY = re.compile(r"\s*(?:https?:)?//", re.IGNORECASE)
+FETCHING = {  # of style sheets, and of scripts
+    "style": re.compile(r"@import|url\(\s*[\"']?\s*(?:https?:)?//", re.IGNORECASE),
+    "script": re.compile(r"\brequire(?:js)?(?:\.config)?\s*\(|\b(?:from|import|fetch)\b[\s(]*[\"'`](?:https?:)?//"),
 }
 LIBRARIES = ("hybret", "torch", "transformers", "lm_eval")
 
@@ -120,6 +131,7 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
                 os.replace(part, bad)
             what = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
             return time.time() - began, " ".join(what.split())
+    without_bars(nb)
     record(project, run, nb, began, memory.gib)
     nbformat.write(nb, part)
     os.replace(part, done)
@@ -150,6 +162,73 @@ def record(project: Project, run: Run, nb: Any, began: float, memory: list[float
         "memory_gib": memory,
         "files": sorted(files),
     }
+
+
+def without_bars(nb: Any) -> None:
+    """Take progress bars out of a notebook's outputs, whatever library drew them, and what is left of their widgets."""
+    widgets = nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+
+    def is_bar(output: Any) -> bool:
+        data = output.get("data", {})
+        known = widgets.get(data.get(WIDGET, {}).get("model_id"), {})
+        parts = [widgets.get(str(c).removeprefix("IPY_MODEL_"), {}) for c in known.get("state", {}).get("children", ())]
+        return "<progress" in data.get("text/html", "") or any(
+            part.get("model_name", "").endswith("ProgressModel") for part in (known, *parts)
+        )
+
+    views = False
+    for cell in nb.cells:
+        kept = []
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                output.text = REWRITTEN.sub("", output.text)
+            if output.get("text", "something").strip() and not is_bar(output):
+                kept.append(output)
+                views |= WIDGET in output.get("data", {})
+        if "outputs" in cell:
+            cell.outputs = kept
+    if not views:  # MyST-NB asks a host for the scripts of widgets as soon as there is a state
+        nb.metadata.pop("widgets", None)
+
+
+class Asked(HTMLParser):
+    """What a page would ask other hosts for to show a piece of HTML, or a script: `what`; links are only followed."""
+
+    def __init__(self, html: str = "", script: str = "") -> None:
+        super().__init__()
+        self.what, self.inside = "", ""
+        self.feed(html)
+        self.close()
+        self.look("script", script)
+
+    def look(self, kind: str, text: str) -> None:
+        if found := FETCHING[kind].search(text):
+            self.what = self.what or f"what its {kind} names ({found[0].strip()})"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.inside = "" if "json" in given.get("type", "") else tag
+        self.look("style", given.get("style", ""))
+        for name in LOADING if tag not in ("a", "area") else ():
+            if AWAY.match(given.get(name, "")):
+                self.what = self.what or f"the {name} of <{tag}>"
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside in FETCHING:
+            self.look(self.inside, data)
+
+
+def asked(nb: Any) -> tuple[str, str]:
+    """Return the first cell of a notebook that a page cannot show without another host, and what it asks for."""
+    for cell in nb.cells:
+        for data in (output.get("data", {}) for output in cell.get("outputs", ())):
+            script = data.get("application/javascript", "")
+            if what := "the scripts of a widget" if WIDGET in data else Asked(data.get("text/html", ""), script).what:
+                return cell.id, what
+    return "", ""
 
 
 def settings(project: Project, run: Run) -> dict[str, Any]:

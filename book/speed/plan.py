@@ -25,18 +25,14 @@ from rich.table import Table
 from book.speed.figures import duration
 from book.speed.measuring import flops_per_token
 from hybret import arguments
-from hybret.anatomy import attention_layers
+from hybret.checkpoints import organisms, resolve
+from hybret.devices import GIB, cache_bytes, skeleton
 from hybret.engine.decode import MAX_NEW_TOKENS
-from hybret.engine.schedule import MOST_ROWS, MOST_TOKENS, room_of
-from hybret.engine.sizing import GIB, cache_bytes, skeleton
+from hybret.engine.schedule import MOST_SEQUENCES, MOST_TOKENS, room_of
 from hybret.errors import HybretError, printable
-from hybret.families import FAMILIES
-from hybret.fitting import effective
-from hybret.interventions import Intervention, Keep, KeepHeads, Only, PerPhase, table1_conditions
-from hybret.models import ORGANISM_LENGTHS, PAPER_LENGTHS
-from hybret.presets import PAPER_MODELS, RANDOM, RANDOM_MODELS, head_counts
-from hybret.recipe import CORRECTED
-from hybret.sources import configuration, organisms
+from hybret.families import PAPER_MODELS, RANDOM, attention_layers
+from hybret.hybrid import ORGANISM_LENGTHS, PAPER_LENGTHS, head_counts
+from hybret.interventions import PHASES, Intervention, Keep, KeepHeads, Only, PerPhase, table1_conditions
 from hybret.tasks import niah
 
 HOW = (
@@ -173,8 +169,8 @@ def plan(
         arguments.integer(name, value, 1, niah.MOST_LABELS)
     machine = MACHINES[on]
     model = model.removeprefix(RANDOM)
-    small = model in (*organisms(), *RANDOM_MODELS, *FAMILIES)
-    config = configuration(model, made_up=model in PAPER_MODELS)
+    src = resolve(model, random=model in PAPER_MODELS)
+    small, config = src.small, src.config
     dtype = ("float32" if small or machine.kind == "cpu" else "bfloat16") if dtype == "auto" else dtype
     if not isinstance(dtype, str) or dtype not in machine.rate:
         raise HybretError(f"{dtype!r} was not measured on {machine.title}; choose {' or '.join(machine.rate)}")
@@ -217,7 +213,7 @@ class Costs:
         self.parameters = sum(p.numel() for p in net.parameters())
         self.flops = flops_per_token(net)
         self.attention, self.config = len(attention), config
-        self.most = MOST_ROWS[machine.kind]
+        self.most = MOST_SEQUENCES[machine.kind]
         if machine.kind == "cuda":
             room = room_of(int(machine.memory), self.parameters * self.item)
             self.most = max(1, min(self.most, room // self.row_bytes(longest)))
@@ -229,7 +225,7 @@ class Costs:
     def of(self, sweep: Sweep, labels: list[int], depths: int) -> dict[str, Any]:
         """The line of a sweep in `plan`; and of its largest ones the bytes of a ``batch``, the tokens of a ``pass``."""
         acting = [
-            effective([c.at("prefill"), c.at("generation")], self.family, self.heads, CORRECTED)
+            [[a for a in c.at(phase) if not isinstance(a, KeepHeads) or a.k < self.heads] for phase in PHASES]
             for c in sweep.conditions
         ]
         prefills, distinct = {str(a[0]) for a in acting}, {str(a) for a in acting}

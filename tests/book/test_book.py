@@ -11,10 +11,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from rich.console import Console
 
 from book.runner import build as book
 from book.runner import publish as publishing
+from book.runner.execute import asked
 from book.runner.runs import Project
 from hybret.errors import HybretError
 from hybret.sweeping import ENGINE_DIGEST
@@ -420,6 +422,75 @@ def test_a_warning_fails_the_build(done: Path) -> None:
     with pytest.raises(book.BuildError, match="whole log"):
         book.pages(Project(done), Console(file=out, width=200))
     assert "nowhere" in out.getvalue()
+
+
+# ---------------------------------------------------------------- what outputs may hold
+
+AUTO = "from tqdm.auto import tqdm; from tqdm.notebook import tqdm as drawn\n"
+DATASETS = """import datasets, json, pathlib, tempfile
+folder = tempfile.mkdtemp()
+pathlib.Path(folder, "x.jsonl").write_text(json.dumps({"x": 1}))
+data = datasets.load_dataset("json", data_files=folder + "/x.jsonl", split="train", cache_dir=folder)
+_ = data.map(lambda row: {"y": 2})"""
+BARS = {  # the last ones do not ask the environment, as a library may
+    "datasets": DATASETS,
+    "huggingface_hub": "from huggingface_hub.utils import tqdm\nfor _ in tqdm(range(3)): pass",
+    "transformers": "from transformers.utils.logging import tqdm\nfor _ in tqdm(range(3)): pass",
+    "tqdm.auto": AUTO + "for _ in tqdm(range(3)): pass",
+    "widgets": AUTO + "for _ in drawn(range(3), disable=False):\n    for _ in drawn(range(3), disable=False): pass",
+    "text": "from tqdm import tqdm\nfor _ in tqdm('abc', disable=False):\n    for _ in tqdm('ab', disable=False): pass",
+    "html": "from IPython.display import HTML\nHTML('<progress value=1 max=3></progress>')",
+}
+
+
+def test_no_progress_bar_becomes_an_output(tmp_path: Path) -> None:
+    root = tiny(tmp_path / "p")
+    notebook(root / "notebooks" / "read.ipynb", "Bars", *((code, {}) for code in (*BARS.values(), "print('kept')")))
+    build(root, only=["read"], html=False)
+    nb = nbformat.read(root / "book" / "executed" / "read.ipynb", as_version=4)
+    outputs = [c.outputs for c in nb.cells if c.cell_type == "code"][2:]
+    assert dict(zip(BARS, outputs, strict=False)) == dict.fromkeys(BARS, [])
+    assert outputs[-1][0].text == "kept\n" and "widgets" not in nb.metadata
+
+
+SHOWN = "from IPython.display import HTML, Javascript\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("import ipywidgets\nipywidgets.IntSlider()", "the scripts of a widget"),
+        (SHOWN + "HTML('<p><img alt=x src=\"https://example.org/x.png\">')", "the src of <img>"),
+        (SHOWN + "HTML('<link rel=stylesheet href=//example.org/x.css>')", "the href of <link>"),
+        (SHOWN + "HTML('<style>@import \"x.css\"</style>')", "what its style names (@import)"),
+        (SHOWN + "HTML('<p style=\"background: url(http://example.org/x)\">')", "what its style names (url(http://)"),
+        (SHOWN + "HTML('<script>require([\"plotly\"], f)</script>')", "what its script names (require()"),
+        (SHOWN + "Javascript('import(\"https://example.org/x.js\")')", 'what its script names (import("https://)'),
+        (SHOWN + "HTML('<a href=https://example.org>src=http://x</a><script>1</script>require(1) @import')", ""),
+    ],
+)
+def test_an_output_that_needs_a_host_stops_the_build(done: Path, code: str, what: str) -> None:
+    path = done / "book" / "executed" / "read.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    (output,) = outputs_of(code)
+    nb.cells[-1].outputs = [output]
+    nbformat.write(nb, path)
+    if not what:
+        assert asked(nb) == ("", "")
+        return
+    with pytest.raises(book.BuildError) as error:
+        build(done)
+    said = f"book/executed/read.ipynb: the output of cell c2 asks another host for {what}, and pages ask for nothing; "
+    assert str(error.value).startswith(said) and str(error.value).isprintable()
+
+
+def outputs_of(code: str) -> list[nbformat.NotebookNode]:
+    """What a cell would show, without a kernel."""
+    *before, last = code.split("\n")
+    space: dict[str, object] = {}
+    exec("\n".join(before), space)
+    data = DisplayFormatter().format(eval(last, space))[0]
+    return [nbformat.v4.new_output("execute_result", data, execution_count=1)]
 
 
 # ---------------------------------------------------------------- published runs

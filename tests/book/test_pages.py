@@ -275,7 +275,7 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
 
 def test_no_link_of_the_built_book_is_broken() -> None:
     built = REPO / "_build" / "html"
-    if not (built / "book" / "index.html").is_file():
+    if not (built / "index.html").is_file():  # the last file of a whole build: one that was cut off has other pages
         pytest.skip("there is no built book here: make book")
     if not (REPO / "book" / "executed" / "verdicts.ipynb").is_file():
         pytest.skip("the book was built without runs, whose figures its links lead to")

@@ -11,12 +11,12 @@ from book.speed.stock import answer
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine import decode, prefix_tree
 from hybret.engine.attach import implementation
-from hybret.engine.context import Frame, frame
+from hybret.engine.context import ForwardContext, forward_context
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Budget, Timings, does
+from hybret.engine.schedule import Budget, Timings
 from hybret.engine.streaming import attend
-from hybret.fitting import effective
+from hybret.interventions import resolve
 from hybret.sweeping import sweep
 from hybret.tasks import niah
 
@@ -47,15 +47,15 @@ def whole(model, rows, recipe=CORRECTED, streaming=True):
     length, spans, question = 150, ((60, 70), (90, 95)), (100, 120)
     ids = torch.tensor([random_ids(model, length)]).expand(len(rows), -1)
     last, asked = torch.full((len(rows),), length - 1), [question] * len(rows)
-    now = Frame("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
-    with parallel_scans(), implementation(model.net), torch.inference_mode(), frame(now):
+    now = ForwardContext("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
+    with parallel_scans(), implementation(model.net), torch.inference_mode(), forward_context(now):
         return model.net(input_ids=ids, use_cache=False).logits, now.streams
 
 
 @RECIPES
 def test_streaming_prefill_is_the_exact_one(model, recipe):
     """One batch of every intervention, needle seen by some tokens only."""
-    rows = effective(list(ACTIONS.values()), model.family, model.heads, recipe)
+    rows = [tuple(a for a in actions if a.changes(model, recipe)) for actions in ACTIONS.values()]
     slow, streamed = whole(model, rows, recipe, streaming=False)
     assert not streamed
     several = [i for i, row in enumerate(rows) if len({type(a) for a in row} - {KeepHeads}) + ("l2" in str(row)) < 2]
@@ -179,7 +179,7 @@ def test_shared_prefixes_read_what_single_prompts_read(model, recipe, tokens, mo
         "one layer": Only(layers=model.attention_layers[-1:]),
         "mass": PerPhase(generation=Only() & Mass(1.5), prefill=Keep()),
     }
-    monkeypatch.setitem(prefix_tree.GRAIN, "cpu", 3)
+    monkeypatch.setitem(prefix_tree.GRANULARITY, "cpu", 3)
     rows = sweep(model, prompts, conditions, recipe, max_new_tokens=6, budget=Budget(23, tokens), progress=False)
     by_key = {p.key: p for p in prompts}
     answers = rows.drop_duplicates(["prompt", "condition"])
@@ -195,7 +195,7 @@ def test_a_prompt_that_begins_another_ends_where_it_ends(model):
     with parallel_scans(), implementation(model.net):
         found = {
             p.key: decode.decode(model, s, [(), ()], [(), ()], CORRECTED, 5)
-            for p, s in prefix_tree.read(model, prompts, [(), (KeepHeads(2),)], CORRECTED, 64)
+            for p, s in prefix_tree.prefill(model, prompts, [(), (KeepHeads(2),)], CORRECTED, 64)
         }
         for p in prompts:
             slow = [decode.prefill(model, p.ids, [row], p.needle_spans, CORRECTED) for row in ((), (KeepHeads(2),))]
@@ -204,16 +204,16 @@ def test_a_prompt_that_begins_another_ends_where_it_ends(model):
 
 
 def test_prompts_of_one_grid_share_their_haystack(tiny, monkeypatch):
-    read, original = [], decode.extend
+    read, original = [], decode.prefill_chunk
 
     def counted(model, state, ids, until, *args, **kwargs):
         read.append(until - int(state.position[0]))
         return original(model, state, ids, until, *args, **kwargs)
 
-    monkeypatch.setattr(decode, "extend", counted)
+    monkeypatch.setattr(decode, "prefill_chunk", counted)
     prompts = niah.grid(tiny, [128, 256, 384, 512], 5)
     with parallel_scans(), implementation(tiny.net):
-        states = dict((p.key, s) for p, s in prefix_tree.read(tiny, prompts, [()], CORRECTED, 2400))
+        states = dict((p.key, s) for p, s in prefix_tree.prefill(tiny, prompts, [()], CORRECTED, 2400))
     assert set(states) == {p.key for p in prompts}
     assert all(int(states[p.key].position[0]) == len(p.ids) - 1 for p in prompts)
     assert sum(read) < 0.7 * sum(len(p.ids) - 1 for p in prompts)
@@ -252,7 +252,7 @@ def test_answers_on_the_gpu_are_those_of_generate(name):
     for prompt in prompts:
         for condition in list(conditions.values())[::4]:
             expected = answer(model, prompt, condition, 8)
-            assert stages.tokens[prompt.key, does(model, CORRECTED, condition)] == expected
+            assert stages.tokens[prompt.key, resolve(condition, model, CORRECTED).key] == expected
 
 
 def test_answers_are_those_of_generate(model):
@@ -274,5 +274,5 @@ def test_answers_are_those_of_generate(model):
     for prompt in prompts[::3]:
         for condition in conditions.values():
             expected = answer(model, prompt, condition, 6)
-            assert stages.tokens[prompt.key, does(model, CORRECTED, condition)] == expected
+            assert stages.tokens[prompt.key, resolve(condition, model, CORRECTED).key] == expected
     assert len({tuple(tokens) for tokens in stages.tokens.values()}) > 10

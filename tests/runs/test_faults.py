@@ -23,13 +23,13 @@ from typer.testing import CliRunner
 
 import hybret as hb
 from book.runner import build as book
-from hybret.tasks import niah
+from book.runner.runs import Project
 from hybret import HybretError, Keep, KeepHeads, Omit, store
 from hybret.cli import app
 from hybret.engine import decode
 from hybret.engine.schedule import Budget
-from book.runner.runs import Project
 from hybret.store import read_table, write_table
+from hybret.tasks import niah
 
 CONDITIONS = {"keep": Keep(), "k=0": KeepHeads(0), "k=2": KeepHeads(2, during="generation"), "omit": Omit()}
 OPTIONS = {"max_new_tokens": 3, "budget": Budget(2, 200), "progress": False}
@@ -341,16 +341,16 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path, monkeyp
     whole = run.invoke(app, [*WORDS, "--out", str(tmp_path / "whole")])
     words = [*WORDS, "--out", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
-        interrupt(patch, generation, "decode", 1)
+        interrupt(patch, decode, "decode", 1)
         stopped = run.invoke(app, words)
         assert stopped.exit_code == 130 and stopped.stderr.count("\n") <= 2
         assert f"interrupted: finished answers are kept in {tmp_path / 'out'}; the same command" in stopped.stderr
     with monkeypatch.context() as patch:
-        calls = interrupt(patch, generation, "decode", 1)
+        calls = interrupt(patch, decode, "decode", 1)
         again = run.invoke(app, words)
         assert again.exit_code == 0 and len(calls) == 1  # two batches in all, one of them kept
     assert again.stdout == whole.stdout and files(tmp_path / "out") == files(tmp_path / "whole")
-    interrupt(monkeypatch, generation, "decode", 0)
+    interrupt(monkeypatch, decode, "decode", 0)
     stopped = run.invoke(app, WORDS)
     assert stopped.exit_code == 130 and "nothing is kept; with --out FOLDER" in stopped.stderr
     stopped = run.invoke(app, ["bench", "--lengths", "128,", "--depths", "0,"])
@@ -381,8 +381,8 @@ def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path, wh
 
 def test_a_harness_keeps_the_tasks_that_were_finished(griffin, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install 'hybret[eval]')")
+    from hybret import harness
     from hybret.harness import tasks as benchmarks
-    from hybret.harness.evaluate import evaluate as harness
 
     names = [task.name for task in benchmarks.find("organism")[:2]]
     monkeypatch.setattr(harness, "ROWS_AT_ONCE", 1)  # one task at a time

@@ -16,13 +16,12 @@ import pytest
 import torch
 
 import hybret as hb
-from hybret.tasks import niah
 from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Null, Omit, Only, PerPhase, store
-from hybret.engine import decode
-from hybret.engine import prefix_tree
+from hybret.engine import decode, prefix_tree
 from hybret.engine.schedule import Budget, Timings
 from hybret.scoring import score
 from hybret.sweeping import run_folder, sweep
+from hybret.tasks import niah
 
 STEPS = 6
 COLUMNS = [
@@ -95,15 +94,15 @@ def assert_same(found, rows):
 
 @pytest.fixture
 def prefills(monkeypatch):
-    """(prompt ids, number of distinct prefills) of each prompt that `prefix_tree.read` has read."""
-    calls, original = [], prefix_tree.read
+    """(prompt ids, number of distinct prefills) of each prompt that `prefix_tree.prefill` has read."""
+    calls, original = [], prefix_tree.prefill
 
     def counted(model, prompts, rows, *args, **kwargs):
         for prompt, state in original(model, prompts, rows, *args, **kwargs):
             calls.append((prompt.ids, len(rows)))
             yield prompt, state
 
-    monkeypatch.setattr(prefixes, "read", counted)
+    monkeypatch.setattr(prefix_tree, "prefill", counted)
     return calls
 
 
@@ -203,7 +202,7 @@ def test_out_of_memory_halves_the_budget_and_loses_nothing(griffin, prompts, row
         decoded.extend(conditions)
         return original(model, state, conditions, *args, **kwargs)
 
-    monkeypatch.setattr(generation, "decode", small)
+    monkeypatch.setattr(decode, "decode", small)
     assert_same(run(griffin, prompts, out=tmp_path, budget=Budget(20, 100)), rows)
     parts = pd.concat([pd.read_parquet(path) for path in tmp_path.glob("answers/*.parquet")])
     assert len(decoded) == len(parts) == len(parts.drop_duplicates(["prompt", "does"]))
@@ -214,7 +213,7 @@ def test_a_device_too_small_for_one_row_is_said(griffin, prompts, tmp_path, monk
     def never(*_, **__):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(generation, "decode", never)
+    monkeypatch.setattr(decode, "decode", never)
     with pytest.raises(HybretError, match="does not fit into the memory of cpu .* use a larger device"):
         run(griffin, prompts[:1], out=tmp_path, budget=Budget(2, 64))
     assert griffin.net.config._attn_implementation == "eager"
@@ -290,7 +289,7 @@ def test_an_interrupted_run_loses_no_finished_batch(griffin, prompts, rows, tmp_
 
     options = {"out": tmp_path, "budget": Budget(len(CONDITIONS) - 1, 1000)}  # keep and all heads are one
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "decode", interrupted)
+        patch.setattr(decode, "decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(griffin, prompts, **options)
     assert griffin.net.config._attn_implementation == "eager"
@@ -413,7 +412,7 @@ def test_a_folder_without_the_right_to_write_is_refused(griffin, prompts, tmp_pa
     ("changes", "message"),
     [
         ({"prompts": []}, "there are no prompts to run"),
-        ({"conditions": {}}, "there are no conditions;"),
+        ({"conditions": {}}, "conditions are {}"),
         ({"conditions": {"keep": Keep(), "too many": KeepHeads(11)}}, "k is 11, .* choose k from 0 to 10"),
         ({"conditions": {"x": Omit() & KeepHeads(12, during="generation")}}, "k is 12"),
         ({"conditions": {"x": "null"}}, "'null' is not an intervention"),
