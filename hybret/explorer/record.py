@@ -25,7 +25,7 @@ from hybret.families import has_random_weights
 from hybret.interventions import Intervention, Keep, check_needs, resolve
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.tasks import niah
+from hybret.tasks.encoding import check_tokenizer
 
 if TYPE_CHECKING:
     from hybret.models import Model
@@ -203,7 +203,7 @@ def look(
     for condition in conditions.values():
         acting = resolve(condition, model, recipe)
         check_needs(acting.prefill + acting.generation, len(prompt.ids), None, prompt.question_span)
-    niah.require_reader(model, [prompt])
+    check_tokenizer(model, [prompt])
     check_prompts(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)
     which = torch.tensor([i for i, each in enumerate(bins) for _ in range(each.start, each.end)])

@@ -28,6 +28,11 @@ def cells(griffin):
     return hb.niah.grid(griffin, (76, 100), (0, 100))
 
 
+def placed(prompt, **spans):
+    """A prompt in which something stands elsewhere, or nowhere."""
+    return dataclasses.replace(prompt, spans={**prompt.spans, **spans})
+
+
 def run(model, prompts, conditions, **options):
     return hb.sweep(model, prompts, conditions, progress=False, **{"max_new_tokens": STEPS, **options})
 
@@ -248,7 +253,7 @@ def test_a_needle_that_is_not_there_is_refused(condition, griffin, cells, asleep
         (((7, 9), (n - 1, n + 1)), "its intervals .* hold no token"),
         (((-1, 3),), "its intervals .* hold no token"),
     ):
-        broken = dataclasses.replace(cells[0], needle_spans=spans)
+        broken = placed(cells[0], needle=spans)
         with pytest.raises(HybretError, match=f"acts on the needle, and {problem}"):
             run(griffin, [*cells[1:], broken], {"keep": Keep(), "one": condition})
         with hb.attach(griffin, condition), pytest.raises(HybretError, match="acts on the needle"):
@@ -263,7 +268,7 @@ def test_a_needle_that_is_not_there_is_refused(condition, griffin, cells, asleep
 
 
 def test_a_question_that_is_not_known_is_refused(griffin, cells, asleep):
-    condition, unknown = Only(also=("question",)), dataclasses.replace(cells[0], question_span=None)
+    condition, unknown = Only(also=("question",)), placed(cells[0], question=())
     with pytest.raises(HybretError, match="does not say where its question is"):
         run(griffin, [*cells[1:], unknown], {"keep": Keep(), "one": condition})
     with hb.attach(griffin, condition), pytest.raises(HybretError, match="where its question is"):
@@ -273,7 +278,7 @@ def test_a_question_that_is_not_known_is_refused(griffin, cells, asleep):
 
 
 def test_a_needle_that_ends_the_prompt_is_there(griffin, cells):
-    ends = dataclasses.replace(cells[0], needle_spans=((len(cells[0].ids) - 2, len(cells[0].ids)), (0, 1)))
+    ends = placed(cells[0], needle=((len(cells[0].ids) - 2, len(cells[0].ids)), (0, 1)))
     assert len(run(griffin, [ends], {"omit": Omit()})) == 1
 
 
@@ -320,7 +325,7 @@ def test_the_only_token_of_an_answer_may_come_from_prefill(jamba):
 
 
 def test_a_prompt_of_one_token_has_no_prefill(griffin, cells):
-    bare = dataclasses.replace(cells[0], ids=cells[0].ids[:1], needle_spans=(), question_span=None)
+    bare = dataclasses.replace(cells[0], ids=cells[0].ids[:1], spans={})
     for condition in (
         KeepHeads(0, during="prefill"),
         KeepHeads(0, during="prefill") & GENERATION,
