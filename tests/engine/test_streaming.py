@@ -9,11 +9,10 @@ from conftest import random_ids
 from hybret import CORRECTED, PAPER, Binary, KeepHeads, Mass, Null, Omit, Only
 from hybret.engine import decode
 from hybret.engine.attach import implementation
-from hybret.engine.context import Frame, frame
+from hybret.engine.context import ForwardContext, forward_context
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.streaming import attend
-from hybret.fitting import effective
 from hybret.tasks import niah
 
 ACTIONS = {
@@ -43,15 +42,15 @@ def whole(model, rows, recipe=CORRECTED, streaming=True):
     length, spans, question = 150, ((60, 70), (90, 95)), (100, 120)
     ids = torch.tensor([random_ids(model, length)]).expand(len(rows), -1)
     last, asked = torch.full((len(rows),), length - 1), [question] * len(rows)
-    now = Frame("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
-    with parallel_scans(), implementation(model.net), torch.inference_mode(), frame(now):
+    now = ForwardContext("prefill", rows, [spans] * len(rows), last, recipe, streaming=streaming, questions=asked)
+    with parallel_scans(), implementation(model.net), torch.inference_mode(), forward_context(now):
         return model.net(input_ids=ids, use_cache=False).logits, now.streams
 
 
 @RECIPES
 def test_streaming_prefill_is_the_exact_one(model, recipe):
     """One batch of every intervention, needle seen by some tokens only."""
-    rows = effective(list(ACTIONS.values()), model.family, model.heads, recipe)
+    rows = [tuple(a for a in actions if a.changes(model, recipe)) for actions in ACTIONS.values()]
     slow, streamed = whole(model, rows, recipe, streaming=False)
     assert not streamed
     several = [i for i, row in enumerate(rows) if len({type(a) for a in row} - {KeepHeads}) + ("l2" in str(row)) < 2]
