@@ -19,12 +19,10 @@ LISTED = 200  # lines of the fallback table: one per condition
 
 
 class Explorer(Widget):
-    """What `explore` returns. As the last value of a notebook cell it shows itself.
+    """What `explore` returns: shows itself as the last value of a notebook cell.
 
-    Attributes
-    ----------
-    selected : list of dict, or None
-        The rows of the cell that the reader picked in the live view, each with ``"map"``: ``"A"`` or ``"B"``.
+    ``.selected`` lists the rows of the cell that the reader picked in the live view, as dictionaries, each with
+    ``"map"``: ``"A"`` or ``"B"``.
     """
 
     def __init__(self, rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterable[Needle] = ()):
@@ -55,12 +53,9 @@ def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterabl
     prompts : the prompts of these rows, for the text around the needle, which is left out without them.
     needles : those other than the paper's that occur, for the items of the score.
 
-    Returns
-    -------
-    Explorer
-        Live in a notebook, where ``.selected`` gives the picked cell's rows; `Explorer.save` writes a page that works
-        without a kernel or a network. A notebook that is opened again shows the live view if JupyterLab saved it
-        (Settings, Save Widget State Automatically) or once the cell has run.
+    The view is live in a notebook; `Explorer.save` writes a page that works without a kernel or a network. A notebook
+    that is opened again shows the live view if JupyterLab saved it (Settings, Save Widget State Automatically) or once
+    the cell has run.
     """
     return Explorer(rows, prompts, needles)
 

@@ -7,7 +7,7 @@ A row is three numbers: its step (one condition of one series of conditions), it
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib
@@ -93,10 +93,7 @@ def state_of(
         "starts": np.searchsorted(hidden["step"], range(len(steps) + 1)).tolist(),
         **encode_cells(hidden, contexts, known),
         "rubrics": {name: {"maximum": rubric.maximum, "source": rubric.source} for name, rubric in RUBRICS.items()},
-        "colours": {
-            "score": _colours(colormap("cividis")),
-            "difference": _colours(matplotlib.colormaps["PuOr"]),
-        },
+        "colours": {"score": _colours(colormap("cividis")), "difference": _colours(matplotlib.colormaps["PuOr"])},
         "made_up": MADE_UP,
     }
     state["start"] = _start(state)
@@ -205,22 +202,18 @@ def _pair(line: Any) -> str:
 def _prompts(series: pd.DataFrame, hidden: pd.DataFrame) -> list[str]:
     """What each series asks, in words: with needle, haystack, device and run where there are several of them."""
     names = hidden.drop_duplicates("asked").set_index("asked")["needle"]
-    told = series.assign(
+    named = series.assign(
         needle=[f"needle {names.get(asked, asked)}" for asked in series["asked"]],
-        asked="asked " + series["asked"].astype(str),
-        haystack="haystack " + series["haystack"].astype(str),
         ran=series["dtype"].astype(str) + " on " + series["device"].astype(str),
+        **{column: f"{column} " + series[column].astype(str) for column in ("asked", "haystack", "run")},
     )
-    several = [column for column in ("needle", "haystack", "ran") if told[column].nunique() > 1]
-    own = ["model", "weights", "recipe", "template", "setting", "rubric", *several]
-    for column in ("asked", "run"):  # needles of one name, and runs that differ in nothing said so far
-        if told.duplicated(own).any() and told[column].nunique() > 1:
-            several, own = [*several, column], [*own, column]
-    told["run"] = "run " + told["run"].astype(str)
-    return [
-        ", ".join([words("template", line["template"]), *(str(line[column]) for column in several)])
-        for line in told.to_dict("records")
-    ]
+    several = [column for column in ("needle", "haystack", "ran") if named[column].nunique() > 1]
+    for column in ("asked", "run"):  # needles of one name, and runs that differ in nothing so far
+        apart = ["model", "weights", "recipe", "template", "setting", "rubric", *several]
+        if named.duplicated(apart).any() and named[column].nunique() > 1:
+            several.append(column)
+    lines = named.to_dict("records")
+    return [", ".join([words("template", line["template"]), *(str(line[c]) for c in several)]) for line in lines]
 
 
 def _codes(rows: pd.DataFrame, columns: Iterable[str]) -> tuple[np.ndarray, pd.DataFrame]:
@@ -235,28 +228,29 @@ def _plain(values: pd.Series) -> list[Any]:
     return [int(x) if float(x).is_integer() else round(float(x), 4) for x in values]
 
 
-def _items(said: pd.DataFrame, needles: Mapping[str, Needle]) -> list[list[Any]]:
-    """Per thing said, the score item by item: [phrase, points, found, whether it replaces the sum].
+def _items(answers: pd.DataFrame, needles: Mapping[str, Needle]) -> list[list[Any]]:
+    """Per answer, the score item by item: [phrase, points, found, whether it replaces the sum].
 
     Empty where the rows' score is not what the rubric gives, so that nothing is explained wrongly.
     """
-    found: dict[Hashable, list[Any]] = {}
-    for key in said.itertuples(index=False, name=None):
-        answer, points, exact, name, asked = key
-        rubric, hidden, lines = RUBRICS[name], needles.get(asked), list[Any]()
-        if hidden is not None:
-            scored = score(str(answer), rubric, hidden)
-            if abs(scored.points - points) < 1e-6 and bool(scored.exact) == bool(exact):
-                lines = [["the full needle", rubric.maximum, int(scored.exact), 1]]
-                if hidden.sentence == PAPER_NEEDLE.sentence:
-                    matched = {line.phrase for line in rubric.lines} if scored.exact else set(scored.matched)
-                    lines += [[i.phrase, i.points, int(i.phrase in matched), int(i.sets)] for i in rubric.lines]
-                else:
-                    each = 0.6 * rubric.maximum / max(1, len(hidden.keywords)) if rubric.lines else 0.0
-                    whole = set(hidden.keywords) if scored.exact else set(scored.matched)
-                    lines += [[k, each, int(k in whole or k.lower() in whole), 0] for k in hidden.keywords]
-        found[key] = lines
-    return list(found.values())
+    items: list[list[Any]] = []
+    for answer, points, exact, name, asked in answers.itertuples(index=False, name=None):
+        items.append([])
+        rubric, needle = RUBRICS[name], needles.get(asked)
+        scored = score(str(answer), rubric, needle) if needle is not None else None
+        if needle is None or scored is None or abs(scored.points - points) >= 1e-6 or scored.exact != bool(exact):
+            continue
+        items[-1].append(["the full needle", rubric.maximum, int(scored.exact), 1])
+        if needle.sentence == PAPER_NEEDLE.sentence:
+            for line in rubric.lines:
+                items[-1].append([line.phrase, line.points, int(scored.exact or line.phrase in scored.matched),
+                                  int(line.sets)])  # fmt: skip
+        else:
+            worth = 0.6 * rubric.maximum / max(1, len(needle.keywords)) if rubric.lines else 0.0
+            for word in needle.keywords:
+                matched = scored.exact or word in scored.matched or word.lower() in scored.matched
+                items[-1].append([word, worth, int(matched), 0])
+    return items
 
 
 def _colours(colours: Any) -> list[str]:
@@ -268,27 +262,20 @@ def _start(state: dict[str, Any]) -> dict[str, int]:
 
     `a` and `b` are steps. Of conditions without k: the first one beside the worst.
     """
-    best: tuple[float, int, int] | None = None
-    for number in range(len(state["series"])):
-        mine = [i for i, step in enumerate(state["steps"]) if step["series"] == number]
-        if not mine:
+    best = (-np.inf, 0, 0)
+    for number, series in enumerate(state["series"]):
+        steps = [(i, step) for i, step in enumerate(state["steps"]) if step["series"] == number]
+        if not steps:
             continue
-        above = [state["steps"][i]["accuracy"] - (state["steps"][i]["floor"] or 0) for i in mine]
-        by_k = state["steps"][mine[0]]["k"] is not None
+        above = [step["accuracy"] - (step["floor"] or 0) for _, step in steps]
+        by_k = steps[0][1]["k"] is not None
         # Steps of k fall from all heads to none: gone is where nothing is left from there on.
-        gone = [j for j in range(1, len(mine)) if max(above[j:]) <= metrics.NOTHING] if by_k else []
-        other = gone[0] if gone else int(np.argmin(above))
+        gone = [j for j in range(1, len(steps)) if by_k and max(above[j:]) <= metrics.NOTHING]
+        worst = gone[0] if gone else int(np.argmin(above))
         # Curves over k are what the paper is about, first of all of its Figure 2; of those that lose half of the score
         # the first in the rows stays.
-        series = state["series"][number]
         plain = (series["template"] != "jrt") + ("generation" in series["setting"]) + (series["recipe"] == "CORRECTED")
-        worth = min(0.5, above[0] - above[other]) + (1 + 0.1 * plain if by_k else 0)
-        if best is None or worth > best[0]:
-            best = (worth, mine[0], mine[other])
-    assert best is not None
+        worth = min(0.5, above[0] - above[worst]) + (1 + 0.1 * plain if by_k else 0)
+        if worth > best[0]:
+            best = (worth, steps[0][0], steps[worst][0])
     return {"a": best[1], "b": best[2]}
-
-
-def size(state: Mapping[str, Any]) -> int:
-    """Bytes that the state takes as JSON."""
-    return len(json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode())

@@ -44,20 +44,14 @@ class Widget:
 
     Parameters
     ----------
-    esm : str
-        File name in this package, or the source itself: JavaScript without imports, with one
+    esm : file name in this package, or the source itself: JavaScript without imports, with one
         ``export default {render({model, el}) {...}}``. It reads ``model.get("state")``, writes
         ``model.set("picked", value); model.save_changes()``, and shows text by ``textContent`` only.
-    css : str
-        File name in this package, or the rules themselves; selectors begin with a class of this view.
-    state : mapping
-        What JSON can hold (no NaN). Texts in it may come from a model: they are escaped here, once, for the page.
-    fallback : str
-        HTML of a plain table with the view's main numbers, shown where scripts do not run. The caller escapes texts.
-    label : str
-        What the view is, said by screen readers and in the title of a page.
-    resolve : callable, optional
-        Turns what the ESM picked into what `selected` gives.
+    css : file name in this package, or the rules themselves; selectors begin with a class of this view.
+    state : what JSON can hold (no NaN). Texts in it may come from a model: they are escaped here, once, for the page.
+    fallback : HTML of a plain table with the main numbers, shown where scripts do not run. The caller escapes texts.
+    label : what the view is, for screen readers and the title of a page.
+    resolve : turns what the ESM picked into what `selected` gives.
     """
 
     def __init__(
@@ -170,9 +164,10 @@ def _live(view: Widget) -> Any:
     Live.__name__ += hashlib.sha256(view.css.encode()).hexdigest()[:12]
     live = Live(state=view.state)
     live.add_class("hb-widget")
-    live.observe(lambda change: setattr(live, "selected", _resolved(view, change["new"])), "picked")
+
+    def pick(change: Any) -> None:
+        picked = change["new"]
+        live.selected = view.resolve(picked) if view.resolve and picked is not None else picked
+
+    live.observe(pick, "picked")
     return live
-
-
-def _resolved(view: Widget, picked: Any) -> Any:
-    return view.resolve(picked) if view.resolve and picked is not None else picked

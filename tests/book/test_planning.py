@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_cli import run
+from support import run
 from transformers import AutoModelForCausalLM
 
 import hybret as hb

@@ -19,10 +19,8 @@ import nbformat
 import pandas as pd
 import pytest
 from rich.console import Console
+from support import HOSTILE, a_prompt, toy
 from test_book import notebook, tiny
-from test_explorer import toy
-from test_heads import a_prompt
-from test_security import HOSTILE
 
 import hybret as hb
 from book.runner import build as book
