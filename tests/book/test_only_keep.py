@@ -37,8 +37,8 @@ def test_an_answer_that_has_begun_goes_on_from_the_needles_own_tokens(griffin, p
         more = len(begun.ids) - len(prompt.ids)
         start, end = prompt.needle_spans[0]
         assert begun.ids == prompt.ids + prompt.ids[start : start + more] and words <= more <= end - start
-        assert begun.given == " ".join(WORDS[:words]) == griffin.tokenizer.decode(begun.ids[-more:]).strip()
-        assert begun.text == prompt.text + begun.given and begun.key != prompt.key
+        assert begun.answer_prefix == " ".join(WORDS[:words]) == griffin.tokenizer.decode(begun.ids[-more:]).strip()
+        assert begun.text == prompt.text + begun.answer_prefix and begun.key != prompt.key
         assert (begun.needle_spans, begun.question_span) == (prompt.needle_spans, prompt.question_span)
     assert only_keep.begun(griffin, prompts[0], 0) is prompts[0]
 
@@ -50,7 +50,7 @@ def test_words_already_written_are_part_of_the_answer_that_is_scored(griffin, pr
     assert written["exact"].all() and (written["score"] == 5).all() and len(written) == 4
     assert not rows.drop(written.index)["exact"].any()
     kept = written[written["condition"] == "keep"]
-    assert kept["answer"].tolist() == [f"{p.given} {griffin.generate(p, 4)}" for p in begun]
+    assert kept["answer"].tolist() == [f"{p.answer_prefix} {griffin.generate(p, 4)}" for p in begun]
 
 
 def test_prompts_without_needle_or_question_are_refused_before_the_model_runs(griffin, prompts):
@@ -62,7 +62,7 @@ def test_prompts_without_needle_or_question_are_refused_before_the_model_runs(gr
         with pytest.raises(HybretError, match="prompts with a needle and a question"):
             only_keep.attention_parts(griffin, bad, 2)
     with_question = PerPhase(generation=Only(also=("question",)), prefill=Keep())
-    bare = replace(prompts[0], question_span=None)
+    bare = replace(prompts[0], spans={"needle": prompts[0].needle_spans})
     hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
     try:
         with pytest.raises(HybretError, match="where its question is"):
@@ -115,4 +115,4 @@ def test_words_of_an_answer_and_of_a_question(prompts):
     answers = ["The best thing to do in Rome is", " the BEST, thing", "A best thing", "", needle + " And more."]
     assert [only_keep.words_right(answer, needle) for answer in answers] == [6, 3, 0, 0, len(WORDS)]
     assert only_keep.words_asked(prompts[0]) == WORDS.index("eat") == 9
-    assert only_keep.words_asked(replace(prompts[0], question="Where to go?")) == 0
+    assert only_keep.words_asked(replace(prompts[0], needle=replace(prompts[0].needle, question="Where to go?"))) == 0
