@@ -118,13 +118,13 @@ sparse_claim = partial(
 )
 
 
-@sparse_claim("MMLU, knowledge: sparse claims.keeps it", hypothesis="abstract")
+@sparse_claim("MMLU, knowledge: sparse keeps it", hypothesis="abstract")
 def mmlu_sparse_knowledge(e: Evidence) -> claims.Outcome:
     """The sparse model keeps most of its MMLU score (facts in the weights)."""
     return sparse_keeps(e, KNOWLEDGE)
 
 
-@sparse_claim("MMLU, lookup: sparse claims.keeps it")
+@sparse_claim("MMLU, lookup: sparse keeps it")
 def mmlu_sparse_lookup(e: Evidence) -> claims.Outcome:
     """The sparse model keeps most of its MMLU score (look-ups far back)."""
     return sparse_keeps(e, LOOKUP)
