@@ -25,8 +25,8 @@ from hybret.engine.schedule import Budget, Key, Timings, Work, answered, state_r
 from hybret.errors import HybretError
 from hybret.models import Model, load, named
 from hybret.presets import RANDOM
-from hybret.provenance import differences
 from hybret.sources import organisms
+from hybret.store import differences, run_key
 
 PATIENCE = 3
 """Times that every worker may be lost with no batch finished in between, before a sweep gives up."""
@@ -57,8 +57,6 @@ class Worker:
 
     def run_key(self, name: str, work: Work) -> dict[str, Any]:
         """The run that this process would compute."""
-        from hybret.sweeping import run_key
-
         return run_key(replace(self.held(), name=name), work.recipe, work.max_new_tokens, work.budget)
 
     def answer(self, work: Work, batch: list[Key]) -> tuple[Answers, dict[str, float]]:

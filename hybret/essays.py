@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from hybret.errors import HybretError
 from hybret.fetching import CACHE, cache_folder
+from hybret.files import write_whole
 from hybret.presets import CONFIGS
-from hybret.store import write_whole
 
 ESSAYS: dict[str, Any] = json.loads((CONFIGS / "essays.json").read_text())
 TIMEOUT = 60  # seconds without a byte

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from hybret.errors import HybretError
-from hybret.store import write_whole
+from hybret.files import write_whole
 
 MANIFEST = "manifest.json"
 CACHE = "HYBRET_CACHE"  # environment variable: the folder for fetched and generated data

@@ -162,7 +162,7 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
         several = column.groupby(whose).nunique() > 1
         if several.any():
             raise HybretError(f"rows of {several.idxmax()} come from different {kind}; pass those of one only")
-    table = metrics.settled(table)
+    table = metrics.normalised(table)
     if "prompt" in table:
         # What overlapping tables have in common counts once; of two answers to one cell none is the one.
         answers = table.drop_duplicates([*CELL, "prompt", "answer", "score"])

@@ -143,7 +143,7 @@ def accuracy_by_k(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) ->
     Raises
     ------
     HybretError
-        If a point would be a mean over several needles, haystacks, measures of heads, ... (`hybret.metrics.alike`).
+        If a point would be a mean over several needles, haystacks, ... (`hybret.metrics.check_comparable`).
     """
     return _panels(rows, floor_rows, "during", _tipping)
 

@@ -123,7 +123,7 @@ def retrieval_maps(
     Raises
     ------
     HybretError
-        If a map would be a mean over several needles, haystacks, models, ... (`hybret.metrics.alike`).
+        If a map would be a mean over several needles, haystacks, models, ... (`hybret.metrics.check_comparable`).
     """
     rows = split(rows)[0].reset_index(drop=True)
     known = ["length", "depth", "score"]
@@ -132,8 +132,8 @@ def retrieval_maps(
     bar = scores(palette)
     said = {by: rows[by].map(lambda value, by=by: words(by, value)) for by in (row_by, col_by) if by}
     named = rows.assign(_down=said[row_by] if row_by else "", _across=said[col_by] if col_by else "")
-    metrics.alike(named, ["_down", "_across"])
-    metrics.once(named, ["_down", "_across"])
+    metrics.check_comparable(named, ["_down", "_across"])
+    metrics.check_unique(named, ["_down", "_across"])
     down, across = (list(dict.fromkeys(named[column])) for column in ("_down", "_across"))
     lines, columns = _lines(len(across))
     width = WIDTH if columns > 1 else 4.6
@@ -193,8 +193,8 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
         where the map has one.
     """
     rows = split(rows)[0]
-    metrics.alike(rows, [])
-    metrics.once(rows)
+    metrics.check_comparable(rows, [])
+    metrics.check_unique(rows)
     rows, unit = in_fives(rows)
     figure = canvas(3.6, 5.2)
     axes = figure.subplots()

@@ -18,7 +18,7 @@ import pandas as pd
 from book.paper import numbers as paper
 from book.paper.tipping import NOTHING, RETRIEVES, heads_kept
 from hybret import metrics
-from hybret.intervals import mean_interval, unseen
+from hybret.metrics import mean_interval, unseen
 from hybret.recipe import RECIPES
 
 KEY = [column for column in metrics.CELL if column != "template"]  # JRT cells pair with those read once

@@ -36,7 +36,7 @@ from book.paper.claims.evidence import (
     paired,
 )
 from book.paper.tipping import HOLDS
-from hybret.intervals import unseen
+from hybret.metrics import unseen
 
 T = {name: one.value for name, one in paper.THRESHOLDS.items()}
 FIRST, LAST = int(T["first tipping point"]), int(T["last tipping point"])
