@@ -21,7 +21,8 @@ import torch
 from hybret import arguments
 from hybret.anatomy import digest
 from hybret.engine.placing import Elsewhere
-from hybret.engine.schedule import Budget, Key, Timings, Work, answered, state_room
+from hybret.engine.schedule import Batch, Budget, Schedule, Timings, state_room
+from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
 from hybret.models import Model, load, named
 from hybret.presets import RANDOM
@@ -31,7 +32,7 @@ from hybret.store import differences, run_key
 PATIENCE = 3
 """Times that every worker may be lost with no batch finished in between, before a sweep gives up."""
 
-Answers = list[tuple[list[Key], list[list[int]], Budget]]
+Answers = list[tuple[Batch, list[list[int]], Budget]]
 
 
 class Worker:
@@ -55,14 +56,14 @@ class Worker:
         net = Elsewhere(model.net.config, model.net.dtype, torch.device(model.device.type), state_room(model))
         return replace(model, net=net)
 
-    def run_key(self, name: str, work: Work) -> dict[str, Any]:
+    def run_key(self, name: str, plan: Schedule) -> dict[str, Any]:
         """The run that this process would compute."""
-        return run_key(replace(self.held(), name=name), work.recipe, work.max_new_tokens, work.budget)
+        return run_key(replace(self.held(), name=name), plan.recipe, plan.max_new_tokens, plan.budget)
 
-    def answer(self, work: Work, batch: list[Key]) -> tuple[Answers, dict[str, float]]:
+    def answer(self, plan: Schedule, batch: Batch) -> tuple[Answers, dict[str, float]]:
         """The answers of one batch, in several parts if memory ran out, and the seconds of each stage."""
         stages = Timings()
-        return list(answered(self.held(), replace(work, batches=[batch]), stages)), dict(stages.seconds)
+        return list(run_schedule(self.held(), replace(plan, batches=(batch,)), stages)), dict(stages.seconds)
 
     def held(self) -> Model:
         """Loaded by the first call: what goes wrong while a process starts reaches the driver as a lost worker only."""
@@ -175,10 +176,10 @@ class Ray:
             ray.kill(worker)
         self._pool = []
 
-    def answered(
-        self, model: Model, work: Work, stages: Timings, run: dict[str, Any]
-    ) -> Generator[tuple[list[Key], list[list[int]], Budget], None, None]:
-        """Batches as workers finish them, in any order; otherwise as `hybret.engine.schedule.answered`.
+    def run(
+        self, model: Model, plan: Schedule, stages: Timings, run: dict[str, Any]
+    ) -> Generator[tuple[Batch, list[list[int]], Budget], None, None]:
+        """Batches as workers finish them, in any order; otherwise as `hybret.engine.schedule.run`.
 
         A batch whose worker is lost goes to another one, and a new worker is started in its place.
 
@@ -188,7 +189,7 @@ class Ray:
             No node has room for a worker, a worker cannot load the model or would compute another run than `run`, or
             workers are lost again and again.
         """
-        if not work.batches:
+        if not plan.batches:
             return
         ray = self.connect()
         if self._holds != _options(model):
@@ -201,12 +202,12 @@ class Ray:
             self.close()
             self._holds = _options(model)
         room = self._room(ray, model.device.type)
-        most = min(len(work.batches), self.workers or room)
-        queue = deque(work.batches)
-        shared = ray.put(replace(work, batches=[]))
+        most = min(len(plan.batches), self.workers or room)
+        queue = deque(plan.batches)
+        shared = ray.put(replace(plan, batches=()))
         # By what is waited for: its worker and its batch. None: whether the worker is there and computes the same run.
         # A batch is given to a worker that is there, so that none waits for a node which never comes.
-        running: dict[Any, tuple[Any, list[Key] | None]] = {}
+        running: dict[Any, tuple[Any, Batch | None]] = {}
 
         def check(worker: Any) -> None:
             running[worker.run_key.remote(model.name, shared)] = worker, None

@@ -24,6 +24,7 @@ from hybret.prompts import CONTROL, DIGITS
 from hybret.rows import ALIKE, CELL, GROUND, PLACE, checked
 from hybret.scoring import RUBRICS
 
+NOTHING = 0.03  # accuracy above the floor that counts as none left: the interval of 0 in 100 prompts reaches 0.037
 _Z2 = 1.959964**2
 _DRAWS_AT_ONCE = 100
 _KEPT = 500  # prompts up to which the draws are kept in memory: 4 MB

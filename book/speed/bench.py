@@ -21,10 +21,9 @@ from hybret.engine import decode, streaming
 from hybret.engine.attach import implementation
 from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Timings, budget_of, does, longest_prompt
+from hybret.engine.schedule import Timings, budget_of, longest_prompt
 from hybret.errors import HybretError
-from hybret.fitting import effective
-from hybret.interventions import Intervention, KeepHeads, table1_conditions
+from hybret.interventions import Intervention, KeepHeads, resolve, table1_conditions
 from hybret.models import Model
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
@@ -145,11 +144,11 @@ def _sweep(
             tokens = answer(model, prompt, condition, max_new_tokens)
             wait(model)
             times.append(time.perf_counter() - began)
-            same += tokens == stages.tokens[prompt.key, does(model, CORRECTED, condition)]
+            same += tokens == stages.tokens[prompt.key, resolve(condition, model, CORRECTED).key]
     stock = statistics.mean(times) * answers
     read = sum(len(p.ids) for p in prompts) * len(conditions)
-    passes = {effective([c.at("prefill")], model.family, model.heads, CORRECTED)[0] for c in conditions.values()}
-    flops = flops_per_token(model.net)
+    passes = {resolve(condition, model, CORRECTED).prefill for condition in conditions.values()}
+    flops, budget = flops_per_token(model.net), budget_of(model, longest_prompt(model))
     least = sum(len(p.ids) for p in prompts) * len(passes) * flops / peak
     return {
         "prompts": len(prompts),
@@ -157,7 +156,7 @@ def _sweep(
         "conditions": len(conditions),
         "answers": answers,
         "max_new_tokens": max_new_tokens,
-        "budget": vars(budget_of(model, longest_prompt(model))),
+        "budget": {"rows": budget.max_sequences, "tokens": budget.max_tokens},
         "seconds": round(seconds, 3),
         "stages": {stage: round(value, 3) for stage, value in stages.seconds.items()},
         "memory_gib": memory.gib,

@@ -27,7 +27,7 @@ from book.speed.measuring import flops_per_token
 from hybret import arguments
 from hybret.anatomy import attention_layers
 from hybret.engine.decode import MAX_NEW_TOKENS
-from hybret.engine.schedule import MOST_ROWS, MOST_TOKENS, room_of
+from hybret.engine.schedule import MOST_SEQUENCES, MOST_TOKENS, room_of
 from hybret.engine.sizing import GIB, cache_bytes, skeleton
 from hybret.errors import HybretError, printable
 from hybret.families import FAMILIES
@@ -217,7 +217,7 @@ class Costs:
         self.parameters = sum(p.numel() for p in net.parameters())
         self.flops = flops_per_token(net)
         self.attention, self.config = len(attention), config
-        self.most = MOST_ROWS[machine.kind]
+        self.most = MOST_SEQUENCES[machine.kind]
         if machine.kind == "cuda":
             room = room_of(int(machine.memory), self.parameters * self.item)
             self.most = max(1, min(self.most, room // self.row_bytes(longest)))

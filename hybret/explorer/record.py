@@ -21,7 +21,7 @@ from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
 from hybret.fitting import needs_question, no_question, validate
-from hybret.interventions import Intervention, Keep, elementary
+from hybret.interventions import Intervention, Keep, elementary, resolve
 from hybret.presets import RANDOM, RANDOM_MODELS
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
@@ -264,12 +264,10 @@ def _run(
     trace = Trace(bins=bins)
     spans, question = prompt.needle_spans, prompt.question_span
     with parallel_scans(), implementation(model.net):
-        state = decode.prefill(
-            model, prompt.ids, [condition.at("prefill")], spans, recipe, streaming=True, question=question
-        )
+        acting = resolve(condition, model, recipe)
+        state = decode.prefill(model, prompt.ids, [acting.prefill], spans, recipe, streaming=True, question=question)
         position = int(state.position[0])
-        acting = [condition.at("generation")]
-        (answer,) = decode.decode(model, state, acting, [spans], recipe, max_new_tokens, trace, [question])
+        (answer,) = decode.decode(model, state, [acting.generation], [spans], recipe, max_new_tokens, trace, [question])
     if not trace.mass:
         raise HybretError(
             f"{model.name} ended its answer before its first generation step; there is nothing to look at"

@@ -25,6 +25,7 @@ from hybret.engine import context as frame
 from hybret.engine.attach import implementation
 from hybret.engine.scan import parallel_scans
 from hybret.engine.sizing import GIB
+from hybret.engine.state import merge
 from hybret.presets import CONFIGS, PAPER_MODELS, paper_config
 from hybret.tasks import niah
 
@@ -293,7 +294,7 @@ def test_a_state_that_is_spread_over_devices(jamba):
         for name in ("keys", "values"):
             if isinstance(getattr(layer, name, None), torch.Tensor):
                 setattr(layer, name, getattr(layer, name).to(ELSEWHERE))
-    merged = decode.merge([state.select(torch.tensor([0, 0])), state.select(torch.tensor([0]))]).grow(3)
+    merged = merge([state.select(torch.tensor([0, 0])), state.select(torch.tensor([0]))]).preallocate(3)
     assert merged.cache.layers[4].key_room.device == ELSEWHERE and merged.cache.layers[4].key_room.shape[0] == 3
 
 

@@ -95,8 +95,8 @@ def test_the_sweep_reads_zambas_prompts_whole(monkeypatch):
     assert list(together["answer"]) == [answer for rows in alone for answer in rows["answer"]]
     ids = prompts[0].ids
     with pytest.raises(hb.HybretError, match="cannot read on in a prompt with zamba"):
-        state = decode.extend(model, decode.start(model, 1), ids, 20, [()], (), hb.CORRECTED)
-        decode.extend(model, state, ids, 40, [()], (), hb.CORRECTED)
+        state = decode.prefill_chunk(model, decode.empty_state(model, 1), ids, 20, [()], (), hb.CORRECTED)
+        decode.prefill_chunk(model, state, ids, 40, [()], (), hb.CORRECTED)
 
 
 def test_layers_that_share_a_module_are_told_apart():

@@ -15,8 +15,6 @@ from typer.testing import CliRunner
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads, PerPhase
 from hybret.cli import app
-from hybret.engine import prefix_tree, schedule
-from hybret.engine.attach import implementation
 from hybret.engine.schedule import Budget, Timings
 from hybret.store import Store
 from hybret.tasks import niah
@@ -85,45 +83,6 @@ def added(monkeypatch):
 
     monkeypatch.setattr(Store, "add", add)
     return calls
-
-
-# ---------------------------------------------------------------- what a batch is made of
-
-
-def test_some_prompts_are_read_with_the_bits_of_all(model):
-    prompts, row = niah.grid(model, (76, 100, 128), (0, 50, 100)), (KeepHeads(2),)
-    with implementation(model.net):
-        whole = {p.key: state for p, state in prefix_tree.read(model, prompts, [row], hb.CORRECTED, 40)}
-        chosen = set(list(whole)[1::3])
-        some = {p.key: state for p, state in prefix_tree.read(model, prompts, [row], hb.CORRECTED, 40, chosen)}
-    assert list(whole) == [p.key for p in prefix_tree.order(model, prompts, hb.CORRECTED)]
-    assert list(some) == [key for key in whole if key in chosen]
-    for key, state in some.items():
-        assert all(torch.equal(a, b) for a, b in zip(state.recurrent, whole[key].recurrent, strict=True))
-
-
-def test_a_plan_after_a_stop_has_the_batches_of_before(griffin):
-    prompts = niah.grid(griffin, (76, 100, 128), (0, 50, 100))
-    pairs = {(p.key, schedule.does(griffin, hb.CORRECTED, c)): (p, c) for p in prompts for c in CONDITIONS.values()}
-
-    def plan(finished=()):
-        return schedule.plan(griffin, pairs, hb.CORRECTED, 4, Budget(8, 300), finished)
-
-    whole = plan()
-    assert sorted(key for batch in whole.batches for key in batch) == sorted(pairs)
-    assert all(len(batch) <= 8 for batch in whole.batches) and len(whole.batches) > 2
-    after = plan({*whole.batches[0], *whole.batches[2]})
-    assert after.batches == [whole.batches[1], *whole.batches[3:]] and after.pairs == pairs
-    other = plan(whole.batches[0][:1])  # a run with fewer conditions was there
-    assert sorted(other.pairs) == sorted(pairs.keys() - {whole.batches[0][0]})
-    assert plan(pairs).batches == []
-    tokens = {
-        key: answer
-        for batch, answers, _ in schedule.answered(griffin, whole, Timings())
-        for key, answer in zip(batch, answers, strict=True)
-    }
-    for batch, answers, _ in schedule.answered(griffin, after, Timings()):
-        assert [tokens[key] for key in batch] == answers
 
 
 # ---------------------------------------------------------------- on Ray
