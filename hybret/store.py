@@ -34,7 +34,7 @@ ABANDONED = 3600
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
 # Modules that decide, beside those of hybret/engine, what a model answers.
-DECIDING = ("anatomy", "checkpoints", "families", "fitting", "hybrid", "interventions", "models", "presets", "recipe")
+DECIDING = ("checkpoints", "devices", "families", "fitting", "hybrid", "interventions", "models", "recipe")
 # Read once, with the code: a module edited while a run goes on does not change the run's name.
 _PACKAGE = sorted(HERE.rglob("*.py"))
 PACKAGE_DIGEST = digest(*_PACKAGE)
@@ -210,7 +210,7 @@ class Store:
 
     def write_rows(self, rows: pd.DataFrame) -> None:
         """The finished table of one call, named by its cells."""
-        cells = rows[["prompt", "length", "depth", "condition", "intervention", "rubric", "recipe"]]
+        cells = rows.reindex(columns=["prompt", "length", "depth", "condition", "intervention", "rubric", "recipe"])
         self._write(f"rows-{digest(cells.to_csv(), digits=16)}", rows)
 
     def _write(self, name: str, table: pd.DataFrame) -> None:

@@ -11,11 +11,10 @@ from itertools import groupby
 
 import torch
 
+from hybret.devices import cache_bytes
 from hybret.engine import decode, prefix_tree
 from hybret.engine.attach import implementation
-from hybret.engine.placing import Elsewhere
 from hybret.engine.scan import parallel_scans
-from hybret.engine.sizing import cache_bytes
 from hybret.engine.state import State, merge
 from hybret.errors import HybretError, Positive, checked
 from hybret.hybrid import Hybrid
@@ -74,8 +73,6 @@ def budget_of(model: Hybrid, longest: int) -> Budget:
 
 def state_room(model: Hybrid) -> int:
     """Bytes of a GPU for the keys and values of the rows that decode together; 0 for a CPU, which is not asked."""
-    if isinstance(model.net, Elsewhere):
-        return model.net.room
     if model.device.type != "cuda":
         return 0
     memory = torch.cuda.get_device_properties(model.device).total_memory
