@@ -18,7 +18,7 @@ import pandas as pd
 
 from hybret import arguments, metrics
 from hybret.errors import HybretError
-from hybret.intervals import unseen
+from hybret.metrics import unseen
 
 MEASURES = ("acc", "mcc", "f1")
 # GLUE's own measures: Matthews correlation for cola, accuracy and F1 for mrpc and qqp, accuracy elsewhere.
@@ -202,7 +202,7 @@ def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
     arguments.table(rows, wanted, ("gold", "chosen", "choices"), what="harness.evaluate")
     if rows.empty:
         raise HybretError("there are no rows to average")
-    metrics.alike(rows, ["condition"])
+    metrics.check_comparable(rows, ["condition"])
     if rows.duplicated(["benchmark", "task", "doc_id", "condition"]).any():
         raise HybretError("some documents are there twice under one condition and would count twice; give each once")
     conditions = list(dict.fromkeys(rows["condition"]))

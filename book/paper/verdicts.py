@@ -130,7 +130,7 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
         several = column.groupby(whose).nunique() > 1
         if several.any():
             raise HybretError(f"rows of {several.idxmax()} come from different {kind}; pass those of one only")
-    table = metrics.settled(table)
+    table = metrics.normalised(table)
     if "prompt" in table:
         # Rows that overlapping tables share count once; two answers to one cell are a contradiction.
         answers = table.drop_duplicates([*CELL, "prompt", "answer", "score"])

@@ -17,8 +17,7 @@ import pandas as pd
 from book.paper import numbers as paper
 from book.paper.tipping import RETRIEVES, heads_kept
 from hybret import metrics
-from hybret.intervals import mean_interval, unseen
-from hybret.metrics import NOTHING
+from hybret.metrics import NOTHING, mean_interval, unseen
 from hybret.recipe import RECIPES
 
 NO_MORE = 0.05  # upper end of an interval that counts as zero: 0 of 100 prompts, the paper's number, reaches 0.037

@@ -14,7 +14,7 @@ from book.paper import claims
 from book.paper import numbers as paper
 from book.paper.claims.evidence import Estimate, Evidence, NotTestable, accuracy, difference, less, paired
 from book.paper.tipping import HOLDS
-from hybret.intervals import unseen
+from hybret.metrics import unseen
 
 T = {name: number.value for name, number in paper.THRESHOLDS.items()}
 FIRST, LAST = int(T["first tipping point"]), int(T["last tipping point"])
