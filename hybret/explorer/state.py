@@ -52,7 +52,7 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     hidden = rows["needle"] != metrics.CONTROL
     if not (hidden & rows["length"].notna() & rows["depth"].notna()).any():
         raise HybretError("no row has a needle with a length and a depth, so there is no map; pass rows of a grid")
-    return metrics.settled(rows[~hidden | (rows["length"].notna() & rows["depth"].notna())])
+    return metrics.normalised(rows[~hidden | (rows["length"].notna() & rows["depth"].notna())])
 
 
 def contexts_of(prompts: Iterable[Prompt]) -> dict[str, tuple[str, str]]:
@@ -83,7 +83,7 @@ def state_of(
     distinct = rows.drop_duplicates(["step", *PLACE])
     control = distinct["needle"] == metrics.CONTROL
     hidden = distinct[~control].sort_values("step", kind="stable")
-    steps = summarise_steps(rows, hidden, metrics.belonging(distinct[control], hidden))
+    steps = summarise_steps(rows, hidden, metrics.matching_controls(distinct[control], hidden))
     # A condition that ran on controls alone has no step.
     hidden["step"] = hidden["step"].map({number: i for i, number in enumerate(steps)})
     known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}

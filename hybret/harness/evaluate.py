@@ -31,7 +31,7 @@ from hybret.models import Model
 from hybret.progress import bar as progress_bar
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.sweeping import ENGINE_DIGEST
+from hybret.store import ENGINE_DIGEST
 
 ROWS_AT_ONCE = 5000
 """Documents of the tasks that one call of lm-eval evaluates: what an interruption loses."""
