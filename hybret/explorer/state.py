@@ -43,7 +43,7 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         raise HybretError("there are no rows to explore; run a sweep first, or check the selection")
     if missing := [column for column in NEEDED if column not in rows]:
-        raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of hybret.sweep or hybret.load_rows")
+        raise HybretError(f"these rows have no column {missing[0]!r}; pass rows of hybret.sweep or hybret.load_rows")
     rows = rows.assign(**{name: value for name, value in OPTIONAL.items() if name not in rows}).reset_index(drop=True)
     if rows["score"].isna().any():
         raise HybretError("some rows have no score; score them with hybret.scoring.rescore() first")
