@@ -26,7 +26,7 @@ from hybret.fitting import needs_question, no_question, validate
 from hybret.interventions import Intervention, Keep, elementary, resolve
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.tasks import niah
+from hybret.tasks.encoding import check_tokenizer
 
 if TYPE_CHECKING:
     from hybret.models import Model
@@ -205,7 +205,7 @@ def look(
         validate(condition, model.heads, model.attention_layers)
         if needs_question(elementary(condition)) and not prompt.question_span:
             raise no_question()
-    niah.require_reader(model, [prompt])
+    check_tokenizer(model, [prompt])
     check_prompts(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)
     which = torch.tensor([i for i, each in enumerate(bins) for _ in range(each.start, each.end)])
