@@ -1,6 +1,6 @@
 """Data that runs need, fetched once and checked at every use: essays, GLUE, MMLU and models.
 
-hybret ships none of their text (licences differ), only addresses, commits and digests: every machine has the same files.
+hybret ships none of their text (licences differ), only addresses, commits and digests.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,11 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # neve
 ESSAYS: dict[str, Any] = json.loads((CONFIGS / "essays.json").read_text())  # address, and SHA-256 by file
 
 Say = Callable[[str], None]
-Download = Callable[[str, str, str], str | Path]
-"""Repository, revision and file name to the path of the downloaded file."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set on the Hugging Face hub by commit; `files` maps its Parquet files to JSONL, ``{column}`` splits one."""
+    """A data set of the Hugging Face hub; `files` maps its Parquet files to JSONL, which a ``{column}`` splits."""
 
     repository: str
     revision: str
@@ -103,19 +103,18 @@ def essays_folder() -> Path:
     return Path(essays.path)
 
 
-def fetch_benchmark(name: str, download: Download | None = None, say: Say = lambda _: None) -> Path:
-    """Download GLUE or MMLU, by default from the hub, and write JSONL beside a manifest of digests; the folder."""
-    source, target = _benchmark(name), cache_folder() / name
-    try:
+def fetch_benchmark(name: str, download: Callable[..., str | Path] | None = None, say: Say = lambda _: None) -> Path:
+    """Download GLUE or MMLU and write JSONL beside a manifest of digests; `download` is ``hf_hub_download``."""
+    source, target = BENCHMARKS[name], cache_folder() / name
+    with suppress(HybretError):
         benchmark_files(name)
         return target
-    except HybretError:
-        pass  # fetched below
+    download = download or partial(hf_hub_download, repo_type="dataset")
     digests: dict[str, str] = {}
     for i, (remote, local) in enumerate(source.files.items(), 1):
         say(f"{name} {i}/{len(source.files)}: {remote}")
         try:
-            table = pd.read_parquet((download or _hub)(source.repository, source.revision, remote))
+            table = pd.read_parquet(download(source.repository, remote, revision=source.revision))
         except (OSError, RuntimeError, ValueError) as problem:
             raise HybretError(
                 f"cannot download {remote} of {source.repository} ({_first_line(problem)}); check the network and run "
@@ -133,7 +132,7 @@ def fetch_benchmark(name: str, download: Download | None = None, say: Say = lamb
 
 def benchmark_files(name: str) -> dict[str, Path]:
     """The JSONL files of a fetched benchmark by their names in it, each checked against the manifest."""
-    source, target = _benchmark(name), cache_folder() / name
+    source, target = BENCHMARKS[name], cache_folder() / name
     try:
         manifest = json.loads((target / MANIFEST).read_text())
         revision, digests = manifest["revision"], {str(k): str(v) for k, v in manifest["files"].items()}
@@ -143,12 +142,6 @@ def benchmark_files(name: str) -> dict[str, Path]:
         raise HybretError(f"the data of {name} are not in {target}; run `hybret fetch {name}` once, with a network")
     _check(name, target, digests)
     return {file: target / file for file in digests}
-
-
-def _benchmark(name: str) -> Benchmark:
-    if name not in BENCHMARKS:
-        raise HybretError(f"unknown benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
 
 
 def _check(name: str, folder: Path, digests: Mapping[str, str]) -> None:
@@ -183,10 +176,6 @@ def _jsonl(table: pd.DataFrame, name: str) -> Iterator[tuple[str, bytes]]:
     for value, part in parts:
         text = part.to_json(orient="records", lines=True, force_ascii=False)
         yield name.format(**{column: value}) if column else name, text.encode()
-
-
-def _hub(repository: str, revision: str, file: str) -> str:
-    return hf_hub_download(repository, file, repo_type="dataset", revision=revision)
 
 
 def fetch_model(name: str, say: Say = lambda _: None) -> Path:
