@@ -18,7 +18,7 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, merge
 from hybret.errors import HybretError, Positive, checked
 from hybret.hybrid import Hybrid
-from hybret.interventions import Actions, Binary, Resolved
+from hybret.interventions import Actions, Resolved
 from hybret.prompts import Prompt
 from hybret.recipe import Recipe
 
@@ -170,8 +170,8 @@ def _plan(model: Hybrid, jobs: Sequence[PromptJob], recipe: Recipe, max_new_toke
 
 
 def looks_ahead(actions: Actions, recipe: Recipe) -> bool:
-    """Whether what acts on a token of the prompt depends on later ones: the authors' mean over the whole prefill."""
-    return recipe.binary == "scalar" and any(isinstance(action, Binary) for action in actions)
+    """Whether what acts on a token of the prompt depends on later ones."""
+    return any(action.looks_ahead(recipe) for action in actions)
 
 
 def tokens_acted_on(
