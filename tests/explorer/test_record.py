@@ -142,7 +142,7 @@ def test_answers_are_those_of_the_model_under_the_same_condition(tiny):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"conditions": {}}, "no conditions"),
+        ({"conditions": {}}, "conditions are {}"),
         ({"conditions": {"k": hb.KeepHeads(99)}}, "99"),
         ({"max_new_tokens": 0}, "at least 1"),
     ],

@@ -92,10 +92,11 @@ def test_conditions_without_k_are_a_series_of_their_own():
         for n in (1, 2)
         for d in (0, 9)
     ]
-    state, _ = state_of(checked(pd.concat([toy(), pd.DataFrame(more)])), {})
+    more = pd.DataFrame(more).astype({"k": "Int64"})
+    state, _ = state_of(checked(pd.concat([toy(), more])), {})
     assert [s["setting"] for s in state["series"]][-1] == OTHER
     assert state["steps"][-1]["label"] == "Keep-Keep" and state["steps"][-1]["k"] is None
-    named = pd.DataFrame(more).assign(condition="as in another chapter", generation="only + self", prefill="keep")
+    named = more.assign(condition="as in another chapter", generation="only + self", prefill="keep")
     assert state_of(checked(named), {})[0]["steps"][0]["label"] == "Only + self-Keep"
 
 
