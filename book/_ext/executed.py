@@ -26,8 +26,8 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 from sphinx_external_toc.api import Document, FileItem, TocTree
 
-from book.runner.publish import Published, published
-from book.runner.runs import OVERRIDES, Project, Status, parameters, tags
+from book.runner.publish import published
+from book.runner.runs import OVERRIDES, Project, Status, meta_of, parameters, tags
 from hybret.errors import HybretError, printable
 from hybret.presets import RANDOM, RANDOM_MODELS
 
@@ -36,36 +36,41 @@ MADE_UP = "The weights of this run are random: it shows time and memory. What th
 ANCHOR = re.compile(r'id="(cell-[\w-]+)"')
 
 
-def read_runs(app: Sphinx) -> None:
-    """Look up every run once per build."""
+def project_of(app: Sphinx) -> tuple[Project, list[Path]]:
+    """Return the project of these pages and its published runs of other models."""
     project = Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}")))
     try:
-        own = {FOLDER + name: project.status(name) for name in project.plan}
-        app.hybret = project, own | {page(p): Status("published", p.path, p.meta) for p in published(project)}  # type: ignore
+        return project, published(project)
     except HybretError as error:
         raise ExtensionError(str(error)) from error
 
 
-def page(run: Published) -> str:
+def page(project: Project, path: Path) -> str:
     """Return the document name of a published run."""
-    return f"book/published/{run.variant}/{run.name}"
+    return path.relative_to(project.root).with_suffix("").as_posix()
+
+
+def read_runs(app: Sphinx) -> None:
+    """Look up every run once per build."""
+    project, others = project_of(app)
+    statuses = {FOLDER + name: project.status(name) for name in project.plan}
+    statuses |= {page(project, path): Status("published", path, meta_of(path)) for path in others}
+    app.hybret = project, statuses  # type: ignore
 
 
 def into_toc(app: Sphinx, config: Any) -> None:
-    """Add a part to the contents for every model with published runs, behind the book's own.
+    """Add a part to the contents for every model with published runs.
 
-    Behind, so that the numbers of the book's figures do not depend on what else was published.
+    It comes last, so that the numbers of the book's figures do not depend on what else was published.
     """
+    project, others = project_of(app)
     parts: dict[str, list[FileItem]] = {}
-    try:
-        found = published(Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}"))))
-    except HybretError as error:
-        raise ExtensionError(str(error)) from error
-    for run in found:
-        parts.setdefault(run.variant, []).append(FileItem(page(run)))
-        config.external_site_map[page(run)] = Document(page(run))
-    own = {f"{name}.ipynb" for items in parts.values() for name in items}
-    config.exclude_patterns = [p for p in config.exclude_patterns if p not in own]
+    for path in others:
+        name = FileItem(page(project, path))
+        parts.setdefault(path.parent.name, []).append(name)
+        config.external_site_map[name] = Document(name)
+    shown = {f"{name}.ipynb" for items in parts.values() for name in items}
+    config.exclude_patterns = [pattern for pattern in config.exclude_patterns if pattern not in shown]
     trees = [TocTree(items, caption=f"Published: {variant}") for variant, items in parts.items()]
     config.external_site_map.root.subtrees.extend(trees)
 

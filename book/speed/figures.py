@@ -160,7 +160,7 @@ def scaling(records: Sequence[Mapping[str, Any]]) -> Figure:
         its last value is carried on with the square of the length, dotted.
     """
     if not records:
-        raise HybretError("no measurements to draw; make one with `hybret bench --what scaling --json`")
+        raise HybretError("no measurements to draw; make one with `python -m book.speed.scaling`")
     figure = canvas(0.35 + 3.3 * len(records))
     grid = figure.subplots(len(records), 2, squeeze=False)
     for record, pair in zip(records, grid, strict=True):

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from book.runner import build as book
 from book.runner import publish as publishing
-from book.runner.execute import asked
+from book.runner.outputs import first_request
 from book.runner.runs import Project
 from hybret.errors import HybretError
 from hybret.sweeping import ENGINE_DIGEST
@@ -30,13 +30,11 @@ lengths: list[int] = [8, 16]  # prompt lengths (tokens)
 limit: int | None = None  # stop early
 results: str = "../book/results"  # folder of the figure files
 """
-DRAW = """import pathlib
+DRAW = """import hybret as hb
 import matplotlib.pyplot as plt
 fig, ax = plt.subplots()
 ax.plot(range(count))
-pathlib.Path(results).mkdir(exist_ok=True)
-fig.savefig(pathlib.Path(results) / "home.svg")
-plt.show()"""
+hb.figures.save(fig, "home", results)"""
 FIGURE = {"tags": ["hide-input"], "mystnb": {"figure": {"name": "fig-line", "caption": "A line of `tiny`."}}}
 COUNT = "with open('../ran.txt', 'a') as log:\n    print('{0}', file=log)"
 
@@ -127,7 +125,7 @@ def test_provenance_is_in_the_executed_copy(built: tuple[Path, str]) -> None:
     nb = nbformat.read(built[0] / "book" / "executed" / "draw.ipynb", as_version=4)
     meta = nb.metadata["hybret"]
     assert meta["model"] == "tiny" and meta["recipe"] == "CORRECTED"
-    assert meta["parameters"] == {"count": 4} and meta["files"] == ["home.svg"]
+    assert meta["parameters"] == {"count": 4} and meta["files"] == ["home.pdf", "home.svg"]
     assert {"key", "source", "package", "commit", "dirty", "python", "device", "started", "seconds"} <= set(meta)
     assert not list((built[0] / "book" / "executed").glob("*.running.ipynb"))
 
@@ -190,7 +188,9 @@ def test_the_package_and_its_checkpoints_count_but_the_runner_does_not(tmp_path:
     weights = package / "organisms" / "model.safetensors"
     weights.write_bytes(b"1")
     before = Project(root).plan["draw"].key
-    (package / "book.py").write_text("# how runs are carried out")
+    for path in ("hybret/cli/book.py", "book/runner/build.py", "tests/test_core.py"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("# cannot change what a run computes")
     assert Project(root).plan["draw"].key == before
     weights.write_bytes(b"2")
     changed = Project(root).plan["draw"].key
@@ -256,7 +256,7 @@ def test_a_part_of_a_chapter_is_a_run_of_its_notebook(done: Path) -> None:
     project = Project(done)
     assert states(project) == ["current"] * 3
     meta = nbformat.read(project.executed / "part.ipynb", as_version=4).metadata["hybret"]
-    assert meta["parameters"] == {"count": 2, "results": "../book/results/part"} and meta["files"] == []
+    assert meta["parameters"] == {"count": 2, "results": "../book/results/part"} and "part/home.svg" in meta["files"]
     assert (done / "book" / "results" / "part" / "home.svg").exists()  # not in the place of its chapter's
     assert "<code" in html(done, "book/runs") and "part" in html(done, "book/runs")
     assert "Run of tiny" in html(done, "notebooks/draw")
@@ -476,7 +476,7 @@ def test_an_output_that_needs_a_host_stops_the_build(done: Path, code: str, what
     nb.cells[-1].outputs = [output]
     nbformat.write(nb, path)
     if not what:
-        assert asked(nb) == ("", "")
+        assert first_request(nb) == ("", "")
         return
     with pytest.raises(book.BuildError) as error:
         build(done)
@@ -564,7 +564,7 @@ def test_random_weights_are_marked_on_published_pages(shared: Path) -> None:
     assert "The weights of this run are random" not in html(shared, f"{OTHER}/draw")
 
 
-def test_what_cannot_be_published_is_said(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_published_is_said(done: Path) -> None:
     with pytest.raises(HybretError, match="only runs of another model are published; give one with --model"):
         build(done, publish=True)
     other = Project(done, {"model": "a/b"})
@@ -573,9 +573,8 @@ def test_what_cannot_be_published_is_said(done: Path, monkeypatch: pytest.Monkey
     shutil.copytree(done / "book" / "executed", other.executed, ignore=shutil.ignore_patterns("b"))
     with pytest.raises(HybretError, match="the run of draw is out of date"):
         publishing.publish(other)
-    monkeypatch.setattr(publishing, "LARGEST", 100)
     with pytest.raises(HybretError, match="draw fewer points"):
-        publishing.cleaned_notebook(other, other.plan["draw"])
+        publishing.cleaned_notebook(other, other.plan["draw"], largest=100)
     assert not other.published.exists()
 
 

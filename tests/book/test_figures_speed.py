@@ -153,7 +153,7 @@ def test_durations_are_written_as_they_are_said(seconds, words):
     "call", [lambda: speed_figures.speed(speed_figures.measured([])), lambda: speed_figures.scaling([])]
 )
 def test_nothing_to_draw_is_said_in_one_sentence(call):
-    with pytest.raises(HybretError, match="no measurements to draw; make one with `hybret bench"):
+    with pytest.raises(HybretError, match="no measurements to draw; make one with"):
         call()
 
 
