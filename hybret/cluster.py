@@ -19,19 +19,18 @@ from typing import Any
 import torch
 
 from hybret import arguments
-from hybret.anatomy import digest
-from hybret.engine.placing import Elsewhere
-from hybret.engine.schedule import Budget, Key, Timings, Work, answered, state_room
+from hybret.checkpoints import digest, organisms
+from hybret.engine.schedule import Batch, Budget, Schedule, Timings
+from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
-from hybret.models import Model, load, named
-from hybret.presets import RANDOM
+from hybret.families import RANDOM
+from hybret.models import Model, load
 from hybret.provenance import differences
-from hybret.sources import organisms
 
 PATIENCE = 3
 """Times that every worker may be lost with no batch finished in between, before a sweep gives up."""
 
-Answers = list[tuple[list[Key], list[list[int]], Budget]]
+Answers = list[tuple[Batch, list[list[int]], Budget]]
 
 
 class Worker:
@@ -49,22 +48,16 @@ class Worker:
         self.options = options
         self.model: Model | None = None
 
-    def describe(self) -> Model:
-        """The model, without its net."""
-        model = self.held()
-        net = Elsewhere(model.net.config, model.net.dtype, torch.device(model.device.type), state_room(model))
-        return replace(model, net=net)
-
-    def run_key(self, name: str, work: Work) -> dict[str, Any]:
+    def run_key(self, name: str, plan: Schedule) -> dict[str, Any]:
         """The run that this process would compute."""
         from hybret.sweeping import run_key
 
-        return run_key(replace(self.held(), name=name), work.recipe, work.max_new_tokens, work.budget)
+        return run_key(replace(self.held(), name=name), plan.recipe, plan.max_new_tokens, plan.budget)
 
-    def answer(self, work: Work, batch: list[Key]) -> tuple[Answers, dict[str, float]]:
+    def answer(self, plan: Schedule, batch: Batch) -> tuple[Answers, dict[str, float]]:
         """The answers of one batch, in several parts if memory ran out, and the seconds of each stage."""
         stages = Timings()
-        return list(answered(self.held(), replace(work, batches=[batch]), stages)), dict(stages.seconds)
+        return list(run_schedule(self.held(), replace(plan, batches=(batch,)), stages)), dict(stages.seconds)
 
     def held(self) -> Model:
         """Loaded by the first call: what goes wrong while a process starts reaches the driver as a lost worker only."""
@@ -140,36 +133,6 @@ class Ray:
             ) from problem
         return ray
 
-    def load(self, name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Model:
-        """A model that only workers hold: the driver needs neither a GPU nor memory for it.
-
-        Parameters
-        ----------
-        name, dtype, seed : as in `hybret.load`.
-        device : {"auto", "cpu", "cuda"}
-            ``"auto"``: GPUs if the cluster has any and `gpus_per_worker` is not 0.
-
-        Returns
-        -------
-        Model
-            For prompts, and for `hybret.sweep` with this engine.
-        """
-        ray = self.connect()
-        if device not in ("auto", "cpu", "cuda"):
-            raise HybretError(f"device is {device!r}; on Ray choose auto, cpu or cuda")
-        if device == "auto":
-            device = "cuda" if self.gpus_per_worker != 0 and ray.cluster_resources().get("GPU") else "cpu"
-        named(name)  # an unknown name is said before a worker starts
-        self._room(ray, device)
-        source = _source(name)
-        self.close()
-        self._pool = [self._start(ray, {"name": source, "device": device, "dtype": dtype, "seed": seed})]
-        model: Model = _get(ray, self._pool[0].describe.remote(), name)
-        if source != name:
-            model = replace(model, name=name)
-        self._holds = _options(model)
-        return model
-
     def close(self) -> None:
         """End the workers. They also end with the driver."""
         ray = self.connect()
@@ -177,10 +140,10 @@ class Ray:
             ray.kill(worker)
         self._pool = []
 
-    def answered(
-        self, model: Model, work: Work, stages: Timings, run: dict[str, Any]
-    ) -> Generator[tuple[list[Key], list[list[int]], Budget], None, None]:
-        """Batches as workers finish them, in any order; otherwise as `hybret.engine.schedule.answered`.
+    def run(
+        self, model: Model, plan: Schedule, stages: Timings, run: dict[str, Any]
+    ) -> Generator[tuple[Batch, list[list[int]], Budget], None, None]:
+        """Batches as workers finish them, in any order; otherwise as `hybret.engine.schedule.run`.
 
         A batch whose worker is lost goes to another one, and a new worker is started in its place.
 
@@ -190,7 +153,7 @@ class Ray:
             No node has room for a worker, a worker cannot load the model or would compute another run than `run`, or
             workers are lost again and again.
         """
-        if not work.batches:
+        if not plan.batches:
             return
         ray = self.connect()
         if self._holds != _options(model):
@@ -203,12 +166,12 @@ class Ray:
             self.close()
             self._holds = _options(model)
         room = self._room(ray, model.device.type)
-        most = min(len(work.batches), self.workers or room)
-        queue = deque(work.batches)
-        shared = ray.put(replace(work, batches=[]))
+        most = min(len(plan.batches), self.workers or room)
+        queue = deque(plan.batches)
+        shared = ray.put(replace(plan, batches=()))
         # By what is waited for: its worker and its batch. None: whether the worker is there and computes the same run.
         # A batch is given to a worker that is there, so that none waits for a node which never comes.
-        running: dict[Any, tuple[Any, list[Key] | None]] = {}
+        running: dict[Any, tuple[Any, Batch | None]] = {}
 
         def check(worker: Any) -> None:
             running[worker.run_key.remote(model.name, shared)] = worker, None
@@ -262,8 +225,8 @@ class Ray:
         gpus, cores = self._size(kind)
         if bool(gpus) != (kind == "cuda"):
             raise HybretError(
-                f"the model is on {kind} and a worker has {gpus:g} GPUs; load it where the workers will hold it, with "
-                "hybret.Ray.load"
+                f"the model is on {kind} and a worker has {gpus:g} GPUs; load it on the kind of "
+                "device that the workers take"
             )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fit = [min(has.get("CPU", 0) // cores, has.get("GPU", 0) // gpus if gpus else math.inf) for has in nodes]

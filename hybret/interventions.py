@@ -10,10 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hybret import arguments
 from hybret.errors import HybretError
+
+if TYPE_CHECKING:
+    from hybret.hybrid import Hybrid
+    from hybret.recipe import Recipe
 
 Phase = Literal["prefill", "generation"]
 During = Literal["prefill", "generation", "both"]
@@ -287,6 +291,36 @@ def require(*interventions: object) -> None:
             raise HybretError(
                 f"{one!r} is not an intervention; use KeepHeads, Omit, Only, Binary, Null, Mass, Keep or PerPhase"
             )
+
+
+Actions = tuple[Intervention, ...]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a condition does to one model under one recipe.
+
+    Attributes
+    ----------
+    prefill, generation : tuple of Intervention
+        The elementary interventions that act in each phase, without those that change nothing.
+    key : str
+        Equal for conditions that do the same: they share their answers.
+    """
+
+    prefill: Actions
+    generation: Actions
+    key: str
+
+
+def resolve(condition: Intervention, model: Hybrid, recipe: Recipe) -> Resolved:
+    """Check a condition against a model, and drop what changes nothing in it: computed once for each condition."""
+    from hybret.fitting import effective, validate
+
+    validate(condition, model.heads, model.attention_layers)
+    phases = [condition.at(phase) for phase in PHASES]
+    prefill, generation = effective(phases, model.family, model.heads, recipe)
+    return Resolved(prefill, generation, f"{prefill!r} | {generation!r}")
 
 
 def table1_conditions() -> dict[str, PerPhase]:

@@ -14,7 +14,6 @@ import torch
 
 from hybret import __version__
 from hybret.commits import commit
-from hybret.engine.placing import Elsewhere
 from hybret.hybrid import Hybrid
 from hybret.prompts import Prompt
 
@@ -52,7 +51,7 @@ def facts(model: Hybrid) -> dict[str, Any]:
 
 def _hardware(model: Hybrid) -> str:
     if model.device.type == "cuda":
-        return "GPUs of Ray" if isinstance(model.net, Elsewhere) else torch.cuda.get_device_name(model.device)
+        return torch.cuda.get_device_name(model.device)
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 

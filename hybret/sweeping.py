@@ -14,14 +14,15 @@ import torch
 import transformers
 
 from hybret import arguments, scoring
+from hybret.checkpoints import check_prompts, warn_beyond
 from hybret.cluster import Ray
 from hybret.engine import decode
 from hybret.engine.acting import require
-from hybret.engine.placing import Elsewhere
-from hybret.engine.schedule import Budget, Timings, acted_on, answered, budget_of, does, longest_prompt, plan
+from hybret.engine.schedule import Budget, Timings, budget_of, longest_prompt, schedule, tokens_acted_on
+from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
 from hybret.fitting import needs_question, no_question, validate
-from hybret.interventions import Intervention, KeepHeads, PerPhase, elementary
+from hybret.interventions import Intervention, KeepHeads, PerPhase, elementary, resolve
 from hybret.metrics import CELL
 from hybret.models import Model
 from hybret.progress import bar as progress_bar
@@ -29,7 +30,6 @@ from hybret.prompts import Prompt
 from hybret.provenance import facts, name_of, texts_of
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.soundness import require_tokens, warn_beyond
 from hybret.store import Answer, Store, read_rows
 from hybret.tasks import niah
 
@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = [
     *sorted((HERE / "engine").glob("*.py")),
-    *(HERE / f"{name}.py" for name in ("anatomy", "fitting", "interventions", "models", "presets")),
+    *(HERE / f"{name}.py" for name in ("checkpoints", "families", "fitting", "interventions", "models")),
 ]
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(b"".join(module.read_bytes() for module in ENGINE)).hexdigest()[:12]
@@ -118,45 +118,49 @@ def sweep(
     cluster = Ray() if engine == "ray" else engine if isinstance(engine, Ray) else None
     if cluster:
         cluster.connect()
-    elif isinstance(model.net, Elsewhere):
-        raise HybretError(f"{model.name} is held by Ray workers; give the hybret.Ray that loaded it as `engine`")
     budget = budget or budget_of(model, longest_prompt(model))
     stages = stages or Timings()
     run = run_key(model, recipe, max_new_tokens, budget)
     store = Store(out, run, facts(model))
-    effects = {label: does(model, recipe, condition) for label, condition in conditions.items()}
-    wanted = {(p.key, effects[label]): (p, c) for p in prompts for label, c in conditions.items()}
-    work = plan(model, wanted, recipe, max_new_tokens, budget, store.answers.keys())
-    finished = cluster.answered(model, work, stages, run) if cluster else answered(model, work, stages)
+    resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
+    plan = schedule(
+        model, prompts, list(resolved.values()), recipe, max_new_tokens, budget, finished=store.answers.keys()
+    )
+    finished = cluster.run(model, plan, stages, run) if cluster else run_schedule(model, plan, stages)
     with (
         progress_bar(
             desc=f"{model.name}, {recipe.name}",
             unit="answer",
-            total=sum(map(len, work.batches)),
+            total=sum(len(batch.rows) for batch in plan.batches),
             disable=not progress,
         ) as bar,
         closing(finished),
     ):
-        bar.set_postfix_str(f"up to {budget.rows} rows, {budget.tokens} tokens")
+        bar.set_postfix_str(f"up to {budget.max_sequences} rows, {budget.max_tokens} tokens")
         for batch, tokens, ran in finished:
-            bar.set_postfix_str(f"up to {ran.rows} rows, {ran.tokens} tokens", refresh=False)
+            bar.set_postfix_str(f"up to {ran.max_sequences} rows, {ran.max_tokens} tokens", refresh=False)
             texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             acted = [
-                acted_on(model, recipe, wanted[key], a, max_new_tokens) for key, a in zip(batch, tokens, strict=True)
+                tokens_acted_on(model, plan, prompt, condition, answer)
+                for (prompt, condition), answer in zip(batch.rows, tokens, strict=True)
             ]
-            stages.tokens.update(zip(batch, tokens, strict=True))
+            stages.tokens.update(zip(batch.keys, tokens, strict=True))
             store.add(
-                batch,
+                batch.keys,
                 [Answer(text, *on) for text, on in zip(texts, acted, strict=True)],
-                rows=ran.rows,
-                tokens=ran.tokens,
+                rows=ran.max_sequences,
+                tokens=ran.max_tokens,
             )
-            bar.update(len(batch))
+            bar.update(len(tokens))
     with stages("scoring"):
         rows = pd.DataFrame(
             [
-                _row(model, recipe, label, condition, p, store.answers[p.key, effects[label]])
-                | {"max_new_tokens": max_new_tokens, "run": name_of(run), "batch": store.batches[p.key, effects[label]]}
+                _row(model, recipe, label, condition, p, store.answers[p.key, resolved[label].key])
+                | {
+                    "max_new_tokens": max_new_tokens,
+                    "run": name_of(run),
+                    "batch": store.batches[p.key, resolved[label].key],
+                }
                 for p in prompts
                 for label, condition in conditions.items()
             ]
@@ -191,7 +195,7 @@ def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> No
             raise HybretError(f"two different haystacks are called {p.haystack!r}; give each a name of its own")
     arguments.conditions(conditions)
     niah.require_reader(model, prompts)
-    require_tokens(
+    check_prompts(
         model, [p.ids for p in prompts], arguments.integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
     )
     warn_beyond(model, [p.ids for p in prompts])
@@ -298,8 +302,8 @@ def run_key(model: Model, recipe: Recipe, max_new_tokens: int, budget: Budget) -
         "device": model.device.type,
         "recipe": recipe.deciding,
         "max_new_tokens": max_new_tokens,
-        "rows_per_batch": budget.rows,
-        "tokens_per_pass": budget.tokens,
+        "rows_per_batch": budget.max_sequences,
+        "tokens_per_pass": budget.max_tokens,
         "engine": ENGINE_DIGEST,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -22,8 +22,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from hybret.errors import HybretError
+from hybret.families import RANDOM
 from hybret.files import digest
-from hybret.presets import RANDOM
 
 CODE = ("hybret", "book/paper", "book/speed")
 """What notebooks use; the runner, the pages and the commands cannot change what a run computes."""

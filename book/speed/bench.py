@@ -27,10 +27,9 @@ from hybret.engine import decode, streaming
 from hybret.engine.attach import implementation
 from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Timings, budget_of, does, longest_prompt
+from hybret.engine.schedule import Timings, budget_of, longest_prompt
 from hybret.errors import HybretError
-from hybret.fitting import effective
-from hybret.interventions import Intervention, KeepHeads, Omit, table1_conditions
+from hybret.interventions import Intervention, KeepHeads, Omit, resolve, table1_conditions
 from hybret.metrics import fraction
 from hybret.models import Model
 from hybret.prompts import Prompt
@@ -128,14 +127,14 @@ def _sweep(
         for prompt, condition in subset:
             took, answered = clock(model, lambda p=prompt, c=condition: answer(model, p, c, max_new_tokens))  # type: ignore[misc]
             times.append(took)
-            same += answered == timings.tokens[prompt.key, does(model, CORRECTED, condition)]
+            same += answered == timings.tokens[prompt.key, resolve(condition, model, CORRECTED).key]
     stock, read = statistics.mean(times) * record["answers"], tokens * len(conditions)
-    prefills = {effective([c.at("prefill")], model.family, model.heads, CORRECTED)[0] for c in conditions.values()}
+    prefills = {resolve(condition, model, CORRECTED).prefill for condition in conditions.values()}
     return {
         **record,
         "longest_prompt_tokens": max(len(p.ids) for p in prompts),
         "max_new_tokens": max_new_tokens,
-        "budget": vars(budget_of(model, longest_prompt(model))),
+        "budget": _budget(model),
         "prompt_tokens_per_second": round(read / seconds),
         "stock": {
             "answers": len(subset),
@@ -155,6 +154,11 @@ def _sweep(
             "seconds": round(tokens * len(prefills) * flops_per_token(model.net) / peak, 3),
         },
     }
+
+
+def _budget(model: Model) -> dict[str, int]:
+    budget = budget_of(model, longest_prompt(model))
+    return {"rows": budget.max_sequences, "tokens": budget.max_tokens}
 
 
 def _timed_sweep(
@@ -256,8 +260,7 @@ def long_maps(
     half = model.heads // 2
     kept = (*(KeepHeads(k, during="generation") for k in (model.heads, half, 0)), KeepHeads(half))
     conditions: Conditions = {condition.label: condition for condition in kept}
-    budget = vars(budget_of(model, longest_prompt(model)))
-    record: dict[str, Any] = {"machine": machine(model), "budget": budget, "rows": [], "ended": "all lengths were read"}
+    record: dict[str, Any] = {"machine": machine(model), "budget": _budget(model), "rows": [], "ended": "all were read"}
     template = "instruct" if model.instruct else "base"
     grids = [niah.grid(model, [length], depths, template, seed=seed) for length in lengths]
     sweep(model, grids[0][:1], conditions, max_new_tokens=3, progress=False)  # chooses kernels before any clock starts

@@ -91,8 +91,8 @@ def sweep(
     text = haystack if haystack in ("embedded", "essays", "") else Path(haystack)
     niah.load_haystack(text, seed)
     cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
-    subject = (cluster.load if cluster else load)(model, device=device, dtype=dtype)
-    budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).tokens) if rows_per_batch else None
+    subject = load(model, device=device, dtype=dtype)
+    budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).max_tokens) if rows_per_batch else None
     kept = k if k else range(subject.heads + 1)
     conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in kept)}  # type: ignore[arg-type]
     options: dict[str, Any] = {"template": template, "haystack": text, "seed": seed, "needle": hidden, "recipe": chosen}

@@ -1,4 +1,4 @@
-"""Prefill, fork, merge and batched greedy decoding, with the phase declared at every step.
+"""Chunked prefill and batched greedy decoding, with the phase declared at every step.
 
 One prefill serves every condition that does the same in prefill; its state is then forked to one row per condition,
 rows of many prompts are merged into one ragged batch, and each row decodes under its own intervention.
@@ -11,7 +11,8 @@ until rows are merged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,25 +22,13 @@ from torch import Tensor
 from hybret.engine.acting import settle
 from hybret.engine.attach import Trace
 from hybret.engine.context import Frame, Question, Spans, frame
-from hybret.engine.state import State, all_rows, map_cache, merge, recurrent, restore_recurrent, start
+from hybret.engine.state import State, empty_state, recurrent, restore_recurrent
 from hybret.errors import HybretError
-from hybret.fitting import effective, needs_question, no_question
 from hybret.hybrid import Hybrid
-from hybret.interventions import Intervention, elementary
+from hybret.interventions import Actions, Intervention, resolve
 from hybret.recipe import Recipe
 
 MAX_NEW_TOKENS = 40
-
-__all__ = ["MAX_NEW_TOKENS", "State", "decode", "extend", "generate", "merge", "prefill", "prompt_tokens", "start"]
-
-Actions = tuple[Intervention, ...]
-
-
-UNSHARED = ("qwen3_next", "qwen3_5_text", "zamba", "zamba2")
-"""Families whose rows must not share the layers below the first attention layer: Qwen's gate stands between attention
-and its output projection, and Zamba's attention layers read the embeddings once more."""
-WHOLE = ("zamba",)
-"""Families that read a prompt in one pass only: after a text in the cache transformers starts their scan from zero."""
 
 
 def prompt_tokens(model: Hybrid, ids: Sequence[int], recipe: Recipe) -> int:
@@ -47,7 +36,7 @@ def prompt_tokens(model: Hybrid, ids: Sequence[int], recipe: Recipe) -> int:
     return len(ids) if recipe.prompt_split == "family" and model.family == "jamba" else len(ids) - 1
 
 
-def extend(
+def prefill_chunk(
     model: Hybrid,
     state: State,
     ids: Sequence[int],
@@ -59,76 +48,49 @@ def extend(
     trace: Trace | None = None,
     question: Question = None,
 ) -> State:
-    """Read on in a prompt, up to its token `until`; the argument `state` is used up (`State.fork` keeps one).
+    """Read on in a prompt up to its token `until`; `state` is used up (`State.fork` keeps a copy).
 
     Parameters
     ----------
-    model : Hybrid
     state : State
         What each of `rows` has read of `ids` so far.
     ids : sequence of int
         Token ids of the whole prompt, BOS included.
-    until : int
-        Tokens to have read in the end.
     rows : sequence of tuple of Intervention
-        What acts during prefill, for each row.
-    spans : Spans
-        Needle intervals in `ids`.
-    recipe : Recipe
+        What acts during prefill, for each row (`Resolved.prefill`).
+    spans, question : intervals in `ids`
     streaming : bool
         Without the attention weights where that is possible, and the layers below the first attention layer for one row
         only. Off: the slow reference, bit-identical to plain eager attention where nothing acts.
-    trace : Trace, optional
-    question : Question, optional
-        The question's interval in `ids`, where something keeps it in sight.
-
-    Raises
-    ------
-    HybretError
-        If `state` has read something and the family is one of `WHOLE`.
     """
-    net, device = model.net, model.device
-    read = int(state.position[0])
-    whole = until == prompt_tokens(model, ids, recipe)
+    net, device, read = model.net, model.device, int(state.position[0])
+    complete = until == len(ids)
+    following = None if complete else torch.tensor([[ids[until]]], device=device).expand(len(rows), 1)
     if read == until:
-        if whole and until < len(ids):
-            state.token = torch.tensor([[ids[until]]], device=device).expand(len(rows), 1)
-        return state
-    if read and model.family in WHOLE:
+        return state if following is None else replace(state, token=following)
+    if read and not model.traits.chunked_prefill:
         raise HybretError(
             f"transformers {transformers.__version__} cannot read on in a prompt with {model.family} (it starts the "
             "recurrence from zero); read the prompt in one pass, or answer fewer things about it at once"
         )
     position = state.position + (until - read)
-    acting = effective(rows, model.family, model.heads, recipe)
-    many = len(rows)
-    now = Frame("prefill", acting, [spans] * many, position - 1, recipe, trace, streaming, questions=[question] * many)
-    shared = now.streams and len(rows) > 1 and first_projection(model) is not None
-    here = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
-    if not shared:
-        state = State(
-            map_cache([state.cache], lambda parts: all_rows(parts[0], len(rows))),
-            [all_rows(x, len(rows)) for x in state.recurrent],
-            state.token,
-            state.position,
-            False,
-        )
+    places, questions = [spans] * len(rows), [question] * len(rows)
+    context = Frame("prefill", rows, places, position - 1, recipe, trace, streaming, questions=questions)
+    shared = context.streams and len(rows) > 1 and first_o_proj(model) is not None
+    state = state if shared else state.unshared()
+    inputs = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
     restore_recurrent(net, state.recurrent)
-    with torch.inference_mode(), frame(now), expanding(model, now if shared else None):
+    with torch.inference_mode(), frame(context), fan_out(model, context) if shared else nullcontext():
         logits = net(
-            input_ids=here,
-            position_ids=torch.arange(read, until, device=device).expand(len(here), -1),
+            input_ids=inputs,
+            position_ids=torch.arange(read, until, device=device).expand(len(inputs), -1),
             past_key_values=state.cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits
-    settle(now, model)
-    answered = whole and until == len(ids)
-    if answered:
-        token = logits[:, -1].argmax(-1, keepdim=True)
-    else:
-        token = torch.tensor([[ids[until]]], device=device).expand(len(rows), 1)
-    return State(state.cache, recurrent(net), token, position, answered)
+    settle(context, model)
+    token = logits[:, -1].argmax(-1, keepdim=True) if following is None else following
+    return State(state.cache, recurrent(net), token, position, complete)
 
 
 def prefill(
@@ -141,40 +103,37 @@ def prefill(
     streaming: bool = False,
     question: Question = None,
 ) -> State:
-    """Read one prompt, once for each of `rows`; the parameters are those of `extend`."""
+    """Read a prompt in one pass, once for each of `rows`; the parameters are those of `prefill_chunk`."""
     until = prompt_tokens(model, ids, recipe)
-    return extend(model, start(model, len(rows)), ids, until, rows, spans, recipe, streaming, trace, question)
+    return prefill_chunk(
+        model, empty_state(model, len(rows)), ids, until, rows, spans, recipe, streaming, trace, question
+    )
 
 
-def first_projection(model: Hybrid) -> Any:
-    """What the outputs of the first attention layer go through; None where it cannot be told, or they change before."""
-    if model.family in UNSHARED:
-        return None
+def first_o_proj(model: Hybrid) -> Any:
+    """The output projection of the first attention layer; None where rows cannot share the layers below."""
     layers = getattr(getattr(model.net, "model", None), "layers", None)
-    if layers is None:
+    if layers is None or not model.traits.shares_lower_layers:
         return None
     return next((m for n, m in layers[model.attention_layers[0]].named_modules() if n.endswith("o_proj")), None)
 
 
 @contextmanager
-def expanding(model: Hybrid, now: Frame | None) -> Iterator[None]:
-    """One row up to the outputs of the first attention layer, all rows of the frame from there on."""
-    if now is None:
-        yield
-        return
+def fan_out(model: Hybrid, context: Frame) -> Iterator[None]:
+    """One row up to the outputs of the first attention layer, all rows of the context from there on."""
 
     def outputs(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if now.outputs is None:
-            settle(now, model)  # says that this layer's attention did not come here
-        assert now.outputs is not None
-        if not torch.equal(inputs[0], now.outputs[: len(inputs[0])].flatten(2)):
+        if context.outputs is None:
+            settle(context, model)  # says that this layer's attention did not come here
+        assert context.outputs is not None
+        if not torch.equal(inputs[0], context.outputs[: len(inputs[0])].flatten(2)):
             raise HybretError(
                 f"{model.name} ({model.family}) changes what attention gives before its output projection, and hybret "
                 "does not know that of this family; report it (`hybret verify` shows what else holds)"
             )
-        return (now.outputs.flatten(2),)  # added to the one row of the residual stream, they give it all rows
+        return (context.outputs.flatten(2),)  # added to the one row of the residual stream, they give it all rows
 
-    handle = first_projection(model).register_forward_pre_hook(outputs)
+    handle = first_o_proj(model).register_forward_pre_hook(outputs)
     try:
         yield
     finally:
@@ -191,63 +150,65 @@ def decode(
     trace: Trace | None = None,
     questions: Sequence[Question] = (),
 ) -> list[list[int]]:
-    """Greedy one-token steps for every row at once, each under its own interventions.
+    """Answer tokens of every row, before EOS: greedy one-token steps of all rows at once.
 
     Parameters
     ----------
-    model : Hybrid
-    state : State
     rows : sequence of tuple of Intervention
-        What acts during generation, for each row of `state`.
-    spans : sequence of Spans
-        Needle intervals for each row.
-    recipe : Recipe
-    max_new_tokens : int
-        Tokens per answer at most (the authors' 40).
-    trace : Trace, optional
-    questions : sequence of Question, optional
-        The question's interval for each row, where something keeps it in sight.
-
-    Returns
-    -------
-    list of list of int
-        Answer tokens of each row, before EOS. A row stops at EOS and leaves the batch soon after.
+        What acts during generation, for each row of `state` (`Resolved.generation`).
+    spans, questions : sequence
+        Intervals for each row.
     """
-    device = model.device
-    acting = effective(rows, model.family, model.heads, recipe)
+    questions = questions or [None] * len(rows)
     answers: list[list[int]] = [[] for _ in rows]
     alive = list(range(len(rows)))
-    questions = questions or [None] * len(rows)
-    if state.answered and (going := _collect(answers, alive, state.token, model.eos)) != alive:
-        keep = torch.tensor(going, dtype=torch.long, device=device)
-        state, alive = state.select(keep), going
-    now = _generation_frame(acting, spans, questions, alive, state, recipe, trace)
-    steps = max_new_tokens - int(state.answered)
-    state = state.grow(steps)
+
+    def keep(running: Sequence[int]) -> Frame:
+        """Leave these rows in the batch, and declare what acts on them."""
+        nonlocal state, alive
+        if running != alive:
+            state = state.select(torch.tensor([alive.index(r) for r in running], dtype=torch.long, device=model.device))
+        alive = list(running)
+        actions, needles, asked = ([x[r] for r in alive] for x in (rows, spans, questions))
+        return Frame("generation", actions, needles, state.position, recipe, trace, right_aligned=True, questions=asked)
+
+    context = keep(_append(answers, alive, state.token, model.eos) if state.answered else alive)
+    steps = max_new_tokens - state.answered
+    state = state.preallocate(steps)
     for _ in range(steps):
         if not alive:
             break
-        now.last = state.position
+        context.last = state.position
         restore_recurrent(model.net, state.recurrent)
-        with torch.inference_mode(), frame(now):
+        with torch.inference_mode(), frame(context):
             logits = model.net(
                 input_ids=state.token,
                 position_ids=state.position[:, None],
                 past_key_values=state.cache,
                 use_cache=True,
             ).logits
-        settle(now, model)
+        settle(context, model)
         state.recurrent = recurrent(model.net)
         state.token = logits[:, -1].argmax(-1, keepdim=True)
         state.position = state.position + 1
-        going = _collect(answers, alive, state.token, model.eos)
+        running = _append(answers, alive, state.token, model.eos)
         # Dropping rows copies the state, so it waits until a tenth of the batch has ended; rows that have ended
         # but are still in the batch keep decoding and their tokens are ignored.
-        if len(going) <= 0.9 * len(alive):
-            keep = torch.tensor([alive.index(row) for row in going], dtype=torch.long, device=device)
-            state, alive = state.select(keep), going
-            now = _generation_frame(acting, spans, questions, alive, state, recipe, trace)
-    return [_before_eos(answer, model.eos) for answer in answers]
+        if len(running) <= 0.9 * len(alive):
+            context = keep(running)
+    return [answer[:-1] if answer and answer[-1] in model.eos else answer for answer in answers]
+
+
+def _append(answers: list[list[int]], alive: Sequence[int], token: Tensor, eos: frozenset[int]) -> list[int]:
+    """Append each row's token to its answer; the rows that have not met EOS."""
+    running = []
+    for row, new in zip(alive, token[:, 0].tolist(), strict=True):
+        if answers[row] and answers[row][-1] in eos:
+            continue
+        answers[row].append(new)
+        if new not in eos:
+            running.append(row)
+    return running
 
 
 def generate(
@@ -264,38 +225,6 @@ def generate(
 
     The caller provides hybret's attention implementation (`hybret.engine.attach.implementation`).
     """
-    if question is None and needs_question(elementary(intervention)):
-        raise no_question()
-    state = prefill(model, ids, [intervention.at("prefill")], spans, recipe, trace, question=question)
-    rows = [intervention.at("generation")]
-    return decode(model, state, rows, [spans], recipe, max_new_tokens, trace, [question])[0]
-
-
-def _generation_frame(
-    rows: Sequence[Actions],
-    spans: Sequence[Spans],
-    questions: Sequence[Question],
-    alive: Sequence[int],
-    state: State,
-    recipe: Recipe,
-    trace: Trace | None,
-) -> Frame:
-    acting, needles, asked = [rows[i] for i in alive], [spans[i] for i in alive], [questions[i] for i in alive]
-    return Frame("generation", acting, needles, state.position, recipe, trace, right_aligned=True, questions=asked)
-
-
-def _collect(answers: list[list[int]], alive: Sequence[int], token: Tensor, eos: frozenset[int]) -> list[int]:
-    """Append each row's token; the rows that have not met EOS."""
-    going = []
-    for row, new in zip(alive, token[:, 0].tolist(), strict=True):
-        ended = bool(answers[row]) and answers[row][-1] in eos
-        if not ended:
-            answers[row].append(new)
-            ended = new in eos
-        if not ended:
-            going.append(row)
-    return going
-
-
-def _before_eos(answer: list[int], eos: frozenset[int]) -> list[int]:
-    return answer[:-1] if answer and answer[-1] in eos else answer
+    condition = resolve(intervention, model, recipe)
+    state = prefill(model, ids, [condition.prefill], spans, recipe, trace, question=question)
+    return decode(model, state, [condition.generation], [spans], recipe, max_new_tokens, trace, [question])[0]

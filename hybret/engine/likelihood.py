@@ -1,16 +1,17 @@
-"""Log-likelihoods of given continuations under several interventions at once: what a benchmark measures.
+"""Log-likelihoods of continuations under several interventions at once: what a benchmark measures.
 
-Nothing is generated here, so everything is prefill. What can be shared is read once: the beginning that all texts have
-in common (the shots of a few-shot prompt), what some texts go on to have in common (a question before its choices, or a
+Nothing is generated, so everything is prefill. What can be shared is read once: the beginning that all texts have in
+common (the shots of a few-shot prompt), what several texts go on to have in common (a question before its choices, or a
 passage before its questions), and for several interventions the layers up to the first attention layer, where none of
 them has acted yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,15 +20,14 @@ from hybret.engine import decode
 from hybret.engine.acting import settle
 from hybret.engine.attach import implementation
 from hybret.engine.context import Frame, frame
-from hybret.engine.decode import Actions, State
-from hybret.engine.hooks import only_at, widening, witness
+from hybret.engine.prefix_tree import shared_tokens
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Budget, budget_of
-from hybret.engine.state import map_cache, recurrent, restore_recurrent
+from hybret.engine.state import State, empty_state, map_cache, recurrent, restore_recurrent
 from hybret.errors import HybretError
-from hybret.fitting import effective, validate
+from hybret.fitting import validate
 from hybret.hybrid import Hybrid
-from hybret.interventions import Intervention, Keep, KeepHeads
+from hybret.interventions import Actions, Intervention, Keep, KeepHeads, resolve
 from hybret.recipe import Recipe
 
 T = TypeVar("T")
@@ -44,35 +44,21 @@ def log_likelihoods(
     recipe: Recipe,
     budget: Budget | None = None,
 ) -> list[list[Answer]]:
-    """Score every continuation under every condition.
+    """Score every continuation under every condition; by condition, then by request.
+
+    Log-softmax and sum are computed in float32, whatever the model's dtype: in bf16 exact ties between the choices are
+    common.
 
     Parameters
     ----------
-    model : Hybrid
-    requests : sequence of Request
-        Contexts hold at least one token (BOS), continuations too.
     conditions : sequence of Intervention
         `Keep` or `KeepHeads`, acting in prefill.
-    recipe : Recipe
     budget : Budget, optional
         Rows and tokens, over all conditions, of one pass; default what fits on the device.
-
-    Returns
-    -------
-    list of list of Answer
-        By condition, then by request. Log-softmax and sum are computed in float32, whatever the model's dtype: in bf16
-        exact ties between the choices are common.
-
-    Raises
-    ------
-    HybretError
-        A condition that cannot act on a log-likelihood, an empty context or continuation, or (after a pass) an
-        attention layer that let through more heads than its condition keeps.
     """
-    acting = []
     for condition in conditions:
         check(model, condition)
-        acting += effective([condition.at("prefill")], model.family, model.heads, recipe)
+    acting = [resolve(condition, model, recipe).prefill for condition in conditions]
     if any(not context or not continuation for context, continuation in requests):
         raise HybretError("a context and its continuation need at least one token each; is there no BOS token?")
     if not requests or not conditions:
@@ -82,14 +68,14 @@ def log_likelihoods(
     texts = _texts(requests)
     common = _common(texts, requests)
     budget = budget or budget_of(model, max(len(text.ids) for text in texts))
-    together = common > 0 and decode.first_projection(model) is not None
-    found: dict[Actions, list[Answer]] = {}
+    together = common > 0 and decode.first_o_proj(model) is not None
+    answers: dict[Actions, list[Answer]] = {}
     with parallel_scans(), implementation(model.net):
         for group in [distinct] if together else [[actions] for actions in distinct]:
             reader = _Reader(model, group, recipe, budget, len(requests))
             reader.read_all(texts, common)
-            found |= dict(zip(group, reader.answers(), strict=True))
-    return [found[actions] for actions in acting]
+            answers |= dict(zip(group, reader.answers(), strict=True))
+    return [answers[actions] for actions in acting]
 
 
 @dataclass(frozen=True)
@@ -101,14 +87,8 @@ class _Text:
 
 
 def check(model: Hybrid, condition: Intervention) -> None:
-    """Refuse what cannot act on a log-likelihood.
-
-    Raises
-    ------
-    HybretError
-        An intervention on a needle, one that acts during generation alone, or one that does not fit the model.
-    """
-    validate(condition, model.heads)
+    """Refuse what cannot act on a log-likelihood."""
+    validate(condition, model.heads, model.attention_layers)
     if not isinstance(condition, (Keep, KeepHeads)):
         raise HybretError(f"{condition!r} cannot be run on a benchmark, whose prompts hold no needle; use KeepHeads")
     if not isinstance(condition, Keep) and not condition.at("prefill"):
@@ -123,40 +103,35 @@ def _texts(requests: Sequence[Request]) -> list[_Text]:
 
     The last token of a continuation is predicted, not read: choices of one token share one text.
     """
-    found: list[_Text] = []
+    texts: list[_Text] = []
     order = sorted(range(len(requests)), key=lambda i: requests[i][0] + requests[i][1][:-1], reverse=True)
     for request in order:  # in descending order everything that continues a text stands right before it
         context, continuation = requests[request]
         ids = context + continuation[:-1]
-        if not found or found[-1].ids[: len(ids)] != ids:
-            found.append(_Text(ids))
-        found[-1].spots.extend((request, len(context) - 1 + i, token) for i, token in enumerate(continuation))
-    return found[::-1]
+        if not texts or texts[-1].ids[: len(ids)] != ids:
+            texts.append(_Text(ids))
+        texts[-1].spots.extend((request, len(context) - 1 + i, token) for i, token in enumerate(continuation))
+    return texts[::-1]
 
 
 def _common(texts: Sequence[_Text], requests: Sequence[Request]) -> int:
     """How many first tokens all texts share and nothing is predicted from."""
-    return min(_shared(texts[0].ids, texts[-1].ids), min(len(context) for context, _ in requests) - 1)
+    return min(shared_tokens(texts[0].ids, texts[-1].ids), min(len(context) for context, _ in requests) - 1)
 
 
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _families(texts: Sequence[_Text], common: int) -> Iterator[tuple[int, list[_Text]]]:
+def _groups(texts: Sequence[_Text], common: int) -> Iterator[tuple[int, list[_Text]]]:
     """Texts that share at least a third of what is left of them after the common beginning, and how far they do.
 
     The choices of a question, if they have several tokens, or questions about one passage. `texts` are in order.
     """
     members: list[_Text] = []
     for text in texts:
-        shared = _shared(members[0].ids, text.ids) if members else 0
+        shared = shared_tokens(members[0].ids, text.ids) if members else 0
         if members and 3 * (shared - common) < max(len(text.ids), len(members[0].ids)) - common:
-            yield _shared(members[0].ids, members[-1].ids), members
+            yield shared_tokens(members[0].ids, members[-1].ids), members
             members = []
         members.append(text)
-    yield _shared(members[0].ids, members[-1].ids), members
+    yield shared_tokens(members[0].ids, members[-1].ids), members
 
 
 class _Reader:
@@ -174,17 +149,16 @@ class _Reader:
 
     def read_all(self, texts: Sequence[_Text], common: int) -> None:
         """Read the common beginning, then what several texts share, then the rest of each."""
-        start = self._beginning(texts[0].ids[:common])
-        families = list(_families(texts, common))
-        alone = [(len(only.ids) - common, only) for _, (only, *others) in families if not others]
-        for batch in self._batches(alone):
-            self._pass(start, 1, [0] * len(batch), batch, common)
-        for several in self._batches([(shared - common, (shared, m)) for shared, m in families if len(m) > 1]):
-            # A state belongs to the end of a text without padding: all stems end with the shortest one.
-            shared = min(shared for shared, _ in several)
-            stems = [_Text(m[0].ids[:shared], [spot for text in m for spot in text.spots]) for _, m in several]
-            state = self._pass(start, 1, [0] * len(stems), stems, common)
-            rests = [(len(text.ids) - shared, (i, text)) for i, (_, members) in enumerate(several) for text in members]
+        beginning = self._beginning(texts[0].ids[:common])
+        groups = list(_groups(texts, common))
+        for batch in self._batches([(len(m[0].ids) - common, m[0]) for _, m in groups if len(m) == 1]):
+            self._pass(beginning, 1, [0] * len(batch), batch, common)
+        for parents in self._batches([(shared - common, (shared, m)) for shared, m in groups if len(m) > 1]):
+            # A state belongs to the end of a text without padding: all stems end with the shortest.
+            shared = min(shared for shared, _ in parents)
+            stems = [_Text(m[0].ids[:shared], [spot for text in m for spot in text.spots]) for _, m in parents]
+            state = self._pass(beginning, 1, [0] * len(stems), stems, common)
+            rests = [(len(text.ids) - shared, (i, text)) for i, (_, members) in enumerate(parents) for text in members]
             for part in self._batches(rests):
                 self._pass(state, len(stems), [i for i, _ in part], [text for _, text in part], shared)
 
@@ -194,7 +168,7 @@ class _Reader:
         width = 0
         for tokens, item in sorted(items, key=lambda pair: -pair[0]):
             rows = (len(batch) + 1) * len(self.group)
-            if batch and (rows > self.budget.rows or rows * width > self.budget.tokens):
+            if batch and (rows > self.budget.max_sequences or rows * width > self.budget.max_tokens):
                 yield batch
                 batch = []
             width = width if batch else tokens
@@ -204,11 +178,11 @@ class _Reader:
 
     def _beginning(self, ids: tuple[int, ...]) -> State:
         """The state after the common beginning, one row for each condition."""
-        state = decode.start(self.model, len(self.group))
-        step = max(1, self.budget.tokens // len(self.group))
+        state = empty_state(self.model, len(self.group))
+        step = max(1, self.budget.max_tokens // len(self.group))
         for end in [*range(step, len(ids), step), len(ids)] if ids else []:
-            # One token more than is read: `extend` names the token that comes next.
-            state = decode.extend(self.model, state, (*ids, 0), end, self.group, (), self.recipe)
+            # One token more than is read: the state names the token that comes next.
+            state = decode.prefill_chunk(self.model, state, (*ids, 0), end, self.group, (), self.recipe)
         return state
 
     def _pass(self, state: State, texts_before: int, parents: Sequence[int], texts: Sequence[_Text], at: int) -> State:
@@ -216,15 +190,15 @@ class _Reader:
 
         Rows of a condition stand together. The state that is returned is one of these texts if they are equally long.
         """
-        model, many, count = self.model, len(self.group), len(texts)
+        model, copies, count = self.model, len(self.group), len(texts)
         device, width = model.device, max(len(text.ids) for text in texts) - at
         ids = torch.tensor([[*text.ids[at:], *[0] * (width + at - len(text.ids))] for text in texts], device=device)
-        here = _spread(state, texts_before, torch.tensor(parents, device=device))
+        state = _spread(state, texts_before, torch.tensor(parents, device=device))
         # Padding stands on the right, where no token of a causal model sees it, and all rows stand at the same
         # positions: that of the last column is exact for every row, and no mask is needed.
-        last = torch.full((many * count,), at + width - 1, device=device)
+        last = torch.full((copies * count,), at + width - 1, device=device)
         rows = [actions for actions in self.group for _ in texts]
-        now = Frame("prefill", rows, [()] * len(rows), last, self.recipe, None, True)
+        context = Frame("prefill", rows, [()] * len(rows), last, self.recipe, None, True)
         wanted = [
             (request, row, position - at, token)
             for row, text in enumerate(texts)
@@ -232,30 +206,24 @@ class _Reader:
             if at <= position < len(text.ids)
         ]
         request, row, column, target = torch.tensor(wanted or [(0, 0, 0, 0)], device=device).unbind(1)
-        copies = torch.arange(many, device=device)[:, None] * count
-        restore_recurrent(model.net, here.recurrent)
-        with (
-            torch.inference_mode(),
-            frame(now),
-            widening(model, now, count),
-            only_at(model, (copies + row).flatten(), column.repeat(many)),
-            witness(model, [_most(actions, model.heads) for actions in rows]),
-        ):
+        first_row = torch.arange(copies, device=device)[:, None] * count
+        places = (first_row + row).flatten(), column.repeat(copies)
+        restore_recurrent(model.net, state.recurrent)
+        with torch.inference_mode(), frame(context), fan_out_texts(model, context, count), logits_at(model, *places):
             logits = model.net(
                 input_ids=ids,
                 position_ids=torch.arange(at, at + width, device=device)[None],
-                past_key_values=here.cache,
+                past_key_values=state.cache,
                 use_cache=True,
             ).logits
-        settle(now, model)
+        settle(context, model)
         if wanted:
-            chances = logits[0].unflatten(0, (many, -1)).float().log_softmax(-1)
-            each = chances.gather(-1, target.expand(many, -1)[..., None])[..., 0]
-            owner = request.expand(many, -1)
-            self.total.scatter_add_(1, owner, each)
+            chances = logits[0].unflatten(0, (copies, -1)).float().log_softmax(-1)
+            owner = request.expand(copies, -1)
+            self.total.scatter_add_(1, owner, chances.gather(-1, target.expand(copies, -1)[..., None])[..., 0])
             missed = (chances.argmax(-1) != target).long()
             self.greedy &= torch.zeros_like(self.greedy, dtype=torch.long).scatter_add_(1, owner, missed) == 0
-        return replace(here, recurrent=recurrent(model.net))
+        return replace(state, recurrent=recurrent(model.net))
 
 
 def _spread(state: State, texts: int, parents: Tensor) -> State:
@@ -269,6 +237,65 @@ def _spread(state: State, texts: int, parents: Tensor) -> State:
     return replace(state, cache=cache, recurrent=[pick(x) for x in state.recurrent])
 
 
-def _most(actions: Actions, heads: int) -> int:
-    """How many heads may write under `actions`."""
-    return min([heads, *(a.k for a in actions if isinstance(a, KeepHeads))])
+@contextmanager
+def fan_out_texts(model: Hybrid, context: Frame, texts: int) -> Iterator[None]:
+    """One row for each text up to the outputs of the first attention layer, all rows of the context from there on.
+
+    `decode.fan_out` does this for a single text, whose residual stream of one row is added to any number of rows.
+    """
+    if len(context.rows) == texts:
+        yield
+        return
+    projection = decode.first_o_proj(model)
+    layer = model.net.model.layers[model.attention_layers[0]]
+    attention = next(m for m in layer.modules() if projection in m.children())
+
+    def first(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        """A hook that changes the hidden states among a module's arguments, its only activations."""
+
+        def hook(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if inputs:
+                return (change(inputs[0]), *inputs[1:]), named
+            return inputs, {**named, "hidden_states": change(named["hidden_states"])}
+
+        return hook
+
+    copies = len(context.rows) // texts
+    handles = [
+        layer.register_forward_pre_hook(first(lambda x: x.repeat(copies, 1, 1)), with_kwargs=True),
+        attention.register_forward_pre_hook(first(lambda x: x[:texts]), with_kwargs=True),
+    ]
+    try:
+        with decode.fan_out(model, context):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def logits_at(model: Hybrid, row: Tensor, column: Tensor) -> Iterator[None]:
+    """Logits at these places alone, ``(1, places, vocabulary)``: all of them would take gigabytes.
+
+    The last layer's feed-forward network works for these places alone, too: what it adds elsewhere, nothing reads.
+    """
+    layer = model.net.model.layers[-1]
+    network = getattr(layer, model.traits.feed_forward or "", None)
+    zeros: list[Tensor] = []
+
+    def narrow(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        zeros.append(torch.zeros_like(inputs[0]))
+        return (inputs[0][row, column][None],)
+
+    vocabulary = model.net.get_output_embeddings()
+    handles = [vocabulary.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],))]
+    if network:
+        handles += [
+            network.register_forward_pre_hook(narrow),
+            network.register_forward_hook(lambda _, __, output: zeros.pop().index_put_((row, column), output[0])),
+        ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -9,62 +9,43 @@ is the same along a branch, because a shared prefix holds no token of the needle
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from hybret.engine import decode
-from hybret.engine.decode import Actions, State
+from hybret.engine.state import State, empty_state
 from hybret.hybrid import Hybrid
+from hybret.interventions import Actions
 from hybret.prompts import Prompt
 from hybret.recipe import Recipe
 
-GRAIN = {"cpu": 8, "cuda": 128}
+GRANULARITY = {"cpu": 8, "cuda": 128}
 """Tokens by which branching points are rounded down: reading a few tokens twice is cheaper than a pass of its own."""
 
 
-@dataclass(frozen=True)
-class _Branch:
-    """Prompts that are the same so far, and the state that they share."""
-
-    prompts: Sequence[Prompt]
-    state: State
-
-
 def order(model: Hybrid, prompts: Sequence[Prompt], recipe: Recipe) -> Iterator[Prompt]:
-    """The prompts in the order in which `read` gives them; of several that have the same tokens one."""
-    distinct = {p.ids: p for p in prompts}
-    if model.family in decode.WHOLE:
-        yield from distinct.values()
-        return
-    branches = [[distinct[ids] for ids in sorted(distinct)]]
-    while branches:
-        branch = branches.pop()
-        if len(branch) == 1:
-            yield branch[0]
+    """The prompts in the order in which `prefill` gives them; of several that have the same tokens one."""
+    stems = _roots(model, prompts)
+    while stems:
+        stem = stems.pop()
+        if len(stem) == 1:
+            yield stem[0]
         else:
-            branches += _parts(model, branch, recipe)[1]
+            stems += _branches(model, stem, recipe)[1]
 
 
-def read(
+def prefill(
     model: Hybrid,
     prompts: Sequence[Prompt],
     rows: Sequence[Actions],
     recipe: Recipe,
-    tokens: int,
+    max_tokens: int,
     chosen: Set[str] | None = None,
 ) -> Iterator[tuple[Prompt, State]]:
-    """Read every prompt once for each of `rows`, shared beginnings once.
+    """Read every prompt under each of `rows`, which must not look ahead, shared beginnings once.
 
     Parameters
     ----------
-    model : Hybrid
-    prompts : sequence of Prompt
-        Of several that have the same tokens one is read.
-    rows : sequence of tuple of Intervention
-        What acts during prefill; it must not look ahead.
-    recipe : Recipe
-    tokens : int
+    max_tokens : int
         Tokens, over all rows, of one pass through the model: a longer stretch is read in several passes.
     chosen : set of str, optional
         Keys of the prompts that are read; default all. They are read in the passes in which all would be, and so with
@@ -73,67 +54,66 @@ def read(
     Yields
     ------
     tuple of Prompt and State
-        In the order in which the prompts leave the tree, not the given one; each state has ``len(rows)`` rows.
+        In the order in which the prompts leave the tree; states have ``len(rows)`` rows.
     """
-    grain = GRAIN.get(model.device.type, 1)
-    step = max(1, tokens // len(rows))
+    granularity = GRANULARITY.get(model.device.type, 1)
+    chunk = max(1, max_tokens // len(rows)) if model.traits.chunked_prefill else max(len(p.ids) for p in prompts)
 
-    def further(state: State, prompt: Prompt, until: int) -> State:
-        spans, question = prompt.needle_spans, prompt.question_span
-        return decode.extend(model, state, prompt.ids, until, rows, spans, recipe, question=question)
+    def read(state: State, prompt: Prompt, until: int) -> State:
+        while True:
+            end = min(int(state.position[0]) + chunk, until)
+            state = decode.prefill_chunk(
+                model, state, prompt.ids, end, rows, prompt.needle_spans, recipe, question=prompt.question_span
+            )
+            if end == until:
+                return state
 
-    def extend(branch: _Branch, until: int) -> State:
-        state, prompt = branch.state, branch.prompts[0]
-        while (at := int(state.position[0])) < until:
-            part = min(at + step, until)
-            state = further(state, prompt, part)
-        return state
+    def wanted(stems: Sequence[list[Prompt]]) -> Iterator[list[Prompt]]:
+        return (stem for stem in stems if chosen is None or any(p.key in chosen for p in stem))
 
-    distinct = {p.ids: p for p in prompts}
-    chosen = {p.key for p in prompts} if chosen is None else chosen
-    if model.family in decode.WHOLE:
-        for prompt in (p for p in distinct.values() if p.key in chosen):
-            until = decode.prompt_tokens(model, prompt.ids, recipe)
-            yield prompt, further(decode.start(model, len(rows)), prompt, until)
-        return
-    branches = [_Branch([distinct[ids] for ids in sorted(distinct)], decode.start(model, len(rows)))]
-    while branches:
-        branch = branches.pop()
-        if len(branch.prompts) == 1:
-            prompt = branch.prompts[0]
-            until = decode.prompt_tokens(model, prompt.ids, recipe)
-            state = extend(branch, until)
-            # A prompt of one token is not read at all, and yet its state must name that token.
-            yield prompt, further(state, prompt, until)
+    stems = [(stem, empty_state(model, len(rows))) for stem in wanted(_roots(model, prompts))]
+    while stems:
+        stem, state = stems.pop()
+        if len(stem) == 1:
+            yield stem[0], read(state, stem[0], decode.prompt_tokens(model, stem[0].ids, recipe))
             continue
-        fork, parts = _parts(model, branch.prompts, recipe)
-        state = extend(branch, max(int(branch.state.position[0]), fork - fork % grain))
-        read_on = [part for part in parts if any(p.key in chosen for p in part)]
-        branches += [_Branch(part, state.fork()) for part in read_on]
+        fork, branches = _branches(model, stem, recipe)
+        if (until := fork - fork % granularity) > int(state.position[0]):
+            state = read(state, stem[0], until)
+        stems += [(branch, state.fork()) for branch in wanted(branches)]
 
 
-def _parts(model: Hybrid, prompts: Sequence[Prompt], recipe: Recipe) -> tuple[int, list[list[Prompt]]]:
+def _roots(model: Hybrid, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """Prompts that may share their beginnings, sorted by their tokens; the last of the list is read first."""
+    distinct = {p.ids: p for p in prompts}
+    if not model.traits.chunked_prefill:
+        return [[p] for p in reversed(distinct.values())]
+    return [[distinct[ids] for ids in sorted(distinct)]]
+
+
+def _branches(model: Hybrid, prompts: Sequence[Prompt], recipe: Recipe) -> tuple[int, list[list[Prompt]]]:
     """Where prompts that are sorted by their tokens part, and into what."""
-    own = [_own(model, p, recipe) for p in prompts]
-    fork = min(_shared(prompts[0].ids, prompts[-1].ids), *own)
+    limits = [_max_shared_prefix(model, p, recipe) for p in prompts]
+    fork = min(shared_tokens(prompts[0].ids, prompts[-1].ids), *limits)
 
-    def after(pair: tuple[Prompt, int]) -> Any:
-        """What a prompt goes on with; one that ends its sharing here goes on alone."""
-        return pair[0].ids[fork] if pair[1] > fork else pair[0].key
+    def following(pair: tuple[Prompt, int]) -> int | str:
+        """What a prompt goes on with; one that ends its sharing at the fork goes on alone."""
+        prompt, limit = pair
+        return prompt.ids[fork] if limit > fork else prompt.key
 
-    parts = [[p for p, _ in group] for _, group in groupby(zip(prompts, own, strict=True), after)]
+    groups = [[p for p, _ in group] for _, group in groupby(zip(prompts, limits, strict=True), following)]
     # The longest branch is read last, so that few states are alive at one time.
-    return fork, sorted(parts, key=len, reverse=True)
+    return fork, sorted(groups, key=len, reverse=True)
 
 
-def _own(model: Hybrid, prompt: Prompt, recipe: Recipe) -> int:
-    """Where a prompt stops being like another one at the latest: at its needle, its question or its prefill's end."""
-    ends = [decode.prompt_tokens(model, prompt.ids, recipe)]
+def _max_shared_prefix(model: Hybrid, prompt: Prompt, recipe: Recipe) -> int:
+    """Tokens before a prompt's needle, its question and its prefill's end: more of them are no other prompt's."""
     shift = 1 if recipe.needle_span == "shifted" else 0
-    asked = [prompt.question_span[0]] if prompt.question_span else []
-    return max(0, min(ends + asked + [start - shift for start, _ in prompt.needle_spans]))
+    question = [prompt.question_span[0]] if prompt.question_span else []
+    starts = [start - shift for start, _ in prompt.needle_spans]
+    return max(0, min(decode.prompt_tokens(model, prompt.ids, recipe), *question, *starts))
 
 
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two prompts begin with alike."""
+def shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

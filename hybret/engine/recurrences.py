@@ -17,9 +17,9 @@ from torch import Tensor
 from hybret.errors import HybretError
 
 try:
-    from hybret.engine import scan_triton, scan_triton_mamba
+    from hybret.engine import triton
 except ImportError:  # no Triton on this machine (every CPU-only install): plain PyTorch does the work
-    scan_triton = scan_triton_mamba = None  # type: ignore[assignment]
+    triton = None  # type: ignore[assignment]
 
 ROWS_IN_CACHE = 1 << 20
 """Elements of a batch slice on the CPU: decays and states of one slice (8 MB in fp32) stay in the processor's cache."""
@@ -30,51 +30,46 @@ BLOCK = 128
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """All states of the recurrence h_t = a_t * h_{t-1} + b_t.
+    """All states of the recurrence h_t = a_t * h_{t-1} + b_t, and the last one; differentiable.
 
-    Computed in fp32, or in fp64 if an argument is fp64; differentiable in every argument.
+    Computed in fp32, or in fp64 if an argument is fp64.
 
     Parameters
     ----------
-    a : Tensor, shape (batch, time, channels)
-        Decays. Zeros (resets of the state) are exact.
-    b : Tensor, shape (batch, time, channels)
-        Inputs.
+    a, b : Tensor, shape (batch, time, channels)
+        Decays, of which zeros (resets of the state) are exact, and inputs.
     h0 : Tensor, shape (batch, channels), optional
         State before the first step; zeros if left out.
-
-    Returns
-    -------
-    h : Tensor, shape (batch, time, channels)
-        State after every step.
-    last : Tensor, shape (batch, channels)
-        State after the last step.
-
-    Raises
-    ------
-    HybretError
-        If the shapes do not fit together or there is no time step.
     """
-    if a.shape != b.shape or b.dim() != 3 or b.shape[1] == 0:
-        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+    if a.shape != b.shape or b.dim() != 3 or b.shape[1] == 0 or (h0 is not None and h0.shape != b[:, 0].shape):
+        shapes = ", ".join(str(tuple(x.shape)) for x in (a, b, h0) if x is not None)
         raise HybretError(
-            f"linear_scan needs decays and inputs of one shape (batch, time >= 1, channels), got {shapes}."
+            f"linear_scan got shapes {shapes}; give decays and inputs (batch, time >= 1, channels) and a state "
+            "(batch, channels)"
         )
-    if h0 is not None and h0.shape != (b.shape[0], b.shape[2]):
-        wanted = (b.shape[0], b.shape[2])
-        raise HybretError(f"linear_scan needs an initial state of shape {wanted}, got {tuple(h0.shape)}.")
     dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
     a, b = a.to(dtype), b.to(dtype)
     h0 = None if h0 is None else h0.to(dtype)
-    if scan_triton is not None and b.is_cuda and dtype == torch.float32:
-        h = scan_triton.scan(a, b, h0)
-    elif torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or (h0 is not None and h0.requires_grad)):
+    if dtype == torch.float32 and _by_kernel(a, b, h0):
+        h = triton.linear_scan(a, b, h0)
+    elif _wants_gradients(a, b, h0):
         if h0 is not None:
             b = torch.cat([b[:, :1] + a[:, :1] * h0[:, None], b[:, 1:]], 1)
         h = _odd_even(a, b)
     else:
         h = _odd_even_sliced(a, b, h0)
     return h, h[:, -1]
+
+
+def _wants_gradients(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def _by_kernel(*tensors: Tensor | None) -> bool:
+    """Whether Triton computes these: on CUDA, and with gradients once their kernels are registered."""
+    if triton is None or not any(x is not None and x.is_cuda for x in tensors):
+        return False
+    return triton.DIFFERENTIABLE or not _wants_gradients(*tensors)
 
 
 def _odd_even(a: Tensor, b: Tensor) -> Tensor:
@@ -119,10 +114,10 @@ def _odd_even_sliced(a: Tensor, b: Tensor, h0: Tensor | None) -> Tensor:
 def selective_scan(
     hidden_states: Tensor,
     dt: Tensor,
-    A: Tensor,  # noqa: N803 (the names of the stock function, which passes D by name)
-    B: Tensor,  # noqa: N803
-    C: Tensor,  # noqa: N803
-    D: Tensor | None = None,  # noqa: N803
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
@@ -130,28 +125,10 @@ def selective_scan(
     initial_state: Tensor | None = None,
     **_: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Mamba's selective scan, with the calling convention of transformers' `mamba_selective_scan`.
+    """Mamba's selective scan, called as transformers' `mamba_selective_scan`, and from any state.
 
-    Parameters
-    ----------
-    hidden_states, dt, z : Tensor, shape (batch, channels, time)
-        Inputs, time steps (before `delta_bias` and softplus) and the optional output gate.
-    A : Tensor, shape (channels, state)
-        Continuous decay rates, negative.
-    B, C : Tensor, shape (batch, state, time)
-        Input and output projections of the state.
-    D, delta_bias : Tensor, shape (channels,), optional
-        Skip connection; what is added to `dt`.
-    delta_softplus, return_last_state : bool
-        Apply softplus to `dt`; also return the state after the last token.
-    initial_state : Tensor, shape (batch, channels, state), optional
-        State before the first token; zeros if left out. The stock function has no such argument.
-    **_
-        Switches between the stock function's own implementations; they change no values and are ignored.
-
-    Returns
-    -------
-    Tensor, shape (batch, channels, time), or a tuple of it and the last state, shape (batch, channels, state)
+    Inputs and outputs are (batch, channels, time), `A` (channels, states), `B` and `C` (batch, states, time), `D` and
+    `delta_bias` (channels), and `initial_state`, which the stock function does not have, (batch, channels, states).
     """
     if delta_bias is not None:
         dt = dt + delta_bias.to(dt.dtype)[..., None]
@@ -159,8 +136,9 @@ def selective_scan(
         dt = F.softplus(dt)
     x, step, b, c = (t.transpose(1, 2) for t in (hidden_states, dt, B, C))
     state = None if initial_state is None else initial_state.to(_precise(x))
-    if scan_triton_mamba is not None and x.is_cuda and _precise(x) == torch.float32 and A.shape[1].bit_count() == 1:
-        y, state = scan_triton_mamba.scan(x, step, A.float(), b, c, state)
+    power_of_two = A.shape[1].bit_count() == 1
+    if power_of_two and _precise(x) == torch.float32 and _by_kernel(x, step, A, b, c, state):
+        y, state = triton.selective_scan(x, step, A.float(), b, c, state)
     else:
         y, state = _selective_blocks(x, step, A, b, c, state)
     y = y.transpose(1, 2).to(hidden_states.dtype)
@@ -171,18 +149,11 @@ def selective_scan(
     return (y, state) if return_last_state else y
 
 
-def selective_step(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,  # noqa: N803 (the names of the stock function)
-    B: Tensor,  # noqa: N803
-    C: Tensor,  # noqa: N803
-) -> Tensor:
-    """One token of Mamba's selective scan for many rows: `state` is updated in place, and the outputs returned.
+def selective_step(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """Outputs ``(rows, channels)`` of one token of the selective scan; `state` is updated in place.
 
     A few rows at a time, so that their states stay in the processor's cache: half the time of the stock function for
-    640 rows of 512 channels with 8 states (5.8 instead of 12.2 ms on one core).
+    640 rows of 512 channels with 8 states (5.8 instead of 12.2 ms on one core). Without skip connection and gate.
 
     Parameters
     ----------
@@ -191,16 +162,11 @@ def selective_step(
         Inputs, and time steps after bias and softplus.
     A : Tensor, shape (channels, states)
     B, C : Tensor, shape (rows, states)
-
-    Returns
-    -------
-    Tensor, shape (rows, channels)
-        Without skip connection and gate.
     """
     out, inputs = torch.empty_like(x), dt * x
-    some = max(1, STATES_IN_CACHE // A.numel())
-    for first in range(0, len(x), some):
-        part = slice(first, first + some)
+    rows = max(1, STATES_IN_CACHE // A.numel())
+    for first in range(0, len(x), rows):
+        part = slice(first, first + rows)
         h = state[part].mul_((dt[part, :, None] * A).exp_())
         h.addcmul_(inputs[part, :, None], B[part, None])
         out[part] = (h @ C[part, :, None]).squeeze(-1)
@@ -234,15 +200,15 @@ def _selective_blocks(
 def _selective_steps(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The same token by token, on a CPU: a token has thousands of states, and those of a few tokens stay in the cache.
+    """The same token by token on a CPU, whose cache holds the states of a few tokens.
 
-    Measured on one core with 512 channels of 8 states, beside the odd-even scan: twice as fast for one text of 240
-    tokens, five to eight times for batches.
+    With 512 channels of 8 states, twice as fast as the odd-even scan for one text of 240 tokens, five to eight times
+    for batches.
     """
     rows, time, channels = x.shape
-    some = max(1, STATES_IN_CACHE // (4 * rates.numel()))
-    if rows > some:
-        parts = [slice(first, first + some) for first in range(0, rows, some)]
+    limit = max(1, STATES_IN_CACHE // (4 * rates.numel()))
+    if rows > limit:
+        parts = [slice(first, first + limit) for first in range(0, rows, limit)]
         done = [_selective_steps(x[p], step[p], rates, b[p], c[p], None if state is None else state[p]) for p in parts]
         return torch.cat([out for out, _ in done]), torch.cat([h for _, h in done])
     # Channels last, so that every operation runs along them.
@@ -255,11 +221,11 @@ def _selective_steps(
     states = torch.empty_like(decay)
     for first in range(0, time, block):
         part = slice(first, min(first + block, time))
-        here = part.stop - first
-        torch.mul(step[part, :, None], rates, out=decay[:here]).exp_()
-        torch.mul(x[part, :, None], b[part, ..., None], out=states[:here])
-        for i in range(here):
+        size = part.stop - first
+        torch.mul(step[part, :, None], rates, out=decay[:size]).exp_()
+        torch.mul(x[part, :, None], b[part, ..., None], out=states[:size])
+        for i in range(size):
             h = states[i].addcmul_(decay[i], h)
-        torch.matmul(c[part, :, None], states[:here], out=out[part])
+        torch.matmul(c[part, :, None], states[:size], out=out[part])
         h = h.clone()  # the next block overwrites the buffer
     return out[:, :, 0].transpose(0, 1), h.transpose(1, 2).contiguous()

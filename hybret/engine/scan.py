@@ -1,7 +1,6 @@
-"""Parallel scans in transformers' models: `parallel_scans` routes them through `hybret.engine.recurrences`.
+"""`parallel_scans` routes the recurrences of transformers' models through `hybret.engine.recurrences`.
 
-The stock PyTorch path of transformers runs one Python iteration per token, nearly all of the time of a prefill. Nothing
-is patched on import.
+The stock PyTorch path runs one Python iteration per token, nearly all of the time of a prefill.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ _mamba_state: ContextVar[Tensor | None] = ContextVar("mamba_state", default=None
 def parallel_scans() -> Iterator[None]:
     """Inside the block transformers' RecurrentGemma and Jamba run their recurrences through this module.
 
-    Values agree with the stock code to fp32 rounding (the order of the operations differs). A pass of several tokens
-    starts from the state that the model carries, if there is one; stock Jamba would start its scan from zero, and stock
-    RecurrentGemma its convolution. Left padding is invisible to RecurrentGemma's recurrent layers; the stock ones read
-    it like text. The originals are back when the last of nested or concurrent blocks is left, also by an exception.
+    Values agree with the stock code to fp32 rounding. A pass of several tokens starts from the state that the model
+    carries; stock Jamba would start its scan from zero, and stock RecurrentGemma its convolution. Left padding is
+    invisible to RecurrentGemma's recurrent layers; the stock ones read it like text. The originals are back when the
+    last of nested or concurrent blocks is left, also by an exception.
     """
     global _depth
     with _lock:
@@ -69,9 +68,9 @@ def _patch() -> None:
     stock_block, stock_rglru = block.forward, rglru.forward
     stock_step = modeling_jamba.mamba_selective_state_update
 
-    def rglru_forward(self: Any, activations: Tensor, position_ids: Tensor) -> Tensor:
+    def rglru_forward(self, activations, position_ids):
         if torch.is_grad_enabled():
-            return stock_rglru(self, activations, position_ids)  # type: ignore[return-value]
+            return stock_rglru(self, activations, position_ids)
         # The stock operations, in place and in the layout of the gates: half of the passes over memory.
         rows, time, width = activations.shape
         x = activations.reshape(rows * time, self.num_attention_heads, self.block_width).transpose(0, 1)
@@ -90,35 +89,21 @@ def _patch() -> None:
         )
         return states
 
-    def rnn_scan(
-        self: Any,
-        hidden_states: Tensor,
-        recurrent_gate: Tensor,
-        reset: Tensor,
-        recurrent_states: Tensor | None,
-        acc_dtype: torch.dtype = torch.float32,
-    ) -> tuple[Tensor, Tensor]:
+    def rnn_scan(self, hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype=torch.float32):
         if hidden_states.shape[1] == 1:
             return stock_rnn(self, hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype)
         decay = recurrent_gate * ~reset
         h, last = linear_scan(decay.to(acc_dtype), hidden_states.to(acc_dtype), recurrent_states)
         return h.type(hidden_states.dtype), last
 
-    def block_forward(
-        self: Any,
-        input_states: Tensor,
-        position_ids: Tensor,
-        attention_mask: Tensor | None,
-        use_cache: bool = True,
-        **kwargs: Any,
-    ) -> tuple[Tensor, None]:
+    def block_forward(self, input_states, position_ids, attention_mask, use_cache=True, **kwargs):
         rows, time, _ = input_states.shape
         real = _not_padding(attention_mask, time)
         before = self.conv1d_state if use_cache else None
         if time == 1 or (real is None and before is None):
-            return stock_block(self, input_states, position_ids, attention_mask, use_cache, **kwargs)  # type: ignore[arg-type]
+            return stock_block(self, input_states, position_ids, attention_mask, use_cache, **kwargs)
 
-        def unpadded(x: Tensor) -> Tensor:
+        def unpadded(x):
             return x if real is None else x * real[..., None].to(x.dtype)
 
         x = unpadded(self.linear_x(input_states)).transpose(1, 2)
@@ -131,24 +116,12 @@ def _patch() -> None:
         x = self.rg_lru(unpadded(x), position_ids)  # unpadded again: the convolution's bias would be read as text
         return self.linear_out(x * self.act_fn(self.linear_y(input_states))), None
 
-    def mamba_scan(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def mamba_scan(hidden_states, *args, **kwargs):
         if hidden_states.shape[-1] == 1:
             return stock_mamba(hidden_states, *args, **kwargs)
         return selective_scan(hidden_states, *args, **{**kwargs, "initial_state": _mamba_state.get()})
 
-    def mamba_step(
-        state: Tensor,
-        hidden_states: Tensor,
-        dt: Tensor,
-        A: Tensor,  # noqa: N803
-        B: Tensor,  # noqa: N803
-        C: Tensor,  # noqa: N803
-        D: Tensor | None = None,  # noqa: N803
-        dt_bias: Tensor | None = None,
-        dt_softplus: bool = False,
-        z: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
+    def mamba_step(state, hidden_states, dt, A, B, C, D=None, dt_bias=None, dt_softplus=False, z=None, **kwargs):
         if state.is_cuda or torch.is_grad_enabled() or {state.dtype, hidden_states.dtype} != {torch.float32}:
             return stock_step(state, hidden_states, dt, A, B, C, D, dt_bias, dt_softplus, z, **kwargs)
         dt = dt if dt_bias is None else dt + dt_bias
@@ -156,7 +129,7 @@ def _patch() -> None:
         out = out if D is None else out.addcmul_(hidden_states, D)
         return out if z is None else out.mul_(F.silu(z))
 
-    def forward(self: Any, hidden_states: Tensor, cache_params: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def mixer_forward(self, hidden_states, cache_params=None, *args, **kwargs):
         state = None  # the mixer does not hand its cached state to the scan, so it is passed beside it
         if cache_params is not None and cache_params.has_previous_state(self.layer_idx):
             state = cache_params.layers[self.layer_idx].recurrent_states[0]
@@ -172,7 +145,7 @@ def _patch() -> None:
         (block, "forward", block_forward),
         (modeling_jamba, "mamba_selective_scan", mamba_scan),
         (modeling_jamba, "mamba_selective_state_update", mamba_step),
-        (mixer, "forward", forward),
+        (mixer, "forward", mixer_forward),
     ):
         _originals.append((owner, name, getattr(owner, name)))
         setattr(owner, name, ours)

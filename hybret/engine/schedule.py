@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import torch
 
-from hybret import arguments
+from hybret.devices import cache_bytes
 from hybret.engine import decode, prefix_tree
-from hybret.engine.acting import Actions, acts
 from hybret.engine.attach import implementation
-from hybret.engine.decode import State
-from hybret.engine.placing import Elsewhere
 from hybret.engine.scan import parallel_scans
-from hybret.engine.sizing import cache_bytes
-from hybret.errors import HybretError
+from hybret.engine.state import State, merge
+from hybret.errors import HybretError, Positive, checked
 from hybret.hybrid import Hybrid
-from hybret.interventions import PHASES, Binary, Intervention
+from hybret.interventions import Actions, Binary, Resolved
 from hybret.prompts import Prompt
 from hybret.recipe import Recipe
 
-MOST_ROWS = {"cpu": 640, "cuda": 1024}
+MOST_SEQUENCES = {"cpu": 640, "cuda": 1024}
 # On the CPU a few rows stay in the caches; a GPU wants large passes.
 MOST_TOKENS = {"cpu": 2400, "cuda": 32768}
 STATE_SHARE = 0.15
@@ -33,47 +31,26 @@ ROOM_SHARE = 0.25
 """The same of what the weights leave, where that is less: of 139 GiB the 96 of Jamba-Mini leave 43."""
 
 Key = tuple[str, str]
-"""Of an answer: its prompt's key, and what the condition `does`."""
-Pair = tuple[Prompt, Intervention]
+"""Of an answer: its prompt's key and its condition's (`Resolved.key`)."""
 
 
-@dataclass(frozen=True)
+@checked
 class Budget:
-    """How much runs at one time. In fp32 it does not change an answer; in bf16 it may, so it is part of a run.
+    """How much runs at one time. In fp32 it does not change an answer; in bf16 it may, so it is part of a run."""
 
-    Parameters
-    ----------
-    rows : int
-        Rows (prompt x condition) that decode together.
-    tokens : int
-        Tokens, over all rows, of one pass through the model in prefill.
-    """
-
-    rows: int
-    tokens: int
-
-    def __post_init__(self) -> None:
-        arguments.integer("rows of a budget", self.rows, 1)
-        arguments.integer("tokens of a budget", self.tokens, 1)
+    max_sequences: Positive  # rows (prompt x condition) that decode together
+    max_tokens: Positive  # of a prefill pass, over all its rows
 
     def half(self) -> Budget:
-        return Budget(max(1, self.rows // 2), max(1, self.tokens // 2))
+        return Budget(max(1, self.max_sequences // 2), max(1, self.max_tokens // 2))
 
 
 @dataclass
 class Timings:
-    """What a sweep did, for those who measure it; on a GPU taking the times waits for the GPU after each stage.
+    """What a sweep did, for those who measure it: the clock waits for the GPU after each stage."""
 
-    Attributes
-    ----------
-    seconds : dict of str to float
-        By stage: prefill, fork, decode, scoring.
-    tokens : dict of tuple to list of int
-        Answer tokens of what was computed, by prompt key and `repr` of what acts in prefill and generation.
-    """
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    tokens: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # prefill, fork, decode, scoring
+    tokens: dict[Key, list[int]] = field(default_factory=dict)  # of the answers that were computed
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -87,17 +64,15 @@ class Timings:
 def budget_of(model: Hybrid, longest: int) -> Budget:
     """What fits on the model's device, from its memory, for prompts of up to `longest` tokens."""
     kind = model.device.type
-    rows = MOST_ROWS.get(kind, 1)
+    sequences = MOST_SEQUENCES.get(kind, 1)
     if kind == "cuda":
         size = cache_bytes(model.net.config, len(model.attention_layers), longest, model.net.dtype.itemsize)
-        rows = max(1, min(rows, state_room(model) // size))
-    return Budget(rows, MOST_TOKENS.get(kind, 1))
+        sequences = max(1, min(sequences, state_room(model) // size))
+    return Budget(sequences, MOST_TOKENS.get(kind, 1))
 
 
 def state_room(model: Hybrid) -> int:
     """Bytes of a GPU for the keys and values of the rows that decode together; 0 for a CPU, which is not asked."""
-    if isinstance(model.net, Elsewhere):
-        return model.net.room
     if model.device.type != "cuda":
         return 0
     memory = torch.cuda.get_device_properties(model.device).total_memory
@@ -115,196 +90,212 @@ def longest_prompt(model: Hybrid) -> int:
     return 2 * max(model.lengths)
 
 
-def does(model: Hybrid, recipe: Recipe, condition: Intervention) -> str:
-    """What a condition does to this model, whatever it is called: two that do the same share their answers."""
-    return f"{acts(model, recipe, condition, 'prefill')!r} | {acts(model, recipe, condition, 'generation')!r}"
+@dataclass(frozen=True)
+class PromptJob:
+    """A prompt and the conditions to answer it under."""
 
+    prompt: Prompt
+    conditions: tuple[Resolved, ...]
 
-def acted_on(model: Hybrid, recipe: Recipe, pair: Pair, answer: Sequence[int], max_new_tokens: int) -> tuple[int, int]:
-    """Tokens on which a condition acted, in prefill and in generation, for an answer of these tokens.
-
-    In every attention layer, or those that it names: the engine has seen to that after each pass (`acting.settle`).
-    """
-    prompt, condition = pair
-    reading = decode.prompt_tokens(model, prompt.ids, recipe)
-    # One step for each token, and for the one that ends an answer; a prompt that was read whole gave the first of them.
-    steps = min(len(answer) + 1, max_new_tokens) - (reading == len(prompt.ids))
-    did = [bool(acts(model, recipe, condition, phase)) for phase in PHASES]
-    return reading * did[0], steps * did[1]
-
-
-def _alone(row: Actions, recipe: Recipe) -> bool:
-    """Whether what acts on a token of the prompt depends on later ones: the authors' mean over the whole prefill."""
-    return recipe.binary == "scalar" and any(isinstance(action, Binary) for action in row)
+    @property
+    def prefills(self) -> tuple[Actions, ...]:
+        """The distinct ways in which the conditions read the prompt."""
+        return tuple(dict.fromkeys(condition.prefill for condition in self.conditions))
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be answered, in which batches: all that the answers' bits depend on, whoever computes a batch.
+class Batch:
+    """Prompts that decode together under all their conditions."""
 
-    Attributes
-    ----------
-    pairs : dict of Key to Pair
-        Every prompt that takes part in the tree of beginnings, also those that no batch names.
-    recipe : Recipe
-    max_new_tokens : int
-    budget : Budget
-    batches : list of list of Key
-    """
+    jobs: tuple[PromptJob, ...] = ()
 
-    pairs: dict[Key, Pair]
+    @property
+    def rows(self) -> list[tuple[Prompt, Resolved]]:
+        return [(job.prompt, condition) for job in self.jobs for condition in job.conditions]
+
+    @property
+    def keys(self) -> list[Key]:
+        return [(prompt.key, condition.key) for prompt, condition in self.rows]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is to be answered, in which batches: all that the answers' bits depend on, whoever computes a batch."""
+
+    jobs: tuple[PromptJob, ...]  # in the order of reading; finished ones too, which shape the prefix tree
+    batches: tuple[Batch, ...]  # still to be computed
     recipe: Recipe
     max_new_tokens: int
     budget: Budget
-    batches: list[list[Key]]
 
 
-def plan(
+def schedule(
     model: Hybrid,
-    pairs: Mapping[Key, Pair],
+    prompts: Sequence[Prompt],
+    conditions: Sequence[Resolved],
     recipe: Recipe,
     max_new_tokens: int,
     budget: Budget,
     finished: Collection[Key] = (),
-) -> Work:
-    """The batches in which those of `pairs` are answered that are not finished.
+) -> Schedule:
+    """The batches in which every prompt is answered under every condition, without those that are finished.
 
-    A run that stopped has left whole batches, and the others come as if it had not stopped. Where parts of a batch are
+    A run that stopped has left whole batches, and the rest comes as if it had not stopped. Where parts of a batch are
     there (an earlier run had other conditions), what is missing is planned anew, so that batches are full.
     """
-    wanted, reading = _grouped(model, pairs, recipe)
-    batches: list[list[Key]] = []
-    for rows, prompts in reading.items():
-        shared = not all(_alone(row, recipe) for row in rows)
-        for prompt in prefix_tree.order(model, prompts, recipe) if shared else prompts:
-            keys = wanted[prompt.key]
-            if not batches or len(batches[-1]) + len(keys) > budget.rows:
-                batches.append([])
-            batches[-1] += keys
-    left = [batch for batch in batches if not all(key in finished for key in batch)]
-    if any(key in finished for batch in left for key in batch):
-        missing = {key: pair for key, pair in pairs.items() if key not in finished}
-        return plan(model, missing, recipe, max_new_tokens, budget)
-    return Work(dict(pairs), recipe, max_new_tokens, budget, left)
+    distinct = tuple({condition.key: condition for condition in conditions}.values())
+    jobs = [PromptJob(prompt, distinct) for prompt in {prompt.key: prompt for prompt in prompts}.values()]
+    plan = _plan(model, jobs, recipe, max_new_tokens, budget)
+    left = [batch for batch in plan.batches if not all(key in finished for key in batch.keys)]
+    if any(key in finished for batch in left for key in batch.keys):
+        return _plan(model, _without(jobs, finished), recipe, max_new_tokens, budget)
+    return replace(plan, batches=tuple(left))
 
 
-def answered(
-    model: Hybrid, work: Work, stages: Timings
-) -> Generator[tuple[list[Key], list[list[int]], Budget], None, None]:
-    """Finished batches: keys, the tokens of their answers, and the budget that they ran under.
+def _without(jobs: Sequence[PromptJob], finished: Collection[Key]) -> list[PromptJob]:
+    """What is left of the jobs."""
+    missing = (tuple(c for c in job.conditions if (job.prompt.key, c.key) not in finished) for job in jobs)
+    return [replace(job, conditions=left) for job, left in zip(jobs, missing, strict=True) if left]
+
+
+def _plan(model: Hybrid, jobs: Sequence[PromptJob], recipe: Recipe, max_new_tokens: int, budget: Budget) -> Schedule:
+    groups: dict[tuple[Actions, ...], dict[str, PromptJob]] = defaultdict(dict)
+    for job in jobs:
+        groups[job.prefills][job.prompt.key] = job
+    ordered: list[PromptJob] = []
+    for prefills, members in groups.items():
+        prompts: Iterable[Prompt] = [job.prompt for job in members.values()]
+        if not all(looks_ahead(actions, recipe) for actions in prefills):
+            prompts = prefix_tree.order(model, list(prompts), recipe)
+        ordered += [members[prompt.key] for prompt in prompts]
+    batches, room = [Batch()], budget.max_sequences
+    for job in ordered:
+        if batches[-1].jobs and len(job.conditions) > room:
+            batches.append(Batch())
+            room = budget.max_sequences
+        batches[-1] = Batch((*batches[-1].jobs, job))
+        room -= len(job.conditions)
+    return Schedule(tuple(ordered), tuple(b for b in batches if b.jobs), recipe, max_new_tokens, budget)
+
+
+def looks_ahead(actions: Actions, recipe: Recipe) -> bool:
+    """Whether what acts on a token of the prompt depends on later ones: the authors' mean over the whole prefill."""
+    return recipe.binary == "scalar" and any(isinstance(action, Binary) for action in actions)
+
+
+def tokens_acted_on(
+    model: Hybrid, schedule: Schedule, prompt: Prompt, condition: Resolved, answer: Sequence[int]
+) -> tuple[int, int]:
+    """Tokens on which a condition acted, in prefill and in generation, for an answer of these tokens.
+
+    In every attention layer, or those that it names: the engine has seen to that after each pass.
+    """
+    reading = decode.prompt_tokens(model, prompt.ids, schedule.recipe)
+    # One step for each token, and for the one that ends an answer; a prompt that was read whole gave the first of them.
+    steps = min(len(answer) + 1, schedule.max_new_tokens) - (reading == len(prompt.ids))
+    return reading * bool(condition.prefill), steps * bool(condition.generation)
+
+
+def run(
+    model: Hybrid, schedule: Schedule, timings: Timings
+) -> Generator[tuple[Batch, list[list[int]], Budget], None, None]:
+    """Finished batches, the tokens of their answers, and the budget that they ran under.
 
     Out of memory, the budget is halved, and what is missing goes on.
-
-    Raises
-    ------
-    HybretError
-        Not even one row and one token fit.
     """
     done: set[Key] = set()
     with parallel_scans(), implementation(model.net):
-        while work.batches:
+        while schedule.batches:
             try:
-                for batch, tokens in _answers(model, work, stages):
-                    done.update(batch)
-                    yield batch, tokens, work.budget
+                for batch, answers in _answers(model, schedule, timings):
+                    done.update(batch.keys)
+                    yield batch, answers, schedule.budget
             except torch.OutOfMemoryError as problem:
-                if work.budget == work.budget.half():
+                if schedule.budget == schedule.budget.half():
                     raise HybretError(
                         f"{model.name} does not fit into the memory of {model.device} even one row and one token at a "
                         "time; use a larger device, a smaller dtype or shorter prompts (finished answers are kept)"
                     ) from problem
-                work = replace(work, budget=work.budget.half())
+                schedule = replace(schedule, budget=schedule.budget.half())
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
-            missing = {key: work.pairs[key] for batch in work.batches for key in batch if key not in done}
-            work = plan(model, missing, work.recipe, work.max_new_tokens, work.budget)
+            missing = _without([job for batch in schedule.batches for job in batch.jobs], done)
+            schedule = _plan(model, missing, schedule.recipe, schedule.max_new_tokens, schedule.budget)
 
 
-def _grouped(
-    model: Hybrid, pairs: Mapping[Key, Pair], recipe: Recipe
-) -> tuple[dict[str, list[Key]], dict[tuple[Actions, ...], list[Prompt]]]:
-    """The keys of every prompt, and the prompts by their distinct prefills."""
-    wanted: dict[str, list[Key]] = defaultdict(list)
-    for key in pairs:
-        wanted[key[0]].append(key)
-    reading: dict[tuple[Actions, ...], list[Prompt]] = defaultdict(list)
-    for keys in wanted.values():
-        reading[tuple(dict.fromkeys(acts(model, recipe, pairs[key][1], "prefill") for key in keys))].append(
-            pairs[keys[0]][0]
-        )
-    return wanted, reading
+def _answers(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tuple[Batch, list[list[int]]]]:
+    states = _read(model, schedule, timings)
+    for batch in schedule.batches:
+        parts = []
+        for job in batch.jobs:
+            key, prefills, state = next(states)
+            assert key == job.prompt.key, "prompts are read in the order of the batches"
+            with timings("fork"):
+                rows = [prefills.index(condition.prefill) for condition in job.conditions]
+                parts.append(state.select(torch.tensor(rows, device=model.device)))
+        with timings("fork"):
+            state = merge(parts)
+            parts.clear()  # their memory can go
+        prompts, conditions = zip(*batch.rows, strict=True)
+        actions, spans = [c.generation for c in conditions], [p.needle_spans for p in prompts]
+        questions = [p.question_span for p in prompts]
+        with timings("decode"):
+            answers = decode.decode(
+                model, state, actions, spans, schedule.recipe, schedule.max_new_tokens, questions=questions
+            )
+        yield batch, answers
 
 
-def _answers(model: Hybrid, work: Work, stages: Timings) -> Iterator[tuple[list[Key], list[list[int]]]]:
-    wanted, reading = _grouped(model, work.pairs, work.recipe)
-    chosen = {prompt for batch in work.batches for prompt, _ in batch}
-    of_batch: list[State] = []
-    states = (
-        (prompt.key, rows, state)
-        for rows, prompts in reading.items()
-        if not chosen.isdisjoint(p.key for p in prompts)
-        for prompt, state in _read(model, prompts, rows, work, chosen, stages)
-    )
-    for batch in work.batches:
-        pairs = [work.pairs[key] for key in batch]
-        for _ in {prompt for prompt, _ in batch}:
-            prompt, rows, state = next(states)
-            with stages("fork"):
-                reads = [acts(model, work.recipe, work.pairs[key][1], "prefill") for key in wanted[prompt]]
-                of_batch.append(state.select(torch.tensor([rows.index(a) for a in reads], device=model.device)))
-        yield batch, _decode(model, pairs, of_batch, work.recipe, work.max_new_tokens, stages)
-
-
-def _read(
-    model: Hybrid, prompts: Sequence[Prompt], rows: Sequence[Actions], work: Work, chosen: Set[str], stages: Timings
-) -> Iterator[tuple[Prompt, State]]:
-    """The state of every chosen prompt after each of the prefills `rows`, in their order."""
-    recipe = work.recipe
-    alone = [row for row in rows if _alone(row, recipe)]
-    together = [row for row in rows if row not in alone]
-    order = torch.tensor([[*together, *alone].index(row) for row in rows], device=model.device)
-    source = (
-        prefix_tree.read(model, prompts, together, recipe, work.budget.tokens, chosen)
-        if together
-        else ((p, None) for p in prompts if p.key in chosen)
-    )
-    while True:
-        with stages("prefill"):
-            found = next(source, None)
-            if found is None:
-                return
-            prompt, state = found
-            states = [state] if state else []
-            if alone:
-                spans, question = prompt.needle_spans, prompt.question_span
-                states.append(decode.prefill(model, prompt.ids, alone, spans, recipe, None, True, question))
-        if not alone:
-            yield prompt, states[0]
+def _read(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tuple[str, list[Actions], State]]:
+    """The key of every prompt of the batches, the ways in which it is read, and its state with a row for each."""
+    recipe, chosen = schedule.recipe, {key for batch in schedule.batches for key, _ in batch.keys}
+    for prefills, group in groupby(schedule.jobs, key=lambda job: job.prefills):
+        prompts = [job.prompt for job in group]
+        if chosen.isdisjoint(prompt.key for prompt in prompts):
             continue
-        with stages("fork"):
-            state = decode.merge(states).select(order)
-        yield prompt, state
-
-
-def _decode(
-    model: Hybrid,
-    pairs: Sequence[Pair],
-    states: list[State],
-    recipe: Recipe,
-    max_new_tokens: int,
-    stages: Timings,
-) -> list[list[int]]:
-    """Answer tokens of one batch; `states` is emptied, so that its memory can go once the batch is merged."""
-    with stages("fork"):
-        state = decode.merge(states)
-        states.clear()
-    with stages("decode"):
-        return decode.decode(
-            model,
-            state,
-            [condition.at("generation") for _, condition in pairs],
-            [prompt.needle_spans for prompt, _ in pairs],
-            recipe,
-            max_new_tokens,
-            questions=[prompt.question_span for prompt, _ in pairs],
+        ahead = [actions for actions in prefills if looks_ahead(actions, recipe)]
+        rows = [actions for actions in prefills if actions not in ahead]
+        source: Iterator[tuple[Prompt, State | None]] = (
+            prefix_tree.prefill(model, prompts, rows, recipe, schedule.budget.max_tokens, chosen)
+            if rows
+            else ((prompt, None) for prompt in prompts if prompt.key in chosen)
         )
+        while True:
+            with timings("prefill"):
+                prompt, state = next(source, (None, None))
+                if prompt is None:
+                    break
+                if ahead:
+                    spans, question = prompt.needle_spans, prompt.question_span
+                    last = decode.prefill(model, prompt.ids, ahead, spans, recipe, None, True, question)
+            if ahead:
+                with timings("fork"):
+                    state = merge([state, last]) if state else last
+            assert state is not None
+            yield prompt.key, rows + ahead, state
+
+
+def workload(model: Hybrid, schedule: Schedule) -> dict[str, int]:
+    """How much there is to compute; tokens are those of all prefills, as if no prompts shared their beginnings."""
+    jobs = [job for batch in schedule.batches for job in batch.jobs]
+    tokens = [len(job.prefills) * decode.prompt_tokens(model, job.prompt.ids, schedule.recipe) for job in jobs]
+    return {
+        "prompts": len(jobs),
+        "conditions": len({condition.key for job in jobs for condition in job.conditions}),
+        "prefills": sum(len(job.prefills) for job in jobs),
+        "tokens": sum(tokens),
+        "answers": sum(len(job.conditions) for job in jobs),
+        "batches": len(schedule.batches),
+    }
+
+
+def estimated_seconds(model: Hybrid, schedule: Schedule) -> float:
+    """The time that a schedule takes, from its middle batch: prefill by its tokens, decoding by its answers."""
+    if not schedule.batches:
+        return 0.0
+    sample, timings = replace(schedule, batches=(schedule.batches[len(schedule.batches) // 2],)), Timings()
+    for _ in run(model, sample, timings):
+        pass
+    part, total = workload(model, sample), workload(model, schedule)
+    reading = timings.seconds.pop("prefill") * total["tokens"] / max(1, part["tokens"])
+    return reading + sum(timings.seconds.values()) * total["answers"] / part["answers"]

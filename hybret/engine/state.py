@@ -5,19 +5,15 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-if TYPE_CHECKING:
-    from hybret.hybrid import Hybrid
-
-
-GROWABLE = (DynamicLayer, DynamicSlidingWindowLayer)
+from hybret.hybrid import Hybrid
 
 
 @dataclass
@@ -29,7 +25,7 @@ class State:
     cache : DynamicCache
         Keys and values (and Jamba's recurrent states), left-padded to the longest row.
     recurrent : list of Tensor
-        RecurrentGemma keeps its recurrent and convolution states on its modules; these are they, in module order.
+        RecurrentGemma's recurrent and convolution states, which it keeps on its modules, in their order.
     token : Tensor
         ``(rows, 1)``: the token that each row reads next.
     position : Tensor
@@ -47,12 +43,12 @@ class State:
     answered: bool
 
     def select(self, rows: Tensor) -> State:
-        """The rows `rows` (repeats allowed), as a state of their own: a fork or a subset."""
-        many = len(self.token) > 1
+        """The rows `rows` (repeats allowed) as a state of their own: a fork or a subset."""
+        shareable = len(self.token) > 1
 
         def pick(x: Tensor) -> Tensor:
             # (A model may be spread over several devices, and its state with it.)
-            return x if many and len(x) == 1 else x.index_select(0, rows.to(x.device))
+            return x if shareable and len(x) == 1 else x.index_select(0, rows.to(x.device))
 
         return State(
             map_cache([self.cache], lambda parts: pick(parts[0])),
@@ -62,24 +58,29 @@ class State:
             self.answered,
         )
 
-    def grow(self, steps: int) -> State:
-        """A state of the same rows, none of them shared, with room for `steps` more tokens."""
+    def unshared(self, finish: Callable[[Tensor], Tensor] = lambda x: x) -> State:
+        """The same with every tensor in all rows; `finish` as in `map_cache`."""
         rows = len(self.token)
-        cache = map_cache([self.cache], lambda parts: all_rows(parts[0], rows), torch.clone)
-        cache.layers = [
-            Growing(layer, steps) if type(layer) in GROWABLE and getattr(layer, "is_initialized", False) else layer
-            for layer in cache.layers
+        cache = map_cache([self.cache], lambda parts: all_rows(parts[0], rows), finish)
+        return replace(self, cache=cache, recurrent=[all_rows(x, rows) for x in self.recurrent])
+
+    def preallocate(self, steps: int) -> State:
+        """The same with nothing shared, and room for `steps` more tokens."""
+        state, kinds = self.unshared(torch.clone), (DynamicLayer, DynamicSlidingWindowLayer)
+        state.cache.layers = [
+            PreallocatedLayer(layer, steps) if type(layer) in kinds and layer.is_initialized else layer
+            for layer in state.cache.layers
         ]
-        return State(cache, [all_rows(x, rows) for x in self.recurrent], self.token, self.position, self.answered)
+        return state
 
     def fork(self) -> State:
-        """The same state once more: reading on with one leaves the other as it is."""
+        """A copy: reading on with either leaves its twin as it is."""
         # Keys, values and RecurrentGemma's states are replaced by new tensors; Jamba's states are written in place.
         cache = map_cache([self.cache], lambda parts: parts[0], torch.clone)
-        return State(cache, list(self.recurrent), self.token, self.position, self.answered)
+        return replace(self, cache=cache, recurrent=list(self.recurrent))
 
 
-class Growing(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Keys and values of one attention layer with room for the answer: a new token is written, nothing is copied.
 
     transformers' own layers concatenate at every step, a third of the time of decoding 300 rows on a CPU.
@@ -95,11 +96,11 @@ class Growing(DynamicLayer):
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """The keys and values that this one token sees, itself included."""
+        """The keys and values that this token sees, itself included."""
+        self.key_room[:, :, self.end : self.end + 1] = key_states
+        self.value_room[:, :, self.end : self.end + 1] = value_states
         self.end, self.read = self.end + 1, self.read + 1
         seen = slice(max(0, self.end - self.window) if self.window else 0, self.end)
-        self.key_room[:, :, self.end - 1 : self.end] = key_states
-        self.value_room[:, :, self.end - 1 : self.end] = value_states
         return self.key_room[:, :, seen], self.value_room[:, :, seen]
 
     def get_seq_length(self) -> int:
@@ -110,32 +111,26 @@ class Growing(DynamicLayer):
         return keys, self.read + query_length - keys
 
 
-def start(model: Hybrid, rows: int) -> State:
+def empty_state(model: Hybrid, rows: int) -> State:
     """The state of `rows` rows that have read nothing."""
     weights = [m.conv_1d.weight for m in recurrent_modules(model.net)]
     # (transformers' own `_setup_cache` gives the convolution state the wrong width when `lru_width` differs from
-    # `hidden_size`. A state left on the modules by another prompt would corrupt a one-token prompt, and a NaN in it
-    # poison the next one.)
+    # `hidden_size`. A state that an earlier prompt left on the modules would corrupt a one-token prompt, and a NaN in
+    # it poison the next one.)
     recurrent = [
         x for w in weights for x in (w.new_zeros(1, len(w), w.shape[-1] - 1), torch.zeros(1, len(w), device=w.device))
     ]
+    special = getattr(sys.modules[type(model.net).__module__], model.traits.cache or "", None)
+    cache = special() if special else DynamicCache(config=model.net.config)
     zeros = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
-    return State(_empty_cache(model.net), recurrent, zeros, zeros[:, 0], False)
-
-
-def _empty_cache(net: Any) -> DynamicCache:
-    """MiniMax alone has a class of its own."""
-    own = getattr(sys.modules[type(net).__module__], "MiniMaxCache", None)
-    return own() if own else DynamicCache(config=net.config)
+    return State(cache, recurrent, zeros, zeros[:, 0], False)
 
 
 def merge(states: Sequence[State]) -> State:
-    """One ragged batch out of several states: keys and values are left-padded to the longest row."""
-    longest = max(int(s.position.max()) for s in states)
-    counts = [len(s.token) for s in states]
+    """A ragged batch out of several states: keys and values are left-padded to the longest row."""
+    states = [state.unshared() for state in states]
 
     def join(parts: list[Tensor]) -> Tensor:
-        parts = [all_rows(x, n) for x, n in zip(parts, counts, strict=True)]
         # Only keys and values have lengths that differ between states; they are (rows, heads, keys, head_dim).
         keys = max(x.shape[-2] for x in parts) if parts[0].ndim == 4 else 0
         if any(x.ndim == 4 and x.shape[-2] < keys for x in parts):
@@ -145,7 +140,7 @@ def merge(states: Sequence[State]) -> State:
     cache = map_cache([s.cache for s in states], join)
     for layer in cache.layers:
         if hasattr(layer, "cumulative_length"):
-            layer.cumulative_length = longest
+            layer.cumulative_length = max(int(s.position.max()) for s in states)
     return State(
         cache,
         [join(list(parts)) for parts in zip(*(s.recurrent for s in states), strict=True)],
@@ -156,7 +151,7 @@ def merge(states: Sequence[State]) -> State:
 
 
 def all_rows(x: Tensor, rows: int) -> Tensor:
-    """A tensor of a state with its one row repeated for all of them."""
+    """A tensor of a state with a shared row repeated for all."""
     return x.expand(rows, *x.shape[1:]) if len(x) == 1 else x
 
 
@@ -179,10 +174,7 @@ def map_cache(
     join: Callable[[list[Tensor]], Tensor],
     finish: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> DynamicCache:
-    """A cache whose every per-row tensor is `join` of those of `caches`, whatever kinds of layers it has.
-
-    `finish` is applied to the tensors that layers write in place.
-    """
+    """A cache whose every per-row tensor is `join` of those of `caches`; `finish` gets those written in place."""
     merged: Any = copy.copy(caches[0])
     merged.layers = []
     for parts in zip(*(c.layers for c in caches), strict=True):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from hybret.checkpoints import organisms
 from hybret.errors import HybretError
 from hybret.prompts import CONTROL, PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED, PAPER
-from hybret.sources import organisms
 from hybret.tasks.haystack import Haystack, load_haystack
 from hybret.tasks.niah import grid
 

@@ -16,16 +16,16 @@ import pandas as pd
 import torch
 
 from hybret import arguments
+from hybret.checkpoints import check_prompts
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
+from hybret.families import has_random_weights
 from hybret.fitting import needs_question, no_question, validate
-from hybret.interventions import Intervention, Keep, elementary
-from hybret.presets import RANDOM, RANDOM_MODELS
+from hybret.interventions import Intervention, Keep, elementary, resolve
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.soundness import require_tokens
 from hybret.tasks import niah
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ class Look:
     runs: tuple[LookRun, ...]
 
     @property
-    def made_up(self) -> bool:
+    def has_random_weights(self) -> bool:
         """Whether the weights are random, so that nothing here is a result."""
-        return self.model in RANDOM_MODELS or self.digest.startswith(RANDOM[:-1])
+        return has_random_weights(self.model, self.digest)
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -206,7 +206,7 @@ def look(
         if needs_question(elementary(condition)) and not prompt.question_span:
             raise no_question()
     niah.require_reader(model, [prompt])
-    require_tokens(model, [prompt.ids], max_new_tokens)
+    check_prompts(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)
     which = torch.tensor([i for i, each in enumerate(bins) for _ in range(each.start, each.end)])
     runs = [_run(model, prompt, label, each, recipe, max_new_tokens, which) for label, each in conditions.items()]
@@ -264,12 +264,10 @@ def _run(
     trace = Trace(bins=bins)
     spans, question = prompt.needle_spans, prompt.question_span
     with parallel_scans(), implementation(model.net):
-        state = decode.prefill(
-            model, prompt.ids, [condition.at("prefill")], spans, recipe, streaming=True, question=question
-        )
+        acting = resolve(condition, model, recipe)
+        state = decode.prefill(model, prompt.ids, [acting.prefill], spans, recipe, streaming=True, question=question)
         position = int(state.position[0])
-        acting = [condition.at("generation")]
-        (answer,) = decode.decode(model, state, acting, [spans], recipe, max_new_tokens, trace, [question])
+        (answer,) = decode.decode(model, state, [acting.generation], [spans], recipe, max_new_tokens, trace, [question])
     if not trace.mass:
         raise HybretError(
             f"{model.name} ended its answer before its first generation step; there is nothing to look at"

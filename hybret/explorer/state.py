@@ -14,11 +14,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from book.paper import tipping
 from hybret import metrics
 from hybret.errors import HybretError, printable
+from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP, colormap, words
-from hybret.presets import made_up
 from hybret.prompts import PAPER_NEEDLE, Needle
 from hybret.scoring import RUBRICS, score
 
@@ -240,7 +239,7 @@ def _facts(hidden: pd.DataFrame, series: int) -> dict[str, Any]:
     mine = hidden[hidden["series"] == series]
     seeds = sorted(set(mine["haystack_seed"].astype(str)))
     return {
-        "random": bool(made_up(mine["model"], mine["weights"]).any()),
+        "random": any(map(has_random_weights, mine["model"], mine["weights"])),
         "seeds": ", ".join(seeds),
         "haystack": printable(", ".join(sorted(set(mine["haystack"].astype(str))))),
         "ran": printable(" on ".join(filter(None, mine[["dtype", "device"]].iloc[0]))) if len(mine) else "",
@@ -288,7 +287,7 @@ def _start(state: dict[str, Any]) -> dict[str, int]:
         above = [state["steps"][i]["accuracy"] - (state["steps"][i]["floor"] or 0) for i in mine]
         by_k = state["steps"][mine[0]]["k"] is not None
         # Steps of k fall from all heads to none: gone is where nothing is left from there on.
-        gone = [j for j in range(1, len(mine)) if max(above[j:]) <= tipping.NOTHING] if by_k else []
+        gone = [j for j in range(1, len(mine)) if max(above[j:]) <= metrics.NOTHING] if by_k else []
         other = gone[0] if gone else int(np.argmin(above))
         # Curves over k are what the paper is about, first of all of its Figure 2; of those that lose half of the score
         # the first in the rows stays.

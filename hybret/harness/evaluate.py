@@ -22,11 +22,11 @@ import transformers
 
 from hybret import arguments
 from hybret.engine.likelihood import check
-from hybret.engine.schedule import Budget, does
+from hybret.engine.schedule import Budget
 from hybret.errors import HybretError
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
-from hybret.interventions import Intervention, KeepHeads
+from hybret.interventions import Intervention, KeepHeads, resolve
 from hybret.models import Model
 from hybret.progress import bar as progress_bar
 from hybret.recipe import CORRECTED, Recipe
@@ -107,7 +107,7 @@ def evaluate(
         check(model, condition)
     wanted = benchmarks.find(tasks)
     max_length = max_length or getattr(model.net.config, "max_position_embeddings", None)
-    acting = {does(model, recipe, condition): condition for condition in conditions.values()}
+    acting = {resolve(condition, model, recipe).key: condition for condition in conditions.values()}
     shared = _identity(model, recipe, limit, seed, max_length)
     cells = {(task.name, effect): _path(out, task, {**shared, "task": task.digest, "does": effect})
              for task in wanted for effect in acting}  # fmt: skip
@@ -141,7 +141,7 @@ def evaluate(
                 _write(cells[name, effect], rows)
     table = pd.concat(
         [
-            done[task.name, does(model, recipe, condition)].assign(
+            done[task.name, resolve(condition, model, recipe).key].assign(
                 **_labels(model, recipe, task, label, condition), **{c: shared[c] for c in _VERSIONS}
             )
             for task in wanted

@@ -62,9 +62,9 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         text = corpus.haystack(seed, characters=max(20_000, 10 * tokens))
         return Haystack("embedded", text, sha256(text.encode()), seed=seed)
     if source == "essays":
-        from hybret import essays  # here: it needs the cache's folder, and few runs need it
+        from hybret import data  # here: it needs the cache's folder, and few runs need it
 
-        return _read_folder(essays.fetched())
+        return _read_folder(data.essays_folder())
     try:
         if source and Path(source).is_dir():
             return _read_folder(Path(source))

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from hybret.engine.decode import WHOLE, extend, merge, prompt_tokens
-from hybret.engine.state import restore_recurrent, start
+from hybret.engine.decode import prefill_chunk, prompt_tokens
+from hybret.engine.state import empty_state, merge, restore_recurrent
 from hybret.interventions import KeepHeads
 from hybret.recipe import CORRECTED, PAPER
 from hybret.verifying.subjects import STEPS, Actions, Bench
@@ -82,13 +82,13 @@ def steps(bench: Bench) -> float:
 
 def reading_on(bench: Bench) -> float:
     """A prompt that is read in three parts, as prompts that begin alike are, against one pass."""
-    if bench.model.family in WHOLE:
+    if not bench.model.traits.chunked_prefill:
         return own_continuation(bench)
     n = len(bench.ids)
     with bench.engine(), bench.logits() as found:
-        state = start(bench.model, 1)
+        state = empty_state(bench.model, 1)
         for until in (n // 2, n // 2 + 1, n - 1):
-            state = extend(bench.model, state, bench.ids, until, [()], (), CORRECTED)
+            state = prefill_chunk(bench.model, state, bench.ids, until, [()], (), CORRECTED)
     return bench.error(torch.stack([x[0] for x in found]), bench.plain[[n // 2 - 1, n // 2, n - 2]])
 
 
@@ -98,15 +98,15 @@ def fork(bench: Bench) -> float:
     spare = state.fork()
     bench.decode(state, [(KeepHeads(0),)])
     answered = bench.error(bench.decode(spare)[1], bench.decode(bench.prefill())[1])
-    if bench.model.family in WHOLE:
+    if not bench.model.traits.chunked_prefill:
         return answered
     n = len(bench.ids)
     other = (*bench.ids[: n // 2], *bench.prompt(n - n // 2))
     with bench.engine(), bench.logits() as found:
-        state = extend(bench.model, start(bench.model, 1), bench.ids, n // 2, [()], (), CORRECTED)
+        state = prefill_chunk(bench.model, empty_state(bench.model, 1), bench.ids, n // 2, [()], (), CORRECTED)
         spare = state.fork()
-        extend(bench.model, state, other, n - 1, [()], (), CORRECTED)
-        extend(bench.model, spare, bench.ids, n - 1, [()], (), CORRECTED)
+        prefill_chunk(bench.model, state, other, n - 1, [()], (), CORRECTED)
+        prefill_chunk(bench.model, spare, bench.ids, n - 1, [()], (), CORRECTED)
     return max(answered, bench.error(found[-1][0], bench.plain[-2]))
 
 
@@ -162,7 +162,7 @@ def prefill_untouched(bench: Bench) -> float:
 def own_steps(bench: Bench) -> float:
     """Transformers alone: one-token steps after a prompt against one pass."""
     n = len(bench.ids) - 4
-    state = start(bench.model, 1)
+    state = empty_state(bench.model, 1)
     restore_recurrent(bench.net, state.recurrent)
     parts = [bench.plainly(bench.ids[:n], state.cache)]
     parts += [bench.plainly(bench.ids[t : t + 1], state.cache, t) for t in range(n, len(bench.ids))]
@@ -172,7 +172,7 @@ def own_steps(bench: Bench) -> float:
 def own_positions(bench: Bench) -> float:
     """Transformers alone: the same without position ids, which it then makes up."""
     n = len(bench.ids) - 4
-    state = start(bench.model, 1)
+    state = empty_state(bench.model, 1)
     restore_recurrent(bench.net, state.recurrent)
     cuts = [0, *range(n, len(bench.ids) + 1)]
     parts = [torch.tensor([bench.ids[a:b]], device=bench.model.device) for a, b in zip(cuts, cuts[1:], strict=False)]
@@ -184,7 +184,7 @@ def own_positions(bench: Bench) -> float:
 def own_continuation(bench: Bench) -> float:
     """Transformers alone: several tokens at once after a prompt that is in the cache, against one pass."""
     n = len(bench.ids) // 2
-    state = start(bench.model, 1)
+    state = empty_state(bench.model, 1)
     restore_recurrent(bench.net, state.recurrent)
     parts = [bench.plainly(bench.ids[:n], state.cache), bench.plainly(bench.ids[n:], state.cache, n)]
     return bench.error(torch.cat(parts), bench.plain)
@@ -198,7 +198,7 @@ def own_padding(bench: Bench) -> float:
     shown = torch.ones_like(ids)
     shown[1, :n] = 0
     position = (shown.cumsum(-1) - 1).clamp_min(0)
-    state = start(bench.model, 1)
+    state = empty_state(bench.model, 1)
     restore_recurrent(bench.net, [x.expand(2, *x.shape[1:]) for x in state.recurrent])
     with torch.inference_mode():
         inputs = {"input_ids": ids, "attention_mask": shown, "position_ids": position}

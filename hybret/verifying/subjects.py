@@ -15,12 +15,10 @@ from hybret.engine.attach import implementation
 from hybret.engine.context import Frame, frame
 from hybret.engine.decode import decode, prefill
 from hybret.engine.scan import parallel_scans
-from hybret.engine.state import State, restore_recurrent, start
-from hybret.interventions import During, Intervention, KeepHeads
+from hybret.engine.state import State, empty_state, restore_recurrent
+from hybret.interventions import Actions, During, KeepHeads, resolve
 from hybret.models import Model
 from hybret.recipe import CORRECTED, Recipe
-
-Actions = tuple[Intervention, ...]
 
 STEPS = 6
 """Tokens of an answer."""
@@ -98,7 +96,7 @@ class Bench:
     def plainly(self, ids: Sequence[int], cache: DynamicCache | None = None, read: int = 0) -> Tensor:
         """The same of transformers' own code, after `read` tokens that are in the cache."""
         if cache is None:
-            state = start(self.model, 1)
+            state = empty_state(self.model, 1)
             restore_recurrent(self.net, state.recurrent)
             cache = state.cache
         device = self.model.device
@@ -142,8 +140,8 @@ class Bench:
 
     def recorded(self, during: During, recipe: Recipe, k: int) -> tuple[Record, list[Tensor]]:
         """A whole answer with `k` heads kept in one phase, watched, and the logits after each of its passes."""
-        record, action = Record(self.model.window), KeepHeads(k, during=during)
+        record, action = Record(self.model.window), resolve(KeepHeads(k, during=during), self.model, recipe)
         with self.engine(), self.logits() as found:
-            state = prefill(self.model, self.ids, [action.at("prefill")], (), recipe, record)  # type: ignore[arg-type]
-            decode(self.model, state, [action.at("generation")], [()], recipe, STEPS, record)  # type: ignore[arg-type]
+            state = prefill(self.model, self.ids, [action.prefill], (), recipe, record)  # type: ignore[arg-type]
+            decode(self.model, state, [action.generation], [()], recipe, STEPS, record)  # type: ignore[arg-type]
         return record, found

@@ -52,7 +52,7 @@ def test_the_scaling_of_one_layer():
 
 def test_long_maps_have_a_row_for_every_length(griffin):
     found = long_maps(griffin, [76, 100], [0, 50], max_new_tokens=3)
-    assert json.loads(json.dumps(found)) == found and found["ended"] == "all lengths were read"
+    assert json.loads(json.dumps(found)) == found and found["ended"] == "all were read"
     assert [row["length"] for row in found["rows"]] == [76, 100]
     for row in found["rows"]:
         assert row["tokens"] <= row["length"] and row["prompts"] * row["conditions"] == row["answers"] == 8

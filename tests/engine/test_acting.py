@@ -21,7 +21,7 @@ from hybret.engine.attach import implementation
 from hybret.engine.context import Frame
 from hybret.engine.likelihood import log_likelihoods
 from hybret.fitting import validate
-from hybret.interventions import PHASES
+from hybret.interventions import PHASES, resolve
 from hybret.tasks import niah
 
 STEPS = 5
@@ -100,7 +100,7 @@ def test_rows_say_on_how_many_tokens_the_condition_acted(model, cells):
             reads, answers = phases[row["condition"]]
             if ignored and row["condition"] in ("prefill", "both", "one layer"):
                 reads = answers = 0
-            effect = schedule.does(model, recipe, conditions[row["condition"]])
+            effect = resolve(conditions[row["condition"]], model, recipe).key
             steps = min(len(stages.tokens[p.key, effect]) + 1, STEPS) - (reading == len(p.ids))
             assert (row["acted_prefill"], row["acted_generation"]) == (reads * reading, answers * steps)
 

@@ -14,9 +14,10 @@ from hybret.engine.attach import implementation
 from hybret.engine.context import Frame, frame
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Budget, Timings, does
+from hybret.engine.schedule import Budget, Timings
 from hybret.engine.streaming import attend
 from hybret.fitting import effective
+from hybret.interventions import resolve
 from hybret.sweeping import sweep
 from hybret.tasks import niah
 
@@ -179,7 +180,7 @@ def test_shared_prefixes_read_what_single_prompts_read(model, recipe, tokens, mo
         "one layer": Only(layers=model.attention_layers[-1:]),
         "mass": PerPhase(generation=Only() & Mass(1.5), prefill=Keep()),
     }
-    monkeypatch.setitem(prefix_tree.GRAIN, "cpu", 3)
+    monkeypatch.setitem(prefix_tree.GRANULARITY, "cpu", 3)
     rows = sweep(model, prompts, conditions, recipe, max_new_tokens=6, budget=Budget(23, tokens), progress=False)
     by_key = {p.key: p for p in prompts}
     answers = rows.drop_duplicates(["prompt", "condition"])
@@ -195,7 +196,7 @@ def test_a_prompt_that_begins_another_ends_where_it_ends(model):
     with parallel_scans(), implementation(model.net):
         found = {
             p.key: decode.decode(model, s, [(), ()], [(), ()], CORRECTED, 5)
-            for p, s in prefix_tree.read(model, prompts, [(), (KeepHeads(2),)], CORRECTED, 64)
+            for p, s in prefix_tree.prefill(model, prompts, [(), (KeepHeads(2),)], CORRECTED, 64)
         }
         for p in prompts:
             slow = [decode.prefill(model, p.ids, [row], p.needle_spans, CORRECTED) for row in ((), (KeepHeads(2),))]
@@ -204,16 +205,16 @@ def test_a_prompt_that_begins_another_ends_where_it_ends(model):
 
 
 def test_prompts_of_one_grid_share_their_haystack(tiny, monkeypatch):
-    read, original = [], decode.extend
+    read, original = [], decode.prefill_chunk
 
     def counted(model, state, ids, until, *args, **kwargs):
         read.append(until - int(state.position[0]))
         return original(model, state, ids, until, *args, **kwargs)
 
-    monkeypatch.setattr(decode, "extend", counted)
+    monkeypatch.setattr(decode, "prefill_chunk", counted)
     prompts = niah.grid(tiny, [128, 256, 384, 512], 5)
     with parallel_scans(), implementation(tiny.net):
-        states = dict((p.key, s) for p, s in prefix_tree.read(tiny, prompts, [()], CORRECTED, 2400))
+        states = dict((p.key, s) for p, s in prefix_tree.prefill(tiny, prompts, [()], CORRECTED, 2400))
     assert set(states) == {p.key for p in prompts}
     assert all(int(states[p.key].position[0]) == len(p.ids) - 1 for p in prompts)
     assert sum(read) < 0.7 * sum(len(p.ids) - 1 for p in prompts)
@@ -252,7 +253,7 @@ def test_answers_on_the_gpu_are_those_of_generate(name):
     for prompt in prompts:
         for condition in list(conditions.values())[::4]:
             expected = answer(model, prompt, condition, 8)
-            assert stages.tokens[prompt.key, does(model, CORRECTED, condition)] == expected
+            assert stages.tokens[prompt.key, resolve(condition, model, CORRECTED).key] == expected
 
 
 def test_answers_are_those_of_generate(model):
@@ -274,5 +275,5 @@ def test_answers_are_those_of_generate(model):
     for prompt in prompts[::3]:
         for condition in conditions.values():
             expected = answer(model, prompt, condition, 6)
-            assert stages.tokens[prompt.key, does(model, CORRECTED, condition)] == expected
+            assert stages.tokens[prompt.key, resolve(condition, model, CORRECTED).key] == expected
     assert len({tuple(tokens) for tokens in stages.tokens.values()}) > 10

@@ -12,8 +12,10 @@ from conftest import random_ids
 import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase
 from hybret.engine.attach import implementation
-from hybret.engine.decode import decode, generate, merge, prefill
+from hybret.engine.decode import decode, generate, prefill
 from hybret.engine.scan import parallel_scans
+from hybret.engine.state import merge
+from hybret.interventions import resolve
 
 TOKENS, SPAN = 70, (40, 50)
 STEPS = 8
@@ -64,10 +66,11 @@ def slow_answers(store, model, cases, recipe):
 
 def batched(model, cases, conditions, recipe, steps=STEPS):
     """All prompts under all conditions at once: prefill shared where it can be, then one ragged batch."""
-    distinct = list(dict.fromkeys(c.at("prefill") for c in conditions))
-    fork = torch.tensor([distinct.index(c.at("prefill")) for c in conditions])
+    conditions = [resolve(condition, model, recipe) for condition in conditions]
+    distinct = list(dict.fromkeys(c.prefill for c in conditions))
+    fork = torch.tensor([distinct.index(c.prefill) for c in conditions])
     states = [prefill(model, ids, distinct, spans, recipe).select(fork) for ids, spans in cases]
-    rows = [c.at("generation") for c in conditions] * len(cases)
+    rows = [c.generation for c in conditions] * len(cases)
     spans = [s for _, s in cases for _ in conditions]
     answers = decode(model, merge(states), rows, spans, recipe, steps)
     return [answers[i : i + len(conditions)] for i in range(0, len(answers), len(conditions))]

@@ -12,6 +12,7 @@ import torch
 from conftest import random_ids
 
 import hybret as hb
+from hybret.engine import decode
 from hybret.explorer.record import PARTS
 from hybret.prompts import Prompt, prompt_key
 
@@ -45,7 +46,7 @@ def slow_weights(model, ids):
 def answered(model, prompt, n):
     """Token ids of the untouched answer, by hybret's slow loop."""
     with hb.attach(model):
-        return hb.generation.generate(model, prompt.ids, hb.Keep(), prompt.needle_spans, hb.CORRECTED, n)
+        return decode.generate(model, prompt.ids, hb.Keep(), prompt.needle_spans, hb.CORRECTED, n)
 
 
 # ---------------------------------------------------------------- the record

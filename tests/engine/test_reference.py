@@ -34,7 +34,8 @@ from hybret.engine.attach import implementation
 from hybret.engine.context import Frame, declared_frame, frame
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.state import start
+from hybret.engine.state import empty_state, merge
+from hybret.interventions import resolve
 from hybret.tasks import niah
 
 STEPS = 3
@@ -122,21 +123,21 @@ def run(model, prompts, conditions, recipe, streaming=True, parts=(), steps=STEP
         states, passes = [], []
         for ids, spans, question in prompts:
             until = decode.prompt_tokens(model, ids, recipe)
-            state = start(model, len(conditions))
-            rows = [c.at("prefill") for c in conditions]
+            state = empty_state(model, len(conditions))
+            rows = [resolve(c, model, recipe).prefill for c in conditions]
             for end in (*(p for p in parts if p < until), until):
                 before = len(heard)
-                state = decode.extend(model, state, ids, end, rows, spans, recipe, streaming, question=question)
+                state = decode.prefill_chunk(model, state, ids, end, rows, spans, recipe, streaming, question=question)
                 passes.append((heard[before:], "prefill", [end - 1] * len(conditions), [(spans, question)], conditions))
             states.append(state)
-        merged = decode.merge(states)
+        merged = merge(states)
         before, last = len(heard), [int(p) for p in merged.position]
         many = [c for _ in prompts for c in conditions]
         places = [(spans, question) for _, spans, question in prompts for _ in conditions]
         decode.decode(
             model,
             merged,
-            [c.at("generation") for c in many],
+            [resolve(c, model, recipe).generation for c in many],
             [spans for spans, _ in places],
             recipe,
             steps + int(merged.answered),

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from book.paper import figures as paper_figures
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import fetching, figures, progress, store
+from hybret import data, figures, progress, store
 from hybret.cli import app
 from hybret.errors import HybretError, printable
 from hybret.sweeping import run_folder
@@ -75,8 +75,8 @@ def test_foreign_text_is_printed_as_one_plain_line(text):
 
 @pytest.mark.parametrize("text", TABLES.values(), ids=list(TABLES))
 def test_a_figure_shows_foreign_text_as_text(text, tmp_path):
-    table = pd.DataFrame({"arm": [text, "b"], "accuracy": [0.5, 1.0], "low": [0.4, 0.9], "high": [0.6, 1.0]})
-    picture = figures.save(paper_figures.arms(table, f"model {text}", text), "x", tmp_path)
+    table = pd.DataFrame({"variant": [text, "b"], "accuracy": [0.5, 1.0], "low": [0.4, 0.9], "high": [0.6, 1.0]})
+    picture = figures.save(paper_figures.variants(table, f"model {text}", text), "x", tmp_path)
     root = ET.fromstring(picture.svg.read_text())  # well-formed: no control code, no tag of the text's own
     tags = {element.tag.split("}")[-1] for element in root.iter()}
     assert not tags & {"script", "img", "a", "foreignObject"}
@@ -157,14 +157,16 @@ def test_writing_replaces_a_link_and_leaves_what_it_points_to(tmp_path):
     assert (tmp_path / "target").read_bytes() == b"kept" and not (tmp_path / "rows").is_symlink()
 
 
-def test_a_data_set_cannot_name_files_outside_its_folder(tmp_path):
+def test_a_data_set_cannot_name_files_outside_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(data.CACHE, str(tmp_path / "cache"))
+
     def download(repository, revision, file):
         path = tmp_path / "evil.parquet"
         pd.DataFrame({"subject": ["../../../evil"], "question": ["?"]}).to_parquet(path)
         return path
 
     with pytest.raises(HybretError, match="leads out of"):
-        fetching.fetch("mmlu", tmp_path / "cache", download)
+        data.fetch_benchmark("mmlu", download)
     assert not list(tmp_path.rglob("*.jsonl"))
 
 

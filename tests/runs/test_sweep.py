@@ -94,15 +94,15 @@ def assert_same(found, rows):
 
 @pytest.fixture
 def prefills(monkeypatch):
-    """(prompt ids, number of distinct prefills) of each prompt that `prefix_tree.read` has read."""
-    calls, original = [], prefix_tree.read
+    """(prompt ids, number of distinct prefills) of each prompt that `prefix_tree.prefill` has read."""
+    calls, original = [], prefix_tree.prefill
 
     def counted(model, prompts, rows, *args, **kwargs):
         for prompt, state in original(model, prompts, rows, *args, **kwargs):
             calls.append((prompt.ids, len(rows)))
             yield prompt, state
 
-    monkeypatch.setattr(prefix_tree, "read", counted)
+    monkeypatch.setattr(prefix_tree, "prefill", counted)
     return calls
 
 

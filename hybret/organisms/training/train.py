@@ -34,14 +34,18 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from hybret.engine import recurrences
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
 from hybret.organisms.training.checkpoint import load, save, saved_state
 from hybret.organisms.training.experts import dense_experts
 from hybret.organisms.training.feeding import batches
 from hybret.organisms.training.probe import probe
-from hybret.organisms.training.tokenizer import ASSISTANT, train_tokenizer
 from hybret.organisms.training.recipes import RECIPES, Training
+from hybret.organisms.training.tokenizer import ASSISTANT, train_tokenizer
+
+if recurrences.triton is not None:  # else the scans are PyTorch's, which have their gradients
+    import hybret.organisms.training.scan_gradients  # noqa: F401
 
 
 def build(training: Training) -> Any:
@@ -286,7 +290,9 @@ def _loop(
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status (0, or 2 after one sentence on bad input)."""
-    parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.train", description="Train an embedded model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m hybret.organisms.training.train", description="Train an embedded model."
+    )
     parser.add_argument("--name", default="griffin-tiny", choices=list(RECIPES))
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")
     length = parser.add_mutually_exclusive_group()
