@@ -58,7 +58,7 @@ def build(
     html : False stops after the runs and returns their folder.
     publish : copy the runs of `model` into ``book/published/<model>/``, return that folder and build no pages.
 
-    A notebook that fails is kept as ``*.failed.ipynb`` and raises BuildError in the end; so does a warning of the pages.
+    A notebook that fails (kept as ``*.failed.ipynb``) and a warning of the pages raise BuildError.
     """
     console = console or Console(highlight=False)
     project = Project(Path(root).resolve(), {**({"model": model} if model else {}), **(parameters or {})})

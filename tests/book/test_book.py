@@ -31,8 +31,9 @@ limit: int | None = None  # stop early
 results: str = "../book/results"  # folder of the figure files
 """
 DRAW = """import hybret as hb
-import matplotlib.pyplot as plt
-fig, ax = plt.subplots()
+from matplotlib.figure import Figure
+fig = Figure()
+ax = fig.subplots()
 ax.plot(range(count))
 hb.figures.save(fig, "home", results)"""
 FIGURE = {"tags": ["hide-input"], "mystnb": {"figure": {"name": "fig-line", "caption": "A line of `tiny`."}}}
