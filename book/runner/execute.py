@@ -8,10 +8,11 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
@@ -34,16 +35,6 @@ ENVIRONMENT = {
 LIBRARIES = ("hybret", "torch", "transformers", "lm_eval")
 
 
-def provenance(root: Path) -> dict[str, Any]:
-    """Return commit, whether tracked files differ from it, the versions of Python and libraries, and device."""
-    return {
-        **commit(root),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in LIBRARIES if find_spec(name)},
-        "device": ", ".join(nvidia_smi("name")) or f"CPU ({platform.machine()})",
-    }
-
-
 def nvidia_smi(field: str) -> list[str]:
     """Return a field of every GPU; nothing where there is none."""
     query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
@@ -53,26 +44,24 @@ def nvidia_smi(field: str) -> list[str]:
         return []
 
 
-class GpuMemory(threading.Thread):
-    """The most GiB that all processes take of each GPU in a ``with`` block, as ``nvidia-smi`` sees it every second."""
+@contextmanager
+def gpu_memory() -> Iterator[list[float]]:
+    """Yield a list that comes to hold the most GiB that all processes take of each GPU, looked at once a second."""
+    most: list[float] = []
+    ended = threading.Event()
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.gib: list[float] = []
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        while not self.ended.wait(1) and (used := nvidia_smi("memory.used")):
+    def watch() -> None:
+        while not ended.wait(1) and (used := nvidia_smi("memory.used")):
             gib = [round(int(mib) / 1024, 2) for mib in used]
-            self.gib = [max(pair) for pair in zip(gib, self.gib or gib, strict=True)]
+            most[:] = [max(pair) for pair in zip(gib, most or gib, strict=True)]
 
-    def __enter__(self) -> GpuMemory:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.join()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
 
 
 def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
@@ -97,7 +86,7 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         own = {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private, "HYBRET_RUN_FILES": str(files)}
         os.environ |= ENVIRONMENT | own
         try:
-            with GpuMemory() as memory:
+            with gpu_memory() as memory:
                 nb = papermill.execute_notebook(
                     str(project.notebooks / f"{run.notebook}.ipynb"),
                     str(part),
@@ -126,10 +115,13 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         "parameters": run.parameters,
         "model": run.settings.get("model"),
         "recipe": run.settings.get("recipe"),
-        **provenance(project.root),
+        **commit(project.root),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES if find_spec(name)},
+        "device": ", ".join(nvidia_smi("name")) or f"CPU ({platform.machine()})",
         "started": times["start_time"],
         "seconds": round(times["duration"], 1),
-        "memory_gib": memory.gib,
+        "memory_gib": memory,
         "files": sorted({os.path.relpath(path, project.results.resolve()) for path in saved}),
     }
     nbformat.write(nb, part)

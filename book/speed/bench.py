@@ -66,20 +66,11 @@ def bench(
     prefill: bool = True,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
-    """Time whole sweeps and the stock path.
+    """Time whole sweeps (names of `SWEEPS`) and the stock path; return a record ready for JSON.
 
-    Parameters
-    ----------
-    sweeps : names of `SWEEPS`.
-    lengths, depths, seed : of the prompts' grid, as in `hybret.tasks.niah.grid`.
-    max_new_tokens : tokens per answer.
-    stock_prompts, stock_conditions : how many prompts and conditions the stock path answers, evenly spread.
-    prefill : also time a sparsified prefill against a plain one.
-    say : called with a line of progress.
-
-    Returns
-    -------
-    dict : ready for JSON. Seconds are wall clock, memory is peak GiB (on the CPU of the whole process).
+    `lengths`, `depths` and `seed` are those of `hybret.tasks.niah.grid`. The stock path answers `stock_prompts` prompts
+    under `stock_conditions` conditions, evenly spread. `prefill` times a sparsified prefill against a plain one, too.
+    Seconds are wall clock, memory is peak GiB (on the CPU of the whole process).
     """
     if unknown := [name for name in sweeps if name not in SWEEPS]:
         raise HybretError(f"unknown sweep {unknown[0]!r}; choose from {', '.join(SWEEPS)}")
@@ -250,12 +241,8 @@ def long_maps(
     """Time columns of a retrieval map far beyond the paper's 4,096 tokens.
 
     All heads, half of them and none are kept while the answer is written, and half of them also while the prompt is
-    read. `lengths` are labels in tokens, shortest first; the first that does not fit into memory ends the measurement.
-
-    Returns
-    -------
-    dict : ready for JSON. ``rows`` has one entry per length, with the fields of a sweep and accuracy by condition;
-        ``ended`` says why there are no more.
+    read. `lengths` are labels in tokens, shortest first; the first that does not fit into memory ends the measurement,
+    and ``ended`` says so.
     """
     half = model.heads // 2
     kept = (*(KeepHeads(k, during="generation") for k in (model.heads, half, 0)), KeepHeads(half))

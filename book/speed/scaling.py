@@ -44,11 +44,9 @@ def scaling(
     and ``eager`` (sparsified through the queries x keys weights, up to where they no longer fit). `lengths` are in
     tokens; `seed` is that of weights and inputs; `say` is called with a line of progress.
 
-    Returns
-    -------
-    dict : ready for JSON. `rows` have `path`, `tokens`, `seconds` (median) and `extra_gib`, the peak memory beyond the
-        layer's weights and input (CUDA; None on the CPU). `slopes` are exponents of the length, fitted over the longer
-        half of the lengths of each path. `eager_gib_at_longest` extrapolates the eager path's memory.
+    Ready for JSON. `rows` have `path`, `tokens`, `seconds` (median) and `extra_gib`, the peak memory beyond
+    the layer's weights and input (CUDA; None on the CPU). `slopes` are exponents of the length, fitted over the longer
+    half of the lengths of each path. `eager_gib_at_longest` extrapolates the eager path's memory.
     """
     if not lengths or min(lengths) < 2:
         raise HybretError("scaling needs lengths of at least 2 tokens")

@@ -68,23 +68,15 @@ def test_the_sbom_lists_what_the_lock_pins() -> None:
     assert {canonical(part["name"]): part["version"] for part in bill["components"]} == LOCK, "make lock"
 
 
-def test_torch_is_pinned_for_every_build_of_it() -> None:
+def test_other_files_state_the_same_versions() -> None:
     assert LOCK["torch"] == "2.13.0"  # no local part such as +cpu: each machine takes its own build
-
-
-def test_the_conda_environment_installs_the_lock() -> None:
     spec = yaml.safe_load((REPO / "environment.yml").read_text())
-    conda = [d for d in spec["dependencies"] if isinstance(d, str)]
     pip = next(d["pip"] for d in spec["dependencies"] if isinstance(d, dict))
     assert "-r requirements.lock" in pip
-    stated = pins("\n".join(d for d in pip if not d.startswith("-")))
-    assert stated.items() <= LOCK.items()
-    python = next(d.removeprefix("python=") for d in conda if d.startswith("python="))
+    assert pins("\n".join(d for d in pip if not d.startswith("-"))).items() <= LOCK.items()
+    python = next(d.removeprefix("python=") for d in spec["dependencies"] if str(d).startswith("python="))
     minimum = PROJECT["requires-python"].removeprefix(">=")
     assert tuple(map(int, python.split("."))) >= tuple(map(int, minimum.split(".")))
-
-
-def test_the_version_is_the_same_everywhere() -> None:
     version = PROJECT["version"]
     assert yaml.safe_load((REPO / "CITATION.cff").read_text())["version"] == version
     assert f"## {version}" in (REPO / "CHANGELOG.md").read_text()
@@ -123,21 +115,15 @@ def test_every_notebook_is_run_and_is_in_the_book() -> None:
 
 
 @pytest.mark.parametrize("path", BY_NAME)
-def test_a_notebook_holds_no_outputs(path: Path) -> None:
-    nb = nbformat.read(path, as_version=4)
+def test_a_notebook_holds_no_outputs_and_cells_with_lasting_names(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)  # reading an older format would invent ids
     for cell in nb.cells:
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None, f"cell {cell.id} has outputs"
     assert not {"papermill", "hybret", "widgets"} & set(nb.metadata)
-    assert nb.metadata["kernelspec"]["name"] == "python3"
-
-
-@pytest.mark.parametrize("path", BY_NAME)
-def test_a_notebook_has_cells_with_lasting_names(path: Path) -> None:
-    nb = nbformat.read(path, as_version=4)  # reading an older format would invent ids
+    assert nb.metadata["kernelspec"]["name"] == "python3" and nb.cells[0].source.startswith("# ")
     stored = [c.get("id") for c in nbformat.reads(path.read_text(), nbformat.NO_CONVERT).cells]
     assert stored == [c.id for c in nb.cells] and len(set(stored)) == len(stored)
-    assert nb.cells[0].source.startswith("# ")
 
 
 @pytest.mark.parametrize("path", BY_NAME)
