@@ -59,9 +59,10 @@ def texts_of(prompts: Iterable[Prompt]) -> dict[str, Any]:
     """12 hex digits of the SHA-256 of every haystack, and of every needle with its question."""
     found: dict[str, dict[str, str]] = {"haystacks": {}, "needles": {}}
     for p in prompts:
-        found["haystacks"][f"{p.haystack}, seed {p.haystack_seed}"] = p.haystack_sha256[:12]
+        if p.haystack_sha256:
+            found["haystacks"][f"{p.haystack}, seed {p.haystack_seed}"] = p.haystack_sha256[:12]
         if not p.control:  # whose name is no needle's; its rows say in `asked` which one it leaves out
-            found["needles"][p.needle] = p.target.digest
+            found["needles"][p.needle.name] = p.needle.digest
     return found
 
 

@@ -85,7 +85,7 @@ def of(
         raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
     known = {model.name: model for model in models}
     prompts = list(prompts)
-    texts, questions = {prompt.key: prompt.text for prompt in prompts}, {prompt.question for prompt in prompts}
+    texts, questions = {prompt.key: prompt.text for prompt in prompts}, {prompt.needle.question for prompt in prompts}
     pairs = [(model, recipe) for model in known for recipe in recipes]
     pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
     if given and not pairs:

@@ -27,7 +27,7 @@ from hybret.engine import decode, streaming
 from hybret.engine.attach import implementation
 from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Timings, budget_of, longest_prompt
+from hybret.engine.schedule import Timings, budget_of
 from hybret.errors import HybretError
 from hybret.interventions import Intervention, KeepHeads, Omit, resolve, table1_conditions
 from hybret.metrics import fraction
@@ -148,7 +148,7 @@ def _sweep(
 
 
 def _budget(model: Model) -> dict[str, int]:
-    budget = budget_of(model, longest_prompt(model))
+    budget = budget_of(model)
     return {"rows": budget.max_sequences, "tokens": budget.max_tokens}
 
 

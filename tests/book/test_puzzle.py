@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import hybret as hb
 from book.paper import only_keep as puzzle
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase
-from hybret.fitting import validate
 from hybret.interventions import resolve
 from hybret.sweeping import sweep
 from hybret.tasks import niah
@@ -24,7 +25,7 @@ def prompts(griffin):
 def test_arms_fit_every_model_and_no_two_do_the_same(model):
     for phase, arms in (("generation", puzzle.generation_variants(model)), ("prefill", puzzle.prefill_variants())):
         for arm in arms.values():
-            validate(arm, model.heads, model.attention_layers)
+            resolve(arm, model, CORRECTED)
         pairs = [PerPhase(**{"generation": Keep(), "prefill": Keep(), phase: arm}) for arm in arms.values()]
         assert len({resolve(pair, model, CORRECTED).key for pair in pairs}) == len(arms)
     layers = [arm.layers for arm in puzzle.generation_variants(model).values() if isinstance(arm, Only) and arm.layers]
@@ -39,8 +40,8 @@ def test_an_answer_that_has_begun_goes_on_from_the_needles_own_tokens(griffin, p
         more = len(begun.ids) - len(prompt.ids)
         start, end = prompt.needle_spans[0]
         assert begun.ids == prompt.ids + prompt.ids[start : start + more] and words <= more <= end - start
-        assert begun.given == " ".join(WORDS[:words]) == griffin.tokenizer.decode(begun.ids[-more:]).strip()
-        assert begun.text == prompt.text + begun.given
+        assert begun.answer_prefix == " ".join(WORDS[:words]) == griffin.tokenizer.decode(begun.ids[-more:]).strip()
+        assert begun.text == prompt.text + begun.answer_prefix
         assert (begun.needle_spans, begun.question_span) == (prompt.needle_spans, prompt.question_span)
         assert begun.key != prompt.key
     assert puzzle.begun(griffin, prompts[0], 0) is prompts[0]
@@ -53,7 +54,7 @@ def test_given_words_are_part_of_the_answer_that_is_scored(griffin, prompts):
     assert given["exact"].all() and (given["score"] == 5).all() and len(given) == 4
     assert not rows.drop(given.index)["exact"].any()
     kept = given[given["condition"] == "keep"]
-    assert kept["answer"].tolist() == [f"{p.given} {griffin.generate(p, 4)}" for p in begun]
+    assert kept["answer"].tolist() == [f"{p.answer_prefix} {griffin.generate(p, 4)}" for p in begun]
 
 
 def test_what_cannot_begin_is_refused(griffin, prompts):
@@ -66,7 +67,7 @@ def test_what_cannot_begin_is_refused(griffin, prompts):
 def test_a_kept_question_needs_a_prompt_that_names_it(griffin, prompts):
     """Said before the model runs, by every way to run it."""
     asked = PerPhase(generation=Only(also=("question",)), prefill=Keep())
-    bare = niah.Prompt(**{**vars(prompts[0]), "question_span": None})
+    bare = replace(prompts[0], spans={"needle": prompts[0].needle_spans})
     hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
     try:
         with pytest.raises(HybretError, match="does not say where its question is"):
@@ -138,5 +139,5 @@ def test_words_right(answer, words):
 
 def test_words_that_the_question_holds_too(prompts):
     assert puzzle.words_asked(prompts[0]) == WORDS.index("eat") == 9
-    other = niah.Prompt(**{**vars(prompts[0]), "question": "Where to go?"})
+    other = replace(prompts[0], needle=replace(prompts[0].needle, question="Where to go?"))
     assert puzzle.words_asked(other) == 0

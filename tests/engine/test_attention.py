@@ -19,7 +19,7 @@ from hybret import CORRECTED, PAPER, Binary, HybretError, Keep, KeepHeads, Null,
 from hybret.engine import decode
 from hybret.engine.attach import implementation
 from hybret.engine.attention import NAME
-from hybret.engine.context import Frame
+from hybret.engine.context import ForwardContext
 
 TOKENS, SPAN = 70, (40, 50)
 WINDOW = 32  # of the random RecurrentGemma
@@ -272,7 +272,10 @@ def test_layers_that_do_not_know_their_number_come_in_order():
         model_type="zamba", layers_block_type=["mamba", "hybrid", "mamba", "hybrid", "hybrid"], num_attention_heads=2
     )
     for unknown in (None, -1):
-        now, module = Frame("prefill", [()], [()], torch.tensor([3]), CORRECTED), SimpleNamespace(config=config)
+        now, module = (
+            ForwardContext("prefill", [()], [()], torch.tensor([3]), CORRECTED),
+            SimpleNamespace(config=config),
+        )
         module.layer_idx = unknown
         assert [now.layer(module) for _ in range(7)] == [1, 3, 4, 1, 3, 4, 1]
 
