@@ -41,27 +41,18 @@ class Keys:
     recipe: Recipe
     unmasked: Tensor | None = None  # bool (rows, 1, queries, keys): what the mask lets queries see; not when streaming
 
-    @property
-    def first(self) -> Tensor:
-        """bool ``(rows, keys)``: the prompt's first token, BOS."""
-        return self.position == 0
-
-    @property
-    def question(self) -> Tensor:
-        """bool ``(rows, keys)``: from the start of the question on."""
-        return self.position >= self.question_bounds[:, :1]
-
-    @property
-    def answer(self) -> Tensor:
-        """bool ``(rows, keys)``: from the end of the question on."""
-        return self.position >= self.question_bounds[:, 1:]
+    def stands(self, name: Literal["first", "question", "answer"]) -> Tensor:
+        """bool ``(rows, keys)``: the first token (BOS); all from the question's start on; all from its end on."""
+        if name == "first":
+            return self.position == 0
+        return self.position >= self.question_bounds[:, 0 if name == "question" else 1, None]
 
 
 class Intervention:
     """Base of all interventions: composition with ``&`` and the split by phase."""
 
     def __and__(self, other: Intervention) -> Compose:
-        return Compose((*_items(self), *_items(other)))
+        return Compose(tuple(x for one in (self, other) for x in (one.items if isinstance(one, Compose) else (one,))))
 
     @property
     def label(self) -> str:
@@ -74,7 +65,8 @@ class Intervention:
 
     def at(self, phase: Phase) -> tuple[Elementary, ...]:
         """What acts in `phase`, each part normalised to ``during="both"``."""
-        return tuple(part.always() for part, phases in self.parts() if phase in phases and part.acts_during(phase))
+        acting = (part for part, phases in self.parts() if phase in phases and part.during in ("both", phase))
+        return tuple(x if x.during == "both" else replace(x, during="both") for x in acting)  # type: ignore[type-var]
 
 
 class Elementary(Intervention):
@@ -95,13 +87,6 @@ class Elementary(Intervention):
     def parts(self, phases: Sequence[Phase] = PHASES) -> Iterator[tuple[Elementary, Sequence[Phase]]]:
         yield self, phases
 
-    def acts_during(self, phase: Phase) -> bool:
-        return self.during in ("both", phase)
-
-    def always(self) -> Elementary:
-        """The same during both phases."""
-        return self if self.during == "both" else replace(self, during="both")  # type: ignore[type-var]
-
     def check(self, model: Hybrid) -> None:
         """Refuse what does not fit a model."""
         if wrong := set(self.layers or ()) - set(model.attention_layers):
@@ -120,14 +105,10 @@ class Elementary(Intervention):
 
 
 class Reweight(Elementary):
-    """Base of what changes attention weights, by any arithmetic.
-
-    `weights` is enough. It gets ``(rows, heads, queries, keys)`` as earlier interventions left them and as the model
-    made them. A class that also says `streamed` (and `visible`) runs in prefills that never form the weights.
-    """
+    """Base of what changes attention weights, by any arithmetic: `weights` is enough; with `streamed` it streams."""
 
     def weights(self, weights: Tensor, unmodified: Tensor, keys: Keys) -> Tensor:
-        """The new weights, of the same shape."""
+        """New weights, from those ``(rows, heads, queries, keys)`` of earlier interventions and of the model."""
         raise NotImplementedError
 
     def visible(self, keys: Keys) -> Tensor | None:
@@ -188,18 +169,14 @@ class Keep(Intervention):
 class KeepHeads(Elementary):
     """Keep the `k` most focused heads of every attention layer, for each query token separately (Section 2.2).
 
-    The other heads' outputs are multiplied by 0 after mixing the values and before the output projection; nothing is
-    renormalised. Scores come from the untouched weights. ``k`` = all heads changes nothing; ``k`` = 0 silences every
-    head (RecurrentGemma's output bias survives).
+    The other heads' outputs are multiplied by 0 before the output projection; nothing is renormalised. Scores come from
+    the untouched weights. ``k`` = 0 silences every head (RecurrentGemma's output bias survives).
 
     Parameters
     ----------
-    k : int
-        Heads kept per layer and token.
     metric : {"entropy", "l2"}
         ``"entropy"``: lowest entropy in bits of the post-softmax weights, the paper's Equation 1. ``"l2"``: largest
-        Euclidean norm of the head's output before the projection, the magnitude criterion of contextual
-        sparsity (Liu et al., 2023).
+        Euclidean norm of the head's output, the magnitude criterion of contextual sparsity (Liu et al., 2023).
     during : {"prefill", "generation", "both"}
         The paper's *generation version* is ``"generation"``, its *prefill version* ``"both"``.
     """
@@ -246,8 +223,7 @@ class Only(KeyMask):
     also : tuple of {"self", "first", "question", "answer"}
         What stays visible beside the needle; nothing in the paper. ``"self"``: the query's own position.
         ``"first"``: the prompt's first token (BOS). ``"question"``: from the start of the question (its last copy in a
-        JRT prompt) to the end of the prompt, and what has been generated. ``"answer"``: the same from the end of the
-        question on, so the template's ending and what has been generated.
+        JRT prompt) on, generated tokens included. ``"answer"``: the same from the end of the question on.
     layers : tuple of int, optional
         Indices of the attention layers in which it acts; all by default.
     """
@@ -287,7 +263,7 @@ class Only(KeyMask):
     def visible(self, keys: Keys) -> Tensor:
         left = keys.needle
         for name in self.also:
-            left = left if name == "self" else left | getattr(keys, name)
+            left = left if name == "self" else left | keys.stands(name)
         return left
 
 
@@ -346,15 +322,11 @@ class Null(Reweight):
 
 @checked
 class Mass(Reweight):
-    """Rescale the weights of every head and query to a given sum; the paper has nothing like it.
+    """Rescale the weights of every head and query to the sum `total`; the paper has nothing like it.
 
     Alone it keeps the context and changes how much of it is read; after another manipulation, as in
     ``Only() & Mass(1.0)``, it gives back the attention mass that this one took. Weights of 0 stay 0.
-
-    Parameters
-    ----------
-    total : float or "needle"
-        The sum. ``"needle"``: the head's own untouched weight on the needle, so what `Only` would leave.
+    ``"needle"`` is the head's own untouched weight on the needle, so what `Only` would leave.
     """
 
     total: float | Literal["needle"]
@@ -424,10 +396,6 @@ class PerPhase(Intervention):
             yield from getattr(self, phase).parts([phase] if phase in phases else [])
 
 
-def _items(intervention: Intervention) -> tuple[Intervention, ...]:
-    return intervention.items if isinstance(intervention, Compose) else (intervention,)
-
-
 def _require(*values: object) -> None:
     """Refuse what is no intervention, or none that is a value."""
     for value in values:
@@ -444,34 +412,20 @@ Actions = tuple[Elementary, ...]
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a condition does to one model under one recipe.
+    """What a condition does to one model under one recipe."""
 
-    Attributes
-    ----------
-    prefill, generation : tuple of Elementary
-        What acts in each phase, without what changes nothing.
-    key : str
-        Equal for conditions that do the same: they share their answers.
-    """
-
-    prefill: Actions
+    prefill: Actions  # what acts in each phase, without what changes nothing
     generation: Actions
-    key: str
+    key: str  # equal for conditions that do the same: they share their answers
 
     def check_prompt(
         self, tokens: int, reading: int, max_new_tokens: int, needle: Spans | None, question: Question
     ) -> None:
-        """Refuse a prompt on which a part of the condition cannot act.
-
-        Parameters
-        ----------
-        tokens, reading : of the prompt, and of its prefill (`hybret.engine.decode.prompt_tokens`)
-        needle : the needle's intervals; None if there is none on purpose (a control)
-        """
+        """Refuse a prompt of so many `tokens`, `reading` of them in prefill, on which a part cannot act."""
         if not reading and (idle := [a for a in self.prefill if a not in self.generation]):
             raise HybretError(
-                f"{idle[0].label} would never act in prefill: the prompt has one token, and that one belongs to "
-                "generation; give a longer prompt"
+                f"{idle[0].label} would never act in prefill: the prompt's only token belongs to generation; give a "
+                "longer prompt"
             )
         if max_new_tokens <= (reading == tokens) and (idle := [a for a in self.generation if a not in self.prefill]):
             raise HybretError(
@@ -485,7 +439,7 @@ def resolve(condition: Intervention, model: Hybrid, recipe: Recipe) -> Resolved:
     """Check a condition against a model, and drop what changes nothing in it: computed once for each condition."""
     _require(condition)
     for part, phases in condition.parts():
-        if not any(map(part.acts_during, phases)):
+        if part.during not in ("both", *phases) or not phases:
             raise HybretError(
                 f"{part!r} would never act in {condition!r}: it is in the place of a phase that it leaves out"
             )

@@ -17,7 +17,7 @@ import nbformat
 from book.runner.runs import Project, Run
 from hybret.errors import HybretError
 from hybret.files import write_whole
-from hybret.store import RUN_FILE
+from hybret.store import ENGINE_DIGEST, RUN_FILE
 
 LARGEST = 8 << 20
 """Bytes of a notebook that may be published: more is a figure with too many points, and burdens every clone."""
@@ -90,8 +90,6 @@ def cleaned_notebook(project: Project, run: Run, largest: int = LARGEST) -> str:
 
 def copy_rows(project: Project, folders: set[Path]) -> list[dict[str, Any]]:
     """Copy the rows of this model by today's engine; return the notes that say whose they are."""
-    from hybret.sweeping import ENGINE_DIGEST  # here: it brings torch, and pages are built without
-
     target, notes = project.published / "rows", []
     shutil.rmtree(target, ignore_errors=True)
     models = str(project.overrides.get("model")).split(",")

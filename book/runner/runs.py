@@ -227,9 +227,10 @@ def parameters(path: Path) -> dict[str, dict[str, str]]:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             kind = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
-            comment = lines[(node.end_lineno or 1) - 1].encode()[node.end_col_offset or 0 :].decode().strip()
+            value = node.value  # what stands behind it, on its last line, is its comment
+            comment = lines[(value.end_lineno or 1) - 1].encode()[value.end_col_offset or 0 :].decode().strip()
             known[ast.unparse(target)] = {
-                "type": kind, "default": ast.unparse(node.value), "help": comment.lstrip("# "),
+                "type": kind, "default": ast.unparse(value), "help": comment.lstrip("# "),
             }  # fmt: skip
     return known
 

@@ -26,22 +26,16 @@ if TYPE_CHECKING:
 class Trace:
     """What one run recorded, by attention layer.
 
+    Queries are all tokens that the model read, in order, prompt first.
+
     Attributes
     ----------
-    entropy : dict of str to Tensor
-        Bits, ``(heads, queries)``; queries are all tokens the model read, in order, prompt first.
-    needle_mass : dict of str to Tensor
-        Attention on the needle tokens before any manipulation, ``(heads, queries)``, 0 to 1.
-    kept : dict of str to Tensor
-        bool ``(heads, queries)``: heads whose output went on.
-    mass : dict of str to Tensor
-        Only with `bins`: attention on each bin before any manipulation, ``(heads, bins, queries)``, float32.
-    weights : dict of str to list of Tensor
-        Only with ``weights=True``: one ``(heads, queries, keys)`` per forward pass, as used (after manipulation).
-    keep_weights : bool
-        Whether `weights` are recorded.
-    bins : Tensor, optional
-        Which bin each position of the text belongs to, ``(positions,)``, from 0; long enough for the answer too.
+    entropy : bits, ``(heads, queries)``
+    needle_mass : attention on the needle before any manipulation, ``(heads, queries)``, 0 to 1
+    kept : bool ``(heads, queries)``, heads whose output went on
+    mass : with `bins`, attention on each bin before any manipulation, ``(heads, bins, queries)``, float32
+    weights : with `keep_weights`, one ``(heads, queries, keys)`` per forward pass, as used (after manipulation)
+    bins : which bin each position of the text belongs to, ``(positions,)``, from 0; long enough for the answer too
     """
 
     keep_weights: bool = False

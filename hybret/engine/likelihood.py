@@ -62,7 +62,8 @@ def log_likelihoods(
     # Conditions that do the same are computed once.
     distinct = list(dict.fromkeys(acting))
     texts = _texts(requests)
-    common = _common(texts, requests)
+    # First tokens that all texts share and nothing is predicted from.
+    common = min(shared_tokens(texts[0].ids, texts[-1].ids), *(len(context) - 1 for context, _ in requests))
     budget = budget or budget_of(model, max(len(text.ids) for text in texts))
     together = common > 0 and decode.first_o_proj(model) is not None
     answers: dict[Actions, list[Answer]] = {}
@@ -109,11 +110,6 @@ def _texts(requests: Sequence[Request]) -> list[_Text]:
             texts.append(_Text(ids))
         texts[-1].spots.extend((request, len(context) - 1 + i, token) for i, token in enumerate(continuation))
     return texts[::-1]
-
-
-def _common(texts: Sequence[_Text], requests: Sequence[Request]) -> int:
-    """How many first tokens all texts share and nothing is predicted from."""
-    return min(shared_tokens(texts[0].ids, texts[-1].ids), min(len(context) for context, _ in requests) - 1)
 
 
 def _groups(texts: Sequence[_Text], common: int) -> Iterator[tuple[int, list[_Text]]]:
@@ -206,12 +202,8 @@ class _Reader:
         first_row = torch.arange(copies, device=device)[:, None] * count
         places = (first_row + row).flatten(), column.repeat(copies)
         restore_recurrent(model.net, state.recurrent)
-        with (
-            torch.inference_mode(),
-            forward_context(context),
-            fan_out_texts(model, context, count),
-            logits_at(model, *places),
-        ):
+        shared, fewer = fan_out_texts(model, context, count), logits_at(model, *places)
+        with torch.inference_mode(), forward_context(context), shared, fewer:
             logits = model.net(
                 input_ids=ids,
                 position_ids=torch.arange(at, at + width, device=device)[None],

@@ -43,29 +43,18 @@ def attend(
 
     Parameters
     ----------
-    query : Tensor
-        ``(rows, heads, queries, head_dim)``: the last `queries` of the `keys` tokens.
-    key, value : Tensor
-        ``(rows, key-value heads, keys, head_dim)``, without padding.
-    scaling : float
-        Factor of the scores.
-    window : int or None
-        Keys that a query sees, itself included; None for all.
-    recipe : Recipe
-        `entropy_dtype` and `entropy_eps`. Other values than `CORRECTED`'s are about the weights themselves, which are
-        then formed for a block of queries at a time.
-    entropy : bool
-        Whether entropies are wanted; they cost as much as the attention.
+    query : ``(rows, heads, queries, head_dim)``, the last `queries` of the `keys` tokens
+    key, value : ``(rows, key-value heads, keys, head_dim)``, without padding
+    window : keys that a query sees, itself included; None for all
+    recipe : of other precisions or guards than `CORRECTED`'s the weights are formed, a block of queries at a time
+    entropy : whether entropies are wanted; they cost as much as the attention
 
     Returns
     -------
-    output : Tensor
-        ``(rows, heads, queries, head_dim)``.
-    lse : Tensor
-        Natural logarithm of the softmax denominators, float32, ``(rows, heads, queries)``.
-    entropy : Tensor or None
-        Bits, float32, ``(rows, heads, queries)``. In fp32 within 1e-4 bits of `hybret.engine.entropy.head_entropy`
-        (measured: 4e-5), in bf16 about 6e-3 bits apart on average.
+    output : ``(rows, heads, queries, head_dim)``
+    lse : natural logarithm of the softmax denominators, float32, ``(rows, heads, queries)``
+    entropy : bits, float32, ``(rows, heads, queries)``: in fp32 within 1e-4 (measured: 4e-5) of
+        `hybret.engine.entropy.head_entropy`, in bf16 about 6e-3 apart on average
     """
     of_weights = entropy and (recipe.entropy_dtype != "float32" or bool(recipe.entropy_eps))
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not of_weights:

@@ -21,10 +21,12 @@ import yaml
 from rich.console import Console
 
 import hybret as hb
+from book.paper import figures as paper_figures
 from book.paper.verdicts import CLAIMS
 from book.runner import build as book
 from book.runner import pack as packing
 from book.runner.runs import Project
+from book.speed import figures as speed_figures
 from hybret import figures
 from hybret.errors import HybretError
 
@@ -179,7 +181,10 @@ def test_terms_of_the_pages_stand_in_the_glossary() -> None:
 
 
 def test_every_figure_is_drawn_in_the_projects_style() -> None:
-    functions = {name: getattr(figures, name) for name in figures.__all__}
+    places = [figures, paper_figures, speed_figures]
+    functions = {
+        name: f for place in places for name, f in vars(place).items() if inspect.isroutine(f) and name[0] != "_"
+    }
     drawing = {name: f for name, f in functions.items() if inspect.signature(f).return_annotation == "Figure"}
     assert len(drawing) > 12
     assert not [name for name, function in drawing.items() if not hasattr(function, "__wrapped__")]

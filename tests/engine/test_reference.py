@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AttentionInterface
 
+import hybret as hb
 from hybret import (
     CORRECTED,
     PAPER,
@@ -35,6 +36,7 @@ from hybret.engine.context import ForwardContext, current_context, forward_conte
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import empty_state, merge
+from hybret.families import FAMILIES
 from hybret.interventions import resolve
 from hybret.tasks import niah
 
@@ -219,6 +221,15 @@ def test_every_layer_pass_and_row(model, recipe, conditions, streaming, parts):
     assert compared > 500
     # In bfloat16 near ties are common, that is the point; in float32 they are not.
     assert unsure < (0.4 if recipe is PAPER else 0.02) * compared
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"recurrent_gemma", "jamba"}))
+def test_every_family(family):
+    model = hb.load(family, device="cpu")
+    conditions = [KeepHeads(1), KeepHeads(1, "l2"), Omit(), Only(renormalise=True, also=("self",)), Binary()]
+    for streaming in (True, False):
+        compared, unsure = check(model, prompts_of(model, LENGTHS[1:2]), conditions, CORRECTED, streaming=streaming)
+        assert compared > 100 and unsure < 0.05 * compared
 
 
 @pytest.mark.parametrize(
