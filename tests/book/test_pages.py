@@ -181,10 +181,8 @@ def test_terms_of_the_pages_stand_in_the_glossary() -> None:
 
 
 def test_every_figure_is_drawn_in_the_projects_style() -> None:
-    places = [figures, paper_figures, speed_figures]
-    functions = {
-        name: f for place in places for name, f in vars(place).items() if inspect.isroutine(f) and name[0] != "_"
-    }
+    items = [item for place in (figures, paper_figures, speed_figures) for item in vars(place).items()]
+    functions = {name: f for name, f in items if inspect.isroutine(f) and name[0] != "_"}
     drawing = {name: f for name, f in functions.items() if inspect.signature(f).return_annotation == "Figure"}
     assert len(drawing) > 12
     assert not [name for name, function in drawing.items() if not hasattr(function, "__wrapped__")]

@@ -94,7 +94,8 @@ def test_an_installed_clone_is_imported_also_in_the_folder_that_holds_it(tmp_pat
     subprocess.run([sys.executable, "-c", build], cwd=clone, capture_output=True, check=True)
     zipfile.ZipFile(next(wheels.glob("*.whl"))).extractall(wheels)
     others = str(Path(lazy_loader.__file__).parents[1])
-    code = f"import site, sys; site.addsitedir({str(wheels)!r}); sys.path.append({others!r}); import hybret; print(hybret.__file__)"
+    code = f"import site, sys; site.addsitedir({str(wheels)!r}); sys.path.append({others!r})"
+    code += "; import hybret; print(hybret.__file__)"
     words = [sys.executable, "-S", "-c", code]  # -S: without what is installed here
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     said = subprocess.run(words, cwd=tmp_path, env=kept, capture_output=True, text=True, check=True).stdout
