@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from support import HOSTILE, a_prompt, toy
-from test_book import notebook, tiny
+from tiny_book import notebook, tiny
 
 import hybret as hb
 from book.runner import build as book
