@@ -191,6 +191,8 @@ class KeepHeads(Elementary):
         return f"k={self.k}{metric} ({'prefill + generation' if self.during == 'both' else self.during})"
 
     def check(self, model: Hybrid) -> None:
+        if self.layers is not None:
+            raise HybretError(f"{self!r} names layers, and heads are chosen in all of them; leave `layers` out")
         if self.k > model.heads:
             raise HybretError(
                 f"k is {self.k}, but this model has {model.heads} heads per attention layer; choose k from 0 to "
@@ -400,7 +402,8 @@ def _require(*values: object) -> None:
     """Refuse what is no intervention, or none that is a value."""
     for value in values:
         params = vars(type(value)).get("__dataclass_params__")  # of the class itself, not of its base
-        if not isinstance(value, Intervention) or params is None or not params.frozen:
+        kinds = (KeepHeads, Reweight) if isinstance(value, Elementary) else Intervention
+        if not isinstance(value, kinds) or params is None or not params.frozen:
             raise HybretError(
                 f"{value!r} is not an intervention; use KeepHeads, Omit, Only, Binary, Null, Mass, Keep or PerPhase, "
                 "or a frozen dataclass made from KeyMask or Reweight"
