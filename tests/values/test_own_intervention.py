@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import hybret as hb
-from hybret.interventions import During, Elementary, KeyMask, Keys, Reweight, resolve
+from hybret.engine.context import Keys
+from hybret.interventions import During, Elementary, KeyMask, Reweight, resolve
 
 MODEL = SimpleNamespace(heads=6, attention_layers=(2, 5), family="recurrent_gemma")
 
