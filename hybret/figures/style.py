@@ -35,7 +35,7 @@ BANDS = "bands: 95 %, bootstrap over prompts"
 PALETTES = ("cividis", "authors")
 VERSIONS = {"generation": "generation version", "both": "prefill version", "prefill": "prefill only"}
 TEMPLATES = {"base": "standard prompt", "instruct": "standard prompt", "jrt": "JRT (read twice)"}
-# Names of random weights in small print: one of `hybret.presets.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.
+# Names of random weights in small print: one of `hybret.families.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.
 _MADE_UP = re.compile(r"\brandom-(griffin|jamba)\b|\brandom:|\(random\d|" + re.escape(MADE_UP))
 
 _RC: Any = {

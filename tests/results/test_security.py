@@ -160,7 +160,7 @@ def test_writing_replaces_a_link_and_leaves_what_it_points_to(tmp_path):
 def test_a_data_set_cannot_name_files_outside_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(data.CACHE, str(tmp_path / "cache"))
 
-    def download(repository, revision, file):
+    def download(repository, file, revision):
         path = tmp_path / "evil.parquet"
         pd.DataFrame({"subject": ["../../../evil"], "question": ["?"]}).to_parquet(path)
         return path
