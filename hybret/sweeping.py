@@ -242,7 +242,7 @@ def load_rows(
     rows = read_rows(paths)
     # One engine key serves several recipes: those that differ in how prompts are built or scored.
     rows = rows[(rows["recipe"] == recipe.name) & rows["prompt"].isin({p.key for p in prompts})]
-    return rows.drop_duplicates(["intervention", "prompt", *rows.columns.intersection(CELL)]).reset_index(drop=True)
+    return rows.drop_duplicates(["intervention", "prompt", *rows.columns.intersection([*CELL])]).reset_index(drop=True)
 
 
 def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, found: Answer) -> dict[str, Any]:
