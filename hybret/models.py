@@ -15,13 +15,13 @@ from transformers.utils import logging
 from hybret import arguments, checkpoints
 from hybret.checkpoints import CHECKPOINTS, named, organisms
 from hybret.devices import Machine, Placement, check_on_gpus, skeleton
-from hybret.engine import acting, decode
+from hybret.engine import decode
 from hybret.engine.attach import attached, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
 from hybret.families import RANDOM_MODELS, attention_layers
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
-from hybret.interventions import PHASES, Keep
+from hybret.interventions import PHASES, Keep, resolve
 from hybret.recipe import CORRECTED
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Model(Hybrid):
             ids, spans, question = self.tokenizer(arguments.text("prompt", prompt)).input_ids, (), None
         checkpoints.check_prompts(self, [ids], max_new_tokens)
         reading, control = decode.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
-        acting.require(self, recipe, rule, len(ids), reading, max_new_tokens, None if control else spans)
+        resolved = on.resolved if on else resolve(rule, self, recipe)
+        resolved.check_prompt(len(ids), reading, max_new_tokens, None if control else spans, question)
         with parallel_scans(), implementation(self.net):
             answer = decode.generate(
                 self,

@@ -17,12 +17,10 @@ from hybret import arguments, scoring
 from hybret.checkpoints import check_prompts, warn_beyond
 from hybret.cluster import Ray
 from hybret.engine import decode
-from hybret.engine.acting import require
-from hybret.engine.schedule import Budget, Timings, budget_of, longest_prompt, schedule, tokens_acted_on
+from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
-from hybret.fitting import needs_question, no_question, validate
-from hybret.interventions import Intervention, KeepHeads, PerPhase, elementary, resolve
+from hybret.interventions import Intervention, KeepHeads, PerPhase, resolve
 from hybret.metrics import CELL
 from hybret.models import Model
 from hybret.progress import bar as progress_bar
@@ -39,7 +37,7 @@ HERE = Path(__file__).parent
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = [
     *sorted((HERE / "engine").glob("*.py")),
-    *(HERE / f"{name}.py" for name in ("checkpoints", "families", "fitting", "interventions", "models")),
+    *(HERE / f"{name}.py" for name in ("checkpoints", "families", "interventions", "models")),
 ]
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(b"".join(module.read_bytes() for module in ENGINE)).hexdigest()[:12]
@@ -107,23 +105,20 @@ def sweep(
         raise HybretError(f"budget is {budget!r}; give a hybret.engine.schedule.Budget, or None for what fits")
     if out is not None:
         arguments.folder("out", out)
-    for condition in conditions.values():
-        validate(condition, model.heads, model.attention_layers)
-        if needs_question(elementary(condition)) and not all(p.question_span for p in prompts):
-            raise no_question()
-        for p in prompts:
-            reading, spans = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
-            require(model, recipe, condition, len(p.ids), reading, max_new_tokens, spans)
+    resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
+    for p in prompts:
+        reading, needle = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
+        for condition in resolved.values():
+            condition.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
     if engine not in ("local", "ray") and not isinstance(engine, Ray):
         raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
     cluster = Ray() if engine == "ray" else engine if isinstance(engine, Ray) else None
     if cluster:
         cluster.connect()
-    budget = budget or budget_of(model, longest_prompt(model))
+    budget = budget or budget_of(model)
     stages = stages or Timings()
     run = run_key(model, recipe, max_new_tokens, budget)
     store = Store(out, run, facts(model))
-    resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
     plan = schedule(
         model, prompts, list(resolved.values()), recipe, max_new_tokens, budget, finished=store.answers.keys()
     )
@@ -209,7 +204,7 @@ def run_folder(
 ) -> Path:
     """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
-    run = run_key(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
+    run = run_key(model, recipe, max_new_tokens, budget or budget_of(model))
     # A name is foreign text: what is left of it is one plain part of a path.
     plain = re.sub(r"[^\w.@+-]+", "-", Path(model.name).name)[:100]
     return arguments.folder("out", out) / f"{plain}-{name_of(run)}"
@@ -250,8 +245,7 @@ def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: P
     scored = (p.task or Niah()).score(answer, p, scoring.RUBRICS[recipe.rubric])
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1
-    heads = {part for part in elementary(condition) if isinstance(part, KeepHeads)}
-    sparse = next(iter(heads)) if len(heads) == 1 and isinstance(condition, KeepHeads) else None
+    sparse = condition if isinstance(condition, KeepHeads) else None
     pair = condition if isinstance(condition, PerPhase) else None
     return {
         "model": model.name,
@@ -262,7 +256,7 @@ def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: P
         "prefill": pair.prefill.label if pair else _phase_label(condition, "prefill"),
         "generation": pair.generation.label if pair else _phase_label(condition, "generation"),
         "k": sparse.k if sparse else None,
-        "during": condition.during if isinstance(condition, KeepHeads) else None,
+        "during": sparse.during if sparse else None,
         "acted_prefill": found.acted_prefill,
         "acted_generation": found.acted_generation,
         **p.labels,

@@ -26,12 +26,12 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from hybret.engine.attach import implementation
-from hybret.engine.context import Frame, frame
+from hybret.engine.context import ForwardContext, forward_context
 from hybret.engine.decode import decode, prefill, prefill_chunk, prompt_tokens
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, merge, restore_recurrent
 from hybret.errors import integer, printable
-from hybret.interventions import Actions, Intervention, KeepHeads, resolve
+from hybret.interventions import Actions, Elementary, KeepHeads, resolve
 from hybret.models import Model, load
 from hybret.progress import bar as progress_bar
 from hybret.recipe import CORRECTED, PAPER, Recipe
@@ -119,13 +119,13 @@ class Probe:
             parts.append(self.plainly(self.ids[a:b], cache=cache, position_ids=at))
         return self.error(torch.cat(parts), self.plain)
 
-    def under(self, *actions: Intervention, ids: Sequence[int] | None = None) -> Tensor:
+    def under(self, *actions: Elementary, ids: Sequence[int] | None = None) -> Tensor:
         """Logits ``(2, tokens, vocabulary)`` with `actions` in every layer: forming the weights, and streaming."""
         ids = self.ids if ids is None else ids
         last, passes = torch.tensor([len(ids) - 1], device=self.model.device), []
         for streaming in (False, True):
-            context = Frame("prefill", [actions], [()], last, CORRECTED, None, streaming)
-            with parallel_scans(), implementation(self.net), frame(context):
+            context = ForwardContext("prefill", [actions], [()], last, CORRECTED, None, streaming)
+            with parallel_scans(), implementation(self.net), forward_context(context):
                 passes.append(self.plainly(ids))
         return torch.stack(passes)
 

@@ -60,7 +60,7 @@ def sweep(
 ) -> None:
     """Needle-in-a-haystack accuracy with only the k most focused heads of every attention layer."""
     from hybret.cluster import Ray
-    from hybret.engine.schedule import Budget, budget_of, longest_prompt
+    from hybret.engine.schedule import Budget, budget_of
     from hybret.interventions import KeepHeads
     from hybret.metrics import accuracy, floor
     from hybret.models import load
@@ -92,7 +92,7 @@ def sweep(
     niah.load_haystack(text, seed)
     cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
     subject = load(model, device=device, dtype=dtype)
-    budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).max_tokens) if rows_per_batch else None
+    budget = Budget(rows_per_batch, budget_of(subject).max_tokens) if rows_per_batch else None
     kept = k if k else range(subject.heads + 1)
     conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in kept)}  # type: ignore[arg-type]
     options: dict[str, Any] = {"template": template, "haystack": text, "seed": seed, "needle": hidden, "recipe": chosen}

@@ -104,7 +104,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise HybretError(f"limit is {limit}; give at least 1 document per task")
     for condition in conditions.values():
-        check(model, condition)
+        check(model, condition, recipe)
     wanted = benchmarks.find(tasks)
     max_length = max_length or getattr(model.net.config, "max_position_embeddings", None)
     acting = {resolve(condition, model, recipe).key: condition for condition in conditions.values()}

@@ -10,7 +10,6 @@ import torch
 import hybret as hb
 from book.paper import only_keep as puzzle
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase
-from hybret.fitting import validate
 from hybret.interventions import resolve
 from hybret.sweeping import sweep
 from hybret.tasks import niah
@@ -26,7 +25,7 @@ def prompts(griffin):
 def test_arms_fit_every_model_and_no_two_do_the_same(model):
     for phase, arms in (("generation", puzzle.generation_variants(model)), ("prefill", puzzle.prefill_variants())):
         for arm in arms.values():
-            validate(arm, model.heads, model.attention_layers)
+            resolve(arm, model, CORRECTED)
         pairs = [PerPhase(**{"generation": Keep(), "prefill": Keep(), phase: arm}) for arm in arms.values()]
         assert len({resolve(pair, model, CORRECTED).key for pair in pairs}) == len(arms)
     layers = [arm.layers for arm in puzzle.generation_variants(model).values() if isinstance(arm, Only) and arm.layers]

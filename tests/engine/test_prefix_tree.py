@@ -1,0 +1,111 @@
+"""Prompts that begin alike, read as a tree, against each read by itself."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from itertools import product
+
+import pytest
+import torch
+
+import hybret as hb
+from book.speed.stock import answer
+from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Omit, Only, PerPhase
+from hybret.engine import prefix_tree
+from hybret.engine.attach import implementation
+from hybret.engine.decode import decode
+from hybret.engine.decode import prefill as whole_prefill
+from hybret.engine.scan import parallel_scans
+from hybret.engine.schedule import Budget, Timings
+from hybret.engine.state import map_cache
+from hybret.interventions import resolve
+from hybret.tasks import niah
+
+
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
+def test_a_sweep_answers_what_single_prompts_answer(model, recipe):
+    """Ragged prompts past the window, with two needles or none; `test_matrix` has every intervention."""
+    grid = {"haystack": "embedded", "recipe": recipe}
+    prompts = [
+        *niah.grid(model, [76, 128], [0, 40, 41, 100], **grid),
+        *niah.grid(model, [76, 128], [0], control=True, **grid),
+        *niah.grid(model, [100], [0, 70], "jrt", **grid),
+        *niah.grid(model, [76], [50], seed=1, **grid),
+    ]
+    conditions = {
+        "keep": Keep(),
+        "k=3": KeepHeads(3),
+        "l2": KeepHeads(2, metric="l2", during="prefill"),
+        "Only-Omit": PerPhase(generation=Only(), prefill=Omit()),
+        "Binary-Binary": PerPhase(generation=Binary(), prefill=Binary()),
+        "Keep-question": PerPhase(generation=Keep(), prefill=Only(also=("question",))),
+    }
+    rows = hb.sweep(model, prompts, conditions, recipe, max_new_tokens=6, budget=Budget(23, 40), progress=False)
+    by_key = {p.key: p for p in prompts}
+    answers = rows.drop_duplicates(["prompt", "condition"])
+    assert len(answers) == len(by_key) * len(conditions) and answers["answer"].nunique() > len(by_key)
+    for row in answers.to_dict("records"):
+        with hb.attach(model, conditions[row["condition"]], recipe):
+            assert row["answer"] == model.generate(by_key[row["prompt"]], 6), row["condition"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_answers_on_the_gpu_are_those_of_transformers_own_loop(model):
+    model = dataclasses.replace(model, net=copy.deepcopy(model.net).cuda())
+    prompts = niah.grid(model, [76, 128], [0, 60])
+    conditions = {"k": KeepHeads(3), "g": KeepHeads(2, during="generation")} | hb.interventions.table1_conditions()
+    timings = Timings()
+    hb.sweep(model, prompts, conditions, max_new_tokens=6, progress=False, stages=timings)
+    for prompt in prompts[::3]:
+        for condition in conditions.values():
+            expected = answer(model, prompt, condition, 6)
+            assert timings.tokens[prompt.key, resolve(condition, model, CORRECTED).key] == expected
+
+
+def test_a_prompt_that_begins_another_ends_where_it_ends(model):
+    long = niah.grid(model, [100], [0])[0]
+    prompts = [dataclasses.replace(long, ids=long.ids[:n], key=str(n)) for n in (1, 2, 30, 31, len(long.ids))]
+    rows = [(), (KeepHeads(2),)]
+    with parallel_scans(), implementation(model.net):
+        together = {
+            p.key: decode(model, state, rows, [(), ()], CORRECTED, 5)
+            for p, state in prefix_tree.prefill(model, prompts, rows, CORRECTED, 64)
+        }
+        for p, i in product(prompts, range(2)):
+            alone = whole_prefill(model, p.ids, [rows[i]], p.needle_spans, CORRECTED)
+            assert [together[p.key][i]] == decode(model, alone, [rows[i]], [()], CORRECTED, 5)
+
+
+def test_prompts_of_one_grid_share_their_haystack(tiny):
+    read = []
+    hook = tiny.net.register_forward_pre_hook(
+        lambda _, __, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    prompts = niah.grid(tiny, [128, 256, 384, 512], 5)
+    with parallel_scans(), implementation(tiny.net):
+        states = {p.key: state for p, state in prefix_tree.prefill(tiny, prompts, [()], CORRECTED, 2400)}
+    hook.remove()
+    assert set(states) == {p.key for p in prompts}
+    assert all(int(states[p.key].position[0]) == len(p.ids) - 1 for p in prompts)
+    assert sum(read) < 0.7 * sum(len(p.ids) - 1 for p in prompts)
+
+
+def tensors(state):
+    """Every tensor of a state."""
+    collected = list(state.recurrent)
+    map_cache([state.cache], lambda parts: collected.append(parts[0]) or parts[0])
+    return collected
+
+
+def test_some_prompts_are_read_with_the_bits_of_all(model):
+    prompts, row = niah.grid(model, (76, 100, 128), (0, 50, 100)), (KeepHeads(2),)
+    with implementation(model.net):
+        every = {p.key: state for p, state in prefix_tree.prefill(model, prompts, [row], CORRECTED, 40)}
+        chosen = set(list(every)[1::3])
+        some = {p.key: state for p, state in prefix_tree.prefill(model, prompts, [row], CORRECTED, 40, chosen)}
+    assert list(every) == [p.key for p in prefix_tree.order(model, prompts, CORRECTED)]
+    assert list(some) == [key for key in every if key in chosen]
+    for key, state in some.items():
+        assert len(tensors(state)) > 4
+        assert all(torch.equal(a, b) for a, b in zip(tensors(state), tensors(every[key]), strict=True))
