@@ -262,9 +262,9 @@ def bench(
 
     sizes: dict[str, Any] = {"lengths": numbers("lengths", lengths), "depths": numbers("depths", depths)}
     sweeps = [one_of("benchmark", name, measuring.SWEEPS) for name in what or measuring.SWEEPS]
-    stock = {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
+    sizes |= {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
     subject = load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
-    measured = measuring.bench(subject, sweeps, **sizes, **stock, say=say)
+    measured = measuring.bench(subject, sweeps, **sizes, say=say)
     if as_json:
         print(json.dumps(measured))
         return
