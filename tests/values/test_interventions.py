@@ -123,7 +123,7 @@ def test_what_changes_nothing_is_dropped_and_conditions_that_do_the_same_have_on
         (lambda: resolve(PerPhase(generation=KeepHeads(7), prefill=Keep()), MODEL, CORRECTED), "k is 7"),
         (lambda: resolve("omit", MODEL, CORRECTED), "'omit' is not an intervention"),
         (lambda: resolve(hb.Intervention(), MODEL, CORRECTED), "is not an intervention"),
-        (lambda: CORRECTED.replace(insert="character"), "a recipe has no field 'insert'; its fields are binary"),
+        (lambda: CORRECTED.replace(insert="character"), "field of a recipe 'insert'"),
         (lambda: CORRECTED.replace(rubric=" "), "rubric.* is ' '"),
         (lambda: hb.recipe.Recipe(""), "name.* is ''"),
         (lambda: hb.recipe.recipe("AUTHORS"), "'AUTHORS'; choose one of PAPER, CORRECTED"),
