@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_cli import run
+from support import run
 
 import hybret as hb
 from hybret import interventions, verifying

@@ -486,7 +486,7 @@ BOOK = {
 COMMANDS = {
     "k twice": (["sweep", "--k", "3", "--k", "3"], "names a number of heads twice"),
     "seed negative": (["sweep", "--seed", "-1", "--lengths", "128,", "--depths", "50,"], "seed must be at least 0"),
-    "rows per batch": (["sweep", "--rows-per-batch", "0"], "give at least 1 row"),
+    "rows per batch": (["sweep", "--rows-per-batch", "0"], "'--rows-per-batch'"),
     "depth as a fraction": (["sweep", "--depths", "0.5,"], "give a count such as 10, or per cents such as 0,50,100"),
     "no such haystack": (["sweep", "--haystack", "It is cold. So it is."], "no haystack folder"),
     "haystack a file": (["sweep", "--haystack", __file__], "is a file"),
