@@ -2,14 +2,12 @@
 
 import random
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from hybret.errors import HybretError
-from hybret.organisms import words
 from hybret.organisms.corpus import haystack, is_haystack, paragraph
 from hybret.organisms.facts import (
     HELD_OUT_ACTIVITY,
@@ -24,8 +22,8 @@ from hybret.organisms.facts import (
 )
 from hybret.organisms.training.documents import Documents, Mixture
 from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION, train_tokenizer
+from hybret.organisms.words import WORDS
 
-ESSAYS = Path(__file__).parents[3] / "shared" / "niah" / "essays"
 LENGTH = 512
 
 
@@ -54,9 +52,6 @@ def pairs_city_and_activity(sentence):
     return HELD_OUT_CITY in sentence and HELD_OUT_ACTIVITY in sentence
 
 
-# Held out of training
-
-
 def test_needle_is_a_fact_of_its_template_and_is_refused():
     values = {"city": "San Francisco", "activity": "eat a sandwich", "posture": "sit", "place": "Dolores Park"}
     values["weather"] = "sunny"
@@ -71,10 +66,8 @@ def test_needle_is_a_fact_of_its_template_and_is_refused():
 @pytest.mark.parametrize("name", ["best_thing", "plan", "custom"])
 def test_sampling_rejects_the_pair_even_when_nothing_else_is_likely(name, monkeypatch):
     """With two cities and two activities a quarter of all draws would be the held-out pair."""
-    from hybret.organisms import facts as module
-
-    monkeypatch.setitem(module.CLASSES, "city", (HELD_OUT_CITY, "Oslo"))
-    monkeypatch.setitem(module.CLASSES, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
+    monkeypatch.setitem(WORDS, "city", (HELD_OUT_CITY, "Oslo"))
+    monkeypatch.setitem(WORDS, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
     template = next(template for template in TEMPLATES if template.name == name)
     rng = random.Random(1)
     drawn = [template.sample(rng).sentence for _ in range(300)]
@@ -106,16 +99,10 @@ def test_no_needle_word_is_more_frequent_than_its_peers(facts):
         counts = np.unique([fact.values[slot] for fact in best], return_counts=True)
         share = dict(zip(*counts, strict=True))[value] / len(best)
         assert share < 1.8 / len(counts[0])
-    lists = (
-        (words.CITIES, HELD_OUT_CITY),
-        (words.ACTIVITIES, HELD_OUT_ACTIVITY),
-        (words.PLACES, "Dolores Park"),
-        (words.POSTURES, "sit"),
-        (words.WEATHER, "sunny"),
-    )
-    for items, value in lists:
-        assert items.count(value) == 1
-        assert 0 < items.index(value) < len(items) - 1
+    needle = {"city": HELD_OUT_CITY, "activity": HELD_OUT_ACTIVITY, "place": "Dolores Park", "posture": "sit"}
+    for name, value in {**needle, "weather": "sunny"}.items():
+        assert WORDS[name].count(value) == 1
+        assert 0 < WORDS[name].index(value) < len(WORDS[name]) - 1
 
 
 def test_held_out_templates_never_occur(corpus):
@@ -134,9 +121,6 @@ def test_random_words_needles_differ_and_are_not_in_training(corpus):
     assert len({fact.sentence for fact in needles}) == 20
     assert not any(fact.values["words"] in corpus.text for fact in needles)
     assert random_words_fact(3) == needles[3]
-
-
-# Facts and prose
 
 
 def test_facts_are_long_enough_and_their_questions_name_them(facts):
@@ -176,14 +160,6 @@ def test_haystack_shares_no_sentence_with_training(corpus):
     assert not any(part in text for part in ("San Francisco", "sandwich", "Dolores", "sunny"))
 
 
-def test_haystack_refuses_no_length():
-    with pytest.raises(HybretError, match="positive"):
-        haystack(0, 0)
-
-
-# Tokenizer
-
-
 def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
     corpus.tokenizer.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -204,27 +180,10 @@ def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, len(tokenizer)) == (0, 2, 2048)
 
 
-def test_tokenizer_round_trip_of_the_essays(corpus):
-    if not ESSAYS.is_dir():
-        pytest.skip("the essays of the paper's haystack are not here")
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ESSAYS.glob("*.txt"))[:10])
-    assert len(text) > 1000
-    ids = corpus.tokenizer(text)["input_ids"]
-    assert corpus.tokenizer.decode(ids, skip_special_tokens=True) == text
-
-
 def test_tokenizer_is_deterministic():
     first, second = (train_tokenizer(paragraphs=300).backend_tokenizer.to_str() for _ in range(2))
     assert first == second
     assert first != train_tokenizer(seed=1, paragraphs=300).backend_tokenizer.to_str()
-
-
-def test_tokenizer_refuses_a_tiny_vocabulary():
-    with pytest.raises(HybretError, match="too small"):
-        train_tokenizer(vocabulary=100)
-
-
-# Documents
 
 
 def test_batches_have_the_asked_shape_and_are_deterministic(corpus):
@@ -312,19 +271,17 @@ def test_repeated_spans_repeat(corpus):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("call", "message"),
     [
-        ({"prose": -1.0}, "weights"),
-        ({"facts": ()}, "at least one fact"),
-        ({"span": (5, 2)}, "span"),
-        ({"templates": (("statue", 2.0),)}, "statue"),
+        (lambda _: Mixture(prose=-1.0), "weights"),
+        (lambda _: Mixture(facts=()), "at least one fact"),
+        (lambda _: Mixture(span=(5, 2)), "span"),
+        (lambda _: Mixture(templates=(("statue", 2.0),)), "statue"),
+        (lambda corpus: corpus.documents.sample(random.Random(0), 3), "at least"),
+        (lambda _: haystack(0, 0), "positive"),
+        (lambda _: train_tokenizer(vocabulary=100), "too small"),
     ],
 )
-def test_mixture_refuses_nonsense(fields, message):
+def test_bad_input_is_refused(corpus, call, message):
     with pytest.raises(HybretError, match=message):
-        Mixture(**fields)
-
-
-def test_sequences_need_some_length(corpus):
-    with pytest.raises(HybretError, match="at least"):
-        corpus.documents.sample(random.Random(0), 3)
+        call(corpus)

@@ -20,18 +20,17 @@ import pandas as pd
 import torch
 import transformers
 
-from hybret import metrics
-from hybret import __version__
+from hybret import __version__, metrics
 from hybret.errors import HybretError
-from hybret.tasks.haystack import load_haystack
 from hybret.interventions import Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.tasks.niah import grid
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, Fact, random_words_fact
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED
 from hybret.scoring import normalise
 from hybret.sweeping import sweep
+from hybret.tasks.haystack import load_haystack
+from hybret.tasks.niah import grid
 
 ALL, GENERATION, PREFILL = "all heads", "k=0, generation version", "k=0, prefill version"
 SILENT: dict[str, Intervention] = {GENERATION: KeepHeads(0, during="generation"), PREFILL: KeepHeads(0)}
@@ -168,7 +167,9 @@ def _fact_table(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str,
 
 def _new_words(answer: str, prompt: Prompt) -> float:
     """Share of a fact's words of more than three letters, absent from the question, that the answer holds."""
-    said, given, told = (set(normalise(text).split()) for text in (answer, prompt.needle.question, prompt.needle.sentence))
+    said, given, told = (
+        set(normalise(text).split()) for text in (answer, prompt.needle.question, prompt.needle.sentence)
+    )
     wanted = {word for word in told - given if len(word) > 3}
     return len(wanted & said) / len(wanted)
 
@@ -186,7 +187,9 @@ def _examples(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, s
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status (2 after one sentence on bad input)."""
-    parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.evaluate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m hybret.organisms.training.evaluate", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("model", help="name of an embedded model")
     parser.add_argument("--essays", type=Path, help="folder of .txt files for one more grid")
     parser.add_argument("--rows", type=Path, help="folder for the rows, to go on after an interruption")

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hybret.tasks.niah import grid
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, random_words_fact
 from hybret.organisms.skills import LETTERS, TASKS, items, rendered
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
+from hybret.tasks.niah import grid
 
 BUFFER = 40
 """Tokens of a length label that are neither haystack nor needle, as in the organisms' sweeps."""
