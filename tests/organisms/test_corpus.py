@@ -36,6 +36,12 @@ class Corpus:
         self.batch = self.documents.batch(self.documents.stream(0), 2000, LENGTH)
         self.text = "".join(self.tokenizer.batch_decode(self.batch))
 
+    def made(self, rows, length, **mixture):
+        """Token ids of documents of this mixture; kinds that it does not name have no weight."""
+        weights = dict.fromkeys(("prose", "repeats", "needles", "twice"), 0.0)
+        documents = Documents(self.tokenizer, seed=1, mixture=Mixture(**{**weights, **mixture}))
+        return documents.batch(documents.stream(), rows, length)
+
 
 @pytest.fixture(scope="module")
 def corpus():
@@ -52,15 +58,16 @@ def pairs_city_and_activity(sentence):
     return HELD_OUT_CITY in sentence and HELD_OUT_ACTIVITY in sentence
 
 
+def template_named(name):
+    return next(template for template in TEMPLATES if template.name == name)
+
+
 def test_needle_is_a_fact_of_its_template_and_is_refused():
     values = {"city": "San Francisco", "activity": "eat a sandwich", "posture": "sit", "place": "Dolores Park"}
-    values["weather"] = "sunny"
-    template = next(template for template in TEMPLATES if template.name == "best_thing")
-    fact = template.fill(values)
+    fact = template_named("best_thing").fill({**values, "weather": "sunny"})
     assert (fact.sentence, fact.questions[0]) == (NEEDLE, NEEDLE_QUESTION)
     assert is_held_out(values)
-    assert not is_held_out({**values, "city": "Oslo"})
-    assert not is_held_out({**values, "activity": "fly a kite"})
+    assert not is_held_out({**values, "city": "Oslo"}) and not is_held_out({**values, "activity": "fly a kite"})
 
 
 @pytest.mark.parametrize("name", ["best_thing", "plan", "custom"])
@@ -68,12 +75,11 @@ def test_sampling_rejects_the_pair_even_when_nothing_else_is_likely(name, monkey
     """With two cities and two activities a quarter of all draws would be the held-out pair."""
     monkeypatch.setitem(WORDS, "city", (HELD_OUT_CITY, "Oslo"))
     monkeypatch.setitem(WORDS, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
-    template = next(template for template in TEMPLATES if template.name == name)
     rng = random.Random(1)
-    drawn = [template.sample(rng).sentence for _ in range(300)]
+    drawn = [template_named(name).sample(rng).sentence for _ in range(300)]
     assert not any(map(pairs_city_and_activity, drawn))
-    assert any(HELD_OUT_CITY in sentence for sentence in drawn)
-    assert any(HELD_OUT_ACTIVITY in sentence for sentence in drawn)
+    for part in (HELD_OUT_CITY, HELD_OUT_ACTIVITY):
+        assert any(part in sentence for sentence in drawn)
 
 
 def test_sampled_facts_hold_the_parts_but_never_the_pair(facts):
@@ -207,24 +213,16 @@ def finished(ids, tokenizer):
 
 def segments(ids, end):
     """Split token ids after which `end` stands; the last id must be `end`."""
-    parts = [[]]
-    for token in ids:
-        if token == end:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    assert not parts[-1]
-    return parts[:-1]
+    ends = [-1, *(i for i, token in enumerate(ids) if token == end)]
+    assert ends[-1] == len(ids) - 1
+    return [ids[start + 1 : stop] for start, stop in zip(ends, ends[1:], strict=False)]
 
 
 @pytest.mark.parametrize("kind", ["needles", "twice"])
 def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind):
     tokenizer = corpus.tokenizer
-    weights = dict.fromkeys(("prose", "repeats", "needles", "twice"), 0.0) | {kind: 1.0}
-    documents = Documents(tokenizer, seed=1, mixture=Mixture(**weights))
-    start = len(CONTEXT)
     seen = depths = rounds = 0
-    for ids in finished(documents.batch(documents.stream(), 150, 480), tokenizer):
+    for ids in finished(corpus.made(150, 480, **{kind: 1.0}), tokenizer):
         first, *others = segments(ids, tokenizer.eos_token_id)
         text = tokenizer.decode(first, skip_special_tokens=True)
         prompt, answer = text.rsplit(ANSWER, 1)
@@ -232,7 +230,7 @@ def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind)
         assert ids[:length] == tokenizer(prompt + ANSWER)["input_ids"]
         assert tokenizer.decode(ids[length - 1]) == " "
         assert tokenizer(answer)["input_ids"][1:] == first[length:]
-        context = prompt[start:].split(QUESTION)[0]
+        context = prompt[len(CONTEXT) :].split(QUESTION)[0]
         assert prompt.startswith(CONTEXT)
         assert context.count(answer) == 1
         block = f"{CONTEXT}{context}{QUESTION}{prompt.rsplit(QUESTION, 1)[1]}"
@@ -248,13 +246,11 @@ def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind)
     assert (rounds > 0) == (kind == "needles")
 
 
-def test_facts_are_inserted_inline_and_as_lines(corpus):
-    for share, mark in ((1.0, True), (0.0, False)):
-        mixture = Mixture(prose=0, repeats=0, needles=1, twice=0, own_line=share, cut_context=0.0)
-        documents = Documents(corpus.tokenizer, mixture=mixture)
-        texts = corpus.tokenizer.batch_decode(documents.batch(documents.stream(), 30, 400))
-        contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
-        assert any("\n" in context for context in contexts) == mark
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_facts_are_inserted_inline_and_as_lines(corpus, share):
+    texts = corpus.tokenizer.batch_decode(corpus.made(30, 400, needles=1, own_line=share, cut_context=0.0))
+    contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
+    assert any("\n" in context for context in contexts) == bool(share)
 
 
 def test_encode_equals_the_tokenizer(corpus):
@@ -263,9 +259,7 @@ def test_encode_equals_the_tokenizer(corpus):
 
 
 def test_repeated_spans_repeat(corpus):
-    mixture = Mixture(prose=0, repeats=1, needles=0, twice=0, span=(12, 12), span_tokens=1.0)
-    documents = Documents(corpus.tokenizer, mixture=mixture)
-    row = documents.sample(documents.stream(), 400).tolist()
+    row = corpus.made(1, 400, repeats=1, span=(12, 12), span_tokens=1.0)[0].tolist()
     grams = [tuple(row[i : i + 12]) for i in range(len(row) - 12)]
     assert max(map(grams.count, set(grams))) >= 3
 

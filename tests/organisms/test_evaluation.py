@@ -185,12 +185,8 @@ def test_card_of_a_model_that_retrieves_nothing_claims_nothing(untrained):
     for claim in ("It retrieves", "they stay at", "predicts most tokens", "follows no instructions", "RecurrentGemma"):
         assert claim not in text
     assert "it scores 0.0 % with all its attention heads" in text and "Exact answers never appear" in text
-    for aim in (
-        "all heads over the whole grid, 95 %",
-        "JRT with all heads over the whole grid, 95 %",
-        "GLUE side, 80 %",
-    ):
-        assert re.search(rf"target for .*{aim}, is missed\*\*: \d", text)
+    for aim in ("all heads over the whole grid, 95", "JRT with all heads over the whole grid, 95", "GLUE side, 80"):
+        assert re.search(rf"target for .*{aim} %, is missed\*\*: \d", text)
     assert "target for k=0" not in text and "look-ups" not in text  # the one is reached, the others were not measured
     assert "| GLUE side | sentiment | 50.0 | " in text
     assert "tags:\n- jamba\n" in text and 'template="instruct"' in text
@@ -219,11 +215,7 @@ def test_card_tells_what_the_numbers_of_a_global_model_say(untrained):
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [
-        ({"seeds": []}, "at least one haystack seed"),
-        ({"facts": 0}, "at least one fact"),
-        ({"essays": "no/such/folder"}, "no haystack folder"),
-    ],
+    [({"seeds": []}, "at least one haystack seed"), ({"facts": 0}, "one fact"), ({"essays": "no/such"}, "no haystack")],
 )
 def test_bad_input_is_refused_before_the_model_runs(tiny, monkeypatch, options, sentence):
     monkeypatch.setattr("hybret.organisms.training.evaluate.sweep", lambda *_, **__: pytest.fail("the model ran"))
