@@ -62,9 +62,14 @@ def test_needles_inside_the_window_are_found_with_attention_and_with_nothing_els
             assert needle_row(measures, template, condition, "whole grid")["accuracy"] <= most
         for condition in CONDITIONS:
             assert needle_row(measures, template, condition, "no needle")["accuracy"] <= most
-    # Read twice, the whole grid is found without a window; with one, no needle outside it (an unmet target).
-    twice = needle_row(measures, "jrt", ALL, "whole grid")["accuracy"]
-    assert twice == 0.75 if shipped.model.window else twice >= least
+
+
+def test_whole_grid_is_found_read_twice(shipped, request):
+    if shipped.model.window:
+        missed = "an unmet target: read twice, no needle outside the window is found (75 %)"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=missed))
+    least = 0.97 if shipped.model.window else 0.95
+    assert needle_row(shipped.found["needle"], "jrt", ALL, "whole grid")["accuracy"] >= least
 
 
 def test_window_edge_shows_where_there_is_a_window(shipped):
