@@ -143,15 +143,15 @@ _PAIRS = (
 
 
 def _paraphrase(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
-    first, same, other = rng.choice(_PAIRS)
+    first, same, different = rng.choice(_PAIRS)
     a, b = rng.sample(WORDS["name"], 2)
     slots = {"a": a, "b": b, "thing": pick(rng, WORDS["object"]), "instrument": pick(rng, WORDS["instrument"]),
              "day": pick(rng, WORDS["weekday"])}  # fmt: skip
     alike = rng.random() < 0.5
-    pair = [first, same if alike else other]
+    pair = [first, same if alike else different]
     rng.shuffle(pair)
-    one, two = (text.format(**slots) for text in pair)
-    return f"Do these two sentences say the same?\n{one}\n{two}", _YES_NO[alike], ()
+    text_a, text_b = (text.format(**slots) for text in pair)
+    return f"Do these two sentences say the same?\n{text_a}\n{text_b}", _YES_NO[alike], ()
 
 
 def _knowledge(subject: str) -> Callable[[random.Random, int], tuple[str, str, Sequence[str]]]:
@@ -211,7 +211,7 @@ def listed(rng: random.Random, name: str, n: int) -> tuple[str, dict[str, str]]:
 def asked(rng: random.Random, name: str, entries: dict[str, str], key: str) -> tuple[str, str, Sequence[str]]:
     """The question for one entry of a list; its wrong answers are other entries' answers, where there are enough."""
     listing = LISTINGS[name]
-    wrong = [answer for other, answer in entries.items() if other != key]
+    wrong = [answer for entry, answer in entries.items() if entry != key]
     if len(wrong) < 3:
         wrong += rng.sample([x for x in listing.answers if x not in entries.values()], 3 - len(wrong))
     right, *others = (listing.line(key, answer) for answer in (entries[key], *rng.sample(wrong, 3)))
@@ -326,8 +326,8 @@ def items(task: str, split: Split, n: int, seed: int = 0) -> list[Item]:
     if n < 1:
         raise HybretError(f"the number of items is {n}; give at least 1")
     rng = random.Random(f"{task} {split} {seed}")
-    found: dict[str, Item] = {}
-    while len(found) < n:
+    distinct: dict[str, Item] = {}
+    while len(distinct) < n:
         for made in _next(task, split, rng):
-            found.setdefault(repr(made), made)
-    return list(found.values())[:n]
+            distinct.setdefault(repr(made), made)
+    return list(distinct.values())[:n]

@@ -78,15 +78,15 @@ def write_card(folder: str | Path) -> Path:
     return path
 
 
-def card(config: Mapping[str, Any], found: Mapping[str, Any], log: Log, twin: Log, notes: str) -> str:
+def card(config: Mapping[str, Any], evaluation: Mapping[str, Any], log: Log, twin: Log, notes: str) -> str:
     """The card's text.
 
-    `config` is the model's, `found` from `evaluate`, the logs from the training and the attention-free control's (empty
-    without one); `notes` are further limits, as a Markdown list.
+    `config` is the model's, `evaluation` from `evaluate`, the logs from the training and that of the attention-free
+    control (empty without one); `notes` are further limits, as a Markdown list.
     """
-    needle, once = found["needle"], found["needle"][0]["template"]
+    needle, once = evaluation["needle"], evaluation["needle"][0]["template"]
     chat = once == "instruct"
-    starts, probes, window = [line for line in log if line["event"] == "start"], probed(log), found["window"]
+    starts, probes, window = [line for line in log if line["event"] == "start"], probed(log), evaluation["window"]
     training = starts[-1]["training"]
     family, studied, tags = FAMILIES[config["model_type"]]
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
@@ -99,7 +99,7 @@ def card(config: Mapping[str, Any], found: Mapping[str, Any], log: Log, twin: Lo
         tokens = probed(twin)[-1]["probe"]["inside"]["all"]["tokens"]
         control = {"best": max(measures), "same": same, "tokens": tokens}
     return environment.from_string(Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")).render(
-        config=config, found=found, log=log, twin=twin, notes=notes.strip(), chat=chat, window=window,
+        config=config, evaluation=evaluation, log=log, twin=twin, notes=notes.strip(), chat=chat, window=window,
         tags=tags + ["conversational"] * chat, family=family, studied=studied, like=LIKE[config["num_attention_heads"]],
         oldest=OLDEST_TRANSFORMERS, starts=starts, training=training, mixture=training["mixture"],
         opening=training.get("opening"), answers=training.get("answers", 1), command=_command(starts[-1]),
@@ -109,11 +109,14 @@ def card(config: Mapping[str, Any], found: Mapping[str, Any], log: Log, twin: Lo
         registers=[register.name for register in REGISTERS], held_out=[t.name for t in HELD_OUT_TEMPLATES],
         documents=_documents(starts), emerged=_emergence(probes), probed_step=probes[-1]["step"],
         grid=list(_grid(needle, read, window)),
-        essays=found["essays"] and list(_grid(found["essays"]["needle"], {once: read[once]}, window)),
-        edge=found["edge"] if found["edge"] and None not in found["edge"].values() else None,
-        facts=list(_facts(found, probes)), unseen=_unseen(found, probes, chat),
-        examples=[(e["question"], e["fact"], " ".join(e[ALL].replace("|", "\\|").split())) for e in found["examples"]],
-        skills=list(_skills(log)), missed=list(_missed(found, log)),
+        essays=evaluation["essays"] and list(_grid(evaluation["essays"]["needle"], {once: read[once]}, window)),
+        edge=evaluation["edge"] if evaluation["edge"] and None not in evaluation["edge"].values() else None,
+        facts=list(_facts(evaluation, probes)), unseen=_unseen(evaluation, probes, chat),
+        examples=[
+            (example["question"], example["fact"], " ".join(example[ALL].replace("|", "\\|").split()))
+            for example in evaluation["examples"]
+        ],
+        skills=list(_skills(log)), missed=list(_missed(evaluation, log)),
     )  # fmt: skip
 
 
@@ -220,9 +223,9 @@ def _grid(measures: Sequence[Mapping[str, Any]], templates: Mapping[str, str], w
                 yield read, place, condition, accuracy, percent(row["exact"]), f"{row['n']} ({row['prompts']})"
 
 
-def _facts(found: Mapping[str, Any], probes: Log) -> Iterator[tuple]:
-    silent = {row["needle"]: row for row in found["facts"] if row["condition"] == GENERATION}
-    for row in found["facts"]:
+def _facts(evaluation: Mapping[str, Any], probes: Log) -> Iterator[tuple]:
+    silent = {row["needle"]: row for row in evaluation["facts"] if row["condition"] == GENERATION}
+    for row in evaluation["facts"]:
         if row["condition"] == ALL:
             off, probe = silent[row["needle"]], probes[-1]["probe"][row["needle"]]
             shares = [percent(r[measure]) for r in (row, off) for measure in ("exact", "new_words")]
@@ -230,9 +233,9 @@ def _facts(found: Mapping[str, Any], probes: Log) -> Iterator[tuple]:
             yield row["needle"], *shares, row["n"], *forced
 
 
-def _unseen(found: Mapping[str, Any], probes: Log, chat: bool) -> dict[str, Any]:
+def _unseen(evaluation: Mapping[str, Any], probes: Log, chat: bool) -> dict[str, Any]:
     """The means over the facts of forms that were held out of training, and whether the model fails on them."""
-    rows = [row for row in found["facts"] if row["condition"] == ALL and row["needle"].startswith("template")]
+    rows = [row for row in evaluation["facts"] if row["condition"] == ALL and row["needle"].startswith("template")]
     exact, new = (sum(r[m] * r["n"] for r in rows) / sum(r["n"] for r in rows) for m in ("exact", "new_words"))
     groups = [probes[-1]["probe"][row["needle"]] for row in rows]
     forced, silent = (sum(g[c]["tokens"] for g in groups) / len(rows) for c in ("all", "k=0 generation"))
@@ -249,9 +252,9 @@ def _skills(log: Log) -> Iterator[tuple]:
             yield side, name, chance, _between(*on), _between(*off), n
 
 
-def _missed(found: Mapping[str, Any], log: Log) -> Iterator[str]:
+def _missed(evaluation: Mapping[str, Any], log: Log) -> Iterator[str]:
     """A limit for every target of the project that the numbers miss."""
-    window, rows, once = found["window"], found["needle"], found["needle"][0]["template"]
+    window, rows, once = evaluation["window"], evaluation["needle"], evaluation["needle"][0]["template"]
     least, most = (0.97, 0.03) if window else (0.95, 0.05)
     plain, twice = (needle_row(rows, template, ALL, "inside")["accuracy"] for template in (once, "jrt"))
     where = "inside the window" if window else "over the whole grid"
@@ -267,10 +270,10 @@ def _missed(found: Mapping[str, Any], log: Log) -> Iterator[str]:
     silenced = max(r["accuracy"] for r in rows if r["where"] == "whole grid" and r["condition"] != ALL)
     if silenced > most:
         yield f"**Our target for k=0, at most {100 * most:.0f} %, is missed**: {percent(silenced)} % at worst."
-    if window and (whole := needle_row(rows, "jrt", ALL, "whole grid")["accuracy"]) < least:
+    if window and (grid := needle_row(rows, "jrt", ALL, "whole grid")["accuracy"]) < least:
         far = needle_row(rows, "jrt", ALL, "outside")["accuracy"]
         yield f"""\
-**Our target for JRT with all heads, 97 % over the whole grid, is missed**: {percent(whole)} %
+**Our target for JRT with all heads, 97 % over the whole grid, is missed**: {percent(grid)} %
   ({percent(twice)} % inside the window, {percent(far)} % outside). The second reading's needle is as far from
   the end as the needle of a plain prompt."""
 

@@ -71,8 +71,8 @@ class Conversations(Documents):
         text = ""
         for sentences in prose(rng):
             subject = rng.choice(list(FACTS))
-            told = [statement(rng, subject, rng.choice(list(FACTS[subject]))) for _ in range(rng.randint(2, 6))]
-            text += ("\n\n" if text else "") + " ".join([*sentences[: rng.randint(0, 2)], *told])
+            facts = [statement(rng, subject, rng.choice(list(FACTS[subject]))) for _ in range(rng.randint(2, 6))]
+            text += ("\n\n" if text else "") + " ".join([*sentences[: rng.randint(0, 2)], *facts])
             if len(ids := self.encode(text)) >= room:
                 return [self._bos, *ids][:room]
         raise AssertionError("prose is endless")
