@@ -63,6 +63,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except HybretError as error:
             say(f"error: {error}")
             raise typer.Exit(2) from None
+        except ModuleNotFoundError as missing:  # the wheel holds the library alone
+            if (missing.name or "").partition(".")[0] != "book":
+                raise
+            say("error: this command needs a clone of the project; run it there, after `pip install -e '.[book]'`")
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             name, out = function.__name__, kwargs.get("out")
             kept = KEPT["sweep --out" if name == "sweep" and out else name].format(out=out)

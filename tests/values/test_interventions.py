@@ -161,7 +161,7 @@ def test_the_two_recipes_are_what_text_and_code_say():
     for eps in (-1e-12, 1, float("nan")):
         with pytest.raises(HybretError, match="^entropy_eps is"):
             CORRECTED.replace(entropy_eps=eps)
-    with pytest.raises(HybretError, match="a recipe has no field 'name'"):
+    with pytest.raises(HybretError, match="field of a recipe 'name'"):
         CORRECTED.replace(name="mine")
     with pytest.raises(AttributeError):
         CORRECTED.binary = "scalar"
