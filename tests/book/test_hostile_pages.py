@@ -102,8 +102,9 @@ def maps(texts: dict[str, str]) -> Any:
         some = {name: text for name in ("model", "recipe", "template", "haystack", "device", "dtype", "answer")}
         part = part.assign(**some, condition=text, weights=text, intervention=text)
         part.loc[part["needle"] != "none", "needle"] = text
-        phrase = f"{text} word"  # a keyword without a word is refused
-        needles.append(Needle(text, phrase, text, (phrase,)))
+        name = text.replace("\0", "")  # a needle with the character is refused,
+        phrase = f"{name} word"  # and so is a keyword without a word
+        needles.append(Needle(name, phrase, name, (phrase,)))
         part["asked"] = needles[-1].digest
         part["prompt"] = [f"{len(needles) - 1}-{key}" for key in part["prompt"]]
         parts.append(part)
