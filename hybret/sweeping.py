@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-import transformers
 
 from hybret import arguments, scoring
 from hybret.checkpoints import check_prompts, warn_beyond
@@ -21,26 +18,17 @@ from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
 from hybret.interventions import Intervention, KeepHeads, PerPhase, resolve
-from hybret.metrics import CELL
 from hybret.models import Model
 from hybret.progress import bar as progress_bar
 from hybret.prompts import Prompt
-from hybret.provenance import facts, name_of, texts_of
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.store import Answer, Store, read_rows
+from hybret.rows import CELL
+from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
 from hybret.tasks.encoding import check_tokenizer
 from hybret.tasks.niah import Niah
 
 MOST_NEW_TOKENS = 4096
-HERE = Path(__file__).parent
-# The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
-ENGINE = [
-    *sorted((HERE / "engine").glob("*.py")),
-    *(HERE / f"{name}.py" for name in ("checkpoints", "families", "interventions", "models")),
-]
-# Read once, with the code: a module edited while a run goes on does not change what the run is called.
-ENGINE_DIGEST = hashlib.sha256(b"".join(module.read_bytes() for module in ENGINE)).hexdigest()[:12]
 
 
 def sweep(
@@ -278,19 +266,12 @@ def _phase_label(condition: Intervention, phase: Any) -> str:
     return " & ".join(part.label for part in condition.at(phase)) or "keep"
 
 
-def run_key(model: Model, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
-    """What a folder of rows belongs to: rows of two runs that differ in any of it are never mixed."""
-    return {
-        "model": model.name,
-        "weights": model.digest,
-        "window": model.window,
-        "dtype": model.dtype,
-        "device": model.device.type,
-        "recipe": recipe.deciding,
-        "max_new_tokens": max_new_tokens,
-        "rows_per_batch": budget.max_sequences,
-        "tokens_per_pass": budget.max_tokens,
-        "engine": ENGINE_DIGEST,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+def texts_of(prompts: Iterable[Prompt]) -> dict[str, Any]:
+    """12 hex digits of the SHA-256 of every haystack, and of every needle with its question."""
+    texts: dict[str, dict[str, str]] = {"haystacks": {}, "needles": {}}
+    for p in prompts:
+        if p.haystack_sha256:
+            texts["haystacks"][f"{p.haystack}, seed {p.haystack_seed}"] = p.haystack_sha256[:12]
+        if not p.control:  # a control has no needle's name; `asked` in its rows tells which one it leaves out
+            texts["needles"][p.needle.name] = p.needle.digest
+    return texts
