@@ -98,7 +98,7 @@ class PromptJob:
 class Batch:
     """Prompts that decode together under all their conditions."""
 
-    jobs: tuple[PromptJob, ...] = ()
+    jobs: tuple[PromptJob, ...]
 
     @property
     def rows(self) -> list[tuple[Prompt, Resolved]]:
@@ -159,14 +159,12 @@ def _plan(model: Hybrid, jobs: Sequence[PromptJob], recipe: Recipe, max_new_toke
         if not all(looks_ahead(actions, recipe) for actions in prefills):
             prompts = prefix_tree.order(model, list(prompts), recipe)
         ordered += [members[prompt.key] for prompt in prompts]
-    batches, room = [Batch()], budget.max_sequences
+    batches: list[list[PromptJob]] = []
     for job in ordered:
-        if batches[-1].jobs and len(job.conditions) > room:
-            batches.append(Batch())
-            room = budget.max_sequences
-        batches[-1] = Batch((*batches[-1].jobs, job))
-        room -= len(job.conditions)
-    return Schedule(tuple(ordered), tuple(b for b in batches if b.jobs), recipe, max_new_tokens, budget)
+        if not batches or sum(len(j.conditions) for j in [*batches[-1], job]) > budget.max_sequences:
+            batches.append([])
+        batches[-1].append(job)
+    return Schedule(tuple(ordered), tuple(Batch(tuple(b)) for b in batches), recipe, max_new_tokens, budget)
 
 
 def looks_ahead(actions: Actions, recipe: Recipe) -> bool:
