@@ -29,6 +29,7 @@ ALIKE = ("model", "weights", "recipe", "rubric", "during", "intervention", "temp
          "device", "dtype", "max_new_tokens")  # fmt: skip
 # What rows share with the control that is their floor; and the haystack's seed, and the length.
 GROUND = tuple(column for column in ALIKE if column not in ("rubric", "needle"))
+NOTHING = 0.03  # accuracy above the floor that counts as none left: the interval of 0 in 100 prompts reaches 0.037
 # Columns that say where the needle is, and so mean nothing in a control row.
 PLACE = ("depth", "distance", "in_window", "needle_start", "needle_end", "needle", "tokens")
 

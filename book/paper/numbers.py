@@ -1,79 +1,61 @@
-"""What the paper reports, with where it stands: facts to compare a run with, typed in from the text.
+"""The numbers that the paper reports, typed in from its text, and where this book makes each of its figures again.
 
-Michalak and Abreu, "Some Attention is All You Need for Retrieval". Accuracies are fractions of the maximum
-score. Where each figure, table and appendix of the paper is in this book: `book.paper.parts`.
+Michalak and Abreu, "Some Attention is All You Need for Retrieval". Accuracies are fractions of the maximum score.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
 
-@dataclass(frozen=True)
-class Reported:
-    """One number of the paper.
-
-    Attributes
-    ----------
-    what : what it measures.
-    value : the number, as printed, except that percentages of `unit` accuracy and share are fractions here.
-    unit : ``"accuracy"`` (0 to 1), ``"share"`` (0 to 1), ``"heads"`` (a k), ``"points"`` (on a scale of 100),
-        ``"tokens"``, ``"score"`` (of 5), ``"GB"``, or ``"count"``.
-    where : section, table or figure.
-    text : the few printed words or figures that say so; empty where a table's cell does.
-    """
+class Reported(NamedTuple):
+    """One number of the paper."""
 
     what: str
-    value: float
-    unit: str
-    where: str
-    text: str = ""
+    value: float  # as printed, except that percentages of the units accuracy and share are fractions
+    unit: str  # accuracy or share (0 to 1), heads (a k), points (of 100), tokens, score (of 5), GB, count
+    where: str  # section, table or figure
+    text: str = ""  # the printed words; empty for the cell of a table
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A row of the model table (Section 2.1 and Appendix A).
-
-    `parameters` counts without embeddings; `active` is what one token uses, where the paper gives it;
-    `window` is in tokens, None for global attention; `pattern` names the layers in order.
-    """
+    """A row of the model table (Section 2.1 and Appendix A)."""
 
     name: str
     checkpoint: str
-    parameters: float
-    active: float | None
+    parameters: float  # without embeddings
+    active: float | None  # of one token, where the paper gives it
     layers: int
     attention_layers: int
     heads: int
-    window: int | None
+    window: int | None  # tokens; None for global attention
     pattern: str
     instruct: bool
     where: str = "Section 2.1, Appendix A"
 
 
 MODELS = (
-    ModelSpec(
-        "RG-2B", "google/recurrentgemma-2b", 2.03e9, None, 26, 8, 10, 2048, "8 x (2 SSM, 1 attention), 2 SSM", False
-    ),
-    ModelSpec(
-        "RG-9B", "google/recurrentgemma-9b", 7.53e9, None, 38, 12, 16, 2048, "12 x (2 SSM, 1 attention), 2 SSM", False
-    ),
-    ModelSpec(
-        "Jamba", "ai21labs/AI21-Jamba-Mini-1.6", 51.03e9, 12e9, 32, 4, 32, None, "4 x (3 SSM, 1 attention, 4 SSM)", True
-    ),
-)
+    ModelSpec("RG-2B", "google/recurrentgemma-2b", 2.03e9, None, 26, 8, 10, 2048,
+              "8 x (2 SSM, 1 attention), 2 SSM", False),
+    ModelSpec("RG-9B", "google/recurrentgemma-9b", 7.53e9, None, 38, 12, 16, 2048,
+              "12 x (2 SSM, 1 attention), 2 SSM", False),
+    ModelSpec("Jamba", "ai21labs/AI21-Jamba-Mini-1.6", 51.03e9, 12e9, 32, 4, 32, None,
+              "4 x (3 SSM, 1 attention, 4 SSM)", True),
+)  # fmt: skip
 
 
 def counterpart(heads: int) -> str | None:
-    """Name of the paper's model with as many heads, beside which a model's results are put; None if it has none."""
+    """Name of the paper's model with this number of heads, to compare a model with; None if there is none."""
     return next((spec.name for spec in MODELS if spec.heads == heads), None)
 
 
 def few_heads(heads: int) -> int:
-    """The paper's share of the heads that keeps near-perfect retrieval, 15 %, rounded up: 5 of Jamba's 32."""
+    """15 % of the heads, rounded up: 5 of Jamba's 32. With these, the paper says, retrieval is near-perfect."""
     return math.ceil(BENCHMARKS["heads kept"].value * heads)
 
 
@@ -89,21 +71,19 @@ _PRINTED = {
 }
 
 
-def _table1() -> dict[tuple[str, str], Reported]:
-    cells = {}
-    for prefill, printed in _PRINTED.items():
-        # Of Binary during generation the text says that it gave the same accuracies as Omit.
-        for generation, value in zip(GENERATION, (*printed, printed[1]), strict=True):
-            where = "Section 5.1 (text: as Omit)" if generation == "Binary" else "Table 1"
-            cells[prefill, generation] = Reported(f"RG-2B, {generation}-{prefill}", value, "accuracy", where)
-    return cells
+# By (prefill, generation); the paper's names put generation first. Of Binary during generation the text says that it
+# gave the same accuracies as Omit.
+TABLE1 = {
+    (prefill, generation): Reported(
+        f"RG-2B, {generation}-{prefill}", value, "accuracy",
+        "Section 5.1 (text: as Omit)" if generation == "Binary" else "Table 1",
+    )
+    for prefill, printed in _PRINTED.items()
+    for generation, value in zip(GENERATION, (*printed, printed[1]), strict=True)
+}  # fmt: skip
 
 
-TABLE1 = _table1()  # by (prefill, generation); the paper's names put generation first
-
-
-@dataclass(frozen=True)
-class RubricLine:
+class RubricLine(NamedTuple):
     """A row of Table 2 (Appendix B): the phrase, its points, and whether it adds to the score or sets it."""
 
     phrase: str
@@ -118,15 +98,12 @@ TABLE2 = (
     RubricLine("sit in Dolores Park", 0.5, False),
     RubricLine("sunny day", 1.0, False),
     RubricLine("is to eat a sandwich and sit in Dolores Park on a sunny day", 4.0, True),
-    RubricLine(
-        "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day",
-        5.0,
-        True,
-    ),
-)
+    RubricLine("The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day",
+               5.0, True),
+)  # fmt: skip
 
-# Where accuracy turns as k falls, in the generation version unless another is named. For Jamba Section 3.1 names the k
-# at which accuracy drops to zero, Section 3.2 another one as its "tipping point"; both are kept as printed.
+# The k at which accuracy turns, in the generation version unless another is named. For Jamba, Section 3.1 names the k
+# at which accuracy drops to zero, and Section 3.2 another one as its "tipping point"; both are kept as printed.
 THRESHOLDS = {
     "RG-2B collapses at": Reported("RG-2B: collapses at", 1, "heads", "Section 3.1", "k = 1 where it collapsed"),
     "RG-2B prefill": Reported("RG-2B, prefill version: drops to", 0.20, "accuracy", "Section 3.1", "to 20% accuracy"),
@@ -147,6 +124,8 @@ THRESHOLDS = {
     ),
     "Jamba sparse": Reported("Jamba, prefill version: near-perfect down to", 5, "heads", "Section 4", "k = 5"),
 }
+TIPPING_POINTS = {spec.heads: int(THRESHOLDS[f"{spec.name} tipping point"].value) for spec in MODELS}
+"""Number of heads to k, of the three models."""
 
 # Section 4 (Jamba-Mini-1.6). "Points" below the base configuration.
 BENCHMARKS = {
@@ -181,9 +160,8 @@ SETUP = {
 }
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """A place where the printed numbers or sentences of the paper do not fit together; all are kept as printed."""
+class Disagreement(NamedTuple):
+    """Printed numbers or sentences of the paper that do not fit together; all are kept as printed."""
 
     what: str
     where: str
@@ -192,32 +170,22 @@ class Disagreement:
 DISAGREEMENTS = (
     Disagreement(
         "On GLUE the ablated version is 6.6 and the sparse one 9.1 points below base, which puts the first 2.5 points "
-        "above the second; 2.8 is printed.",
-        "Section 4.1",
-    ),
+        "above the second; 2.8 is printed.", "Section 4.1"),
     Disagreement(
         "On MMLU the sparse version keeps 84 % of base and loses 6 points, which puts base at 37.5 points; the ablated "
-        "version loses 42, which is more than that.",
-        "Abstract, Section 4.1",
-    ),
+        "version loses 42, which is more than that.", "Abstract, Section 4.1"),
     Disagreement(
         "Jamba drops to zero at k = 6, has its tipping point at k = 4, and is near-perfect at k = 5 in its prefill "
-        "version.",
-        "Sections 3.1, 3.2, 4",
-    ),
+        "version.", "Sections 3.1, 3.2, 4"),
     Disagreement(
         "The tipping points are said to be 1, 2, 3 and 4; those named for the three models are 1, 2 and 4.",
-        "Sections 3.1, 3.2",
-    ),
+        "Sections 3.1, 3.2"),
     Disagreement(
         "85.7 and 53.0 % are given to keeping only the needle during prefill; in Table 1 they belong to generation.",
-        "Section 5.1, Table 1",
-    ),
+        "Section 5.1, Table 1"),
     Disagreement(
-        "Figure 4 counts depth from the end of the prompt; the authors' code counts from its start.",
-        "Figure 4",
-    ),
-)
+        "Figure 4 counts depth from the end of the prompt; the authors' code counts from its start.", "Figure 4"),
+)  # fmt: skip
 
 
 def numbers() -> pd.DataFrame:
@@ -231,4 +199,39 @@ def numbers() -> pd.DataFrame:
     ]
     rubric = [Reported(f"an answer with: {line.phrase}", line.points, "score", line.where) for line in TABLE2]
     every = [*specs, *SETUP.values(), *rubric, *THRESHOLDS.values(), *BENCHMARKS.values(), *TABLE1.values()]
-    return pd.DataFrame([vars(one) for one in every])
+    return pd.DataFrame(every, columns=Reported._fields)
+
+
+class Part(NamedTuple):
+    """One figure, table or appendix of the paper, and the figures or tables of the notebook that makes it again."""
+
+    name: str
+    what: str
+    notebook: str
+    figures: tuple[str, ...]
+
+
+MAPS_BY_K = ("fig-maps-k0", "fig-maps-k1", "fig-maps-k2")
+SUBTASKS = ("fig-glue-subtasks", "fig-mmlu-subtasks")
+
+PARTS = (
+    Part("Figure 1", "manipulations of attention weights", "methods", ("fig-weights",)),
+    Part("Figure 2", "accuracy by k, generation and prefill versions", "sparsification", ("fig-accuracy-by-k",)),
+    Part("Figure 3, left", "accuracy by k with and without JRT", "sparsification", ("fig-jrt-by-k",)),
+    Part("Figure 3, right", "GLUE and MMLU, base, sparse and ablated", "benchmarks", ("fig-benchmarks",)),
+    Part("Figure 4", "maps of Keep-Omit, Omit-Keep and Keep-Keep", "manipulation", ("fig-maps-three",)),
+    Part("Figure 5", "maps at k = 0, with and without JRT", "sparsification", MAPS_BY_K[:1]),
+    Part("Figure 6", "maps at k = 1, with and without JRT", "sparsification", MAPS_BY_K[1:2]),
+    Part("Figure 7", "maps at k = 2, with and without JRT", "sparsification", MAPS_BY_K[2:]),
+    Part("Figure 8", "GLUE by subtask", "benchmarks", SUBTASKS[:1]),
+    Part("Figure 9", "MMLU by subtask", "benchmarks", SUBTASKS[1:]),
+    Part("Figure 10", "maps of all manipulations", "manipulation", ("fig-maps-all",)),
+    Part("Table 1", "accuracy of all manipulations", "manipulation", ("fig-table1",)),
+    Part("Table 2", "the score, with worked examples", "setup", ("tab-rubric", "tab-examples")),
+    Part("Appendix A", "the models", "setup", ("tab-models",)),
+    Part("Appendix B", "the prompts and the score", "setup", ("tab-lengths", "tab-rubric")),
+    Part("Appendix C", "maps with and without JRT", "sparsification", MAPS_BY_K),
+    Part("Appendix D", "benchmarks by subtask", "benchmarks", SUBTASKS),
+    Part("Appendix E", "maps of all manipulations", "manipulation", ("fig-maps-all",)),
+    Part("Appendix F", "what manipulated models say", "pearls", ("tab-pearls",)),
+)

@@ -1,7 +1,7 @@
-"""The puzzle of Only-Keep: the arms that take `Only` apart, and where attention goes while an answer begins.
+"""Only-Keep: variants that take `Only` apart, and where attention goes while an answer begins.
 
-In Table 1 of the paper the best cell is Only-Keep, 85.7 %: seeing nothing but the needle during generation. Where a
-model fails there, the arms say what it misses: each differs from `Only` in one thing, or in one pair of things.
+The best cell of the paper's Table 1 is Only-Keep, 85.7 %: attention to nothing but the needle during generation. For a
+model that fails there, the variants tell what it misses: each differs from `Only` in one thing, or in a pair of things.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import pandas as pd
 import torch
@@ -24,20 +25,20 @@ from hybret.recipe import CORRECTED
 from hybret.scoring import normalise
 
 PARTS = ("needle", "question", "answer", "first", "self", "context")
-"""What a query attends to, each key counted once: the needle; the question; the template's ending and the answer so
-far; the prompt's first token; the query's own position; everything else."""
+"""Kinds of keys, each key counted once: the needle; the question; the template's ending and the answer so far; the
+prompt's first token; the query's own position; everything else."""
 
 
-def generation_arms(model: Model) -> dict[str, Intervention]:
-    """What to do during generation, by row label; prefill is left alone.
+def generation_variants(model: Model) -> dict[str, Intervention]:
+    """Interventions during generation by row label, for an unmodified prefill.
 
-    Arms that restrict `Only` to some attention layers are left out where there is only one.
+    Two of them restrict `Only` to some attention layers, if there is more than one.
     """
     first, *others = model.attention_layers
-    by_layer: dict[str, Intervention] = {}
-    if others:
-        by_layer["Only, in the first attention layer alone"] = Only(layers=(first,))
-        by_layer["Only, in all attention layers but the first"] = Only(layers=tuple(others))
+    by_layer: dict[str, Intervention] = {
+        "Only, in the first attention layer alone": Only(layers=(first,)),
+        "Only, in all attention layers but the first": Only(layers=tuple(others)),
+    } if others else {}  # fmt: skip
     return {
         "Keep": Keep(),
         "Only": Only(),
@@ -59,8 +60,8 @@ def generation_arms(model: Model) -> dict[str, Intervention]:
     }
 
 
-def prefill_arms() -> dict[str, Intervention]:
-    """What to do during prefill, by row label, each to be crossed with several generations."""
+def prefill_variants() -> dict[str, Intervention]:
+    """Interventions during prefill by row label, to be crossed with several during generation."""
     return {
         "Keep": Keep(),
         "Omit": Omit(),
@@ -74,25 +75,13 @@ def prefill_arms() -> dict[str, Intervention]:
 
 
 def begun(model: Model, prompt: Prompt, words: int) -> Prompt:
-    """The same prompt with the first words of its needle written down already, as the beginning of the answer.
-
-    Parameters
-    ----------
-    prompt : a prompt with a needle.
-    words : how many; 0 gives the prompt itself. The tokens are those of the needle in the prompt.
-
-    Raises
-    ------
-    HybretError
-        Without a needle, or where no token ends with that word.
-    """
+    """The prompt with the first `words` of its needle, in the needle's tokens, as the beginning of the answer."""
     if words == 0:
         return prompt
     start, end = prompt.needle_spans[-1] if prompt.needle_spans else (0, 0)
     wanted = prompt.reference.split()[:words]
     for last in range(start + 1, end + 1):
-        given = str(model.tokenizer.decode(list(prompt.ids[start:last]))).split()
-        if given == wanted and len(wanted) == words:
+        if str(model.tokenizer.decode(list(prompt.ids[start:last]))).split() == wanted and len(wanted) == words:
             ids = (*prompt.ids, *prompt.ids[start:last])
             text = " ".join(wanted)
             return replace(prompt, text=prompt.text + text, ids=ids, key=prompt_key(ids), given=text)
@@ -103,7 +92,7 @@ def begun(model: Model, prompt: Prompt, words: int) -> Prompt:
 
 
 def attention_parts(model: Model, prompts: Sequence[Prompt], steps: int) -> pd.DataFrame:
-    """Where the untouched model's attention goes at its first generation steps.
+    """Where the attention of the unmodified model goes at its first generation steps.
 
     Parameters
     ----------
@@ -111,22 +100,17 @@ def attention_parts(model: Model, prompts: Sequence[Prompt], steps: int) -> pd.D
     prompts : sequence of Prompt
         With a needle and a known question. The first step reads the last prompt token (the split of `CORRECTED`).
     steps : int
-        Generation steps; fewer where an answer ends.
+        Generation steps; fewer if an answer ends earlier.
 
     Returns
     -------
     DataFrame
-        One row per layer, step and part of `PARTS`: mass (0 to 1, mean over heads and prompts; the parts of one step
-        sum to 1), top (that of the head with most, mean over prompts), n (prompts).
-
-    Raises
-    ------
-    HybretError
-        If there is no prompt, or one without needle or question.
+        One row per layer, step and part of `PARTS`: mass (0 to 1, mean over heads and prompts; the parts of a step sum
+        to 1), top (mass of the head with most, mean over prompts), n (prompts).
     """
     if not prompts or not all(p.needle_spans and p.question_span for p in prompts):
         raise HybretError("attention is measured on prompts with a needle and a question; build some with niah.grid")
-    found: dict[tuple[str, int, str], list[torch.Tensor]] = defaultdict(list)
+    masses: dict[tuple[str, int, str], list[torch.Tensor]] = defaultdict(list)
     for prompt in prompts:
         trace = Trace(keep_weights=True)
         with parallel_scans(), implementation(model.net):
@@ -137,20 +121,12 @@ def attention_parts(model: Model, prompts: Sequence[Prompt], steps: int) -> pd.D
                 last = len(prompt.ids) - 1 + step
                 key_parts = _parts(prompt, torch.arange(last - weights.shape[-1] + 1, last + 1))
                 for i, part in enumerate(PARTS):
-                    found[layer, step, part].append((weights[:, 0].float() * (key_parts == i)).sum(-1))
-    return pd.DataFrame(
-        [
-            {
-                "layer": layer,
-                "step": step,
-                "part": part,
-                "mass": float(torch.stack(heads).mean()),
-                "top": float(torch.stack(heads).amax(-1).mean()),
-                "n": len(heads),
-            }
-            for (layer, step, part), heads in found.items()
-        ]
-    )
+                    masses[layer, step, part].append((weights[:, 0].float() * (key_parts == i)).sum(-1))
+    lines = [
+        (*key, float(torch.stack(heads).mean()), float(torch.stack(heads).amax(-1).mean()), len(heads))
+        for key, heads in masses.items()
+    ]
+    return pd.DataFrame(lines, columns=["layer", "step", "part", "mass", "top", "n"])
 
 
 def _parts(prompt: Prompt, position: torch.Tensor) -> torch.Tensor:
@@ -169,16 +145,12 @@ def _parts(prompt: Prompt, position: torch.Tensor) -> torch.Tensor:
 
 def words_right(answer: str, reference: str) -> int:
     """With how many words of the needle an answer begins, case and punctuation aside."""
-    count = 0
-    for said, wanted in zip(normalise(answer).split(), normalise(reference).split(), strict=False):
-        if said != wanted:
-            break
-        count += 1
-    return count
+    pairs = zip(normalise(answer).split(), normalise(reference).split(), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def words_asked(prompt: Prompt) -> int:
-    """How many words of the needle, from its first one on, stand in the question too."""
+    """How many words of the needle, from its first on, are in the question too."""
     asked = set(normalise(prompt.question).split())
     words = normalise(prompt.reference).split()
     return next((i for i, word in enumerate(words) if word not in asked), len(words))

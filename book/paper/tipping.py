@@ -1,4 +1,5 @@
-"""Where accuracy turns as heads are removed: the paper's tipping points (Section 3), and its sparse k (Section 4)."""
+"""Curves of accuracy over heads: tipping points (Section 3), sparse k (Section 4), spread over seeds, and means
+without the shortest length."""
 
 from __future__ import annotations
 
@@ -9,15 +10,15 @@ import pandas as pd
 from book.paper import numbers as paper
 from hybret import arguments, metrics
 from hybret.errors import HybretError
+from hybret.metrics import NOTHING
 
 BY = ("model", "recipe", "template", "during")
 RETRIEVES = 0.25  # accuracy above the floor, with all heads, from which on a model has retrieval that it can lose
-NOTHING = 0.03  # accuracy above the floor that counts as none left: the interval of 0 in 100 prompts reaches 0.037
 HOLDS = 0.9  # share of the full model's accuracy above the floor that counts as kept
 
 
 def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
-    """The k at which retrieval begins to suffer, and the k at which it is gone, per curve of accuracy over k.
+    """The k at which retrieval begins to suffer, and the k at which it is gone, of each curve of accuracy over k.
 
     Parameters
     ----------
@@ -30,18 +31,13 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
     DataFrame
         `by`, then
 
-        - heads, full, low, high, floor: the largest k, accuracy there with its interval, and what the control earns;
-        - retrieves: whether full is more than 0.25 above the floor. A curve that is not has no tipping point;
-        - least, least_share: fewest heads from which on accuracy above the floor stays at 0.9 of that with all heads or
-          more, and the share of the heads that these are (where the paper speaks of a threshold, or of 15 % of heads);
-        - collapse, collapse_share: most heads at which accuracy is at most 0.03 above the floor, with everything below
-          so too (the paper's "tipping point"); NA if something is left even with the fewest heads;
+        - heads, full, low, high, floor: the largest k, the accuracy with its interval, and the score of the control;
+        - retrieves: whether full is more than `RETRIEVES` above the floor. Other curves have no tipping point;
+        - least, least_share: fewest heads from which on accuracy above the floor stays at `HOLDS` times that with all
+          heads or more, and their share (where the paper speaks of a threshold, or of 15 % of heads);
+        - collapse, collapse_share: most heads at which, as with any fewer, accuracy is at most `NOTHING` above the
+          floor (the paper's "tipping point"); NA if something is left even with the fewest heads;
         - n, prompts: rows and distinct prompts behind each accuracy.
-
-    Raises
-    ------
-    HybretError
-        If no row keeps heads, or a curve has no control at one of its k.
     """
     by = list(by)
     lines = []
@@ -54,20 +50,12 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
         gone = curve.loc[(curve["above"] <= NOTHING).cummin(), "k"]
         least = int(kept.min()) if retrieves else pd.NA
         collapse = int(gone.max()) if retrieves and len(gone) else pd.NA
-        lines.append(
-            {
-                **dict(zip(by, key, strict=True)),
-                "heads": heads,
-                "full": full["accuracy"],
-                **{name: full[name] for name in ("low", "high", "floor")},
-                "retrieves": retrieves,
-                "least": least,
-                "least_share": least / heads,
-                "collapse": collapse,
-                "collapse_share": collapse / heads,
-                **{name: int(full[name]) for name in ("n", "prompts")},
-            }
-        )
+        lines.append({
+            **dict(zip(by, key, strict=True)), "heads": heads, "full": full["accuracy"],
+            **{name: full[name] for name in ("low", "high", "floor")}, "retrieves": retrieves,
+            "least": least, "least_share": least / heads, "collapse": collapse, "collapse_share": collapse / heads,
+            **{name: int(full[name]) for name in ("n", "prompts")},
+        })  # fmt: skip
     types = {"least": "Int64", "collapse": "Int64", "least_share": "Float64", "collapse_share": "Float64"}
     return pd.DataFrame(lines).astype(types)
 
@@ -75,25 +63,20 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
 def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
     """The sparse configuration of Section 4: the smallest k of the prefill version with near-perfect retrieval.
 
-    The paper takes k = 5 of Jamba's 32 heads in this way. What near-perfect means it does not say; here: accuracy above
-    the floor of at least `share` of what the same model reaches with all its heads, so that a model that misses some
-    needles untouched (those beyond its window, say) can be sparsified too.
+    The paper takes k = 5 of Jamba's 32 heads in this way, and does not define near-perfect. We ask for `share` of the
+    accuracy with all heads, so that a model that misses some needles unmodified (those beyond its window, say) can be
+    sparsified too.
 
     Parameters
     ----------
     rows : as in `tipping_points`, of one model, recipe and template; only the prefill version (``during="both"``)
-        enters.
+        is used.
     share : fraction of the accuracy with all heads, both above the floor.
 
     Returns
     -------
     int or None
         None if the model hardly retrieves with all its heads, so that there is nothing to keep.
-
-    Raises
-    ------
-    HybretError
-        If rows of several curves would be mixed, or there is no prefill version or no control.
     """
     if not 0 < share <= 1:
         raise HybretError(f"share is {share!r}; it is a fraction of the full model's accuracy, above 0 and at most 1")
@@ -107,7 +90,7 @@ def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
 
 
 def sparse_configuration(rows: pd.DataFrame, heads: int) -> tuple[int, str]:
-    """Heads of the sparse configuration, and why: `sparse_k`, or the paper's share of `heads` where there is none."""
+    """Heads of the sparse configuration, and why: `sparse_k`, or the paper's share of `heads` without retrieval."""
     if (k := sparse_k(rows)) is not None:
         return k, "the smallest k of its prefill version with near-perfect retrieval"
     why = "the paper's share of the heads, because this model hardly retrieves with all of them"
@@ -121,7 +104,7 @@ def heads_kept(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Accuracy above the floor, by `by` and k."""
+    """Accuracy above the floor, by `by` and k; every point must have a control."""
     arguments.table(rows, [], ("k",))
     if "k" not in rows or (kept := heads_kept(rows)).empty:
         raise HybretError("no rows that keep heads; run KeepHeads conditions, for sparse_k with during='both'")
@@ -133,3 +116,63 @@ def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         f"these rows have no control for {where}, so how much of its accuracy is luck is not known; run the same "
         "conditions on grid(..., control=True) as well, or leave those rows out"
     )
+
+
+def by_seed(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Accuracy over several haystack seeds, with the spread between them beside the interval over prompts.
+
+    The interval tells how far the mean could move with other prompts of these haystacks, the spread how far it did move
+    from haystack to haystack.
+
+    Parameters
+    ----------
+    rows : rows of sweeps on grids of several haystack seeds.
+    by : columns that make the groups.
+
+    Returns
+    -------
+    DataFrame
+        As `hybret.metrics.accuracy`, all seeds together, and: seeds (how many), least and most (the lowest and the
+        highest accuracy of a seed, 0 to 1).
+    """
+    arguments.table(rows, ["haystack_seed"])
+    by = list(by)
+    table = metrics.accuracy(rows, by)
+    seeds = metrics.accuracy(rows, [*by, "haystack_seed"], 1)
+    spread = seeds.groupby(by, dropna=False, sort=False)["accuracy"].agg(["size", "min", "max"]).reset_index()
+    return table.merge(spread.rename(columns={"size": "seeds", "min": "least", "max": "most"}), on=by, how="left")
+
+
+def shortest_apart(rows: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.DataFrame:
+    """Means with and without the shortest length of each model.
+
+    A short context may have no sentence end before most depths, and then the needle always goes to the same place: most
+    of the ten cells that the paper's grid has at its shortest length are one prompt (depths 0 to 67 at 250 tokens). The
+    mean over cells counts that prompt many times; the intervals of this package count it once.
+
+    Parameters
+    ----------
+    rows : rows of sweeps on full grids; control rows are left out.
+    by : columns that make the groups, "model" among them.
+
+    Returns
+    -------
+    DataFrame
+        `by`, shortest (the label, tokens), cells and distinct (its cells, and the different prompts among them),
+        column, everything and without (accuracy of that length, of all lengths, and of the others), and the share of
+        full needles in each (column_exact, ...). Without other lengths `without` is missing.
+    """
+    by = list(by)
+    arguments.table(rows, [*by, "model", "length", "prompt", "score", "exact"], ("length",))
+    rows = rows[rows["needle"] != metrics.CONTROL] if "needle" in rows else rows
+    first = rows["length"] == rows.groupby("model")["length"].transform("min")
+    groups = rows[first].groupby(by, dropna=False, sort=False)
+    table = groups.agg(shortest=("length", "min"), cells=("prompt", "size"), distinct=("prompt", "nunique"))
+    table = table.reset_index()
+    for name, part in (("column", rows[first]), ("everything", rows), ("without", rows[~first])):
+        if part.empty:
+            table[[name, f"{name}_exact"]] = float("nan")
+            continue
+        mean = metrics.accuracy(part, by, 1)[[*by, "accuracy", "exact"]]
+        table = table.merge(mean.rename(columns={"accuracy": name, "exact": f"{name}_exact"}), on=by, how="left")
+    return table

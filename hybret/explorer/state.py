@@ -14,7 +14,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from book.paper import tipping
 from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.figures.style import MADE_UP, colormap, words
@@ -288,7 +287,7 @@ def _start(state: dict[str, Any]) -> dict[str, int]:
         above = [state["steps"][i]["accuracy"] - (state["steps"][i]["floor"] or 0) for i in mine]
         by_k = state["steps"][mine[0]]["k"] is not None
         # Steps of k fall from all heads to none: gone is where nothing is left from there on.
-        gone = [j for j in range(1, len(mine)) if max(above[j:]) <= tipping.NOTHING] if by_k else []
+        gone = [j for j in range(1, len(mine)) if max(above[j:]) <= metrics.NOTHING] if by_k else []
         other = gone[0] if gone else int(np.argmin(above))
         # Curves over k are what the paper is about, first of all of its Figure 2; of those that lose half of the score
         # the first in the rows stays.

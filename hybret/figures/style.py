@@ -1,16 +1,18 @@
-"""How every figure looks and reaches disk: colours, type, white card, small print, deterministic files."""
+"""The look of every figure, and how it is saved: colours, type, white card, small print, deterministic files."""
 
 from __future__ import annotations
 
 import base64
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -19,10 +21,6 @@ from hybret import arguments, metrics
 from hybret.errors import HybretError, printable
 from hybret.presets import made_up
 from hybret.prompts import CONTROL
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
 WIDTH = 7.0  # inches: the text width of a book page
 INK, GREY, PALE = "#222222", "#5A5A5A", "#D9D9D9"
@@ -33,92 +31,68 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NEEDLE = "#F0E442"
 MADE_UP = "random weights: nothing here is a result"  # in the small print of a figure that is marked so
 EDGE = "#D55E00"  # the attention window's edge and the kept heads, drawn on top of a map
+BANDS = "bands: 95 %, bootstrap over prompts"
 PALETTES = ("cividis", "authors")
 VERSIONS = {"generation": "generation version", "both": "prefill version", "prefill": "prefill only"}
 TEMPLATES = {"base": "standard prompt", "instruct": "standard prompt", "jrt": "JRT (read twice)"}
+# Names of random weights in small print: one of `hybret.presets.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.
+_MADE_UP = re.compile(r"\brandom-(griffin|jamba)\b|\brandom:|\(random\d|" + re.escape(MADE_UP))
 
 _RC: Any = {
-    "font.family": "sans-serif",
+    "font.family": "sans-serif", "font.size": 9,
     # DejaVu Sans ships with matplotlib, so the layout is the same on every machine; the others are narrower.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 5,
+    "legend.fontsize": 8, "legend.frameon": False, "text.color": INK,
+    "axes.titlesize": 9, "axes.labelsize": 9, "axes.labelcolor": INK, "axes.edgecolor": GREY, "axes.linewidth": 0.8,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "xtick.labelsize": 8, "xtick.color": GREY, "xtick.labelcolor": INK,
+    "ytick.labelsize": 8, "ytick.color": GREY, "ytick.labelcolor": INK,
+    "lines.linewidth": 1.6, "lines.markersize": 5,
     "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
-    "svg.hashsalt": "hybret",
-    "pdf.fonttype": 42,
-}
+    "svg.hashsalt": "hybret", "pdf.fonttype": 42,
+}  # fmt: skip
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def styled(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a drawing function under the project's settings and leave matplotlib's own untouched."""
+    """Run a drawing function under the project's settings, which are undone afterwards, on `legible` arguments."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with matplotlib.rc_context(_RC):
-            shown: Any = [legible(value) for value in args]
-            named: Any = {name: legible(value) for name, value in kwargs.items()}
-            return function(*shown, **named)
+            return function(*(legible(value) for value in args), **{k: legible(v) for k, v in kwargs.items()})  # type: ignore
 
     return wrapper
 
 
 def legible(value: Any) -> Any:
-    """An argument whose texts may stand in an SVG: control and bidi codes of model text become visible.
+    """Make control and bidi codes of model text visible, in any argument; a dollar begins no formula.
 
-    They are no XML, and would turn the text around them. A dollar stays a dollar, and begins no formula.
+    The codes are no XML, and would turn the text around them.
     """
     if isinstance(value, str):
         if not value.isprintable():
             value = "\n".join(" " * (len(line) - len(line.lstrip(" "))) + printable(line) for line in value.split("\n"))
         return re.sub(r"(?<!\\)\$", r"\\$", value)
     if isinstance(value, dict):
-        return {legible(key): legible(one) for key, one in value.items()}
-    if isinstance(value, list | tuple) and any(isinstance(one, str | dict) for one in value):
+        return {legible(key): legible(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and any(isinstance(item, str | dict) for item in value):
         return type(value)(map(legible, value))
-    if not hasattr(value, "select_dtypes"):
+    if not isinstance(value, pd.DataFrame):
         return value
-    odd = {
-        name: column.map(lambda text: legible(text) if isinstance(text, str) else text)
-        for name, column in value.items()
-        if column.dtype == object or str(column.dtype).startswith("str")
-        if any(legible(text) != text for text in {text for text in column if isinstance(text, str)})
-    }
+    odd = {}
+    for name, column in value.items():
+        if column.dtype == object or str(column.dtype).startswith("str"):
+            shown = {text: legible(text) for text in {text for text in column if isinstance(text, str)}}
+            if any(text != plain for text, plain in shown.items()):
+                odd[name] = column.map(lambda text, shown=shown: shown[text] if isinstance(text, str) else text)
     return value.assign(**odd) if odd else value
 
 
 def colormap(palette: str = "cividis") -> Colormap:
-    """Colours of a score from 0 to 5.
-
-    Parameters
-    ----------
-    palette
-        "cividis" (perceptual, colour-blind safe) or "authors" (the red, yellow, green of the paper's maps).
-
-    Raises
-    ------
-    HybretError
-        For any other name.
-    """
+    """Colours of a score from 0 to 5: "cividis" (perceptual, colour-blind safe), or "authors" (the paper's maps)."""
     if palette not in PALETTES:
         raise HybretError(f"unknown palette {palette!r}; allowed: {', '.join(PALETTES)}")
     if palette == "authors":
@@ -127,83 +101,62 @@ def colormap(palette: str = "cividis") -> Colormap:
 
 
 def canvas(height: float, width: float = WIDTH) -> Figure:
-    """Return a new figure: transparent, with a white rounded card, so that it reads on light and dark pages.
-
-    Parameters
-    ----------
-    height, width
-        Inches.
-    """
+    """Return a transparent figure with a white rounded card, to be read on light and dark pages; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     inset, radius = 0.01, 0.12  # inches
-    card = FancyBboxPatch(
-        (inset + radius, inset + radius),
-        width - 2 * (inset + radius),
-        height - 2 * (inset + radius),
-        boxstyle=f"round,pad={radius}",
-        transform=figure.dpi_scale_trans,
-        facecolor="white",
-        edgecolor="none",
-        zorder=-10,
-    )
+    inner = width - 2 * (inset + radius), height - 2 * (inset + radius)
+    look: Any = {"facecolor": "white", "edgecolor": "none", "zorder": -10, "transform": figure.dpi_scale_trans}
+    card = FancyBboxPatch((inset + radius, inset + radius), *inner, boxstyle=f"round,pad={radius}", **look)
     card.set_in_layout(False)
     figure.add_artist(card)
     return figure
 
 
-# How small print names them: one of `hybret.presets.RANDOM_MODELS`, the prefix `RANDOM`, a digest, or in words.
-_MADE_UP = re.compile(r"\brandom-(griffin|jamba)\b|\brandom:|\(random\d|" + re.escape(MADE_UP))
-
-
 def footnote(figure: Figure, text: str, xlabel: str = "") -> None:
-    """Write the small print along the lower edge, under a shared x label; the plots stay clear of both.
+    """Write small print along the lower edge, under a shared x label; the plots stay clear of both.
 
-    If it names a model with random weights, the whole figure is marked.
+    If the text names a model with random weights, the figure is marked.
     """
     if _MADE_UP.search(text):
-        figure.text(0.5, 0.5, "random weights", fontsize=40, color=GREY, alpha=0.25, rotation=20, ha="center",
-                    va="center", zorder=100, in_layout=False)  # fmt: skip
+        mark: Any = {"fontsize": 40, "color": GREY, "alpha": 0.25, "rotation": 20, "ha": "center", "va": "center"}
+        figure.text(0.5, 0.5, "random weights", zorder=100, in_layout=False, **mark)
         text = text if MADE_UP in text else f"{text} · {MADE_UP}"
     width, height = figure.get_size_inches()
     limit = int(width * 15.5)  # characters of 8-point type in a line
-    lines, line = [], ""
-    for part in text.split(" · "):
-        joined = f"{line} · {part}" if line else part
-        if line and len(joined) > limit:
-            lines.append(line)
-            joined = part
-        line = joined
-    lines.append(line)
+    first, *parts = text.split(" · ")
+    lines = [first]
+    for part in parts:
+        if lines[-1] and len(lines[-1]) + len(part) + 3 > limit:
+            lines.append(part)
+        else:
+            lines[-1] = f"{lines[-1]} · {part}" if lines[-1] else part
     figure.text(0.1 / width, 0.07 / height, "\n".join(lines), fontsize=8, color=GREY, va="bottom", ha="left")
     room = 0.12 + 0.145 * len(lines)
     if xlabel:  # constrained layout would put a figure's own x label on top of the small print
         figure.text(0.5, room / height, xlabel, fontsize=9, va="bottom", ha="center")
         room += 0.18
-    engine = figure.get_layout_engine()
+    engine: Any = figure.get_layout_engine()
     if engine is not None:
-        engine.set(  # type: ignore[call-arg]
-            rect=(0.1 / width, room / height, 1 - 0.2 / width, 1 - (room + 0.08) / height)
-        )
+        engine.set(rect=(0.1 / width, room / height, 1 - 0.2 / width, 1 - (room + 0.08) / height))
 
 
-def percent_axis(axes: Axes, label: str = "accuracy (% of the maximum score)") -> None:
+def band(axes: Axes, x: Any, table: pd.DataFrame, i: int, alpha: float, **look: Any) -> None:
+    """Draw the accuracies of a table over x, with their intervals, in the i-th colour and marker."""
+    colour = COLOURS[i % 7]
+    axes.fill_between(x, 100 * table["low"], 100 * table["high"], color=colour, alpha=alpha, linewidth=0)
+    axes.plot(x, 100 * table["accuracy"], color=colour, marker=MARKERS[i % 7], **look)
+
+
+def percent_axis(axes: Axes) -> None:
     """Make y an accuracy from 0 to 100 %."""
-    axes.set(ylim=(-4, 104), ylabel=label, yticks=range(0, 101, 20))
+    axes.set(ylim=(-4, 104), ylabel="accuracy (% of the maximum score)", yticks=range(0, 101, 20))
     axes.grid(axis="y", color=PALE, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def provenance(rows: pd.DataFrame, *more: str) -> str:
-    """Say which model, recipe and number of prompts made a figure.
-
-    Parameters
-    ----------
-    rows
-        Result rows; columns that are absent are passed over.
-    more
-        Further parts, written after them.
-    """
+    """Name the models, weights and recipes of result rows, then `more`; absent columns are left out."""
     parts = []
     if "model" in rows:
         weights = rows["weights"].astype(str) if "weights" in rows else rows["model"].map(lambda _: "")
@@ -216,13 +169,10 @@ def provenance(rows: pd.DataFrame, *more: str) -> str:
 
 
 def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Part rows into prompts with a needle and the no-needle controls that belong to them.
+    """Part rows into prompts with a needle and their no-needle controls, which `floor_rows` may hold instead.
 
-    Raises
-    ------
-    HybretError
-        When no row has a needle: an empty plot would look like a result; when `floor_rows` are of other needles,
-        haystacks or templates than the rows.
+    Rows without any needle are refused (an empty plot would look like a result), and controls of other needles,
+    haystacks or templates.
     """
     plain = ["needle", "model", "score", "exact", "prompt"]
     arguments.table(rows, plain, NUMBERS, [name for name in plain if name != "score"])
@@ -242,7 +192,7 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
 
 
 def words(column: str, value: Any) -> str:
-    """Write a value of a row's column as a reader would say it."""
+    """A value of a row's column in words."""
     if column == "k":
         return f"k = {value}"
     if column in ("generation", "prefill"):
@@ -251,53 +201,33 @@ def words(column: str, value: Any) -> str:
 
 
 def between(values: Iterable[int]) -> str:
-    """Write counts as one number or as a range: `n = 100`, `n = 10-100`."""
+    """Counts as one number or as a range: `n = 100`, `n = 10-100`."""
     low, high = min(values := list(values)), max(values)
     return f"n = {low}" if low == high else f"n = {low}-{high}"
 
 
 def counted(rows: pd.DataFrame, by: list[str]) -> str:
-    """Write how many distinct prompts each group has."""
+    """How many distinct prompts each group has."""
     return between(rows.groupby(by, dropna=False)["prompt"].nunique())
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A saved figure: shows itself in a notebook (SVG) and in a LaTeX book (PDF) as it stands on disk."""
+class Picture(NamedTuple):
+    """A saved figure; as the last value of a cell it shows the file: SVG in a notebook, PDF in a LaTeX book."""
 
     svg: Path
     pdf: Path
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {
-            "image/svg+xml": self.svg.read_text(encoding="utf-8"),
-            "application/pdf": base64.b64encode(self.pdf.read_bytes()).decode("ascii"),
-            "text/plain": self.svg.name,
-        }
+        pdf = base64.b64encode(self.pdf.read_bytes()).decode("ascii")
+        svg = self.svg.read_text(encoding="utf-8")
+        return {"image/svg+xml": svg, "application/pdf": pdf, "text/plain": self.svg.name}
 
 
 @styled
 def save(figure: Figure, name: str, folder: str | Path) -> Picture:
-    """Write a figure as `name.svg` and `name.pdf`, byte for byte the same whenever the figure is the same.
+    """Write `name.svg` and `name.pdf`, byte for byte the same whenever the figure is the same.
 
-    Parameters
-    ----------
-    figure
-        From any function of `hybret.figures`.
-    name
-        File name without suffix.
-    folder
-        Made if it is not there.
-
-    Returns
-    -------
-    Picture
-        As the last value of a notebook cell it shows the saved file.
-
-    Raises
-    ------
-    HybretError
-        When `name` holds a path or the folder cannot be written.
+    The names are appended to the file that `HYBRET_RUN_FILES` names, if any: the files of a notebook's run.
     """
     if not name or Path(name).name != name:
         raise HybretError(f"a figure's name is a plain file name without folders, not {name!r}")
@@ -309,14 +239,14 @@ def save(figure: Figure, name: str, folder: str | Path) -> Picture:
     except OSError as problem:
         reason = problem.strerror or problem
         raise HybretError(f"cannot write a figure to {folder} ({reason}); choose another folder") from problem
+    if files := os.environ.get("HYBRET_RUN_FILES"):
+        with open(files, "a", encoding="utf-8") as written:
+            written.writelines(f"{path.resolve()}\n" for path in picture)
     return picture
 
 
 def glue(name: str, value: object) -> None:
-    """Keep a number or a word of a notebook under a name, for the pages' ``{glue}`` roles; nothing is shown.
-
-    What `myst_nb.glue` does with ``display=False``, so that a machine that only runs notebooks needs no Sphinx.
-    """
+    """Keep a value of a notebook under a name, for the ``{glue}`` roles of pages: `myst_nb.glue` without Sphinx."""
     from IPython.display import display
 
     kind = "application/papermill.record/"

@@ -1,4 +1,4 @@
-"""Figures drawn from one recorded run: attention weights under each manipulation, and the heads kept."""
+"""Figures of one recorded run: attention weights under each manipulation, and the heads kept."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def _shown(tokens: Sequence[str]) -> list[str]:
 
 @styled
 def weights(
-    arms: Mapping[str, ArrayLike], needle: tuple[int, int], tokens: Sequence[str], note: str, margin: int = 7
+    manipulations: Mapping[str, ArrayLike], needle: tuple[int, int], tokens: Sequence[str], note: str, margin: int = 7
 ) -> Figure:
     """Attention weights over the keys under each manipulation (the paper's Figure 1, from a real model).
 
     Parameters
     ----------
-    arms
+    manipulations
         Manipulation to weights (keys,) of one query, all over the same keys; the first is the original.
     needle
         Half-open range of the needle's keys.
@@ -35,23 +35,20 @@ def weights(
     note
         Small print: model, prompt, layer, head, step.
     margin
-        Keys shown on either side of the needle; the weight outside this view is written into the panel.
-
-    Raises
-    ------
-    HybretError
-        When the needle lies outside the keys or an arm has another number of keys.
+        Keys shown on either side of the needle. The panels give the weight of all keys, in and out of view.
     """
-    now = {name: np.asarray(values, dtype=float) for name, values in arms.items()}
-    original = next(iter(now.values()))
+    panels = {name: np.asarray(values, dtype=float) for name, values in manipulations.items()}
+    original = next(iter(panels.values()))
     keys = len(tokens)
-    if not 0 <= needle[0] < needle[1] <= keys or any(v.shape != (keys,) for v in now.values()):
-        raise HybretError(f"every arm must have one weight for each of the {keys} tokens, needle {needle} among them")
+    if not 0 <= needle[0] < needle[1] <= keys or any(values.shape != (keys,) for values in panels.values()):
+        raise HybretError(
+            f"every manipulation must have one weight for each of the {keys} tokens, needle {needle} among them"
+        )
     start, end = max(0, needle[0] - margin), min(len(original), needle[1] + margin)
-    figure = canvas(1.5 + 0.82 * len(now))
-    stack = figure.subplots(len(now), sharex=True, sharey=True, squeeze=False)[:, 0]
+    figure = canvas(1.5 + 0.82 * len(panels))
+    stack = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
     x = np.arange(start, end)
-    for axes, (name, values) in zip(stack, now.items(), strict=True):
+    for axes, (name, values) in zip(stack, panels.items(), strict=True):
         axes.axvspan(needle[0] - 0.5, needle[1] - 0.5, color=NEEDLE, alpha=0.45, linewidth=0)
         style = {"drawstyle": "steps-mid"}
         axes.plot(x, values[start:end], color=COLOURS[0], label="after the manipulation", **style)
@@ -62,7 +59,7 @@ def weights(
             f"on the needle {100 * inside:.1f} %, on all other tokens {100 * outside:.1f} %",
             loc="right", fontsize=8, color=INK, pad=2,
         )  # fmt: skip
-    top = max(v[start:end].max() for v in now.values()) or 1.0
+    top = max(v[start:end].max() for v in panels.values()) or 1.0
     stack[-1].set(xlim=(start - 0.5, end - 0.5), ylim=(-0.04 * top, 1.12 * top))
     stack[-1].set_xticks(x, _shown(tokens[start:end]), rotation=90)
     stack[-1].tick_params(axis="x", length=0)
@@ -77,7 +74,7 @@ def weights(
 def head_selection(
     entropy: Mapping[str, ArrayLike], kept: Mapping[str, ArrayLike], tokens: Sequence[str], note: str
 ) -> Figure:
-    """What entropy-based selection keeps: entropy of every head at every step, the kept heads outlined.
+    """Entropy of every head at every step, with the heads that entropy-based selection keeps outlined.
 
     Parameters
     ----------
@@ -86,14 +83,9 @@ def head_selection(
     kept
         Layer to booleans of the same shape.
     tokens
-        The token that each step reads, one per step.
+        The token that each step reads.
     note
         Small print.
-
-    Raises
-    ------
-    HybretError
-        When a layer's shapes differ or do not fit the tokens.
     """
     bits = {layer: np.asarray(values, dtype=float) for layer, values in entropy.items()}
     for layer, values in bits.items():

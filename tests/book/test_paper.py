@@ -7,7 +7,7 @@ import re
 import pytest
 
 from book.paper import numbers as paper
-from book.paper.parts import PARTS
+from book.paper.numbers import PARTS
 from hybret import scoring
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
 import torch
-from test_figures import cells, text
 
 import hybret as hb
-from book.paper import figures as paper_figures
 from book.paper import only_keep as puzzle
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase
 from hybret.fitting import validate
@@ -25,12 +22,12 @@ def prompts(griffin):
 
 
 def test_arms_fit_every_model_and_no_two_do_the_same(model):
-    for phase, arms in (("generation", puzzle.generation_arms(model)), ("prefill", puzzle.prefill_arms())):
+    for phase, arms in (("generation", puzzle.generation_variants(model)), ("prefill", puzzle.prefill_variants())):
         for arm in arms.values():
             validate(arm, model.heads, model.attention_layers)
         pairs = [PerPhase(**{"generation": Keep(), "prefill": Keep(), phase: arm}) for arm in arms.values()]
         assert len({resolve(pair, model, CORRECTED).key for pair in pairs}) == len(arms)
-    layers = [arm.layers for arm in puzzle.generation_arms(model).values() if isinstance(arm, Only) and arm.layers]
+    layers = [arm.layers for arm in puzzle.generation_variants(model).values() if isinstance(arm, Only) and arm.layers]
     first, *others = model.attention_layers
     assert layers == ([(first,), tuple(others)] if others else [])
 
@@ -143,24 +140,3 @@ def test_words_that_the_question_holds_too(prompts):
     assert puzzle.words_asked(prompts[0]) == WORDS.index("eat") == 9
     other = niah.Prompt(**{**vars(prompts[0]), "question": "Where to go?"})
     assert puzzle.words_asked(other) == 0
-
-
-# ---------------------------------------------------------------- figures
-
-
-def test_arms_are_drawn_in_order_with_their_intervals_and_the_papers_numbers():
-    scores = {("Only", "Keep"): 0.0, ("Only", "Omit"): 5.0, ("Only + self", "Keep"): 2.5, ("Only + self", "Omit"): 5.0}
-    rows = [cells(arm=arm, before=before, score=score) for (arm, before), score in scores.items()]
-    table = hb.metrics.accuracy(pd.concat(rows), by=["before", "arm"])
-    axes = paper_figures.arms(table, "note", "arms", series="before", paper={("Only", "Omit"): 0.53}).axes[0]
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["Only", "Only + self"]
-    points = {
-        (line.get_marker(), round(float(y))): round(float(x), 1)
-        for line in axes.get_lines()
-        if line.get_marker() != "None"
-        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
-    }
-    assert points == {("o", 0): 0, ("s", 0): 100, ("o", 1): 50, ("s", 1): 100, ("D", 0): 53}
-    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first arm on top
-    one = paper_figures.arms(table[table["before"] == "Keep"], "note", "arms", lines={"the paper": 0.857})
-    assert "the paper" in text(one) and [float(x) for x in one.axes[0].get_lines()[0].get_xdata()] == [85.7, 85.7]

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_tables import rows_of
+from support import rows_of
 
-from book.paper import seed_spread as spread
+from book.paper import tipping as spread
 from hybret.errors import HybretError
 
 

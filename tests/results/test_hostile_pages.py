@@ -207,8 +207,8 @@ CELLS = [
     ("repr", "list(texts.values())"),
     ("markdown", "Markdown('\\n\\n'.join(f'**{text}** said `{text}`' for text in texts.values()))"),
     ("raw", "for text in texts.values():\n    display(Markdown(text))"),
-    ("figure", "table = pd.DataFrame({'arm': [*texts.values(), 'b'], 'accuracy': 0.5, 'low': 0.4, 'high': 0.6})\n"
-     "hb.figures.save(paper_figures.arms(table, texts['closing'], texts['link']), 'arms', results)"),
+    ("figure", "table = pd.DataFrame({'variant': [*texts.values(), 'b'], 'accuracy': 0.5, 'low': 0.4, 'high': 0.6})\n"
+     "hb.figures.save(paper_figures.variants(table, texts['closing'], texts['link']), 'variants', results)"),
     ("glue", "hb.figures.glue('said', ' '.join(texts.values()))"),
 ]  # fmt: skip
 NAME = " ".join(text for text in EVIL.values() if text != EVIL["long"])  # of a model

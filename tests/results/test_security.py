@@ -75,8 +75,8 @@ def test_foreign_text_is_printed_as_one_plain_line(text):
 
 @pytest.mark.parametrize("text", TABLES.values(), ids=list(TABLES))
 def test_a_figure_shows_foreign_text_as_text(text, tmp_path):
-    table = pd.DataFrame({"arm": [text, "b"], "accuracy": [0.5, 1.0], "low": [0.4, 0.9], "high": [0.6, 1.0]})
-    picture = figures.save(paper_figures.arms(table, f"model {text}", text), "x", tmp_path)
+    table = pd.DataFrame({"variant": [text, "b"], "accuracy": [0.5, 1.0], "low": [0.4, 0.9], "high": [0.6, 1.0]})
+    picture = figures.save(paper_figures.variants(table, f"model {text}", text), "x", tmp_path)
     root = ET.fromstring(picture.svg.read_text())  # well-formed: no control code, no tag of the text's own
     tags = {element.tag.split("}")[-1] for element in root.iter()}
     assert not tags & {"script", "img", "a", "foreignObject"}

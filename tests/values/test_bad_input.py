@@ -25,7 +25,6 @@ from typer.testing import CliRunner
 import hybret as hb
 from book.paper import benchmark_scores as averages
 from book.paper import figures as paper_figures
-from book.paper import seed_spread as spread
 from book.paper import tipping, verdicts
 from book.runner.runs import Project
 from book.speed.plan import plan
@@ -488,8 +487,8 @@ ROWS = {
     "rescore no answer": (
         rows(lambda r: r.assign(answer=None), lambda r: scoring.rescore(r, "table2")), "an answer is a text, not None"
     ),
-    "seeds of nothing": (lambda w: spread.by_seed(None, ["k"]), "rows are a pandas.DataFrame"),
-    "shortest without models": (rows(lambda r: r.drop(columns="model"), spread.shortest_apart), "no column 'model'"),
+    "seeds of nothing": (lambda w: tipping.by_seed(None, ["k"]), "rows are a pandas.DataFrame"),
+    "shortest without models": (rows(lambda r: r.drop(columns="model"), tipping.shortest_apart), "no column 'model'"),
     "tipping of nothing": (lambda w: tipping.tipping_points(None), "rows are a pandas.DataFrame"),
     "tipping k a text": (rows(lambda r: r.assign(k="x"), tipping.tipping_points), "the column 'k' of these rows holds no"),
     "averages of a sweep": (rows(lambda r: r, averages.averages), "no column 'benchmark'; pass the rows of harness"),
@@ -501,8 +500,8 @@ ROWS = {
     "figure of nothing": (lambda w: figures.accuracy_by_k(None), "rows are a pandas.DataFrame, not NoneType"),
     "figure without k": (rows(lambda r: r.drop(columns="k"), figures.accuracy_by_k), "no column 'k'"),
     "figure of no k": (rows(lambda r: r.assign(k=pd.NA), figures.accuracy_by_k), "no rows that keep heads"),
-    "figure k a text": (rows(lambda r: r.assign(k="x"), figures.home), "the column 'k' of these rows holds no numbers"),
-    "figure without a model": (rows(lambda r: r.assign(model=NAN), figures.home), "the column 'model' of these rows has gaps"),
+    "figure k a text": (rows(lambda r: r.assign(k="x"), paper_figures.home), "the column 'k' of these rows holds no numbers"),
+    "figure without a model": (rows(lambda r: r.assign(model=NAN), paper_figures.home), "the column 'model' of these rows has gaps"),
     "maps without depths": (rows(lambda r: r.assign(depth=NAN), figures.retrieval_maps), "'depth' of these rows has gaps"),
     "maps by a column that is not there": (
         rows(lambda r: r, lambda r: figures.retrieval_maps(r, "colour")), "no column 'colour'"
@@ -511,7 +510,7 @@ ROWS = {
     "distance figure, window 0": (rows(lambda r: r, lambda r: figures.by_distance(r, 0)), "window must be at least 1"),
     "doses without a dose": (rows(lambda r: r, lambda r: paper_figures.doses(r, "mass", "mass", "k")), "no column 'mass'"),
     "forest of rows": (rows(lambda r: r, lambda r: paper_figures.departures(r, "")), "no column 'field'; pass the rows of tables"),
-    "arms of rows": (rows(lambda r: r, lambda r: paper_figures.arms(r, "", "")), "no column 'arm'"),
+    "variants of rows": (rows(lambda r: r, lambda r: paper_figures.variants(r, "", "")), "no column 'variant'"),
     "verdict figure of rows": (rows(lambda r: r, paper_figures.verdicts), "no column 'claim'; pass the rows of verdicts.of"),
     "benchmark figure of rows": (rows(lambda r: r, paper_figures.benchmarks), "no column 'benchmark'"),
 }  # fmt: skip

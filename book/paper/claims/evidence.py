@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from book.paper import numbers as paper
-from book.paper.tipping import NOTHING, RETRIEVES, heads_kept
+from book.paper.tipping import RETRIEVES, heads_kept
 from hybret import metrics
 from hybret.intervals import mean_interval, unseen
+from hybret.metrics import NOTHING
 from hybret.recipe import RECIPES
 
 KEY = [column for column in metrics.CELL if column != "template"]  # JRT cells pair with those read once

@@ -31,7 +31,7 @@ from book.paper.claims.evidence import (
     percent,
 )
 from book.paper.tipping import HOLDS
-from book.paper.wrong_answers import pearls
+from book.paper.wrong_answers import wrong_answers
 from hybret.metrics import CONTROL
 
 CEILING = 0.95  # accuracy of the untouched model from which on hardly anything can be better
@@ -230,7 +230,7 @@ def invented(e: Evidence) -> Outcome:
         raise NotTestable("not run: no manipulated model")
     if unread := len(set(rows.loc[touched, "prompt"]) - set(e.texts)):
         raise NotTestable(f"not run: the texts of {unread} of the prompts were not given, and answers may stand there")
-    found = pearls(rows[touched], e.texts, e.questions).drop_duplicates("said")
+    found = wrong_answers(rows[touched], e.texts, e.questions).drop_duplicates("said")
     if found.empty:
         raise NotTestable("no wrong answer is long enough to be a pearl")
     n, copied = len(found), int(found["copied"].sum())

@@ -1,8 +1,10 @@
 """Figures of the book that judge the paper; `hybret.figures` has those of any run."""
 
 from book.paper.figures.benchmarks import benchmarks, subtasks
-from book.paper.figures.forest import arms, departures
-from book.paper.figures.judged import verdicts
+from book.paper.figures.forest import departures, variants
+from book.paper.figures.maps import annotated_map, home
 from book.paper.figures.only_keep import attention_parts, doses
+from book.paper.figures.verdicts import verdicts
 
-__all__ = ["arms", "attention_parts", "benchmarks", "departures", "doses", "subtasks", "verdicts"]
+__all__ = ["annotated_map", "attention_parts", "benchmarks", "departures", "doses", "home", "subtasks", "variants",
+           "verdicts"]  # fmt: skip

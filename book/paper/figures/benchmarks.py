@@ -18,7 +18,7 @@ GROUPS = {
     "mmlu-knowledge": "MMLU side:\nfacts in the weights",
     "mmlu-lookup": "MMLU side:\nlook-ups far back",
 }
-"""The groups of the organisms' tasks; others are called by their benchmark's name."""
+"""Groups of the small models' tasks in words; the other groups have their benchmark's name."""
 LINE = 0.185  # inches of a task in a figure of subtasks
 
 
@@ -37,7 +37,7 @@ def _conditions(rows: pd.DataFrame) -> dict[str, str]:
 
 @styled
 def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
-    """Average scores per side and configuration (the paper's Figure 3, right).
+    """Average scores per side and configuration, with 95 % intervals (the paper's Figure 3, right).
 
     Parameters
     ----------
@@ -45,11 +45,6 @@ def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
         From `hybret.harness.evaluate`, of one model and recipe; one or more benchmarks.
     seed
         Of the bootstrap.
-
-    Returns
-    -------
-    Figure
-        Bars in per cent with 95 % intervals, beside the score of guessing.
     """
     table = averages.headline(rows, seed)
     names = _conditions(rows)
@@ -90,14 +85,9 @@ def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure
     rows
         As in `benchmarks`.
     groups
-        Which groups, e.g. ``["glue"]`` or every one that begins with ``"mmlu"``; drawn one below the other.
+        Which groups, such as ``["glue"]`` or all that begin with ``"mmlu"``; drawn one below the other.
     seed
         Of the bootstrap.
-
-    Raises
-    ------
-    HybretError
-        If there is no task of these groups.
     """
     rows = rows[rows["group"].isin(list(groups))]
     if rows.empty:

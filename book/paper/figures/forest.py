@@ -31,23 +31,27 @@ def _estimate(axes: Axes, y: float, values: Sequence[float], colour: str, marker
     axes.plot([middle], [y], marker, color=colour, markersize=6, label=label or None, zorder=3)
 
 
+def _checked(table: pd.DataFrame, names: Sequence[str], number: str, what: str, source: str) -> pd.DataFrame:
+    arguments.table(table, [])
+    if table.empty:
+        raise HybretError(f"no {what} to draw; the table is empty")
+    numbers = [number, "low", "high"]
+    return arguments.table(table, [*names, *numbers], numbers, what=source)
+
+
 @styled
 def departures(table: pd.DataFrame, note: str) -> Figure:
-    """Forest plot of what each decision of the recipe changes.
+    """What each decision of the recipe changes.
 
     Parameters
     ----------
     table
-        Columns `field`, `condition`, and `difference`, `low`, `high` as `tables.departures` gives them (-1 to
-        1); a missing difference is written as "cannot show on this model".
+        Columns `field`, `condition`, and `difference`, `low`, `high` of `hybret.metrics.departures` (-1 to 1). A
+        missing difference is written as "cannot show on this model".
     note
         Small print.
     """
-    arguments.table(table, [])
-    if table.empty:
-        raise HybretError("no departures to draw; the table is empty")
-    numbers = ["difference", "low", "high"]
-    arguments.table(table, ["field", "condition", *numbers], numbers, what="tables.departures")
+    table = _checked(table, ["field", "condition"], "difference", "departures", "tables.departures")
     figure = canvas(1.0 + 0.3 * len(table))
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=1)
@@ -60,14 +64,14 @@ def departures(table: pd.DataFrame, note: str) -> Figure:
         _estimate(axes, i, (difference, low, high), colour, marker)
     reach = float(np.nanmax(np.abs(drawn), initial=5))
     axes.set_xlim(-1.08 * reach, 1.08 * reach)
-    names = [f"{r.field}: {r.condition}" for r in table.itertuples()]
+    names = [f"{row.field}: {row.condition}" for row in table.itertuples()]
     _list(axes, names, "change of accuracy (percentage points)")
     footnote(figure, f"{note} · orange diamonds: the interval leaves out 0")
     return figure
 
 
 @styled
-def arms(
+def variants(
     table: pd.DataFrame,
     note: str,
     ylabel: str,
@@ -75,35 +79,25 @@ def arms(
     paper: Mapping[tuple[str, str], float] | None = None,
     lines: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Forest plot of accuracies: one line for each arm of an experiment, in the order of the table.
+    """Accuracies of the variants of an experiment, in the order of the table.
 
     Parameters
     ----------
     table
-        Columns `arm`, and `accuracy`, `low`, `high` (0 to 1) as `tables.accuracy` gives them.
+        Columns `variant`, and `accuracy`, `low`, `high` (0 to 1) of `hybret.metrics.accuracy`.
     note
         Small print.
     ylabel
-        What the arms are.
+        What the variants are.
     series
-        Column whose values are told apart by colour and marker within each arm; none: one series.
+        Column whose values are told apart by colour and marker within each variant; None: one series.
     paper
-        (arm, value of `series`) to the paper's accuracy, 0 to 1, drawn as an open diamond; the value is "" for one
-        series.
+        (variant, value of `series`, "" for one series) to the paper's accuracy, 0 to 1, drawn as an open diamond.
     lines
         Name to accuracy, drawn as a dashed vertical line.
-
-    Raises
-    ------
-    HybretError
-        When the table is empty.
     """
-    arguments.table(table, [])
-    if table.empty:
-        raise HybretError("no arms to draw; the table is empty")
-    numbers = ["accuracy", "low", "high"]
-    arguments.table(table, ["arm", *numbers, *([series] if series else [])], numbers, what="tables.accuracy")
-    names = list(dict.fromkeys(table["arm"]))
+    table = _checked(table, ["variant", *([series] if series else [])], "accuracy", "variants", "tables.accuracy")
+    names = list(dict.fromkeys(table["variant"]))
     kinds = list(dict.fromkeys(table[series])) if series else [""]
     figure = canvas(1.35 + len(names) * (0.14 + 0.13 * len(kinds)))
     axes = figure.subplots()
@@ -112,15 +106,15 @@ def arms(
     for i, kind in enumerate(kinds):
         offset = 0.26 * (i - (len(kinds) - 1) / 2)
         part = table if series is None else table[table[series] == kind]
-        for n, row in enumerate(part[["arm", "accuracy", "low", "high"]].itertuples(index=False)):
-            y, values = names.index(row[0]) + offset, [100 * value for value in row[1:]]
+        for n, (name, *numbers) in enumerate(part[["variant", "accuracy", "low", "high"]].itertuples(index=False)):
+            y, values = names.index(name) + offset, [100 * value for value in numbers]
             _estimate(axes, y, values, COLOURS[i % 7], MARKERS[i % 7], "" if n else str(kind))
             if len(kinds) == 1:
                 axes.text(104, y, f"{values[0]:.0f}", va="center", fontsize=8)
-        told = [(100 * value, names.index(arm) + offset) for (arm, k), value in (paper or {}).items() if k == kind]
-        if told:
+        theirs = [(100 * value, names.index(name) + offset) for (name, k), value in (paper or {}).items() if k == kind]
+        if theirs:
             edge = COLOURS[i % 7] if len(kinds) > 1 else INK
-            x, y_paper = zip(*told, strict=True)
+            x, y_paper = zip(*theirs, strict=True)
             axes.plot(x, y_paper, "D", markersize=5, markerfacecolor="white", markeredgecolor=edge, zorder=4)
     _list(axes, names, "accuracy (% of the maximum score)")
     axes.set_xlim(-3, 111 if len(kinds) == 1 else 103)

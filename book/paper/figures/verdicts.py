@@ -30,12 +30,7 @@ def verdicts(table: pd.DataFrame, note: str = "") -> Figure:
     table
         From `book.paper.verdicts.of`.
     note
-        Small print; which models and weights.
-
-    Raises
-    ------
-    HybretError
-        If there is no verdict to draw.
+        Small print: models and weights.
     """
     arguments.table(table, ["claim", "hypothesis", "label", "across", "model", "recipe", "verdict"], what="verdicts.of")
     if table.empty:
@@ -66,14 +61,13 @@ def verdicts(table: pd.DataFrame, note: str = "") -> Figure:
     axes.set_ylim(y - 0.8, -0.8)
     axes.set_xlim(-0.6, len(columns) - 0.4)
     axes.xaxis.tick_top()
-    axes.set_xticks(
-        range(len(columns)), [recipe for _, recipe in columns], rotation=40, ha="left", rotation_mode="anchor"
-    )
+    recipes = [recipe for _, recipe in columns]
+    axes.set_xticks(range(len(columns)), recipes, rotation=40, ha="left", rotation_mode="anchor")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for model in dict.fromkeys(model for model, _ in columns):
-        own = [i for i, column in enumerate(columns) if column[0] == model]
-        axes.annotate(model, (sum(own) / len(own), 1), (0, 52), xycoords=("data", "axes fraction"),
+        at = [i for i, column in enumerate(columns) if column[0] == model]
+        axes.annotate(model, (sum(at) / len(at), 1), (0, 52), xycoords=("data", "axes fraction"),
                       textcoords="offset points", ha="center", fontweight="bold", fontsize=8.5)  # fmt: skip
     handles = [Line2D([], [], linestyle="none", label=verdict, **symbol) for verdict, symbol in SYMBOLS.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)

@@ -1,0 +1,160 @@
+"""Figures that judge the paper: drawn from rows and tables made by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import (
+    ALIKE,
+    LENGTHS,
+    cells,
+    check_no_mixed_means,
+    check_readable,
+    curves,
+    pairs,
+    squares,
+    text,
+    three_models,
+)
+
+from book.paper import figures
+from book.paper.only_keep import PARTS
+from hybret import HybretError, metrics
+from hybret.figures import retrieval_maps, save
+
+DEPARTURES = pd.DataFrame(
+    {
+        "field": ["binary", "needle_span", "jamba_manipulation"],
+        "condition": ["Binary-Keep", "Only-Keep", "Omit-Keep"],
+        "difference": [0.01, -0.2, np.nan],
+        "low": [-0.02, -0.3, np.nan],
+        "high": [0.04, -0.1, np.nan],
+    }
+)
+SHARES = pd.DataFrame(
+    [
+        {"layer": f"layer {layer}", "step": step, "part": part, "mass": (0.3, 0.25, 0.2, 0.1, 0.1, 0.05)[i]}
+        for layer, step, (i, part) in itertools.product((2, 5), (0, 1), enumerate(PARTS))
+    ]
+)
+
+
+def generation() -> pd.DataFrame:
+    return curves().query("during == 'generation'")
+
+
+def doses() -> pd.DataFrame:
+    return pairs().assign(mass=lambda rows: rows["length"] / 80)
+
+
+def test_every_figure_can_be_read():
+    table = metrics.accuracy(pairs().assign(variant=lambda rows: rows["condition"]), by="variant")
+    drawn = {
+        "home": figures.home(generation()),
+        "annotated_map": figures.annotated_map(cells()),
+        "departures": figures.departures(DEPARTURES, "model griffin-tiny"),
+        "variants": figures.variants(table, "griffin-tiny", "variants"),
+        "attention_parts": figures.attention_parts(SHARES, ["The", " best"], "griffin-tiny"),
+        "doses": figures.doses(doses(), "mass", "mass", by="condition"),
+    }
+    assert {*drawn, "benchmarks", "subtasks", "verdicts"} == set(figures.__all__)  # the last three: see their tests
+    for name, figure in drawn.items():
+        check_readable(figure, name)
+
+
+def test_home_puts_models_with_different_heads_on_one_scale():
+    figure = figures.home(three_models(generation()))
+    ends = {line.get_label(): line.get_xdata()[-1] for line in figure.axes[0].get_lines()}
+    assert [ends[name] for name in ("griffin-tiny", "griffin-small", "jamba-tiny")] == pytest.approx([100] * 3)
+    assert "griffin-tiny, all 10 heads kept" in text(figure) and "jamba-tiny, all" not in text(figure)
+
+
+def test_home_needs_all_heads_and_draws_no_other_floor():
+    rows = generation().assign(acted_prefill=0, acted_generation=7)
+    with pytest.raises(HybretError, match="griffin-tiny end below all its heads"):
+        figures.home(rows)
+    rows = generation().assign(asked="a")
+    assert "floor" in text(figures.home(rows))
+    strange = rows["asked"].mask(rows["needle"] == "none", "b")
+    assert "floor" not in text(figures.home(rows.assign(asked=strange)))
+
+
+@pytest.mark.parametrize("name", ["annotated_map", "home", "doses"])
+def test_no_figure_averages_different_things(name):
+    draw = getattr(figures, name)
+    check_no_mixed_means((lambda rows: draw(rows, "dose", "dose", "condition")) if name == "doses" else draw, ALIKE)
+
+
+@pytest.mark.parametrize("rows", [cells()[:1], cells(k=3), cells()[cells()["depth"] == 0]], ids=["row", "k", "depth"])
+def test_little_data_is_drawn(rows, tmp_path):
+    assert save(figures.home(rows), "home", tmp_path).svg.is_file()
+
+
+def test_the_annotated_map_marks_the_best_and_the_worst_cell():
+    figure = figures.annotated_map(cells())
+    placed = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
+    assert set(placed) == set("12345")
+    scores = squares(figure.axes[0])
+    assert [scores[tuple(c - 0.5 for c in placed[n])] for n in "34"] == [5.0, 0.0]
+    ten = figures.annotated_map(cells().assign(rubric="2025-05", score=lambda rows: 2 * rows["score"])).axes
+    assert squares(ten[0]) == scores == squares(retrieval_maps(cells(), None, None).axes[0])
+    assert ten[1].get_ylabel() == "mean score (scaled to 0 to 5)"
+
+
+def test_departures_mark_intervals_without_zero_and_missing_ones():
+    axes = figures.departures(DEPARTURES, "note").axes[0]
+    points = {line.get_marker(): line.get_xdata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 1}
+    assert points == {"o": pytest.approx(1.0), "D": pytest.approx(-20.0)}
+    assert "cannot show" in text(axes.figure)
+
+
+def test_variants_are_drawn_in_order_with_their_intervals_and_the_papers_numbers():
+    scores = {("Only", "Keep"): 0.0, ("Only", "Omit"): 5.0, ("Only + self", "Keep"): 2.5, ("Only + self", "Omit"): 5.0}
+    rows = [cells(variant=name, before=before, score=score) for (name, before), score in scores.items()]
+    table = metrics.accuracy(pd.concat(rows), by=["before", "variant"])
+    axes = figures.variants(table, "note", "variants", series="before", paper={("Only", "Omit"): 0.53}).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["Only", "Only + self"]
+    points = {
+        (line.get_marker(), round(float(y))): round(float(x), 1)
+        for line in axes.get_lines()
+        if line.get_marker() != "None"
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    }
+    assert points == {("o", 0): 0, ("s", 0): 100, ("o", 1): 50, ("s", 1): 100, ("D", 0): 53}
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first variant on top
+    single = figures.variants(table[table["before"] == "Keep"], "note", "variants", lines={"the paper": 0.857})
+    assert "the paper" in text(single) and [float(x) for x in single.axes[0].get_lines()[0].get_xdata()] == [85.7, 85.7]
+
+
+def test_parts_of_attention_fill_every_step():
+    figure = figures.attention_parts(SHARES, ["The", " best"], "note")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["layer 2", "layer 5"]
+    for axes in figure.axes:
+        tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
+        assert len(tops) == 2 * len(PARTS) and tops[-2:] == pytest.approx([100, 100])
+        assert axes.patches[0].get_height() == pytest.approx(30)  # the needle's share, at the bottom
+
+
+def test_doses_draw_the_accuracy_at_each():
+    axes = figures.doses(doses(), "mass", "mass", by="condition").axes[0]
+    line = next(line for line in axes.get_lines() if line.get_label() == "keep-keep")
+    assert line.get_xdata().tolist() == [n / 80 for n in LENGTHS]
+    assert line.get_ydata().tolist() == pytest.approx((100 * cells().groupby("length")["in_window"].mean()).tolist())
+    rows = cells(dose=[0.3, 0.1 + 0.2] * 4 + [0.3])  # one dose, whatever the rounding
+    assert len(figures.doses(rows, "dose", "dose", by="condition").axes[0].get_lines()[0].get_xdata()) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: figures.departures(DEPARTURES[:0], ""), "the table is empty"),
+        (lambda: figures.variants(DEPARTURES[:0], "", "variants"), "the table is empty"),
+        (lambda: figures.attention_parts(SHARES, ["The"], ""), "2 steps and 1 tokens"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(HybretError, match=message):
+        call()
