@@ -72,9 +72,13 @@ class Chapter:
         template = template or ("instruct" if hybrid.instruct else "base")
         cells = hb.niah.grid(hybrid, self.lengths, self.depths, template, **options)
         drawn = random.Random(self.seed).sample(cells, self.limit) if 0 < self.limit < len(cells) else cells
-        if not control:
-            return drawn
-        return [*drawn, *hb.niah.grid(hybrid, self.lengths, self.depths, template, control=True, **options)]
+        return [*drawn, *(self.controls(hybrid, template, **options) if control else [])]
+
+    def controls(self, hybrid: hb.Model, template: str = "", **options: Any) -> list[hb.Prompt]:
+        """The same grid without the needle, whole."""
+        options = {"haystack": self.haystack, "seed": self.seed, "recipe": self.decisions, **options}
+        template = template or ("instruct" if hybrid.instruct else "base")
+        return hb.niah.grid(hybrid, self.lengths, self.depths, template, control=True, **options)
 
     def prompt(self, hybrid: hb.Model, template: str = "", length: int = 0, depth: int = 50) -> hb.Prompt:
         """One prompt; by default at a third of the lengths, so that the needle lies inside the window."""

@@ -33,13 +33,13 @@ class FirstStep:
     shares: pd.DataFrame
 
 
-def first_step(
-    hybrid: hb.Model, prompt: hb.Prompt, kinds: Iterable[hb.Intervention], recipe: hb.Recipe
-) -> FirstStep:
+def first_step(hybrid: hb.Model, prompt: hb.Prompt, kinds: Iterable[hb.Intervention], recipe: hb.Recipe) -> FirstStep:
     """Weights of the last prompt token under each of `kinds`, of which the first leaves them alone."""
     start, end = prompt.needle_spans[-1]
     if hybrid.window and len(prompt.ids) - 1 - start >= hybrid.window:
-        raise hb.HybretError(f"the window of {hybrid.name}, {hybrid.window} tokens, hides the needle; take another model")
+        raise hb.HybretError(
+            f"the window of {hybrid.name}, {hybrid.window} tokens, hides the needle; take another model"
+        )
     found: dict[str, dict[str, torch.Tensor]] = {}
     on_needle: dict[str, torch.Tensor] = {}
     for kind in kinds:
