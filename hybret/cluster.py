@@ -19,15 +19,13 @@ from typing import Any
 import torch
 
 from hybret import arguments
-from hybret.anatomy import digest
-from hybret.engine.placing import Elsewhere
-from hybret.engine.schedule import Batch, Budget, Schedule, Timings, state_room
+from hybret.checkpoints import digest, organisms
+from hybret.engine.schedule import Batch, Budget, Schedule, Timings
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
-from hybret.models import Model, load, named
-from hybret.presets import RANDOM
+from hybret.families import RANDOM
+from hybret.models import Model, load
 from hybret.provenance import differences
-from hybret.sources import organisms
 
 PATIENCE = 3
 """Times that every worker may be lost with no batch finished in between, before a sweep gives up."""
@@ -49,12 +47,6 @@ class Worker:
         torch.set_num_threads(threads)
         self.options = options
         self.model: Model | None = None
-
-    def describe(self) -> Model:
-        """The model, without its net."""
-        model = self.held()
-        net = Elsewhere(model.net.config, model.net.dtype, torch.device(model.device.type), state_room(model))
-        return replace(model, net=net)
 
     def run_key(self, name: str, plan: Schedule) -> dict[str, Any]:
         """The run that this process would compute."""
@@ -140,36 +132,6 @@ class Ray:
                 "and Ray and the same RAY_AUTH_TOKEN, and the driver runs on one of the nodes"
             ) from problem
         return ray
-
-    def load(self, name: str, device: str = "auto", dtype: str = "auto", seed: int = 0) -> Model:
-        """A model that only workers hold: the driver needs neither a GPU nor memory for it.
-
-        Parameters
-        ----------
-        name, dtype, seed : as in `hybret.load`.
-        device : {"auto", "cpu", "cuda"}
-            ``"auto"``: GPUs if the cluster has any and `gpus_per_worker` is not 0.
-
-        Returns
-        -------
-        Model
-            For prompts, and for `hybret.sweep` with this engine.
-        """
-        ray = self.connect()
-        if device not in ("auto", "cpu", "cuda"):
-            raise HybretError(f"device is {device!r}; on Ray choose auto, cpu or cuda")
-        if device == "auto":
-            device = "cuda" if self.gpus_per_worker != 0 and ray.cluster_resources().get("GPU") else "cpu"
-        named(name)  # an unknown name is said before a worker starts
-        self._room(ray, device)
-        source = _source(name)
-        self.close()
-        self._pool = [self._start(ray, {"name": source, "device": device, "dtype": dtype, "seed": seed})]
-        model: Model = _get(ray, self._pool[0].describe.remote(), name)
-        if source != name:
-            model = replace(model, name=name)
-        self._holds = _options(model)
-        return model
 
     def close(self) -> None:
         """End the workers. They also end with the driver."""
@@ -263,8 +225,8 @@ class Ray:
         gpus, cores = self._size(kind)
         if bool(gpus) != (kind == "cuda"):
             raise HybretError(
-                f"the model is on {kind} and a worker has {gpus:g} GPUs; load it where the workers will hold it, with "
-                "hybret.Ray.load"
+                f"the model is on {kind} and a worker has {gpus:g} GPUs; load it on the kind of "
+                "device that the workers take"
             )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fit = [min(has.get("CPU", 0) // cores, has.get("GPU", 0) // gpus if gpus else math.inf) for has in nodes]

@@ -1,162 +1,223 @@
-"""The hybrid families of transformers that `hybret.verify` knows, each with a tiny configuration.
+"""What hybret knows of each family of hybrids in transformers, and of the models that are named without a checkpoint.
 
-Every one has at least two attention layers and two recurrent ones. `initializer_range` is large, since freshly
-initialised layers write almost nothing into the residual stream, so that no mistake in them would show.
+A new family is one `Family` in `FAMILIES`. torch and transformers are imported when a configuration is built.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-
-import transformers
-from transformers import AutoConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hybret.errors import HybretError
 
-_HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
-_SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "initializer_range": 0.1, **_HEADS}
-_MAMBA2: dict[str, Any] = {
-    "mamba_n_heads": 8,
-    "mamba_d_head": 16,
-    "mamba_d_state": 16,
-    "mamba_n_groups": 1,
-    "mamba_chunk_size": 8,
-}
-_DELTA: dict[str, Any] = {
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-}
-_KINDS = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
-_LAYERS: dict[str, Any] = {"num_hidden_layers": 4, "layer_types": _KINDS}
-
-FAMILIES: dict[str, dict[str, Any]] = {
-    "recurrent_gemma": {
-        "hidden_size": 80,
-        "intermediate_size": 160,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 10,
-        "num_key_value_heads": 1,
-        "attention_window_size": 32,
-        "w_init_variance_scale": 1.0,
-    },
-    "jamba": {**_SMALL, "num_hidden_layers": 8, "attn_layer_period": 4, "attn_layer_offset": 2, "num_experts": 4},
-    "bamba": {**_SMALL, **_MAMBA2, "num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
-    "zamba": {
-        **_SMALL,
-        "initializer_range": 0.2,
-        "num_hidden_layers": 6,
-        "num_key_value_heads": 4,
-        "layers_block_type": ["mamba", "hybrid", "mamba", "mamba", "hybrid", "mamba"],
-    },
-    "zamba2": {
-        **_SMALL,
-        "num_hidden_layers": 6,
-        "num_key_value_heads": 4,
-        "mamba_d_state": 16,
-        "mamba_headdim": 16,
-        "chunk_size": 8,
-        "use_mem_rope": True,
-        "layers_block_type": ["mamba", "hybrid", "mamba", "mamba", "hybrid", "mamba"],
-    },
-    "falcon_h1": {**_SMALL, **_MAMBA2, "num_hidden_layers": 3, "mamba_d_ssm": 128},
-    "granitemoehybrid": {**_SMALL, **_MAMBA2, **_LAYERS, "shared_intermediate_size": 96, "num_local_experts": 4},
-    "nemotron_h": {
-        **_SMALL,
-        "head_dim": 16,
-        "layers_block_type": ["mamba", "attention", "mlp", "mamba", "attention", "mlp"],
-        "ssm_state_size": 16,
-        "mamba_num_heads": 8,
-        "mamba_head_dim": 16,
-        "n_groups": 1,
-        "chunk_size": 8,
-    },
-    "qwen3_next": {
-        **_SMALL,
-        **_DELTA,
-        **_LAYERS,
-        "head_dim": 16,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
-        "shared_expert_intermediate_size": 32,
-    },
-    "qwen3_5": {**_SMALL, **_DELTA, **_LAYERS, "head_dim": 16},
-    "lfm2": {
-        **_SMALL,
-        "num_hidden_layers": 4,
-        "layer_types": ["conv", "full_attention"] * 2,
-        "block_auto_adjust_ff_dim": False,
-    },
-    "lfm2_moe": {
-        **_SMALL,
-        "num_hidden_layers": 4,
-        "layer_types": ["conv", "full_attention"] * 2,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
-        "num_dense_layers": 1,
-    },
-    "olmo_hybrid": {**_SMALL, **_DELTA, **_LAYERS},
-    "kimi_linear": {
-        **_SMALL,
-        **_LAYERS,
-        "num_key_value_heads": 4,
-        "moe_intermediate_size": 32,
-        "kv_lora_rank": 16,
-        "qk_rope_head_dim": 8,
-        "qk_nope_head_dim": 16,
-        "v_head_dim": 16,
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "linear_head_dim": 16,
-        "linear_num_heads": 4,
-    },
-    "minimax": {
-        **_SMALL,
-        **_LAYERS,
-        "layer_types": _KINDS[::-1],
-        "head_dim": 16,
-        "num_local_experts": 4,
-        "block_size": 8,
-    },
-}
-_TYPES = {"qwen3_5": "qwen3_5_text"}  # model type of the language model, where it is not the family's name
-
-KNOWN_DEFECTS = {
-    ("recurrent_gemma", "own_continuation"): "its convolution starts from zero; hybret starts it from the state",
-    ("recurrent_gemma", "own_padding"): "its recurrent layers read padding like text; hybret does not let them",
-    ("jamba", "own_continuation"): "its scan starts from zero; hybret starts it from the state",
-    ("bamba", "own_positions"): "it counts positions from 0 in every pass; hybret always gives them",
-    ("zamba", "own_continuation"): "its scan starts from zero",
-    ("zamba", "reading_on"): "its scan starts from zero; hybret reads every prompt in one pass, so it shares none",
-}
-"""Family and check (a function of `hybret.verifying`) to what is wrong in transformers, and what hybret does about it.
-
-Found in 5.23.0; a version in which one is gone passes the check.
-"""
+Fields = Mapping[str, Any]
+CONFIGS = Path(__file__).parent / "configs"
 
 
-def family_config(family: str, vocabulary: int) -> Any:
-    """The tiny configuration of a family, with the organisms' special tokens.
+@dataclass(frozen=True)
+class Family:
+    """One family of hybrids.
 
-    Parameters
+    Attributes
     ----------
-    family : one of `FAMILIES`.
-    vocabulary : number of tokens.
-
-    Raises
-    ------
-    HybretError
-        If the installed transformers does not have the family.
+    tiny : mapping
+        Fields of a tiny configuration for `hybret.verify`: at least two attention layers and two recurrent ones. Its
+        `initializer_range` is large: fresh layers write almost nothing into the residual stream and would hide errors.
+    tiny_attributes : mapping
+        Set on the configuration afterwards: fields that its constructor overwrites.
+    model_type : str, optional
+        Of the language model; default the family's name.
+    shares_lower_layers : bool
+        Whether rows of one text may share the layers below the first attention layer.
+    chunked_prefill : bool
+        Whether transformers continues a prompt from a cache. If not, a prompt is read in one pass.
+    cache : str, optional
+        The family's own cache class; default `transformers.DynamicCache`.
+    feed_forward : str, optional
+        A layer's feed-forward network. Without it benchmarks compute the last one for every token.
+    defects : mapping of str to str
+        What is wrong in transformers 5.23.0 and what hybret does about it, by check of `hybret.verify` (its function).
+        A version without the defect passes the check.
     """
-    kind = _TYPES.get(family, family)
-    if kind not in CONFIG_MAPPING:
-        raise HybretError(f"transformers {transformers.__version__} has no family {family!r}; install a newer one")
+
+    tiny: Fields
+    tiny_attributes: Fields = field(default_factory=dict)
+    model_type: str | None = None
+    shares_lower_layers: bool = True
+    chunked_prefill: bool = True
+    cache: str | None = None
+    feed_forward: str | None = None
+    defects: Mapping[str, str] = field(default_factory=dict)
+
+
+_SMALL: Fields = dict(
+    hidden_size=64, intermediate_size=96, initializer_range=0.1, num_attention_heads=4, num_key_value_heads=2
+)
+_MAMBA2: Fields = dict(mamba_n_heads=8, mamba_d_head=16, mamba_d_state=16, mamba_n_groups=1, mamba_chunk_size=8)
+_DELTA: Fields = dict(
+    linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16
+)
+_ALTERNATING: Fields = dict(num_hidden_layers=4, layer_types=["linear_attention", "full_attention"] * 2)
+_CONVOLUTIONS: Fields = dict(num_hidden_layers=4, layer_types=["conv", "full_attention"] * 2)
+_ZAMBA: Fields = dict(num_hidden_layers=6, num_key_value_heads=4, layers_block_type=["mamba", "hybrid", "mamba"] * 2)
+_GRIFFIN: Fields = dict(
+    hidden_size=80, intermediate_size=160, num_hidden_layers=6, num_attention_heads=10, num_key_value_heads=1,
+    attention_window_size=32,
+)  # fmt: skip
+_FROM_ZERO = "its scan starts from zero"
+_FROM_STATE = f"{_FROM_ZERO}; hybret starts it from the state"
+
+FAMILIES: dict[str, Family] = {
+    "recurrent_gemma": Family(
+        dict(_GRIFFIN, w_init_variance_scale=1.0),
+        tiny_attributes=dict(final_w_init_variance_scale=8.0),  # what layers write into the residual stream
+        feed_forward="mlp_block",
+        defects=dict(
+            own_continuation="its convolution starts from zero; hybret starts it from the state",
+            own_padding="its recurrent layers read padding like text; hybret does not let them",
+        ),
+    ),
+    "jamba": Family(
+        dict(_SMALL, num_hidden_layers=8, attn_layer_period=4, attn_layer_offset=2, num_experts=4),
+        feed_forward="feed_forward",
+        defects=dict(own_continuation=_FROM_STATE),
+    ),
+    "bamba": Family(
+        {**_SMALL, **_MAMBA2, "num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
+        feed_forward="feed_forward",
+        defects=dict(own_positions="it counts positions from 0 in every pass; hybret always gives them"),
+    ),
+    # Zamba's attention layers read the embeddings once more, so that rows cannot share what is below the first one.
+    "zamba": Family(
+        {**_SMALL, **_ZAMBA, "initializer_range": 0.2},
+        shares_lower_layers=False,
+        chunked_prefill=False,
+        defects=dict(
+            own_continuation=_FROM_ZERO,
+            reading_on=f"{_FROM_ZERO}; hybret reads every prompt in one pass, so it shares none",
+        ),
+    ),
+    "zamba2": Family(
+        {**_SMALL, **_ZAMBA, "mamba_d_state": 16, "mamba_headdim": 16, "chunk_size": 8, "use_mem_rope": True},
+        shares_lower_layers=False,
+    ),
+    "falcon_h1": Family(
+        {**_SMALL, **_MAMBA2, "num_hidden_layers": 3, "mamba_d_ssm": 128}, feed_forward="feed_forward"
+    ),
+    "granitemoehybrid": Family(
+        {**_SMALL, **_MAMBA2, **_ALTERNATING, "shared_intermediate_size": 96, "num_local_experts": 4}
+    ),
+    "nemotron_h": Family(
+        dict(
+            _SMALL, head_dim=16, layers_block_type=["mamba", "attention", "mlp"] * 2, ssm_state_size=16,
+            mamba_num_heads=8, mamba_head_dim=16, n_groups=1, chunk_size=8,
+        ),
+    ),
+    # Qwen's gate stands between attention and its output projection, where shared rows would part.
+    "qwen3_next": Family(
+        dict(
+            {**_SMALL, **_DELTA, **_ALTERNATING}, head_dim=16, num_experts=4, num_experts_per_tok=2,
+            moe_intermediate_size=32, shared_expert_intermediate_size=32,
+        ),
+        shares_lower_layers=False,
+    ),
+    "qwen3_5": Family(
+        {**_SMALL, **_DELTA, **_ALTERNATING, "head_dim": 16}, model_type="qwen3_5_text", shares_lower_layers=False
+    ),
+    "lfm2": Family({**_SMALL, **_CONVOLUTIONS, "block_auto_adjust_ff_dim": False}, feed_forward="feed_forward"),
+    "lfm2_moe": Family(
+        dict(
+            {**_SMALL, **_CONVOLUTIONS}, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+            num_dense_layers=1,
+        ),
+        feed_forward="feed_forward",
+    ),
+    "olmo_hybrid": Family({**_SMALL, **_DELTA, **_ALTERNATING}),
+    "kimi_linear": Family(
+        dict(
+            {**_SMALL, **_ALTERNATING}, num_key_value_heads=4, moe_intermediate_size=32, kv_lora_rank=16,
+            qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16, num_local_experts=4, num_experts_per_tok=2,
+            linear_head_dim=16, linear_num_heads=4,
+        ),
+    ),
+    "minimax": Family(
+        dict(
+            {**_SMALL, **_ALTERNATING}, layer_types=["full_attention", "linear_attention"] * 2, head_dim=16,
+            num_local_experts=4, block_size=8,
+        ),
+        cache="MiniMaxCache",
+    ),
+}  # fmt: skip
+
+PAPER_MODELS = {
+    "google/recurrentgemma-2b": "RecurrentGemma-2B",
+    "google/recurrentgemma-9b": "RecurrentGemma-9B",
+    "ai21labs/AI21-Jamba-Mini-1.6": "Jamba-Mini-1.6",
+}
+RANDOM_MODELS = {
+    "random-griffin": Family(_GRIFFIN, model_type="recurrent_gemma"),  # window: 32 tokens, shorter than any prompt
+    "random-jamba": Family(dict(_SMALL, num_hidden_layers=8, num_attention_heads=8, num_experts=4), model_type="jamba"),
+}
+RANDOM = "random:"
+"""Before a model's name: that model with random weights."""
+
+# What a layer mixes tokens with, by transformers' name of its kind.
+_MIXERS = {"hybrid": "attention and recurrence", "conv": "convolution", "mlp": "no mixing", "moe": "no mixing"}
+
+
+def traits(model_type: str) -> Family:
+    """What is known of transformers' model type; an unknown one has no peculiarities."""
+    return next((f for name, f in FAMILIES.items() if model_type == (f.model_type or name)), Family({}))
+
+
+def has_random_weights(model: str, digest: str) -> bool:
+    """Whether a row's model has random weights, so that its answers mean nothing."""
+    return model in RANDOM_MODELS or str(digest).startswith("random")
+
+
+def paper_config(name: str) -> Any:
+    """The configuration of one of `PAPER_MODELS` from hybret's own copy; its file names the source."""
+    from transformers import AutoConfig
+
+    fields = json.loads((CONFIGS / f"{PAPER_MODELS[name].lower()}.json").read_text())
+    return AutoConfig.for_model(**{key: value for key, value in fields.items() if key != "_source"})
+
+
+def tiny_config(name: str, vocabulary: int) -> Any:
+    """The configuration of one of `RANDOM_MODELS` or `FAMILIES`, with the organisms' special tokens."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    family = RANDOM_MODELS.get(name) or FAMILIES[name]
+    model_type = family.model_type or name
+    if model_type not in CONFIG_MAPPING:
+        raise HybretError(f"transformers {transformers.__version__} has no family {name!r}; install a newer one")
     special = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = AutoConfig.for_model(kind, **FAMILIES[family], **special)
-    if family == "recurrent_gemma":
-        config.final_w_init_variance_scale = 8.0  # of what layers write; a field that its __init__ sets by itself
+    config = transformers.AutoConfig.for_model(model_type, **family.tiny, **special)
+    for key, value in family.tiny_attributes.items():
+        setattr(config, key, value)
     return config
+
+
+def mixers(config: Any) -> list[str]:
+    """What each layer mixes tokens with: attention, recurrence, both, a convolution, or nothing."""
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    if not kinds:
+        kinds = ["attention" if hasattr(config, "num_attention_heads") else "mamba"] * config.num_hidden_layers
+    # transformers 5.23 names "sliding_attention", "full_attention" and "linear_attention", a recurrence; 5.17
+    # "attention" and "recurrent".
+    attend = ["attention" in kind and not kind.startswith("linear") for kind in kinds]
+    return [_MIXERS.get(k, "attention" if a else "recurrence") for k, a in zip(kinds, attend, strict=True)]
+
+
+def attention_layers(config: Any, name: str) -> tuple[tuple[int, ...], int]:
+    """Indices of the layers with attention, and the number of query heads in each."""
+    layers = tuple(i for i, mixer in enumerate(mixers(config)) if "attention" in mixer)
+    if not layers:
+        raise HybretError(f"{name!r} has no attention layers; hybret intervenes on attention, so it needs a hybrid")
+    if not config.num_attention_heads:
+        raise HybretError(f"{name!r} has attention layers without heads; give num_attention_heads in its config.json")
+    return layers, int(config.num_attention_heads)

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from packaging.version import Version
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
-from hybret import arguments
-from hybret.anatomy import attention_layers, digest, ends
+from hybret import arguments, checkpoints
+from hybret.checkpoints import CHECKPOINTS, named, organisms
+from hybret.devices import Machine, Placement, check_on_gpus, skeleton
 from hybret.engine import acting, decode
 from hybret.engine.attach import attached, implementation
-from hybret.engine.placing import device_of, placement, random_net, require_on_gpus, several, spread
 from hybret.engine.scan import parallel_scans
-from hybret.engine.sizing import require_room
 from hybret.errors import HybretError
-from hybret.families import FAMILIES
+from hybret.families import RANDOM_MODELS, attention_layers
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
 from hybret.interventions import PHASES, Keep
-from hybret.presets import RANDOM, RANDOM_MODELS
-from hybret.progress import hidden
 from hybret.recipe import CORRECTED
-from hybret.soundness import require_finite, require_fit, require_tokens, require_vocabulary, require_whole
-from hybret.sources import CHECKPOINTS as CHECKPOINTS
-from hybret.sources import configuration, organisms, said, source_of, tokenizer_folder
 
 if TYPE_CHECKING:
     from hybret.prompts import Prompt
 
+__all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
+
 # Before 5.13 RecurrentGemma is non-causal past its window when a cache is used (measured).
 OLDEST_TRANSFORMERS = "5.13.1"
-# DeepMind's sampler attends to window + 1 positions: with 2049 transformers agrees with it to 1e-5, with 2048 logits
-# differ by up to 2.2 past the window (small random models). Models trained with transformers keep their window.
-DEEPMIND_WINDOW = 2049
 
 
 class Model(Hybrid):
@@ -50,17 +44,6 @@ class Model(Hybrid):
         prompt : Prompt or str
             A plain string has no needle.
         max_new_tokens : int
-
-        Returns
-        -------
-        str
-            The answer before EOS.
-
-        Raises
-        ------
-        HybretError
-            The attached intervention cannot act: its needle is not there (in a control it need not be), or its phase
-            has no token.
         """
         arguments.integer("max_new_tokens", max_new_tokens, 1)
         on = attached(self.net)
@@ -70,7 +53,7 @@ class Model(Hybrid):
             ids, spans, question = prompt.ids, prompt.needle_spans, prompt.question_span
         else:
             ids, spans, question = self.tokenizer(arguments.text("prompt", prompt)).input_ids, (), None
-        require_tokens(self, [ids], max_new_tokens)
+        checkpoints.check_prompts(self, [ids], max_new_tokens)
         reading, control = decode.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
         acting.require(self, recipe, rule, len(ids), reading, max_new_tokens, None if control else spans)
         with parallel_scans(), implementation(self.net):
@@ -89,25 +72,6 @@ class Model(Hybrid):
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
 
-def named(names: str) -> list[str]:
-    """The models of a comma-separated list, in its order; nothing is loaded.
-
-    Raises
-    ------
-    HybretError
-        If the list is empty, names a model twice, or names one that `load` does not know.
-    """
-    if not isinstance(names, str):
-        raise HybretError(f"model is {names!r}; give a text, several models separated by commas")
-    found = [name.strip() for name in names.split(",") if name.strip()]
-    if not found or len(set(found)) < len(found):
-        raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
-    for name in found:
-        if name not in (*RANDOM_MODELS, *FAMILIES):
-            source_of(name.removeprefix(RANDOM))
-    return found
-
-
 def load(
     name: str,
     device: str = "auto",
@@ -116,11 +80,11 @@ def load(
     weights: str = "checkpoint",
     revision: str | None = None,
     device_map: str | None = None,
+    machine: Machine | None = None,
 ) -> Model:
     """Load a hybrid.
 
-    Only safetensors are read and no code of a repository runs. Whether the weights fit is asked before anything is
-    built, and before they are downloaded.
+    Only safetensors are read, no code of a repository runs, and memory is checked before weights are downloaded.
 
     Parameters
     ----------
@@ -137,100 +101,106 @@ def load(
     seed : int
         Of random weights.
     weights : {"checkpoint", "random"}
-        ``"random"`` builds one of the paper's models, or the model of a folder with config.json, at its full size on
-        the device and without any download: for measuring time and memory. The tokenizer is an organism's: the same
-        interface and fewer tokens, so a prompt of a given length holds less text. What the model answers means
-        nothing; its name begins with ``"random:"`` and its digest with ``"random"``.
+        ``"random"`` builds one of the paper's models, or the model of a folder with config.json, at its full size and
+        without any download: for measuring time and memory. Its tokenizer is an organism's (fewer tokens, so a prompt
+        of some length holds less text) and its answers mean nothing. Its name begins with ``"random:"``, its digest
+        with ``"random"``.
     revision : str, optional
-        Commit, tag or branch of a Hugging Face id; default the newest. A commit pins the weights. The same in the name:
-        ``"google/recurrentgemma-2b@2a4c..."``, which rows then carry.
+        Commit, tag or branch of a Hugging Face id; default the newest. The same in the name, which rows then carry:
+        ``"google/recurrentgemma-2b@2a4c..."``. A commit pins the weights.
     device_map : {"auto", "balanced"}, optional
-        Spread the layers over all GPUs (accelerate does, which must be installed). `device` is then not used.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    HybretError
-        Unknown model, device, dtype or revision; no access or network; not enough memory; no safetensors; transformers
-        too old; no attention layers; no attention interface.
+        Spread the layers over all GPUs with accelerate. `device` is then not used.
+    machine : Machine, optional
+        Devices and memory to decide by; default this machine's.
     """
     if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
         raise HybretError(
-            f"transformers {transformers.__version__} is too old: its recurrent models do not go through the attention "
-            f"interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
+            f"transformers {transformers.__version__} is too old: its recurrent models do not go through the "
+            f"attention interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
         )
     arguments.text("model", name)
     arguments.seed(seed)
     arguments.one_of("weights", weights, ("checkpoint", "random"))
-    devices = spread(device_map) if device_map is not None else [device_of(device)]
-    if name.startswith(RANDOM) or name in FAMILIES:
-        name, weights = name.removeprefix(RANDOM), "random"
-    tiny = name in (*RANDOM_MODELS, *FAMILIES)
-    small = name in organisms() or tiny
-    if isinstance(dtype, str) and dtype == "auto":
-        dtype = "float32" if small or devices == ["cpu"] else "bfloat16"
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise HybretError(f"unknown dtype {dtype!r}; choose auto, float32, bfloat16 or float16")
     if revision is not None:
         arguments.text("revision", revision)
-    made_up = tiny or weights == "random"
-    source = str(tokenizer_folder()) if made_up else source_of(name)
-    if not Path(source).exists():
-        revision = revision or name.partition("@")[2] or None
-    elif revision is not None:
-        raise HybretError(f"{name!r} has no revisions here; only the weights of a Hugging Face id have")
-    config = configuration(name, made_up, revision)
-    layers, heads = attention_layers(config, name)
-    if not small and config.model_type == "recurrent_gemma" and config.attention_window_size == DEEPMIND_WINDOW - 1:
-        config.attention_window_size = DEEPMIND_WINDOW
-    require_fit(name, config)
-    if not small:
-        if device == "auto" and device_map is None and (device_map := several(config, dtype)):
-            devices = spread(device_map)
-        with said(name, source, "build"):
-            require_room(name, config, dtype, devices)
-        if not made_up and devices != ["cpu"] and placement(devices, device_map) is None:
-            require_room(name, config, dtype, ["cpu"])  # without accelerate the weights are read there first
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
-    with said(name, source), hidden(small):
-        if made_up:
-            net = random_net(config, devices, device_map, seed, options)
-        else:
-            # What does not fit is looked at below, and said in one sentence with the tensor's name.
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, config=config, use_safetensors=True, trust_remote_code=False, revision=revision or "main",
-                device_map=placement(devices, device_map), output_loading_info=True, ignore_mismatched_sizes=True,
-                **options,
-            )  # fmt: skip
-            net, info = loaded
-            require_whole(name, info)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-        tokenizer("a")  # settings that break the first text are met here, and not in a sweep
-    if device_map:
-        require_on_gpus(name, net)
-    if not net._can_set_attn_implementation():
-        raise HybretError(
-            f"{name!r} ({config.model_type}) does not use transformers' attention interface, which hybret needs; "
-            "choose a family that does, or a newer transformers"
-        )
-    require_vocabulary(name, net, tokenizer)
-    if not made_up:
-        require_finite(name, net)
+    machine = machine or Machine()
+    place = machine.placement(device, device_map)
+    src = checkpoints.resolve(name, weights == "random", revision)
+    if isinstance(dtype, str) and dtype == "auto":
+        dtype = "float32" if src.small or place.devices == ["cpu"] else "bfloat16"
+    arguments.one_of("dtype", dtype, ("float32", "bfloat16", "float16"))
+    layers, heads = attention_layers(src.config, src.name)
+    checkpoints.check_config(src.name, src.config)
+    if not src.small:
+        auto = device == "auto" and device_map is None
+        with checkpoints.explained(src.name, "build"):
+            place = machine.fitted(src.name, src.config, dtype, place, auto, read=not src.random)
+    net, tokenizer = _build(src, place, dtype, seed)
+    seeded = src.random and (name not in RANDOM_MODELS or weights == "random")
     return Model(
-        name=name if tiny or not made_up else f"{RANDOM}{name}",
-        net=net.eval() if device_map else net.eval().to(devices[0]),
+        name=src.name,
+        net=net,
         tokenizer=tokenizer,
-        family=config.model_type,
+        family=src.config.model_type,
         heads=heads,
         attention_layers=layers,
-        window=getattr(config, "sliding_window", None),
+        window=getattr(src.config, "sliding_window", None),
         instruct=getattr(tokenizer, "chat_template", None) is not None,
-        digest=f"random{seed:06d}" if weights == "random" else digest(net),
-        lengths=ORGANISM_LENGTHS if small else PAPER_LENGTHS,
-        buffer=ORGANISM_BUFFER if small else PAPER_BUFFER,
-        embedded=name in organisms(),
-        eos=ends(config.eos_token_id, net.generation_config.eos_token_id),
+        digest=f"random{seed:06d}" if seeded else checkpoints.digest(net),
+        lengths=ORGANISM_LENGTHS if src.small else PAPER_LENGTHS,
+        buffer=ORGANISM_BUFFER if src.small else PAPER_BUFFER,
+        embedded=src.kind == "organism",
+        eos=checkpoints.eos_token_ids(src.config.eos_token_id, net.generation_config.eos_token_id),
     )
+
+
+def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> tuple[Any, Any]:
+    """Network and tokenizer, checked."""
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
+    files: dict[str, Any] = {"revision": src.revision or "main", "trust_remote_code": False}
+    with checkpoints.explained(src.name), _quiet(src.small or src.random):
+        if not src.random:
+            # Tensors of another shape are met below, with their names.
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                src.location, config=src.config, use_safetensors=True, device_map=place.device_map,
+                output_loading_info=True, ignore_mismatched_sizes=True, **files, **options,
+            )  # fmt: skip
+            net, info = loaded
+            checkpoints.check_whole(src.name, info)
+        elif place.spread:  # a checkpoint without weights: transformers spreads the layers and fills in all of them
+            torch.manual_seed(seed)
+            net = type(skeleton(src.config)).from_pretrained(
+                None, config=src.config, state_dict={}, device_map=place.device_map, **options
+            )
+        else:
+            torch.manual_seed(seed)
+            with torch.device(place.devices[0]):
+                net = AutoModelForCausalLM.from_config(src.config, **options)
+        tokenizer = AutoTokenizer.from_pretrained(src.location, **files)
+        tokenizer("a")  # settings that break the first text are met here, and not in a sweep
+    if place.spread:
+        check_on_gpus(src.name, net)
+    if not net._can_set_attn_implementation():
+        raise HybretError(
+            f"{src.name!r} ({src.config.model_type}) does not use transformers' attention interface; choose a family "
+            "that does, or a newer transformers"
+        )
+    checkpoints.check_vocabulary(src.name, net, tokenizer)
+    if not src.random:
+        checkpoints.check_finite(src.name, net)
+    return net.eval() if place.spread else net.eval().to(place.devices[0]), tokenizer
+
+
+@contextmanager
+def _quiet(hide: bool) -> Iterator[None]:
+    """Hide transformers' bars and its list of missing weights: for weights that are small, or made."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    if hide:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

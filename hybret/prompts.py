@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybret import arguments
-from hybret.errors import HybretError
-from hybret.tasks.haystack import sha256
+from hybret.errors import HybretError, checked
+from hybret.files import digest
 
-CONTROL = "none"  # what a prompt without a needle calls it
-DIGITS = 6  # after the point, to which a depth is a depth: what differs by less differs by rounding alone
+if TYPE_CHECKING:
+    from hybret.tasks import Task
+
+Span = tuple[int, int]  # half-open range of tokens
+CONTROL = "none"  # the label "needle" of a prompt without one
+DIGITS = 6  # of a depth, after the point: smaller differences are rounding
 
 
 def normalise(text: str) -> str:
@@ -23,17 +27,12 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
 
 
-@dataclass(frozen=True)
+@checked
 class Needle:
-    """A sentence to hide, the question that asks for it, and the phrases that earn partial credit.
+    """A sentence to hide, the question that asks for it, and keywords that earn partial credit.
 
-    `keywords` serve the generic rubric of `hybret.scoring.score`; the paper's needle has Table 2 instead. They are
-    words of the sentence, one after another; case and punctuation do not matter.
-
-    Raises
-    ------
-    HybretError
-        If a text is empty, or a keyword does not stand in the sentence.
+    Keywords are words of the sentence, one after another; case and punctuation do not matter. The paper's needle is
+    scored by its Table 2 instead (`hybret.scoring`).
     """
 
     name: str
@@ -42,23 +41,16 @@ class Needle:
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in ("name", "sentence", "question"):
-            arguments.text(f"the {field} of a needle", getattr(self, field))
-        if not isinstance(self.keywords, tuple):
-            raise HybretError(f"the keywords of a needle are {self.keywords!r}; give a tuple of texts")
         for word in self.keywords:
-            arguments.text("a keyword of a needle", word)
-        stands = normalise(self.sentence)
-        if absent := [word for word in self.keywords if not normalise(word) or normalise(word) not in stands]:
-            raise HybretError(
-                f"the keyword {absent[0]!r} does not stand in the sentence of the needle {self.name!r}, so a right "
-                "answer would not earn it; give words of the sentence as they follow each other there"
-            )
+            if not normalise(word) or normalise(word) not in normalise(self.sentence):
+                raise HybretError(
+                    f"the keyword {word!r} does not stand in the sentence of the needle {self.name!r}; give words of it"
+                )
 
     @property
     def digest(self) -> str:
         """12 hex digits of a SHA-256 over all that answers are scored against: the name is no part of it."""
-        return sha256(json.dumps([self.sentence, self.question, self.keywords]).encode())[:12]
+        return digest(json.dumps([self.sentence, self.question, self.keywords]))
 
     @property
     def insertion(self) -> str:
@@ -68,7 +60,7 @@ class Needle:
 
 PAPER_NEEDLE = Needle(
     name="paper",
-    sentence=("The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."),
+    sentence="The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day.",
     question="What is the best thing to do in San Francisco?",
     keywords=("eat a sandwich", "sit in Dolores Park", "sunny day"),
 )
@@ -76,58 +68,61 @@ PAPER_NEEDLE = Needle(
 
 @dataclass(frozen=True)
 class Prompt:
-    """One cell of the grid, ready for a model.
+    """A prompt of a task, ready for a model. Each label is an attribute too (``prompt.depth``).
 
     Attributes
     ----------
-    text, ids : the prompt, and its token ids, with BOS once if the tokenizer writes one. ``len(ids)`` is the
-        real length; `length` is the label.
-    needle_spans : half-open token ranges of the needle's sentence in `ids`; its final full stop is included,
-        the newlines around it are not (unless one token holds both). Two for JRT, none without a needle.
-    length : label of the length, tokens. A JRT prompt keeps the label of its context read once.
-    depth : label of the depth, per cent, 0 = start of context; NaN without a needle.
-    needle, reference, question, keywords : the needle's name (``"none"`` in a control); what to score
-        against, also in a control: the needle that it leaves out.
-    key : first 12 hex digits of the SHA-256 of `ids`. Cells whose insertion fell back to one place share it.
-    position : where the needle really is, as a fraction of the haystack's tokens; NaN without a needle.
-    question_span : half-open token range of ``QUESTION: ...`` in `ids`, its last copy in JRT; what follows is the
-        template's ending. None where it is not known.
-    given : the beginning of the answer, where the prompt ends with one; it counts as answered.
-    haystack_sha256 : of the whole haystack's text, in hex digits; empty where it is not known.
-    reader : the tokenizer, and the chat template if one was used, that `ids` are from (`hybret.niah.reader`); empty
-        where it is not known.
+    text, ids : the prompt and its token ids, with BOS once if the tokenizer writes one.
+    needle : what to score the answer against, also in a control, which leaves it out.
+    labels : columns of the prompt's rows. Those of the grid: template, haystack, haystack_seed, needle (its name, or
+        ``"none"``), asked (its digest), length (nominal tokens), depth (per cent from the start; NaN in a control).
+    spans : token ranges by name. Interventions act on ``"needle"``: every copy, without the line breaks around it;
+        ``"question"`` is ``QUESTION: ...``, its last copy. A task may add others.
+    position : the needle's real place, as a fraction of the haystack's tokens; NaN without a needle.
+    answer_prefix : beginning of the answer with which the prompt ends; it counts as answered.
+    haystack_sha256 : of the haystack's whole text; empty where unknown.
+    tokenizer_key : of the tokenizer and chat template that made `ids` (`hybret.tasks.encoding`); empty where unknown.
+    task : scores the answers; None scores them against `needle`, as `hybret.niah` does.
+    key : 12 hex digits of a SHA-256 over `ids`. Cells whose needles fell to one place share it.
     """
 
     text: str
     ids: tuple[int, ...]
-    needle_spans: tuple[tuple[int, int], ...]
-    length: int
-    depth: float
-    template: str
-    haystack: str
-    haystack_seed: int
-    needle: str
-    reference: str
-    question: str
-    key: str
-    keywords: tuple[str, ...] = ()
+    needle: Needle
+    labels: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    spans: Mapping[str, tuple[Span, ...]] = field(default_factory=dict, hash=False)
     position: float = math.nan
-    question_span: tuple[int, int] | None = None
-    given: str = ""
+    answer_prefix: str = ""
     haystack_sha256: str = ""
-    reader: str = ""
+    tokenizer_key: str = ""
+    task: Task | None = None
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", prompt_key(self.ids))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in (labels := vars(self).get("labels", {})):
+            raise AttributeError(f"a prompt has no attribute {name!r}")
+        return labels[name]
 
     @property
     def control(self) -> bool:
         """Whether the needle was left out on purpose."""
-        return self.needle == CONTROL
+        return bool(self.labels.get("needle") == CONTROL)
 
     @property
-    def target(self) -> Needle:
-        """The needle to score the answer against, also when the prompt leaves it out."""
-        return Needle(self.needle, self.reference, self.question, self.keywords)
+    def needle_spans(self) -> tuple[Span, ...]:
+        """Token ranges of the needle's copies."""
+        return self.spans.get("needle", ())
+
+    @property
+    def question_span(self) -> Span | None:
+        """Token range of the question, None where unknown."""
+        return next(reversed(self.spans.get("question", ())), None)
 
 
 def prompt_key(ids: Sequence[int]) -> str:
     """What tells prompts apart: 12 hex digits of a hash of their tokens."""
-    return sha256(np.asarray(ids, "<i8").tobytes())[:12]
+    return digest(np.asarray(ids, "<i8").tobytes())

@@ -14,7 +14,6 @@ import torch
 
 from hybret import __version__
 from hybret.commits import commit
-from hybret.engine.placing import Elsewhere
 from hybret.hybrid import Hybrid
 from hybret.prompts import Prompt
 
@@ -52,7 +51,7 @@ def facts(model: Hybrid) -> dict[str, Any]:
 
 def _hardware(model: Hybrid) -> str:
     if model.device.type == "cuda":
-        return "GPUs of Ray" if isinstance(model.net, Elsewhere) else torch.cuda.get_device_name(model.device)
+        return torch.cuda.get_device_name(model.device)
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -60,9 +59,10 @@ def texts_of(prompts: Iterable[Prompt]) -> dict[str, Any]:
     """12 hex digits of the SHA-256 of every haystack, and of every needle with its question."""
     found: dict[str, dict[str, str]] = {"haystacks": {}, "needles": {}}
     for p in prompts:
-        found["haystacks"][f"{p.haystack}, seed {p.haystack_seed}"] = p.haystack_sha256[:12]
+        if p.haystack_sha256:
+            found["haystacks"][f"{p.haystack}, seed {p.haystack_seed}"] = p.haystack_sha256[:12]
         if not p.control:  # whose name is no needle's; its rows say in `asked` which one it leaves out
-            found["needles"][p.needle] = p.target.digest
+            found["needles"][p.needle.name] = p.needle.digest
     return found
 
 

@@ -113,7 +113,7 @@ class Store:
 
     def write_rows(self, rows: pd.DataFrame) -> None:
         """The finished table of one call, named by what was asked for."""
-        asked = rows[["prompt", "length", "depth", "condition", "intervention", "rubric", "recipe"]]
+        asked = rows.reindex(columns=["prompt", "length", "depth", "condition", "intervention", "rubric", "recipe"])
         self._write(f"rows-{hashlib.sha256(asked.to_csv().encode()).hexdigest()[:16]}", rows)
 
     def _write(self, name: str, table: pd.DataFrame) -> None:

@@ -14,11 +14,11 @@ import torch
 import transformers
 
 from hybret import arguments, scoring
+from hybret.checkpoints import check_prompts, warn_beyond
 from hybret.cluster import Ray
 from hybret.engine import decode
 from hybret.engine.acting import require
-from hybret.engine.placing import Elsewhere
-from hybret.engine.schedule import Budget, Timings, budget_of, longest_prompt, schedule, tokens_acted_on
+from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
 from hybret.fitting import needs_question, no_question, validate
@@ -30,16 +30,16 @@ from hybret.prompts import Prompt
 from hybret.provenance import facts, name_of, texts_of
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.soundness import require_tokens, warn_beyond
 from hybret.store import Answer, Store, read_rows
-from hybret.tasks import niah
+from hybret.tasks.encoding import check_tokenizer
+from hybret.tasks.niah import Niah
 
 MOST_NEW_TOKENS = 4096
 HERE = Path(__file__).parent
 # The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
 ENGINE = [
     *sorted((HERE / "engine").glob("*.py")),
-    *(HERE / f"{name}.py" for name in ("anatomy", "fitting", "interventions", "models", "presets")),
+    *(HERE / f"{name}.py" for name in ("checkpoints", "families", "fitting", "interventions", "models")),
 ]
 # Read once, with the code: a module edited while a run goes on does not change what the run is called.
 ENGINE_DIGEST = hashlib.sha256(b"".join(module.read_bytes() for module in ENGINE)).hexdigest()[:12]
@@ -119,9 +119,7 @@ def sweep(
     cluster = Ray() if engine == "ray" else engine if isinstance(engine, Ray) else None
     if cluster:
         cluster.connect()
-    elif isinstance(model.net, Elsewhere):
-        raise HybretError(f"{model.name} is held by Ray workers; give the hybret.Ray that loaded it as `engine`")
-    budget = budget or budget_of(model, longest_prompt(model))
+    budget = budget or budget_of(model)
     stages = stages or Timings()
     run = run_key(model, recipe, max_new_tokens, budget)
     store = Store(out, run, facts(model))
@@ -183,22 +181,20 @@ def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> No
         )
     if not prompts:
         raise HybretError("there are no prompts to run; build some with hybret.niah.grid")
-    cells = {
-        (p.key, p.template, p.haystack, p.haystack_seed, p.needle, p.target.digest, p.length, repr(p.depth))
-        for p in prompts
-    }
+    cells = {(p.key, repr(p.labels)) for p in prompts}
     if len(cells) < len(prompts):
         raise HybretError(
             f"{len(prompts) - len(cells)} prompts are given twice and would count twice; give each one once"
         )
-    texts: dict[tuple[str, int | None], str] = {}
+    texts: dict[Any, str] = {}
     for p in prompts:  # of the embedded text as much is written as the longest prompt of a grid needs
-        known = texts.setdefault((p.haystack, p.haystack_seed), p.haystack_sha256)
-        if p.haystack != "embedded" and known != p.haystack_sha256:
-            raise HybretError(f"two different haystacks are called {p.haystack!r}; give each a name of its own")
+        name = p.labels.get("haystack")
+        known = texts.setdefault((name, p.labels.get("haystack_seed")), p.haystack_sha256)
+        if name != "embedded" and known != p.haystack_sha256:
+            raise HybretError(f"two different haystacks are called {name!r}; give each a name of its own")
     arguments.conditions(conditions)
-    niah.require_reader(model, prompts)
-    require_tokens(
+    check_tokenizer(model, prompts)
+    check_prompts(
         model, [p.ids for p in prompts], arguments.integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
     )
     warn_beyond(model, [p.ids for p in prompts])
@@ -213,7 +209,7 @@ def run_folder(
 ) -> Path:
     """The folder below `out` for this run, named by content: another model, recipe or engine gets another folder."""
     recipe = find_recipe(recipe)
-    run = run_key(model, recipe, max_new_tokens, budget or budget_of(model, longest_prompt(model)))
+    run = run_key(model, recipe, max_new_tokens, budget or budget_of(model))
     # A name is foreign text: what is left of it is one plain part of a path.
     plain = re.sub(r"[^\w.@+-]+", "-", Path(model.name).name)[:100]
     return arguments.folder("out", out) / f"{plain}-{name_of(run)}"
@@ -246,12 +242,12 @@ def load_rows(
     rows = read_rows(paths)
     # One engine key serves several recipes: those that differ in how prompts are built or scored.
     rows = rows[(rows["recipe"] == recipe.name) & rows["prompt"].isin({p.key for p in prompts})]
-    return rows.drop_duplicates(["intervention", "prompt", *CELL]).reset_index(drop=True)
+    return rows.drop_duplicates(["intervention", "prompt", *rows.columns.intersection(CELL)]).reset_index(drop=True)
 
 
 def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, found: Answer) -> dict[str, Any]:
-    answer = f"{p.given} {found.answer}" if p.given else found.answer
-    points, exact, _ = scoring.score(answer, recipe.rubric, p.target)
+    answer = f"{p.answer_prefix} {found.answer}" if p.answer_prefix else found.answer
+    scored = (p.task or Niah()).score(answer, p, scoring.RUBRICS[recipe.rubric])
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1
     heads = {part for part in elementary(condition) if isinstance(part, KeepHeads)}
@@ -269,21 +265,14 @@ def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: P
         "during": condition.during if isinstance(condition, KeepHeads) else None,
         "acted_prefill": found.acted_prefill,
         "acted_generation": found.acted_generation,
-        "template": p.template,
-        "haystack": p.haystack,
-        "haystack_seed": p.haystack_seed,
-        "needle": p.needle,
-        "asked": p.target.digest,
-        "length": p.length,
-        "depth": p.depth,
+        **p.labels,
         "tokens": len(p.ids),
         "needle_start": start,
         "needle_end": end,
         "distance": distance,
         "in_window": bool(p.needle_spans) and (model.window is None or distance < model.window),
         "answer": answer,
-        "score": points,
-        "exact": exact,
+        **scored,
         "rubric": recipe.rubric,
         "prompt": p.key,
         "device": model.device.type,

@@ -29,7 +29,7 @@ from sphinx_external_toc.api import Document, FileItem, TocTree
 from book.runner.publish import Published, published
 from book.runner.runs import OVERRIDES, Project, Status, parameters, tags
 from hybret.errors import HybretError, printable
-from hybret.presets import RANDOM, RANDOM_MODELS
+from hybret.families import RANDOM, has_random_weights
 
 FOLDER = "notebooks/"
 MADE_UP = "The weights of this run are random: it shows time and memory. What the model answers means nothing."
@@ -191,7 +191,7 @@ def run_card(project: Project, nb: Any, status: Status) -> str:
         ]
     if project.published in path.parents:
         lines += [
-            *([f":::{{warning}}\n{MADE_UP}\n:::", ""] if made_up(path, meta) else []),
+            *([f":::{{warning}}\n{MADE_UP}\n:::", ""] if random_weights(path, meta) else []),
             ":::{note}",
             f"A published run of {code(meta.get('model'))}: made elsewhere, and shown as it was committed.",
             ":::",
@@ -214,13 +214,13 @@ def run_card(project: Project, nb: Any, status: Status) -> str:
     ])  # fmt: skip
 
 
-def made_up(path: Path, meta: dict[str, Any]) -> bool:
+def random_weights(path: Path, meta: dict[str, Any]) -> bool:
     """Say whether a published run was made with random weights, by its model's name or the digests of its rows."""
     models = str(meta.get("model")).split(",")
     note = path.with_suffix(".json")
     weights = json.loads(note.read_text()).get("weights", []) if note.is_file() else []
-    return any(m.startswith(RANDOM) or m in RANDOM_MODELS for m in models) or any(
-        digest.startswith(RANDOM[:-1]) for digest in weights
+    return any(m.startswith(RANDOM) or has_random_weights(m, "") for m in models) or any(
+        has_random_weights("", digest) for digest in weights
     )
 
 

@@ -83,15 +83,15 @@ def begun(model: Model, prompt: Prompt, words: int) -> Prompt:
     if words == 0:
         return prompt
     start, end = prompt.needle_spans[-1] if prompt.needle_spans else (0, 0)
-    wanted = prompt.reference.split()[:words]
+    wanted = prompt.needle.sentence.split()[:words]
     for last in range(start + 1, end + 1):
         if str(model.tokenizer.decode(list(prompt.ids[start:last]))).split() == wanted and len(wanted) == words:
             ids = (*prompt.ids, *prompt.ids[start:last])
             text = " ".join(wanted)
-            return replace(prompt, text=prompt.text + text, ids=ids, key=prompt_key(ids), given=text)
+            return replace(prompt, text=prompt.text + text, ids=ids, key=prompt_key(ids), answer_prefix=text)
     raise HybretError(
         f"an answer cannot begin with {words} words of the needle here; give fewer than its "
-        f"{len(prompt.reference.split())}, and a prompt that holds it"
+        f"{len(prompt.needle.sentence.split())}, and a prompt that holds it"
     )
 
 
@@ -155,8 +155,8 @@ def words_right(answer: str, reference: str) -> int:
 
 def words_asked(prompt: Prompt) -> int:
     """How many words of the needle, from its first on, are in the question too."""
-    asked = set(normalise(prompt.question).split())
-    words = normalise(prompt.reference).split()
+    asked = set(normalise(prompt.needle.question).split())
+    words = normalise(prompt.needle.sentence).split()
     return next((i for i, word in enumerate(words) if word not in asked), len(words))
 
 

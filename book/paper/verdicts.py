@@ -19,7 +19,7 @@ from book.paper.claims import weights as claims_weights
 from book.paper.claims.evidence import Evidence, NotTestable
 from hybret import arguments, metrics
 from hybret.errors import HybretError, printable
-from hybret.presets import made_up
+from hybret.families import has_random_weights
 
 __all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]
 
@@ -85,7 +85,7 @@ def of(
         raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
     known = {model.name: model for model in models}
     prompts = list(prompts)
-    texts, questions = {prompt.key: prompt.text for prompt in prompts}, {prompt.question for prompt in prompts}
+    texts, questions = {prompt.key: prompt.text for prompt in prompts}, {prompt.needle.question for prompt in prompts}
     pairs = [(model, recipe) for model in known for recipe in recipes]
     pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
     if given and not pairs:
@@ -147,10 +147,9 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
     numbers = ("k", "score", "length", "depth", "in_window", "gold", "chosen", "choices")
     arguments.table(table, [*columns], numbers, ("model", "recipe"), "a sweep or of the benchmarks")
     weights = table["weights"].astype(str) if "weights" in table else pd.Series("", index=table.index)
-    random = made_up(table["model"], weights)
-    if random.any():
+    if random := [m for m, w in zip(table["model"], weights, strict=True) if has_random_weights(m, w)]:
         raise HybretError(
-            f"{table.loc[random, 'model'].iloc[0]} has random weights: what it answers means nothing, so no claim is "
+            f"{random[0]} has random weights: what it answers means nothing, so no claim is "
             "judged by it; leave its rows out"
         )
     once = table["template"].where(table["template"] != "jrt") if "template" in table else weights

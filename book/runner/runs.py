@@ -22,7 +22,7 @@ import nbformat
 import yaml
 
 from hybret.errors import HybretError
-from hybret.presets import RANDOM
+from hybret.families import RANDOM
 
 HASHED = {".py", ".js", ".css", ".json", ".safetensors", ".txt", ".yaml"}
 RUNNER = ("hybret/cli", "book/runner", "book/_ext")

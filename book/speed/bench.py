@@ -21,7 +21,7 @@ from hybret.engine import decode, streaming
 from hybret.engine.attach import implementation
 from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Timings, budget_of, longest_prompt
+from hybret.engine.schedule import Timings, budget_of
 from hybret.errors import HybretError
 from hybret.interventions import Intervention, KeepHeads, resolve, table1_conditions
 from hybret.models import Model
@@ -148,7 +148,7 @@ def _sweep(
     stock = statistics.mean(times) * answers
     read = sum(len(p.ids) for p in prompts) * len(conditions)
     passes = {resolve(condition, model, CORRECTED).prefill for condition in conditions.values()}
-    flops, budget = flops_per_token(model.net), budget_of(model, longest_prompt(model))
+    flops, budget = flops_per_token(model.net), budget_of(model)
     least = sum(len(p.ids) for p in prompts) * len(passes) * flops / peak
     return {
         "prompts": len(prompts),

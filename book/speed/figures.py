@@ -17,8 +17,8 @@ from matplotlib.patches import Patch
 from pandas.io.formats.style import Styler
 
 from hybret.errors import HybretError
+from hybret.families import RANDOM
 from hybret.figures.style import COLOURS, GREY, INK, MARKERS, PALE, canvas, footnote, styled
-from hybret.presets import RANDOM
 
 SWEEPS = {"figure2": "Figure 2", "manipulation": "Table 1"}
 STAGES = {"prefill": COLOURS[0], "fork": COLOURS[5], "decode": COLOURS[1], "scoring": COLOURS[2], "other": PALE}

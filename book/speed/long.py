@@ -8,7 +8,7 @@ from typing import Any
 
 from book.speed.measuring import Memory, machine
 from hybret.engine import decode
-from hybret.engine.schedule import Timings, budget_of, longest_prompt
+from hybret.engine.schedule import Timings, budget_of
 from hybret.errors import HybretError
 from hybret.interventions import Intervention, KeepHeads
 from hybret.metrics import fraction
@@ -56,7 +56,7 @@ def long_maps(
     }
     found: dict[str, Any] = {
         "machine": machine(model),
-        "budget": vars(budget_of(model, longest_prompt(model))),
+        "budget": {"rows": budget_of(model).max_sequences, "tokens": budget_of(model).max_tokens},
         "rows": [],
         "ended": "all lengths were read",
     }

@@ -25,18 +25,16 @@ from rich.table import Table
 from book.speed.figures import duration
 from book.speed.measuring import flops_per_token
 from hybret import arguments
-from hybret.anatomy import attention_layers
+from hybret.checkpoints import organisms, resolve
+from hybret.devices import GIB, cache_bytes, skeleton
 from hybret.engine.decode import MAX_NEW_TOKENS
 from hybret.engine.schedule import MOST_SEQUENCES, MOST_TOKENS, room_of
-from hybret.engine.sizing import GIB, cache_bytes, skeleton
 from hybret.errors import HybretError, printable
-from hybret.families import FAMILIES
+from hybret.families import PAPER_MODELS, RANDOM, attention_layers
 from hybret.fitting import effective
+from hybret.hybrid import ORGANISM_LENGTHS, PAPER_LENGTHS, head_counts
 from hybret.interventions import Intervention, Keep, KeepHeads, Only, PerPhase, table1_conditions
-from hybret.models import ORGANISM_LENGTHS, PAPER_LENGTHS
-from hybret.presets import PAPER_MODELS, RANDOM, RANDOM_MODELS, head_counts
 from hybret.recipe import CORRECTED
-from hybret.sources import configuration, organisms
 from hybret.tasks import niah
 
 HOW = (
@@ -173,8 +171,8 @@ def plan(
         arguments.integer(name, value, 1, niah.MOST_LABELS)
     machine = MACHINES[on]
     model = model.removeprefix(RANDOM)
-    small = model in (*organisms(), *RANDOM_MODELS, *FAMILIES)
-    config = configuration(model, made_up=model in PAPER_MODELS)
+    src = resolve(model, random=model in PAPER_MODELS)
+    small, config = src.small, src.config
     dtype = ("float32" if small or machine.kind == "cpu" else "bfloat16") if dtype == "auto" else dtype
     if not isinstance(dtype, str) or dtype not in machine.rate:
         raise HybretError(f"{dtype!r} was not measured on {machine.title}; choose {' or '.join(machine.rate)}")

@@ -21,8 +21,8 @@ from book.speed.measuring import GIB, machine_of
 from hybret.engine import attention
 from hybret.engine.context import Frame, frame
 from hybret.errors import HybretError
+from hybret.families import PAPER_MODELS, paper_config
 from hybret.interventions import KeepHeads
-from hybret.presets import PAPER_MODELS, paper_config
 from hybret.recipe import CORRECTED
 
 PATHS = ("sparsified", "plain", "eager")

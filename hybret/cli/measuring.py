@@ -42,7 +42,8 @@ def bench(
     from book.speed.bench import bench as measure
     from book.speed.long import long_maps
     from book.speed.scaling import scaling
-    from hybret.models import device_of, load
+    from hybret.devices import Machine
+    from hybret.models import load
 
     asked = what or [*SWEEPS]
     if unknown := [name for name in asked if name not in (*SWEEPS, *MORE)]:
@@ -61,7 +62,7 @@ def bench(
         labels = sizes["lengths"] if isinstance(sizes["lengths"], list) else LONG
         found["long"] = long_maps(subject, labels, sizes["depths"], say=say)
     if "scaling" in asked:
-        found["scaling"] = scaling(device=device_of(device), say=say)
+        found["scaling"] = scaling(device=Machine().placement(device).devices[0], say=say)
     if as_json:
         print(json.dumps(found))
         return

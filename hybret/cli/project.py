@@ -10,23 +10,21 @@ from rich.console import Console
 from rich.table import Table
 
 from hybret.cli.app import app, one_sentence, say
-from hybret.errors import HybretError
 
 
 @app.command()
 @one_sentence
 def models() -> None:
     """List the models that can be named, and what each needs."""
-    from hybret import presets
-    from hybret.families import FAMILIES
-    from hybret.sources import organisms
+    from hybret.checkpoints import KNOWN, organisms
+    from hybret.families import PAPER_MODELS
 
     table = Table("name", "what", "where", box=None, header_style="bold")
     for name in organisms():
         table.add_row(name, "organism, trained by this project", "shipped")
-    for name in (*presets.RANDOM_MODELS, *FAMILIES):
+    for name in KNOWN:
         table.add_row(name, "tiny, random weights, for trying the code", "made on the spot")
-    for name, title in presets.PAPER_MODELS.items():
+    for name, title in PAPER_MODELS.items():
         table.add_row(name, f"{title}, studied in the paper", "Hugging Face")
     Console().print(table)
 
@@ -39,18 +37,9 @@ def fetch(
     ],
 ) -> None:
     """Download what runs need, once: a model's weights, a benchmark's data, the essays. Goes on where it stopped."""
-    from hybret import essays, fetching, snapshots
+    from hybret import data
 
-    bars = sys.stderr.isatty()
-    if what == "essays":
-        print(essays.fetch(progress=bars))
-    elif what in fetching.SOURCES:
-        print(fetching.fetch(what, say=say))
-    elif "/" in what:
-        print(snapshots.fetch(what, progress=bars, say=say))
-    else:
-        known = ", ".join(["essays", *fetching.SOURCES])
-        raise HybretError(f"there is nothing to fetch for {what!r}; give {known} or a Hugging Face id (owner/name)")
+    print(data.fetch(what, say=say, progress=sys.stderr.isatty()))
 
 
 @app.command()

@@ -60,7 +60,7 @@ def sweep(
 ) -> None:
     """Needle-in-a-haystack accuracy with only the k most focused heads of every attention layer."""
     from hybret.cluster import Ray
-    from hybret.engine.schedule import Budget, budget_of, longest_prompt
+    from hybret.engine.schedule import Budget, budget_of
     from hybret.interventions import KeepHeads
     from hybret.metrics import accuracy, floor
     from hybret.models import load
@@ -91,8 +91,8 @@ def sweep(
     text = haystack if haystack in ("embedded", "essays", "") else Path(haystack)
     niah.load_haystack(text, seed)
     cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
-    subject = (cluster.load if cluster else load)(model, device=device, dtype=dtype)
-    budget = Budget(rows_per_batch, budget_of(subject, longest_prompt(subject)).max_tokens) if rows_per_batch else None
+    subject = load(model, device=device, dtype=dtype)
+    budget = Budget(rows_per_batch, budget_of(subject).max_tokens) if rows_per_batch else None
     kept = k if k else range(subject.heads + 1)
     conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in kept)}  # type: ignore[arg-type]
     options: dict[str, Any] = {"template": template, "haystack": text, "seed": seed, "needle": hidden, "recipe": chosen}
@@ -125,15 +125,15 @@ def sweep(
 
 def _needle(sentence: str | None, question: str | None, keywords: str | None) -> Needle:
     """The needle of three options, named after its sentence; without any of them the paper's."""
+    from hybret.files import digest
     from hybret.prompts import PAPER_NEEDLE, Needle
-    from hybret.tasks.haystack import sha256
 
     if (sentence, question, keywords) == (None, None, None):
         return PAPER_NEEDLE
     if sentence is None or question is None:
         raise HybretError("a needle of your own is --needle SENTENCE and --question QUESTION; give both, or neither")
     words = tuple(word.strip() for word in keywords.split(",")) if keywords is not None else ()
-    return Needle(f"needle-{sha256(sentence.encode())[:8]}", sentence, question, words)
+    return Needle(f"needle-{digest(sentence, digits=8)}", sentence, question, words)
 
 
 def _summary(table: pd.DataFrame, conditions: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hybret.anatomy import attention_layers
 from hybret.engine.acting import Did
 from hybret.errors import HybretError
+from hybret.families import attention_layers
 from hybret.fitting import needs_question, no_question
 from hybret.interventions import Intervention, KeepHeads, Mass, Only, Phase
 from hybret.recipe import Recipe

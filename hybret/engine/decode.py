@@ -30,12 +30,6 @@ from hybret.recipe import Recipe
 
 MAX_NEW_TOKENS = 40
 
-UNSHARED = ("qwen3_next", "qwen3_5_text", "zamba", "zamba2")
-"""Families whose rows must not share the layers below the first attention layer: Qwen's gate stands between attention
-and its output projection, and Zamba's attention layers read the embeddings once more."""
-WHOLE = ("zamba",)
-"""Families that read a prompt in one pass only: after a text in the cache transformers starts their scan from zero."""
-
 
 def prompt_tokens(model: Hybrid, ids: Sequence[int], recipe: Recipe) -> int:
     """How many of a prompt's tokens belong to prefill: all but the last one, or (`Recipe.prompt_split`) all."""
@@ -74,7 +68,7 @@ def prefill_chunk(
     following = None if complete else torch.tensor([[ids[until]]], device=device).expand(len(rows), 1)
     if read == until:
         return state if following is None else replace(state, token=following)
-    if read and model.family in WHOLE:
+    if read and not model.traits.chunked_prefill:
         raise HybretError(
             f"transformers {transformers.__version__} cannot read on in a prompt with {model.family} (it starts the "
             "recurrence from zero); read the prompt in one pass, or answer fewer things about it at once"
@@ -119,7 +113,7 @@ def prefill(
 def first_o_proj(model: Hybrid) -> Any:
     """The output projection of the first attention layer; None where rows cannot share the layers below."""
     layers = getattr(getattr(model.net, "model", None), "layers", None)
-    if layers is None or model.family in UNSHARED:
+    if layers is None or not model.traits.shares_lower_layers:
         return None
     return next((m for n, m in layers[model.attention_layers[0]].named_modules() if n.endswith("o_proj")), None)
 

@@ -31,8 +31,6 @@ from hybret.interventions import Actions, Intervention, Keep, KeepHeads, resolve
 from hybret.recipe import Recipe
 
 T = TypeVar("T")
-FEED_FORWARD = ("feed_forward", "mlp_block")
-"""Names of a layer's feed-forward network in Jamba and RecurrentGemma."""
 Request = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids of a context and of its continuation."""
 Answer = tuple[float, bool]
@@ -282,18 +280,20 @@ def logits_at(model: Hybrid, row: Tensor, column: Tensor) -> Iterator[None]:
     The last layer's feed-forward network works for these places alone, too: what it adds elsewhere, nothing reads.
     """
     layer = model.net.model.layers[-1]
-    network = next(m for name, m in layer.named_children() if name in FEED_FORWARD)
+    network = getattr(layer, model.traits.feed_forward or "", None)
     zeros: list[Tensor] = []
 
     def narrow(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         zeros.append(torch.zeros_like(inputs[0]))
         return (inputs[0][row, column][None],)
 
-    handles = [
-        network.register_forward_pre_hook(narrow),
-        network.register_forward_hook(lambda _, __, output: zeros.pop().index_put_((row, column), output[0])),
-        model.net.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],)),
-    ]
+    vocabulary = model.net.get_output_embeddings()
+    handles = [vocabulary.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],))]
+    if network:
+        handles += [
+            network.register_forward_pre_hook(narrow),
+            network.register_forward_hook(lambda _, __, output: zeros.pop().index_put_((row, column), output[0])),
+        ]
     try:
         yield
     finally:

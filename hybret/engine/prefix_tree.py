@@ -57,7 +57,7 @@ def prefill(
         In the order in which the prompts leave the tree; states have ``len(rows)`` rows.
     """
     granularity = GRANULARITY.get(model.device.type, 1)
-    chunk = max(1, max_tokens // len(rows)) if model.family not in decode.WHOLE else max(len(p.ids) for p in prompts)
+    chunk = max(1, max_tokens // len(rows)) if model.traits.chunked_prefill else max(len(p.ids) for p in prompts)
 
     def read(state: State, prompt: Prompt, until: int) -> State:
         while True:
@@ -86,7 +86,7 @@ def prefill(
 def _roots(model: Hybrid, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
     """Prompts that may share their beginnings, sorted by their tokens; the last of the list is read first."""
     distinct = {p.ids: p for p in prompts}
-    if model.family in decode.WHOLE:
+    if not model.traits.chunked_prefill:
         return [[p] for p in reversed(distinct.values())]
     return [[distinct[ids] for ids in sorted(distinct)]]
 

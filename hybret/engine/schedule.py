@@ -11,11 +11,10 @@ from itertools import groupby
 
 import torch
 
+from hybret.devices import cache_bytes
 from hybret.engine import decode, prefix_tree
 from hybret.engine.attach import implementation
-from hybret.engine.placing import Elsewhere
 from hybret.engine.scan import parallel_scans
-from hybret.engine.sizing import cache_bytes
 from hybret.engine.state import State, merge
 from hybret.errors import HybretError, Positive, checked
 from hybret.hybrid import Hybrid
@@ -62,35 +61,24 @@ class Timings:
         self.seconds[name] += time.perf_counter() - began
 
 
-def budget_of(model: Hybrid, longest: int) -> Budget:
-    """What fits on the model's device, from its memory, for prompts of up to `longest` tokens."""
-    kind = model.device.type
+def budget_of(model: Hybrid, longest: int | None = None) -> Budget:
+    """What fits on the model's device, from its memory, for prompts of up to `longest` tokens.
+
+    The default is made for the longest prompt of the model's grid, read twice.
+    """
+    kind, longest = model.device.type, longest or 2 * max(model.lengths)
     sequences = MOST_SEQUENCES.get(kind, 1)
     if kind == "cuda":
+        memory = torch.cuda.get_device_properties(model.device).total_memory
+        weights = sum(p.numel() * p.element_size() for p in model.net.parameters() if p.device == model.device)
         size = cache_bytes(model.net.config, len(model.attention_layers), longest, model.net.dtype.itemsize)
-        sequences = max(1, min(sequences, state_room(model) // size))
+        sequences = max(1, min(sequences, room_of(memory, weights) // size))
     return Budget(sequences, MOST_TOKENS.get(kind, 1))
 
 
-def state_room(model: Hybrid) -> int:
-    """Bytes of a GPU for the keys and values of the rows that decode together; 0 for a CPU, which is not asked."""
-    if isinstance(model.net, Elsewhere):
-        return model.net.room
-    if model.device.type != "cuda":
-        return 0
-    memory = torch.cuda.get_device_properties(model.device).total_memory
-    weights = sum(p.numel() * p.element_size() for p in model.net.parameters() if p.device == model.device)
-    return room_of(memory, weights)
-
-
 def room_of(memory: int, weights: int) -> int:
-    """The same from the bytes of a GPU's memory and of the weights in it."""
+    """Bytes of a GPU, with this much memory and weights in it, for the states of the rows that decode together."""
     return int(min(STATE_SHARE * memory, ROOM_SHARE * max(0, memory - weights)))
-
-
-def longest_prompt(model: Hybrid) -> int:
-    """Tokens of the longest prompt of the model's default grid, read twice: what a default budget is made for."""
-    return 2 * max(model.lengths)
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,8 @@ def empty_state(model: Hybrid, rows: int) -> State:
     recurrent = [
         x for w in weights for x in (w.new_zeros(1, len(w), w.shape[-1] - 1), torch.zeros(1, len(w), device=w.device))
     ]
-    minimax = getattr(sys.modules[type(model.net).__module__], "MiniMaxCache", None)
-    cache = minimax() if minimax else DynamicCache(config=model.net.config)
+    special = getattr(sys.modules[type(model.net).__module__], model.traits.cache or "", None)
+    cache = special() if special else DynamicCache(config=model.net.config)
     zeros = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
     return State(cache, recurrent, zeros, zeros[:, 0], False)
 

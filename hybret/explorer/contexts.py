@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from hybret.checkpoints import organisms
 from hybret.errors import HybretError
 from hybret.prompts import CONTROL, PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED, PAPER
-from hybret.sources import organisms
 from hybret.tasks.haystack import Haystack, load_haystack
 from hybret.tasks.niah import grid
 
@@ -22,9 +22,9 @@ def given(prompts: Iterable[Prompt]) -> dict[str, tuple[str, str]]:
     """Prompt key to the text before and after its needle, the last copy in JRT."""
     found = {}
     for prompt in prompts:
-        at = prompt.text.rfind(prompt.reference) if prompt.needle_spans else -1
+        at = prompt.text.rfind(prompt.needle.sentence) if prompt.needle_spans else -1
         if at >= 0:
-            end = at + len(prompt.reference)
+            end = at + len(prompt.needle.sentence)
             found[prompt.key] = (
                 ("…" if at > AROUND else "") + prompt.text[max(0, at - AROUND) : at],
                 prompt.text[end : end + AROUND] + ("…" if end + AROUND < len(prompt.text) else ""),

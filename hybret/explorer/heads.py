@@ -46,7 +46,7 @@ def _state(record: Look) -> dict[str, Any]:
         f"window {record.window} tokens" if record.window else "global attention",
         f"bars: one token in needle, question and answer, up to {width} tokens elsewhere",
         "heights in the list are square roots; below 0.5 % nothing is drawn",
-        *[MADE_UP] * record.made_up,
+        *[MADE_UP] * record.has_random_weights,
     ]
     return {
         "note": printable(" · ".join(said)),

@@ -16,17 +16,17 @@ import pandas as pd
 import torch
 
 from hybret import arguments
+from hybret.checkpoints import check_prompts
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
+from hybret.families import has_random_weights
 from hybret.fitting import needs_question, no_question, validate
 from hybret.interventions import Intervention, Keep, elementary, resolve
-from hybret.presets import RANDOM, RANDOM_MODELS
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.soundness import require_tokens
-from hybret.tasks import niah
+from hybret.tasks.encoding import check_tokenizer
 
 if TYPE_CHECKING:
     from hybret.models import Model
@@ -123,9 +123,9 @@ class Look:
     runs: tuple[LookRun, ...]
 
     @property
-    def made_up(self) -> bool:
+    def has_random_weights(self) -> bool:
         """Whether the weights are random, so that nothing here is a result."""
-        return self.model in RANDOM_MODELS or self.digest.startswith(RANDOM[:-1])
+        return has_random_weights(self.model, self.digest)
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -205,8 +205,8 @@ def look(
         validate(condition, model.heads, model.attention_layers)
         if needs_question(elementary(condition)) and not prompt.question_span:
             raise no_question()
-    niah.require_reader(model, [prompt])
-    require_tokens(model, [prompt.ids], max_new_tokens)
+    check_tokenizer(model, [prompt])
+    check_prompts(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)
     which = torch.tensor([i for i, each in enumerate(bins) for _ in range(each.start, each.end)])
     runs = [_run(model, prompt, label, each, recipe, max_new_tokens, which) for label, each in conditions.items()]

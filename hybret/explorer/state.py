@@ -16,8 +16,8 @@ import pandas as pd
 
 from hybret import metrics
 from hybret.errors import HybretError, printable
+from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP, colormap, words
-from hybret.presets import made_up
 from hybret.prompts import PAPER_NEEDLE, Needle
 from hybret.scoring import RUBRICS, score
 
@@ -239,7 +239,7 @@ def _facts(hidden: pd.DataFrame, series: int) -> dict[str, Any]:
     mine = hidden[hidden["series"] == series]
     seeds = sorted(set(mine["haystack_seed"].astype(str)))
     return {
-        "random": bool(made_up(mine["model"], mine["weights"]).any()),
+        "random": any(map(has_random_weights, mine["model"], mine["weights"])),
         "seeds": ", ".join(seeds),
         "haystack": printable(", ".join(sorted(set(mine["haystack"].astype(str))))),
         "ran": printable(" on ".join(filter(None, mine[["dtype", "device"]].iloc[0]))) if len(mine) else "",

@@ -19,7 +19,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from hybret import arguments, metrics
 from hybret.errors import HybretError, printable
-from hybret.presets import made_up
+from hybret.families import has_random_weights
 from hybret.prompts import CONTROL
 
 WIDTH = 7.0  # inches: the text width of a book page
@@ -162,7 +162,8 @@ def provenance(rows: pd.DataFrame, *more: str) -> str:
         weights = rows["weights"].astype(str) if "weights" in rows else rows["model"].map(lambda _: "")
         pairs = dict.fromkeys(zip(rows["model"], weights.str[:8], strict=True))
         names = (f"{name} ({digest})" if digest else f"{name}" for name, digest in pairs)
-        parts.append("model " + ", ".join(names) + (f" · {MADE_UP}" if made_up(rows["model"], weights).any() else ""))
+        random = any(map(has_random_weights, rows["model"], weights))
+        parts.append("model " + ", ".join(names) + (f" · {MADE_UP}" if random else ""))
     if "recipe" in rows:
         parts.append("recipe " + ", ".join(dict.fromkeys(map(str, rows["recipe"]))))
     return " · ".join([*parts, *more])

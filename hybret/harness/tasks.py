@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from hybret import fetching
+from hybret import data as fetched
 from hybret.errors import HybretError
 from hybret.organisms import skills
 from hybret.store import write_whole
@@ -139,7 +139,7 @@ def _items(task: str, split: Any, n: int, options: bool) -> bytes:
 
 def _written(task: str, split: str, n: int, options: bool) -> Path:
     text = _items(task, split, n, options)
-    folder = fetching.cache_folder() / "organism"
+    folder = fetched.cache_folder() / "organism"
     # Named by content, so that another version of the generator never reads this one's items.
     path = folder / f"{task}-{split}-{hashlib.sha256(text).hexdigest()[:12]}.jsonl"
     try:
@@ -148,14 +148,14 @@ def _written(task: str, split: str, n: int, options: bool) -> Path:
             write_whole(path, text)
     except OSError as problem:
         raise HybretError(
-            f"cannot write {path} ({problem.strerror}); choose another folder with {fetching.CACHE}"
+            f"cannot write {path} ({problem.strerror}); choose another folder with {fetched.CACHE}"
         ) from problem
     return path
 
 
 def glue() -> list[Task]:
     """The nine tasks of lm-eval's ``glue``, zero-shot, on the validation splits, as the authors ran them."""
-    found = fetching.files("glue")
+    found = fetched.benchmark_files("glue")
     tasks = []
     for name, folder in _GLUE.items():
         file = "mismatch" if name == "mnli_mismatch" else "default"
@@ -169,7 +169,7 @@ def glue() -> list[Task]:
 
 def mmlu() -> list[Task]:
     """The 57 subjects of lm-eval's ``mmlu``, five shots, as the authors ran them."""
-    found = fetching.files("mmlu")
+    found = fetched.benchmark_files("mmlu")
     tasks = []
     for name, definition in _mmlu_definitions().items():
         config = _definition(definition)
@@ -193,7 +193,7 @@ def load(tasks: Iterable[Task]) -> dict[str, Any]:
                 "dataset_name": None,
                 "dataset_kwargs": {
                     "data_files": {split: str(path) for split, path in task.data.items()},
-                    "cache_dir": str(fetching.cache_folder() / "datasets"),
+                    "cache_dir": str(fetched.cache_folder() / "datasets"),
                 },
                 **task.options,
             }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from hybret import arguments
-from hybret.errors import HybretError
+from hybret.errors import SEEDS, HybretError, integer
+from hybret.files import digest
 
 # The essays that fill the authors' prompts, in the order in which their run read them, with SHA-256.
 PAPER_ESSAYS = (
@@ -35,126 +34,93 @@ class Haystack:
     sources: tuple[tuple[str, str], ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if "\0" in self.text or any("\ud800" <= c <= "\udfff" for c in self.text):
+            raise HybretError(f"the haystack {self.name!r} holds NUL or half a character: it is binary or not UTF-8")
+
 
 def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tokens: int = 0) -> Haystack:
-    """The haystack called ``"embedded"`` or ``"essays"``, a folder of .txt files, or a text given as it is.
+    """The haystack ``"embedded"`` or ``"essays"``, of a folder of .txt files, or a text itself.
 
-    ``"essays"`` is the folder that ``hybret fetch essays`` filled. A folder is read in name order, after the two
-    essays of the authors' run (`PAPER_ESSAYS`) if it has both; files are joined without a separator, as in the
-    authors' code. It is named ``"paul-graham"`` only if those two essays have the recorded SHA-256, otherwise after
-    the folder and its text, so that two folders of one name are not taken for one haystack. `seed` and `tokens`, about
-    how long the text must be, concern the embedded haystack alone.
-
-    Raises
-    ------
-    HybretError
-        If the folder is missing, a file or without text, or a file in it is not UTF-8; if the essays have not been
-        fetched.
+    ``"essays"`` is the folder that ``hybret fetch essays`` filled. `seed` and `tokens`, about how long the text must
+    be, concern the embedded haystack alone. The name of a folder or text contains the hash of its text, so that two of
+    one name are not taken for one; ``"paul-graham"`` are the authors' essays (`PAPER_ESSAYS`), unchanged.
     """
     if isinstance(source, Haystack):
-        return _readable(source)
+        return source
     if not isinstance(source, str | Path):
-        raise HybretError(f"haystack is {source!r}; give a folder of .txt files, a text, or 'embedded'")
+        raise HybretError(f"haystack is {source!r}; give a folder of .txt files, a text, 'essays' or 'embedded'")
     if source == "embedded":
-        arguments.seed(seed)
         from hybret.organisms import corpus
 
-        text = corpus.haystack(seed, characters=max(20_000, 10 * tokens))
-        return Haystack("embedded", text, sha256(text.encode()), seed=seed)
+        text = corpus.haystack(integer("seed", seed, 0, SEEDS), characters=max(20_000, 10 * tokens))
+        return Haystack("embedded", text, digest(text, digits=64), seed=seed)
     if source == "essays":
-        from hybret import essays  # here: it needs the cache's folder, and few runs need it
+        from hybret import data  # only here: it needs the cache's folder
 
-        return _read_folder(essays.fetched())
+        return _read_folder(data.essays_folder())
     try:
         if source and Path(source).is_dir():
             return _read_folder(Path(source))
         if source and Path(source).exists():
-            raise HybretError(
-                f"the haystack {source} is a file; give the folder that holds it, of .txt files, or its text"
-            )
+            raise HybretError(f"the haystack {source} is a file; give the folder of .txt files that holds it")
     except OSError as problem:
-        # A text is not a path: as one its name is too long.
-        if isinstance(source, Path) or problem.errno != errno.ENAMETOOLONG:
+        if isinstance(source, Path) or problem.errno != errno.ENAMETOOLONG:  # a text is too long for a path
             raise HybretError(f"cannot read the haystack folder {source}: {problem.strerror}") from problem
-    # A text without a single blank, or a short one without a sentence, can hide nothing: it is meant as a path.
+    # A single word, or a short text without a sentence, can hide nothing: it is meant as a path.
     if isinstance(source, Path) or len(source.split()) <= 1 or (len(source) < 256 and not SENTENCE_END.search(source)):
         raise HybretError(
             f"there is no haystack folder {str(source)!r}; give a folder of .txt files, a text, 'essays' or 'embedded'"
         )
-    digest = sha256(source.encode(errors="replace"))
-    return _readable(Haystack(f"text-{digest[:8]}", source, digest))
+    sha256 = digest(source.encode(errors="replace"), digits=64)
+    return Haystack(f"text-{sha256[:8]}", source, sha256)
 
 
 def _read_folder(folder: Path) -> Haystack:
+    """The .txt files in name order, after the authors' essays if both are there, joined as in the authors' code."""
     first = [name for name, _ in PAPER_ESSAYS]
     names = sorted(path.name for path in folder.glob("*.txt"))
     if set(first) <= set(names):
         names = first + [name for name in names if name not in first]
+    if irregular := [name for name in names if not (folder / name).is_file()]:  # a pipe or a device would never end
+        raise HybretError(f"{folder / irregular[0]} is no regular file; take it out of the haystack folder")
+    if sum((folder / name).stat().st_size for name in names) > MOST_BYTES:
+        raise HybretError(
+            f"the haystack folder {folder} holds more than {MOST_BYTES >> 20} MiB; keep a few of its files"
+        )
     texts, sources = [], []
-    taken = 0
     for name in names:
-        # A pipe or a device would never end.
-        if not (folder / name).is_file():
-            raise HybretError(f"{folder / name} is no regular file; take it out of the haystack folder")
-        taken += (folder / name).stat().st_size
-        if taken > MOST_BYTES:
-            raise HybretError(
-                f"the haystack folder {folder} holds more than {MOST_BYTES >> 20} MiB; {MOST_BYTES >> 20} MiB are more "
-                "than any prompt needs, so keep a few of its files"
-            )
         raw = (folder / name).read_bytes()
         try:
             texts.append(raw.decode("utf-8-sig").replace("\r\n", "\n"))
         except UnicodeDecodeError:
-            raise HybretError(
-                f"{folder / name} is not UTF-8 text; convert it or take it out of the haystack folder"
-            ) from None
-        sources.append((name, sha256(raw)))
-    text = "".join(texts)
-    if not text.strip():
+            raise HybretError(f"{folder / name} is not UTF-8 text; convert it or take it out") from None
+        sources.append((name, digest(raw, digits=64)))
+    if not (text := "".join(texts)).strip():
         raise HybretError(f"the haystack folder {folder} holds no text; put at least one non-empty .txt file in it")
+    sha256 = digest(text, digits=64)
     verified = tuple(sources[: len(PAPER_ESSAYS)]) == PAPER_ESSAYS
-    digest = sha256(text.encode())
-    name = "paul-graham" if verified else f"{folder.resolve().name}-{digest[:8]}"
-    return _readable(Haystack(name, text, digest, tuple(sources)))
-
-
-def _readable(hay: Haystack) -> Haystack:
-    """Refuse a haystack that is no text."""
-    if "\0" in hay.text or any("\ud800" <= c <= "\udfff" for c in hay.text):
-        raise HybretError(
-            f"the haystack {hay.name!r} holds characters that no text has (NUL or half of a pair), so it is binary or "
-            "not UTF-8; convert it"
-        )
-    return hay
+    return Haystack(
+        "paul-graham" if verified else f"{folder.resolve().name}-{sha256[:8]}", text, sha256, tuple(sources)
+    )
 
 
 class Cutter:
-    """A haystack in a tokenizer's units: tokenised once, then cut and searched for places at no cost.
+    """The first `need` tokens of a haystack, tokenised once, and the sentence ends in them.
 
-    Parameters
-    ----------
-    tokenizer : a fast tokenizer.
-    hay : the haystack.
-    need : tokens of the longest context.
-    insertion : `Recipe.insertion`; ``"token-id"`` finds a sentence end by the id of ``"."`` and measures
-        depth in tokens, ``"character"`` finds it in the text and measures depth in characters.
-
-    Raises
-    ------
-    HybretError
-        If the haystack has fewer than `need` tokens.
+    `insertion` is the recipe's: ``"token-id"`` finds a sentence end by the id of ``"."`` and measures depth in tokens,
+    ``"character"`` finds it in the text and measures depth in characters.
     """
 
     def __init__(self, tokenizer: Any, hay: Haystack, need: int, insertion: str) -> None:
-        self.text, size = hay.text, 8 * need
+        self.hay, size = hay, 8 * need
         while True:
-            encoded = tokenizer(self.text[:size], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            encoded = tokenizer(hay.text[:size], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            ids = encoded["input_ids"]
             # Tokens next to the cut may change when more text follows, so a few more are asked for.
-            if len(encoded["input_ids"]) >= need + 64 or size >= len(self.text):
+            if len(ids) >= need + 64 or size >= len(hay.text):
                 break
             size *= 2
-        ids = encoded["input_ids"]
         if len(ids) < need:
             raise HybretError(
                 f"the haystack {hay.name!r} has {len(ids)} tokens, but the longest length needs {need} "
@@ -164,22 +130,18 @@ class Cutter:
         self.by_token = insertion == "token-id"
         # Every sentence end, as (tokens before it, characters before it).
         if self.by_token:
-            stops = set(tokenizer(".", add_special_tokens=False)["input_ids"]) - {
-                getattr(tokenizer, "unk_token_id", None)
-            }
+            unknown = getattr(tokenizer, "unk_token_id", None)
+            stops = {*tokenizer(".", add_special_tokens=False)["input_ids"]} - {unknown}
             if not stops:
-                raise HybretError(
-                    "this tokenizer has no token for '.', after which a recipe with insertion=\"token-id\" puts the "
-                    "needle; use CORRECTED, which looks at the text"
-                )
+                raise HybretError("this tokenizer has no token for '.' to insert a needle after; use CORRECTED")
             self.places = [(i + 1, self.ends[i]) for i, token in enumerate(ids[:need]) if token in stops]
         else:
-            found = (match.end() for match in SENTENCE_END.finditer(self.text, 0, self.ends[need - 1]))
-            self.places = [(bisect_right(self.ends, at), at) for at in found]
+            found = SENTENCE_END.finditer(hay.text, 0, self.ends[need - 1])
+            self.places = [(bisect_right(self.ends, match.end()), match.end()) for match in found]
 
     def context(self, n: int) -> str:
         """The first `n` tokens of the haystack."""
-        return self.text[: self.ends[n - 1]]
+        return self.hay.text[: self.ends[n - 1]]
 
     def place(self, n: int, depth: float) -> tuple[int, int]:
         """Where a needle goes in the first `n` tokens: (tokens, characters) before it.
@@ -190,11 +152,5 @@ class Cutter:
         if depth == 100:
             return n, self.ends[n - 1]
         size = n if self.by_token else self.ends[n - 1]
-        unit = itemgetter(0 if self.by_token else 1)
-        earlier = bisect_right(self.places, int(size * (depth / 100)), key=unit)
+        earlier = bisect_right(self.places, int(size * (depth / 100)), key=itemgetter(0 if self.by_token else 1))
         return self.places[earlier - 1] if earlier else (0, 0)
-
-
-def sha256(data: bytes) -> str:
-    """SHA-256 in hex digits."""
-    return hashlib.sha256(data).hexdigest()

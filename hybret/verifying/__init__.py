@@ -19,7 +19,6 @@ from rich.table import Table
 
 from hybret import arguments
 from hybret.errors import printable
-from hybret.families import KNOWN_DEFECTS
 from hybret.models import Model, load
 from hybret.progress import bar as progress_bar
 from hybret.verifying import checks
@@ -102,7 +101,7 @@ def verify(
 def _line(bench: Bench, name: str) -> dict[str, Any]:
     check = CHECKS[name]
     tolerance = 0.0 if check in COUNTS else TOLERANCE[bench.model.dtype]
-    known = KNOWN_DEFECTS.get((bench.model.family, check.__name__), "")
+    known = bench.model.traits.defects.get(check.__name__, "")
     try:
         error = float(check(bench))
         holds = error > tolerance if name in EFFECTS else error <= tolerance

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from hybret.engine.decode import WHOLE, prefill_chunk, prompt_tokens
+from hybret.engine.decode import prefill_chunk, prompt_tokens
 from hybret.engine.state import empty_state, merge, restore_recurrent
 from hybret.interventions import KeepHeads
 from hybret.recipe import CORRECTED, PAPER
@@ -82,7 +82,7 @@ def steps(bench: Bench) -> float:
 
 def reading_on(bench: Bench) -> float:
     """A prompt that is read in three parts, as prompts that begin alike are, against one pass."""
-    if bench.model.family in WHOLE:
+    if not bench.model.traits.chunked_prefill:
         return own_continuation(bench)
     n = len(bench.ids)
     with bench.engine(), bench.logits() as found:
@@ -98,7 +98,7 @@ def fork(bench: Bench) -> float:
     spare = state.fork()
     bench.decode(state, [(KeepHeads(0),)])
     answered = bench.error(bench.decode(spare)[1], bench.decode(bench.prefill())[1])
-    if bench.model.family in WHOLE:
+    if not bench.model.traits.chunked_prefill:
         return answered
     n = len(bench.ids)
     other = (*bench.ids[: n // 2], *bench.prompt(n - n // 2))

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 import hybret as hb
 from book.speed.bench import figure2_conditions
 from book.speed.plan import MACHINES, NOTEBOOKS, Costs, Sweep, plan
-from hybret.engine.sizing import GIB
-from hybret.models import ORGANISM_LENGTHS, PAPER_LENGTHS
-from hybret.presets import PAPER_MODELS, paper_config
-from hybret.sources import configuration
+from hybret.checkpoints import resolve
+from hybret.devices import GIB
+from hybret.families import PAPER_MODELS, paper_config
+from hybret.hybrid import ORGANISM_LENGTHS, PAPER_LENGTHS
 from hybret.tasks import niah
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "book" / "published").glob("bench-*.json"))
@@ -85,7 +85,7 @@ def test_published_measurements_are_given_back(path):
     small = where["model"] not in PAPER_MODELS
     machine = MACHINES["cpu" if "CPU" in where["device"] else "h100"]
     whole = ORGANISM_LENGTHS if small else PAPER_LENGTHS
-    costs = Costs(configuration(where["model"], not small), where["model"], machine, where["dtype"], 2 * whole[-1])
+    costs = Costs(resolve(where["model"], not small).config, where["model"], machine, where["dtype"], 2 * whole[-1])
     assert costs.parameters == where["parameters"]
     asked = {
         "figure2": tuple(figure2_conditions(SimpleNamespace(heads=costs.heads)).values()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,8 +41,8 @@ def test_an_answer_that_has_begun_goes_on_from_the_needles_own_tokens(griffin, p
         more = len(begun.ids) - len(prompt.ids)
         start, end = prompt.needle_spans[0]
         assert begun.ids == prompt.ids + prompt.ids[start : start + more] and words <= more <= end - start
-        assert begun.given == " ".join(WORDS[:words]) == griffin.tokenizer.decode(begun.ids[-more:]).strip()
-        assert begun.text == prompt.text + begun.given
+        assert begun.answer_prefix == " ".join(WORDS[:words]) == griffin.tokenizer.decode(begun.ids[-more:]).strip()
+        assert begun.text == prompt.text + begun.answer_prefix
         assert (begun.needle_spans, begun.question_span) == (prompt.needle_spans, prompt.question_span)
         assert begun.key != prompt.key
     assert puzzle.begun(griffin, prompts[0], 0) is prompts[0]
@@ -53,7 +55,7 @@ def test_given_words_are_part_of_the_answer_that_is_scored(griffin, prompts):
     assert given["exact"].all() and (given["score"] == 5).all() and len(given) == 4
     assert not rows.drop(given.index)["exact"].any()
     kept = given[given["condition"] == "keep"]
-    assert kept["answer"].tolist() == [f"{p.given} {griffin.generate(p, 4)}" for p in begun]
+    assert kept["answer"].tolist() == [f"{p.answer_prefix} {griffin.generate(p, 4)}" for p in begun]
 
 
 def test_what_cannot_begin_is_refused(griffin, prompts):
@@ -66,7 +68,7 @@ def test_what_cannot_begin_is_refused(griffin, prompts):
 def test_a_kept_question_needs_a_prompt_that_names_it(griffin, prompts):
     """Said before the model runs, by every way to run it."""
     asked = PerPhase(generation=Only(also=("question",)), prefill=Keep())
-    bare = niah.Prompt(**{**vars(prompts[0]), "question_span": None})
+    bare = replace(prompts[0], spans={"needle": prompts[0].needle_spans})
     hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
     try:
         with pytest.raises(HybretError, match="does not say where its question is"):
@@ -138,5 +140,5 @@ def test_words_right(answer, words):
 
 def test_words_that_the_question_holds_too(prompts):
     assert puzzle.words_asked(prompts[0]) == WORDS.index("eat") == 9
-    other = niah.Prompt(**{**vars(prompts[0]), "question": "Where to go?"})
+    other = replace(prompts[0], needle=replace(prompts[0].needle, question="Where to go?"))
     assert puzzle.words_asked(other) == 0

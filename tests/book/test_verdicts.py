@@ -13,7 +13,7 @@ from book.paper import numbers as paper
 from book.paper import verdicts
 from hybret import harness
 from hybret.errors import HybretError
-from hybret.presets import head_counts
+from hybret.hybrid import head_counts
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = verdicts.VERDICTS
 LENGTHS, DEPTHS = range(100, 1100, 100), range(0, 100, 10)

@@ -269,7 +269,7 @@ def test_a_needle_that_is_not_there_is_refused(condition, griffin, cells, asleep
         (((7, 9), (n - 1, n + 1)), "its intervals .* hold no token"),
         (((-1, 3),), "its intervals .* hold no token"),
     ):
-        broken = dataclasses.replace(cells[0], needle_spans=spans)
+        broken = dataclasses.replace(cells[0], spans={**cells[0].spans, "needle": spans})
         with pytest.raises(HybretError, match=f"acts on the needle, and {said}"):
             run(griffin, [*cells[1:], broken], {"keep": Keep(), "one": condition})
         with hb.attach(griffin, condition), pytest.raises(HybretError, match="acts on the needle"):
@@ -284,7 +284,9 @@ def test_a_needle_that_is_not_there_is_refused(condition, griffin, cells, asleep
 
 
 def test_a_needle_that_ends_the_prompt_is_there(griffin, cells):
-    ends = dataclasses.replace(cells[0], needle_spans=((len(cells[0].ids) - 2, len(cells[0].ids)), (0, 1)))
+    ends = dataclasses.replace(
+        cells[0], spans={**cells[0].spans, "needle": ((len(cells[0].ids) - 2, len(cells[0].ids)), (0, 1))}
+    )
     assert len(run(griffin, [ends], {"omit": Omit()})) == 1
     with hb.attach(griffin, Omit()):
         assert griffin.generate(ends, 1) is not None
@@ -333,7 +335,7 @@ def test_the_only_token_of_an_answer_may_come_from_prefill(jamba):
 
 
 def test_a_prompt_of_one_token_has_no_prefill(griffin, cells):
-    bare = dataclasses.replace(cells[0], ids=cells[0].ids[:1], needle_spans=(), question_span=None)
+    bare = dataclasses.replace(cells[0], ids=cells[0].ids[:1], spans={})
     for condition in (
         KeepHeads(0, during="prefill"),
         KeepHeads(0, during="prefill") & KeepHeads(1, during="generation"),

@@ -14,7 +14,7 @@ from conftest import random_ids
 import hybret as hb
 from hybret.engine import decode
 from hybret.explorer.record import PARTS
-from hybret.prompts import Prompt, prompt_key
+from hybret.prompts import Prompt
 
 NEEDLE, QUESTION = (9, 16), (58, 66)
 
@@ -23,9 +23,12 @@ def a_prompt(model, n=70, **changes):
     """Random tokens with a needle that leaves the window of 32 tokens, and a question inside it."""
     ids = random_ids(model, n)
     made = Prompt(
-        text="", ids=ids, needle_spans=(NEEDLE,), length=n, depth=10.0, template="base", haystack="", haystack_seed=0,
-        needle="n", reference="", question="", key=prompt_key(ids), question_span=QUESTION,
-    )  # fmt: skip
+        text="",
+        ids=ids,
+        needle=hb.PAPER_NEEDLE,
+        labels={"template": "base", "length": n, "depth": 10.0},
+        spans={"needle": (NEEDLE,), "question": (QUESTION,)},
+    )
     return replace(made, **changes)
 
 
@@ -93,11 +96,13 @@ def test_bins_cover_every_position_once_and_never_mix_parts(model):
     assert {i for i, p in part.items() if p == "answer"} == set(range(QUESTION[1], edges[-1]))
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"needle_spans": ()}, {"question_span": None}, {"needle_spans": ((3, 40), (41, 200))}]
-)
+@pytest.mark.parametrize("changes", [{}, {"needle": ()}, {"question": ()}, {"needle": ((3, 40), (41, 200))}])
 def test_a_long_prompt_takes_no_more_bins_than_a_byte_counts(griffin, changes):
-    record = hb.look(griffin, a_prompt(griffin, 600, **{"question_span": (480, 560), **changes}), max_new_tokens=5)
+    record = hb.look(
+        griffin,
+        a_prompt(griffin, 600, spans={"needle": (NEEDLE,), "question": ((480, 560),), **changes}),
+        max_new_tokens=5,
+    )
     assert 80 <= len(record.bins) <= 256
     np.testing.assert_allclose(record.runs[0].mass.sum(-1), 1, atol=1e-5)
     assert (record.bins[-1].end - 1) == record.runs[0].position + len(record.runs[0].reads) - 1
@@ -137,7 +142,7 @@ def test_answers_are_those_of_the_model_under_the_same_condition(tiny):
     record = hb.look(tiny, prompt, {"all": hb.Keep(), "k=1": sparse})
     with hb.attach(tiny, sparse):
         assert record.runs[1].answer == tiny.generate(prompt)
-    assert record.runs[0].answer == prompt.reference
+    assert record.runs[0].answer == prompt.needle.sentence
     # The first token that the question does not hold is copied: every head of one layer is on that very token.
     step = record.telling(record.runs[0])
     assert record.runs[0].gives[step] == " eat"

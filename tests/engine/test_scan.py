@@ -50,7 +50,7 @@ def gradients(scan, tensors, seed=0):
 
 
 @pytest.mark.parametrize("with_state", [False, True])
-@pytest.mark.parametrize("time", [1, 2, 3, 31, 257])
+@pytest.mark.parametrize("time", [1, 3, 257])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_scan_is_the_loop(time, with_state, dtype, tolerance):
     tensors = example(time, with_state, dtype)
@@ -154,34 +154,29 @@ def token_ids(batch=2):
     return torch.randint(3, 97, (batch, TOKENS), generator=torch.Generator().manual_seed(1))
 
 
-@torch.no_grad()
 def test_models_agree_with_the_stock_code(model):
+    """Logits and gradients."""
     ids = token_ids()
-    stock = model(ids, use_cache=False).logits
+
+    def run():
+        model.zero_grad()
+        out = model(ids, use_cache=False, labels=ids)
+        out.loss.backward()
+        return [out.logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    stock = run()
     with parallel_scans():
-        ours = model(ids, use_cache=False).logits
-        other = model(ids.flip(1), use_cache=False).logits
-    assert not torch.equal(ours, stock)  # it is another order of operations, so our code did run
-    torch.testing.assert_close(ours, stock, atol=1e-5, rtol=0)
-    assert (other - stock).abs().max() > 1e-2
+        ours = run()
+        with torch.no_grad():
+            ours.append(model(ids, use_cache=False).logits)
+    assert not torch.equal(ours[0], stock[0])  # it is another order of operations, so our code did run
+    for mine, theirs in zip(ours, [*stock, stock[0]], strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
+    assert len(stock) > 11
 
 
 @torch.no_grad()
-def test_prefill_state_serves_one_token_steps(model):
-    ids = token_ids()
-    full = model(ids, use_cache=False).logits[:, -1]
-    with parallel_scans():
-        cache = DynamicCache(config=model.config)
-        if hasattr(model, "_setup_cache"):
-            model._setup_cache(model.config, len(ids), ids.device, torch.float32)
-        model(ids[:, :-1], past_key_values=cache, use_cache=True)
-        position = torch.full((len(ids), 1), TOKENS - 1)
-        step = model(ids[:, -1:], past_key_values=cache, use_cache=True, position_ids=position).logits[:, -1]
-    torch.testing.assert_close(step, full, atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("cuts", [(20,), (7, 8, 9, 33)])
+@pytest.mark.parametrize("cuts", [(20,), (7, 8, 9, 33), (TOKENS - 1,)])
 def test_models_continue_from_their_state(model, cuts):
     ids = token_ids()
     full = model(ids, use_cache=False).logits
@@ -198,7 +193,8 @@ def test_models_continue_from_their_state(model, cuts):
     with parallel_scans():
         torch.testing.assert_close(in_parts(), full, atol=1e-5, rtol=0)
         torch.testing.assert_close(in_parts(), full, atol=1e-5, rtol=0)  # nothing is left of the pass before
-    assert (in_parts() - full).abs().max() > 1e-3  # the stock code starts a later part from zero
+    if cuts[0] < TOKENS - 1:
+        assert (in_parts() - full).abs().max() > 1e-3  # the stock code starts a later part from zero
 
 
 @torch.no_grad()
@@ -220,22 +216,6 @@ def test_left_padding_changes_nothing(model, implementation):
         assert (logits() - full).abs().max() > 1e-3  # the stock code reads the padding
 
 
-def test_model_gradients_agree(model):
-    ids = token_ids()
-
-    def grads():
-        model.zero_grad()
-        model(ids, use_cache=False, labels=ids).loss.backward()
-        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
-
-    stock = grads()
-    with parallel_scans():
-        ours = grads()
-    assert len(ours) == len(stock) > 10
-    for mine, theirs in zip(ours, stock, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
-
-
 def test_transformers_is_restored():
     originals = [getattr(owner, name) for owner, name in PATCHED]
 
@@ -254,39 +234,25 @@ def test_transformers_is_restored():
 
 
 # Triton launches on the current GPU: on the second one of a spread model its kernels read what was not there yet.
-on_gpus = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     "device",
     [
         pytest.param(f"cuda:{n}", marks=pytest.mark.skipif(torch.cuda.device_count() <= n, reason=f"needs {n + 1} GPU"))
         for n in range(2)
     ],
 )
-
-
-@on_gpus
-@pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize("time", [1, 2, 3, 31, 257])
-def test_scan_on_the_gpu(time, with_state, device):
-    tensors = example(time, with_state, torch.float32, device)
-    torch.testing.assert_close(linear_scan(*tensors)[0], loop(*tensors)[0], atol=1e-5, rtol=1e-5)
-    for ours, theirs in zip(gradients(linear_scan, tensors), gradients(loop, tensors), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
-
-
-@on_gpus
-@pytest.mark.parametrize("time", [1, 3, 129])
-def test_selective_scan_on_the_gpu(time, device):
+def test_kernels_on_the_gpu(time, device):
+    """tests/organisms/test_scan_gradients.py has their gradients; without those PyTorch differentiates."""
+    for with_state in (False, True):
+        tensors = example(time, with_state, torch.float32, device)
+        torch.testing.assert_close(linear_scan(*tensors)[0], loop(*tensors)[0], atol=1e-5, rtol=1e-5)
+        for ours, theirs in zip(gradients(linear_scan, tensors), gradients(loop, tensors), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
     draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))  # noqa: E731
     inputs = [draw(2, 20, time), draw(2, 20, time), -draw(20, 8).exp(), draw(2, 8, time), draw(2, 8, time)]
-
-    def run(device):
-        tensors = [t.to(device).requires_grad_() for t in inputs]
-        state = draw(2, 20, 8).to(device)
-        y, last = selective_scan(*tensors, delta_softplus=True, return_last_state=True, initial_state=state)
-        ((y * y).sum() + last.sum()).backward()
-        return [t.detach().cpu() for t in (y, last)], [t.grad.cpu() for t in tensors]
-
-    (values, slopes), (exact, exact_slopes) = run(device), run("cpu")
-    torch.testing.assert_close(values, exact, atol=1e-4, rtol=1e-4)
-    for ours, theirs in zip(slopes, exact_slopes, strict=True):  # the backward pass keeps its states in bfloat16
-        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+    options = {"delta_softplus": True, "return_last_state": True}
+    exact = selective_scan(*inputs, initial_state=draw(2, 20, 8), **options)
+    ours = selective_scan(*(t.to(device) for t in inputs), initial_state=draw(2, 20, 8).to(device), **options)
+    for value, expected in zip(ours, exact, strict=True):
+        torch.testing.assert_close(value.cpu(), expected, atol=1e-4, rtol=1e-4)

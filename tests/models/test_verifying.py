@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from test_cli import run
 import hybret as hb
 from hybret import interventions, verifying
 from hybret.engine import attention, decode, state
-from hybret.families import FAMILIES, KNOWN_DEFECTS, family_config
+from hybret.families import FAMILIES, Family, tiny_config
 from hybret.verifying import CHECKS, DEFECT, FAIL, PASS, checks, verify
 from hybret.verifying.subjects import Bench
 
@@ -22,7 +23,7 @@ NAMES = {check.__name__: name for name, check in CHECKS.items()}
 def test_every_family_is_verified_and_defects_are_said(family):
     found = verify(family, device="cpu")
     assert list(found["check"]) == list(CHECKS)
-    known = {NAMES[check] for name, check in KNOWN_DEFECTS if name == family}
+    known = {NAMES[check] for check in FAMILIES[family].defects}
     for row in found.itertuples():
         if row.check in known:  # of 5.23; a version without it passes, and says so
             assert row.verdict in (DEFECT, PASS) and row.note
@@ -34,9 +35,8 @@ def test_every_family_is_verified_and_defects_are_said(family):
     assert tight["error"].max() < 5e-4
 
 
-def test_known_defects_name_checks_and_families():
-    assert {check for _, check in KNOWN_DEFECTS} <= set(NAMES)
-    assert {family for family, _ in KNOWN_DEFECTS} <= set(FAMILIES)
+def test_known_defects_name_checks():
+    assert {check for family in FAMILIES.values() for check in family.defects} <= set(NAMES)
 
 
 @pytest.mark.parametrize("family", ["recurrent_gemma", "jamba"])
@@ -60,8 +60,8 @@ BREAKS = {
         "lfm2", "prefill_untouched", interventions.Elementary, "at", lambda self, _: (interventions.KeepHeads(self.k),)
     ),
     "a fork that shares its state": ("jamba", "fork", state.State, "fork", lambda self: self),
-    "a gate overlooked": ("qwen3_next", "shared_prefill", decode, "UNSHARED", ()),
-    "a recurrence from zero": ("zamba", "reading_on", checks, "WHOLE", ()),
+    "a gate overlooked": ("qwen3_next", "shared_prefill", FAMILIES, "qwen3_next", {"shares_lower_layers": True}),
+    "a recurrence from zero": ("zamba", "reading_on", FAMILIES, "zamba", {"chunked_prefill": True}),
 }  # fmt: skip
 
 
@@ -75,6 +75,8 @@ def test_what_breaks_is_noticed(case, monkeypatch):
             if hasattr(module, "sliding_window"):
                 module.sliding_window = None
         monkeypatch.setattr(bench.model, "window", config.attention_window_size - 1)
+    elif owner is FAMILIES:
+        monkeypatch.setitem(FAMILIES, family, replace(FAMILIES[family], **broken))
     elif name == "mask":
         monkeypatch.setitem(attention.AttentionMaskInterface._global_mapping, attention.NAME, broken)
     else:
@@ -108,9 +110,9 @@ def test_layers_that_share_a_module_are_told_apart():
 
 
 def test_a_family_that_transformers_lacks(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "griffin_of_tomorrow", {})
+    monkeypatch.setitem(FAMILIES, "griffin_of_tomorrow", Family({}))
     with pytest.raises(hb.HybretError, match="has no family 'griffin_of_tomorrow'; install a newer one"):
-        family_config("griffin_of_tomorrow", 100)
+        tiny_config("griffin_of_tomorrow", 100)
 
 
 def test_a_model_is_named_with_or_without_its_option():

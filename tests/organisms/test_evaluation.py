@@ -172,7 +172,7 @@ def untrained(tmp_path_factory):
     shutil.copy(run / "log.jsonl", folder / "training_log.jsonl")
     (folder / "notes.md").write_text("- It was hardly trained.\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hybret.sources.CHECKPOINTS", checkpoints)
+        patch.setattr("hybret.checkpoints.CHECKPOINTS", checkpoints)
         found = evaluate(load("jamba-tiny", device="cpu"), [0], lengths=[160, 256], depths=[0, 100], facts=1)
     (folder / "evaluation.json").write_text(json.dumps(found))
     return folder

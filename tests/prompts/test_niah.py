@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +13,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hybret.errors import HybretError
-from hybret.prompts import PAPER_NEEDLE, Needle
-from hybret.recipe import CORRECTED, PAPER
-from hybret.tasks import niah
+from hybret import CORRECTED, PAPER, PAPER_NEEDLE, HybretError, Needle, Prompt, niah
 from hybret.tasks.niah import grid
 
 ESSAYS = Path(__file__).parents[2].parent / "shared" / "niah" / "essays"
@@ -24,6 +23,7 @@ CHAT = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} [/]{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
+LAMP = Needle("lamp", "A blue lamp.", "What does Mr Finch keep in the boathouse?", ("blue lamp",))
 
 
 def words(n: int) -> str:
@@ -65,21 +65,30 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return byte_level()
 
 
-def real_depth(prompt: niah.Prompt) -> int:
+def real_depth(prompt: Prompt) -> int:
     return prompt.text.index(PAPER_NEEDLE.sentence)
 
 
-def test_the_papers_grid_has_its_labels(tokenizer):
+def size(tokenizer, text):
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_the_papers_grid_has_its_labels_lengths_and_speed(tokenizer):
+    start = time.process_time()
     prompts = grid(tokenizer, haystack=HAY)
+    assert time.process_time() - start < 4
     assert [(p.length, p.depth) for p in prompts] == [(n, d) for n in LENGTHS for d in DEPTHS]
+    assert all(p.length - 200 < len(p.ids) < p.length - 100 for p in prompts)
+    (twice,) = grid(tokenizer, [4096], [50], "jrt", HAY)
+    assert 7700 < len(twice.ids) < 8000 and twice.length == 4096
 
 
 def test_a_model_gives_its_own_lengths_and_buffer(tokenizer):
     spec = SimpleNamespace(
         tokenizer=tokenizer, lengths=(80, 128, 176, 224, 272, 320, 368, 416, 464, 512), buffer=40, instruct=False
     )
-    prompts = grid(spec, depths=[50], haystack=HAY)
-    assert [p.length for p in prompts] == list(spec.lengths)
+    prompts = niah.Niah(depths=[50], haystack=HAY).prompts(spec)
+    assert prompts == grid(spec, depths=[50], haystack=HAY) and [p.length for p in prompts] == list(spec.lengths)
     assert [p.length for p in grid(spec, lengths=3, depths=1, haystack=HAY)] == [80, 296, 512]
     # Haystack and needle fill the label less the buffer; template, question and BOS come on top.
     extra = len(prompts[0].ids) - (80 - 40)
@@ -87,31 +96,20 @@ def test_a_model_gives_its_own_lengths_and_buffer(tokenizer):
     assert all(abs(len(p.ids) - (p.length - 40) - extra) <= 3 for p in prompts)
 
 
-@pytest.mark.parametrize("template", ["base", "instruct", "jrt"])
-@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
-def test_spans_hold_the_needle_and_nothing_else(tokenizer, template, recipe):
-    prompts = grid(tokenizer, [250, 1105, 4096], 10, template, HAY, recipe=recipe)
-    for p in prompts:
-        assert len(p.needle_spans) == (2 if template == "jrt" else 1)
+@pytest.mark.parametrize("template", niah.TEMPLATES)
+@pytest.mark.parametrize("options", [{}, {"recipe": PAPER}, {"control": True}], ids=str)
+def test_spans_hold_the_needle_and_the_last_question_and_nothing_else(tokenizer, template, options):
+    asked = f"QUESTION: {PAPER_NEEDLE.question}"
+    for p in grid(tokenizer, [250, 1105, 4096], [0, 50, 100], template, HAY, **options):
+        assert len(p.needle_spans) == (0 if p.control else 2 if template == "jrt" else 1)
         for start, end in p.needle_spans:
             assert tokenizer.decode(p.ids[start:end]) == PAPER_NEEDLE.sentence
-        assert p.ids.count(tokenizer.bos_token_id) == 1
-        assert list(p.ids) == tokenizer(p.text)["input_ids"]
-        assert p.ids[0] == tokenizer.bos_token_id
-
-
-@pytest.mark.parametrize("template", ["base", "instruct", "jrt"])
-@pytest.mark.parametrize("control", [False, True], ids=["needle", "control"])
-def test_the_question_span_is_its_last_copy(tokenizer, template, control):
-    """Also where the needle comes after the question's first copy; what follows is the template's ending alone."""
-    asked = f"QUESTION: {PAPER_NEEDLE.question}"
-    for p in grid(tokenizer, [250, 1105], [0, 50, 100], template, HAY, control=control):
         start, end = p.question_span
         assert tokenizer.decode(p.ids[start:end]) == asked
         assert tokenizer.decode(p.ids[end:]) == p.text.rpartition(asked)[2]
-        assert tokenizer.decode(p.ids[end:]).endswith("[assistant]" if template == "instruct" else "context: ")
         assert tokenizer.decode(p.ids[1:]).count(asked) == (2 if template == "jrt" else 1)
         assert all(last <= start for _, last in p.needle_spans)
+        assert p.ids.count(tokenizer.bos_token_id) == 1 and list(p.ids) == tokenizer(p.text)["input_ids"]
 
 
 def test_a_tokenizer_without_bos_gets_none():
@@ -121,70 +119,51 @@ def test_a_tokenizer_without_bos_gets_none():
     assert plain.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence
 
 
-def test_templates(tokenizer):
-    (control,) = grid(tokenizer, [400], [50], haystack=HAY, control=True)
-    context = control.text.removeprefix("CONTEXT: ").split("\n\n")[0]
-    question = PAPER_NEEDLE.question
-    ending = "\n\nANSWER: Here is the most relevant sentence in the context: "
-    block = f"CONTEXT: {context}\n\nQUESTION: {question}"
-    order = " Output the most relevant sentence in the context, word by word!"
-    assert control.text == block + ending
-    (jrt,) = grid(tokenizer, [400], [50], "jrt", HAY, control=True)
-    assert jrt.text == f"{block}\n\n{block}{ending}"
-    (chat,) = grid(tokenizer, [400], [50], "instruct", HAY, control=True)
-    assert chat.text == f"[user] {block}{order} [/][assistant]"
-    spec = SimpleNamespace(tokenizer=tokenizer, instruct=True)
-    (both,) = grid(spec, [400], [50], "jrt", HAY, control=True)
-    assert both.text == f"[user] {block}\n\n{block}{order} [/][assistant]"
-    assert both.template == "jrt" and both.length == 400
-
-
-def test_a_prompt_is_the_papers_letter_by_letter(tokenizer):
+def test_templates_are_the_papers_letter_by_letter(tokenizer):
     question = "What is the best thing to do in San Francisco?"
     sentence = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
-    hay = "One two. " * 100
-    (prompt,) = grid(tokenizer, (260,), (0,), haystack=hay)
-    context = hay[: len(prompt.text) - len(f"CONTEXT: \n{sentence}\n\n\nQUESTION: {question}\n\n{ENDING}")]
-    assert prompt.text == f"CONTEXT: \n{sentence}\n{context}\n\nQUESTION: {question}\n\n{ENDING}"
-    cost = len(tokenizer(f"\n{sentence}\n", add_special_tokens=False)["input_ids"])
-    assert len(tokenizer(context, add_special_tokens=False)["input_ids"]) == 260 - 200 - cost
-    assert (prompt.needle, prompt.question, prompt.reference) == ("paper", question, sentence)
-    assert prompt.keywords == ("eat a sandwich", "sit in Dolores Park", "sunny day")
-    assert len(prompt.key) == 12 and not prompt.control and prompt.haystack_seed == 0
-    (control,) = grid(tokenizer, (260,), haystack=hay, control=True)
-    assert control.text == f"CONTEXT: {context}\n\nQUESTION: {question}\n\n{ENDING}" and control.control
-    shortest = 200 + cost + 1
-    assert grid(tokenizer, (shortest,), (100,), haystack=hay)[0].position == 1
-    with pytest.raises(HybretError, match=f"the shortest length is {shortest}"):
-        grid(tokenizer, (260, shortest - 1), (0,), haystack=hay)
-    for value in (prompt, PAPER_NEEDLE):
+    (p,) = grid(tokenizer, [400], [0], haystack=HAY)
+    (control,) = grid(tokenizer, [400], haystack=HAY, control=True)
+    context = control.text.removeprefix("CONTEXT: ").split("\n\n")[0]
+    assert size(tokenizer, context) == 400 - 200 - size(tokenizer, f"\n{sentence}\n")
+    assert p.text == f"CONTEXT: \n{sentence}\n{context}\n\nQUESTION: {question}\n\n{ENDING}"
+    block = f"CONTEXT: {context}\n\nQUESTION: {question}"
+    order = " Output the most relevant sentence in the context, word by word!"
+    chatty = SimpleNamespace(tokenizer=tokenizer, instruct=True)
+    for model, template, text in (
+        (tokenizer, "base", f"{block}\n\n{ENDING}"),
+        (chatty, "base", f"{block}\n\n{ENDING}"),
+        (tokenizer, "jrt", f"{block}\n\n{block}\n\n{ENDING}"),
+        (chatty, "jrt", f"[user] {block}\n\n{block}{order} [/][assistant]"),
+        (tokenizer, "instruct", f"[user] {block}{order} [/][assistant]"),
+    ):
+        (made,) = grid(model, [400], [50], template, HAY, control=True)
+        assert (made.text, made.template, made.length) == (text, template, 400)
+
+
+def test_a_prompt_is_a_value_with_labels_that_no_one_changes(tokenizer):
+    (p,) = grid(tokenizer, [400], [50], haystack=HAY, needle=LAMP)
+    assert list(p.labels) == ["template", "haystack", "haystack_seed", "needle", "asked", "length", "depth"]
+    assert (p.labels["needle"], p.asked, p.needle, p.length) == ("lamp", LAMP.digest, LAMP, 400)
+    assert tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == LAMP.sentence
+    assert pickle.loads(pickle.dumps(p)) == p and hash(p) == hash(replace(p)) and len(p.key) == 12
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        _ = p.colour
+    for value, name in ((p, "text"), (PAPER_NEEDLE, "question")):
         with pytest.raises(AttributeError):
-            value.question = "?"
+            setattr(value, name, "?")
 
 
 def test_only_as_much_haystack_is_needed_as_the_longest_prompt_takes(tokenizer):
-    cost = len(tokenizer(PAPER_NEEDLE.insertion, add_special_tokens=False)["input_ids"])
+    shortest = 200 + size(tokenizer, PAPER_NEEDLE.insertion) + 1
+    assert grid(tokenizer, (shortest,), (100,), haystack=HAY)[0].position == 1
+    with pytest.raises(HybretError, match=f"shortest length is {shortest}"):
+        grid(tokenizer, (260, shortest - 1), (0,), haystack=HAY)
     hay = "One two. " * 20
-    size = len(tokenizer(hay, add_special_tokens=False)["input_ids"])
-    grid(tokenizer, (200 + cost + size,), (0,), haystack=hay)
+    longest = shortest - 1 + size(tokenizer, hay)
+    grid(tokenizer, (longest,), (0,), haystack=hay)
     with pytest.raises(HybretError, match="give a longer haystack"):
-        grid(tokenizer, (200 + cost + size + 1,), (0,), haystack=hay)
-
-
-def test_labels_that_would_repeat_are_refused(tokenizer):
-    with pytest.raises(HybretError, match="102 depths between 0 and 100 would repeat some"):
-        grid(tokenizer, (260,), 102, haystack=HAY)
-    assert len(grid(tokenizer, (260,), 101, haystack=HAY)) == 101
-
-
-def test_jrt_goes_through_the_chat_template_of_an_instruction_tuned_model_alone(tokenizer):
-    options = {"haystack": HAY, "template": "jrt"}
-    (base,) = grid(SimpleNamespace(tokenizer=tokenizer, instruct=False), (260,), (0,), **options)
-    (chat,) = grid(SimpleNamespace(tokenizer=tokenizer, instruct=True), (260,), (0,), **options)
-    (plain,) = grid(SimpleNamespace(tokenizer=tokenizer, instruct=True), (260,), (0,), haystack=HAY)
-    assert base.text.startswith("CONTEXT: ") and base.text.endswith(ENDING)
-    assert chat.text.startswith("[user] CONTEXT: ") and chat.text.endswith("[assistant]")
-    assert plain.text.startswith("CONTEXT: ")
+        grid(tokenizer, (longest + 1,), (0,), haystack=hay)
 
 
 def test_needle_goes_deeper_with_depth_and_stands_after_a_sentence(tokenizer):
@@ -194,8 +173,7 @@ def test_needle_goes_deeper_with_depth_and_stands_after_a_sentence(tokenizer):
     assert prompts[0].text.startswith("CONTEXT: \nThe best thing")
     assert all(p.text[at - 2] in ".?" for p, at in zip(prompts[1:-1], places[1:-1], strict=True))
     assert [p.position for p in prompts[:1] + prompts[-1:]] == [0.0, 1.0]
-    for p in prompts:
-        assert 0 <= p.depth / 100 - p.position < 0.05
+    assert all(0 <= p.depth / 100 - p.position < 0.05 for p in prompts)
 
 
 def test_token_id_misses_the_sentence_ends_that_characters_find(tokenizer):
@@ -215,85 +193,43 @@ def test_a_decimal_point_is_no_sentence_end_and_a_lost_paragraph_break_is(tokeni
     assert "useful.\nThe best" in grid(tokenizer, [500], [50], haystack=glued)[0].text
 
 
-def test_a_haystack_that_holds_the_needle_is_refused_also_where_its_blanks_differ(tokenizer):
-    for sentence in (PAPER_NEEDLE.sentence, PAPER_NEEDLE.sentence.replace(" ", "\n")):
-        with pytest.raises(HybretError, match="holds the needle 'paper' already"):
-            grid(tokenizer, [400], [50], haystack=f"Hills. {sentence} " * 40)
-
-
 def test_degenerate_cells_share_a_key_and_say_where_the_needle_is(tokenizer):
     prompts = grid(tokenizer, [300], 10, haystack="word " * 500)
     assert [p.position for p in prompts] == [0.0] * 9 + [1.0]
-    assert len({p.key for p in prompts}) == 2
-    assert [p.depth for p in prompts] == DEPTHS
+    assert len({p.key for p in prompts}) == 2 and [p.depth for p in prompts] == DEPTHS
 
 
-def test_the_control_is_the_same_prompt_without_the_needle(tokenizer):
-    prompts = grid(tokenizer, [300, 600], 10, haystack=HAY)
-    controls = grid(tokenizer, [300, 600], 10, haystack=HAY, control=True)
-    assert [p.length for p in controls] == [300, 600]
-    for p in prompts:
-        (control,) = [c for c in controls if c.length == p.length]
-        assert p.text.replace(PAPER_NEEDLE.insertion, "", 1) == control.text
-        assert control.needle_spans == () and control.needle == "none" and math.isnan(control.depth)
-        assert control.target.sentence == PAPER_NEEDLE.sentence
-
-
-def test_another_needle_keeps_its_own_question_and_reference(tokenizer):
-    other = Needle(
-        "lamp", "Old Mr Finch keeps a blue lamp in the boathouse.", "What does Mr Finch keep?", ("blue lamp",)
-    )
-    (p,) = grid(tokenizer, [400], [50], haystack=HAY, needle=other)
-    assert tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == other.sentence
-    assert (p.needle, p.reference, p.question, p.keywords) == (
-        other.name,
-        other.sentence,
-        other.question,
-        other.keywords,
-    )
-    assert p.target == other
-
-
-def test_depths_do_not_carry_rounding(tokenizer):
-    (p,) = grid(tokenizer, [300], [100 * (0.1 + 0.2)], haystack=HAY)
-    assert p.depth == 30.0 and grid(tokenizer, [300], [100 - 1e-12], haystack=HAY)[0].depth == 100.0
-    assert str(grid(tokenizer, [300], [-0.0], haystack=HAY)[0].depth) == "0.0"
-
-
-def test_small_depths_beside_others_are_no_fractions(tokenizer):
-    assert [p.depth for p in grid(tokenizer, [300], [0.5, 2], haystack=HAY)] == [0.5, 2]
-
-
-def test_the_control_of_another_needle_is_cut_and_asked_as_its_prompts_are(tokenizer):
-    lamp = Needle("lamp", "A blue lamp.", "What does Mr Finch keep in the boathouse?", ("blue lamp",))
-    prompts = grid(tokenizer, [300, 600], 3, haystack=HAY, needle=lamp)
-    controls = {p.length: p for p in grid(tokenizer, [300, 600], 3, haystack=HAY, needle=lamp, control=True)}
+@pytest.mark.parametrize("needle", [PAPER_NEEDLE, LAMP], ids=lambda n: n.name)
+def test_the_control_is_cut_and_asked_as_its_prompts_are(tokenizer, needle):
+    prompts = grid(tokenizer, [300, 600], 3, haystack=HAY, needle=needle)
+    controls = {p.length: p for p in grid(tokenizer, [300, 600], 3, haystack=HAY, needle=needle, control=True)}
+    assert list(controls) == [300, 600]
     for p in prompts:
         control = controls[p.length]
-        assert p.text.replace(lamp.insertion, "", 1) == control.text
-        assert control.needle == "none" and control.needle_spans == ()
-        assert control.target.digest == p.target.digest == lamp.digest != PAPER_NEEDLE.digest
-    other = Needle("lamp", "A blue lamp.", "What does Mr Finch keep in the boathouse?", ("lamp",))
-    assert other.digest != lamp.digest and Needle("other", *_but_name(lamp)).digest == lamp.digest
+        assert p.text.replace(needle.insertion, "", 1) == control.text
+        assert control.control and control.labels["needle"] == "none" and control.needle_spans == ()
+        assert math.isnan(control.depth) and math.isnan(control.position)
+        assert control.needle == p.needle and control.asked == p.asked == needle.digest
 
 
-def _but_name(needle):
-    return needle.sentence, needle.question, needle.keywords
+def test_a_needles_digest_is_of_all_that_scores_but_its_name():
+    assert replace(LAMP, name="other").digest == LAMP.digest != PAPER_NEEDLE.digest
+    assert LAMP.digest != replace(LAMP, keywords=("lamp",)).digest
 
 
-def test_real_lengths_at_the_papers_scale_and_speed(tokenizer):
-    start = time.perf_counter()
-    prompts = grid(tokenizer, haystack=HAY)
-    assert time.perf_counter() - start < 2
-    for p in prompts:
-        assert p.length - 200 < len(p.ids) < p.length - 100
-    (twice,) = grid(tokenizer, [4096], [50], "jrt", HAY)
-    assert 7700 < len(twice.ids) < 8000 and twice.length == 4096
+@pytest.mark.parametrize(
+    ("depths", "labels"),
+    [([100 * (0.1 + 0.2)], [30.0]), ([100 - 1e-12], [100.0]), ([-0.0], [0.0]), ([0.5, 2], [0.5, 2]), ([0, 1], [0, 1]),
+     ([0.5, 50], [0.5, 50]), ([1], [1])],
+)  # fmt: skip
+def test_depths_do_not_carry_rounding_and_small_ones_beside_others_are_no_fractions(tokenizer, depths, labels):
+    assert list(map(str, (p.depth for p in grid(tokenizer, [400], depths, haystack=HAY)))) == list(
+        map(str, map(float, labels))
+    )
 
 
 def test_non_ascii_haystack(tokenizer):
-    prompts = grid(tokenizer, [600], 10, haystack="Die Straße führt über das Tor. Ça va “bien”? 今日は。 " * 80)
-    for p in prompts:
+    for p in grid(tokenizer, [600], 10, haystack="Die Straße führt über das Tor. Ça va “bien”? 今日は。 " * 80):
         assert tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence
         assert tokenizer.decode(p.ids[1:]) == p.text
 
@@ -301,85 +237,57 @@ def test_non_ascii_haystack(tokenizer):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"lengths": [220]}, "the shortest length is"),
-        ({"lengths": [1]}, "^length 1 leaves no room"),
-        ({"lengths": [0]}, "^a length is 0; a length must be at least 1, at most 1000000"),
-        ({"lengths": [10**6 + 1]}, "^a length is 1000001; a length must be at least 1, at most 1000000"),
-        ({"lengths": True}, "^lengths is True; give a number of lengths"),
-        ({"lengths": "400"}, "^lengths is '400'; give a number of lengths"),
-        ({"lengths": [300, 300]}, "twice"),
-        ({"depths": [30, 30.0]}, "^the depths .30.0, 30.0. hold an entry twice"),
-        ({"depths": [33.3, 33.300000000000004]}, "hold an entry twice"),
-        ({"lengths": []}, "no lengths"),
-        ({"lengths": 0}, "at least 1"),
-        ({"depths": [101]}, "outside 0 to 100"),
-        ({"depths": [-1]}, "outside 0 to 100"),
-        ({"depths": [None]}, "^a depth is None; give a finite number"),
-        ({"depths": 10_001}, "at most 10000"),
-        ({"depths": 10_000}, "^10000 depths between 0 and 100 would repeat"),
-        ({"template": "chat"}, "^unknown template 'chat'; choose one of base, instruct, jrt"),
-        ({"buffer": -1}, "^buffer is -1; buffer must be at least 0"),
-        ({"needle": "It is blue."}, "^needle is 'It is blue.'; give a Needle"),
-        ({"needle": None}, "^needle is None; give a Needle .* and control=True for the same prompts without it"),
-        ({"control": "yes"}, "^control is 'yes'; give True for the prompts without the needle, or False"),
+        ({"lengths": [220]}, "length 220 leaves no room"),
+        ({"lengths": [10**6 + 1]}, "length is 1000001"),
+        ({"lengths": [300, 300]}, "lengths .* twice"),
+        ({"depths": [33.3, 33.300000000000004]}, "depths .* twice"),
+        ({"depths": 102}, "102 depths .* twice"),
+        ({"lengths": []}, r"lengths is \[\]"),
+        ({"lengths": 0}, "number of lengths is 0"),
+        ({"depths": 10_001}, "number of depths is 10001"),
+        ({"depths": [101]}, "depth 101"),
+        ({"depths": [-1]}, "depth -1"),
+        ({"template": "chat"}, "template 'chat'"),
+        ({"buffer": -1}, "buffer is -1"),
+        ({"needle": "It is blue."}, "needle is 'It is blue.'"),
         ({"needle": Needle("none", "It is blue.", "What?")}, "another name than 'none'"),
-        ({"haystack": "A short text."}, "has 4 tokens|tokens, but"),
-        ({"haystack": "/no/such/folder"}, "no haystack folder"),
-        ({"haystack": Path("no folder")}, "no haystack folder"),
+        ({"haystack": "A short text."}, "tokens, but"),
+        ({"haystack": f"Hills. {PAPER_NEEDLE.sentence} " * 40}, "holds the needle 'paper'"),
+        ({"haystack": "Hills. " + PAPER_NEEDLE.sentence.replace(" ", "\n") + HAY}, "holds the needle 'paper'"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_one_sentence(tokenizer, arguments, says):
     with pytest.raises(HybretError, match=says) as error:
         grid(tokenizer, **{"lengths": [400], "depths": [50], "haystack": HAY, **arguments})
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"name": ""}, "the name of a needle is ''; give a text"),
-        ({"sentence": " "}, "the sentence of a needle is ' '; give a text"),
-        ({"question": None}, "the question of a needle is None; give a text"),
-        ({"keywords": "lamp"}, "the keywords of a needle are 'lamp'; give a tuple of texts"),
-        ({"keywords": ("lamp", "")}, "a keyword of a needle is ''; give a text"),
-    ],
-)
-def test_a_needle_is_made_of_texts(fields, says):
-    with pytest.raises(HybretError, match=f"^{says}"):
-        Needle(**{"name": "lamp", "sentence": "It is blue.", "question": "What?", **fields})
+def test_prompts_of_another_tokenizer_or_chat_template_are_told_apart(tokenizer):
+    def keys(model, *templates):
+        return [grid(model, [400], [50], template, HAY)[0].tokenizer_key for template in templates]
 
-
-@pytest.mark.parametrize("depths", [[0, 1], [0.5, 50], [0], [1]])
-def test_depths_that_are_no_fractions_are_taken(tokenizer, depths):
-    assert [p.depth for p in grid(tokenizer, [400], depths, haystack=HAY)] == depths
-
-
-def test_readers_are_tokenizers_and_chat_templates_where_they_are_used(tokenizer):
-    other, plain = byte_level(chat=CHAT.replace("assistant", "model")), byte_level(bos=False)
-    found = {template: niah.reader(tokenizer, template) for template in niah.TEMPLATES}
-    assert found["base"] == found["jrt"] == niah.reader(other, "base") != found["instruct"]
-    assert found["base"] != niah.reader(plain, "base") and found["instruct"] != niah.reader(other, "instruct")
-    chatty = SimpleNamespace(tokenizer=tokenizer, instruct=True)
-    assert niah.reader(chatty, "jrt") == found["instruct"]
-    for template in niah.TEMPLATES:
-        (p,) = grid(tokenizer, [400], [50], template, HAY)
-        assert p.reader == found[template]
+    base, jrt, instruct = keys(tokenizer, "base", "jrt", "instruct")
+    assert base == jrt != instruct
+    assert keys(byte_level(chat=CHAT.replace("assistant", "model")), "base") == [base]
+    assert instruct not in keys(byte_level(chat=CHAT.replace("assistant", "model")), "instruct")
+    assert base not in keys(byte_level(bos=False), "base")
+    assert keys(SimpleNamespace(tokenizer=tokenizer, instruct=True), "jrt") == [instruct]
 
 
 def test_tokenizers_that_cannot_place_the_needle_are_refused(tokenizer):
     vocabulary = Tokenizer(models.WordLevel({"[UNK]": 0, "The": 1, ".": 2}, unk_token="[UNK]"))
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(HybretError, match="cannot place the needle"):
-        grid(PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]"), [400], [50], haystack=HAY)
-    for slow in (SimpleNamespace(is_fast=False), SimpleNamespace()):
-        with pytest.raises(HybretError, match="offsets"):
-            grid(slow, [400], [50], haystack=HAY)
-    with pytest.raises(HybretError, match="chat template fails .*; use template 'base'"):
-        grid(byte_level(chat="{{ raise_exception('no') }}"), [400], [50], "instruct", HAY)
-    with pytest.raises(HybretError, match="no chat template"):
-        grid(byte_level(chat=None), [400], [50], "instruct", HAY)
-    with pytest.raises(HybretError, match="rewrites the user turn"):
-        grid(byte_level(chat="{{ messages[0]['content'] | upper }}"), [400], [50], "instruct", HAY)
+    unknown = PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]")
+    for made, template, says in (
+        (unknown, "base", "cannot place the needle 'paper'"),
+        (SimpleNamespace(is_fast=False), "base", "offsets"),
+        (SimpleNamespace(), "base", "offsets"),
+        (byte_level(chat="{{ raise_exception('no') }}"), "instruct", "chat template fails .*no"),
+        (byte_level(chat=None), "instruct", "no chat template"),
+        (byte_level(chat="{{ messages[0]['content'] | upper }}"), "instruct", "rewrites the user turn"),
+    ):
+        with pytest.raises(HybretError, match=says):
+            grid(made, [400], [50], template, HAY)
 
 
 def test_a_question_that_a_tokenizer_drops_has_no_place():
@@ -403,26 +311,21 @@ def test_folders(tmp_path, tokenizer):
     assert hay.name == f"{tmp_path.name}-{hay.sha256[:8]}"  # not the authors' essays, so not their name
     (tmp_path / "useful.txt").unlink()
     assert [name for name, _ in niah.load_haystack(tmp_path).sources] == ["a.txt", "newideas.txt"]
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(HybretError, match="not UTF-8"):
-        niah.load_haystack(tmp_path)
 
 
 def test_embedded_haystacks_differ_by_seed_and_keep_their_beginning(tokenizer):
     one, two = niah.load_haystack("embedded", 0), niah.load_haystack("embedded", 1)
     assert one.text != two.text and one.sha256 != two.sha256
     assert niah.load_haystack("embedded", 0, tokens=8000).text.startswith(one.text)
-    (p,) = grid(tokenizer, [400], [50], seed=1)
-    assert (p.haystack, p.haystack_seed) == ("embedded", 1)
-    (p,) = grid(tokenizer, [400], [50])
-    assert (p.haystack, p.haystack_seed, p.haystack_sha256) == ("embedded", 0, one.sha256)
+    for seed, hay in enumerate((one, two)):
+        (p,) = grid(tokenizer, [400], [50], seed=seed)
+        assert (p.haystack, p.haystack_seed, p.haystack_sha256) == ("embedded", seed, hay.sha256)
 
 
 @pytest.mark.skipif(not ESSAYS.is_dir(), reason="the essays are not part of the repository")
 def test_the_authors_haystack(tokenizer):
     hay = niah.load_haystack(ESSAYS)
-    assert hay.name == "paul-graham"
-    assert hay.text.startswith("February 2020What should an essay be?")
+    assert hay.name == "paul-graham" and hay.text.startswith("February 2020What should an essay be?")
     prompts = grid(tokenizer, [4096], 10, haystack=hay, recipe=PAPER)
     assert all(tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence for p in prompts)
     assert all(p.text[real_depth(p) - 2] == "." for p in prompts[1:-1])

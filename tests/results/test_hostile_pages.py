@@ -115,8 +115,7 @@ def maps(texts: dict[str, str]) -> Any:
     prompts = [
         hb.prompts.Prompt(
             text=f"{needle.sentence} before {needle.sentence} after {needle.sentence}", ids=(),
-            needle_spans=((0, 1),), length=1, depth=0.0, template="", haystack="", haystack_seed=0,
-            needle=needle.name, reference=needle.sentence, question="", key=key,
+            needle=needle, spans={"needle": ((0, 1),)}, key=key,
         )  # fmt: skip
         for i, needle in enumerate(needles)
         for key in rows.loc[rows["prompt"].str.startswith(f"{i}-"), "prompt"].unique()

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from book.paper import figures as paper_figures
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import fetching, figures, progress, store
+from hybret import data, figures, progress, store
 from hybret.cli import app
 from hybret.errors import HybretError, printable
 from hybret.sweeping import run_folder
@@ -157,14 +157,16 @@ def test_writing_replaces_a_link_and_leaves_what_it_points_to(tmp_path):
     assert (tmp_path / "target").read_bytes() == b"kept" and not (tmp_path / "rows").is_symlink()
 
 
-def test_a_data_set_cannot_name_files_outside_its_folder(tmp_path):
+def test_a_data_set_cannot_name_files_outside_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(data.CACHE, str(tmp_path / "cache"))
+
     def download(repository, revision, file):
         path = tmp_path / "evil.parquet"
         pd.DataFrame({"subject": ["../../../evil"], "question": ["?"]}).to_parquet(path)
         return path
 
     with pytest.raises(HybretError, match="leads out of"):
-        fetching.fetch("mmlu", tmp_path / "cache", download)
+        data.fetch_benchmark("mmlu", download)
     assert not list(tmp_path.rglob("*.jsonl"))
 
 

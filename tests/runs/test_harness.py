@@ -14,7 +14,7 @@ import torch
 
 import hybret as hb
 from book.paper import benchmark_scores as averages
-from hybret import fetching, harness
+from hybret import data, harness
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.organisms import skills
@@ -232,7 +232,7 @@ def test_a_damaged_file_is_named(griffin, tmp_path):
     ],
 )
 def test_bad_input_is_refused_before_a_model_runs(griffin, tmp_path, monkeypatch, change, said):
-    monkeypatch.setenv(fetching.CACHE, str(tmp_path))
+    monkeypatch.setenv(data.CACHE, str(tmp_path))
     hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
     given = {"tasks": "organism_prices", "conditions": {"base": hb.Keep()}, "progress": False}
     with pytest.raises(hb.HybretError, match=said):
@@ -257,7 +257,7 @@ def fetched(name, tables, folder):
         tables(file).to_parquet(path)
         return path
 
-    return fetching.fetch(name, download=download)
+    return data.fetch_benchmark(name, download)
 
 
 def glue_table(file):
@@ -270,7 +270,7 @@ def glue_table(file):
 
 
 def test_glue_runs_from_local_files(griffin, tmp_path, monkeypatch):
-    monkeypatch.setenv(fetching.CACHE, str(tmp_path))
+    monkeypatch.setenv(data.CACHE, str(tmp_path))
     fetched("glue", glue_table, tmp_path)
     rows = harness.evaluate(griffin, "glue", harness.conditions(griffin, 3), progress=False)
     assert rows.groupby("task").size().to_dict() == dict.fromkeys(benchmarks._GLUE, 9)
@@ -284,7 +284,7 @@ def test_glue_runs_from_local_files(griffin, tmp_path, monkeypatch):
 def test_real_mmlu_questions(griffin, chat, tmp_path, monkeypatch):
     if not MMLU.is_dir():
         pytest.skip(f"no MMLU questions in {MMLU}: the path for the real benchmark is not exercised")
-    monkeypatch.setenv(fetching.CACHE, str(tmp_path))
+    monkeypatch.setenv(data.CACHE, str(tmp_path))
 
     def table(file):
         split = file.split("/")[1].split("-")[0]

@@ -143,8 +143,8 @@ def test_each_row_says_where_the_needle_is(rows, griffin, prompts):
     for row in rows.to_dict("records"):
         p = by[row["prompt"]]
         assert (row["length"], row["tokens"], row["template"]) == (p.length, len(p.ids), "base")
-        assert (row["haystack"], row["haystack_seed"], row["needle"]) == (p.haystack, 0, p.needle)
-        if p.needle == "none":
+        assert (row["haystack"], row["haystack_seed"], row["needle"]) == (p.haystack, 0, p.labels["needle"])
+        if p.control:
             assert (row["needle_start"], row["needle_end"], row["distance"], row["in_window"]) == (-1, -1, -1, False)
             assert math.isnan(row["depth"])
             continue

@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 import hybret as hb
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import HybretError, fetching, figures, metrics, scoring, store
+from hybret import HybretError, figures, metrics, scoring, store
+from hybret import data as fetched
+from hybret.checkpoints import CHECKPOINTS
 from hybret.cli import app
-from hybret.sources import CHECKPOINTS
 from hybret.tasks import niah
 
 LONG = int(os.environ.get("HYBRET_FUZZ", 0))
@@ -180,20 +181,22 @@ def test_result_bytes(griffin, cells, tmp_path_factory, which, replaced, data):
     folder = tmp_path_factory.mktemp("rows")
     if which == "manifest":
         value = data.draw(ANY | st.fixed_dictionaries({"revision": ANY, "files": ANY}) | st.just(replaced))
-        good = {"revision": fetching.SOURCES["glue"].revision, "files": value}
+        good = {"revision": fetched.BENCHMARKS["glue"].revision, "files": value}
         (folder / "glue").mkdir()
         raw = (
             value
             if isinstance(value, bytes)
             else json.dumps(data.draw(st.sampled_from([value, good])), default=str).encode()
         )
-        (folder / "glue" / fetching.MANIFEST).write_bytes(raw)
-        survives(lambda: fetching.files("glue", folder))
+        (folder / "glue" / fetched.MANIFEST).write_bytes(raw)
 
         def offline(*_):
             raise OSError("no network")
 
-        survives(lambda: fetching.fetch("glue", folder, offline))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(fetched.CACHE, str(folder))
+            survives(lambda: fetched.benchmark_files("glue"))
+            survives(lambda: fetched.fetch_benchmark("glue", offline))
     else:
         given = {"conditions": {"k=0": hb.KeepHeads(0)}, "max_new_tokens": 1, "progress": False, "out": folder}
         hb.sweep(griffin, cells, **given)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hybret.errors import HybretError
-from hybret.models import CHECKPOINTS, OLDEST_TRANSFORMERS, organisms
+from hybret.checkpoints import CHECKPOINTS, organisms
+from hybret.models import OLDEST_TRANSFORMERS
 from hybret.organisms.training.card_results import SIDES, Log, evaluation, needle_row, percent, probed, share, skills, standard, table
 from hybret.organisms.training.card_training import data, recipe, without_attention
 from hybret.organisms.training.evaluate import ALL, GENERATION

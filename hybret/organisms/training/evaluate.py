@@ -168,17 +168,17 @@ def _fact_table(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str,
 
 def _new_words(answer: str, prompt: Prompt) -> float:
     """Share of a fact's words of more than three letters, absent from the question, that the answer holds."""
-    said, given, told = (set(normalise(text).split()) for text in (answer, prompt.question, prompt.reference))
+    said, given, told = (set(normalise(text).split()) for text in (answer, prompt.needle.question, prompt.needle.sentence))
     wanted = {word for word in told - given if len(word) > 3}
     return len(wanted & said) / len(wanted)
 
 
 def _examples(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
     """The first fact of every form at the second depth: what was hidden and what came back."""
-    first = {p.needle: p for p in reversed(prompts) if p.depth == FACT_DEPTHS[1]}
+    first = {p.needle.name: p for p in reversed(prompts) if p.depth == FACT_DEPTHS[1]}
     answers = rows.drop_duplicates(["prompt", "condition"]).set_index(["prompt", "condition"])["answer"]
     return [
-        {"needle": p.needle, "question": p.question, "fact": p.reference}
+        {"needle": p.needle.name, "question": p.needle.question, "fact": p.needle.sentence}
         | {label: answers[p.key, label] for label in (ALL, GENERATION)}
         for p in reversed(first.values())
     ]

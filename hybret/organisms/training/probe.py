@@ -121,7 +121,7 @@ def _grid(tokenizer: Any, lengths: Sequence[int], depths: int, needle: Needle, t
 
 @torch.no_grad()
 def _measure(model: Any, tokenizer: Any, prompts: Sequence[Prompt], condition: str) -> dict[str, float]:
-    answers = [tokenizer(p.reference, add_special_tokens=False)["input_ids"] for p in prompts]
+    answers = [tokenizer(p.needle.sentence, add_special_tokens=False)["input_ids"] for p in prompts]
     rows = [[*p.ids, *answer] for p, answer in zip(prompts, answers, strict=True)]
     ids, ends = _padded(rows, model.device)
     starts = torch.tensor([len(p.ids) for p in prompts], device=model.device)

@@ -6,19 +6,14 @@ import pytest
 import torch
 from conftest import random_ids
 
-import hybret as hb
-from book.speed.stock import answer
-from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
-from hybret.engine import decode, prefix_tree
+from hybret import CORRECTED, PAPER, Binary, KeepHeads, Mass, Null, Omit, Only
+from hybret.engine import decode
 from hybret.engine.attach import implementation
 from hybret.engine.context import Frame, frame
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Budget, Timings
 from hybret.engine.streaming import attend
 from hybret.fitting import effective
-from hybret.interventions import resolve
-from hybret.sweeping import sweep
 from hybret.tasks import niah
 
 ACTIONS = {
@@ -153,73 +148,6 @@ def _watch(block, hidden, position_ids, look):
     look(q, k, v, block.scaling, block.sliding_window)
 
 
-@RECIPES
-@pytest.mark.parametrize("tokens", [40, 100_000])
-def test_shared_prefixes_read_what_single_prompts_read(model, recipe, tokens, monkeypatch):
-    """Ragged prompts past the window, with two needles, none, and one that begins another."""
-    grid = {"haystack": "embedded", "recipe": recipe}
-    prompts = [
-        *niah.grid(model, [76, 128], [0, 40, 41, 100], **grid),
-        *niah.grid(model, [76, 128], [0], control=True, **grid),
-        *niah.grid(model, [100], [0, 70], "jrt", **grid),
-        *niah.grid(model, [76], [50], seed=1, **grid),
-    ]
-    conditions = {
-        "keep": Keep(),
-        "k=3": KeepHeads(3),
-        "l2": KeepHeads(2, metric="l2", during="prefill"),
-        "k=1, generation": KeepHeads(1, during="generation"),
-        "Only-Omit": PerPhase(generation=Only(), prefill=Omit()),
-        "Binary-Binary": PerPhase(generation=Binary(), prefill=Binary()),
-        "Omit-Null": PerPhase(generation=Omit(), prefill=Null()),
-        "Keep-Only": PerPhase(generation=Keep(), prefill=Only()),
-        "both": Omit() & KeepHeads(4),
-        "twice": Only(renormalise=True) & Omit(),
-        "self-question": PerPhase(generation=Only(also=("self",)), prefill=Only(also=("question",))),
-        "question-self": PerPhase(generation=Only(renormalise=True, also=("question",)), prefill=Only(also=("self",))),
-        "one layer": Only(layers=model.attention_layers[-1:]),
-        "mass": PerPhase(generation=Only() & Mass(1.5), prefill=Keep()),
-    }
-    monkeypatch.setitem(prefix_tree.GRANULARITY, "cpu", 3)
-    rows = sweep(model, prompts, conditions, recipe, max_new_tokens=6, budget=Budget(23, tokens), progress=False)
-    by_key = {p.key: p for p in prompts}
-    answers = rows.drop_duplicates(["prompt", "condition"])
-    assert len(answers) == len(by_key) * len(conditions) and answers["answer"].nunique() > len(by_key)
-    for row in answers.to_dict("records"):
-        with hb.attach(model, conditions[row["condition"]], recipe):
-            assert row["answer"] == model.generate(by_key[row["prompt"]], 6), row["condition"]
-
-
-def test_a_prompt_that_begins_another_ends_where_it_ends(model):
-    long = niah.grid(model, [100], [0])[0]
-    prompts = [niah.Prompt(**{**vars(long), "ids": long.ids[:n], "key": str(n)}) for n in (1, 2, 30, 31, len(long.ids))]
-    with parallel_scans(), implementation(model.net):
-        found = {
-            p.key: decode.decode(model, s, [(), ()], [(), ()], CORRECTED, 5)
-            for p, s in prefix_tree.prefill(model, prompts, [(), (KeepHeads(2),)], CORRECTED, 64)
-        }
-        for p in prompts:
-            slow = [decode.prefill(model, p.ids, [row], p.needle_spans, CORRECTED) for row in ((), (KeepHeads(2),))]
-            expected = [decode.decode(model, state, [()], [()], CORRECTED, 5)[0] for state in slow]
-            assert found[p.key] == expected
-
-
-def test_prompts_of_one_grid_share_their_haystack(tiny, monkeypatch):
-    read, original = [], decode.prefill_chunk
-
-    def counted(model, state, ids, until, *args, **kwargs):
-        read.append(until - int(state.position[0]))
-        return original(model, state, ids, until, *args, **kwargs)
-
-    monkeypatch.setattr(decode, "prefill_chunk", counted)
-    prompts = niah.grid(tiny, [128, 256, 384, 512], 5)
-    with parallel_scans(), implementation(tiny.net):
-        states = dict((p.key, s) for p, s in prefix_tree.prefill(tiny, prompts, [()], CORRECTED, 2400))
-    assert set(states) == {p.key for p in prompts}
-    assert all(int(states[p.key].position[0]) == len(p.ids) - 1 for p in prompts)
-    assert sum(read) < 0.7 * sum(len(p.ids) - 1 for p in prompts)
-
-
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -240,40 +168,3 @@ def test_flash_attention_is_the_blocked_one(heads, shared, width, window):
         torch.testing.assert_close(lse, expected[1], atol=1e-3, rtol=0)
         torch.testing.assert_close(bits, expected[2], atol=0.05, rtol=0)
         assert (bits - expected[2]).abs().mean() < 0.01
-
-
-@cuda
-@pytest.mark.parametrize("name", ["griffin-tiny", "random-griffin", "random-jamba"])
-def test_answers_on_the_gpu_are_those_of_generate(name):
-    model = hb.load(name, device="cuda")
-    prompts = niah.grid(model, [128, 512], [50])
-    conditions = {"k": KeepHeads(3), "g": KeepHeads(4, during="generation")} | hb.interventions.table1_conditions()
-    stages = Timings()
-    sweep(model, prompts, conditions, max_new_tokens=8, progress=False, stages=stages)
-    for prompt in prompts:
-        for condition in list(conditions.values())[::4]:
-            expected = answer(model, prompt, condition, 8)
-            assert stages.tokens[prompt.key, resolve(condition, model, CORRECTED).key] == expected
-
-
-def test_answers_are_those_of_generate(model):
-    """A second implementation: transformers' own greedy decoding with a registered hook, one condition at a time."""
-    prompts = niah.grid(model, [76, 128], [0, 60])
-    conditions = {"k": KeepHeads(3), "g": KeepHeads(2, during="generation")} | hb.interventions.table1_conditions()
-    conditions |= {
-        repr(only): PerPhase(generation=only, prefill=Only(also=("self", "answer")))
-        for only in (
-            Only(renormalise=True),
-            Only(also=("self",)),
-            Only(renormalise=True, also=("first", "question")),
-            Only(layers=model.attention_layers[:1]),
-        )
-    }
-    conditions["mass"] = PerPhase(generation=Binary() & Mass(1.0), prefill=Mass("needle"))
-    stages = Timings()
-    sweep(model, prompts, conditions, max_new_tokens=6, progress=False, stages=stages)
-    for prompt in prompts[::3]:
-        for condition in conditions.values():
-            expected = answer(model, prompt, condition, 6)
-            assert stages.tokens[prompt.key, resolve(condition, model, CORRECTED).key] == expected
-    assert len({tuple(tokens) for tokens in stages.tokens.values()}) > 10

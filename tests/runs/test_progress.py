@@ -1,4 +1,4 @@
-"""How a model shows itself, and how progress does."""
+"""How progress shows itself."""
 
 from __future__ import annotations
 
@@ -6,54 +6,12 @@ import io
 import os
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 import hybret as hb
 from hybret import progress
-from hybret.engine.placing import Elsewhere
-
-
-def drawn(model) -> ET.Element:
-    return ET.fromstring(model._repr_html_().replace("<br>", "<br/>"))
-
-
-def test_a_model_says_in_one_line_what_it_is(tiny):
-    said = repr(tiny)
-    assert "\n" not in said and len(said) < 200
-    for fact in ("griffin-tiny", "recurrent_gemma", "7.53 M", "float32", "cpu", "2, 5 of 8", "10 heads", "256 tokens"):
-        assert fact in said
-    assert "random" not in said
-
-
-@pytest.mark.parametrize("name", ["random-jamba", "falcon_h1", "nemotron_h", "lfm2"])
-def test_the_picture_has_every_layer_and_fills_those_with_attention(name):
-    model = hb.load(name, device="cpu")
-    layers = [g for g in drawn(model).iter() if g.tag.endswith("}g")]
-    titles = ["".join(g.itertext()) for g in layers]
-    assert len(layers) == model.net.config.num_hidden_layers
-    filled = [i for i, g in enumerate(layers) if g[1].get("fill") != "none"]
-    assert filled == list(model.attention_layers)
-    assert [i for i, title in enumerate(titles) if "attention" in title] == filled
-    assert "random weights" in repr(model) and "global attention" in repr(model)
-
-
-def test_a_name_is_escaped(griffin):
-    named = replace(griffin, name="<script>alert(1)</script>", family='"><img src=x>')
-    assert "<script" not in named._repr_html_() and "<img" not in named._repr_html_()
-
-
-def test_a_model_that_workers_hold_shows_itself_too(griffin):
-    net = Elsewhere(griffin.net.config, torch.bfloat16, torch.device("cuda"), 0)
-    away = replace(griffin, net=net)
-    assert "bfloat16 on cuda" in repr(away) and "layer 5: attention" in away._repr_html_()
-
-
-# ---------------------------------------------------------------- progress
 
 
 class Log(io.StringIO):

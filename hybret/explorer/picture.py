@@ -1,0 +1,64 @@
+"""A model in a notebook: its stack of layers as a picture, for light and dark pages, without scripts."""
+
+from __future__ import annotations
+
+from html import escape
+
+from hybret.errors import printable
+from hybret.families import mixers
+from hybret.hybrid import Hybrid
+
+# Fill, number and dashes of the outline, by what a layer mixes tokens with; lines and words take the page's own colour.
+LOOKS = {
+    "attention": ("#0072B2", "#fff", "none"),
+    "attention and recurrence": ("#CC79A7", "#000", "none"),
+    "recurrence": ("none", "currentColor", "none"),
+    "convolution": ("none", "currentColor", "3 2"),
+    "no mixing": ("none", "currentColor", "1 3"),
+}
+WIDTH, HEIGHT, GAP = 22, 26, 3  # of a layer, in pixels
+PER_ROW = 13  # layers, for a phone
+
+
+def model_html(model: Hybrid) -> str:
+    """The model with a picture of its layers, the first one left."""
+    what, attention = map(escape, model.facts())
+    layers = mixers(model.net.config)
+    legend = "".join(
+        f'<span style="white-space:nowrap;margin-right:1em">{_legend_box(mixer)} {mixer}</span>'
+        for mixer in LOOKS
+        if mixer in layers
+    )
+    return (
+        f'<div class="hb-model"><b>{escape(printable(model.name))}</b><br>{what}<br>{_stack(layers, attention)}'
+        f"<div>{legend}</div>{attention[0].upper()}{attention[1:]}</div>"
+    )
+
+
+def _stack(layers: list[str], label: str) -> str:
+    columns, rows = min(len(layers), PER_ROW), -(-len(layers) // PER_ROW)
+    width, height = columns * (WIDTH + GAP) + GAP, rows * (HEIGHT + GAP) + GAP
+    boxes = []
+    for i, mixer in enumerate(layers):
+        x, y = GAP + (i % PER_ROW) * (WIDTH + GAP), GAP + (i // PER_ROW) * (HEIGHT + GAP)
+        fill, ink, dashes = LOOKS[mixer]
+        boxes.append(
+            f'<g><title>layer {i}: {mixer}</title><rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="3" '
+            f'fill="{fill}" stroke="currentColor" stroke-dasharray="{dashes}"/>'
+            f'<text x="{x + WIDTH / 2:g}" y="{y + HEIGHT / 2 + 4:g}" text-anchor="middle" font-size="11" '
+            f'fill="{ink}">{i}</text></g>'
+        )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" style="max-width:100%;height:auto;margin:4px 0;background:none">'
+        f"{''.join(boxes)}</svg>"
+    )
+
+
+def _legend_box(mixer: str) -> str:
+    fill, _, dashes = LOOKS[mixer]
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" aria-hidden="true" width="12" height="12" style="vertical-align:-1px">'
+        f'<rect x="1" y="1" width="10" height="10" rx="2" fill="{fill}" stroke="currentColor" '
+        f'stroke-dasharray="{dashes}"/></svg>'
+    )

@@ -1,0 +1,359 @@
+"""Fetching models, essays and benchmarks, partly from a server of this process that breaks off, lies and refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from huggingface_hub import constants
+from test_cli import run
+
+import hybret as hb
+from hybret import HybretError, data
+from hybret.tasks.haystack import PAPER_ESSAYS, load_haystack
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILES = {
+    "config.json": b'{"model_type": "jamba"}',
+    "tokenizer.json": b"{}",
+    "model-00001-of-00002.safetensors": bytes(range(256)) * 4000,
+    "model-00002-of-00002.safetensors": b"two" * 1000,
+    "pytorch_model.bin": b"a pickle",
+    "modeling_own.py": b"raise SystemExit",
+    "original/consolidated.safetensors": b"the same weights again",
+}
+
+
+class Server(ThreadingHTTPServer):
+    """What it did wrong, and what it was asked."""
+
+    daemon_threads = True
+    cut: set[str]  # sent half at first
+    dead: bool  # then the line is dead for good
+    wrong: set[str]  # sent with other bytes of the same number
+    hidden: set[str]  # not in the repository
+    status: int | None
+    code: str
+    more: dict[str, bytes]  # files beside those of the repository
+    asked: list[tuple[str, str, str | None]]  # method, file, range
+
+
+class Hub(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, body: bytes, headers: dict[str, str], code: int = 200, send: int | None = None) -> None:
+        self.send_response(code)
+        for key, value in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[:send])
+        if send is not None:
+            self.close_connection = True
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        lfs = {name: hashlib.sha256(body).hexdigest() for name, body in FILES.items() if "safetensors" in name}
+        git = {n: hashlib.sha1(b"blob %d\0" % len(b) + b).hexdigest() for n, b in FILES.items()}
+        if self.server.status:
+            return self.answer(b"{}", {"X-Error-Code": self.server.code}, self.server.status)
+        if path.startswith("/api/models/") and "/tree/" in path:
+            found = [
+                {"type": "file", "path": n, "size": len(b), "oid": git[n]}
+                | ({"lfs": {"oid": lfs[n], "size": len(b), "pointerSize": 100}} if n in lfs else {})
+                for n, b in FILES.items()
+                if n not in self.server.hidden
+            ]
+            return self.answer(json.dumps(found).encode(), {"Content-Type": "application/json"})
+        if path.startswith("/api/models/"):
+            info = json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": []})
+            return self.answer(info.encode(), {"Content-Type": "application/json"})
+        name = path.rpartition(f"/resolve/{COMMIT}/")[2]
+        asked = self.headers.get("Range")
+        self.server.asked.append((self.command, name, asked))
+        body = (FILES | self.server.more)[name]
+        headers = {"ETag": f'"{lfs.get(name, git.get(name))}"', "Accept-Ranges": "bytes"}
+        if self.command == "GET" and name in self.server.wrong:
+            body = body[::-1]
+        if self.command == "GET" and name in self.server.cut:
+            self.server.cut.remove(name)
+            self.server.status = 503 if self.server.dead else None
+            return self.answer(body, headers, send=len(body) // 2)
+        if asked and self.command == "GET":
+            start = int(asked.removeprefix("bytes=").partition("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            return self.answer(body[start:], headers, 206)
+        return self.answer(body, headers)
+
+    do_HEAD = do_GET  # noqa: N815 (the name is http.server's)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    server = Server(("127.0.0.1", 0), Hub)
+    server.cut, server.dead, server.wrong, server.hidden = set(), True, set(), set()
+    server.status, server.code, server.more, server.asked = None, "", {}, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://{}:{}".format(*server.server_address))
+    template = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's own client waits between its attempts
+    yield server
+    server.shutdown()
+
+
+BIG, SMALL = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+KEPT = {"config.json", "tokenizer.json", BIG, SMALL}
+
+
+def gets(hub: Server) -> list[str]:
+    return [name for method, name, _ in hub.asked if method == "GET"]
+
+
+def snapshot_files() -> set[str]:
+    return {p.name for p in Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/*")}
+
+
+def test_a_model_is_fetched_whole_without_pickles_and_code(hub: Server) -> None:
+    lines: list[str] = []
+    folder = data.fetch("owner/name", lines.append)
+    assert {p.name for p in folder.rglob("*") if p.is_file()} == KEPT and folder.name == COMMIT
+    assert all((folder / name).read_bytes() == FILES[name] for name in KEPT)
+    assert lines[-1] == f"checked: owner/name@{COMMIT}" and "4 files" in lines[0]
+    hub.asked.clear()
+    assert data.fetch(f"owner/name@{COMMIT}") == folder and not gets(hub)  # nothing twice
+
+
+def test_a_broken_connection_is_continued_within_the_file(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
+    hub.cut, hub.dead = {BIG}, False
+    folder = data.fetch("owner/name")
+    assert ("GET", BIG, "bytes=500000-") in hub.asked  # whole chunks are kept
+    assert (folder / BIG).read_bytes() == FILES[BIG]
+
+
+def test_a_download_that_stopped_goes_on_with_what_is_missing(hub: Server) -> None:
+    folder = data.fetch("owner/name")
+    (folder / BIG).resolve().unlink()
+    (folder / BIG).unlink()
+    hub.cut = {BIG}
+    with pytest.raises(HybretError, match=r"^cannot fetch 'owner/name'"):
+        data.fetch("owner/name")
+    assert snapshot_files() == KEPT - {BIG}  # half is not taken for whole
+    hub.cut, hub.status = set(), None
+    hub.asked.clear()
+    assert data.fetch("owner/name") == folder and gets(hub) == [BIG]
+    assert (folder / BIG).read_bytes() == FILES[BIG]
+
+
+@pytest.mark.parametrize("name", [BIG, "config.json"])
+def test_a_file_that_differs_from_the_hubs_is_named_and_removed(hub: Server, name: str) -> None:
+    hub.wrong = {name}
+    with pytest.raises(HybretError, match=rf"^{name} of owner/name differ from the hub's and were removed"):
+        data.fetch("owner/name")
+    assert snapshot_files() == KEPT - {name}
+    hub.wrong = set()
+    assert (data.fetch("owner/name") / name).read_bytes() == FILES[name]
+
+
+def test_space_is_checked_before_anything_is_downloaded(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(HybretError, match="GiB free; free some, or set HF_HOME"):
+        data.fetch("owner/name")
+    assert not gets(hub)
+
+
+def test_what_cannot_be_fetched(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.hidden = {BIG, SMALL}
+    with pytest.raises(HybretError, match="owner/name has no safetensors"):
+        data.fetch("owner/name")
+    with pytest.raises(HybretError, match="'griffin-tiny' is on this machine already"):
+        data.fetch_model("griffin-tiny")
+    found = run("fetch", "squad")
+    assert found.exit_code == 2 and "give essays, glue, mmlu or a Hugging Face id" in found.stderr
+
+
+@pytest.mark.parametrize("name", ["owner/name", "google/recurentgemma-2b@0123abc"])
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (403, "GatedRepo", "gated; accept its terms at https://huggingface.co/{} and run `hf auth login`"),
+        (404, "RepoNotFound", "no such repository or revision, or it is private; check the name"),
+        (404, "RevisionNotFound", "no such repository or revision"),
+        (503, "", "cannot be reached"),
+        (None, "", "cannot be reached or HF_HUB_OFFLINE is set; check the network, or name a folder"),
+    ],
+)
+def test_the_hubs_refusals(hub: Server, monkeypatch: pytest.MonkeyPatch, name, status, code, words) -> None:
+    hub.status, hub.code = status, code
+    if status is None:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        template = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    for act in (lambda: data.fetch(name), lambda: hb.load(name, device="cpu")):
+        with pytest.raises(HybretError) as caught:
+            act()
+        line = str(caught.value)
+        assert line.startswith("cannot ") and repr(name) in line and "\n" not in line
+        assert words.format(name.partition("@")[0]) in line
+        assert ("(did you mean google/recurrentgemma-2b?)" in line) == (code[:3] == "Rep" and "google" in name) or code[
+            :3
+        ] == "Rev"
+
+
+# ---------------------------------------------------------------- essays
+
+TEXTS = {"useful.txt": b"Be useful.", "newideas.txt": b"New ideas.", "addiction.txt": b"Things."}
+
+
+@pytest.fixture
+def essays(hub: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Three texts in the places of the essays, on the server; the folder of the fetched ones."""
+    monkeypatch.setenv(data.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setitem(data.ESSAYS, "address", f"{constants.ENDPOINT}/essays/resolve/{COMMIT}/")
+    monkeypatch.setitem(data.ESSAYS, "files", {n: hashlib.sha256(t).hexdigest() for n, t in TEXTS.items()})
+    hub.more = dict(TEXTS)
+    return tmp_path / "cache" / "essays"
+
+
+def test_essays_are_fetched_where_it_stopped_and_checked(hub: Server, essays: Path) -> None:
+    hub.cut, hub.dead = {"newideas.txt"}, False
+    with pytest.raises(HybretError, match=r"cannot fetch newideas.txt .*; run `hybret fetch essays` again"):
+        data.fetch("essays")
+    with pytest.raises(HybretError, match=r"newideas.txt is missing or changed\); run `hybret fetch essays` once"):
+        data.essays_folder()
+    assert data.fetch("essays") == data.essays_folder() == essays
+    assert gets(hub) == ["useful.txt", "newideas.txt", "newideas.txt", "addiction.txt"]
+    (essays / "useful.txt").write_text("Be idle.")
+    with pytest.raises(HybretError, match="useful.txt is missing or changed"):
+        data.essays_folder()
+    assert data.fetch("essays") == data.essays_folder() and gets(hub)[4:] == ["useful.txt"]
+
+
+def test_an_essay_with_another_digest_is_not_kept(hub: Server, essays: Path) -> None:
+    hub.more["useful.txt"] = b"<html>Please log in</html>"
+    with pytest.raises(HybretError, match="cannot fetch useful.txt .* hash .* on a network that does not change files"):
+        data.fetch("essays")
+    assert not list(essays.rglob("*.txt"))
+
+
+def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays: Path) -> None:
+    with pytest.raises(HybretError, match="run `hybret fetch essays` once"):
+        load_haystack("essays")
+    found = run("sweep", "--model", "owner/name", "--haystack", "essays")
+    assert found.exit_code == 2 and "run `hybret fetch essays` once" in found.stderr  # before the model is asked for
+    data.fetch("essays")
+    assert load_haystack("essays").text == "Be useful.New ideas.Things."
+
+
+def test_the_recorded_essays_are_those_of_the_authors() -> None:
+    files = data.ESSAYS["files"]
+    assert len(files) == 49 and dict(PAPER_ESSAYS).items() <= files.items()
+    assert len(data.ESSAYS["address"].split("/")[5]) == 40  # a commit
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "niah" / "essays"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no essays beside this clone (../shared/niah/essays)")
+def test_a_copy_of_the_essays_beside_the_clone_is_the_recorded_one() -> None:
+    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in SHARED.glob("*.txt")}
+    assert there and there.items() <= data.ESSAYS["files"].items()
+
+
+# ---------------------------------------------------------------- benchmarks
+
+DEV, TEST = data.BENCHMARKS["mmlu"].files
+
+
+class Downloads:
+    """Files of MMLU by split, and what was asked for; those in `fails` break off."""
+
+    def __init__(self, folder, fails=()):
+        self.folder, self.fails, self.asked = folder, set(fails), []
+
+    def __call__(self, repository, revision, file):
+        self.asked.append((repository, revision, file))
+        if file in self.fails:
+            raise OSError("Name or service not known\nmore lines")
+        path = self.folder / file.replace("/", "-")
+        subjects = ["anatomy", "anatomy", "law"]
+        choices = [["a", "b", "ç", "d"]] * 3
+        pd.DataFrame({"question": ["q1?", "q2?", "q3?"], "subject": subjects, "choices": choices, "answer": [0, 3, 1]}
+                     ).to_parquet(path)  # fmt: skip
+        return path
+
+
+@pytest.fixture
+def mmlu(tmp_path, monkeypatch):
+    monkeypatch.setenv(data.CACHE, str(tmp_path))
+    return Downloads(tmp_path)
+
+
+def test_benchmarks_become_jsonl_with_a_manifest(mmlu):
+    lines = []
+    mmlu.fails = {TEST}
+    with pytest.raises(HybretError, match=r"cannot download .*test.* \(Name or service not known\)"):
+        data.fetch_benchmark("mmlu", mmlu)
+    with pytest.raises(HybretError, match="run `hybret fetch mmlu` once"):
+        data.benchmark_files("mmlu")  # a half is not taken for the whole
+    mmlu.fails, mmlu.asked = set(), []
+    data.fetch_benchmark("mmlu", mmlu, lines.append)
+    source = data.BENCHMARKS["mmlu"]
+    assert mmlu.asked == [(source.repository, source.revision, file) for file in (DEV, TEST)]
+    assert len(lines) == 2 and lines[0].startswith("mmlu 1/2: ")
+    found = data.benchmark_files("mmlu")
+    assert set(found) == {"anatomy/dev.jsonl", "anatomy/test.jsonl", "law/dev.jsonl", "law/test.jsonl"}
+    assert [json.loads(line) for line in found["anatomy/test.jsonl"].read_text("utf-8").splitlines()] == [
+        {"question": f"q{i}?", "subject": "anatomy", "choices": ["a", "b", "ç", "d"], "answer": answer}
+        for i, answer in ((1, 0), (2, 3))
+    ]
+    data.fetch_benchmark("mmlu", mmlu)
+    assert len(mmlu.asked) == 2  # nothing twice
+
+
+@pytest.mark.parametrize("changed", ["data", "revision", "outside"])
+def test_changed_benchmarks_are_noticed_and_restored(mmlu, changed):
+    folder = data.fetch_benchmark("mmlu", mmlu)
+    path, manifest = folder / "law/test.jsonl", json.loads((folder / data.MANIFEST).read_text())
+    good = path.read_bytes()
+    if changed == "data":
+        path.write_bytes(good.replace(b"q3", b"q4"))
+    else:
+        more = {"revision": "other"} if changed == "revision" else {"files": {"../x": "0"}}
+        (folder / data.MANIFEST).write_text(json.dumps(manifest | more))
+    with pytest.raises(HybretError, match="run `hybret fetch mmlu` once"):
+        data.benchmark_files("mmlu")
+    data.fetch_benchmark("mmlu", mmlu)
+    assert data.benchmark_files("mmlu") and path.read_bytes() == good
+
+
+def test_bad_names_and_folders(mmlu, tmp_path):
+    with pytest.raises(HybretError, match="unknown benchmark 'squad'; choose one of glue, mmlu"):
+        data.fetch_benchmark("squad")
+    (tmp_path / "mmlu").write_text("a file in the way")
+    with pytest.raises(HybretError, match="cannot write"):
+        data.fetch_benchmark("mmlu", mmlu)
+
+
+def test_every_task_of_glue_is_fetched():
+    from hybret.harness import tasks as benchmarks
+
+    kept = set(data.BENCHMARKS["glue"].files.values())
+    for name, folder in benchmarks._GLUE.items():
+        file = "mismatch" if name == "mnli_mismatch" else "default"
+        definition = benchmarks._definition(benchmarks._lm_eval_tasks() / "glue" / folder / f"{file}.yaml")
+        assert f"{folder}/{definition['validation_split']}.jsonl" in kept
+        assert definition["task"] == name and definition["dataset_path"] == data.BENCHMARKS["glue"].repository
