@@ -21,11 +21,13 @@ from .interventions import Compose as Compose
 from .interventions import Intervention as Intervention
 from .interventions import Keep as Keep
 from .interventions import KeepHeads as KeepHeads
+from .interventions import KeyMask as KeyMask
 from .interventions import Mass as Mass
 from .interventions import Null as Null
 from .interventions import Omit as Omit
 from .interventions import Only as Only
 from .interventions import PerPhase as PerPhase
+from .interventions import Reweight as Reweight
 from .interventions import table1_conditions as table1_conditions
 from .models import Model as Model
 from .models import load as load

@@ -25,7 +25,7 @@ from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
 from hybret.families import RANDOM
 from hybret.models import Model, load
-from hybret.provenance import differences
+from hybret.store import differences, run_key
 
 PATIENCE = 3
 """Times that every worker may be lost with no batch finished in between, before a sweep gives up."""
@@ -50,8 +50,6 @@ class Worker:
 
     def run_key(self, name: str, plan: Schedule) -> dict[str, Any]:
         """The run that this process would compute."""
-        from hybret.sweeping import run_key
-
         return run_key(replace(self.held(), name=name), plan.recipe, plan.max_new_tokens, plan.budget)
 
     def answer(self, plan: Schedule, batch: Batch) -> tuple[Answers, dict[str, float]]:

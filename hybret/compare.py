@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import pandas as pd
 
 from hybret import metrics
 from hybret.errors import HybretError
-from hybret.provenance import flat
-from hybret.store import read_rows
+from hybret.rows import CELL, MADE, MEASURE
+from hybret.store import flat, read_rows
 
-CELL = ["intervention", "prompt", *metrics.CELL]
-"""What two runs have in common when they answer the same: labels of conditions are free, and no part of it."""
-SEEN = ["answer", "score", "exact"]
-_MARKED = ["model", "weights", "recipe", "rubric", "device", "dtype"]
+SAME = ["intervention", "prompt", *CELL]
+"""Columns that are equal in one cell of two runs; the labels of conditions are free."""
+CHANGES = {"left_only": "only in a", "right_only": "only in b", "both": ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,97 +49,35 @@ class Diff:
 def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
     """Compare the rows of two runs cell by cell, and what made them.
 
-    Cells are the same when intervention and prompt are, and the recipe where both runs have one in common.
+    Cells are the same when intervention and prompt are, and the recipe where both runs have one in common. A run that
+    answers one cell in several ways is refused, and so are two runs without a common cell.
 
     Parameters
     ----------
     a, b : folder of a run, Parquet file of rows, or rows of `hybret.sweep`.
-
-    Returns
-    -------
-    Diff
-
-    Raises
-    ------
-    HybretError
-        No finished rows there, a damaged file, several answers to one cell in `a` or in `b`, or no cell that both have.
     """
-    one, other = _rows(a), _rows(b)
-    common = set(one["recipe"]) & set(other["recipe"])
-    cell = [*CELL, "recipe"] if common else CELL
-    kept = [_single(rows, cell)[[*dict.fromkeys([*cell, "condition", *SEEN])]] for rows in (one, other)]
+    sides = rows_a, rows_b = _rows(a), _rows(b)
+    cell = [*SAME, "recipe"] if set(rows_a["recipe"]) & set(rows_b["recipe"]) else SAME
+    kept = [_one_run(rows, cell)[[*dict.fromkeys([*cell, "condition", *MEASURE])]] for rows in sides]
     both = kept[0].merge(kept[1], on=cell, how="outer", suffixes=("_a", "_b"), indicator="side")
     if not (both["side"] == "both").any():
-        mine, theirs = metrics.with_needle(one), metrics.with_needle(other)  # all controls have one name
-        apart = [column for column in cell if column != "prompt" and not set(mine[column]) & set(theirs[column])]
-        values = [f"{column} {_shown(mine[column])} and {_shown(theirs[column])}" for column in apart]
-        raise HybretError(
-            "the two have no cell in common, the same intervention on the same prompt, so there is nothing to compare"
-            + (f": they differ in {', '.join(values)}" if values else "")
-        )
+        raise _nothing_common(rows_a, rows_b, cell)
     both["condition"] = both["condition_a"].fillna(both["condition_b"])
     scored = (both["score_a"] != both["score_b"]) | (both["exact_a"] != both["exact_b"])
     both["change"] = ""
     both.loc[both["answer_a"] != both["answer_b"], "change"] = "answer"
     both.loc[scored, "change"] = "score"
-    for side, name in (("left_only", "only in a"), ("right_only", "only in b")):
-        both.loc[both["side"] == side, "change"] = name
-    order = {label: i for i, label in enumerate(dict.fromkeys([*one["condition"], *other["condition"]]))}
+    both.loc[both["side"] != "both", "change"] = both["side"].astype(str).map(CHANGES)
+    order = {label: i for i, label in enumerate(dict.fromkeys([*rows_a["condition"], *rows_b["condition"]]))}
     both = both.sort_values("condition", key=lambda c: c.map(order), kind="stable")
     columns = ["condition", "prompt", "length", "depth", "change", "score_a", "score_b", "answer_a", "answer_b"]
+    made_a, made_b = _made(rows_a), _made(rows_b)
+    made = {field: (made_a.get(field, []), made_b.get(field, [])) for field in {**made_a, **made_b}}
     return Diff(
-        provenance=_provenance(one, other),
+        provenance={field: values for field, values in made.items() if values[0] != values[1]},
         cells=both.loc[both["change"] != "", columns].reset_index(drop=True),
         conditions=pd.DataFrame([_counts(label, part) for label, part in both.groupby("condition", sort=False)]),
     )
-
-
-def _single(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
-    """One row of each cell; what answers a cell in several ways holds several runs, and the first is not all of it."""
-    answers = rows.drop_duplicates([*cell, *SEEN])
-    several = answers[answers.duplicated(cell, keep=False)]
-    if several.empty:
-        return answers
-    apart = [column for column in _MARKED if column in several and several[column].nunique() > 1]
-    named = f" (they differ in {', '.join(apart)})" if apart else ""
-    raise HybretError(
-        f"one of the two holds several answers to one cell{named}: these are several runs; compare one with one other"
-    )
-
-
-def _shown(values: pd.Series) -> str:
-    """A column's values in a few words."""
-    several = list(dict.fromkeys(map(str, values)))
-    return several[0][:60] if len(several) == 1 else f"({len(several)} values)"
-
-
-def _counts(label: Any, part: pd.DataFrame) -> dict[str, Any]:
-    shared = part[part["side"] == "both"]
-    counts = {name: int((part["change"] == name).sum()) for name in ("score", "answer", "only in a", "only in b")}
-    means = {name: float(shared[name].mean()) for name in ("score_a", "score_b")}
-    return {"condition": label, "cells": len(shared), **counts, **means}
-
-
-def _provenance(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, tuple[list[Any], list[Any]]]:
-    left, right = _made(one), _made(other)
-    fields = [field for field in {**left, **right} if left.get(field, []) != right.get(field, [])]
-    return {field: (left.get(field, []), right.get(field, [])) for field in fields}
-
-
-def _made(rows: pd.DataFrame) -> dict[str, list[Any]]:
-    """Every field of what made these rows, with its distinct values: parts of a run may be made by several."""
-    notes: list[Mapping[str, Any]] = [
-        {str(name): value for name, value in rows.attrs.items() if name not in ("run", "made")},
-        rows.attrs.get("run", {}),
-        *rows.attrs.get("made", {}).values(),
-    ]
-    found: dict[str, list[Any]] = {name: sorted(rows[name].unique()) for name in _MARKED if name in rows}
-    for note in notes:
-        for field, value in flat(note).items():
-            values = found.setdefault(field, [])
-            if value not in values:
-                values.append(value)
-    return found
 
 
 def _rows(source: str | Path | pd.DataFrame) -> pd.DataFrame:
@@ -152,14 +88,61 @@ def _rows(source: str | Path | pd.DataFrame) -> pd.DataFrame:
         paths = [path] if path.is_file() else sorted(path.glob("rows-*.parquet"))
         if not paths:
             raise HybretError(
-                f"{name} holds no finished rows; give the `out` folder of a sweep that ended, or a Parquet file of rows"
+                f"{name} holds no finished rows; give the folder of a finished sweep, or a Parquet file of rows"
             )
         try:
             rows = read_rows(paths)
         except (OSError, KeyError) as problem:
             raise HybretError(f"cannot read rows of {name} ({problem})") from problem
-    if missing := [column for column in (*CELL, "condition", "recipe", *SEEN) if column not in rows]:
+    if missing := [column for column in (*SAME, "condition", "recipe", *MEASURE) if column not in rows]:
         raise HybretError(f"{name} has no column {missing[0]!r}; give rows of hybret.sweep")
     if rows.empty:
-        raise HybretError(f"{name} holds no rows; give those of a sweep that ended")
-    return metrics.settled(rows)
+        raise HybretError(f"{name} holds no rows; give those of a finished sweep")
+    return metrics.normalised(rows)
+
+
+def _one_run(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """One row of each cell; several answers to one cell are several runs, and the first would hide the others."""
+    answers = rows.drop_duplicates([*cell, *MEASURE])
+    several = answers[answers.duplicated(cell, keep=False)]
+    if several.empty:
+        return answers
+    apart = [column for column in MADE if column in several and several[column].nunique() > 1]
+    named = f" (they differ in {', '.join(apart)})" if apart else ""
+    raise HybretError(
+        f"one of the two holds several answers to one cell{named}: these are several runs; compare them one by one"
+    )
+
+
+def _nothing_common(rows_a: pd.DataFrame, rows_b: pd.DataFrame, cell: list[str]) -> HybretError:
+    """The error for two runs without a common cell, with the columns that keep them apart."""
+
+    def shown(values: pd.Series) -> str:
+        distinct = list(dict.fromkeys(map(str, values)))
+        return distinct[0][:60] if len(distinct) == 1 else f"({len(distinct)} values)"
+
+    left, right = metrics.with_needle(rows_a), metrics.with_needle(rows_b)  # all controls have one name
+    apart = [column for column in cell if column != "prompt" and not set(left[column]) & set(right[column])]
+    values = ", ".join(f"{column} {shown(left[column])} and {shown(right[column])}" for column in apart)
+    return HybretError(
+        "the two have no cell in common, the same intervention on the same prompt, so there is nothing to compare"
+        + (f": they differ in {values}" if values else "")
+    )
+
+
+def _counts(label: Any, part: pd.DataFrame) -> dict[str, Any]:
+    shared = part[part["side"] == "both"]
+    counts = {name: int((part["change"] == name).sum()) for name in ("score", "answer", "only in a", "only in b")}
+    means = {name: float(shared[name].mean()) for name in ("score_a", "score_b")}
+    return {"condition": label, "cells": len(shared), **counts, **means}
+
+
+def _made(rows: pd.DataFrame) -> dict[str, list[Any]]:
+    """Every field of what made these rows, with its distinct values: parts of a run may have several makers."""
+    values: dict[str, list[Any]] = {name: sorted(rows[name].unique()) for name in MADE if name in rows}
+    beside = {str(name): value for name, value in rows.attrs.items() if name not in ("run", "made")}
+    for note in (beside, rows.attrs.get("run", {}), *rows.attrs.get("made", {}).values()):
+        for field, value in flat(note).items():
+            if value not in values.setdefault(field, []):
+                values[field].append(value)
+    return values

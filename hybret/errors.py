@@ -94,6 +94,8 @@ def conform(name: str, value: Any, hint: Any) -> Any:
         return one_of(name, value, inner)
     if kind in (float, str):
         return number(name, value) if kind is float else text(name, value)
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise HybretError(f"{name} is {value!r}; it must be of type {kind.__name__}")
     return tuple(conform(f"an entry of {name}", entry, inner[0]) for entry in value) if kind is tuple else value

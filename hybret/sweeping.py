@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -10,39 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-import transformers
 
 from hybret import arguments, scoring
 from hybret.checkpoints import check_prompts, warn_beyond
 from hybret.cluster import Ray
 from hybret.engine import decode
-from hybret.engine.acting import require
 from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError
-from hybret.fitting import needs_question, no_question, validate
-from hybret.interventions import Intervention, KeepHeads, PerPhase, elementary, resolve
-from hybret.metrics import CELL
+from hybret.interventions import Intervention, KeepHeads, PerPhase, resolve
 from hybret.models import Model
 from hybret.progress import bar as progress_bar
 from hybret.prompts import Prompt
-from hybret.provenance import facts, name_of, texts_of
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.store import Answer, Store, read_rows
+from hybret.rows import CELL
+from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
 from hybret.tasks.encoding import check_tokenizer
 from hybret.tasks.niah import Niah
 
 MOST_NEW_TOKENS = 4096
-HERE = Path(__file__).parent
-# The modules that decide what a model answers: rows of another version of them are never mixed with new ones.
-ENGINE = [
-    *sorted((HERE / "engine").glob("*.py")),
-    *(HERE / f"{name}.py" for name in ("checkpoints", "families", "fitting", "interventions", "models")),
-]
-# Read once, with the code: a module edited while a run goes on does not change what the run is called.
-ENGINE_DIGEST = hashlib.sha256(b"".join(module.read_bytes() for module in ENGINE)).hexdigest()[:12]
 
 
 def sweep(
@@ -107,13 +93,11 @@ def sweep(
         raise HybretError(f"budget is {budget!r}; give a hybret.engine.schedule.Budget, or None for what fits")
     if out is not None:
         arguments.folder("out", out)
-    for condition in conditions.values():
-        validate(condition, model.heads, model.attention_layers)
-        if needs_question(elementary(condition)) and not all(p.question_span for p in prompts):
-            raise no_question()
-        for p in prompts:
-            reading, spans = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
-            require(model, recipe, condition, len(p.ids), reading, max_new_tokens, spans)
+    resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
+    for p in prompts:
+        reading, needle = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
+        for condition in resolved.values():
+            condition.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
     if engine not in ("local", "ray") and not isinstance(engine, Ray):
         raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
     cluster = Ray() if engine == "ray" else engine if isinstance(engine, Ray) else None
@@ -123,7 +107,6 @@ def sweep(
     stages = stages or Timings()
     run = run_key(model, recipe, max_new_tokens, budget)
     store = Store(out, run, facts(model))
-    resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
     plan = schedule(
         model, prompts, list(resolved.values()), recipe, max_new_tokens, budget, finished=store.answers.keys()
     )
@@ -250,8 +233,7 @@ def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: P
     scored = (p.task or Niah()).score(answer, p, scoring.RUBRICS[recipe.rubric])
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1
-    heads = {part for part in elementary(condition) if isinstance(part, KeepHeads)}
-    sparse = next(iter(heads)) if len(heads) == 1 and isinstance(condition, KeepHeads) else None
+    sparse = condition if isinstance(condition, KeepHeads) else None
     pair = condition if isinstance(condition, PerPhase) else None
     return {
         "model": model.name,
@@ -262,7 +244,7 @@ def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: P
         "prefill": pair.prefill.label if pair else _phase_label(condition, "prefill"),
         "generation": pair.generation.label if pair else _phase_label(condition, "generation"),
         "k": sparse.k if sparse else None,
-        "during": condition.during if isinstance(condition, KeepHeads) else None,
+        "during": sparse.during if sparse else None,
         "acted_prefill": found.acted_prefill,
         "acted_generation": found.acted_generation,
         **p.labels,
@@ -284,19 +266,12 @@ def _phase_label(condition: Intervention, phase: Any) -> str:
     return " & ".join(part.label for part in condition.at(phase)) or "keep"
 
 
-def run_key(model: Model, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
-    """What a folder of rows belongs to: rows of two runs that differ in any of it are never mixed."""
-    return {
-        "model": model.name,
-        "weights": model.digest,
-        "window": model.window,
-        "dtype": model.dtype,
-        "device": model.device.type,
-        "recipe": recipe.deciding,
-        "max_new_tokens": max_new_tokens,
-        "rows_per_batch": budget.max_sequences,
-        "tokens_per_pass": budget.max_tokens,
-        "engine": ENGINE_DIGEST,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+def texts_of(prompts: Iterable[Prompt]) -> dict[str, Any]:
+    """12 hex digits of the SHA-256 of every haystack, and of every needle with its question."""
+    texts: dict[str, dict[str, str]] = {"haystacks": {}, "needles": {}}
+    for p in prompts:
+        if p.haystack_sha256:
+            texts["haystacks"][f"{p.haystack}, seed {p.haystack_seed}"] = p.haystack_sha256[:12]
+        if not p.control:  # a control has no needle's name; `asked` in its rows tells which one it leaves out
+            texts["needles"][p.needle.name] = p.needle.digest
+    return texts

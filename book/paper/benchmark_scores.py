@@ -1,16 +1,16 @@
-"""Scores of benchmarks: per task, and the averages that a benchmark can be reported by, with intervals.
+"""Scores of benchmarks with intervals: of each task, and every average by which a benchmark can be reported.
 
-lm-evaluation-harness gives GLUE no average, and weights the subjects of MMLU by their size. Papers seldom say what they
-averaged, so every variant is computed. Intervals are 95 %: the documents of each task are resampled, those about one
-list or fact together, and a document's answers under all conditions are kept together, so that differences between
-conditions are paired.
+lm-evaluation-harness gives GLUE no average, and weights the subjects of MMLU by their size. Papers seldom tell their
+average, so we compute every variant. Intervals are 95 %: the documents of each task are resampled, those about the same
+list or fact together, and with a document its answers under all conditions, so that differences between conditions are
+paired.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -18,7 +18,7 @@ import pandas as pd
 
 from hybret import arguments, metrics
 from hybret.errors import HybretError
-from hybret.intervals import unseen
+from hybret.metrics import unseen
 
 MEASURES = ("acc", "mcc", "f1")
 # GLUE's own measures: Matthews correlation for cola, accuracy and F1 for mrpc and qqp, accuracy elsewhere.
@@ -27,7 +27,7 @@ BASE = "base"
 DRAWS = 1000  # of the bootstrap
 
 Weights = dict[tuple[str, str], float]
-"""The weight of each (task, measure) in an average; they add up to 1. Empty where there is nothing to average."""
+"""The weight of each (task, measure) in an average, with the sum 1; empty without tasks."""
 
 
 def _macro(sizes: Mapping[str, int]) -> Weights:
@@ -40,11 +40,10 @@ def _by_size(sizes: Mapping[str, int]) -> Weights:
 
 def _glue(sizes: Iterable[str], f1: bool = False) -> Weights:
     """Equal weights of tasks, and within a task of its measures."""
-    own = {
-        task: ("mcc",) if task in CORRELATION else ("acc", "f1") if f1 and task in WITH_F1 else ("acc",)
-        for task in sizes
-    }
-    return {(task, measure): 1 / len(own) / len(measures) for task, measures in own.items() for measure in measures}
+    of_task: dict[str, tuple[str, ...]] = dict.fromkeys(sizes, ("acc",))
+    of_task |= {task: ("mcc",) for task in sizes if task in CORRELATION}
+    of_task |= {task: ("acc", "f1") for task in sizes if f1 and task in WITH_F1}
+    return {(task, name): 1 / len(of_task) / len(names) for task, names in of_task.items() for name in names}
 
 
 def _mnli_once(sizes: Mapping[str, int], f1: bool = False) -> Weights:
@@ -72,19 +71,14 @@ VARIANTS: dict[str, dict[str, Callable[[Mapping[str, int]], Weights]]] = {
 
 
 def per_task(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Scores of every task under every condition.
-
-    Parameters
-    ----------
-    rows : from `hybret.harness.evaluate`, of one model and recipe.
-    seed : of the bootstrap.
+    """Scores of every task under every condition, from rows of `hybret.harness.evaluate` of one model and recipe.
 
     Returns
     -------
     DataFrame
         benchmark, group, task, label, condition, n, chance (1 / choices), then acc, mcc and f1 (mcc from -1 to 1; NA
-        where there are not two classes), each with its ``_low`` and ``_high``, and loss: how far acc lies below that of
-        the condition ``"base"``, paired, with ``loss_low`` and ``loss_high`` (NA without a base).
+        without exactly two classes), each with its ``_low`` and ``_high``, and loss: how far acc is below that of the
+        condition ``"base"``, paired, with ``loss_low`` and ``loss_high`` (NA without a base).
     """
     lines = []
     for sample in _samples(rows, seed):
@@ -94,31 +88,29 @@ def per_task(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             for measure in MEASURES:
                 least = -1.0 if measure == "mcc" else 0.0
                 line |= _named(measure, interval(sample.score(condition, measure), sample.clusters, least))
-            base, own = (sample.score(each, "acc") for each in (BASE, condition))
-            lines.append(line | _loss(condition, base, own, sample.clusters))
+            base, score = (sample.score(name, "acc") for name in (BASE, condition))
+            lines.append(line | _loss(condition, base, score, sample.clusters))
     return pd.DataFrame(lines)
 
 
 def averages(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Every variant of a benchmark's average, under every condition.
-
-    The organisms' groups and MMLU's categories have averages of their own; so has all of a benchmark.
+    """Every variant of a benchmark's average, under every condition: of all tasks, and of each group of several.
 
     Returns
     -------
     DataFrame
         benchmark, group (``"all"``, ``"glue"``, ``"mmlu-lookup"``, ...), variant, default (whether it is the
         benchmark's first), condition, tasks, n (documents), chance (of guessing; F1 counts as accuracy there), value,
-        low, high (0 to 1), then loss, loss_low and loss_high: how far it lies below the condition ``"base"``, paired;
+        low, high (0 to 1), then loss, loss_low and loss_high: how far it is below the condition ``"base"``, paired;
         and kept: its share of base.
     """
     samples = list(_samples(rows, seed))
     lines = []
     for benchmark in dict.fromkeys(s.benchmark for s in samples):
-        mine = [s for s in samples if s.benchmark == benchmark]
-        groups = {group: [s for s in mine if s.group == group] for group in dict.fromkeys(s.group for s in mine)}
-        # What the organisms' look-ups, facts and sentences have in common is the model alone.
-        parts = groups if benchmark == "organism" else {"all": mine} | (groups if len(groups) > 1 else {})
+        tasks = [s for s in samples if s.benchmark == benchmark]
+        groups = {group: [s for s in tasks if s.group == group] for group in dict.fromkeys(s.group for s in tasks)}
+        # The small models' look-ups, facts and sentences have only the model in common: no average is over all.
+        parts = groups if benchmark == "organism" else {"all": tasks} | (groups if len(groups) > 1 else {})
         for group, members in parts.items():
             for number, (variant, weights) in enumerate(VARIANTS[benchmark].items()):
                 average = _average(weights, members)
@@ -135,37 +127,23 @@ def averages(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def headline(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """The default lines of `averages`: one for each of the organisms' groups, and for GLUE and MMLU as a whole."""
+    """The default lines of `averages`: of each group of the small models' tasks, of all of GLUE, and of all of MMLU."""
     table = averages(rows, seed)
     return table[table["default"] & ((table["group"] == "all") | (table["benchmark"] == "organism"))]
 
 
-@dataclass(frozen=True)
-class Average:
-    """One average under every condition: on the data, then on every draw of the bootstrap.
+class Average(NamedTuple):
+    """An average under every condition."""
 
-    Attributes
-    ----------
-    scores : by condition, arrays of 1 + `DRAWS` numbers. The same documents are drawn under every condition.
-    n, clusters, tasks : documents, what was drawn (lists, facts, or single documents), and tasks.
-    chance : the score of guessing.
-    """
-
-    scores: dict[str, np.ndarray]
-    n: int
-    clusters: int
+    scores: dict[str, np.ndarray]  # by condition, (1 + DRAWS,): on the data, then on every draw, of the same documents
+    n: int  # documents
+    clusters: int  # lists, facts, or single documents: the units that are drawn
     tasks: int
-    chance: float
+    chance: float  # the score of guessing
 
 
 def default(rows: pd.DataFrame, seed: int = 0) -> Average:
-    """The default average of some tasks of one benchmark.
-
-    Parameters
-    ----------
-    rows : from `hybret.harness.evaluate`, of one model and recipe.
-    seed : of the bootstrap.
-    """
+    """The default average of some tasks of one benchmark, of one model and recipe."""
     samples = list(_samples(rows, seed))
     return _average(next(iter(VARIANTS[samples[0].benchmark].values())), samples)
 
@@ -183,9 +161,8 @@ def _average(weigh: Callable[[Mapping[str, int]], Weights], members: Sequence[_S
     return Average(scores, sum(s.n for s in used), sum(s.clusters for s in used), len(used), chance)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """Answers to one task: how often each combination of right and chosen answers occurs, and resampled so."""
+class _Sample(NamedTuple):
+    """Answers to one task: how often each combination of right and chosen answers occurs, in the data and in draws."""
 
     benchmark: str
     group: str
@@ -195,29 +172,29 @@ class _Sample:
     chance: float
     cells: np.ndarray  # (cells, 1 + conditions): the right choice, then what each condition chose
     counts: np.ndarray  # (1 + draws, cells): first the data themselves
-    clusters: int  # what was drawn: lists, facts, or single documents
+    clusters: int
 
     @property
     def n(self) -> int:
         return int(self.counts[0].sum())
 
     def score(self, condition: str, measure: str) -> np.ndarray:
-        """The measure on the data, then on every draw; NaN without such a condition, or more than two classes."""
-        nothing = np.full(len(self.counts), np.nan)
+        """The measure on the data, then on every draw; NaN without the condition, or with more than two classes."""
+        undefined = np.full(len(self.counts), np.nan)
         if condition not in self.conditions:
-            return nothing
+            return undefined
         gold, chosen = self.cells[:, 0], self.cells[:, 1 + self.conditions.index(condition)]
         if measure == "acc":
             return self.counts @ (gold == chosen) / self.counts.sum(axis=1)
         if max(gold.max(), chosen.max()) > 1:
-            return nothing
+            return undefined
         tp, fp, fn, tn = (self.counts @ ((gold == g) & (chosen == c)) for g, c in ((1, 1), (0, 1), (1, 0), (0, 0)))
         with np.errstate(divide="ignore", invalid="ignore"):
             if measure == "f1":
                 values = 2 * tp / (2 * tp + fp + fn)
             else:
                 values = (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-        return np.nan_to_num(values)  # one class alone, chosen or right: 0 by convention, as in scikit-learn
+        return np.nan_to_num(values)  # a single class, chosen or right: 0 by convention, as in scikit-learn
 
 
 def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
@@ -225,7 +202,7 @@ def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
     arguments.table(rows, wanted, ("gold", "chosen", "choices"), what="harness.evaluate")
     if rows.empty:
         raise HybretError("there are no rows to average")
-    metrics.alike(rows, ["condition"])
+    metrics.check_comparable(rows, ["condition"])
     if rows.duplicated(["benchmark", "task", "doc_id", "condition"]).any():
         raise HybretError("some documents are there twice under one condition and would count twice; give each once")
     conditions = list(dict.fromkeys(rows["condition"]))
@@ -233,31 +210,27 @@ def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
         chosen = part.pivot(index="doc_id", columns="condition", values="chosen").reindex(columns=conditions)
         if chosen.isna().any(axis=None):
             raise HybretError(f"not every document of {task} was answered under every condition")
-        once = part.drop_duplicates("doc_id").set_index("doc_id").loc[chosen.index]
-        answers = np.column_stack([once["gold"], chosen]).astype(int)
+        documents = part.drop_duplicates("doc_id").set_index("doc_id").loc[chosen.index]
+        answers = np.column_stack([documents["gold"], chosen]).astype(int)
         cells, cell = np.unique(answers, axis=0, return_inverse=True)
-        # A kind of cluster is how often each cell occurs in it: there are far fewer kinds than clusters.
-        held = pd.crosstab(once["cluster"].to_numpy(), cell.ravel()).to_numpy()
-        kinds, times = np.unique(held, axis=0, return_counts=True)
-        # Drawn by the task's name: tasks are independent of one another, whichever are evaluated together.
+        # Clusters with the same count of each cell are of one kind: there are far fewer kinds than clusters.
+        clusters = pd.crosstab(documents["cluster"].to_numpy(), cell.ravel()).to_numpy()
+        kinds, times = np.unique(clusters, axis=0, return_counts=True)
+        # Seeded by the task's name: the draws of a task are the same, whichever are evaluated together.
         generator = np.random.default_rng([seed, crc32(str(task).encode())])
-        draws = generator.multinomial(len(held), times / len(held), size=DRAWS)
+        draws = generator.multinomial(len(clusters), times / len(clusters), size=DRAWS)
         counts = np.vstack([times, draws]).astype(float) @ kinds
         first = part.iloc[0]
         yield _Sample(
             first["benchmark"], first["group"], str(task), first["label"], conditions,
-            float((1 / part["choices"]).mean()), cells, counts, len(held),
+            float((1 / part["choices"]).mean()), cells, counts, len(clusters),
         )  # fmt: skip
 
 
 def interval(scores: np.ndarray, clusters: int, least: float = 0.0) -> tuple[float, float, float]:
-    """A score with its 95 % interval: percentiles, and where nothing varies, what was not seen in so many clusters.
+    """A score with its 95 % interval, from the score on the data and on every draw; `least` is the least possible.
 
-    Parameters
-    ----------
-    scores : on the data, then on every draw.
-    clusters : lists, facts, or single documents.
-    least : the least possible score; the greatest is 1.
+    Percentiles; for scores that never vary, the share of clusters that may differ unseen (`hybret.intervals.unseen`).
     """
     value, draws = float(scores[0]), scores[1:]
     if np.isnan(value):
@@ -273,5 +246,5 @@ def _named(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
 
 
 def _loss(condition: str, base: np.ndarray, score: np.ndarray, clusters: int) -> dict[str, float]:
-    """How far a condition lies below the base, with its paired interval; the base's own loss is exactly 0."""
+    """How far a condition is below the base, with its paired interval; the loss of the base is exactly 0."""
     return _named("loss", (0.0, 0.0, 0.0) if condition == BASE else interval(base - score, clusters, -1.0))

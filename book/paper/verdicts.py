@@ -1,7 +1,6 @@
-"""A verdict for every claim of the paper, computed from rows: by model and recipe.
+"""A verdict for every claim of the paper, for each model and recipe, computed from rows.
 
-The claims and their tests are data (`CLAIMS`); nothing here knows an answer. `of` judges rows, `said` puts the
-verdicts into sentences, `html` into a table.
+`CLAIMS` has the claims and their tests; `of` judges rows, `said` writes the verdicts as sentences, `html` as a table.
 """
 
 from __future__ import annotations
@@ -29,15 +28,9 @@ ACROSS = "all models"
 SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
          "haystack", "haystack_seed", "needle", "asked", "length", "depth", "in_window", "answer", "score",
          "prompt")  # fmt: skip
-# What rows of a model have one of, and the column that tells.
-ONE = {
-    "needle": "asked",
-    "haystack": "haystack",
-    "rubric": "rubric",
-    "device": "device",
-    "dtype": "dtype",
-    "answer length": "max_new_tokens",
-}
+# The rows of a model must have one value of these, by name and column.
+ONE = {"needle": "asked", "haystack": "haystack", "rubric": "rubric", "device": "device", "dtype": "dtype",
+       "answer length": "max_new_tokens"}  # fmt: skip
 CELL = ["model", "recipe", "intervention", "prefill", "generation", "k", "during", *metrics.CELL]
 ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
          "choices")  # fmt: skip
@@ -55,13 +48,13 @@ def of(
 
     Parameters
     ----------
-    rows : rows of sweeps, with their controls; what is not there is not testable.
-    benchmarks : rows of `hybret.harness.evaluate` in the configurations base, sparse and ablated. Of the groups, glue
-        is one side, mmlu-lookup another, and everything else that begins with mmlu the third.
-    claims : judge only those of these names; default all.
-    models : loaded models (or anything with name, heads, parameters and family) that the rows are of. Without them the
-        largest k of the rows counts as all heads, and claims about size are not testable.
-    recipes : recipes to judge every one of `models` under, also where there are no rows.
+    rows : rows of sweeps, with their controls; without rows a claim is not testable.
+    benchmarks : rows of `hybret.harness.evaluate` in the configurations base, sparse and ablated. The group glue is one
+        side, mmlu-lookup another, and all other groups that begin with mmlu the third.
+    claims : names of the claims to judge; default all.
+    models : loaded models of the rows (or anything with name, heads, parameters and family). Without them the largest
+        k of the rows counts as all heads, and claims about size are not testable.
+    recipes : recipes to judge all `models` under, even without rows.
     prompts : the prompts of the rows, for the claim about copied answers.
 
     Returns
@@ -71,14 +64,8 @@ def of(
         recipe, with the model ``"all models"``. Columns: claim, the claim's fields (label, hypothesis, says, where,
         paper, test, notebook, figure, across), model, recipe, verdict, ours (our figure in words, with its
         interval), value, low, high, unit (of the number that was tested), n, prompts, why.
-
-    Raises
-    ------
-    HybretError
-        For random weights; two sets of weights, templates, needles, haystacks, ... under one name; several answers to
-        one cell; an unknown claim; a missing column; or where tables are given and there is nothing to judge.
     """
-    given = rows is not None or benchmarks is not None
+    tables = rows is not None or benchmarks is not None
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
     names = list(CLAIMS) if claims is None else list(claims)
     if unknown := [name for name in names if name not in CLAIMS]:
@@ -88,13 +75,13 @@ def of(
     texts, questions = {prompt.key: prompt.text for prompt in prompts}, {prompt.needle.question for prompt in prompts}
     pairs = [(model, recipe) for model in known for recipe in recipes]
     pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
-    if given and not pairs:
+    if tables and not pairs:
         raise HybretError("there are no rows to judge; run a sweep first, or check the selection that was passed")
-    evidence = [
-        _evidence(rows, benchmarks, known.get(model), model, recipe, texts, questions)
-        for model, recipe in dict.fromkeys(pairs)
-    ]
-    lines = []
+    evidence, lines = [], []
+    for model, recipe in dict.fromkeys(pairs):
+        swept, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
+        heads, parameters, family = (getattr(known.get(model), n, None) for n in ("heads", "parameters", "family"))
+        evidence.append(Evidence(model, recipe, swept, tested, heads, parameters, texts, family or "", questions))
     for claim in (claim for name, claim in CLAIMS.items() if name in names):
         judged: list[tuple[str, str, Any]] = [(e.model, e.recipe, e) for e in evidence]
         if claim.across:
@@ -103,45 +90,27 @@ def of(
                 for recipe in dict.fromkeys(e.recipe for e in evidence)
             ]
         about = {"claim": claim.name} | {name: getattr(claim, name) for name in _FIELDS}
-        lines += [about | {"model": model, "recipe": recipe} | _line(claim, found) for model, recipe, found in judged]
+        lines += [about | {"model": model, "recipe": recipe} | _line(claim, rows) for model, recipe, rows in judged]
     return pd.DataFrame(lines, columns=_COLUMNS)
 
 
-def _evidence(
-    rows: pd.DataFrame,
-    benchmarks: pd.DataFrame,
-    loaded: Any,
-    model: str,
-    recipe: str,
-    texts: dict[str, str],
-    questions: set[str],
-) -> Evidence:
-    own, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
-    heads, parameters, family = (getattr(loaded, name, None) for name in ("heads", "parameters", "family"))
-    return Evidence(model, recipe, own, tested, heads, parameters, texts, family or "", questions)
-
-
-_FIELDS = [name for name in Claim.__dataclass_fields__ if name not in ("name", "judge")]
+_FIELDS = [name for name in Claim._fields if name not in ("name", "judge")]
 _NUMBERS = ["value", "low", "high", "unit", "n", "prompts"]
 _COLUMNS = ["claim", *_FIELDS, "model", "recipe", "verdict", "ours", *_NUMBERS, "why"]
 
 
-def _line(claim: Claim, found: Any) -> dict[str, Any]:
+def _line(claim: Claim, evidence: Any) -> dict[str, Any]:
     try:
-        outcome = claim.judge(found)
+        outcome = claim.judge(evidence)
     except NotTestable as reason:
         outcome = Outcome(NOT_TESTABLE, reason.ours, reason.estimate, reason.why)
     number = outcome.estimate
-    return {
-        "verdict": outcome.verdict,
-        "ours": outcome.ours,
-        **{name: getattr(number, name) if number else pd.NA for name in _NUMBERS},
-        "why": outcome.why,
-    }
+    numbers = {name: getattr(number, name) if number else pd.NA for name in _NUMBERS}
+    return {"verdict": outcome.verdict, "ours": outcome.ours, **numbers, "why": outcome.why}
 
 
 def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame:
-    """The table with the columns that it needs, and no random weights in it."""
+    """The table, if it has the columns, no random weights, and of each model one set of weights, needle, ..., once."""
     if table is None or (isinstance(table, pd.DataFrame) and table.empty):
         return pd.DataFrame(columns=[*columns])
     numbers = ("k", "score", "length", "depth", "in_window", "gold", "chosen", "choices")
@@ -161,9 +130,9 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
         several = column.groupby(whose).nunique() > 1
         if several.any():
             raise HybretError(f"rows of {several.idxmax()} come from different {kind}; pass those of one only")
-    table = metrics.settled(table)
+    table = metrics.normalised(table)
     if "prompt" in table:
-        # What overlapping tables have in common counts once; of two answers to one cell none is the one.
+        # Rows that overlapping tables share count once; two answers to one cell are a contradiction.
         answers = table.drop_duplicates([*CELL, "prompt", "answer", "score"])
         if (several := answers.duplicated(CELL)).any():
             raise HybretError(
@@ -174,18 +143,13 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
 
 
 def said(table: pd.DataFrame) -> dict[str, list[str]]:
-    """For each hypothesis a sentence per model: how many of the testable claims are reproduced, and which are not.
-
-    Parameters
-    ----------
-    table : from `of`, of one recipe or several.
-    """
+    """For each hypothesis a sentence per model and recipe: how many testable claims are reproduced, and which not."""
     arguments.table(table, _COLUMNS, what="verdicts.of")
     sentences = {}
     for hypothesis, of_it in table.groupby("hypothesis", sort=False):
         parts = []
-        for (model, recipe), own in of_it.groupby(["model", "recipe"], sort=False):
-            testable = own[own["verdict"] != NOT_TESTABLE]
+        for (model, recipe), judged in of_it.groupby(["model", "recipe"], sort=False):
+            testable = judged[judged["verdict"] != NOT_TESTABLE]
             good = int((testable["verdict"] == REPRODUCED).sum())
             bad = testable.loc[testable["verdict"] == NOT_REPRODUCED, "label"]
             if len(testable):
@@ -199,12 +163,9 @@ MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
 
 
 def html(table: pd.DataFrame) -> str:
-    """Verdicts as an HTML table to read: each claim, what the paper says, what was tested, and what every model shows.
+    """Verdicts as an HTML table: each claim with the paper's number and the test, then the verdict on every model.
 
-    Parameters
-    ----------
-    table : from `of`. All text is escaped. Links lead to the figure of a sibling page that the claim was measured in;
-        other pages link to ``#claim-NAME``.
+    All text is escaped. A claim links to its figure on a sibling page; other pages link to ``#claim-NAME``.
     """
     arguments.table(table, _COLUMNS, what="verdicts.of")
     rows = []
@@ -213,18 +174,17 @@ def html(table: pd.DataFrame) -> str:
         name = escape(str(lines.iloc[0]["claim"]))
         rows.append(
             f'<tr class="hb-claim" id="claim-{name}"><th colspan="3" scope="colgroup">{claim["says"]} '
-            f"<small>{claim['where']}. "
-            f"Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
+            f"<small>{claim['where']}. Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
             f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
         )
-        alike: dict[tuple[str, str], list[str]] = {}  # models that show the same share a line
+        models: dict[tuple[str, str], list[str]] = {}  # models of one result share a line
         for line in lines.to_dict("records"):
-            said = [line["ours"], f"n = {line['n']}" if line["ours"] and not pd.isna(line["n"]) else "", line["why"]]
+            parts = [line["ours"], f"n = {line['n']}" if line["ours"] and not pd.isna(line["n"]) else "", line["why"]]
             verdict = f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}"
-            found = alike.setdefault((verdict, "; ".join(filter(None, said))), [])
-            found.append(escape(printable(f"{line['model']}, {line['recipe']}")))
-        for (verdict, here), names in alike.items():
-            cells = ("<br>".join(names), escape(verdict), escape(printable(here)))
+            same = models.setdefault((verdict, "; ".join(filter(None, parts))), [])
+            same.append(escape(printable(f"{line['model']}, {line['recipe']}")))
+        for (verdict, result), names in models.items():
+            cells = ("<br>".join(names), escape(verdict), escape(printable(result)))
             rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>model, recipe</th><th>verdict</th><th>here</th></tr>"
     return f'<table class="hb-verdicts tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'

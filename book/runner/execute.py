@@ -19,7 +19,7 @@ from typing import Any
 import nbformat
 
 from book.runner.runs import Project, Run, parameters
-from hybret.commits import commit
+from hybret.store import commit
 
 # This environment's kernel and not the user's; no progress bars among a page's results (`without_bars` catches those of
 # other libraries); and memory that glibc would give back to the system after every large tensor is kept (a third of the

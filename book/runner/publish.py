@@ -18,7 +18,8 @@ import nbformat
 from book.runner.execute import settings
 from book.runner.runs import Project, Run
 from hybret.errors import HybretError
-from hybret.store import RUN_FILE, write_whole
+from hybret.files import write_whole
+from hybret.store import ENGINE_DIGEST, RUN_FILE
 
 LARGEST = 8 << 20
 """Bytes of a notebook that may be published: more is a figure with too many points, and burdens every clone."""
@@ -162,8 +163,6 @@ def card(meta: dict[str, Any], used: dict[str, Any], notes: list[dict[str, Any]]
 
 def copy_rows(project: Project, folders: set[Path]) -> list[dict[str, Any]]:
     """Copy the rows of this model by today's engine; return the notes that say whose they are."""
-    from hybret.sweeping import ENGINE_DIGEST  # here: it brings torch, and pages are built without
-
     target, notes = project.published / "rows", []
     shutil.rmtree(target, ignore_errors=True)
     for path in sorted(p for folder in folders for p in folder.glob(f"*/{RUN_FILE}")):

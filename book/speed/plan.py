@@ -31,10 +31,8 @@ from hybret.engine.decode import MAX_NEW_TOKENS
 from hybret.engine.schedule import MOST_SEQUENCES, MOST_TOKENS, room_of
 from hybret.errors import HybretError, printable
 from hybret.families import PAPER_MODELS, RANDOM, attention_layers
-from hybret.fitting import effective
 from hybret.hybrid import ORGANISM_LENGTHS, PAPER_LENGTHS, head_counts
-from hybret.interventions import Intervention, Keep, KeepHeads, Only, PerPhase, table1_conditions
-from hybret.recipe import CORRECTED
+from hybret.interventions import PHASES, Intervention, Keep, KeepHeads, Only, PerPhase, table1_conditions
 from hybret.tasks import niah
 
 HOW = (
@@ -227,7 +225,7 @@ class Costs:
     def of(self, sweep: Sweep, labels: list[int], depths: int) -> dict[str, Any]:
         """The line of a sweep in `plan`; and of its largest ones the bytes of a ``batch``, the tokens of a ``pass``."""
         acting = [
-            effective([c.at("prefill"), c.at("generation")], self.family, self.heads, CORRECTED)
+            [[a for a in c.at(phase) if not isinstance(a, KeepHeads) or a.k < self.heads] for phase in PHASES]
             for c in sweep.conditions
         ]
         prefills, distinct = {str(a[0]) for a in acting}, {str(a) for a in acting}

@@ -19,7 +19,7 @@ from transformers.models.jamba.modeling_jamba import JambaAttention
 
 from book.speed.measuring import GIB, machine_of
 from hybret.engine import attention
-from hybret.engine.context import Frame, frame
+from hybret.engine.context import ForwardContext, forward_context
 from hybret.errors import HybretError
 from hybret.families import PAPER_MODELS, paper_config
 from hybret.interventions import KeepHeads
@@ -112,9 +112,9 @@ def _run(layer: Any, hidden: Tensor, path: str, kept: int) -> None:
         return
     layer.config._attn_implementation = attention.NAME
     last = torch.tensor([length - 1], device=hidden.device)
-    now = Frame("prefill", [(KeepHeads(kept),)], [()], last, CORRECTED, streaming=path == "sparsified")
+    now = ForwardContext("prefill", [(KeepHeads(kept),)], [()], last, CORRECTED, streaming=path == "sparsified")
     mask = None
-    with torch.inference_mode(), frame(now):
+    with torch.inference_mode(), forward_context(now):
         if path == "eager":
             mask = torch.full((length, length), torch.finfo(hidden.dtype).min, device=hidden.device, dtype=hidden.dtype)
             mask = mask.triu_(1)[None, None]

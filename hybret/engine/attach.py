@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hybret.engine import attention
-from hybret.engine.acting import acts, require_needle, settle
-from hybret.engine.context import Frame, Spans, frame, guarded
+from hybret.engine.context import ForwardContext, Spans, check_layers_called, forward_context, guarded
 from hybret.errors import HybretError
-from hybret.fitting import validate
-from hybret.interventions import PHASES, Intervention, Keep, Phase
+from hybret.interventions import PHASES, Intervention, Keep, Phase, Resolved, check_needs, resolve
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 
@@ -28,22 +26,16 @@ if TYPE_CHECKING:
 class Trace:
     """What one run recorded, by attention layer.
 
+    Queries are all tokens that the model read, in order, prompt first.
+
     Attributes
     ----------
-    entropy : dict of str to Tensor
-        Bits, ``(heads, queries)``; queries are all tokens the model read, in order, prompt first.
-    needle_mass : dict of str to Tensor
-        Attention on the needle tokens before any manipulation, ``(heads, queries)``, 0 to 1.
-    kept : dict of str to Tensor
-        bool ``(heads, queries)``: heads whose output went on.
-    mass : dict of str to Tensor
-        Only with `bins`: attention on each bin before any manipulation, ``(heads, bins, queries)``, float32.
-    weights : dict of str to list of Tensor
-        Only with ``weights=True``: one ``(heads, queries, keys)`` per forward pass, as used (after manipulation).
-    keep_weights : bool
-        Whether `weights` are recorded.
-    bins : Tensor, optional
-        Which bin each position of the text belongs to, ``(positions,)``, from 0; long enough for the answer too.
+    entropy : bits, ``(heads, queries)``
+    needle_mass : attention on the needle before any manipulation, ``(heads, queries)``, 0 to 1
+    kept : bool ``(heads, queries)``, heads whose output went on
+    mass : with `bins`, attention on each bin before any manipulation, ``(heads, bins, queries)``, float32
+    weights : with `keep_weights`, one ``(heads, queries, keys)`` per forward pass, as used (after manipulation)
+    bins : which bin each position of the text belongs to, ``(positions,)``, from 0; long enough for the answer too
     """
 
     keep_weights: bool = False
@@ -67,10 +59,11 @@ class Trace:
 
 @dataclass
 class Attached:
-    """The intervention that `attach` put on a model."""
+    """What `attach` put on a model."""
 
     model: Hybrid
     intervention: Intervention
+    resolved: Resolved
     recipe: Recipe
     trace: Trace
     ran: set[Phase] = field(default_factory=set)  # phases of which a forward pass was made
@@ -97,48 +90,36 @@ def attach(
     """Attach an intervention to a model and record its attention, until the end of the block.
 
     Inside the block ``model.generate(prompt)`` runs under the intervention. A direct ``model.net(...)`` needs its phase
-    declared with `phase`.
+    declared with `phase`. A block in which the model ran and the intervention never acted ends in a `HybretError`.
 
     Parameters
     ----------
-    model : Hybrid
     intervention : Intervention, optional
         Nothing (only recording) by default.
-    recipe : Recipe or str
     weights : bool
         Also keep the attention weights themselves (memory: heads x queries x keys per layer).
-
-    Yields
-    ------
-    Trace
-
-    Raises
-    ------
-    HybretError
-        If the intervention does not fit the model; at the end of the block, if the model ran and it never acted.
     """
-    chosen = intervention if intervention is not None else Keep()
     if not hasattr(model, "attention_layers"):
         raise HybretError(f"model is {model!r}; give what hybret.load returns")
-    validate(chosen, model.heads, model.attention_layers)
-    trace = Trace(keep_weights=weights)
-    on = Attached(model, chosen, find_recipe(recipe), trace)
-    token = _ATTACHED.set(on)
+    recipe, intervention = find_recipe(recipe), Keep() if intervention is None else intervention
+    resolved = resolve(intervention, model, recipe)
+    current = Attached(model, intervention, resolved, recipe, Trace(keep_weights=weights))
+    token = _ATTACHED.set(current)
     try:
         with implementation(model.net), guarded(model.net.config):
-            yield trace
+            yield current.trace
     finally:
         _ATTACHED.reset(token)
-    meant = {name for name in PHASES if acts(model, on.recipe, chosen, name)}
-    if on.ran and meant and not meant & on.ran:
+    acting = {name for name in PHASES if getattr(resolved, name)}
+    if current.ran and acting and not acting & current.ran:
         raise HybretError(
-            f"{chosen.label} was attached and never acted: the model ran in {' and '.join(on.ran)} alone; declare the "
-            "phase in which it acts, or attach one that acts there"
+            f"{intervention.label} was attached and never acted: the model ran in {' and '.join(current.ran)} alone; "
+            "declare the phase in which it acts, or attach one that acts there"
         )
 
 
 def attached(net: nn.Module) -> Attached | None:
-    """What is attached to `net` now, if anything."""
+    """What is attached to `net`, if anything."""
     current = _ATTACHED.get()
     return current if current is not None and current.model.net is net else None
 
@@ -154,33 +135,27 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iter
         Absolute position of the last token of each row of the batch.
     spans : sequence of Spans, optional
         Needle intervals per row; no needle by default.
-
-    Raises
-    ------
-    HybretError
-        Outside an `attach` block, for a phase of another name, or without the needle that the intervention is about; at
-        the end of the block, if a forward pass did not do what was declared.
     """
     current = _ATTACHED.get()
     if current is None:
         raise HybretError("no intervention is attached; use `with attach(model, intervention):` around `phase(...)`")
     if name not in PHASES:
         raise HybretError(f"unknown phase {name!r}; declare one of {', '.join(PHASES)}")
-    model = current.model
-    rows = [acts(model, current.recipe, current.intervention, name)] * len(last)
+    model, actions = current.model, getattr(current.resolved, name)
     spans = list(spans) or [()] * len(last)
-    for row, needles, end in zip(rows, spans, last, strict=True):
-        require_needle(row, needles, end + 1)
-    declared = Frame(
-        name,
-        rows,
-        spans,
-        torch.tensor(list(last), device=model.device),
-        current.recipe,
-        current.trace if len(last) == 1 else None,
-    )
-    with frame(declared):
-        yield
-    if declared.acted:
-        settle(declared, model, passes=None)
+    for needle, end in zip(spans, last, strict=True):
+        check_needs(actions, end + 1, needle, None)
+    positions = torch.tensor(list(last), device=model.device)
+    trace = current.trace if len(last) == 1 else None
+    context = ForwardContext(name, [actions] * len(last), spans, positions, current.recipe, trace)
+    passes: list[object] = []
+    hook = model.net.register_forward_pre_hook(lambda net, _: passes.append(net))
+    try:
+        with forward_context(context):
+            yield
+    finally:
+        hook.remove()
+    # What is below `model.net` may be called without it.
+    if ran := max(len(passes), context.calls[model.attention_layers[0]]):
+        check_layers_called(context, model, ran)
         current.ran.add(name)

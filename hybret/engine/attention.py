@@ -2,7 +2,7 @@
 
 transformers routes every hybrid family through one attention interface, so one function (with a mask registered under
 the same name: without it the model silently runs non-causal) reaches all of them and no model code is copied. The
-function does what `eager` does, operation by operation; what else it does is declared by a *frame* (`frame`).
+function does what `eager` does, operation by operation; what else it does, a `ForwardContext` declares.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from hybret.engine.acting import READ
-from hybret.engine.context import declared_for, declared_frame
+from hybret.engine import streaming
+from hybret.engine.context import ForwardContext, current_context
 from hybret.engine.entropy import head_entropy, keep_lowest
-from hybret.engine.manipulating import manipulate
-from hybret.engine.streaming import prefill as stream
 
 NAME = "hybret"
 
@@ -33,7 +31,7 @@ def attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Eager attention, with the current frame's interventions.
+    """Eager attention, with the interventions of the current context.
 
     Parameters
     ----------
@@ -51,21 +49,18 @@ def attention(
     weights : Tensor or None
         ``(rows, heads, queries, keys)``, as used; None where they were not formed.
     """
-    declared = declared_for(module)
-    layer = -1 if declared is None else declared.layer(module)
-    current = None if declared is None else declared.on(query.device)
-    if declared is not None:
-        declared.acted[layer, READ] += 1
-    if declared is not None and current is not None and current.streams:
+    declared = current_context(module)
+    layer = -1 if declared is None else declared.enter(module)
+    context = None if declared is None else declared.on(query.device)
+    if declared is not None and context is not None and context.streams:
         window = getattr(module, "sliding_window", None)
-        output = stream(query, key, value, scaling, window, current, layer)
-        declared.outputs = output.transpose(1, 2)
+        declared.outputs = streaming.prefill(query, key, value, scaling, window, context, layer).transpose(1, 2)
         return declared.outputs[: query.shape[0]], None
-    if current is not None and current.right_aligned and attention_mask is None:
-        padding = current.position(key.shape[2])[:, None, None] < 0
+    if context is not None and context.right_aligned and attention_mask is None:
+        padding = context.keys(key.shape[2]).position[:, None, None] < 0
         attention_mask = torch.zeros(padding.shape, dtype=query.dtype, device=query.device)
         attention_mask.masked_fill_(padding, torch.finfo(query.dtype).min)
-    acts = current is not None and current.acts
+    acts = context is not None and context.acts
     if query.shape[2] > 1 or not acts:
         # Operation by operation what eager does, so that a run that changes nothing is bit-identical to it.
         key, value = (_per_head(x, module.num_key_value_groups) for x in (key, value))
@@ -74,39 +69,49 @@ def attention(
         scores.add_(attention_mask)
     exact = nn.functional.softmax(scores, dim=-1, dtype=torch.float32)
     weights = nn.functional.dropout(exact.to(query.dtype), p=dropout, training=module.training)
-    if current is None or not acts:
+    if context is None or not acts:
         return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-    used = weights
-    if manipulations := current.manipulations_in(layer):
-        used = weights.clone()
-        visible = torch.ones_like(weights[:, :1], dtype=torch.bool)
-        if attention_mask is not None:
-            visible &= attention_mask == 0  # one mask may serve all rows
-        for action, rows in manipulations:
-            used[rows] = manipulate(action, used[rows], weights[rows], visible[rows], rows, current)
-            current.acted[layer, action] += len(rows)
+    used = _reweighted(weights, attention_mask, context, layer)
     output = _grouped_matmul(used, value)
     kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
-    for metric, (rows, k) in current.keep_heads.items():
+    for metric, (rows, k) in context.gates.items():
         if metric == "entropy":
-            score = head_entropy(exact if len(rows) == len(exact) else exact[rows], current.recipe)
+            score = head_entropy(exact if len(rows) == len(exact) else exact[rows], context.recipe)
         else:
             score = -_grouped_matmul(weights[rows], value[rows]).float().norm(dim=-1)
-        kept = kept.index_copy(0, rows, kept[rows] & keep_lowest(score, k, current.recipe))
-        current.acted[layer, metric] += len(rows)
-    if current.keep_heads:
+        kept = kept.index_copy(0, rows, kept[rows] & keep_lowest(score, k, context.recipe))
+    if context.gates:
         output = output * kept[..., None]
-    if current.trace is not None:
-        needle = current.on_needle(key.shape[2])[:, None, None, :]
-        current.trace.add(
+    if context.trace is not None:
+        needle = context.keys(key.shape[2]).needle[:, None, None, :]
+        context.trace.add(
             f"layer {layer}",
-            entropy=head_entropy(exact, current.recipe),
+            entropy=head_entropy(exact, context.recipe),
             needle_mass=(exact * needle).sum(-1),
             kept=kept,
-            **({"weights": used * kept[..., None]} if current.trace.keep_weights else {}),
-            **({} if current.trace.bins is None else {"mass": current.binned(exact, current.trace.bins)}),
+            **({"weights": used * kept[..., None]} if context.trace.keep_weights else {}),
+            **({} if context.trace.bins is None else {"mass": context.binned(exact, context.trace.bins)}),
         )
     return output.transpose(1, 2).contiguous(), used
+
+
+def _reweighted(weights: Tensor, mask: Tensor | None, context: ForwardContext, layer: int) -> Tensor:
+    """The weights as the interventions on this layer leave them, one after another."""
+    changes = context.changes_in(layer)
+    if not changes:
+        return weights
+    used = weights.clone()
+    unmasked = torch.ones_like(weights[:, :1], dtype=torch.bool)
+    if mask is not None:
+        unmasked &= mask == 0  # one mask may serve all rows
+    for action, rows in changes:
+        keys = context.keys(weights.shape[-1], rows, unmasked[rows])
+        changed = action.weights(used[rows], weights[rows], keys)
+        if context.recipe.out_of_window == "untouched" and context.phase == "generation":
+            in_sight = (keys.needle[:, None, None] & unmasked[rows]).flatten(1).any(1)
+            changed = torch.where(in_sight[:, None, None, None], changed, used[rows])
+        used[rows] = changed
+    return used
 
 
 def _per_head(x: Tensor, groups: int) -> Tensor:
@@ -123,8 +128,8 @@ def _grouped_matmul(x: Tensor, y: Tensor) -> Tensor:
 
 def mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """The additive mask of eager attention; none for a pass of which hybret knows what each query may see."""
-    current = declared_frame()
-    return None if current is not None and (current.streams or current.right_aligned) else eager_mask(*args, **kwargs)
+    context = current_context()
+    return None if context is not None and (context.streams or context.right_aligned) else eager_mask(*args, **kwargs)
 
 
 AttentionInterface.register(NAME, attention)

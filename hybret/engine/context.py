@@ -1,4 +1,4 @@
-"""What the generation loop declares for a forward pass: phase, each row's intervention, and where the rows stand."""
+"""What a forward pass is, as its loop declares it: phase, each row's interventions, and where the rows stand."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from hybret.engine.acting import Did
 from hybret.errors import HybretError
 from hybret.families import attention_layers
-from hybret.fitting import needs_question, no_question
-from hybret.interventions import Intervention, KeepHeads, Mass, Only, Phase
+from hybret.interventions import Actions, KeepHeads, Keys, Phase, Reweight, check_needs
 from hybret.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hybret.hybrid import Hybrid
 
 ALL = slice(None)
 Spans = tuple[tuple[int, int], ...]
@@ -26,7 +27,7 @@ Question = tuple[int, int] | None
 
 
 class Recorder(Protocol):
-    """What a frame may carry to have each layer's attention recorded (`hybret.engine.attach.Trace`)."""
+    """What a context may carry to have each layer's attention recorded (`hybret.engine.attach.Trace`)."""
 
     keep_weights: bool
     bins: Tensor | None
@@ -35,29 +36,26 @@ class Recorder(Protocol):
 
 
 @dataclass
-class Frame:
-    """What the generation loop declares for one forward pass.
+class ForwardContext:
+    """One forward pass.
 
     Parameters
     ----------
-    phase : {"prefill", "generation"}
-    rows : sequence of tuple of Intervention
-        For each row of the batch, the elementary interventions of this phase.
-    spans : sequence of Spans
-        For each row, the needle's half-open token intervals, in absolute positions of its own prompt.
+    rows : sequence of tuple of Elementary
+        For each row of the batch, what acts on it in this phase.
+    spans, questions : sequence of Spans, of Question
+        For each row, half-open intervals of the needle and the question, in absolute positions of its own prompt.
     last : Tensor
-        Absolute position of the last query token of each row, shape ``(rows,)``.
+        Absolute position of the last query token of each row, ``(rows,)``.
     streaming : bool
         Let a prefill without padding run without forming the weights (`hybret.engine.streaming`), where it can.
     right_aligned : bool
         The one query of each row is its last token, and key columns before the row's first token are padding: the mask
         follows from `last`, and transformers need not make one at every step.
-    questions : sequence of Question
-        For each row, the question's half-open token interval, as `spans`; only interventions that keep it need it.
     """
 
     phase: Phase
-    rows: Sequence[tuple[Intervention, ...]]
+    rows: Sequence[Actions]
     spans: Sequence[Spans]
     last: Tensor
     recipe: Recipe
@@ -65,108 +63,114 @@ class Frame:
     streaming: bool = False
     right_aligned: bool = False
     questions: Sequence[Question] = ()
-    outputs: Tensor | None = field(init=False, default=None)
-    calls: int = field(init=False, default=0)  # of attention modules that do not know which layer they serve
-    acted: Did = field(init=False, default_factory=Counter)  # what this frame did; `settle` compares it
-    due: Did = field(init=False, default_factory=Counter)  # with what one pass has to do
-    keep_heads: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)
-    manipulations: list[tuple[Intervention, Tensor]] = field(init=False, default_factory=list)
-    bounds: Tensor = field(init=False)  # of the needle's copies, (rows, copies, 2)
-    asked: Tensor = field(init=False)  # bounds of the question, (rows, 2)
-    streams: bool = field(init=False)  # no record of the weights is wanted, and no row's values change twice
+    outputs: Tensor | None = field(init=False, default=None)  # of the layer that streamed last, for all rows
+    calls: Counter[int] = field(init=False, default_factory=Counter)  # of attention, by layer
+    gates: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)  # by metric: rows, and their k
+    changes: list[tuple[Reweight, Tensor]] = field(init=False, default_factory=list)  # in order, and on which rows
+    needle_bounds: Tensor = field(init=False)  # (rows, copies, 2)
+    question_bounds: Tensor = field(init=False)  # (rows, 2)
+    streams: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        # Once per phase, not once per layer and step: which rows are gated with which k, which are manipulated how.
+        # Once per phase, not once per layer and step.
         device = self.last.device
         gates: dict[str, dict[int, int]] = {}
-        changed: dict[tuple[int, Intervention], list[int]] = {}
-        for row, actions in enumerate(self.rows):
+        changes: dict[tuple[int, Reweight], list[int]] = {}
+        self.questions = self.questions or [None] * len(self.rows)
+        for row, (actions, question) in enumerate(zip(self.rows, self.questions, strict=True)):
+            check_needs(actions, 0, None, question)
             for order, action in enumerate(actions):
                 if isinstance(action, KeepHeads):
-                    chosen = gates.setdefault(action.metric, {})
-                    chosen[row] = min(action.k, chosen.get(row, action.k))
-                else:
-                    changed.setdefault((order, action), []).append(row)
-        once = [row for rows in changed.values() for row in rows] + list(gates.get("l2", ()))
-        plain = self.streaming and self.phase == "prefill" and not self.trace
-        plain &= not any(isinstance(action, Mass) for _, action in changed)
-        self.streams = plain and len(set(once)) == len(once)
-        self.questions = self.questions or [None] * len(self.rows)
-        # Rows that do not keep their question may not have one.
-        self.asked = torch.tensor([question or (0, 0) for question in self.questions], device=device).reshape(-1, 2)
-        if any(needs_question(row) and not question for row, question in zip(self.rows, self.questions, strict=True)):
-            raise no_question()
-        for metric, chosen in gates.items():
-            self.keep_heads[metric] = (
-                torch.tensor(list(chosen), device=device),
-                torch.tensor(list(chosen.values()), device=device),
-            )
-        slots = max((len(spans) for spans in self.spans), default=0)
-        padded = [[*spans, *[(0, 0)] * (slots - len(spans))] for spans in self.spans]
+                    ks = gates.setdefault(action.metric, {})
+                    ks[row] = min(action.k, ks.get(row, action.k))
+                elif isinstance(action, Reweight):
+                    changes.setdefault((order, action), []).append(row)
+        self.gates = {
+            metric: (torch.tensor(list(ks), device=device), torch.tensor(list(ks.values()), device=device))
+            for metric, ks in gates.items()
+        }
+        self.changes = [
+            (action, torch.tensor(rows, device=device))
+            for (_, action), rows in sorted(changes.items(), key=lambda item: item[0][0])
+        ]
+        # Rows that do not need their question may not have one.
+        self.question_bounds = torch.tensor([q or (0, 0) for q in self.questions], device=device).reshape(-1, 2)
+        copies = max((len(spans) for spans in self.spans), default=0)
+        padded = [[*spans, *[(0, 0)] * (copies - len(spans))] for spans in self.spans]
         shift = 1 if self.recipe.needle_span == "shifted" else 0
-        self.bounds = torch.tensor(padded, device=device).reshape(len(padded), slots, 2) - shift
-        for (_, action), rows in sorted(changed.items(), key=lambda item: item[0][0]):
-            self.manipulations.append((action, torch.tensor(rows, device=device)))
+        self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2) - shift
+        self.streams = self.can_stream()
+
+    def can_stream(self) -> bool:
+        """Whether the weights need not be formed: nobody records them, and no row's outputs change twice."""
+        if not self.streaming or self.phase != "prefill" or self.trace is not None:
+            return False
+        once = [row for _, rows in self.changes for row in rows.tolist()]
+        once += self.gates["l2"][0].tolist() if "l2" in self.gates else []  # it looks at the untouched outputs
+        return len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
 
     @property
     def acts(self) -> bool:
-        return bool(self.keep_heads or self.manipulations or self.trace)
+        return bool(self.gates or self.changes or self.trace)
 
-    def on(self, device: torch.device) -> Frame:
+    def on(self, device: torch.device) -> ForwardContext:
         """The same for a layer on another device, where a model is spread over several."""
         if self.last.device == device:
             return self
-        moved = copy.copy(self)
-        moved.last, moved.bounds, moved.asked = (x.to(device) for x in (self.last, self.bounds, self.asked))
-        moved.keep_heads = {name: (rows.to(device), k.to(device)) for name, (rows, k) in self.keep_heads.items()}
-        moved.manipulations = [(action, rows.to(device)) for action, rows in self.manipulations]
+        moved = copy.copy(self)  # it counts its calls in the same place
+        for name in ("last", "needle_bounds", "question_bounds"):
+            setattr(moved, name, getattr(self, name).to(device))
+        moved.gates = {metric: (rows.to(device), k.to(device)) for metric, (rows, k) in self.gates.items()}
+        moved.changes = [(action, rows.to(device)) for action, rows in self.changes]
         return moved
 
-    def position(self, keys: int, rows: Tensor | slice = ALL) -> Tensor:
-        """Absolute position of each key column, ``(rows, keys)``; the last column is the last query's own."""
-        return self.last[rows, None] - (keys - 1) + torch.arange(keys, device=self.last.device)
-
-    def on_needle(self, keys: int, rows: Tensor | slice = ALL) -> Tensor:
-        """bool ``(rows, keys)``: which key columns hold needle tokens, in all rows or some of them."""
-        position = self.position(keys, rows)[:, None]
-        first, end = self.bounds[rows].unbind(-1)
-        return ((position >= first[..., None]) & (position < end[..., None])).any(1)
-
-    def spared(self, action: Only, keys: int, rows: Tensor | slice = ALL) -> Tensor:
-        """bool ``(rows, keys)``: the key columns that `action` leaves to every query, so all but its own position."""
-        found, position = self.on_needle(keys, rows), self.position(keys, rows)
-        if "first" in action.also:
-            found |= position == 0
-        if needs_question([action]):
-            edge = 0 if "question" in action.also else 1
-            found |= position >= self.asked[rows, edge, None]
-        return found
+    def keys(self, keys: int, rows: Tensor | slice = ALL, unmasked: Tensor | None = None) -> Keys:
+        """What stands in the key columns of all rows or some; the last column is the last query's own."""
+        position = self.last[rows, None] - (keys - 1) + torch.arange(keys, device=self.last.device)
+        first, end = self.needle_bounds[rows].unbind(-1)  # (rows, copies)
+        columns = position[:, None]
+        needle = ((columns >= first[..., None]) & (columns < end[..., None])).any(1)
+        return Keys(position, needle, (end - first).sum(-1), self.question_bounds[rows], self.recipe, unmasked)
 
     def binned(self, weights: Tensor, bins: Tensor) -> Tensor:
         """`weights` ``(rows, heads, queries, keys)``, in bins of positions: ``(rows, heads, bins, queries)``."""
-        position = self.position(weights.shape[-1])
+        position = self.keys(weights.shape[-1]).position
         index = bins.to(weights.device)[position.clamp_min(0)][:, None, None]  # padding has no weight in any bin
         sums = weights.new_zeros((*weights.shape[:3], int(bins.max()) + 1))
         return sums.scatter_add_(-1, index.expand_as(weights), weights).transpose(2, 3)
 
-    def layer(self, module: Any) -> int:
-        """Which layer of the model this call serves; Zamba's layers share their attention modules and come in order."""
-        if module.layer_idx is not None and module.layer_idx >= 0:
-            return int(module.layer_idx)
-        layers, _ = attention_layers(module.config, module.config.model_type)
-        self.calls += 1
-        return layers[(self.calls - 1) % len(layers)]
+    def enter(self, module: Any) -> int:
+        """Count a call of attention; the layer that it serves. Zamba's layers share their modules and come in order."""
+        layer = module.layer_idx
+        if layer is None or layer < 0:
+            layers, _ = attention_layers(module.config, module.config.model_type)
+            layer = layers[self.calls.total() % len(layers)]
+        self.calls[int(layer)] += 1
+        return int(layer)
 
-    def manipulations_in(self, layer: int) -> list[tuple[Intervention, Tensor]]:
+    def changes_in(self, layer: int) -> list[tuple[Reweight, Tensor]]:
         """What acts on the weights in this layer, in order, and on which rows."""
-        return [
-            (action, rows)
-            for action, rows in self.manipulations
-            if not isinstance(action, Only) or action.layers is None or layer in action.layers
-        ]
+        return [(action, rows) for action, rows in self.changes if action.layers is None or layer in action.layers]
 
 
-_FRAME: ContextVar[Frame | None] = ContextVar("hybret_frame", default=None)
+def check_layers_called(context: ForwardContext, model: Hybrid, passes: int = 1) -> None:
+    """After `passes` forward passes: each went through this context in every attention layer, once.
+
+    A layer whose attention ran elsewhere, or without the context, gave the untouched model's numbers in silence.
+    """
+    if not context.acts:
+        return
+    for layer in {*model.attention_layers, *context.calls}:
+        if context.calls[layer] != (expected := passes if layer in model.attention_layers else 0):
+            raise HybretError(
+                f"in {context.phase}, attention acted {context.calls[layer]} times instead of {expected} in layer "
+                f"{layer} of {model.name}, so nothing measured here would mean anything; see `hybret verify`, and "
+                "report the model and the version of transformers"
+            )
+    context.calls.clear()
+
+
+_CONTEXT: ContextVar[ForwardContext | None] = ContextVar("hybret_context", default=None)
 # Configurations (by identity) of the models that have an intervention attached.
 _ATTACHED: ContextVar[frozenset[int]] = ContextVar("hybret_attached", default=frozenset())
 
@@ -182,25 +186,20 @@ def guarded(config: object) -> Iterator[None]:
 
 
 @contextmanager
-def frame(value: Frame) -> Iterator[Frame]:
+def forward_context(context: ForwardContext) -> Iterator[ForwardContext]:
     """Declare what the forward passes inside the block are."""
-    token = _FRAME.set(value)
+    token = _CONTEXT.set(context)
     try:
-        yield value
+        yield context
     finally:
-        _FRAME.reset(token)
+        _CONTEXT.reset(token)
 
 
-def declared_frame() -> Frame | None:
-    """The frame of the block that runs now."""
-    return _FRAME.get()
-
-
-def declared_for(module: Any) -> Frame | None:
-    """The frame of this forward pass; an attached model whose loop declared none is a mistake, not a plain run."""
-    current = declared_frame()
-    if current is None and id(module.config) in _ATTACHED.get():
+def current_context(module: Any = None) -> ForwardContext | None:
+    """The context of the block that runs; a `module` of an attached model without one is a mistake, not a plain run."""
+    context = _CONTEXT.get()
+    if context is None and module is not None and id(module.config) in _ATTACHED.get():
         raise HybretError(
             "this forward pass has no declared phase; call model.generate, or wrap it in `with hybret.phase(...)`"
         )
-    return current
+    return context

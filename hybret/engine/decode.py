@@ -19,9 +19,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from hybret.engine.acting import settle
 from hybret.engine.attach import Trace
-from hybret.engine.context import Frame, Question, Spans, frame
+from hybret.engine.context import ForwardContext, Question, Spans, check_layers_called, forward_context
 from hybret.engine.state import State, empty_state, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
@@ -75,12 +74,12 @@ def prefill_chunk(
         )
     position = state.position + (until - read)
     places, questions = [spans] * len(rows), [question] * len(rows)
-    context = Frame("prefill", rows, places, position - 1, recipe, trace, streaming, questions=questions)
+    context = ForwardContext("prefill", rows, places, position - 1, recipe, trace, streaming, questions=questions)
     shared = context.streams and len(rows) > 1 and first_o_proj(model) is not None
     state = state if shared else state.unshared()
     inputs = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
     restore_recurrent(net, state.recurrent)
-    with torch.inference_mode(), frame(context), fan_out(model, context) if shared else nullcontext():
+    with torch.inference_mode(), forward_context(context), fan_out(model, context) if shared else nullcontext():
         logits = net(
             input_ids=inputs,
             position_ids=torch.arange(read, until, device=device).expand(len(inputs), -1),
@@ -88,7 +87,7 @@ def prefill_chunk(
             use_cache=True,
             logits_to_keep=1,
         ).logits
-    settle(context, model)
+    check_layers_called(context, model)
     token = logits[:, -1].argmax(-1, keepdim=True) if following is None else following
     return State(state.cache, recurrent(net), token, position, complete)
 
@@ -119,12 +118,12 @@ def first_o_proj(model: Hybrid) -> Any:
 
 
 @contextmanager
-def fan_out(model: Hybrid, context: Frame) -> Iterator[None]:
+def fan_out(model: Hybrid, context: ForwardContext) -> Iterator[None]:
     """One row up to the outputs of the first attention layer, all rows of the context from there on."""
 
     def outputs(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if context.outputs is None:
-            settle(context, model)  # says that this layer's attention did not come here
+            check_layers_called(context, model)  # says that this layer's attention did not come here
         assert context.outputs is not None
         if not torch.equal(inputs[0], context.outputs[: len(inputs[0])].flatten(2)):
             raise HybretError(
@@ -163,14 +162,16 @@ def decode(
     answers: list[list[int]] = [[] for _ in rows]
     alive = list(range(len(rows)))
 
-    def keep(running: Sequence[int]) -> Frame:
+    def keep(running: Sequence[int]) -> ForwardContext:
         """Leave these rows in the batch, and declare what acts on them."""
         nonlocal state, alive
         if running != alive:
             state = state.select(torch.tensor([alive.index(r) for r in running], dtype=torch.long, device=model.device))
         alive = list(running)
         actions, needles, asked = ([x[r] for r in alive] for x in (rows, spans, questions))
-        return Frame("generation", actions, needles, state.position, recipe, trace, right_aligned=True, questions=asked)
+        return ForwardContext(
+            "generation", actions, needles, state.position, recipe, trace, right_aligned=True, questions=asked
+        )
 
     context = keep(_append(answers, alive, state.token, model.eos) if state.answered else alive)
     steps = max_new_tokens - state.answered
@@ -180,14 +181,14 @@ def decode(
             break
         context.last = state.position
         restore_recurrent(model.net, state.recurrent)
-        with torch.inference_mode(), frame(context):
+        with torch.inference_mode(), forward_context(context):
             logits = model.net(
                 input_ids=state.token,
                 position_ids=state.position[:, None],
                 past_key_values=state.cache,
                 use_cache=True,
             ).logits
-        settle(context, model)
+        check_layers_called(context, model)
         state.recurrent = recurrent(model.net)
         state.token = logits[:, -1].argmax(-1, keepdim=True)
         state.position = state.position + 1

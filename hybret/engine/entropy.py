@@ -14,17 +14,8 @@ IN_CACHE = 1 << 18
 def head_entropy(weights: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
     """Entropy of each attention row, in bits.
 
-    Parameters
-    ----------
-    weights : Tensor
-        Post-softmax attention weights, shape ``(..., keys)``.
-    recipe : Recipe
-        `entropy_dtype` and `entropy_eps` say in which precision and with which guard against log 0.
-
-    Returns
-    -------
-    Tensor
-        float32, shape ``(...)``: 0 when one key has all the weight, log2(n) when n keys share it equally.
+    Post-softmax `weights` ``(..., keys)`` give float32 ``(...)``: 0 where one key has all the weight, log2(n) where n
+    share it. `Recipe.entropy_dtype` is the precision, `entropy_eps` the guard against log 0.
     """
     if weights.device.type == "cpu" and weights.numel() > IN_CACHE and len(weights) > 1:
         rows = max(1, IN_CACHE * len(weights) // weights.numel())
@@ -40,19 +31,8 @@ def head_entropy(weights: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
 def keep_lowest(scores: Tensor, k: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
     """Which heads have the `k` lowest scores, for each token.
 
-    Parameters
-    ----------
-    scores : Tensor
-        Shape ``(rows, heads, queries)``.
-    k : Tensor
-        Heads to keep, shape ``(rows,)``: every row of a batch may keep another number.
-    recipe : Recipe
-        `tie_break`: equal scores go to the lowest head index (stable sort) or are left to ``torch.topk``.
-
-    Returns
-    -------
-    Tensor
-        bool, shape ``(rows, heads, queries)``, exactly ``k[row]`` True per token.
+    Of `scores` ``(rows, heads, queries)`` and `k` ``(rows,)``: bool like `scores`, exactly ``k[row]`` True per token.
+    `Recipe.tie_break`: equal scores go to the lowest head index (stable sort) or are left to ``torch.topk``.
     """
     if recipe.tie_break == "topk":
         # One call per k: with ties, the first k of a longer topk need not be those of topk(k).

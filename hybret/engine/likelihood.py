@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 
 from hybret.engine import decode
-from hybret.engine.acting import settle
 from hybret.engine.attach import implementation
-from hybret.engine.context import Frame, frame
+from hybret.engine.context import ForwardContext, check_layers_called, forward_context
 from hybret.engine.prefix_tree import shared_tokens
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Budget, budget_of
 from hybret.engine.state import State, empty_state, map_cache, recurrent, restore_recurrent
 from hybret.errors import HybretError
-from hybret.fitting import validate
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions, Intervention, Keep, KeepHeads, resolve
 from hybret.recipe import Recipe
@@ -56,9 +54,7 @@ def log_likelihoods(
     budget : Budget, optional
         Rows and tokens, over all conditions, of one pass; default what fits on the device.
     """
-    for condition in conditions:
-        check(model, condition)
-    acting = [resolve(condition, model, recipe).prefill for condition in conditions]
+    acting = [check(model, condition, recipe) for condition in conditions]
     if any(not context or not continuation for context, continuation in requests):
         raise HybretError("a context and its continuation need at least one token each; is there no BOS token?")
     if not requests or not conditions:
@@ -66,7 +62,8 @@ def log_likelihoods(
     # Conditions that do the same are computed once.
     distinct = list(dict.fromkeys(acting))
     texts = _texts(requests)
-    common = _common(texts, requests)
+    # First tokens that all texts share and nothing is predicted from.
+    common = min(shared_tokens(texts[0].ids, texts[-1].ids), *(len(context) - 1 for context, _ in requests))
     budget = budget or budget_of(model, max(len(text.ids) for text in texts))
     together = common > 0 and decode.first_o_proj(model) is not None
     answers: dict[Actions, list[Answer]] = {}
@@ -86,9 +83,9 @@ class _Text:
     spots: list[tuple[int, int, int]] = field(default_factory=list)
 
 
-def check(model: Hybrid, condition: Intervention) -> None:
-    """Refuse what cannot act on a log-likelihood."""
-    validate(condition, model.heads, model.attention_layers)
+def check(model: Hybrid, condition: Intervention, recipe: Recipe) -> Actions:
+    """What a condition does in prefill; what cannot act on a log-likelihood is refused."""
+    resolved = resolve(condition, model, recipe)
     if not isinstance(condition, (Keep, KeepHeads)):
         raise HybretError(f"{condition!r} cannot be run on a benchmark, whose prompts hold no needle; use KeepHeads")
     if not isinstance(condition, Keep) and not condition.at("prefill"):
@@ -96,6 +93,7 @@ def check(model: Hybrid, condition: Intervention) -> None:
             f"{condition!r} would never act: a log-likelihood has no generation steps; use during='both', the paper's "
             "prefill version"
         )
+    return resolved.prefill
 
 
 def _texts(requests: Sequence[Request]) -> list[_Text]:
@@ -112,11 +110,6 @@ def _texts(requests: Sequence[Request]) -> list[_Text]:
             texts.append(_Text(ids))
         texts[-1].spots.extend((request, len(context) - 1 + i, token) for i, token in enumerate(continuation))
     return texts[::-1]
-
-
-def _common(texts: Sequence[_Text], requests: Sequence[Request]) -> int:
-    """How many first tokens all texts share and nothing is predicted from."""
-    return min(shared_tokens(texts[0].ids, texts[-1].ids), min(len(context) for context, _ in requests) - 1)
 
 
 def _groups(texts: Sequence[_Text], common: int) -> Iterator[tuple[int, list[_Text]]]:
@@ -198,7 +191,7 @@ class _Reader:
         # positions: that of the last column is exact for every row, and no mask is needed.
         last = torch.full((copies * count,), at + width - 1, device=device)
         rows = [actions for actions in self.group for _ in texts]
-        context = Frame("prefill", rows, [()] * len(rows), last, self.recipe, None, True)
+        context = ForwardContext("prefill", rows, [()] * len(rows), last, self.recipe, None, True)
         wanted = [
             (request, row, position - at, token)
             for row, text in enumerate(texts)
@@ -209,14 +202,15 @@ class _Reader:
         first_row = torch.arange(copies, device=device)[:, None] * count
         places = (first_row + row).flatten(), column.repeat(copies)
         restore_recurrent(model.net, state.recurrent)
-        with torch.inference_mode(), frame(context), fan_out_texts(model, context, count), logits_at(model, *places):
+        shared, fewer = fan_out_texts(model, context, count), logits_at(model, *places)
+        with torch.inference_mode(), forward_context(context), shared, fewer:
             logits = model.net(
                 input_ids=ids,
                 position_ids=torch.arange(at, at + width, device=device)[None],
                 past_key_values=state.cache,
                 use_cache=True,
             ).logits
-        settle(context, model)
+        check_layers_called(context, model)
         if wanted:
             chances = logits[0].unflatten(0, (copies, -1)).float().log_softmax(-1)
             owner = request.expand(copies, -1)
@@ -238,7 +232,7 @@ def _spread(state: State, texts: int, parents: Tensor) -> State:
 
 
 @contextmanager
-def fan_out_texts(model: Hybrid, context: Frame, texts: int) -> Iterator[None]:
+def fan_out_texts(model: Hybrid, context: ForwardContext, texts: int) -> Iterator[None]:
     """One row for each text up to the outputs of the first attention layer, all rows of the context from there on.
 
     `decode.fan_out` does this for a single text, whose residual stream of one row is added to any number of rows.

@@ -30,16 +30,10 @@ BLOCK = 128
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """All states of the recurrence h_t = a_t * h_{t-1} + b_t, and the last one; differentiable.
+    """All states of the recurrence h_t = a_t * h_{t-1} + b_t and the last one; differentiable.
 
-    Computed in fp32, or in fp64 if an argument is fp64.
-
-    Parameters
-    ----------
-    a, b : Tensor, shape (batch, time, channels)
-        Decays, of which zeros (resets of the state) are exact, and inputs.
-    h0 : Tensor, shape (batch, channels), optional
-        State before the first step; zeros if left out.
+    Decays and inputs are (batch, time, channels), the state `h0` before the first step (batch, channels), by default
+    zeros. Zeros among the decays (resets) are exact. Computed in fp32, or in fp64 if an argument is fp64.
     """
     if a.shape != b.shape or b.dim() != 3 or b.shape[1] == 0 or (h0 is not None and h0.shape != b[:, 0].shape):
         shapes = ", ".join(str(tuple(x.shape)) for x in (a, b, h0) if x is not None)

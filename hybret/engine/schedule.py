@@ -18,7 +18,7 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, merge
 from hybret.errors import HybretError, Positive, checked
 from hybret.hybrid import Hybrid
-from hybret.interventions import Actions, Binary, Resolved
+from hybret.interventions import Actions, Resolved
 from hybret.prompts import Prompt
 from hybret.recipe import Recipe
 
@@ -98,7 +98,7 @@ class PromptJob:
 class Batch:
     """Prompts that decode together under all their conditions."""
 
-    jobs: tuple[PromptJob, ...] = ()
+    jobs: tuple[PromptJob, ...]
 
     @property
     def rows(self) -> list[tuple[Prompt, Resolved]]:
@@ -159,19 +159,17 @@ def _plan(model: Hybrid, jobs: Sequence[PromptJob], recipe: Recipe, max_new_toke
         if not all(looks_ahead(actions, recipe) for actions in prefills):
             prompts = prefix_tree.order(model, list(prompts), recipe)
         ordered += [members[prompt.key] for prompt in prompts]
-    batches, room = [Batch()], budget.max_sequences
+    batches: list[list[PromptJob]] = []
     for job in ordered:
-        if batches[-1].jobs and len(job.conditions) > room:
-            batches.append(Batch())
-            room = budget.max_sequences
-        batches[-1] = Batch((*batches[-1].jobs, job))
-        room -= len(job.conditions)
-    return Schedule(tuple(ordered), tuple(b for b in batches if b.jobs), recipe, max_new_tokens, budget)
+        if not batches or sum(len(j.conditions) for j in [*batches[-1], job]) > budget.max_sequences:
+            batches.append([])
+        batches[-1].append(job)
+    return Schedule(tuple(ordered), tuple(Batch(tuple(b)) for b in batches), recipe, max_new_tokens, budget)
 
 
 def looks_ahead(actions: Actions, recipe: Recipe) -> bool:
-    """Whether what acts on a token of the prompt depends on later ones: the authors' mean over the whole prefill."""
-    return recipe.binary == "scalar" and any(isinstance(action, Binary) for action in actions)
+    """Whether what acts on a token of the prompt depends on later ones."""
+    return any(action.looks_ahead(recipe) for action in actions)
 
 
 def tokens_acted_on(

@@ -20,27 +20,14 @@ from hybret.hybrid import Hybrid
 class State:
     """Rows that are ready for their next one-token step.
 
-    Attributes
-    ----------
-    cache : DynamicCache
-        Keys and values (and Jamba's recurrent states), left-padded to the longest row.
-    recurrent : list of Tensor
-        RecurrentGemma's recurrent and convolution states, which it keeps on its modules, in their order.
-    token : Tensor
-        ``(rows, 1)``: the token that each row reads next.
-    position : Tensor
-        ``(rows,)``: its absolute position, so the number of tokens already read.
-    answered : bool
-        Whether `token` is already an answer token (the whole prompt was prefilled) or the last prompt token.
-
     A tensor of the cache or of `recurrent` that has one row belongs to all rows.
     """
 
-    cache: DynamicCache
-    recurrent: list[Tensor]
-    token: Tensor
-    position: Tensor
-    answered: bool
+    cache: DynamicCache  # keys and values (and Jamba's recurrent states), left-padded to the longest row
+    recurrent: list[Tensor]  # RecurrentGemma's recurrent and convolution states, which it keeps on its modules
+    token: Tensor  # (rows, 1): what each row reads next
+    position: Tensor  # (rows,): its absolute position, so the number of tokens already read
+    answered: bool  # whether `token` is part of the answer (the whole prompt was prefilled) or the last prompt token
 
     def select(self, rows: Tensor) -> State:
         """The rows `rows` (repeats allowed) as a state of their own: a fork or a subset."""

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from hybret.engine.entropy import head_entropy, keep_lowest
-from hybret.interventions import Binary, Null, Omit, Only
 
 if TYPE_CHECKING:
-    from hybret.engine.context import Frame
+    from hybret.engine.context import ForwardContext
     from hybret.recipe import Recipe
 
 BLOCK = {"cpu": 32, "cuda": 256}
@@ -44,29 +43,18 @@ def attend(
 
     Parameters
     ----------
-    query : Tensor
-        ``(rows, heads, queries, head_dim)``: the last `queries` of the `keys` tokens.
-    key, value : Tensor
-        ``(rows, key-value heads, keys, head_dim)``, without padding.
-    scaling : float
-        Factor of the scores.
-    window : int or None
-        Keys that a query sees, itself included; None for all.
-    recipe : Recipe
-        `entropy_dtype` and `entropy_eps`. Other values than `CORRECTED`'s are about the weights themselves, which are
-        then formed for a block of queries at a time.
-    entropy : bool
-        Whether entropies are wanted; they cost as much as the attention.
+    query : ``(rows, heads, queries, head_dim)``, the last `queries` of the `keys` tokens
+    key, value : ``(rows, key-value heads, keys, head_dim)``, without padding
+    window : keys that a query sees, itself included; None for all
+    recipe : of other precisions or guards than `CORRECTED`'s the weights are formed, a block of queries at a time
+    entropy : whether entropies are wanted; they cost as much as the attention
 
     Returns
     -------
-    output : Tensor
-        ``(rows, heads, queries, head_dim)``.
-    lse : Tensor
-        Natural logarithm of the softmax denominators, float32, ``(rows, heads, queries)``.
-    entropy : Tensor or None
-        Bits, float32, ``(rows, heads, queries)``. In fp32 within 1e-4 bits of `hybret.engine.entropy.head_entropy`
-        (measured: 4e-5), in bf16 about 6e-3 bits apart on average.
+    output : ``(rows, heads, queries, head_dim)``
+    lse : natural logarithm of the softmax denominators, float32, ``(rows, heads, queries)``
+    entropy : bits, float32, ``(rows, heads, queries)``: in fp32 within 1e-4 (measured: 4e-5) of
+        `hybret.engine.entropy.head_entropy`, in bf16 about 6e-3 apart on average
     """
     of_weights = entropy and (recipe.entropy_dtype != "float32" or bool(recipe.entropy_eps))
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not of_weights:
@@ -165,111 +153,84 @@ def _hidden(query_at: Tensor, key_at: Tensor, window: int | None) -> Tensor:
 
 
 def prefill(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scaling: float,
-    window: int | None,
-    frame: Frame,
-    layer: int,
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, context: ForwardContext, layer: int
 ) -> Tensor:
-    """Output of one attention layer in a prefill under the interventions of `frame`; shapes as in `attend`.
+    """Output of one attention layer in a prefill under the interventions of `context`; shapes as in `attend`.
 
-    Every row reads the same tokens without padding, and its values are changed at most once (`Frame.streams`). Queries,
-    keys and values of one row serve all rows of the frame, whose outputs then differ; those of several rows, without
-    manipulations, serve as many rows one after another as the frame has.
+    Every row reads the same tokens without padding, and its outputs change at most once (`ForwardContext.streams`).
+    Queries, keys and values of one row serve all rows of the context, whose outputs then differ; those of several rows,
+    without changes, serve as many rows one after another as the context has.
     """
-    keys, many = key.shape[2], len(frame.rows)
-    used, manipulations = value, frame.manipulations_in(layer)
-    if manipulations:
-        query, key, value = (x.expand(many, -1, -1, -1) for x in (query, key, value))
-        used = value.clone()
-        for action, rows in manipulations:
-            if isinstance(action, Omit | Only):
-                gone = frame.on_needle(keys, rows) if isinstance(action, Omit) else ~frame.spared(action, keys, rows)
-                used[rows] = used[rows].masked_fill(gone[:, None, :, None], 0)
-                frame.acted[layer, action] += len(rows)
-    output, lse, bits = attend(query, key, used, scaling, window, frame.recipe, "entropy" in frame.keep_heads)
-    for action, rows in manipulations:
-        if isinstance(action, Null | Binary):
-            frame.acted[layer, action] += len(rows)
-        if isinstance(action, Null):
-            output[rows] = 0
-        elif isinstance(action, Binary) or (isinstance(action, Only) and (action.renormalise or "self" in action.also)):
-            left = frame.spared(action, keys, rows) if isinstance(action, Only) else frame.on_needle(keys, rows)
-            columns = left.any(0).nonzero()[:, 0]
-            part = _Layer(query[rows], key[rows], value[rows], lse[rows], scaling, window)
-            if isinstance(action, Only):
-                output[rows] = _only(action, part, output[rows], left, columns)
-            else:
-                output[rows] = _binary(part, left[:, columns], columns, frame.recipe)
-    output = gated = _for_rows(output, many)
-    for metric, (rows, k) in frame.keep_heads.items():
+    keys, rows_in_all = key.shape[2], len(context.rows)
+    changes = [(action, rows, context.keys(keys, rows)) for action, rows in context.changes_in(layer)]
+    mixed = value
+    if changes:
+        query, key, value = (x.expand(rows_in_all, -1, -1, -1) for x in (query, key, value))
+        mixed = value.clone()
+    for action, rows, columns in changes:
+        if (visible := action.visible(columns)) is not None:
+            mixed[rows] = mixed[rows].masked_fill(~visible[:, None, :, None], 0)
+    output, lse, bits = attend(query, key, mixed, scaling, window, context.recipe, "entropy" in context.gates)
+    for action, rows, columns in changes:
+        streamed = action.streamed(StreamedLayer(query, key, value, output, lse, scaling, window, rows), columns)
+        if streamed is not None:
+            output[rows] = streamed
+    output = gated = _for_rows(output, rows_in_all)
+    for metric, (rows, k) in context.gates.items():
         # Of several choices each looks at all heads, not at what the one before it left.
         score = bits if metric == "entropy" else -output.float().norm(dim=-1)
         assert score is not None  # entropies were asked for
         kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
-        kept[rows] = keep_lowest(_for_rows(score, many)[rows], k, frame.recipe)
+        kept[rows] = keep_lowest(_for_rows(score, rows_in_all)[rows], k, context.recipe)
         gated = gated * kept[..., None]
-        frame.acted[layer, metric] += len(rows)
     return gated
 
 
-def _for_rows(x: Tensor, many: int) -> Tensor:
-    """`x` for `many` rows; of one row or of as many it is no copy."""
+def _for_rows(x: Tensor, rows: int) -> Tensor:
+    """`x` for `rows` rows; of one row or of as many it is no copy."""
     same = [-1] * (x.ndim - 1)
-    return x.expand(many, *same) if len(x) in (1, many) else x.repeat(many // len(x), *(1 for _ in same))
+    return x.expand(rows, *same) if len(x) in (1, rows) else x.repeat(rows // len(x), *(1 for _ in same))
 
 
-class _Layer(NamedTuple):
-    """One attention layer's tensors for some rows, and what `attend` found."""
+class StreamedLayer(NamedTuple):
+    """One attention layer in a prefill: what an intervention may use for its output on `rows`."""
 
     query: Tensor
     key: Tensor
     value: Tensor
+    output: Tensor  # what mixing the visible keys gave, (rows, heads, queries, head_dim)
     lse: Tensor
     scaling: float
     window: int | None
+    rows: Tensor
 
-    def per_head(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(self.query.shape[1] // x.shape[1], 1)
+    def values(self, columns: Tensor | slice) -> Tensor:
+        """Values of some keys, ``(n, heads, columns, head_dim)``."""
+        return self._per_head(self.value[self.rows][:, :, columns])
 
     def weights(self, on: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Weights on the keys `columns`, and which of them count: `on` ``(n, columns)`` says, where they are seen."""
-        queries, keys = self.query.shape[2], self.key.shape[2]
-        at = torch.arange(keys - queries, keys, device=on.device)[:, None]
+        query, keys = self.query[self.rows], self.key.shape[2]
+        at = torch.arange(keys - query.shape[2], keys, device=on.device)[:, None]
         seen = on[:, None, None] & ~_hidden(at, columns, self.window)
-        key = self.per_head(self.key[:, :, columns])
-        scores = torch.matmul(self.query, key.transpose(2, 3)).float() * self.scaling
-        return (scores - self.lse[..., None]).exp() * seen, seen
+        key = self._per_head(self.key[self.rows][:, :, columns])
+        scores = torch.matmul(query, key.transpose(2, 3)).float() * self.scaling
+        return (scores - self.lse[self.rows][..., None]).exp() * seen, seen
 
+    def masked(self, visible: Tensor, keeps_self: bool, renormalise: bool) -> Tensor:
+        """Output over the `visible` keys ``(n, keys)`` and perhaps each query's own, perhaps divided by their mass."""
+        output, lse, query = (x[self.rows] for x in (self.output, self.lse, self.query))
+        queries = slice(self.key.shape[2] - query.shape[2], self.key.shape[2])
+        columns = visible.any(0).nonzero()[:, 0]
+        mixed, mass = output.float(), self.weights(visible[:, columns], columns)[0].sum(-1, keepdim=True)
+        if keeps_self:
+            own_key = self._per_head(self.key[self.rows][:, :, queries])
+            score = (query.float() * own_key.float()).sum(-1) * self.scaling
+            own = ((score - lse).exp() * ~visible[:, None, queries])[..., None]
+            mixed, mass = mixed + own * self.values(queries).float(), mass + own
+        if renormalise:
+            mixed = mixed / mass.clamp_min(torch.finfo(torch.float32).tiny)
+        return mixed.to(output.dtype)
 
-def _only(action: Only, layer: _Layer, output: Tensor, left: Tensor, columns: Tensor) -> Tensor:
-    """Output of rows under `Only` with the queries' own positions, renormalised, or both.
-
-    `output` mixes the values of the key columns `left`, ``(n, keys)``; some row has them in `columns`.
-    """
-    queries, keys = layer.query.shape[2], layer.key.shape[2]
-    here = slice(keys - queries, keys)
-    mixed, mass = output.float(), layer.weights(left[:, columns], columns)[0].sum(-1, keepdim=True)
-    if "self" in action.also:
-        own_key, own_value = (layer.per_head(x[:, :, here]) for x in (layer.key, layer.value))
-        score = (layer.query.float() * own_key.float()).sum(-1) * layer.scaling
-        own = ((score - layer.lse).exp() * ~left[:, None, here])[..., None]
-        mixed, mass = mixed + own * own_value.float(), mass + own
-    if action.renormalise:
-        mixed = mixed / mass.clamp_min(torch.finfo(torch.float32).tiny)
-    return mixed.to(output.dtype)
-
-
-def _binary(layer: _Layer, on: Tensor, columns: Tensor, recipe: Recipe) -> Tensor:
-    """Output of rows under `Binary`; `on`, ``(n, columns)``, says which of the key columns are needle in each row."""
-    weights, seen = layer.weights(on, columns)
-    heads = weights.shape[1]
-    values = layer.per_head(layer.value[:, :, columns])
-    if recipe.binary == "per-row":
-        mean = weights.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1)
-        return torch.matmul((mean * seen).to(values.dtype), values)
-    mean = weights.sum((1, 2, 3)) / heads / on.sum(-1).clamp_min(1)
-    every = (mean[:, None] * on).to(values.dtype)[:, None, None].expand(-1, heads, -1, -1)
-    return torch.matmul(every, values).expand(-1, -1, layer.query.shape[2], -1)
+    def _per_head(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(self.query.shape[1] // x.shape[1], 1)

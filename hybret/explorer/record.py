@@ -22,8 +22,7 @@ from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
 from hybret.families import has_random_weights
-from hybret.fitting import needs_question, no_question, validate
-from hybret.interventions import Intervention, Keep, elementary, resolve
+from hybret.interventions import Intervention, Keep, check_needs, resolve
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.tasks.encoding import check_tokenizer
@@ -202,9 +201,8 @@ def look(
     if max_new_tokens < 1:
         raise HybretError("max_new_tokens must be at least 1")
     for condition in conditions.values():
-        validate(condition, model.heads, model.attention_layers)
-        if needs_question(elementary(condition)) and not prompt.question_span:
-            raise no_question()
+        acting = resolve(condition, model, recipe)
+        check_needs(acting.prefill + acting.generation, len(prompt.ids), None, prompt.question_span)
     check_tokenizer(model, [prompt])
     check_prompts(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)

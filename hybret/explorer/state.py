@@ -80,7 +80,7 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     hidden = rows["needle"] != metrics.CONTROL
     if not (hidden & rows["length"].notna() & rows["depth"].notna()).any():
         raise HybretError("no row has a needle with a length and a depth, so there is no map; pass rows of a grid")
-    return metrics.settled(rows[~hidden | (rows["length"].notna() & rows["depth"].notna())])
+    return metrics.normalised(rows[~hidden | (rows["length"].notna() & rows["depth"].notna())])
 
 
 def state_of(
@@ -120,7 +120,7 @@ def state_of(
     )
     means = metrics.accuracy(hidden, by=["step"], n_boot=200).set_index("step")
     control = rows[rows["needle"] == metrics.CONTROL].drop_duplicates(["step", *PLACE])
-    control = metrics.belonging(control, hidden)
+    control = metrics.matching_controls(control, hidden)
     floors = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else pd.Series(dtype=float)
     hidden["place"], places = _codes(hidden, PLACE)
     hidden["said"], said = _codes(hidden, SAID)

@@ -108,8 +108,8 @@ def retrieval_maps(
     named = rows
     for column, by in (("_down", row_by), ("_across", col_by)):
         named = named.assign(**{column: rows[by].map(lambda value, by=by: style.words(by, value)) if by else ""})
-    metrics.alike(named, ["_down", "_across"])
-    metrics.once(named, ["_down", "_across"])
+    metrics.check_comparable(named, ["_down", "_across"])
+    metrics.check_unique(named, ["_down", "_across"])
     down, across = (list(dict.fromkeys(named[column])) for column in ("_down", "_across"))
     lines = 1 if len(across) <= BESIDE else -(-len(across) // WRAPPED)
     columns = -(-len(across) // lines)

@@ -35,7 +35,7 @@ BANDS = "bands: 95 %, bootstrap over prompts"
 PALETTES = ("cividis", "authors")
 VERSIONS = {"generation": "generation version", "both": "prefill version", "prefill": "prefill only"}
 TEMPLATES = {"base": "standard prompt", "instruct": "standard prompt", "jrt": "JRT (read twice)"}
-# Names of random weights in small print: one of `hybret.presets.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.
+# Names of random weights in small print: one of `hybret.families.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.
 _MADE_UP = re.compile(r"\brandom-(griffin|jamba)\b|\brandom:|\(random\d|" + re.escape(MADE_UP))
 
 _RC: Any = {
@@ -180,16 +180,16 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
     control = rows["needle"] == CONTROL
     if control.all():
         raise HybretError("no rows with a needle to draw; check the selection that was passed to the figure")
-    rows = metrics.settled(rows)
+    rows = metrics.normalised(rows)
     needle, ground = rows[~control], rows[control]
     if floor_rows is not None:
-        ground = metrics.settled(arguments.table(floor_rows, plain, NUMBERS))
-        if len(ground) and metrics.belonging(ground, needle).empty:
+        ground = metrics.normalised(arguments.table(floor_rows, plain, NUMBERS))
+        if len(ground) and metrics.matching_controls(ground, needle).empty:
             raise HybretError(
                 "floor_rows are the control of other rows; give that of the same needle, haystack, template, lengths "
                 "and conditions"
             )
-    return needle, metrics.belonging(ground, needle)
+    return needle, metrics.matching_controls(ground, needle)
 
 
 def words(column: str, value: Any) -> str:

@@ -24,6 +24,7 @@ from hybret import arguments
 from hybret.engine.likelihood import check
 from hybret.engine.schedule import Budget
 from hybret.errors import HybretError
+from hybret.files import read_table, tables, unwritable, write_table
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.interventions import Intervention, KeepHeads, resolve
@@ -31,8 +32,7 @@ from hybret.models import Model
 from hybret.progress import bar as progress_bar
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.store import read_table, tables, unwritable, write_table
-from hybret.sweeping import ENGINE_DIGEST
+from hybret.store import ENGINE_DIGEST
 
 ROWS_AT_ONCE = 5000
 """Documents of the tasks that one call of lm-eval evaluates: what an interruption loses."""
@@ -104,7 +104,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise HybretError(f"limit is {limit}; give at least 1 document per task")
     for condition in conditions.values():
-        check(model, condition)
+        check(model, condition, recipe)
     wanted = benchmarks.find(tasks)
     max_length = max_length or getattr(model.net.config, "max_position_embeddings", None)
     acting = {resolve(condition, model, recipe).key: condition for condition in conditions.values()}

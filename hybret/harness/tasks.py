@@ -21,8 +21,8 @@ import yaml
 
 from hybret import data as fetched
 from hybret.errors import HybretError
+from hybret.files import write_whole
 from hybret.organisms import skills
-from hybret.store import write_whole
 
 BENCHMARKS = ("organism", "glue", "mmlu")
 TEST_ITEMS = 500

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hybret.engine.attach import implementation
-from hybret.engine.context import Frame, frame
+from hybret.engine.context import ForwardContext, forward_context
 from hybret.engine.decode import decode, prefill
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, restore_recurrent
@@ -89,8 +89,8 @@ class Bench:
         """Logits ``(tokens, vocabulary)`` of one pass through hybret, with `actions` in every attention layer."""
         ids = self.ids if ids is None else ids
         last = torch.tensor([len(ids) - 1], device=self.model.device)
-        now = Frame("prefill", [actions], [()], last, CORRECTED, None, streaming)
-        with self.engine(), frame(now):
+        now = ForwardContext("prefill", [actions], [()], last, CORRECTED, None, streaming)
+        with self.engine(), forward_context(now):
             return self.plainly(ids)
 
     def plainly(self, ids: Sequence[int], cache: DynamicCache | None = None, read: int = 0) -> Tensor:

@@ -19,7 +19,7 @@ from book.runner import publish as publishing
 from book.runner.execute import asked
 from book.runner.runs import Project
 from hybret.errors import HybretError
-from hybret.sweeping import ENGINE_DIGEST
+from hybret.store import ENGINE_DIGEST
 
 REPO = Path(__file__).resolve().parents[2]
 PARAMETERS = """model: str = "tiny"  # model name

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AttentionInterface
 
+import hybret as hb
 from hybret import (
     CORRECTED,
     PAPER,
@@ -31,10 +32,11 @@ from hybret import (
 )
 from hybret.engine import attention, decode
 from hybret.engine.attach import implementation
-from hybret.engine.context import Frame, declared_frame, frame
+from hybret.engine.context import ForwardContext, current_context, forward_context
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import empty_state, merge
+from hybret.families import FAMILIES
 from hybret.interventions import resolve
 from hybret.tasks import niah
 
@@ -58,7 +60,7 @@ def listening(net):
     def spy(module, query, key, value, mask, scaling, **options):
         tensors = [x.double().numpy().copy() for x in (query, key, value)]
         output, weights = attention.attention(module, query, key, value, mask, scaling, **options)
-        now = declared_frame()
+        now = current_context()
         # Of rows that share the layers below, only one is handed on; the others are in the frame.
         whole = now.outputs if now.streams else output
         heard.append(
@@ -221,6 +223,15 @@ def test_every_layer_pass_and_row(model, recipe, conditions, streaming, parts):
     assert unsure < (0.4 if recipe is PAPER else 0.02) * compared
 
 
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"recurrent_gemma", "jamba"}))
+def test_every_family(family):
+    model = hb.load(family, device="cpu")
+    conditions = [KeepHeads(1), KeepHeads(1, "l2"), Omit(), Only(renormalise=True, also=("self",)), Binary()]
+    for streaming in (True, False):
+        compared, unsure = check(model, prompts_of(model, LENGTHS[1:2]), conditions, CORRECTED, streaming=streaming)
+        assert compared > 100 and unsure < 0.05 * compared
+
+
 @pytest.mark.parametrize(
     ("field", "family", "condition"),
     [
@@ -249,6 +260,7 @@ def test_a_decision_of_the_code_changes_a_layer(field, family, condition, reques
 # ---------------------------------------------------------------- random models, prompts and interventions
 
 during = st.sampled_from(["prefill", "generation", "both"])
+always = st.sampled_from([Omit(), Only(), Only(renormalise=True, also=("self",)), Binary(), Null(), Mass("needle")])
 also = st.lists(st.sampled_from(["self", "first", "question", "answer"]), max_size=2).map(tuple)
 manipulation = st.one_of(
     st.builds(Omit, during),
@@ -262,7 +274,7 @@ alone = st.one_of(gate, manipulation)
 condition = st.one_of(
     alone,
     st.lists(alone, min_size=2, max_size=3).map(tuple).map(Compose),
-    st.builds(PerPhase, manipulation, st.one_of(st.just(Keep()), gate)),
+    st.builds(PerPhase, always, st.one_of(st.just(Keep()), st.builds(KeepHeads, st.integers(0, 8)))),
 )
 recipes = st.sets(st.sampled_from(FIELDS)).map(lambda names: CORRECTED.replace(**{n: getattr(PAPER, n) for n in names}))
 
@@ -329,7 +341,7 @@ def test_any_shape_of_a_layer(data):
         num_key_value_groups=groups, training=False, layer_idx=0, sliding_window=window, config=None
     )
     acting = [c.at(phase) for c in conditions]
-    now = Frame(
+    now = ForwardContext(
         phase,
         acting,
         spans,
@@ -345,7 +357,7 @@ def test_any_shape_of_a_layer(data):
         hidden = at > (at[-queries:, None]) if queries < keys else at > at[:, None]
         hidden = hidden if window is None else hidden | (at <= at[-queries:, None] - window)
         mask = torch.zeros(1, 1, queries, keys).masked_fill(hidden, torch.finfo(torch.float32).min)
-    with frame(now):
+    with forward_context(now):
         out, _ = attention.attention(module, q, k, v, mask, dim**-0.5)
     arrays = [x.double().numpy() for x in (q, k, v)]
     for row, rule in enumerate(conditions):

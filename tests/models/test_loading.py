@@ -18,8 +18,8 @@ from book.paper import verdicts
 from hybret import checkpoints, figures, models
 from hybret.devices import GIB, Machine, check_on_gpus, free_bytes, weight_bytes
 from hybret.engine import attention, decode
-from hybret.engine import context as frame
 from hybret.engine.attach import implementation
+from hybret.engine.context import ForwardContext, forward_context
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import merge
 from hybret.families import CONFIGS, PAPER_MODELS, has_random_weights, paper_config
@@ -183,11 +183,6 @@ def test_rows_of_random_weights_are_marked_everywhere(tmp_path, griffin):
         assert ("random weights</text>" in svg) == marked == ("nothing here is a result" in svg)
     mixed = pd.concat([rows, trained])
     assert sum(map(has_random_weights, mixed["model"], mixed["weights"])) == len(rows)
-    note = figures.footnote
-    for text, marked in ((f"model x ({model.digest[:8]}) · n = 3", True), ("model x (2f1c7d02)", False)):
-        figure = figures.canvas(2)
-        note(figure, text)
-        assert any("random weights" in t.get_text() for t in figure.texts) == marked
 
 
 ELSEWHERE = torch.device("meta")  # another device without one: mixing its tensors with the CPU's raises
@@ -208,12 +203,12 @@ def test_a_layer_on_another_device(action, phase, streaming, griffin):
     queries = 6 if phase == "prefill" else 1
     last = torch.tensor([5, 5])
     acting = [action.at(phase), ()]
-    now = frame.Frame(
+    now = ForwardContext(
         phase, acting, [((1, 3),)] * 2, last, hb.CORRECTED, None, streaming, right_aligned=phase == "generation"
     )
     query = torch.empty(2, 10, queries, 8, device=ELSEWHERE)
     key, value = (torch.empty(2, 1, 6, 8, device=ELSEWHERE) for _ in range(2))
-    with frame.frame(now):
+    with forward_context(now):
         output, _ = attention.attention(module, query, key, value, None, 1.0)
     assert output.device == ELSEWHERE and output.shape == (2, queries, 10, 8)
     assert now.last.device.type == "cpu" and (now.outputs is not None) == (now.streams)

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from book.paper import figures as paper_figures
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import data, figures, progress, store
+from hybret import data, figures, files, progress
 from hybret.cli import app
 from hybret.errors import HybretError, printable
 from hybret.sweeping import run_folder
@@ -153,14 +153,14 @@ def test_a_run_of_another_model_never_lands_among_the_books_own(tmp_path, model)
 def test_writing_replaces_a_link_and_leaves_what_it_points_to(tmp_path):
     (tmp_path / "target").write_bytes(b"kept")
     (tmp_path / "rows").symlink_to(tmp_path / "target")
-    store.write_whole(tmp_path / "rows", b"new")
+    files.write_whole(tmp_path / "rows", b"new")
     assert (tmp_path / "target").read_bytes() == b"kept" and not (tmp_path / "rows").is_symlink()
 
 
 def test_a_data_set_cannot_name_files_outside_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(data.CACHE, str(tmp_path / "cache"))
 
-    def download(repository, revision, file):
+    def download(repository, file, revision):
         path = tmp_path / "evil.parquet"
         pd.DataFrame({"subject": ["../../../evil"], "question": ["?"]}).to_parquet(path)
         return path

@@ -223,9 +223,9 @@ def test_what_a_control_must_share_with_its_rows(column):
 def test_rows_are_the_same_where_all_of_their_cell_is(column):
     first = rows_of([5.0]).assign(**{column: 1} if column in ("length", "depth") else {column: "table2"})
     second = first.assign(**{column: 2} if column in ("length", "depth") else {column: "table2-code"})
-    metrics.once(pd.concat([first, second]))
+    metrics.check_unique(pd.concat([first, second]))
     with pytest.raises(HybretError, match="1 of these rows are there twice"):
-        metrics.once(pd.concat([first, second, second]))
+        metrics.check_unique(pd.concat([first, second, second]))
 
 
 def test_a_floor_is_that_of_the_lengths_that_were_asked():

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads
 from hybret.cli import app
-from hybret.store import write_table
+from hybret.files import write_table
 from hybret.tasks import niah
 
 CONDITIONS = {"keep": Keep(), "k=0": KeepHeads(0)}

@@ -28,7 +28,7 @@ from hybret import HybretError, Keep, KeepHeads, Omit, store
 from hybret.cli import app
 from hybret.engine import decode
 from hybret.engine.schedule import Budget
-from hybret.store import read_table, write_table
+from hybret.files import read_table, write_table
 from hybret.tasks import niah
 
 CONDITIONS = {"keep": Keep(), "k=0": KeepHeads(0), "k=2": KeepHeads(2, during="generation"), "omit": Omit()}
@@ -264,7 +264,7 @@ def test_a_changed_note_is_refused(griffin, tmp_path, note):
 @pytest.mark.parametrize("at", [0, 3, 5])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
 def test_a_disk_that_fills_up_costs_nothing_that_was_finished(griffin, undisturbed, tmp_path, monkeypatch, at, code):
-    original, calls = store.os.fsync, []
+    original, calls = os.fsync, []
 
     def full(descriptor):
         calls.append(descriptor)
@@ -273,7 +273,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_finished(griffin, undisturb
         return original(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(HybretError) as caught:
             sweep(griffin, tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)

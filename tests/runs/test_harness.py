@@ -252,7 +252,7 @@ def test_a_missing_harness_is_said(monkeypatch):
 def fetched(name, tables, folder):
     """Fetch a benchmark with tables in the place of the hub's files."""
 
-    def download(repository, revision, file):
+    def download(repository, file, revision):
         path = folder / f"{name}-{file.replace('/', '-')}"
         tables(file).to_parquet(path)
         return path

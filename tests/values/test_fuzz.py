@@ -190,7 +190,7 @@ def test_result_bytes(griffin, cells, tmp_path_factory, which, replaced, data):
         )
         (folder / "glue" / fetched.MANIFEST).write_bytes(raw)
 
-        def offline(*_):
+        def offline(*_, **__):
             raise OSError("no network")
 
         with pytest.MonkeyPatch.context() as patch:

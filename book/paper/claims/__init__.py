@@ -1,21 +1,20 @@
-"""What a claim of the paper is, and how an interval decides it.
+"""The claims of the paper as data, and how an interval decides one.
 
-A claim names a limit, and asks that a number lie on one side of it. It is *reproduced* if the whole 95 % interval does,
-*not reproduced* if the interval lies beyond the limit or across it, and *not testable on this model* if the model or
-the run cannot show it: nothing to lose, no window, no such rows, or so few prompts that even the clearest result would
-leave the limit inside the interval.
+A claim names a limit, and a number must lie on one side of it. It is *reproduced* if the whole 95 % interval does, *not
+reproduced* if the interval lies beyond the limit or across it, and *not testable on this model* if the model or the run
+cannot show it: nothing to lose, no window, no such rows, or so few prompts that even the clearest result would leave
+the limit inside the interval.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from book.paper.claims.evidence import NO_MORE, Estimate, NotTestable, difference, percent
+from book.paper.claims.evidence import NO_MORE, Estimate, NotTestable, difference, over_floor, percent
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable on this model"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE)
@@ -29,61 +28,36 @@ HYPOTHESES = {
 FLOOR = f"accuracy above the floor: interval at most {percent(NO_MORE)} %"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The answer to one claim.
+class Outcome(NamedTuple):
+    """The answer to one claim."""
 
-    Attributes
-    ----------
-    verdict : one of `VERDICTS`.
-    ours : our figure in words, with its interval.
-    estimate : the number that was held against the limit; None if there is none.
-    why : what decided, in words.
-    slack : how far inside the limit the interval ends; negative where it does not.
-    """
-
-    verdict: str
-    ours: str
-    estimate: Estimate | None
-    why: str
-    slack: float = 0.0
+    verdict: str  # one of `VERDICTS`
+    ours: str  # our figure in words, with its interval
+    estimate: Estimate | None  # the number that was compared with the limit
+    why: str  # the reason for the verdict, in words
+    slack: float = 0.0  # how far inside the limit the interval ends; negative beyond it
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One testable sentence of the paper.
+class Claim(NamedTuple):
+    """One testable sentence of the paper."""
 
-    Attributes
-    ----------
-    name : short key.
-    label : the claim in a few words, for a figure.
-    hypothesis : a key of `HYPOTHESES`.
-    says : the sentence in our own words.
-    where : where it stands in the paper.
-    paper : the paper's figure.
-    test : what must hold for "reproduced"; "interval" is the 95 % interval.
-    notebook, figure : where this book measures it.
-    judge : `book.paper.claims.evidence.Evidence` to `Outcome`; a list of them, one per model, where `across` is set.
-    across : whether it compares models.
-    """
-
-    name: str
-    label: str
-    hypothesis: str
-    says: str
-    where: str
-    paper: str
-    test: str
-    notebook: str
+    name: str  # short key
+    label: str  # the claim in a few words, for a figure
+    hypothesis: str  # a key of `HYPOTHESES`
+    says: str  # the sentence in our own words
+    where: str  # section, table or figure of the paper
+    paper: str  # the paper's figure
+    test: str  # the condition for "reproduced"; "interval" is the 95 % interval
+    notebook: str  # notebook and figure of this book that measure it
     figure: str
-    judge: Callable[[Any], Outcome]
-    across: bool = False
+    judge: Callable[[Any], Outcome]  # of one `evidence.Evidence`, or where `across` is set of a list, one per model
+    across: bool = False  # whether it compares models
 
 
 def claim(
     label: str, where: str, paper: str, test: str, hypothesis: str, notebook: str, figure: str, across: bool = False
 ) -> Callable[[Callable[[Any], Outcome]], Claim]:
-    """Make a claim of the function that judges it: it has the function's name, and says what the docstring says."""
+    """Make a claim of the function that judges it: its name is the claim's, its docstring the claim's sentence."""
 
     def made(judge: Callable[[Any], Outcome]) -> Claim:
         name, says = judge.__name__.replace("_", "-"), judge.__doc__ or ""
@@ -94,15 +68,18 @@ def claim(
 
 def at_most(e: Estimate, limit: float, ours: str, best: float = 0.0) -> Outcome:
     """Whether a number is at most `limit`; `best` is its value in the clearest possible result."""
-    return _decide(e, limit - e.high, e.high <= limit, e.low > limit, e.best_bound(best, 1) > limit, ours)
+    hopeless = e.best_bound(best, 1) > limit
+    return _decide(e, ours, limit - e.high, within=e.high <= limit, beyond=e.low > limit, hopeless=hopeless)
 
 
 def at_least(e: Estimate, limit: float, ours: str, best: float = 1.0) -> Outcome:
     """Whether a number is more than `limit`; as `at_most`."""
-    return _decide(e, e.low - limit, e.low > limit, e.high < limit, e.best_bound(best, -1) < limit, ours)
+    hopeless = e.best_bound(best, -1) < limit
+    return _decide(e, ours, e.low - limit, within=e.low > limit, beyond=e.high < limit, hopeless=hopeless)
 
 
-def _decide(e: Estimate, slack: float, within: bool, beyond: bool, hopeless: bool, ours: str) -> Outcome:
+def _decide(e: Estimate, ours: str, slack: float, *, within: bool, beyond: bool, hopeless: bool) -> Outcome:
+    """The verdict on an interval within the limit, beyond it or across it; `hopeless`: by too few prompts."""
     if within:
         return Outcome(REPRODUCED, ours, e, "the interval is within the limit", slack)
     if beyond:
@@ -113,8 +90,9 @@ def _decide(e: Estimate, slack: float, within: bool, beyond: bool, hopeless: boo
     return Outcome(NOT_REPRODUCED, ours, e, "the interval includes the limit, so it is not shown", slack)
 
 
-def nothing(e: Estimate, where: str = "") -> Outcome:
-    """Whether an accuracy above the floor is none."""
+def nothing(cells: pd.DataFrame, where: str = "", column: str = "value") -> Outcome:
+    """Whether the accuracy above the floor is none; of any points at all with ``column="credit"``."""
+    e = over_floor(cells, column)
     return at_most(e, NO_MORE, f"{e} above the floor{where}")
 
 
@@ -129,21 +107,18 @@ def falls_below(cells: pd.DataFrame, full: pd.DataFrame, share: float, ours: str
 
 
 def hardest(outcomes: Iterable[Outcome]) -> Outcome:
-    """One answer for conditions that must all hold: failure before doubt before success, the clearest first."""
+    """The answer for conditions that must all hold: failure before doubt before success, the clearest first."""
     order = (NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED)
     return min(outcomes, key=lambda outcome: (order.index(outcome.verdict), outcome.slack))
 
 
 def rising(found: Sequence[tuple[float, str, Estimate]], sizes: str) -> Outcome:
-    """Whether independent numbers of several models rise with a size of theirs, intervals apart.
+    """Whether independent numbers of several models rise with their sizes, intervals apart.
 
-    Parameters
-    ----------
-    found : size, our figure in words, and the number of each model.
-    sizes : what the sizes are, in words.
+    `found` has the size, our figure in words and the number of each model; `sizes` names the sizes.
     """
-    found = sorted(found, key=lambda one: one[:2])
-    ours = "; ".join(said for _, said, _ in found)
+    found = sorted(found, key=lambda model: model[:2])
+    ours = "; ".join(words for _, words, _ in found)
     steps = [
         Estimate(b.value - a.value, b.low - a.high, b.high - a.low, a.n + b.n, a.prompts + b.prompts, unit=a.unit)
         for (small, _, a), (large, _, b) in combinations(found, 2)

@@ -11,16 +11,15 @@ from book.paper import benchmark_scores as averages
 from book.paper import claims
 from book.paper import numbers as paper
 from book.paper.benchmark_scores import Average
-from book.paper.claims import Claim, Outcome, at_least, at_most, hardest
 from book.paper.claims.evidence import Estimate, Evidence, NotTestable, percent
 
-B = {name: one.value for name, one in paper.BENCHMARKS.items()}
+B = {name: number.value for name, number in paper.BENCHMARKS.items()}
 LITTLE = 0.10  # a loss on GLUE that is still little: the paper's larger one, 9.1 points, rounded up
 KEPT = B["MMLU kept"] - 0.05  # share of base, with a tolerance of 5 points below the paper's
 HALF = B["MMLU ablated"] / 200  # half of the paper's loss of 42 points, as a fraction
 GLUE = "glue"
-# The embedded models' own tasks come in two parts: questions on facts in the weights, as MMLU's are, and look-ups of
-# one of many items far back in the context.
+# The small models' tasks of the MMLU side have two parts: questions on facts in the weights, as MMLU's are, and
+# look-ups of one of many items far back in the context.
 LOOKUP, KNOWLEDGE = "mmlu-lookup", "mmlu"
 
 claim = partial(claims.claim, hypothesis="H2", notebook="benchmarks", figure="fig-benchmarks")
@@ -28,7 +27,7 @@ CONFIGURATIONS = ("base", "sparse", "ablated")
 
 
 def items(e: Evidence) -> pd.DataFrame:
-    """Items of the three configurations: of GLUE and MMLU where these were run, else of the organisms' tasks."""
+    """Items of the three configurations: of GLUE and MMLU where these were run, else of the small models' tasks."""
     rows = e.benchmarks[e.benchmarks["condition"].isin(CONFIGURATIONS)]
     real = rows["benchmark"] != "organism"
     return rows[real] if real.any() else rows
@@ -65,7 +64,7 @@ def able(side: Average, more: float = 0.0) -> Average:
     return side
 
 
-def said(side: Average, *conditions: str) -> str:
+def in_words(side: Average, *conditions: str) -> str:
     """Scores in words."""
     return ", ".join(f"{name} {percent(side.scores[name][0])} %" for name in conditions)
 
@@ -81,12 +80,12 @@ def loss(side: Average, condition: str) -> Estimate:
     f"ablated {B['GLUE ablated']:g}, sparse {B['GLUE sparse']:g} points below base",
     f"loss of either: interval at most {100 * LITTLE:g} points",
 )
-def glue_kept(e: Evidence) -> Outcome:
+def glue_kept(e: Evidence) -> claims.Outcome:
     """On GLUE neither sparsification nor ablation costs much."""
     glue = able(side(e, GLUE), LITTLE)
-    scores = said(glue, *CONFIGURATIONS)
+    scores = in_words(glue, *CONFIGURATIONS)
     losses = {name: loss(glue, name) for name in ("ablated", "sparse")}
-    return hardest(at_most(x, LITTLE, f"{scores}; {name} loses {x.points}") for name, x in losses.items())
+    return claims.hardest(claims.at_most(x, LITTLE, f"{scores}; {name} loses {x.points}") for name, x in losses.items())
 
 
 @claim(
@@ -95,20 +94,20 @@ def glue_kept(e: Evidence) -> Outcome:
     f"{B['GLUE ablated over sparse']:g} points ({B['GLUE sparse'] - B['GLUE ablated']:.1f} by its losses)",
     "ablated less sparse: interval above 0",
 )
-def glue_order(e: Evidence) -> Outcome:
+def glue_order(e: Evidence) -> claims.Outcome:
     """On GLUE the ablated model is better than the sparse one."""
     glue = able(side(e, GLUE))
     gain = measured(glue.scores["ablated"] - glue.scores["sparse"], glue)
-    return at_least(gain, 0.0, f"{said(glue, 'ablated', 'sparse')}: {gain.points}")
+    return claims.at_least(gain, 0.0, f"{in_words(glue, 'ablated', 'sparse')}: {gain.points}")
 
 
-def sparse_keeps(e: Evidence, name: str) -> Outcome:
+def sparse_keeps(e: Evidence, name: str) -> claims.Outcome:
     """Whether the sparse configuration keeps most of base."""
     mmlu = side(e, name)
     base, sparse = mmlu.scores["base"], mmlu.scores["sparse"]
     able(mmlu, (1 - KEPT) * base[0])
-    ours = f"{said(mmlu, 'base', 'sparse')}: {100 * sparse[0] / base[0]:.0f} % of base"
-    return at_most(measured(KEPT * base - sparse, mmlu), 0.0, ours, best=KEPT - 1)
+    ours = f"{in_words(mmlu, 'base', 'sparse')}: {100 * sparse[0] / base[0]:.0f} % of base"
+    return claims.at_most(measured(KEPT * base - sparse, mmlu), 0.0, ours, best=KEPT - 1)
 
 
 sparse_claim = partial(
@@ -120,22 +119,22 @@ sparse_claim = partial(
 
 
 @sparse_claim("MMLU, knowledge: sparse keeps it", hypothesis="abstract")
-def mmlu_sparse_knowledge(e: Evidence) -> Outcome:
+def mmlu_sparse_knowledge(e: Evidence) -> claims.Outcome:
     """The sparse model keeps most of its MMLU score (facts in the weights)."""
     return sparse_keeps(e, KNOWLEDGE)
 
 
 @sparse_claim("MMLU, lookup: sparse keeps it")
-def mmlu_sparse_lookup(e: Evidence) -> Outcome:
+def mmlu_sparse_lookup(e: Evidence) -> claims.Outcome:
     """The sparse model keeps most of its MMLU score (look-ups far back)."""
     return sparse_keeps(e, LOOKUP)
 
 
-def ablated_loses(e: Evidence, name: str) -> Outcome:
+def ablated_loses(e: Evidence, name: str) -> claims.Outcome:
     """Whether the ablated configuration loses much."""
     mmlu = able(side(e, name), HALF)
     lost = loss(mmlu, "ablated")
-    return at_least(lost, HALF, f"{said(mmlu, 'base', 'ablated')}: loses {lost.points}")
+    return claims.at_least(lost, HALF, f"{in_words(mmlu, 'base', 'ablated')}: loses {lost.points}")
 
 
 ablated_claim = partial(
@@ -147,13 +146,13 @@ ablated_claim = partial(
 
 
 @ablated_claim("MMLU, knowledge: ablated loses it")
-def mmlu_ablated_knowledge(e: Evidence) -> Outcome:
+def mmlu_ablated_knowledge(e: Evidence) -> claims.Outcome:
     """The ablated model loses much of its MMLU score (facts in the weights)."""
     return ablated_loses(e, KNOWLEDGE)
 
 
 @ablated_claim("MMLU, lookup: ablated loses it")
-def mmlu_ablated_lookup(e: Evidence) -> Outcome:
+def mmlu_ablated_lookup(e: Evidence) -> claims.Outcome:
     """The ablated model loses much of its MMLU score (look-ups far back)."""
     return ablated_loses(e, LOOKUP)
 
@@ -164,15 +163,15 @@ def mmlu_ablated_lookup(e: Evidence) -> Outcome:
     f"about {B['MMLU ablated']:g} against {B['GLUE ablated']:g} points",
     "loss on the MMLU side (mean of its parts) less that on the GLUE side: interval above 0",
 )
-def contrast(e: Evidence) -> Outcome:
+def contrast(e: Evidence) -> claims.Outcome:
     """Ablation costs more on MMLU than on GLUE."""
     lookup = [LOOKUP] if (items(e)["group"] == LOOKUP).any() else []
     sides = [able(side(e, name), LITTLE) for name in (GLUE, KNOWLEDGE, *lookup)]
-    glue, *parts = [one.scores["base"] - one.scores["ablated"] for one in sides]
+    glue, *parts = [side.scores["base"] - side.scores["ablated"] for side in sides]
     mmlu = np.mean(parts, axis=0)
     more = measured(mmlu - glue, *sides)
     ours = f"loses {percent(mmlu[0])} points on the MMLU side, {percent(glue[0])} on the GLUE side"
-    return at_least(more, 0.0, f"{ours}: {more.points} more")
+    return claims.at_least(more, 0.0, f"{ours}: {more.points} more")
 
 
-CLAIMS = [one for one in vars().values() if isinstance(one, Claim)]
+CLAIMS = [value for value in vars().values() if isinstance(value, claims.Claim)]

@@ -1,33 +1,32 @@
-"""What one model did under one recipe, as numbers with intervals: what the claims of the paper are judged by.
+"""The results of one model under one recipe as numbers with intervals, by which the claims of the paper are judged.
 
-A cell's accuracy *above the floor* is its accuracy less what the same condition earns on the control prompt of the same
-length, which holds no needle. Comparisons are of accuracies above the floor, and paired: they are taken cell by cell,
-and resampled prompt by prompt.
+A cell's accuracy *above the floor* is its accuracy less the score of the same condition on the control prompt of the
+same length, which holds no needle. Comparisons are of accuracies above the floor, and paired: cell by cell, resampled
+prompt by prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from book.paper import numbers as paper
 from book.paper.tipping import RETRIEVES, heads_kept
 from hybret import metrics
-from hybret.intervals import mean_interval, unseen
-from hybret.metrics import NOTHING
+from hybret.metrics import NOTHING, mean_interval, unseen
 from hybret.recipe import RECIPES
 
+NO_MORE = 0.05  # upper end of an interval that counts as zero: 0 of 100 prompts, the paper's number, reaches 0.037
 KEY = [column for column in metrics.CELL if column != "template"]  # JRT cells pair with those read once
 GROUND = ["haystack", "haystack_seed", "asked", "length"]  # what a cell shares with its control prompt
 
 
 class NotTestable(Exception):  # noqa: N818 (not an error: an answer)
-    """A claim cannot be tested on these rows: `why`, and `ours`, what was measured all the same."""
+    """A claim cannot be tested on these rows: `why`, and `ours`, which was measured all the same."""
 
     def __init__(self, why: str, ours: str = "", estimate: Estimate | None = None) -> None:
         super().__init__(why)
@@ -36,23 +35,14 @@ class NotTestable(Exception):  # noqa: N818 (not an error: an answer)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval.
-
-    Attributes
-    ----------
-    value, low, high : fractions, not per cent.
-    n : rows, or items of a benchmark.
-    prompts : distinct prompts among them, or lists, facts and single items of a benchmark: what is resampled.
-    scale : least and greatest possible value.
-    unit : ``"share"`` (of the maximum score, or of items) or ``"heads"``.
-    """
+    """A number with its 95 % interval, as a fraction (unit "share" of the maximum score, or of items) or in "heads"."""
 
     value: float
     low: float
     high: float
-    n: int
-    prompts: int
-    scale: tuple[float, float] = (0.0, 1.0)
+    n: int  # rows, or items of a benchmark
+    prompts: int  # what is resampled: distinct prompts, or lists, facts and single items of a benchmark
+    scale: tuple[float, float] = (0.0, 1.0)  # least and greatest possible value
     unit: str = "share"
 
     def __str__(self) -> str:
@@ -76,18 +66,18 @@ def percent(value: float, sign: str = "") -> str:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that is known of one model under one recipe.
+    """Rows and benchmark items of one model under one recipe; either may be empty.
 
     Parameters
     ----------
     model, recipe : names, as in the rows.
-    rows : rows of sweeps; may be empty.
-    benchmarks : one row per benchmark item and configuration (base, sparse, ablated); may be empty.
+    rows : rows of sweeps.
+    benchmarks : one row per benchmark item and configuration (base, sparse, ablated).
     heads_known : query heads per attention layer; None takes the largest k of the rows.
     parameters : size of the model, None if unknown.
     texts : text of each prompt by `Prompt.key`.
     family : transformers' model type, empty if unknown.
-    questions : what the prompts of `texts` ask.
+    questions : the questions of the prompts of `texts`.
     """
 
     model: str
@@ -101,8 +91,6 @@ class Evidence:
     questions: Collection[str] = ()
     _known: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
-    # ------------------------------------------------------------ what was run
-
     @cached_property
     def heads(self) -> int:
         """Heads of a layer."""
@@ -114,7 +102,7 @@ class Evidence:
 
     @property
     def counterpart(self) -> str:
-        """The paper's model with as many heads, to which its sentences about single models are put."""
+        """The paper's model with as many heads, which its sentences about single models are about."""
         if (name := paper.counterpart(self.heads)) is None:
             raise NotTestable(f"the paper says this of models with 10, 16 and 32 heads, and this one has {self.heads}")
         return name
@@ -138,7 +126,7 @@ class Evidence:
         rows = self.rows.assign(_twice=self.rows["template"] == "jrt")
         kept, pairs = heads_kept(rows), rows[rows["k"].isna()]
         keys = ((kept, ["k", "during", "_twice"]), (pairs, ["generation", "prefill", "_twice"]))
-        return {key: part for own, by in keys for key, part in own.groupby(by, sort=False)}
+        return {key: part for table, by in keys for key, part in table.groupby(by, sort=False)}
 
     def _cells(self, key: Any, name: str) -> pd.DataFrame:
         """One line per cell: KEY, prompt, in_window, value (accuracy), floor, credit (any points) and its floor."""
@@ -159,16 +147,8 @@ class Evidence:
         self._known[key] = cells
         return cells
 
-    # ------------------------------------------------------------ estimates
-
-    def untouched(self, cells: pd.DataFrame) -> Estimate:
-        """Accuracy of the untouched model.
-
-        Raises
-        ------
-        NotTestable
-            If it hardly retrieves, so that there is nothing to lose.
-        """
+    def unmodified(self, cells: pd.DataFrame) -> Estimate:
+        """Accuracy of the unmodified model, which must retrieve: otherwise there is nothing to lose."""
         if (above := over_floor(cells)).value <= RETRIEVES:
             raise NotTestable(
                 f"untouched, the model scores {percent(above.value)} points above the floor, too little to lose"
@@ -184,21 +164,22 @@ class Evidence:
     def collapse(self) -> tuple[int, int, int]:
         """The largest k at which, as at every smaller one, nothing is left above the floor: value, low, high.
 
-        Low and high are the least and the greatest k that the intervals of the single accuracies allow; where the next
-        larger k was not run, it may be the one before the next that was. -1 means that something is left at k = 0.
+        Low and high are the least and the greatest k that the intervals of the single accuracies allow. If the next
+        larger k was not run, high is the one before the next that was. -1 means that something is left at k = 0.
         """
         self.kept(0)
         ks = [k for k in self.ks if k < self.heads]
-        limits = [over_floor(self.kept(k)) for k in ks]
-        value, low, high = (
-            int(np.logical_and.accumulate([getattr(e, name) <= limit for e in limits]).sum())
-            for name, limit in (("value", NOTHING), ("high", NO_MORE), ("low", NOTHING))
-        )
-        gone = [-1, *ks]  # by how many of the leading accuracies are nothing
+        estimates = [over_floor(self.kept(k)) for k in ks]
+        value = _leading(estimates, lambda e: e.value <= NOTHING)
+        low = _leading(estimates, lambda e: e.high <= NO_MORE)
+        high = _leading(estimates, lambda e: e.low <= NOTHING)
+        gone = [-1, *ks]  # the largest of the first n ks
         return gone[value], gone[min(low, value)], [*ks, self.heads][max(high, value)] - 1
 
 
-NO_MORE = 0.05  # upper end of an interval that counts as zero: 0 of 100 prompts, the paper's number, reaches 0.037
+def _leading(estimates: Sequence[Estimate], holds: Callable[[Estimate], bool]) -> int:
+    """How many estimates hold before the first that does not."""
+    return next((n for n, e in enumerate(estimates) if not holds(e)), len(estimates))
 
 
 def accuracy(cells: pd.DataFrame) -> Estimate:
@@ -213,13 +194,7 @@ def over_floor(cells: pd.DataFrame, column: str = "value") -> Estimate:
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """The cells that both have, columns of `b` with the suffix ``_b``.
-
-    Raises
-    ------
-    NotTestable
-        If they share none.
-    """
+    """The cells that both have, columns of `b` with the suffix ``_b``."""
     both = a.merge(b, on=KEY, suffixes=("", "_b"))
     if both.empty:
         raise NotTestable("the conditions were not run on the same prompts")
@@ -243,8 +218,8 @@ def estimate(
 ) -> Estimate:
     """Mean of one value per cell, resampled by prompt.
 
-    Where the `floors` in the values differ between the controls, those are part of the chance: then all cells of a
-    length are resampled together, since they share one control prompt.
+    If the `floors` in the values differ between the controls, those are part of the chance: then all cells of a length
+    are resampled together, since they share one control prompt.
     """
     units = cells["prompt"]
     if any(floor.nunique() > 1 for floor in floors):

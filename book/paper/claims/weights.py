@@ -7,34 +7,12 @@ from functools import partial
 
 from book.paper import claims
 from book.paper import numbers as paper
-from book.paper.claims import (
-    FLOOR,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    Claim,
-    Outcome,
-    at_least,
-    at_most,
-    falls_below,
-    hardest,
-    keeps,
-)
-from book.paper.claims.evidence import (
-    Estimate,
-    Evidence,
-    NotTestable,
-    accuracy,
-    difference,
-    estimate,
-    over_floor,
-    paired,
-    percent,
-)
+from book.paper.claims.evidence import Estimate, Evidence, NotTestable, accuracy, difference, estimate, paired
 from book.paper.tipping import HOLDS
 from book.paper.wrong_answers import wrong_answers
 from hybret.metrics import CONTROL
 
-CEILING = 0.95  # accuracy of the untouched model from which on hardly anything can be better
+CEILING = 0.95  # accuracy of the unmodified model from which on hardly anything can be better
 FAR = 0.15  # accuracy beyond the window that still counts as none: a grid may have no more than 25 needles there
 PAIRS = [f"{g}-{p}" for p in paper.PREFILL for g in paper.GENERATION]
 
@@ -48,19 +26,19 @@ def printed(*pairs: str) -> str:
     return ", ".join(f"{pair} {100 * value:.1f} %" for pair, value in cells)
 
 
-def fail(e: Evidence, pairs: Iterable[str]) -> Outcome:
+def fail(e: Evidence, pairs: Iterable[str]) -> claims.Outcome:
     """Whether every pair earns nothing above the floor."""
-    e.untouched(e.pair("Keep-Keep"))
-    return hardest([claims.nothing(over_floor(e.pair(pair)), f" in {pair}") for pair in pairs])
+    e.unmodified(e.pair("Keep-Keep"))
+    return claims.hardest([claims.nothing(e.pair(pair), f" in {pair}") for pair in pairs])
 
 
 @claim(
     "needle hidden while answering: nothing",
     "Section 5.1, Table 1",
     f"{printed('Omit-Keep')}, the others 0 or 0.1 %",
-    f"{FLOOR}, in each of the five Omit combinations",
+    f"{claims.FLOOR}, in each of the five Omit combinations",
 )
-def exposure(e: Evidence) -> Outcome:
+def exposure(e: Evidence) -> claims.Outcome:
     """Hidden during generation, the needle is not retrieved, whatever prefill saw."""
     return fail(e, [pair for pair in PAIRS if pair.startswith("Omit")])
 
@@ -69,30 +47,29 @@ def exposure(e: Evidence) -> Outcome:
     "Binary in either phase: nothing",
     "Sections 5.1, 5.2, Table 1",
     "0 to 3.7 %",
-    f"{FLOOR}, in each of the eight Binary combinations",
+    f"{claims.FLOOR}, in each of the eight Binary combinations",
 )
-def binary(e: Evidence) -> Outcome:
+def binary(e: Evidence) -> claims.Outcome:
     """Equal weights on the needle, in either phase, end retrieval: exact weights matter."""
     return fail(e, [pair for pair in PAIRS if "Binary" in pair])
 
 
-def gains(e: Evidence, gain: Estimate, ours: str) -> Outcome:
+def gains(e: Evidence, gain: Estimate, ours: str) -> claims.Outcome:
     """Whether something is better than the untouched model or more, unless this one leaves no room for it."""
-    room = e.untouched(e.pair("Keep-Keep"))
+    room = e.unmodified(e.pair("Keep-Keep"))
     if room.value >= CEILING and gain.high >= 0:
         raise NotTestable(
-            f"untouched, the model already reaches {percent(room.value)} %, so nothing can be much better"
+            f"untouched, the model already reaches {claims.percent(room.value)} %, so nothing can be much better"
         )
-    return at_least(gain, 0.0, ours)
+    return claims.at_least(gain, 0.0, ours)
 
 
-def better(e: Evidence, pair: str, than: str) -> Outcome:
+def better(e: Evidence, pair: str, than: str) -> claims.Outcome:
     """Whether a pair is better than another."""
     a, b = e.pair(pair), e.pair(than)
     gain = difference(a, b)
-    return gains(
-        e, gain, f"{pair} {percent(accuracy(a).value)} %, {than} {percent(accuracy(b).value)} %: {gain.points}"
-    )
+    scores = f"{pair} {claims.percent(accuracy(a).value)} %, {than} {claims.percent(accuracy(b).value)} %"
+    return gains(e, gain, f"{scores}: {gain.points}")
 
 
 @claim(
@@ -101,7 +78,7 @@ def better(e: Evidence, pair: str, than: str) -> Outcome:
     printed("Only-Keep", "Keep-Keep"),
     "Only-Keep less the best of the others: interval above 0",
 )
-def only_keep(e: Evidence) -> Outcome:
+def only_keep(e: Evidence) -> claims.Outcome:
     """Seeing only the needle during generation is the best combination, better than the untouched model."""
     others = {pair: accuracy(e.pair(pair)).value for pair in PAIRS if pair != "Only-Keep"}
     return better(e, "Only-Keep", max(others, key=lambda pair: others[pair]))
@@ -116,9 +93,9 @@ HIDDEN = ("Keep-Omit", "Keep-Only", "Keep-Null")  # prefill loses the needle, or
     printed(*HIDDEN, "Keep-Keep"),
     "each less Keep-Keep: interval above 0",
 )
-def prefill_better(e: Evidence) -> Outcome:
+def prefill_better(e: Evidence) -> claims.Outcome:
     """Hiding the needle, or all else, during prefill improves on the untouched model."""
-    return hardest([better(e, pair, "Keep-Keep") for pair in HIDDEN])
+    return claims.hardest([better(e, pair, "Keep-Keep") for pair in HIDDEN])
 
 
 @claim(
@@ -127,14 +104,15 @@ def prefill_better(e: Evidence) -> Outcome:
     printed(*HIDDEN),
     f"each keeps more than {100 * HOLDS:g} % of Keep-Keep",
 )
-def prefill_idle(e: Evidence) -> Outcome:
+def prefill_idle(e: Evidence) -> claims.Outcome:
     """What attention sees during prefill does not matter if generation sees enough."""
     keep = e.pair("Keep-Keep")
-    room, outcomes = e.untouched(keep), []
+    room, outcomes = e.unmodified(keep), []
     for pair in HIDDEN:
         cells = e.pair(pair)
-        outcomes.append(keeps(cells, keep, HOLDS, f"{pair} {accuracy(cells)}, Keep-Keep {percent(room.value)} %"))
-    return hardest(outcomes)
+        ours = f"{pair} {accuracy(cells)}, Keep-Keep {claims.percent(room.value)} %"
+        outcomes.append(claims.keeps(cells, keep, HOLDS, ours))
+    return claims.hardest(outcomes)
 
 
 @claim(
@@ -143,23 +121,24 @@ def prefill_idle(e: Evidence) -> Outcome:
     printed("Only-Omit", "Only-Only"),
     f"Only-Omit keeps more than {100 * HOLDS:g} % of Keep-Keep, Only-Only less than half of Only-Omit",
 )
-def context(e: Evidence) -> Outcome:
+def context(e: Evidence) -> claims.Outcome:
     """The needle alone is enough for generation where prefill saw its surroundings, and not where it did not."""
     keep, with_context, without = (e.pair(pair) for pair in ("Keep-Keep", "Only-Omit", "Only-Only"))
-    e.untouched(keep)
+    e.unmodified(keep)
     ours = f"Only-Omit {accuracy(with_context)}, Only-Only {accuracy(without)}"
-    return hardest([keeps(with_context, keep, HOLDS, ours), falls_below(without, with_context, 0.5, ours)])
+    falls = claims.falls_below(without, with_context, 0.5, ours)
+    return claims.hardest([claims.keeps(with_context, keep, HOLDS, ours), falls])
 
 
 def sides(e: Evidence, pair: str) -> tuple[Estimate, Estimate]:
     """Accuracy above the floor of needles inside and beyond the attention window."""
-    e.untouched(e.pair("Keep-Keep"))
+    e.unmodified(e.pair("Keep-Keep"))
     cells = e.pair(pair)
     if cells["in_window"].all():
         raise NotTestable("in this run no needle leaves the attention window, or attention is global")
     if not cells["in_window"].any():
         raise NotTestable("in this run every needle has left the attention window")
-    return over_floor(cells[cells["in_window"]]), over_floor(cells[~cells["in_window"]])
+    return claims.over_floor(cells[cells["in_window"]]), claims.over_floor(cells[~cells["in_window"]])
 
 
 @by_distance(
@@ -168,11 +147,11 @@ def sides(e: Evidence, pair: str) -> tuple[Estimate, Estimate]:
     "inside the window only",
     f"Omit-Keep above the floor: interval above 0 inside, at most {100 * FAR:g} % beyond",
 )
-def inside_window(e: Evidence) -> Outcome:
+def inside_window(e: Evidence) -> claims.Outcome:
     """Hidden during generation, the needle is still found inside the attention window, and only there."""
     near, far = sides(e, "Omit-Keep")
     ours = f"Omit-Keep above the floor: {near} inside, {far} beyond"
-    return hardest([at_least(near, 0.0, ours), at_most(far, FAR, ours)])
+    return claims.hardest([claims.at_least(near, 0.0, ours), claims.at_most(far, FAR, ours)])
 
 
 @by_distance(
@@ -181,10 +160,10 @@ def inside_window(e: Evidence) -> Outcome:
     "yes, in RG-2B",
     "Keep-Keep beyond the window, above the floor: interval above 0",
 )
-def beyond_window(e: Evidence) -> Outcome:
+def beyond_window(e: Evidence) -> claims.Outcome:
     """A needle that has left the attention window can still be retrieved."""
     _, far = sides(e, "Keep-Keep")
-    return at_least(far, 0.0, f"{far} above the floor beyond the window, {far.n} prompts")
+    return claims.at_least(far, 0.0, f"{far} above the floor beyond the window, {far.n} prompts")
 
 
 @claim(
@@ -194,19 +173,18 @@ def beyond_window(e: Evidence) -> Outcome:
     "each alone adds cells to the other, and both together to Keep-Keep: intervals above 0",
     figure="fig-maps-three",
 )
-def complement(e: Evidence) -> Outcome:
+def complement(e: Evidence) -> claims.Outcome:
     """The maps of Keep-Omit and Omit-Keep complement each other to an improved Keep-Keep."""
     sides(e, "Keep-Keep")
     keep, first, second = (e.pair(pair) for pair in ("Keep-Keep", "Keep-Omit", "Omit-Keep"))
     union = paired(first, second)
-    union = union.assign(**{column: union[[column, f"{column}_b"]].max(axis=1) for column in ("value", "value_floor")})[
-        [*first.columns]
-    ]
+    best = {column: union[[column, f"{column}_b"]].max(axis=1) for column in ("value", "value_floor")}
+    union = union.assign(**best)[[*first.columns]]
     alone = {"Keep-Omit": difference(union, second), "Omit-Keep": difference(union, first)}
     gain = difference(union, keep)
     adds = "; ".join(f"{pair} alone adds {added.points}" for pair, added in alone.items())
     ours = f"{adds}; both together, less Keep-Keep: {gain.points}"
-    return hardest([*(at_least(added, 0.0, ours) for added in alone.values()), gains(e, gain, ours)])
+    return claims.hardest([*(claims.at_least(added, 0.0, ours) for added in alone.values()), gains(e, gain, ours)])
 
 
 @claim(
@@ -218,26 +196,26 @@ def complement(e: Evidence) -> Outcome:
     notebook="pearls",
     figure="tab-pearls",
 )
-def invented(e: Evidence) -> Outcome:
+def invented(e: Evidence) -> claims.Outcome:
     """What manipulated models say instead stands in none of the prompts."""
     if not e.texts:
         raise NotTestable("not run: the texts of the prompts were not given")
     rows = e.rows[e.rows["needle"] != CONTROL]
-    touched = (rows[["generation", "prefill"]] != "keep").any(axis=1)
+    manipulated = (rows[["generation", "prefill"]] != "keep").any(axis=1)
     if rows["k"].notna().any():
-        touched &= (rows["k"] != e.heads).fillna(True)  # with all its heads a model is not manipulated
-    if not touched.any():
+        manipulated &= (rows["k"] != e.heads).fillna(True)  # with all its heads a model is not manipulated
+    if not manipulated.any():
         raise NotTestable("not run: no manipulated model")
-    if unread := len(set(rows.loc[touched, "prompt"]) - set(e.texts)):
+    if unread := len(set(rows.loc[manipulated, "prompt"]) - set(e.texts)):
         raise NotTestable(f"not run: the texts of {unread} of the prompts were not given, and answers may stand there")
-    found = wrong_answers(rows[touched], e.texts, e.questions).drop_duplicates("said")
-    if found.empty:
+    wrong = wrong_answers(rows[manipulated], e.texts, e.questions).drop_duplicates("said")
+    if wrong.empty:
         raise NotTestable("no wrong answer is long enough to be a pearl")
-    n, copied = len(found), int(found["copied"].sum())
-    share = estimate(found.assign(prompt=found["said"]), found["copied"].astype(float), (0.0, 1.0))
+    n, copied = len(wrong), int(wrong["copied"].sum())
+    share = estimate(wrong.assign(prompt=wrong["said"]), wrong["copied"].astype(float), (0.0, 1.0))
     ours = f"{copied} of {n} different answers stand in a prompt"
     why = "none of them was copied" if not copied else "some were copied: the wrong sentence was retrieved"
-    return Outcome(NOT_REPRODUCED if copied else REPRODUCED, ours, share, why, -float(copied))
+    return claims.Outcome(claims.NOT_REPRODUCED if copied else claims.REPRODUCED, ours, share, why, -float(copied))
 
 
-CLAIMS = [one for one in vars().values() if isinstance(one, Claim)]
+CLAIMS = [value for value in vars().values() if isinstance(value, claims.Claim)]

@@ -67,8 +67,8 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
         As in `hybret.figures.retrieval_maps`.
     """
     rows = style.split(rows)[0]
-    metrics.alike(rows, [])
-    metrics.once(rows)
+    metrics.check_comparable(rows, [])
+    metrics.check_unique(rows)
     rows, unit = in_fives(rows)
     figure = style.canvas(3.6, 5.2)
     axes = figure.subplots()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hybret.intervals import mean_interval
+from hybret.metrics import mean_interval
 from hybret.organisms.training.evaluate import ALL, GENERATION, PREFILL
 from hybret.organisms.skills import LETTERS, TASKS
 

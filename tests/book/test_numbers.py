@@ -7,45 +7,40 @@ import re
 import pytest
 
 from book.paper import numbers as paper
-from book.paper.numbers import PARTS
 from hybret import scoring
 
 
-def test_every_number_says_what_it_is_and_where_it_stands():
+def test_every_number_has_a_name_a_unit_and_a_place():
     table = paper.numbers()
     assert (table[["what", "unit", "where"]] != "").all(axis=None) and not table["what"].duplicated().any()
-    places = re.compile(r"Abstract|Sections? \d|Table \d|Figure \d+|Appendix [A-F]")
-    assert table["where"].map(lambda where: bool(places.match(where))).all()
+    assert table["where"].str.match(r"Abstract|Sections? \d|Table \d|Figure \d+|Appendix [A-F]").all()
     fractions = table[table["unit"].isin(["accuracy", "share"])]["value"]
     assert fractions.between(0, 1).all() and len(fractions) > 20
     # A number that no table's cell holds is quoted, in a few words.
-    quoted = table[table["text"] != ""]["text"]
-    assert (quoted.str.len() <= 40).all()
-    bare = table[(table["text"] == "") & ~table["where"].str.contains("Table|Appendix A|as Omit")]
-    assert bare.empty
+    assert (table["text"].str.len() <= 40).all()
+    assert table[(table["text"] == "") & ~table["where"].str.contains("Table|Appendix A|as Omit")].empty
 
 
 def test_each_model_has_its_attention_layers_where_its_pattern_puts_them():
     for spec in paper.MODELS:
         times, inner, rest = re.fullmatch(r"(\d+) x \((.*?)\),?(.*)", spec.pattern).groups()
-        size = sum(map(int, re.findall(r"(\d+) (?:SSM|attention)", inner)))
-        tail = sum(map(int, re.findall(r"(\d+) SSM", rest)))
-        assert int(times) * size + tail == spec.layers
-        assert int(times) == spec.attention_layers
+        size, tail = (sum(map(int, re.findall(r"(\d+) (?:SSM|attention)", part))) for part in (inner, rest))
+        assert int(times) * size + tail == spec.layers and int(times) == spec.attention_layers
+    assert [paper.counterpart(heads) for heads in (10, 16, 32, 8)] == ["RG-2B", "RG-9B", "Jamba", None]
+    assert paper.TIPPING_POINTS == {10: 1, 16: 2, 32: 4}
+    assert [paper.few_heads(heads) for heads in (10, 16, 32, 20)] == [2, 3, 5, 3]
+    assert paper.few_heads(32) == paper.THRESHOLDS["Jamba sparse"].value
 
 
 def test_the_rubric_of_table_2_is_the_one_that_scores():
-    added = [line.points for line in paper.TABLE2 if not line.sets]
-    assert sum(added) == paper.SETUP["partial"].value
+    assert sum(line.points for line in paper.TABLE2 if not line.sets) == paper.SETUP["partial"].value
     full = next(line.phrase for line in paper.TABLE2 if line.points == paper.SETUP["maximum"].value)
     assert scoring.score(full, "table2").points == 5
-    for line in paper.TABLE2:
-        if not line.sets:
-            assert scoring.score(line.phrase, "table2").points >= line.points
+    assert all(scoring.score(line.phrase, "table2").points >= line.points for line in paper.TABLE2 if not line.sets)
 
 
 def test_disagreements_are_kept_as_printed():
-    points = {name: one.value for name, one in paper.BENCHMARKS.items()}
+    points = {name: number.value for name, number in paper.BENCHMARKS.items()}
     assert points["GLUE sparse"] - points["GLUE ablated"] == pytest.approx(2.5)
     assert points["GLUE ablated over sparse"] == 2.8
     base = points["MMLU sparse"] / (1 - points["MMLU kept"])
@@ -60,22 +55,14 @@ def test_best_cells_of_table_1_are_the_printed_ones():
 
 
 def test_every_part_of_the_paper_is_listed_once():
-    names = [part.name for part in PARTS]
+    names = [part.name for part in paper.PARTS]
     assert len(set(names)) == len(names)
-    shown = {name.split(",")[0] for name in names}
-    figures, tables = {f"Figure {n}" for n in range(1, 11)}, {"Table 1", "Table 2"}
-    assert shown == figures | tables | {f"Appendix {letter}" for letter in "ABCDEF"}
+    parts = (
+        {f"Figure {n}" for n in range(1, 11)} | {"Table 1", "Table 2"} | {f"Appendix {letter}" for letter in "ABCDEF"}
+    )
+    assert {name.split(",")[0] for name in names} == parts
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
+@pytest.mark.parametrize("part", paper.PARTS, ids=lambda part: part.name)
 def test_a_part_is_where_the_table_says(part, figures_of):
     assert part.figures and set(part.figures) <= figures_of(part.notebook)
-
-
-def test_a_model_stands_beside_the_papers_with_as_many_heads():
-    assert [paper.counterpart(heads) for heads in (10, 16, 32, 8)] == ["RG-2B", "RG-9B", "Jamba", None]
-
-
-def test_15_per_cent_of_the_heads():
-    assert [paper.few_heads(heads) for heads in (10, 16, 32, 20)] == [2, 3, 5, 3]
-    assert paper.few_heads(32) == paper.THRESHOLDS["Jamba sparse"].value

@@ -1,0 +1,118 @@
+"""Only-Keep: its variants, prompts whose answer has begun, and where attention goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import hybret as hb
+from book.paper import only_keep
+from hybret import CORRECTED, HybretError, Keep, Only, PerPhase, niah, sweep
+from hybret.interventions import resolve
+
+WORDS = hb.PAPER_NEEDLE.sentence.split()
+
+
+@pytest.fixture(scope="module")
+def prompts(griffin):
+    return niah.grid(griffin, [100, 128], [0, 50, 100])
+
+
+def test_variants_fit_every_model_and_no_two_do_the_same(model):
+    generation, prefill = only_keep.generation_variants(model), only_keep.prefill_variants()
+    for phase, variants in (("generation", generation), ("prefill", prefill)):
+        pairs = [PerPhase(**{"generation": Keep(), "prefill": Keep(), phase: action}) for action in variants.values()]
+        assert len({resolve(pair, model, CORRECTED).key for pair in pairs}) == len(variants)
+    first, *others = model.attention_layers
+    layers = [action.layers for action in generation.values() if isinstance(action, Only) and action.layers]
+    assert layers == ([(first,), tuple(others)] if others else [])
+
+
+@pytest.mark.parametrize("words", [1, 2, 9, len(WORDS)])
+def test_an_answer_that_has_begun_goes_on_from_the_needles_own_tokens(griffin, prompts, words):
+    for prompt in prompts:
+        begun = only_keep.begun(griffin, prompt, words)
+        more = len(begun.ids) - len(prompt.ids)
+        start, end = prompt.needle_spans[0]
+        assert begun.ids == prompt.ids + prompt.ids[start : start + more] and words <= more <= end - start
+        assert begun.answer_prefix == " ".join(WORDS[:words]) == griffin.tokenizer.decode(begun.ids[-more:]).strip()
+        assert begun.text == prompt.text + begun.answer_prefix and begun.key != prompt.key
+        assert (begun.needle_spans, begun.question_span) == (prompt.needle_spans, prompt.question_span)
+    assert only_keep.begun(griffin, prompts[0], 0) is prompts[0]
+
+
+def test_words_already_written_are_part_of_the_answer_that_is_scored(griffin, prompts):
+    begun = [only_keep.begun(griffin, p, len(WORDS)) for p in prompts[:2]]
+    rows = sweep(griffin, [*prompts[:2], *begun], {"keep": Keep(), "only": Only()}, max_new_tokens=4, progress=False)
+    written = rows[rows["prompt"].isin([p.key for p in begun])]
+    assert written["exact"].all() and (written["score"] == 5).all() and len(written) == 4
+    assert not rows.drop(written.index)["exact"].any()
+    kept = written[written["condition"] == "keep"]
+    assert kept["answer"].tolist() == [f"{p.answer_prefix} {griffin.generate(p, 4)}" for p in begun]
+
+
+def test_prompts_without_needle_or_question_are_refused_before_the_model_runs(griffin, prompts):
+    (control,) = niah.grid(griffin, [100], control=True)
+    for prompt, words in ((control, 1), (prompts[0], len(WORDS) + 1), (prompts[0], -1)):
+        with pytest.raises(HybretError, match="cannot begin with"):
+            only_keep.begun(griffin, prompt, words)
+    for bad in ([], [control], [*prompts, control]):
+        with pytest.raises(HybretError, match="prompts with a needle and a question"):
+            only_keep.attention_parts(griffin, bad, 2)
+    with_question = PerPhase(generation=Only(also=("question",)), prefill=Keep())
+    bare = replace(prompts[0], spans={"needle": prompts[0].needle_spans})
+    hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    try:
+        with pytest.raises(HybretError, match="where its question is"):
+            sweep(griffin, [prompts[1], bare], {"with question": with_question}, progress=False)
+        for prompt, message in ((bare, "where its question is"), ("a plain text", "this prompt has none")):
+            with hb.attach(griffin, with_question), pytest.raises(HybretError, match=message):
+                griffin.generate(prompt, 2)
+    finally:
+        hook.remove()
+
+
+def test_parts_of_attention_are_those_of_a_recorded_run(model):
+    """The parts of a step sum to 1, and are those of the weights of a plain run, key by key."""
+    steps = 3
+    (prompt,) = niah.grid(model, [100], [100])  # the needle ends some tokens before the question does
+    table = only_keep.attention_parts(model, [prompt], steps)
+    with hb.attach(model, weights=True) as trace:
+        model.generate(prompt, steps)
+    index = table.set_index(["layer", "step", "part"])
+    assert set(table["part"]) == set(only_keep.PARTS) and (table["n"] == 1).all()
+    sums = table.groupby(["layer", "step"])["mass"].sum()
+    assert len(sums) == steps * len(model.attention_layers) and sums.to_numpy() == pytest.approx(1, abs=1e-5)
+    start, end = prompt.needle_spans[0]
+    asked, ended = prompt.question_span
+    for layer, (_, *passes) in trace.weights.items():
+        for step, weights in enumerate(passes):
+            keys = weights.shape[-1]
+            first = len(prompt.ids) + step - keys  # position of the first visible key
+            expected = dict.fromkeys(only_keep.PARTS, torch.zeros(model.heads))
+            for key in range(keys):
+                position = first + key
+                part = (
+                    "self" if key == keys - 1
+                    else "needle" if start <= position < end
+                    else "first" if position == 0
+                    else "question" if asked <= position < ended
+                    else "answer" if position >= ended
+                    else "context"
+                )  # fmt: skip
+                expected[part] = expected[part] + weights[:, 0, key]
+            for part, heads in expected.items():
+                line = index.loc[(layer, step, part)]
+                assert (line["mass"], line["top"]) == pytest.approx((float(heads.mean()), float(heads.max())), abs=1e-5)
+    if model.window is None:
+        assert index.xs("needle", level="part")["mass"].min() > 0
+
+
+def test_words_of_an_answer_and_of_a_question(prompts):
+    needle = hb.PAPER_NEEDLE.sentence
+    answers = ["The best thing to do in Rome is", " the BEST, thing", "A best thing", "", needle + " And more."]
+    assert [only_keep.words_right(answer, needle) for answer in answers] == [6, 3, 0, 0, len(WORDS)]
+    assert only_keep.words_asked(prompts[0]) == WORDS.index("eat") == 9
+    assert only_keep.words_asked(replace(prompts[0], needle=replace(prompts[0].needle, question="Where to go?"))) == 0

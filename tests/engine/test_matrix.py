@@ -1,0 +1,103 @@
+"""Every intervention, on every path, answers as an independent implementation does: transformers' own generate.
+
+The paths: the dense one of `hybret.attach`; a sweep of one prompt under one condition, whose prefill streams where it
+can; and sweeps of ragged batches, in which prompts share their beginnings and conditions the layers below the first
+attention layer. Prompts are longer than the window of the Griffin (32 tokens), and the needle leaves it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import hybret as hb
+from book.speed.stock import answer
+from hybret import CORRECTED, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
+from hybret.engine.schedule import Budget, Timings
+from hybret.families import FAMILIES
+from hybret.interventions import resolve
+
+STEPS = 5
+CONDITIONS = [
+    Keep(),
+    KeepHeads(0),
+    KeepHeads(3),
+    KeepHeads(2, during="generation"),
+    KeepHeads(2, during="prefill"),
+    Omit(),
+    Omit("prefill"),
+    Only(),
+    Only(renormalise=True),
+    Only(also=("self",)),
+    Only(renormalise=True, also=("self", "first", "question")),
+    Only("prefill", also=("answer",)),
+    Binary(),
+    Null("generation"),
+    Null("prefill"),
+    Mass(0.5),
+    Mass("needle", "prefill"),
+    Omit() & KeepHeads(3),
+    Only() & Mass(1.0),
+    Binary() & Omit("prefill") & KeepHeads(4),
+    PerPhase(generation=Only(), prefill=Binary()),
+    PerPhase(generation=Binary() & Mass(1.0), prefill=Null()),
+]
+
+
+def tokens(model, prompts, conditions, **options):
+    """Answer tokens by prompt and condition, of a sweep."""
+    stages = Timings()
+    named = {repr(condition): condition for condition in conditions}
+    hb.sweep(model, prompts, named, max_new_tokens=STEPS, progress=False, stages=stages, **options)
+    return [
+        [stages.tokens[prompt.key, resolve(condition, model, CORRECTED).key] for condition in conditions]
+        for prompt in prompts
+    ]
+
+
+@pytest.fixture(scope="module", params=["griffin", "jamba"])
+def expected(request):
+    """A model, prompts, its conditions, and the independent answers."""
+    model = request.getfixturevalue(request.param)
+    layers = [Only(layers=model.attention_layers[:1]), Only("generation", layers=model.attention_layers[-1:])]
+    prompts = [*hb.niah.grid(model, (76, 128), (0, 60)), *hb.niah.grid(model, (76,), control=True)][1:4]
+    conditions = [*CONDITIONS, *layers]
+    return model, prompts, conditions, [[answer(model, p, c, STEPS) for c in conditions] for p in prompts]
+
+
+def test_the_conditions_can_be_told_apart(expected):
+    *_, answers = expected
+    assert len({tuple(found) for of_prompt in answers for found in of_prompt}) > 12
+
+
+def test_dense_and_alone(expected):
+    model, prompts, conditions, answers = expected
+    for prompt, of_prompt in zip(prompts, answers, strict=True):
+        for condition, found in zip(conditions, of_prompt, strict=True):
+            with hb.attach(model, condition):
+                text = model.generate(prompt, STEPS)
+            assert text == model.tokenizer.decode(found, skip_special_tokens=True), condition
+
+
+def test_streamed_and_alone(expected):
+    model, prompts, conditions, answers = expected
+    for condition, found in zip(conditions, answers[0], strict=True):
+        assert tokens(model, prompts[:1], [condition]) == [[found]], condition
+
+
+@pytest.mark.parametrize("budget", [None, Budget(7, 60)], ids=["one batch", "small batches, prefill in chunks"])
+def test_ragged_batches_that_share_what_they_can(expected, budget):
+    model, prompts, conditions, answers = expected
+    assert tokens(model, prompts, conditions, budget=budget) == answers
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"recurrent_gemma", "jamba"}))
+def test_every_family(family):
+    """Dense and alone as in a ragged batch whose prefill streams; `test_reference` has each layer's numbers."""
+    model = hb.load(family, device="cpu")
+    prompts = hb.niah.grid(model, (76, 100), (60,))
+    conditions = [Keep(), KeepHeads(1), Omit(), Only(renormalise=True, also=("self",)), Binary("prefill"), Mass(0.5)]
+    found = tokens(model, prompts, conditions)
+    for condition, of_condition in zip(conditions, found[0], strict=True):
+        with hb.attach(model, condition):
+            text = model.generate(prompts[0], STEPS)
+        assert text == model.tokenizer.decode(of_condition, skip_special_tokens=True), condition
