@@ -125,7 +125,8 @@ def percent(line: Any, name: str = "accuracy") -> str:
 
 def table(frame: pd.DataFrame, **columns: str) -> Styler:
     """A table as pages show it; `columns` renames, shares become per cent, words stand for values of rows."""
-    shares = [c for c in ("accuracy", "low", "high", "exact", "floor", "chance") if c in frame]
+    known = ("accuracy", "low", "high", "exact", "floor", "chance")
+    shares = [c for c in known if c in frame and pd.api.types.is_numeric_dtype(frame[c])]
     shown = frame.assign(**{name: 100 * frame[name].astype(float) for name in shares})
     for column in ("template", "during"):
         if column in shown:
