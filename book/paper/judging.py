@@ -69,4 +69,6 @@ def _benchmarks(chapter: Chapter, model: hb.Model, recipe: hb.Recipe, rows: pd.D
 def write(table: pd.DataFrame, results: str) -> None:
     """Write the verdicts where the book's other pages find them."""
     Path(results).mkdir(parents=True, exist_ok=True)
-    table.to_json(Path(results) / "verdicts.json", orient="records", indent=1)
+    path = Path(results) / "verdicts.json"
+    table.to_json(path, orient="records", indent=1)
+    hb.figures.note(path)

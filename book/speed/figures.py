@@ -41,20 +41,10 @@ def duration(seconds: float) -> str:
 
 
 def measured(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per measurement and sweep.
+    """One row per measurement of `book.speed.bench.bench` and sweep; one that was not measured gives no row.
 
-    Parameters
-    ----------
-    records
-        What `book.speed.bench.bench` returned; a sweep that was not measured gives no row.
-
-    Returns
-    -------
-    pandas.DataFrame
-        What and where (`model` without its owner, `weights`, `random`, `parameters`, `sweep`, `device`, `dtype`,
-        `date`), counts (`prompts`, `conditions`, `answers`, `distinct_prefills`), seconds (`seconds`, `stock_seconds`
-        extrapolated from `stock_answers`, `limit`, every stage, and `other`, which no stage counts), `ratio`,
-        `identical` answers of those `compared`, and peak GiB (`memory`, `stock_memory`).
+    Seconds are `seconds`, `stock_seconds` (extrapolated from `stock_answers`), `limit`, every stage, and `other`, which
+    no stage counts; `identical` answers are of those `compared`; `memory` and `stock_memory` are peak GiB.
     """
     found = []
     for record, (sweep, name) in product(records, SWEEPS.items()):
@@ -94,17 +84,9 @@ def _small_print(figure: Figure, machines: Iterable[Mapping[Any, Any]]) -> None:
 
 @styled
 def speed(rows: pd.DataFrame) -> Figure:
-    """Seconds of every stage of a sweep, one panel per measurement, the stock path's time beside them in words.
+    """Seconds of every stage of a sweep (rows of `measured`), one panel per measurement, the stock path in words.
 
-    Parameters
-    ----------
-    rows
-        From `measured`.
-
-    Returns
-    -------
-    Figure
-        Stacked bars, in seconds from 0; the line is the limit. The panels have scales of their own.
+    Bars are stacked, in seconds from 0; the line is the limit. The panels have scales of their own.
     """
     if rows.empty:
         raise HybretError("no measurements to draw; make one with `hybret bench --json`")
@@ -154,14 +136,11 @@ def _stacked(axes: Axes, at: int, row: Mapping[Any, Any], reach: float) -> None:
 def scaling(records: Sequence[Mapping[str, Any]]) -> Figure:
     """Time and extra memory of a sparsified attention layer against the prompt's length, both axes logarithmic.
 
-    Parameters
-    ----------
-    records
-        What `bench.scaling.scaling` returned, one row of panels each. Where the eager path ends before the others,
-        its last value is carried on with the square of the length, dotted.
+    Each record of `book.speed.scaling.scaling` is a row of panels. Where the eager path ends first, its last value is
+    carried on with the square of the length, dotted.
     """
     if not records:
-        raise HybretError("no measurements to draw; make one with `hybret bench --what scaling --json`")
+        raise HybretError("no measurements to draw; make one with `python -m book.speed.scaling`")
     figure = canvas(0.35 + 3.3 * len(records))
     grid = figure.subplots(len(records), 2, squeeze=False)
     for record, pair in zip(records, grid, strict=True):
@@ -214,5 +193,9 @@ def table(rows: pd.DataFrame) -> Styler:
         "peak GiB": [" / ".join("?" if pd.isna(x) else f"{x:.2f}" for x in both) for both in memory],
         "limit": rows["limit"].map(duration),
     }
-    shown = pd.DataFrame(columns).style.hide(axis="index").format(escape="html")
-    return shown.set_table_attributes('style="font-size: 0.8em"')
+    return small(pd.DataFrame(columns))
+
+
+def small(table: pd.DataFrame) -> Styler:
+    """A wide table in small type."""
+    return table.style.hide(axis="index").format(escape="html").set_table_attributes('style="font-size: 0.8em"')

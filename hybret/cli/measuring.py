@@ -13,9 +13,6 @@ from rich.table import Table
 from hybret.cli.app import app, numbers, one_sentence, say
 from hybret.errors import HybretError
 
-MORE = ("scaling", "long")  # what `bench` measures beside whole sweeps
-LONG = (16384, 32768, 65536, 131072)
-
 
 @app.command()
 @one_sentence
@@ -26,7 +23,7 @@ def bench(
     ] = "checkpoint",
     what: Annotated[
         list[str] | None,
-        typer.Option(help="figure2, manipulation, scaling or long; repeatable. Default: the first two."),
+        typer.Option(help="figure2 or manipulation; repeatable. Default: both."),
     ] = None,
     lengths: Annotated[str, typer.Option(help="How many prompt lengths, or labels in tokens.")] = "10",
     depths: Annotated[str, typer.Option(help="How many needle depths, or per cents.")] = "10",
@@ -40,29 +37,16 @@ def bench(
     """Time whole sweeps against transformers' own path in the same run, and compare their tokens."""
     from book.speed.bench import SWEEPS
     from book.speed.bench import bench as measure
-    from book.speed.long import long_maps
-    from book.speed.scaling import scaling
-    from hybret.devices import Machine
     from hybret.models import load
 
-    asked = what or [*SWEEPS]
-    if unknown := [name for name in asked if name not in (*SWEEPS, *MORE)]:
-        raise HybretError(f"unknown benchmark {unknown[0]!r}; choose from {', '.join([*SWEEPS, *MORE])}")
+    sweeps = what or [*SWEEPS]
+    if unknown := [name for name in sweeps if name not in SWEEPS]:
+        raise HybretError(f"unknown benchmark {unknown[0]!r}; choose from {', '.join(SWEEPS)}")
     if stock_prompts < 1 or stock_conditions < 1:
         raise HybretError("the stock path must answer at least one prompt under at least one condition")
     sizes: dict[str, Any] = {"lengths": numbers("lengths", lengths), "depths": numbers("depths", depths)}
-
-    found: dict[str, Any] = {}
-    if sweeps := [name for name in asked if name in SWEEPS]:
-        subject = load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
-        sizes |= {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
-        found = measure(subject, sweeps, **sizes, say=say)
-    if "long" in asked:
-        subject = load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
-        labels = sizes["lengths"] if isinstance(sizes["lengths"], list) else LONG
-        found["long"] = long_maps(subject, labels, sizes["depths"], say=say)
-    if "scaling" in asked:
-        found["scaling"] = scaling(device=Machine().placement(device).devices[0], say=say)
+    subject = load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
+    found = measure(subject, sweeps, **sizes, stock_prompts=stock_prompts, stock_conditions=stock_conditions, say=say)
     if as_json:
         print(json.dumps(found))
         return
@@ -72,13 +56,6 @@ def bench(
         same = f"{part['answers_identical']} of {part['answers_compared']}"
         table.add_row(name, f"{part['seconds']:.1f}", f"{stock['seconds']:.0f} (from {stock['answers']} answers)",
                       f"{part['ratio']:.1f}", same, str(part["memory_gib"]), str(stock["memory_gib"]))  # fmt: skip
-    for row in found.get("scaling", {}).get("rows", []):
-        table.add_row(
-            f"{row['path']}, {row['tokens']} tokens", f"{row['seconds']:.4f}", "", "", "", str(row["extra_gib"])
-        )
-    for row in found.get("long", {}).get("rows", []):
-        what_ran = f"{row['conditions']} conditions, {row['tokens']} tokens"
-        table.add_row(what_ran, f"{row['seconds']:.1f}", "", "", "", str(row["memory_gib"]))
     Console().print(table)
 
 
@@ -112,25 +89,3 @@ def verify(
     failed = (found["verdict"] == FAIL).any()
     if failed:
         raise typer.Exit(1)
-
-
-@app.command()
-@one_sentence
-def plan(
-    model: Annotated[str, typer.Option(help="Name, Hugging Face id or folder (see `hybret models`).")] = "griffin-tiny",
-    notebook: Annotated[str, typer.Option(help="sparsification or manipulation.")] = "sparsification",
-    on: Annotated[str, typer.Option(help="h100, h200 or cpu.")] = "h100",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    lengths: Annotated[int, typer.Option(help="How many prompt lengths.")] = 10,
-    depths: Annotated[int, typer.Option(help="How many needle depths.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-) -> None:
-    """Estimate a notebook's time and memory on a model, without building it."""
-    from book.speed.plan import plan as estimate
-    from book.speed.plan import shown
-
-    found = estimate(model, notebook, on, dtype, lengths, depths)
-    if as_json:
-        print(json.dumps({**found.attrs, "sweeps": found.to_dict("records")}))
-        return
-    Console(highlight=False).print(shown(found))

@@ -19,10 +19,10 @@ import nbformat
 import pandas as pd
 import pytest
 from rich.console import Console
-from test_book import notebook, tiny
 from test_explorer import toy
 from test_heads import a_prompt
 from test_security import HOSTILE
+from tiny_book import notebook, tiny
 
 import hybret as hb
 from book.runner import build as book

@@ -27,7 +27,6 @@ from book.paper import benchmark_scores as averages
 from book.paper import figures as paper_figures
 from book.paper import tipping, verdicts
 from book.runner.runs import Project
-from book.speed.plan import plan
 from hybret import (
     CORRECTED,
     PAPER_NEEDLE,
@@ -317,9 +316,6 @@ VALUES = {
     "workers none": (lambda w: hb.Ray(workers=0), "workers must be at least 1"),
     "gpus nan": (lambda w: hb.Ray(gpus_per_worker=NAN), "gpus_per_worker is nan"),
     "address a number": (lambda w: hb.Ray(address=3), "address is 3; give a text"),
-    "plan of nothing": (lambda w: plan(None), "model is None"),
-    "plan without end": (lambda w: plan("griffin-tiny", lengths=10**9), "lengths must be at least 1, at most 10000"),
-    "plan on a list": (lambda w: plan("griffin-tiny", on=[]), "unknown machine []; choose one of h100"),
     "verify nothing": (lambda w: hb.verify(None), "model is None"),
     "verify few tokens": (lambda w: hb.verify("bamba", 3), "tokens must be at least 12"),
     "verify tokens without end": (lambda w: hb.verify("bamba", 10**12), "at most 100000"),
@@ -512,7 +508,7 @@ COMMANDS = {
     ),
     "workers without Ray": (["sweep", "--workers", "2"], "are for --engine ray"),
     "model misspelt": (
-        ["plan", "--model", "griffin_tiny"],
+        ["verify", "--model", "griffin_tiny"],
         "unknown model 'griffin_tiny' (did you mean griffin-tiny?)",
     ),
     "model empty": (["sweep", "--model", ""], "model is ''; give a text"),

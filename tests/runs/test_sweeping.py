@@ -17,6 +17,7 @@ import torch
 
 import hybret as hb
 from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Null, Omit, Only, PerPhase, store
+from hybret import rows as schema
 from hybret.engine import decode, prefix_tree
 from hybret.engine.schedule import Budget, Timings
 from hybret.scoring import score
@@ -24,41 +25,6 @@ from hybret.sweeping import run_folder, sweep
 from hybret.tasks import niah
 
 STEPS = 6
-COLUMNS = [
-    "model",
-    "weights",
-    "recipe",
-    "condition",
-    "intervention",
-    "prefill",
-    "generation",
-    "k",
-    "during",
-    "acted_prefill",
-    "acted_generation",
-    "template",
-    "haystack",
-    "haystack_seed",
-    "needle",
-    "asked",
-    "length",
-    "depth",
-    "tokens",
-    "needle_start",
-    "needle_end",
-    "distance",
-    "in_window",
-    "answer",
-    "score",
-    "exact",
-    "rubric",
-    "prompt",
-    "device",
-    "dtype",
-    "max_new_tokens",
-    "run",
-    "batch",
-]
 CONDITIONS = {
     "keep": Keep(),
     "all heads": KeepHeads(10),
@@ -115,7 +81,10 @@ def no_forward(griffin):
 
 
 def test_columns_and_order(rows, prompts):
-    assert list(rows.columns) == COLUMNS
+    assert list(rows.columns) == [column.name for column in schema.COLUMNS]
+    assert {column.name: str(rows[column.name].dtype) for column in schema.COLUMNS if column.dtype != "str"} == {
+        column.name: column.dtype for column in schema.COLUMNS if column.dtype != "str"
+    }
     assert rows["condition"].tolist() == list(CONDITIONS) * len(prompts)
     assert rows["prompt"].tolist() == [p.key for p in prompts for _ in CONDITIONS]
     assert rows["k"].dtype == "Int64" and rows["in_window"].dtype == bool and rows["exact"].dtype == bool
@@ -385,12 +354,9 @@ def test_a_folder_that_cannot_be_used_is_refused(no_forward, prompts, tmp_path, 
     (unknown / "rows-1.parquet").write_bytes(b"")
     with pytest.raises(HybretError, match="holds rows of an unknown run"):
         run(no_forward, prompts, out=unknown)
-
-
-def test_a_broken_run_note_is_refused(no_forward, prompts, tmp_path):
-    (tmp_path / store.RUN_FILE).write_text("{")
+    (unknown / store.RUN_FILE).write_text("{")
     with pytest.raises(HybretError, match="run.json"):
-        run(no_forward, prompts, out=tmp_path)
+        run(no_forward, prompts, out=unknown)
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -432,7 +398,7 @@ def test_bad_input_is_refused_before_any_model_runs(no_forward, prompts, tmp_pat
 def test_prompts_longer_than_an_organism_was_trained_on_are_warned_of(tiny, recwarn):
     sweep(tiny, prompts_of(tiny, (512,), (0,), template="jrt"), {"k": KeepHeads(0)}, max_new_tokens=1, progress=False)
     assert not recwarn
-    with pytest.warns(UserWarning, match="more than 1024 tokens, and griffin-tiny was trained on no longer ones"):
+    with pytest.warns(UserWarning, match="more than 1024 tokens, the longest that griffin-tiny was trained on"):
         sweep(tiny, prompts_of(tiny, (1100,), (0,)), {"k": KeepHeads(0)}, max_new_tokens=1, progress=False)
 
 
