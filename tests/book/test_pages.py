@@ -181,9 +181,9 @@ def test_terms_of_the_pages_stand_in_the_glossary() -> None:
 
 
 def test_every_figure_is_drawn_in_the_projects_style() -> None:
-    items = [item for place in (figures, paper_figures, speed_figures) for item in vars(place).items()]
-    functions = {name: f for name, f in items if inspect.isroutine(f) and name[0] != "_"}
-    drawing = {name: f for name, f in functions.items() if inspect.signature(f).return_annotation == "Figure"}
+    functions = [getattr(place, name) for place in (figures, paper_figures) for name in place.__all__]
+    functions += [speed_figures.speed, speed_figures.scaling]
+    drawing = {f.__name__: f for f in functions if inspect.signature(f).return_annotation == "Figure"}
     assert len(drawing) > 12
     assert not [name for name, function in drawing.items() if not hasattr(function, "__wrapped__")]
 

@@ -19,9 +19,7 @@ import nbformat
 import pandas as pd
 import pytest
 from rich.console import Console
-from test_explorer import toy
-from test_heads import a_prompt
-from test_security import HOSTILE
+from support import HOSTILE, a_prompt, toy
 from tiny_book import notebook, tiny
 
 import hybret as hb

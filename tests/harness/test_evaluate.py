@@ -15,6 +15,7 @@ import torch
 import hybret as hb
 from book.paper import benchmark_scores as averages
 from hybret import data, harness
+from hybret.files import digest, write_table
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.organisms import skills
@@ -128,6 +129,7 @@ def test_every_task_has_enough_new_items():
             [line for line in task.data[s].read_text().splitlines()] if s in task.data else [] for s in ("test", "dev")
         )
         assert len(set(test)) >= 500 and not set(test) & set(dev)
+        assert all(digest(path) in path.name for path in task.data.values())  # of another generator others are read
         assert len(dev) == (0 if task.group == "glue" else 5)
         answers = pd.Series([json.loads(line)["answer"] for line in test])
         assert answers.value_counts(normalize=True).max() < 0.6
@@ -197,11 +199,10 @@ def test_finished_rows_are_not_computed_again(griffin, tmp_path):
     three = harness.conditions(griffin, 3)
     once = harness.evaluate(griffin, "organism_sentiment", three, out=tmp_path, **QUIET)
     assert len(list((tmp_path / "benchmarks").glob("*.parquet"))) == 3
-    hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
-    again = harness.evaluate(griffin, "organism_sentiment", three, out=tmp_path, **QUIET)
-    # All heads kept does what base does, whatever it is called.
-    alike = harness.evaluate(griffin, "organism_sentiment", {"x": hb.KeepHeads(10)}, out=tmp_path, **QUIET)
-    hook.remove()
+    with griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran")):
+        again = harness.evaluate(griffin, "organism_sentiment", three, out=tmp_path, **QUIET)
+        # All heads kept does what base does, whatever it is called.
+        alike = harness.evaluate(griffin, "organism_sentiment", {"x": hb.KeepHeads(10)}, out=tmp_path, **QUIET)
     pd.testing.assert_frame_equal(once, again)
     assert list(alike["loglikelihoods"].map(list)) == list(
         once[once["condition"] == "base"]["loglikelihoods"].map(list)
@@ -209,6 +210,24 @@ def test_finished_rows_are_not_computed_again(griffin, tmp_path):
     more = harness.evaluate(griffin, "organism_sentiment", three | {"k=5": hb.KeepHeads(5)}, out=tmp_path, **QUIET)
     pd.testing.assert_frame_equal(more[more["condition"] != "k=5"].reset_index(drop=True), once)
     assert len(list((tmp_path / "benchmarks").glob("*.parquet"))) == 4
+
+
+@pytest.mark.parametrize("change", [{"limit": 1}, {"seed": 1}, {"max_length": 50}, {"recipe": "PAPER"}])
+def test_rows_of_another_run_are_not_taken_for_its_own(griffin, tmp_path, change):
+    run = {"conditions": {"base": hb.Keep()}, "out": tmp_path, **QUIET}
+    harness.evaluate(griffin, "organism_sentiment", **run)
+    assert len(harness.evaluate(griffin, "organism_sentiment", **run, compute=False)) == 2
+    assert harness.evaluate(griffin, "organism_sentiment", **run | change, compute=False).empty
+
+
+def test_conditions_that_were_asked_different_questions_are_refused(griffin, tmp_path):
+    two = {"base": hb.Keep(), "ablated": hb.KeepHeads(0)}
+    harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
+    file = next((tmp_path / "benchmarks").glob("*.parquet"))
+    write_table(file.with_name(file.name.split(".")[0]), pd.read_parquet(file).assign(doc="another question"))
+    file.unlink()
+    with pytest.raises(hb.HybretError, match="different questions"):
+        harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
 
 
 def test_a_damaged_file_is_named(griffin, tmp_path):
@@ -220,24 +239,31 @@ def test_a_damaged_file_is_named(griffin, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "part"),
     [
         ({"tasks": "organism_cooking"}, "unknown benchmark or task 'organism_cooking'"),
         ({"tasks": "glue"}, "run `hybret fetch glue` once"),
         ({"tasks": "mmlu_anatomy"}, "run `hybret fetch mmlu` once"),
-        ({"conditions": {}}, "no conditions"),
+        ({"conditions": {}}, "conditions are {}"),
         ({"limit": 0}, "at least 1 document"),
         ({"conditions": {"x": hb.KeepHeads(3, during="generation")}}, "would never act"),
         ({"recipe": "paper"}, "unknown recipe"),
     ],
 )
-def test_bad_input_is_refused_before_a_model_runs(griffin, tmp_path, monkeypatch, change, said):
+def test_bad_input_is_refused_before_a_model_runs(griffin, tmp_path, monkeypatch, change, part):
     monkeypatch.setenv(data.CACHE, str(tmp_path))
-    hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
-    given = {"tasks": "organism_prices", "conditions": {"base": hb.Keep()}, "progress": False}
-    with pytest.raises(hb.HybretError, match=said):
-        harness.evaluate(griffin, **given | change)
-    hook.remove()
+    good = {"tasks": "organism_prices", "conditions": {"base": hb.Keep()}, "progress": False}
+    with (
+        griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran")),
+        pytest.raises(hb.HybretError, match=part),
+    ):
+        harness.evaluate(griffin, **good | change)
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood_rolling", "generate_until"])
+def test_only_tasks_of_multiple_choice_are_answered(griffin, kind):
+    with pytest.raises(hb.HybretError, match="multiple choice"):
+        getattr(Hybrid(griffin, {"base": hb.Keep()}, hb.CORRECTED), kind)([])
 
 
 def test_a_missing_harness_is_said(monkeypatch):

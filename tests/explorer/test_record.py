@@ -9,27 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import random_ids
+from support import NEEDLE, QUESTION, a_prompt
 
 import hybret as hb
 from hybret.engine import decode
 from hybret.explorer.record import PARTS
-from hybret.prompts import Prompt
-
-NEEDLE, QUESTION = (9, 16), (58, 66)
-
-
-def a_prompt(model, n=70, **changes):
-    """Random tokens with a needle that leaves the window of 32 tokens, and a question inside it."""
-    ids = random_ids(model, n)
-    made = Prompt(
-        text="",
-        ids=ids,
-        needle=hb.PAPER_NEEDLE,
-        labels={"template": "base", "length": n, "depth": 10.0},
-        spans={"needle": (NEEDLE,), "question": (QUESTION,)},
-    )
-    return replace(made, **changes)
 
 
 def slow_weights(model, ids):
@@ -71,6 +55,11 @@ def test_bins_hold_exactly_what_a_slow_recomputation_puts_there(model):
         assert run.entropy[layer, head, step] == pytest.approx(bits, abs=1e-3)
     np.testing.assert_allclose(run.mass.sum(-1), 1, atol=1e-5)
     assert run.mass.std(1).max() > 0.01  # heads that share keys differ all the same
+
+
+def test_an_answer_without_a_generation_step_has_nothing_to_look_at(jamba):
+    with pytest.raises(hb.HybretError, match="before its first generation step"):
+        hb.look(jamba, a_prompt(jamba), recipe=hb.PAPER, max_new_tokens=1)
 
 
 def test_nothing_outside_the_window_gets_attention(griffin):
@@ -153,7 +142,7 @@ def test_answers_are_those_of_the_model_under_the_same_condition(tiny):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"conditions": {}}, "no conditions"),
+        ({"conditions": {}}, "conditions are {}"),
         ({"conditions": {"k": hb.KeepHeads(99)}}, "99"),
         ({"max_new_tokens": 0}, "at least 1"),
     ],

@@ -16,31 +16,17 @@ import nbformat
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from test_explorer import toy
-from typer.testing import CliRunner
+from support import HOSTILE
 
 from book.paper import figures as paper_figures
 from book.paper import verdicts
 from book.runner.runs import Project
 from hybret import data, figures, files, progress
-from hybret.cli import app
 from hybret.errors import HybretError, printable
 from hybret.sweeping import run_folder
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[1]
 CODE = sorted([*(REPO / "hybret").rglob("*.py"), *(REPO / "book" / "_ext").glob("*.py")])
-HOSTILE = {
-    "script": "<script>alert(1)</script>",
-    "closing": "</script></text></svg><img src=x onerror=alert(1)>",
-    "link": "[a](javascript:alert(1))",
-    "role": "{download}`x` $\\frac{1}$ `code` | cell",
-    "markup": "[red]x[/red] [/]",
-    "ansi": "\x1b[31mred\x1b]0;title\x07",
-    "bidi": "a\u202eb\u2066c",
-    "control": "a\0b\x08c",
-    "lines": "a\n::::\n<script>alert(1)</script>",
-    "surrogate": "a\ud800b",
-}
 # A table of pandas holds no half of a pair.
 TABLES = {name: text for name, text in HOSTILE.items() if name != "surrogate"}
 FORBIDDEN = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "tarfile"}
@@ -105,14 +91,6 @@ def test_a_progress_line_shows_foreign_text_as_text(text):
     with progress.bar(desc=text, total=2, file=said) as bar:
         bar.update()
     assert printable(text) in said.getvalue() and not set(said.getvalue()) & set("\x1b\x07\0\x08\u202e\u2066")
-
-
-def test_the_command_line_shows_a_path_as_text(tmp_path):
-    folder = tmp_path / "a\x1b[31m\u202e"
-    folder.mkdir()
-    toy(model="\x1b[31m").to_parquet(folder / "rows-1.parquet")
-    done = CliRunner().invoke(app, ["explore", str(folder)])
-    assert done.exit_code == 0 and done.stdout.strip().isprintable() and (folder / "explorer.html").is_file()
 
 
 @pytest.fixture(scope="module")
