@@ -63,6 +63,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except HybretError as error:
             say(f"error: {error}")
             raise typer.Exit(2) from None
+        except ModuleNotFoundError as missing:  # the wheel holds the library alone
+            if (missing.name or "").partition(".")[0] != "book":
+                raise
+            say("error: this command needs a clone of the project; run it there, after `pip install -e '.[book]'`")
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             name, out = function.__name__, kwargs.get("out")
             kept = KEPT["sweep --out" if name == "sweep" and out else name].format(out=out)
@@ -262,9 +267,9 @@ def bench(
 
     sizes: dict[str, Any] = {"lengths": numbers("lengths", lengths), "depths": numbers("depths", depths)}
     sweeps = [one_of("benchmark", name, measuring.SWEEPS) for name in what or measuring.SWEEPS]
-    stock = {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
+    sizes |= {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
     subject = load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
-    measured = measuring.bench(subject, sweeps, **sizes, **stock, say=say)
+    measured = measuring.bench(subject, sweeps, **sizes, say=say)
     if as_json:
         print(json.dumps(measured))
         return

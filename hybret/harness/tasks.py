@@ -8,11 +8,10 @@ names JSONL files of this machine, so that nothing is downloaded while a benchma
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,7 +52,7 @@ class Task:
     def digest(self) -> str:
         """12 hex digits of all that decides what is asked: the definition, with what it includes, and the data."""
         fields = json.dumps([self.name, self.options, _definition(self.definition)], sort_keys=True)
-        return digest(fields, *chain.from_iterable(sorted(self.data.items())))
+        return digest(fields, *(part for item in sorted(self.data.items()) for part in item))
 
 
 def find(tasks: str | Sequence[str]) -> list[Task]:
@@ -65,7 +64,11 @@ def find(tasks: str | Sequence[str]) -> list[Task]:
     """
     if find_spec("lm_eval") is None:
         raise HybretError('lm-evaluation-harness is not installed; run `pip install "hybret[eval]"`')
-    homes = {"organism": _organism_definitions(), "glue": _GLUE, "mmlu": _mmlu_definitions()}
+    homes: dict[str, Mapping[str, Any]] = {
+        "organism": _organism_definitions(),
+        "glue": _GLUE,
+        "mmlu": _mmlu_definitions(),
+    }
     chosen: dict[str, Task] = {}
     for name in [part.strip() for part in tasks.split(",")] if isinstance(tasks, str) else tasks:
         benchmark = next((home for home, members in homes.items() if name == home or name in members), None)
