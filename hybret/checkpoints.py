@@ -25,8 +25,7 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoConfig, AutoTokenizer
 
-from hybret import arguments
-from hybret.errors import HybretError
+from hybret.errors import HybretError, text
 from hybret.families import FAMILIES, PAPER_MODELS, RANDOM, RANDOM_MODELS, paper_config, tiny_config
 
 if TYPE_CHECKING:
@@ -37,30 +36,16 @@ CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 # differ by up to 2.2 past the window (small random models). Models trained with transformers keep their window.
 DEEPMIND_WINDOW = 2049
 KNOWN = (*RANDOM_MODELS, *FAMILIES)  # tiny, without a checkpoint
+Kind = Literal["organism", "tiny", "folder", "hub"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a model's name stands for.
+    """What a model's name stands for."""
 
-    Attributes
-    ----------
-    name : str
-        As rows carry it: ``"random:"`` in front where the weights of a larger model are random.
-    kind : {"organism", "tiny", "folder", "hub"}
-        ``"tiny"``: a random model or a family.
-    location : str
-        Folder or repository of weights and tokenizer; for random weights an organism's, whose tokenizer they borrow.
-    revision : str or None
-        Of a repository.
-    random : bool
-        Whether the weights are random.
-    config : transformers.PretrainedConfig
-    """
-
-    name: str
-    kind: Literal["organism", "tiny", "folder", "hub"]
-    location: str
+    name: str  # as rows carry it: "random:" in front where the weights of a larger model are random
+    kind: Kind
+    location: str  # folder or repository of weights and tokenizer; random weights borrow an organism's tokenizer
     revision: str | None
     random: bool
     config: Any
@@ -75,7 +60,7 @@ def organisms() -> list[str]:
     return sorted(p.parent.name for p in CHECKPOINTS.glob("*/config.json"))
 
 
-def locate(name: str) -> tuple[Literal["organism", "tiny", "folder", "hub"], str]:
+def locate(name: str) -> tuple[Kind, str]:
     """Kind and location of a model by its name (without ``"random:"``); nothing is read or downloaded."""
     if name in KNOWN:
         return "tiny", str(CHECKPOINTS / organisms()[0])
@@ -108,7 +93,7 @@ def did_you_mean(name: str) -> str:
 
 def named(names: str) -> list[str]:
     """The models of a comma-separated list; each must be known, and nothing is loaded."""
-    arguments.text("model", names)
+    text("model", names)
     found = [name.strip() for name in names.split(",") if name.strip()]
     if not found or len(set(found)) < len(found):
         raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
@@ -118,14 +103,7 @@ def named(names: str) -> list[str]:
 
 
 def resolve(name: str, random: bool = False, revision: str | None = None) -> Source:
-    """What a name stands for, with its configuration.
-
-    Parameters
-    ----------
-    name : as `hybret.load` takes it, ``"random:"`` and ``"@revision"`` included.
-    random : make random weights.
-    revision : of a Hugging Face id.
-    """
+    """What a name stands for, ``"random:"`` and ``"@revision"`` included, with its configuration."""
     random, name = random or name.startswith(RANDOM), name.removeprefix(RANDOM)
     copied = random and name in PAPER_MODELS  # whose configuration needs no network
     if random and not copied and name not in KNOWN and not (Path(name) / "config.json").is_file():
@@ -188,8 +166,8 @@ def _reason(name: str, problem: BaseException) -> str:
         )
     lines = str(problem).strip().splitlines() or [""]
     # huggingface_hub writes what is wrong with a field below the field's name.
-    text = " ".join(lines[:2] if "alidation error for" in lines[0] else lines[:1])
-    return f"{type(problem).__name__}: {text}"
+    line = " ".join(lines[:2] if "alidation error for" in lines[0] else lines[:1])
+    return f"{type(problem).__name__}: {line}"
 
 
 def check_config(name: str, config: Any) -> None:
@@ -213,10 +191,7 @@ def check_config(name: str, config: Any) -> None:
 
 
 def check_whole(name: str, info: dict[str, Any]) -> None:
-    """Refuse weights that do not fill the model exactly: transformers would make random ones for what is missing.
-
-    `info` is what transformers reports of loading (``output_loading_info``).
-    """
+    """Refuse weights that do not fill the model (``output_loading_info``): transformers would make random ones up."""
     for key, fault in (
         ("mismatched_keys", "have another shape than its configuration"),
         ("missing_keys", "lack tensors that its configuration names"),
@@ -270,10 +245,7 @@ def check_prompts(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_token
 
 
 def warn_beyond(model: Hybrid, prompts: Iterable[Sequence[int]]) -> None:
-    """Warn of prompts longer than any training document of an organism, which its training log records.
-
-    Text and place are always the same, so Python shows the warning once.
-    """
+    """Warn once of prompts longer than any training document of an organism, by its training log."""
     log = CHECKPOINTS / model.name / "training_log.jsonl"
     if not model.embedded or not log.is_file():
         return

@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 
-from hybret import arguments
 from hybret.checkpoints import digest, organisms
 from hybret.engine.schedule import Batch, Budget, Schedule, Timings
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError
+from hybret.errors import HybretError, integer, number, text
 from hybret.families import RANDOM
 from hybret.models import Model, load
 from hybret.store import differences, run_key
@@ -89,21 +88,15 @@ class Ray:
 
     def __post_init__(self) -> None:
         if self.workers is not None:
-            arguments.integer("workers", self.workers, 1)
+            integer("workers", self.workers, 1)
         if self.address is not None:
-            arguments.text("address", self.address)
-        gpus = arguments.number("gpus_per_worker", self.gpus_per_worker or 0)
+            text("address", self.address)
+        gpus = number("gpus_per_worker", self.gpus_per_worker or 0)
         if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
             raise HybretError(f"gpus_per_worker is {gpus}; give 0, a part of one GPU, or a whole number of them")
 
     def connect(self) -> Any:
-        """The module `ray`, connected.
-
-        Raises
-        ------
-        HybretError
-            Ray is not installed, or there is no such cluster.
-        """
+        """The module `ray`, connected."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to Ray's makers unasked
         try:
             import ray
@@ -143,75 +136,76 @@ class Ray:
     ) -> Generator[tuple[Batch, list[list[int]], Budget], None, None]:
         """Batches as workers finish them, in any order; otherwise as `hybret.engine.schedule.run`.
 
-        A batch whose worker is lost goes to another one, and a new worker is started in its place.
-
-        Raises
-        ------
-        HybretError
-            No node has room for a worker, a worker cannot load the model or would compute another run than `run`, or
-            workers are lost again and again.
+        A batch whose worker is lost goes to another one, and a new worker is started in its place. A worker gets a
+        batch when it has answered that it computes the same run, so none waits for a node that never comes.
         """
         if not plan.batches:
             return
         ray = self.connect()
-        if self._holds != _options(model):
-            # Workers load the model anew, so what was changed in it here would be lost without a word.
-            if not model.digest.startswith("random") and digest(model.net) != model.digest:
-                raise HybretError(
-                    f"the weights of {model.name} were changed after it was loaded, and workers cannot load them; "
-                    "write them to a folder with save_pretrained (its tokenizer too) and load that"
-                )
-            self.close()
-            self._holds = _options(model)
+        self._hold(model)
         room = self._room(ray, model.device.type)
         most = min(len(plan.batches), self.workers or room)
-        queue = deque(plan.batches)
         shared = ray.put(replace(plan, batches=()))
-        # By what is waited for: its worker and its batch. None: whether the worker is there and computes the same run.
-        # A batch is given to a worker that is there, so that none waits for a node which never comes.
-        running: dict[Any, tuple[Any, Batch | None]] = {}
-
-        def check(worker: Any) -> None:
-            running[worker.run_key.remote(model.name, shared)] = worker, None
-
+        queue = deque(plan.batches)
+        joining: dict[Any, Any] = {}  # what is waited for: the worker
+        running: dict[Any, tuple[Any, Batch]] = {}
         lost = 0
+
+        def join(worker: Any) -> None:
+            joining[worker.run_key.remote(model.name, shared)] = worker
+
         try:
             while len(self._pool) < most:
                 self._pool.append(self._start(ray, self._holds))
             for worker in self._pool[:most]:
-                check(worker)
-            while queue or any(batch for _, batch in running.values()):
-                (ready,), _ = ray.wait([*running], num_returns=1)
-                worker, batch = running.pop(ready)
+                join(worker)
+            while queue or running:
+                (ready,), _ = ray.wait([*joining, *running], num_returns=1)
+                worker, batch = running.pop(ready) if ready in running else (joining.pop(ready), None)
                 try:
-                    found = _get(ray, ready, model.name)
+                    result = _get(ray, ready, model.name)
                 except _LostError as problem:
                     lost += 1
                     if lost > PATIENCE * most:
                         raise HybretError(f"{problem} (finished answers are kept)") from problem
                     if batch:
                         queue.appendleft(batch)
-                    ray.kill(worker)
-                    self._pool[self._pool.index(worker)] = another = self._start(ray, self._holds)
-                    check(another)
+                    join(self._replace(ray, worker))
                     continue
-                if batch is None and (other := differences(found, run)):
-                    raise HybretError(
-                        f"a worker would compute another run (it differs in {other}); install the same "
-                        "versions on every node, and give a model that can be loaded there by its name or folder"
-                    )
+                if batch is None:
+                    _check_run(result, run)
                 if queue:
                     following = queue.popleft()
                     running[worker.answer.remote(shared, following)] = worker, following
                 if batch is not None:
                     lost = 0
-                    parts, seconds = found
+                    parts, seconds = result
                     for stage, spent in seconds.items():
                         stages.seconds[stage] += spent
                     yield from parts
         except BaseException:  # also Ctrl-C, and a driver that cannot write: nobody waits for what they compute
             self.close()
             raise
+
+    def _hold(self, model: Model) -> None:
+        """End workers that hold another model, and refuse one that workers cannot load as it is."""
+        options = _options(model)
+        if self._holds == options:
+            return
+        if not model.digest.startswith("random") and digest(model.net) != model.digest:
+            raise HybretError(
+                f"the weights of {model.name} were changed after it was loaded, and workers cannot load them; write "
+                "them to a folder with save_pretrained (its tokenizer too) and load that"
+            )
+        self.close()
+        self._holds = options
+
+    def _replace(self, ray: Any, worker: Any) -> Any:
+        """A new worker in the place of a lost one."""
+        ray.kill(worker)
+        started = self._start(ray, self._holds)
+        self._pool[self._pool.index(worker)] = started
+        return started
 
     def _size(self, kind: str) -> tuple[float, int]:
         """GPUs and cores of one worker."""
@@ -240,6 +234,15 @@ class Ray:
         spread = {"device_map": "auto"} if gpus > 1 else {}
         actor = ray.remote(Worker).options(num_gpus=gpus, num_cpus=cores)
         return actor.remote(threads=cores, **options, **spread)
+
+
+def _check_run(there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Refuse a worker that would compute another run, as one with another version of the engine."""
+    if fields := differences(there, here):
+        raise HybretError(
+            f"a worker would compute another run (it differs in {fields}); install the same versions on every node, "
+            "and give a model that can be loaded there by its name or folder"
+        )
 
 
 class _LostError(HybretError):

@@ -1,17 +1,17 @@
-"""Data that runs need, fetched once and checked whenever they are used: essays, GLUE, MMLU and models.
+"""Data that runs need, fetched once and checked at every use: essays, GLUE, MMLU and models.
 
-hybret ships none of their text (licences differ), only addresses, commits and digests, so that two machines have the
-same files.
+hybret ships none of their text (licences differ), only addresses, commits and digests.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +24,26 @@ from hybret.checkpoints import explained, locate
 from hybret.devices import GIB
 from hybret.errors import HybretError
 from hybret.families import CONFIGS
-from hybret.files import write_whole
+from hybret.files import digest, write_whole
 
 CACHE = "HYBRET_CACHE"  # environment variable: the folder for fetched and generated data
 MANIFEST = "manifest.json"
-ESSAYS: dict[str, Any] = json.loads((CONFIGS / "essays.json").read_text())
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # never pickles, never code
+ESSAYS: dict[str, Any] = json.loads((CONFIGS / "essays.json").read_text())  # address, and SHA-256 by file
 
 Say = Callable[[str], None]
-Download = Callable[[str, str, str], str | Path]
-"""Repository, revision and file name to the path of the downloaded file."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set on the Hugging Face hub, by commit.
-
-    `files` maps a file of the data set to the JSONL it becomes; ``{column}`` in a name splits it by that column.
-    """
+    """A data set of the Hugging Face hub; `files` maps its Parquet files to JSONL, which a ``{column}`` splits."""
 
     repository: str
     revision: str
     files: dict[str, str]
 
 
-_SPLITS = {task: ("validation",) for task in ("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")}
-_GLUE = [(task, split) for task, splits in _SPLITS.items() for split in splits]
+_GLUE = [(task, "validation") for task in ("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")]
 _GLUE += [("mnli", "validation_matched"), ("mnli", "validation_mismatched")]
 
 BENCHMARKS = {
@@ -72,12 +66,9 @@ def cache_folder() -> Path:
 
 
 def fetch(what: str, say: Say = lambda _: None, progress: bool = False) -> Path:
-    """Download ``"essays"``, ``"glue"``, ``"mmlu"`` or a model (``"owner/name"``, ``"owner/name@revision"``).
-
-    What is there already is kept; `say` gets a line for each step. Returns the folder.
-    """
+    """Download ``"essays"``, ``"glue"``, ``"mmlu"`` or a model of the hub, but what is there already; the folder."""
     if what == "essays":
-        return fetch_essays(progress=progress)
+        return fetch_essays(progress)
     if what in BENCHMARKS:
         return fetch_benchmark(what, say=say)
     if "/" in what:
@@ -97,7 +88,7 @@ def fetch_essays(progress: bool = False) -> Path:
     for name in tqdm(essays.registry, desc="essays", unit="file", disable=not progress):
         try:
             essays.fetch(name)
-        except (OSError, ValueError) as problem:  # no network or folder; another content than recorded
+        except (OSError, ValueError) as problem:  # network or folder, and another content than recorded
             raise HybretError(
                 f"cannot fetch {name} into {essays.path} ({_first_line(problem)}); run `hybret fetch essays` again on "
                 f"a network that does not change files, or choose another folder with {CACHE}"
@@ -112,24 +103,18 @@ def essays_folder() -> Path:
     return Path(essays.path)
 
 
-def fetch_benchmark(name: str, download: Download | None = None, say: Say = lambda _: None) -> Path:
-    """Download GLUE or MMLU and write them as JSONL beside a manifest of their digests.
-
-    `download` defaults to ``huggingface_hub.hf_hub_download``, which continues an interrupted download.
-    """
-    source, target = _benchmark(name), cache_folder() / name
-    try:
+def fetch_benchmark(name: str, download: Callable[..., str | Path] | None = None, say: Say = lambda _: None) -> Path:
+    """Download GLUE or MMLU and write JSONL beside a manifest of digests; `download` is ``hf_hub_download``."""
+    source, target = BENCHMARKS[name], cache_folder() / name
+    with suppress(HybretError):
         benchmark_files(name)
-    except HybretError:
-        pass
-    else:
-        say(f"{name}: complete")
         return target
+    download = download or partial(hf_hub_download, repo_type="dataset")
     digests: dict[str, str] = {}
     for i, (remote, local) in enumerate(source.files.items(), 1):
         say(f"{name} {i}/{len(source.files)}: {remote}")
         try:
-            table = pd.read_parquet((download or _hub)(source.repository, source.revision, remote))
+            table = pd.read_parquet(download(source.repository, remote, revision=source.revision))
         except (OSError, RuntimeError, ValueError) as problem:
             raise HybretError(
                 f"cannot download {remote} of {source.repository} ({_first_line(problem)}); check the network and run "
@@ -139,15 +124,15 @@ def fetch_benchmark(name: str, download: Download | None = None, say: Say = lamb
             if not _inside(file):
                 raise HybretError(f"{remote} of {source.repository} names {file!r}, which leads out of {target}")
             _write(target / file, text)
-            digests[file] = hashlib.sha256(text).hexdigest()
-    manifest = {"repository": source.repository, "revision": source.revision, "files": digests}
-    _write(target / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+            digests[file] = digest(text, digits=64)
+    # Last, so that a manifest stands for complete data.
+    _write(target / MANIFEST, json.dumps({"revision": source.revision, "files": digests}, indent=1).encode())
     return target
 
 
 def benchmark_files(name: str) -> dict[str, Path]:
     """The JSONL files of a fetched benchmark by their names in it, each checked against the manifest."""
-    source, target = _benchmark(name), cache_folder() / name
+    source, target = BENCHMARKS[name], cache_folder() / name
     try:
         manifest = json.loads((target / MANIFEST).read_text())
         revision, digests = manifest["revision"], {str(k): str(v) for k, v in manifest["files"].items()}
@@ -159,16 +144,9 @@ def benchmark_files(name: str) -> dict[str, Path]:
     return {file: target / file for file in digests}
 
 
-def _benchmark(name: str) -> Benchmark:
-    if name not in BENCHMARKS:
-        raise HybretError(f"unknown benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
-
-
 def _check(name: str, folder: Path, digests: Mapping[str, str]) -> None:
-    for file, digest in digests.items():
-        path = folder / file
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+    for file, recorded in digests.items():
+        if not (folder / file).is_file() or digest(folder / file, digits=64) != recorded:
             raise HybretError(
                 f"the data of {name} in {folder} are not complete ({file} is missing or changed); run `hybret fetch "
                 f"{name}` once, with a network"
@@ -200,15 +178,11 @@ def _jsonl(table: pd.DataFrame, name: str) -> Iterator[tuple[str, bytes]]:
         yield name.format(**{column: value}) if column else name, text.encode()
 
 
-def _hub(repository: str, revision: str, file: str) -> str:
-    return hf_hub_download(repository, file, repo_type="dataset", revision=revision)
-
-
 def fetch_model(name: str, say: Say = lambda _: None) -> Path:
     """Download what `hybret.load` reads of a model into Hugging Face's cache, and compare every file with the hub.
 
-    The revision is resolved to a commit first, which the last line to `say` names. Interrupted downloads continue. A
-    damaged file is removed.
+    `name` may end in ``@revision``; it is resolved to a commit first, which the last line to `say` names. A download
+    that was interrupted continues, a damaged file is removed.
     """
     kind, repository = locate(name)
     if kind != "hub":
@@ -230,13 +204,10 @@ def fetch_model(name: str, say: Say = lambda _: None) -> Path:
     with explained(name, "fetch"):
         folder = Path(snapshot_download(repository, revision=commit, **files))
         damaged = [m["path"] for m in HfApi().verify_repo_checksums(repository, revision=commit).mismatches]
-    for file in damaged:
-        (folder / file).resolve().unlink(missing_ok=True)  # what the link of the snapshot leads to
-        (folder / file).unlink(missing_ok=True)
+    for path in (folder / file for file in damaged):
+        path.resolve().unlink(missing_ok=True)  # what the snapshot's link leads to
+        path.unlink(missing_ok=True)
     if damaged:
-        raise HybretError(
-            f"{', '.join(damaged)} of {repository} differ from the hub's and were removed; run "
-            f"`hybret fetch {name}` again"
-        )
+        raise HybretError(f"{', '.join(damaged)} of {name} differ from the hub's and were removed; fetch it again")
     say(f"checked: {repository}@{commit}")
     return folder

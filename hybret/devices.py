@@ -12,8 +12,7 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM
 
-from hybret import arguments
-from hybret.errors import HybretError
+from hybret.errors import HybretError, one_of
 
 GIB = 2**30
 RESERVE = GIB // 2  # bytes kept free beside the weights: the runtime's own memory and the smallest batch
@@ -64,25 +63,16 @@ class Placement:
 
 @dataclass(frozen=True)
 class Machine:
-    """What models are placed by; default this machine as it is at the moment.
-
-    Attributes
-    ----------
-    gpus : int
-    accelerate : bool
-        Whether accelerate is installed: it spreads layers, and reads weights straight onto a GPU.
-    free : callable
-        From a device's name to its free bytes.
-    """
+    """What models are placed by; default this machine as it is at the moment."""
 
     gpus: int = field(default_factory=lambda: torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    accelerate: bool = field(default_factory=lambda: find_spec("accelerate") is not None)
-    free: Callable[[str], int] = free_bytes
+    accelerate: bool = field(default_factory=lambda: find_spec("accelerate") is not None)  # spreads layers over GPUs
+    free: Callable[[str], int] = free_bytes  # by a device's name
 
     def placement(self, device: str = "auto", device_map: str | None = None) -> Placement:
         """What these two arguments of `hybret.load` mean; refuses what this machine lacks."""
         if device_map is not None:
-            arguments.one_of("device_map", device_map, ("auto", "balanced"))
+            one_of("device_map", device_map, ("auto", "balanced"))
             if not self.gpus:
                 raise HybretError(
                     f"device_map={device_map!r} spreads a model over GPUs, and there is none; leave it out"

@@ -23,24 +23,21 @@ class Family:
 
     Attributes
     ----------
-    tiny : mapping
-        Fields of a tiny configuration for `hybret.verify`: at least two attention layers and two recurrent ones. Its
+    tiny
+        Fields of a tiny configuration for `hybret.verify`, with at least two attention and two recurrent layers. Its
         `initializer_range` is large: fresh layers write almost nothing into the residual stream and would hide errors.
-    tiny_attributes : mapping
-        Set on the configuration afterwards: fields that its constructor overwrites.
-    model_type : str, optional
+    tiny_attributes
+        Fields that the constructor of the configuration overwrites; set afterwards.
+    model_type
         Of the language model; default the family's name.
-    shares_lower_layers : bool
+    shares_lower_layers
         Whether rows of one text may share the layers below the first attention layer.
-    chunked_prefill : bool
-        Whether transformers continues a prompt from a cache. If not, a prompt is read in one pass.
-    cache : str, optional
-        The family's own cache class; default `transformers.DynamicCache`.
-    feed_forward : str, optional
-        A layer's feed-forward network. Without it benchmarks compute the last one for every token.
-    defects : mapping of str to str
-        What is wrong in transformers 5.23.0 and what hybret does about it, by check of `hybret.verify` (its function).
-        A version without the defect passes the check.
+    chunked_prefill
+        Whether transformers continues a prompt from a cache; if not, a prompt is read in one pass.
+    cache, feed_forward
+        The family's own cache class, and the attribute of a layer that is its feed-forward network.
+    defects
+        By check of `hybret.verify` (its function): what is wrong in transformers 5.23.0, and what hybret does about it.
     """
 
     tiny: Fields
@@ -57,18 +54,18 @@ _SMALL: Fields = dict(
     hidden_size=64, intermediate_size=96, initializer_range=0.1, num_attention_heads=4, num_key_value_heads=2
 )
 _MAMBA2: Fields = dict(mamba_n_heads=8, mamba_d_head=16, mamba_d_state=16, mamba_n_groups=1, mamba_chunk_size=8)
-_DELTA: Fields = dict(
-    linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16
-)
 _ALTERNATING: Fields = dict(num_hidden_layers=4, layer_types=["linear_attention", "full_attention"] * 2)
-_CONVOLUTIONS: Fields = dict(num_hidden_layers=4, layer_types=["conv", "full_attention"] * 2)
+_DELTA_LAYERS: Fields = dict(
+    {**_SMALL, **_ALTERNATING}, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16,
+    linear_value_head_dim=16,
+)  # fmt: skip
+_CONVOLUTIONS: Fields = dict(_SMALL, num_hidden_layers=4, layer_types=["conv", "full_attention"] * 2)
 _ZAMBA: Fields = dict(num_hidden_layers=6, num_key_value_heads=4, layers_block_type=["mamba", "hybrid", "mamba"] * 2)
 _GRIFFIN: Fields = dict(
     hidden_size=80, intermediate_size=160, num_hidden_layers=6, num_attention_heads=10, num_key_value_heads=1,
     attention_window_size=32,
 )  # fmt: skip
 _FROM_ZERO = "its scan starts from zero"
-_FROM_STATE = f"{_FROM_ZERO}; hybret starts it from the state"
 
 FAMILIES: dict[str, Family] = {
     "recurrent_gemma": Family(
@@ -82,19 +79,15 @@ FAMILIES: dict[str, Family] = {
     ),
     "jamba": Family(
         dict(_SMALL, num_hidden_layers=8, attn_layer_period=4, attn_layer_offset=2, num_experts=4),
-        feed_forward="feed_forward",
-        defects=dict(own_continuation=_FROM_STATE),
+        feed_forward="feed_forward", defects=dict(own_continuation=f"{_FROM_ZERO}; hybret starts it from the state"),
     ),
     "bamba": Family(
-        {**_SMALL, **_MAMBA2, "num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
-        feed_forward="feed_forward",
+        {**_SMALL, **_MAMBA2, "num_hidden_layers": 4, "attn_layer_indices": [1, 3]}, feed_forward="feed_forward",
         defects=dict(own_positions="it counts positions from 0 in every pass; hybret always gives them"),
     ),
-    # Zamba's attention layers read the embeddings once more, so that rows cannot share what is below the first one.
+    # Zamba's attention layers read the embeddings once more: rows cannot share what is below the first of them.
     "zamba": Family(
-        {**_SMALL, **_ZAMBA, "initializer_range": 0.2},
-        shares_lower_layers=False,
-        chunked_prefill=False,
+        {**_SMALL, **_ZAMBA, "initializer_range": 0.2}, shares_lower_layers=False, chunked_prefill=False,
         defects=dict(
             own_continuation=_FROM_ZERO,
             reading_on=f"{_FROM_ZERO}; hybret reads every prompt in one pass, so it shares none",
@@ -111,43 +104,30 @@ FAMILIES: dict[str, Family] = {
         {**_SMALL, **_MAMBA2, **_ALTERNATING, "shared_intermediate_size": 96, "num_local_experts": 4}
     ),
     "nemotron_h": Family(
-        dict(
-            _SMALL, head_dim=16, layers_block_type=["mamba", "attention", "mlp"] * 2, ssm_state_size=16,
-            mamba_num_heads=8, mamba_head_dim=16, n_groups=1, chunk_size=8,
-        ),
+        dict(_SMALL, head_dim=16, layers_block_type=["mamba", "attention", "mlp"] * 2, ssm_state_size=16,
+             mamba_num_heads=8, mamba_head_dim=16, n_groups=1, chunk_size=8),
     ),
     # Qwen's gate stands between attention and its output projection, where shared rows would part.
     "qwen3_next": Family(
-        dict(
-            {**_SMALL, **_DELTA, **_ALTERNATING}, head_dim=16, num_experts=4, num_experts_per_tok=2,
-            moe_intermediate_size=32, shared_expert_intermediate_size=32,
-        ),
+        dict(_DELTA_LAYERS, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+             shared_expert_intermediate_size=32),
         shares_lower_layers=False,
     ),
-    "qwen3_5": Family(
-        {**_SMALL, **_DELTA, **_ALTERNATING, "head_dim": 16}, model_type="qwen3_5_text", shares_lower_layers=False
-    ),
-    "lfm2": Family({**_SMALL, **_CONVOLUTIONS, "block_auto_adjust_ff_dim": False}, feed_forward="feed_forward"),
+    "qwen3_5": Family(dict(_DELTA_LAYERS, head_dim=16), model_type="qwen3_5_text", shares_lower_layers=False),
+    "lfm2": Family(dict(_CONVOLUTIONS, block_auto_adjust_ff_dim=False), feed_forward="feed_forward"),
     "lfm2_moe": Family(
-        dict(
-            {**_SMALL, **_CONVOLUTIONS}, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
-            num_dense_layers=1,
-        ),
+        dict(_CONVOLUTIONS, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, num_dense_layers=1),
         feed_forward="feed_forward",
     ),
-    "olmo_hybrid": Family({**_SMALL, **_DELTA, **_ALTERNATING}),
+    "olmo_hybrid": Family(_DELTA_LAYERS),
     "kimi_linear": Family(
-        dict(
-            {**_SMALL, **_ALTERNATING}, num_key_value_heads=4, moe_intermediate_size=32, kv_lora_rank=16,
-            qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16, num_local_experts=4, num_experts_per_tok=2,
-            linear_head_dim=16, linear_num_heads=4,
-        ),
+        dict({**_SMALL, **_ALTERNATING}, num_key_value_heads=4, moe_intermediate_size=32, kv_lora_rank=16,
+             qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16, num_local_experts=4, num_experts_per_tok=2,
+             linear_head_dim=16, linear_num_heads=4),
     ),
     "minimax": Family(
-        dict(
-            {**_SMALL, **_ALTERNATING}, layer_types=["full_attention", "linear_attention"] * 2, head_dim=16,
-            num_local_experts=4, block_size=8,
-        ),
+        dict(_SMALL, num_hidden_layers=4, layer_types=["full_attention", "linear_attention"] * 2, head_dim=16,
+             num_local_experts=4, block_size=8),
         cache="MiniMaxCache",
     ),
 }  # fmt: skip

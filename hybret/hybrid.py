@@ -30,10 +30,8 @@ class Hybrid:
 
     Attributes
     ----------
-    name : str
     net : transformers.PreTrainedModel
         In eval mode.
-    tokenizer : transformers.PreTrainedTokenizerBase
     family : str
         transformers' model type, e.g. ``"recurrent_gemma"`` or ``"jamba"``.
     heads : int
@@ -46,10 +44,8 @@ class Hybrid:
         Whether prompts go through the chat template.
     digest : str
         First 12 hex digits of the SHA-256 over the weights: stored with every row.
-    lengths : tuple of int
-        Length labels of the default grid, in tokens.
-    buffer : int
-        Tokens that a length label reserves for everything around haystack and needle.
+    lengths, buffer
+        Length labels of the default grid, and the tokens that a label reserves for all but haystack and needle.
     embedded : bool
         One of the small models that hybret trained itself.
     """

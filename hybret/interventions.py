@@ -19,7 +19,7 @@ from torch import Tensor
 from hybret.errors import Count, HybretError, checked
 
 if TYPE_CHECKING:
-    from hybret.engine.context import Question, Spans
+    from hybret.engine.context import Keys, Question, Spans
     from hybret.engine.streaming import StreamedLayer
     from hybret.hybrid import Hybrid
     from hybret.recipe import Recipe
@@ -28,24 +28,6 @@ Phase = Literal["prefill", "generation"]
 During = Literal["prefill", "generation", "both"]
 Also = Literal["self", "first", "question", "answer"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
-
-
-@dataclass(frozen=True, eq=False)
-class Keys:
-    """The key columns that some rows of a batch attend to in a pass, and what stands there."""
-
-    position: Tensor  # absolute, (rows, keys); below 0 is padding
-    needle: Tensor  # bool (rows, keys)
-    needle_tokens: Tensor  # of each row's whole prompt, (rows,)
-    question_bounds: Tensor  # (rows, 2)
-    recipe: Recipe
-    unmasked: Tensor | None = None  # bool (rows, 1, queries, keys): what the mask lets queries see; not when streaming
-
-    def stands(self, name: Literal["first", "question", "answer"]) -> Tensor:
-        """bool ``(rows, keys)``: the first token (BOS); all from the question's start on; all from its end on."""
-        if name == "first":
-            return self.position == 0
-        return self.position >= self.question_bounds[:, 0 if name == "question" else 1, None]
 
 
 class Intervention:
@@ -191,6 +173,8 @@ class KeepHeads(Elementary):
         return f"k={self.k}{metric} ({'prefill + generation' if self.during == 'both' else self.during})"
 
     def check(self, model: Hybrid) -> None:
+        if self.layers is not None:
+            raise HybretError(f"{self!r} names layers, and heads are chosen in all of them; leave `layers` out")
         if self.k > model.heads:
             raise HybretError(
                 f"k is {self.k}, but this model has {model.heads} heads per attention layer; choose k from 0 to "
@@ -400,7 +384,8 @@ def _require(*values: object) -> None:
     """Refuse what is no intervention, or none that is a value."""
     for value in values:
         params = vars(type(value)).get("__dataclass_params__")  # of the class itself, not of its base
-        if not isinstance(value, Intervention) or params is None or not params.frozen:
+        kinds = (KeepHeads, Reweight) if isinstance(value, Elementary) else Intervention
+        if not isinstance(value, kinds) or params is None or not params.frozen:
             raise HybretError(
                 f"{value!r} is not an intervention; use KeepHeads, Omit, Only, Binary, Null, Mass, Keep or PerPhase, "
                 "or a frozen dataclass made from KeyMask or Reweight"

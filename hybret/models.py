@@ -12,13 +12,13 @@ from packaging.version import Version
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from hybret import arguments, checkpoints
+from hybret import checkpoints
 from hybret.checkpoints import CHECKPOINTS, named, organisms
 from hybret.devices import Machine, Placement, check_on_gpus, skeleton
 from hybret.engine import decode
 from hybret.engine.attach import attached, implementation
 from hybret.engine.scan import parallel_scans
-from hybret.errors import HybretError
+from hybret.errors import SEEDS, HybretError, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
 from hybret.interventions import PHASES, Keep, resolve
@@ -45,29 +45,21 @@ class Model(Hybrid):
             A plain string has no needle.
         max_new_tokens : int
         """
-        arguments.integer("max_new_tokens", max_new_tokens, 1)
+        integer("max_new_tokens", max_new_tokens, 1)
         on = attached(self.net)
         rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
         ids: Sequence[int]
         if not isinstance(prompt, str) and hasattr(prompt, "needle_spans"):
             ids, spans, question = prompt.ids, prompt.needle_spans, prompt.question_span
         else:
-            ids, spans, question = self.tokenizer(arguments.text("prompt", prompt)).input_ids, (), None
+            ids, spans, question = self.tokenizer(text("prompt", prompt)).input_ids, (), None
         checkpoints.check_prompts(self, [ids], max_new_tokens)
         reading, control = decode.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
         resolved = on.resolved if on else resolve(rule, self, recipe)
         resolved.check_prompt(len(ids), reading, max_new_tokens, None if control else spans, question)
         with parallel_scans(), implementation(self.net):
-            answer = decode.generate(
-                self,
-                ids,
-                rule,
-                spans,
-                recipe,
-                max_new_tokens,
-                on.trace if on else None,
-                question,
-            )
+            trace = on.trace if on else None
+            answer = decode.generate(self, ids, rule, spans, recipe, max_new_tokens, trace, question)
         if on:
             on.ran.update(PHASES)
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
@@ -83,17 +75,14 @@ def load(
     device_map: str | None = None,
     machine: Machine | None = None,
 ) -> Model:
-    """Load a hybrid.
-
-    Only safetensors are read, no code of a repository runs, and memory is checked before weights are downloaded.
+    """Load a hybrid: safetensors only, never code of a repository, and weights that fit are downloaded only.
 
     Parameters
     ----------
     name : str
-        An organism (``hybret models`` lists them), ``"random-griffin"`` / ``"random-jamba"`` or a family of
+        An organism (``hybret models`` lists them), ``"random-griffin"``, ``"random-jamba"`` or a family of
         `hybret.families.FAMILIES` such as ``"bamba"`` (tiny, random weights), a Hugging Face id such as
-        ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors. ``"random:"`` before one of the
-        paper's models or a folder is the same as ``weights="random"``.
+        ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors.
     device : str
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one, and all of them when the
         weights do not fit on the first (as ``device_map="auto"``).
@@ -102,13 +91,12 @@ def load(
     seed : int
         Of random weights.
     weights : {"checkpoint", "random"}
-        ``"random"`` builds one of the paper's models, or the model of a folder with config.json, at its full size and
-        without any download: for measuring time and memory. Its tokenizer is an organism's (fewer tokens, so a prompt
-        of some length holds less text) and its answers mean nothing. Its name begins with ``"random:"``, its digest
-        with ``"random"``.
+        ``"random"``, or ``"random:"`` before the name, builds one of the paper's models or that of a folder with
+        config.json at full size without any download, to measure time and memory. The tokenizer is an organism's
+        (fewer tokens, so a length holds less text), answers mean nothing, and the digest begins with ``"random"``.
     revision : str, optional
-        Commit, tag or branch of a Hugging Face id; default the newest. The same in the name, which rows then carry:
-        ``"google/recurrentgemma-2b@2a4c..."``. A commit pins the weights.
+        Commit, tag or branch of a Hugging Face id; default the newest. Written in the name, rows carry it:
+        ``"google/recurrentgemma-2b@2a4c..."``.
     device_map : {"auto", "balanced"}, optional
         Spread the layers over all GPUs with accelerate. `device` is then not used.
     machine : Machine, optional
@@ -119,17 +107,17 @@ def load(
             f"transformers {transformers.__version__} is too old: its recurrent models do not go through the "
             f"attention interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
         )
-    arguments.text("model", name)
-    arguments.seed(seed)
-    arguments.one_of("weights", weights, ("checkpoint", "random"))
+    text("model", name)
+    integer("seed", seed, 0, SEEDS)
+    one_of("weights", weights, ("checkpoint", "random"))
     if revision is not None:
-        arguments.text("revision", revision)
+        text("revision", revision)
     machine = machine or Machine()
     place = machine.placement(device, device_map)
     src = checkpoints.resolve(name, weights == "random", revision)
     if isinstance(dtype, str) and dtype == "auto":
         dtype = "float32" if src.small or place.devices == ["cpu"] else "bfloat16"
-    arguments.one_of("dtype", dtype, ("float32", "bfloat16", "float16"))
+    one_of("dtype", dtype, ("float32", "bfloat16", "float16"))
     layers, heads = attention_layers(src.config, src.name)
     checkpoints.check_config(src.name, src.config)
     if not src.small:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,59 +12,33 @@ from tqdm.std import tqdm
 from hybret.errors import printable
 
 SELDOM = 30
-"""Seconds between the lines of a log: an hour of tenths of a second would be 36,000 of them in an executed notebook."""
+"""Seconds between the lines of a log: at tqdm's tenth of a second an hour would fill 36,000 of them."""
 
 
-def bar(**options: Any) -> tqdm:
-    """A bar of tqdm: a widget in a notebook that has ipywidgets, else text; a line now and then where nobody looks.
+def bar(desc: str = "", **options: Any) -> tqdm:
+    """A bar of tqdm: a widget where a notebook shows one, else text; none if there is nothing to do.
 
-    Parameters
-    ----------
-    **options
-        Of `tqdm.tqdm`. Unless they disable the bar, the environment may (``TQDM_DISABLE``). No bar has nothing to do.
+    Unless `options` disable it, the environment may (``TQDM_DISABLE``).
     """
-    options["desc"] = printable(options.get("desc", ""))  # it names models
+    if not options.get("disable"):
+        options.pop("disable", None)  # given, it would go before the environment
     if options.get("total") == 0:
         options["disable"] = True
-    elif not options.get("disable"):
-        options.pop("disable", None)  # said aloud, it would go before the environment
-    if attended():
-        if find_spec("ipywidgets"):
-            from tqdm.notebook import tqdm as widget
+    if attended() and find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm as widget
 
-            return widget(**options)
-    elif _kernel() is not None or not sys.stderr.isatty():
+        return widget(desc=printable(desc), **options)
+    if not attended() and not sys.stderr.isatty():
         options = {"mininterval": SELDOM, "maxinterval": SELDOM, **options}
-    return tqdm(**options)
-
-
-def _kernel() -> Any:
-    """The Jupyter kernel that runs this, if one does."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None)
+    return tqdm(desc=printable(desc), **options)
 
 
 def attended() -> bool:
-    """Whether a reader's front end runs this kernel.
+    """Whether a front end shows this kernel's output; papermill and nbconvert keep it for later.
 
-    papermill, nbconvert and other runners keep an output for later, when the kernel is gone. They tell their kernel
-    that nobody can be asked for input; so does voila, which is a front end.
+    Such runners tell their kernel that nobody can be asked for input; so does voila, which is a front end.
     """
-    kernel = _kernel()
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    kernel = getattr(shell, "kernel", None)
     voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
     return kernel is not None and (voila or bool(getattr(kernel, "_allow_stdin", False)))
-
-
-@contextmanager
-def hidden(hide: bool) -> Iterator[None]:
-    """Hide transformers' own bars inside the block: for weights that are there in milliseconds."""
-    from transformers.utils import logging
-
-    shown = hide and logging.is_progress_bar_enabled()
-    if shown:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -1,8 +1,7 @@
 """Scores for answers: dated rubrics as data, so that a run can be scored again under another one.
 
 An answer is lower-cased, its punctuation dropped and its spaces collapsed; then the phrases of a rubric are
-looked up in it. Rule and dates are those of the authors' evaluation script; ``"table2"`` is the paper's Table
-2.
+looked up in it. Rule and dates are those of the authors' evaluation script.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from hybret import arguments
-from hybret.errors import HybretError
+from hybret.errors import HybretError, one_of
 from hybret.prompts import PAPER_NEEDLE, Needle, normalise
+from hybret.rows import checked
 
 __all__ = ["RUBRICS", "Line", "Rubric", "Score", "normalise", "rescore", "score"]
 
@@ -33,12 +32,8 @@ class Line:
 class Rubric:
     """How an answer about the paper's needle earns points.
 
-    Attributes
-    ----------
-    name, since : key in `RUBRICS`, and the day (ISO) from which the authors' code, or the paper, used it.
-    maximum : the points of the full needle. Accuracy is the mean score divided by this.
-    lines : what other phrases earn; added up, then the highest line that sets applies.
-    source : where it stands.
+    `since` is the day (ISO) from which the authors' code, or the paper, used it; accuracy divides by `maximum`, the
+    points of the full needle.
     """
 
     name: str
@@ -51,29 +46,17 @@ class Rubric:
 _PARK = (Line("eat a sandwich", 1), Line("dolores park", 0.5), Line("sit in dolores park", 0.5))
 _GRAMMAR = Line("is to eat a sandwich and sit in dolores park on a sunny day", 4, sets=True)
 RUBRICS = {
-    rubric.name: rubric
-    for rubric in (
-        Rubric("2025-05", "2025-05-01", 10, (), "authors' code until 1 June 2025: all or nothing"),
-        Rubric(
-            "2025-06",
-            "2025-06-01",
-            5,
-            (Line("best thing to do in san francisco", 1), *_PARK, Line("on a sunny day", 1)),
-            "authors' code, 1 to 23 June 2025: the question's own words earn a point",
-        ),
-        Rubric(
-            "table2-code",
-            "2025-06-23",
-            5,
-            (*_PARK, Line("on a sunny day", 1), _GRAMMAR),
-            "authors' code from 23 June 2025",
-        ),
-        Rubric("table2", "2025-10-01", 5, (*_PARK, Line("sunny day", 1), _GRAMMAR), "paper, Table 2"),
+    name: Rubric(name, since, maximum, lines, source)
+    for name, since, maximum, lines, source in (
+        ("2025-05", "2025-05-01", 10, (), "authors' code until 1 June 2025: all or nothing"),
+        ("2025-06", "2025-06-01", 5, (Line("best thing to do in san francisco", 1), *_PARK, Line("on a sunny day", 1)),
+         "authors' code, 1 to 23 June 2025: the question's own words earn a point"),
+        ("table2-code", "2025-06-23", 5, (*_PARK, Line("on a sunny day", 1), _GRAMMAR),
+         "authors' code from 23 June 2025"),
+        ("table2", "2025-10-01", 5, (*_PARK, Line("sunny day", 1), _GRAMMAR), "paper, Table 2"),
     )
-}
-# Share of the maximum that the keywords of a needle other than the paper's earn together, as Table 2's do (3
-# of 5).
-_PARTIAL = 0.6
+}  # fmt: skip
+PARTIAL = 0.6  # of the maximum, for all keywords of another needle: as for Table 2's (3 of 5)
 
 
 class Score(NamedTuple):
@@ -85,35 +68,28 @@ class Score(NamedTuple):
 
 
 def score(answer: str, rubric: str | Rubric = "table2", needle: Needle = PAPER_NEEDLE) -> Score:
-    """Score one answer.
+    """Score one answer: the maximum for the full needle, else what the phrases in it earn.
 
-    The full needle anywhere in the answer earns the maximum. Short of that, the paper's needle earns what the
-    rubric's lines say. Any other needle is scored by a generic rule of the same shape: three fifths of the
-    maximum times the share of its `keywords` that are found, nothing under an all-or-nothing rubric. An empty
-    answer earns 0.
-
-    Raises
-    ------
-    HybretError
-        If there is no rubric of that name.
+    The phrases of the paper's needle are the rubric's lines. Any other needle is scored by a generic rule of the same
+    shape: three fifths of the maximum times the share of its `keywords` that are found, nothing under an all-or-nothing
+    rubric.
     """
     if not isinstance(answer, str):
-        raise HybretError(f"an answer is a text, not {answer!r}; give '' where the model said nothing")
+        raise HybretError(f"answer is {answer!r}; give a text, '' where the model said nothing")
     if not isinstance(rubric, Rubric):
-        rubric = RUBRICS[arguments.one_of("rubric", rubric, RUBRICS)]
-    said = normalise(answer)
-    full = normalise(needle.sentence)
-    if full in said:
+        rubric = RUBRICS[one_of("rubric", rubric, RUBRICS)]
+    answer, full = normalise(answer), normalise(needle.sentence)
+    if full in answer:
         return Score(rubric.maximum, True, (full,))
-    if needle.sentence != PAPER_NEEDLE.sentence:
-        phrases = tuple(normalise(k) for k in needle.keywords)
-        found = tuple(p for p in phrases if p in said)
-        partial = _PARTIAL * rubric.maximum if rubric.lines else 0.0
-        return Score(partial * len(found) / len(phrases) if phrases else 0.0, False, found)
-    hits = [line for line in rubric.lines if line.phrase in said]
-    fixed = [line.points for line in hits if line.sets]
-    points = max(fixed) if fixed else sum(line.points for line in hits)
-    return Score(float(points), False, tuple(line.phrase for line in hits))
+    if needle.sentence == PAPER_NEEDLE.sentence:
+        hits = [line for line in rubric.lines if line.phrase in answer]
+        fixed = [line.points for line in hits if line.sets]
+        points = max(fixed) if fixed else sum(line.points for line in hits)
+        return Score(float(points), False, tuple(line.phrase for line in hits))
+    phrases = [normalise(keyword) for keyword in needle.keywords]
+    matched = tuple(phrase for phrase in phrases if phrase in answer)
+    most = PARTIAL * rubric.maximum if rubric.lines else 0.0
+    return Score(most * len(matched) / max(1, len(phrases)), False, matched)
 
 
 def rescore(rows: pd.DataFrame, rubric: str, needles: Iterable[Needle] = ()) -> pd.DataFrame:
@@ -121,21 +97,12 @@ def rescore(rows: pd.DataFrame, rubric: str, needles: Iterable[Needle] = ()) -> 
 
     A control row is scored against the needle that it leaves out. `needles` are those other than the paper's that
     were asked for.
-
-    Raises
-    ------
-    HybretError
-        If the rubric is unknown, a column is missing, or what a row asked for is not among `needles`.
     """
-    arguments.one_of("rubric", rubric, RUBRICS)
-    arguments.table(rows, [])
-    if missing := {"answer", "needle", "asked"} - set(rows.columns):
-        raise HybretError(f"these rows have no column {sorted(missing)[0]!r}, so they cannot be scored again")
+    one_of("rubric", rubric, RUBRICS)
+    checked(rows, ["answer", "needle", "asked"])
     known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}
-    if not (strange := rows[~rows["asked"].isin(list(known))]).empty:
-        name, digest = strange[["needle", "asked"]].iloc[0]
-        raise HybretError(
-            f"what was asked for is not known here (needle {name!r}, asked {digest!r}); pass that needle in needles="
-        )
+    if not (unknown := rows[~rows["asked"].isin(list(known))]).empty:
+        name, asked = unknown[["needle", "asked"]].iloc[0]
+        raise HybretError(f"needle {name!r} (asked {asked!r}) is not known; pass that needle in needles=")
     scores = [score(answer, rubric, known[n]) for answer, n in zip(rows["answer"], rows["asked"], strict=True)]
     return rows.assign(score=[s.points for s in scores], exact=[s.exact for s in scores], rubric=rubric)

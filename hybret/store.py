@@ -36,7 +36,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pan
 # Modules that decide, beside those of hybret/engine, what a model answers.
 DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe")
 # Read once, with the code: a module edited while a run goes on does not change the run's name.
-_PACKAGE = sorted(HERE.rglob("*.py"))
+_PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
 PACKAGE_DIGEST = digest(*_PACKAGE)
 ENGINE_DIGEST = digest(
     *(path for path in _PACKAGE if path.parent == HERE / "engine" or (path.parent == HERE and path.stem in DECIDING))

@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from hybret import arguments, scoring
+from hybret import scoring
 from hybret.checkpoints import check_prompts, warn_beyond
 from hybret.cluster import Ray
 from hybret.engine import decode
 from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError
+from hybret.errors import HybretError, integer, one_of, text
+from hybret.errors import conditions as check_conditions
 from hybret.interventions import Intervention, KeepHeads, PerPhase, resolve
 from hybret.models import Model
 from hybret.progress import bar as progress_bar
@@ -79,108 +80,83 @@ def sweep(
         One row per prompt and condition; the columns are described in the book's chapter "Rows", and so is what
         ``rows.attrs`` says of the run.
 
-    Raises
-    ------
-    HybretError
-        Nothing to do, prompts of another model, an intervention that does not fit the model or cannot act on a prompt,
-        or a folder that cannot be used; before any model runs. Afterwards: an intervention that did not act in every
-        attention layer.
+    Prompts of another model, an intervention that cannot act on a prompt and an unusable folder are refused before any
+    model runs; an intervention that a layer did not carry out, afterwards.
     """
     recipe = find_recipe(recipe)
-    _check(model, prompts, conditions, max_new_tokens)
-    arguments.one_of("rubric", recipe.rubric, scoring.RUBRICS)
+    _check(model, prompts, conditions)
+    integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
+    check_prompts(model, [p.ids for p in prompts], max_new_tokens)
+    warn_beyond(model, [p.ids for p in prompts])
+    one_of("rubric", recipe.rubric, scoring.RUBRICS)
     if budget is not None and not isinstance(budget, Budget):
         raise HybretError(f"budget is {budget!r}; give a hybret.engine.schedule.Budget, or None for what fits")
-    if out is not None:
-        arguments.folder("out", out)
+    if out is not None and not isinstance(out, Path):
+        text("out", out)
     resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
     for p in prompts:
         reading, needle = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
-        for condition in resolved.values():
-            condition.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
+        for action in resolved.values():
+            action.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
     if engine not in ("local", "ray") and not isinstance(engine, Ray):
         raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
-    cluster = Ray() if engine == "ray" else engine if isinstance(engine, Ray) else None
+    cluster = engine if isinstance(engine, Ray) else Ray() if engine == "ray" else None
     if cluster:
         cluster.connect()
     budget = budget or budget_of(model)
     stages = stages or Timings()
     run = run_key(model, recipe, max_new_tokens, budget)
     store = Store(out, run, facts(model))
-    plan = schedule(
-        model, prompts, list(resolved.values()), recipe, max_new_tokens, budget, finished=store.answers.keys()
-    )
+    plan = schedule(model, prompts, list(resolved.values()), recipe, max_new_tokens, budget, store.answers.keys())
     finished = cluster.run(model, plan, stages, run) if cluster else run_schedule(model, plan, stages)
-    with (
-        progress_bar(
-            desc=f"{model.name}, {recipe.name}",
-            unit="answer",
-            total=sum(len(batch.rows) for batch in plan.batches),
-            disable=not progress,
-        ) as bar,
-        closing(finished),
-    ):
-        bar.set_postfix_str(f"up to {budget.max_sequences} rows, {budget.max_tokens} tokens")
+    total = sum(len(batch.rows) for batch in plan.batches)
+    bar = progress_bar(f"{model.name}, {recipe.name}", unit="answer", total=total, disable=not progress)
+    with bar, closing(finished):
         for batch, tokens, ran in finished:
             bar.set_postfix_str(f"up to {ran.max_sequences} rows, {ran.max_tokens} tokens", refresh=False)
             texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            acted = [
-                tokens_acted_on(model, plan, prompt, condition, answer)
-                for (prompt, condition), answer in zip(batch.rows, tokens, strict=True)
+            answers = [
+                Answer(answer, *tokens_acted_on(model, plan, prompt, action, answered))
+                for (prompt, action), answered, answer in zip(batch.rows, tokens, texts, strict=True)
             ]
             stages.tokens.update(zip(batch.keys, tokens, strict=True))
-            store.add(
-                batch.keys,
-                [Answer(text, *on) for text, on in zip(texts, acted, strict=True)],
-                rows=ran.max_sequences,
-                tokens=ran.max_tokens,
-            )
+            store.add(batch.keys, answers, ran.max_sequences, ran.max_tokens)
             bar.update(len(tokens))
     with stages("scoring"):
-        rows = pd.DataFrame(
-            [
-                _row(model, recipe, label, condition, p, store.answers[p.key, resolved[label].key])
-                | {
-                    "max_new_tokens": max_new_tokens,
-                    "run": name_of(run),
-                    "batch": store.batches[p.key, resolved[label].key],
-                }
-                for p in prompts
-                for label, condition in conditions.items()
-            ]
-        ).astype({"k": "Int64"})
-    rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **texts_of(prompts))
+        lines = []
+        for p in prompts:
+            for label, condition in conditions.items():
+                key = p.key, resolved[label].key
+                line = _row(model, recipe, label, condition, p, store.answers[key])
+                lines.append(
+                    line | {"max_new_tokens": max_new_tokens, "run": name_of(run), "batch": store.batches[key]}
+                )
+        rows = pd.DataFrame(lines).astype({"k": "Int64"})
+    rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **_texts(prompts))
     store.write_rows(rows)
     return rows
 
 
-def _check(model: Any, prompts: Any, conditions: Any, max_new_tokens: Any) -> None:
-    """Refuse what cannot be answered, before anything is computed."""
+def _check(model: Any, prompts: Any, conditions: Any) -> None:
+    """Refuse prompts and conditions that would give wrong rows."""
     if not isinstance(model, Model):
         raise HybretError(f"model is {model!r}; give what hybret.load returns")
     if not isinstance(prompts, Sequence) or isinstance(prompts, str) or not all(isinstance(p, Prompt) for p in prompts):
-        raise HybretError(
-            f"prompts are a list of Prompt, not {type(prompts).__name__}; build some with hybret.niah.grid"
-        )
+        kind = type(prompts).__name__
+        raise HybretError(f"prompts are a list of Prompt, not {kind}; build some with hybret.niah.grid")
     if not prompts:
         raise HybretError("there are no prompts to run; build some with hybret.niah.grid")
-    cells = {(p.key, repr(p.labels)) for p in prompts}
-    if len(cells) < len(prompts):
-        raise HybretError(
-            f"{len(prompts) - len(cells)} prompts are given twice and would count twice; give each one once"
-        )
+    if twice := len(prompts) - len({(p.key, repr(p.labels)) for p in prompts}):
+        raise HybretError(f"{twice} prompts are given twice and would count twice; give each one once")
     texts: dict[Any, str] = {}
-    for p in prompts:  # of the embedded text as much is written as the longest prompt of a grid needs
+    for p in prompts:
         name = p.labels.get("haystack")
         known = texts.setdefault((name, p.labels.get("haystack_seed")), p.haystack_sha256)
+        # The embedded text is generated as far as the longest prompt of a grid needs it.
         if name != "embedded" and known != p.haystack_sha256:
             raise HybretError(f"two different haystacks are called {name!r}; give each a name of its own")
-    arguments.conditions(conditions)
+    check_conditions(conditions)
     check_tokenizer(model, prompts)
-    check_prompts(
-        model, [p.ids for p in prompts], arguments.integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
-    )
-    warn_beyond(model, [p.ids for p in prompts])
 
 
 def run_folder(
@@ -195,7 +171,7 @@ def run_folder(
     run = run_key(model, recipe, max_new_tokens, budget or budget_of(model))
     # A name is foreign text: what is left of it is one plain part of a path.
     plain = re.sub(r"[^\w.@+-]+", "-", Path(model.name).name)[:100]
-    return arguments.folder("out", out) / f"{plain}-{name_of(run)}"
+    return Path(out if isinstance(out, Path) else text("out", out)) / f"{plain}-{name_of(run)}"
 
 
 def load_rows(
@@ -207,16 +183,8 @@ def load_rows(
 ) -> pd.DataFrame:
     """Rows that finished sweeps left in the run's folder below `out`, whatever they were made for; no model runs.
 
-    Parameters
-    ----------
-    out, model, recipe, max_new_tokens : as in `run_folder`.
-    prompts : rows of other prompts are left out.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As of `sweep`. What several sweeps asked for comes once, under the label of one of them. Empty if there is
-        nothing.
+    Rows of other prompts are left out. Cells of several sweeps come once, under the label of one of them. Empty if
+    there are none.
     """
     recipe = find_recipe(recipe)
     paths = sorted(run_folder(out, model, recipe, max_new_tokens).glob("rows-*.parquet"))
@@ -225,12 +193,13 @@ def load_rows(
     rows = read_rows(paths)
     # One engine key serves several recipes: those that differ in how prompts are built or scored.
     rows = rows[(rows["recipe"] == recipe.name) & rows["prompt"].isin({p.key for p in prompts})]
-    return rows.drop_duplicates(["intervention", "prompt", *rows.columns.intersection(CELL)]).reset_index(drop=True)
+    return rows.drop_duplicates(["intervention", "prompt", *rows.columns.intersection([*CELL])]).reset_index(drop=True)
 
 
-def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, found: Answer) -> dict[str, Any]:
-    answer = f"{p.answer_prefix} {found.answer}" if p.answer_prefix else found.answer
-    scored = (p.task or Niah()).score(answer, p, scoring.RUBRICS[recipe.rubric])
+def _row(
+    model: Model, recipe: Recipe, label: str, condition: Intervention, p: Prompt, answered: Answer
+) -> dict[str, Any]:
+    answer = f"{p.answer_prefix} {answered.answer}" if p.answer_prefix else answered.answer
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1
     sparse = condition if isinstance(condition, KeepHeads) else None
@@ -245,8 +214,8 @@ def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: P
         "generation": pair.generation.label if pair else _phase_label(condition, "generation"),
         "k": sparse.k if sparse else None,
         "during": sparse.during if sparse else None,
-        "acted_prefill": found.acted_prefill,
-        "acted_generation": found.acted_generation,
+        "acted_prefill": answered.acted_prefill,
+        "acted_generation": answered.acted_generation,
         **p.labels,
         "tokens": len(p.ids),
         "needle_start": start,
@@ -254,7 +223,7 @@ def _row(model: Model, recipe: Recipe, label: str, condition: Intervention, p: P
         "distance": distance,
         "in_window": bool(p.needle_spans) and (model.window is None or distance < model.window),
         "answer": answer,
-        **scored,
+        **(p.task or Niah()).score(answer, p, scoring.RUBRICS[recipe.rubric]),
         "rubric": recipe.rubric,
         "prompt": p.key,
         "device": model.device.type,
@@ -266,7 +235,7 @@ def _phase_label(condition: Intervention, phase: Any) -> str:
     return " & ".join(part.label for part in condition.at(phase)) or "keep"
 
 
-def texts_of(prompts: Iterable[Prompt]) -> dict[str, Any]:
+def _texts(prompts: Iterable[Prompt]) -> dict[str, Any]:
     """12 hex digits of the SHA-256 of every haystack, and of every needle with its question."""
     texts: dict[str, dict[str, str]] = {"haystacks": {}, "needles": {}}
     for p in prompts:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import random_ids
 from matplotlib.figure import Figure
+from typer.testing import CliRunner
 
-from hybret import HybretError
+from hybret import PAPER_NEEDLE, HybretError
+from hybret.cli import app
+from hybret.prompts import Prompt
+from hybret.scoring import score
 
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
+
+
+def run(*words: object) -> Any:
+    """A command of `hybret`, as a user types it."""
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def rows_of(scores, **columns) -> pd.DataFrame:
@@ -105,3 +117,64 @@ def check_no_mixed_means(draw, rows: pd.DataFrame) -> None:
 MIXED = {"needle": "lamp", "haystack": "hills", "weights": "other", "dtype": "bfloat16", "template": "jrt",
          "recipe": "PAPER", "intervention": "KeepHeads(k=10, metric='l2')"}  # fmt: skip
 ALIKE = cells(haystack="h", dtype="float32", intervention="KeepHeads(k=10, metric='entropy')", dose=1)
+
+
+FULL = PAPER_NEEDLE.sentence
+HALF = "You should eat a sandwich, in Dolores Park!"
+NASTY = (
+    "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'> "
+    "\x1b[31m [a](javascript:alert(1)) \u202e"
+)
+
+
+def line(k, length, depth, answer, **more) -> dict[str, Any]:
+    """A row of the explorer's toy sweep."""
+    points, exact, _ = score(answer, "table2")
+    return {
+        "model": "toy", "weights": "abc123abc123", "recipe": "CORRECTED", "condition": f"k={k} (generation)",
+        "intervention": f"KeepHeads(k={k}, metric='entropy', during='generation')", "k": k, "during": "generation",
+        "template": "base", "haystack": "embedded", "haystack_seed": 0, "needle": "paper",
+        "asked": PAPER_NEEDLE.digest,
+        "length": length, "depth": float(depth), "tokens": length - 3, "distance": int(length * (100 - depth) / 100),
+        "in_window": length * (100 - depth) / 100 < 150, "answer": answer, "score": points, "exact": exact,
+        "rubric": "table2", "prompt": f"{length}-{depth}", "device": "cpu", "dtype": "float32", **more,
+    }  # fmt: skip
+
+
+def toy(ks=(0, 2, 4, 8), lengths=(100, 200, 300, 400), depths=(0, 50, 100), **more) -> pd.DataFrame:
+    """Retrieval that is gone below k = 4, half there at 4, and whole with 8 heads."""
+    said = {8: FULL, 4: HALF}
+    rows = [line(k, n, d, said.get(k, NASTY), **more) for k in ks for n in lengths for d in depths]
+    rows += [line(k, n, 0, "no", needle="none", distance=-1, in_window=False, **more) for k in ks for n in lengths]
+    return pd.DataFrame(rows).astype({"k": "Int64"})
+
+
+NEEDLE, QUESTION = (9, 16), (58, 66)
+
+
+def a_prompt(model, n=70, **changes) -> Prompt:
+    """Random tokens with a needle that leaves the window of 32 tokens, and a question inside it."""
+    ids = random_ids(model, n)
+    made = Prompt(
+        text="",
+        ids=ids,
+        needle=PAPER_NEEDLE,
+        labels={"template": "base", "length": n, "depth": 10.0},
+        spans={"needle": (NEEDLE,), "question": (QUESTION,)},
+    )
+    return replace(made, **changes)
+
+
+HOSTILE = {
+    "script": "<script>alert(1)</script>",
+    "closing": "</script></text></svg><img src=x onerror=alert(1)>",
+    "link": "[a](javascript:alert(1))",
+    "role": "{download}`x` $\\frac{1}$ `code` | cell",
+    "markup": "[red]x[/red] [/]",
+    "ansi": "\x1b[31mred\x1b]0;title\x07",
+    "bidi": "a\u202eb\u2066c",
+    "control": "a\0b\x08c",
+    "lines": "a\n::::\n<script>alert(1)</script>",
+    "surrogate": "a\ud800b",
+}
+"""Texts of strangers that would do something, were they not shown as text."""

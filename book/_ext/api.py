@@ -1,6 +1,7 @@
 """The reference: every public name of hybret, from its docstrings.
 
-Nothing is listed by hand: ``{public-names}`` on a page becomes one section per module, in MyST and autodoc directives.
+No name is listed by hand: ``{public-names} MODULE ...`` on a page becomes one autodoc directive for each name that
+``hybret/__init__.pyi`` takes from these modules, and for all that a public module exports.
 """
 
 from __future__ import annotations
@@ -16,13 +17,7 @@ from sphinx.application import Sphinx
 
 import hybret
 
-ORDER = ("models", "niah", "interventions", "recipe", "sweeping", "verifying", "planning")  # as a reader meets them
-MARK = "```{public-names}\n```"
-
-
-def first_line(name: str) -> str:
-    """Return the first sentence of a module's docstring."""
-    return (inspect.getdoc(import_module(name)) or "").partition("\n")[0]
+MARK = re.compile(r"```\{public-names\} (.*)\n```")
 
 
 def entry(module: str, name: str) -> str:
@@ -30,14 +25,14 @@ def entry(module: str, name: str) -> str:
     value = getattr(import_module(module), name)
     if not (inspect.isclass(value) or inspect.isroutine(value)):  # autodoc would print the docstring of its type
         shown = "" if len(repr(value)) > 200 else f"\n\n   ``{value!r}``"
-        return f".. py:data:: {module}.{name}\n   :type: {type(value).__name__}{shown}"
-    kind = "autoclass" if inspect.isclass(value) else "autofunction"
-    if inspect.isclass(value) and issubclass(value, BaseException):
-        kind = "autoexception"
-    lines = [f".. {kind}:: {module}.{name}"]
-    if kind == "autoclass":
-        lines.append("   :members:")
-    return "\n".join(lines)
+        text = f".. py:data:: {module}.{name}\n   :type: {type(value).__name__}{shown}"
+    elif not inspect.isclass(value):
+        text = f".. autofunction:: {module}.{name}\n"
+    elif issubclass(value, BaseException):
+        text = f".. autoexception:: {module}.{name}\n"
+    else:
+        text = f".. autoclass:: {module}.{name}\n   :members:"
+    return f"```{{eval-rst}}\n{text}\n```"
 
 
 def exported(module: str) -> list[str]:
@@ -51,44 +46,34 @@ def exported(module: str) -> list[str]:
     return [name for name in own if not name.startswith("_")]
 
 
-def stub() -> tuple[dict[str, list[str]], list[str]]:
-    """Return the public names of each module of hybret, and its public modules, as ``__init__.pyi`` has them."""
-    homes: dict[str, list[str]] = {}
-    modules = ["tasks.niah"]
+def public() -> dict[str, list[str]]:
+    """Return the public names of hybret by their module; those of a public module are all that it exports."""
+    names, modules = dict[str, list[str]](), []
     for node in ast.parse(Path(hybret.__file__).with_suffix(".pyi").read_text()).body:
-        if isinstance(node, ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            if node.module is None:
-                modules += names
-            elif node.module != "tasks":
-                homes.setdefault(node.module, []).extend(names)
-    return homes, modules
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            home = ".".join(filter(None, ["hybret", node.module]))  # type: ignore[union-attr]
+            if inspect.ismodule(getattr(hybret, alias.name)):
+                modules.append(f"{home}.{alias.name}")
+            else:
+                names.setdefault(home, []).append(alias.name)
+    for module in modules:
+        more = {name: getattr(import_module(module), name) for name in exported(module)}
+        listed = names.setdefault(module, [])  # a name that hybret takes from another module stands on that one's page
+        listed += [n for n, value in more.items() if n not in listed and getattr(hybret, n, None) is not value]
+    return names
 
 
-def reference() -> str:
-    """Return the reference as MyST."""
-    homes, modules = stub()
-    order = sorted(homes, key=lambda module: ORDER.index(module) if module in ORDER else len(ORDER))
-    public = {f"hybret.{module}": homes[module] for module in order}
-    above = {name for names in homes.values() for name in names}
-    parts = ["## Names of `hybret`"]
-    for module, names in public.items():
-        parts.append(f"### `{module}`\n\n{first_line(module)}")
-        parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in names]
-    parts.append("## Modules of `hybret`")
-    for module in (f"hybret.{path}" for path in modules):
-        names = exported(module)
-        parts.append(f"### `hybret.{module.split('.')[-1]}`\n\n{first_line(module)}")
-        if again := ", ".join(f"`{name}`" for name in names if name in above):
-            parts.append(f"Above, and here too: {again}.")
-        parts += [f"```{{eval-rst}}\n{entry(module, name)}\n```" for name in names if name not in above]
+def names_of(modules: str) -> str:
+    """Return the part of a page for these modules, as MyST."""
+    parts = []
+    for module in modules.split():
+        parts += [inspect.getdoc(import_module(module)) or "", *(entry(module, name) for name in public()[module])]
     return "\n\n".join(parts)
 
 
 def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put the reference in the place of its mark."""
-    if MARK in source[0]:
-        source[0] = source[0].replace(MARK, reference())
+    """Put the names in the places of their marks."""
+    source[0] = MARK.sub(lambda mark: names_of(mark[1]), source[0])
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -72,64 +72,54 @@ def word(line: Verdict) -> str:
     return f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}"
 
 
-def names(argument: str) -> list[str]:
-    """Return the claims that a directive names."""
-    found = argument.split()
-    if unknown := [name for name in found if name not in CLAIMS]:
-        raise ValueError(f"there is no claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
-    return found
-
-
 class ClaimBox(FromVerdicts):
     """``{claim} NAME ...``: what the paper says, its number beside each model's, and the verdicts."""
 
     required_arguments, final_argument_whitespace = 1, True
 
     def run(self) -> list[nodes.Node]:
-        try:
-            wanted = names(self.arguments[0])
-        except ValueError as error:
-            raise self.error(str(error)) from error
+        wanted = self.arguments[0].split()
+        if unknown := [name for name in wanted if name not in CLAIMS]:
+            raise self.error(f"there is no claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
         table = self.verdicts()
         box = nodes.container(classes=["hb-lead"])
         for name in wanted:
             box += self.one(CLAIMS[name], [line for line in table if line["claim"] == name])
-        foot: list[str | nodes.Node] = []
-        if table:
-            models = ", ".join(dict.fromkeys(line["model"] for line in table if line["model"] != ACROSS))
-            foot = [f"Here: {models}, not the paper's models. In brackets: 95 % intervals. "]
-        box += paragraph(*foot, self.link("Every claim and its verdict"), ".", *self.outdated(), classes=["hb-small"])
+        models = ", ".join(dict.fromkeys(line["model"] for line in table if line["model"] != ACROSS))
+        foot = f"Here: {models}, not the paper's models. In brackets: 95 % intervals. " if table else ""
+        box += paragraph(foot, self.link("Every claim and its verdict"), ".", *self.outdated(), classes=["hb-small"])
         return [box]
 
     def one(self, claim: Claim, lines: Sequence[Verdict]) -> list[nodes.Node]:
         """Return the sentence, and the paper's number above ours."""
-        said: list[nodes.Node] = [paragraph(nodes.strong("", f"The paper: {claim.says}"), f" ({claim.where})")]
-        recipes = list(dict.fromkeys(line["recipe"] for line in lines))
-        first = [line for line in lines if line["recipe"] == recipes[0]]
-        rows = [["the paper", claim.paper, ""]]
+        sentence = paragraph(nodes.strong("", f"The paper: {claim.says}"), f" ({claim.where})")
+        first = [line for line in lines if line["recipe"] == lines[0]["recipe"]]
         idle = [line for line in first if line["verdict"] == NOT_TESTABLE and not line["ours"]]
         idle = idle if len(idle) < len(first) else []  # a table of nothing but the paper would look forgotten
+        rows = [["the paper", claim.paper, ""]]
         rows += [[line["model"], line["ours"] or line["why"], word(line)] for line in first if line not in idle]
         rows += [] if first else [["here", "not judged yet: make book", ""]]
-        said.append(grid(["model", "number", "verdict"], rows, "hb-names"))
         text = f"Test: {claim.test}."
         if idle:
             text += f" Not testable: {', '.join(line['model'] + ' (' + line['why'] + ')' for line in idle)}."
+        foot: list[str | nodes.Node] = [text]
         if first:
-            text += f" Recipe {recipes[0]}.{self.other(first, lines)} "
-        said.append(paragraph(text, *([self.link("In full", claim.name), "."] if first else []), classes=["hb-small"]))
-        return said
+            recipe = f" Recipe {first[0]['recipe']}.{self.other(first, lines)} "
+            foot = [text + recipe, self.link("In full", claim.name), "."]
+        return [
+            sentence,
+            grid(["model", "number", "verdict"], rows, "hb-names"),
+            paragraph(*foot, classes=["hb-small"]),
+        ]
 
     @staticmethod
     def other(first: Sequence[Verdict], lines: Sequence[Verdict]) -> str:
         """Say which verdicts another recipe gives, where it differs and was run."""
-        other = [line for line in lines if line["recipe"] != first[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
         before = {line["model"]: line["verdict"] for line in first}
-        told = [
-            f"{line['model']} {'the same' if line['verdict'] == before[line['model']] else line['verdict']}"
-            for line in other
-        ]
-        return f" Under {other[0]['recipe']}: {', '.join(told)}." if told else ""
+        other = [line for line in lines if line["recipe"] != first[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
+        same = {line["model"]: line["verdict"] == before[line["model"]] for line in other}
+        words = [f"{line['model']} {'the same' if same[line['model']] else line['verdict']}" for line in other]
+        return f" Under {other[0]['recipe']}: {', '.join(words)}." if other else ""
 
 
 class Answer(FromVerdicts):
@@ -141,17 +131,14 @@ class Answer(FromVerdicts):
         if not first:
             return [paragraph(nodes.strong("", "Attention, says the paper."), " No run here has tried it: make book.")]
         wrong = [line for line in first if line["verdict"] != REPRODUCED]
-        named = listed([line["model"] for line in wrong or first])
+        *others, last = [line["model"] for line in wrong or first]
+        models = " and ".join(filter(None, [", ".join(others), last]))
         if wrong:
-            said = ("Not attention alone, everywhere.", f" Without it, something above the floor is left in {named}; ")
+            answer, why = "Not attention alone, everywhere.", "something above the floor is left in"
         else:
-            said = ("Attention.", f" Without it, nothing is retrieved by {named}; ")
-        return [paragraph(nodes.strong("", said[0]), said[1], self.link("the verdict"), ".", classes=["hb-answer"])]
-
-
-def listed(words: Sequence[str]) -> str:
-    """Join words as a sentence does."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+            answer, why = "Attention.", "nothing is retrieved by"
+        parts = [nodes.strong("", answer), f" Without it, {why} {models}; ", self.link("the verdict"), "."]
+        return [paragraph(*parts, classes=["hb-answer"])]
 
 
 class VerdictCounts(FromVerdicts):
@@ -161,17 +148,16 @@ class VerdictCounts(FromVerdicts):
         table = self.verdicts()
         if not table:
             return [paragraph("No claim has been judged here yet: make book. ", self.link("The verdict"), ".")]
-        recipe = table[0]["recipe"]
-        own = [line for line in table if line["recipe"] == recipe]
-        lines = []
-        for model in dict.fromkeys(line["model"] for line in own):
-            verdicts = [line["verdict"] for line in own if line["model"] == model]
-            testable = [verdict for verdict in verdicts if verdict != NOT_TESTABLE]
-            good = testable.count(REPRODUCED)
-            name = "comparisons of models" if model == ACROSS else model
-            lines.append([name, str(good), str(len(testable) - good), str(len(verdicts) - len(testable))])
-        foot = paragraph(f"Recipe {recipe}. ", self.link("The claims, their tests and numbers"), ".", *self.outdated())
-        return [grid(["model", "reproduced", "not reproduced", "not testable"], lines, "hb-names"), foot]
+        first = [line for line in table if line["recipe"] == table[0]["recipe"]]
+        rows = []
+        for model in dict.fromkeys(line["model"] for line in first):
+            verdicts = [line["verdict"] for line in first if line["model"] == model]
+            good, idle = verdicts.count(REPRODUCED), verdicts.count(NOT_TESTABLE)
+            counts = map(str, (good, len(verdicts) - good - idle, idle))
+            rows.append(["comparisons of models" if model == ACROSS else model, *counts])
+        recipe = f"Recipe {table[0]['recipe']}. "
+        foot = paragraph(recipe, self.link("The claims, their tests and numbers"), ".", *self.outdated())
+        return [grid(["model", "reproduced", "not reproduced", "not testable"], rows, "hb-names"), foot]
 
 
 class VerdictChanges(FromVerdicts):
@@ -183,20 +169,15 @@ class VerdictChanges(FromVerdicts):
             return [paragraph("No claim has been judged here yet: make book.")]
         by = {(line["claim"], line["model"], line["recipe"]): line for line in table}
         first, *others = dict.fromkeys(line["recipe"] for line in table)
-        compared, rows = 0, []
-        for (claim, model, recipe), line in by.items():
-            if recipe != first:
-                continue
-            for other in others:
-                theirs = by.get((claim, model, other))
-                if theirs is None or NOT_TESTABLE in (line["verdict"], theirs["verdict"]):
-                    continue
-                compared += 1
-                if theirs["verdict"] != line["verdict"]:
-                    sides = [f"{word(one)}: {one['ours']}" for one in (line, theirs)]
-                    rows.append([f"{CLAIMS[claim].says} ({model})", *sides])
+        pairs = [(line, by.get((*key[:2], other))) for key, line in by.items() if key[2] == first for other in others]
+        judged = [(a, b) for a, b in pairs if b and NOT_TESTABLE not in (a["verdict"], b["verdict"])]
+        rows = [
+            [f"{CLAIMS[a['claim']].says} ({a['model']})", *(f"{word(line)}: {line['ours']}" for line in (a, b))]
+            for a, b in judged
+            if a["verdict"] != b["verdict"]
+        ]
         box = nodes.container(classes=["hb-lead"])
-        text = f"{len(rows)} of the {compared} verdicts that were reached under both recipes depend on the recipe"
+        text = f"{len(rows)} of the {len(judged)} verdicts that were reached under both recipes depend on the recipe"
         box += paragraph(
             nodes.strong("", text), ": " if rows else ". ", self.link("all verdicts"), ".", *self.outdated()
         )

@@ -1,11 +1,9 @@
 """Pages from runs.
 
-The table of contents names ``notebooks/X``, which git keeps free of outputs. Where a run of X exists (this
-machine's in ``book/executed``, or else a published one) its copy is read in place of the source, with a run card
-under the title. Without a run the page is built from the source and says so, so a fresh clone builds without
-warnings. Published runs of other models (``book/published/<model>/X``) are pages of their own, behind the book's;
-a line under the title leads from one to the other.
-Launch, download and edit links keep pointing at the source.
+The table of contents names ``notebooks/X``, which git keeps free of outputs. Where a run of X exists (this machine's in
+``book/executed``, or else a published one) its copy is read in place of the source, with a run card under the title;
+without one the page says so, and a fresh clone builds without warnings. Published runs of other models are pages of
+their own, behind the book's; a line under the title leads from one to the other. Download links offer the source.
 """
 
 from __future__ import annotations
@@ -26,8 +24,8 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 from sphinx_external_toc.api import Document, FileItem, TocTree
 
-from book.runner.publish import Published, published
-from book.runner.runs import OVERRIDES, Project, Status, parameters, tags
+from book.runner.publish import published
+from book.runner.runs import OVERRIDES, Project, Status, meta_of, parameters, tags
 from hybret.errors import HybretError, printable
 from hybret.families import RANDOM, has_random_weights
 
@@ -36,36 +34,41 @@ MADE_UP = "The weights of this run are random: it shows time and memory. What th
 ANCHOR = re.compile(r'id="(cell-[\w-]+)"')
 
 
-def read_runs(app: Sphinx) -> None:
-    """Look up every run once per build."""
+def project_of(app: Sphinx) -> tuple[Project, list[Path]]:
+    """Return the project of these pages and its published runs of other models."""
     project = Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}")))
     try:
-        own = {FOLDER + name: project.status(name) for name in project.plan}
-        app.hybret = project, own | {page(p): Status("published", p.path, p.meta) for p in published(project)}  # type: ignore
+        return project, published(project)
     except HybretError as error:
         raise ExtensionError(str(error)) from error
 
 
-def page(run: Published) -> str:
+def page(project: Project, path: Path) -> str:
     """Return the document name of a published run."""
-    return f"book/published/{run.variant}/{run.name}"
+    return path.relative_to(project.root).with_suffix("").as_posix()
+
+
+def read_runs(app: Sphinx) -> None:
+    """Look up every run once per build."""
+    project, others = project_of(app)
+    statuses = {FOLDER + name: project.status(name) for name in project.plan}
+    statuses |= {page(project, path): Status("published", path, meta_of(path)) for path in others}
+    app.hybret = project, statuses  # type: ignore
 
 
 def into_toc(app: Sphinx, config: Any) -> None:
-    """Add a part to the contents for every model with published runs, behind the book's own.
+    """Add a part to the contents for every model with published runs.
 
-    Behind, so that the numbers of the book's figures do not depend on what else was published.
+    It comes last, so that the numbers of the book's figures do not depend on what else was published.
     """
+    project, others = project_of(app)
     parts: dict[str, list[FileItem]] = {}
-    try:
-        found = published(Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}"))))
-    except HybretError as error:
-        raise ExtensionError(str(error)) from error
-    for run in found:
-        parts.setdefault(run.variant, []).append(FileItem(page(run)))
-        config.external_site_map[page(run)] = Document(page(run))
-    own = {f"{name}.ipynb" for items in parts.values() for name in items}
-    config.exclude_patterns = [p for p in config.exclude_patterns if p not in own]
+    for path in others:
+        name = FileItem(page(project, path))
+        parts.setdefault(path.parent.name, []).append(name)
+        config.external_site_map[name] = Document(name)
+    shown = {f"{name}.ipynb" for items in parts.values() for name in items}
+    config.exclude_patterns = [pattern for pattern in config.exclude_patterns if pattern not in shown]
     trees = [TocTree(items, caption=f"Published: {variant}") for variant, items in parts.items()]
     config.external_site_map.root.subtrees.extend(trees)
 
@@ -112,7 +115,7 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
     nb = nbformat.read(status.path, as_version=4)
     if status.state == "published":
         set_apart(nb, status.path.parent.name)
-    card = f"{switch(app, docname)}\n\n{run_card(app.hybret[0], nb, status)}"  # type: ignore
+    card = f"{switch(app, docname)}\n\n{run_card(app.hybret[0], status)}"  # type: ignore
     # Prose is no part of a run: it comes from the notebook of today.
     today = nb.cells if status.state == "published" else nbformat.reads(source[0], as_version=4).cells
     prose = {c.id: c.source for c in today if c.cell_type == "markdown"}
@@ -167,61 +170,59 @@ def under_title(cells: list[Any], text: str) -> list[Any]:
     return [markdown(text), *cells]
 
 
-def run_card(project: Project, nb: Any, status: Status) -> str:
-    """Return the run card as MyST: a warning when it is stale, then parameters and provenance."""
+CARD = """{notes}
+::::{{dropdown}} Run of {models}, recipe {recipe}, {seconds} s
+:icon: beaker
+:class-container: hb-card
+
+| parameter | this run | default | meaning |
+|---|---|---|---|
+{rows}
+
+From {commit}, on {device}, Python {software}. {downloads}
+::::"""
+
+
+def run_card(project: Project, status: Status) -> str:
+    """Return the run card as MyST: what a reader should know first, then parameters and provenance."""
     meta, path = status.meta, status.path
     assert path is not None
     used, rows = meta.get("parameters", {}), []
     for name, p in parameters(path).items():
         value = code(json.dumps(used[name])) if name in used else "default"
         rows.append(f"| `{name}` | {value} | {code(p['default'])} | {p['help']} |")
-    where = path.relative_to(project.root).as_posix()
-    commit = f"commit {code(meta['commit'][:9])}" if meta.get("commit") else "a folder without git history"
-    lines = []
-    downloads = f"{{download}}`Executed notebook </{where}>`"
+    where = path.relative_to(project.root).with_suffix("").as_posix()
+    downloads = f"{{download}}`Executed notebook </{where}.ipynb>`"
     if path.with_suffix(".json").is_file():
-        downloads += f", {{download}}`run card </{where.removesuffix('.ipynb')}.json>`"
-    versions = ", ".join(f"{name} {v}" for name, v in meta.get("versions", {}).items())
+        downloads += f", {{download}}`run card </{where}.json>`"
+    notes = []
     if status.state == "stale":
-        lines += [
-            ":::{warning}",
-            f"This run is out of date: {plain(status.reason)}. `make book` runs it again.",
-            ":::",
-            "",
-        ]
+        notes.append(
+            f":::{{warning}}\nThis run is out of date: {plain(status.reason)}. `make book` runs it again.\n:::\n"
+        )
     if project.published in path.parents:
-        lines += [
-            *([f":::{{warning}}\n{MADE_UP}\n:::", ""] if random_weights(path, meta) else []),
-            ":::{note}",
-            f"A published run of {code(meta.get('model'))}: made elsewhere, and shown as it was committed.",
-            ":::",
-            "",
-        ]
-    return "\n".join([
-        *lines,
-        f"::::{{dropdown}} Run of {plain(models(meta))}, recipe {plain(meta.get('recipe'))}, "
-        f"{plain(meta.get('seconds'))} s",
-        ":icon: beaker",
-        ":class-container: hb-card",
-        "",
-        "| parameter | this run | default | meaning |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-        f"From {commit}{' with local changes' if meta.get('dirty') else ''}, on {plain(meta.get('device'))}, Python "
-        f"{plain(', '.join(filter(None, [str(meta.get('python')), versions, moment(meta)])))}. {downloads}",
-        "::::",
-    ])  # fmt: skip
+        notes += [f":::{{warning}}\n{MADE_UP}\n:::\n"] if random_weights(path, meta) else []
+        whose = f"A published run of {code(meta.get('model'))}: made elsewhere, and shown as it was committed."
+        notes.append(f":::{{note}}\n{whose}\n:::\n")
+    commit = f"commit {code(meta['commit'][:9])}" if meta.get("commit") else "a folder without git history"
+    versions = ", ".join(f"{name} {v}" for name, v in meta.get("versions", {}).items())
+    return CARD.format(
+        notes="\n".join(notes),
+        models=plain(models(meta)),
+        **{name: plain(meta.get(name)) for name in ("recipe", "seconds", "device")},
+        rows="\n".join(rows),
+        commit=commit + (" with local changes" if meta.get("dirty") else ""),
+        software=plain(", ".join(filter(None, [str(meta.get("python")), versions, moment(meta)]))),
+        downloads=downloads,
+    )
 
 
 def random_weights(path: Path, meta: dict[str, Any]) -> bool:
     """Say whether a published run was made with random weights, by its model's name or the digests of its rows."""
-    models = str(meta.get("model")).split(",")
-    note = path.with_suffix(".json")
-    weights = json.loads(note.read_text()).get("weights", []) if note.is_file() else []
-    return any(m.startswith(RANDOM) or has_random_weights(m, "") for m in models) or any(
-        has_random_weights("", digest) for digest in weights
-    )
+    names, card = str(meta.get("model")).split(","), path.with_suffix(".json")
+    digests = json.loads(card.read_text()).get("weights", []) if card.is_file() else []
+    made_up = [name.startswith(RANDOM) or has_random_weights(name, "") for name in names]
+    return any([*made_up, *(has_random_weights("", digest) for digest in digests)])
 
 
 def models(meta: dict[str, Any]) -> str:

@@ -12,21 +12,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from book.runner import publish as publishing
-from book.runner.execute import asked, execute
+from book.runner.execute import execute
+from book.runner.outputs import first_request
+from book.runner.publish import publish as publish_runs
+from book.runner.publish import published
 from book.runner.runs import OVERRIDES, Project, Run
 from hybret.errors import HybretError, printable
 
 PATIENCE = 5.0  # seconds: nbclient answers a signal by asking its kernel to shut down, which can take its time
+JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
 
 
 class BuildError(RuntimeError):
@@ -49,63 +50,34 @@ def build(
 
     Parameters
     ----------
-    model : str, optional
-        Run every notebook on this model instead of its default. Such runs, and those with `parameters`, live
+    model : run every notebook on this model instead of its default. Such runs, and those with other `parameters`, live
         in ``book/executed/<model>/`` and their pages in ``_build/<model>/``: they never replace the book's.
-    only : iterable of str, optional
-        Names of notebooks; those that they need and that are not current run too. Default: all.
-    force : bool
-        Run the named notebooks although nothing changed.
-    jobs : int
-        Notebooks at a time. The processor's cores are shared out between them as torch threads.
-    parameters : mapping, optional
-        Further notebook parameters, injected wherever a notebook has them.
-    root : path
-        The project's folder, with ``notebooks/runs.yml`` and ``_config.yml``.
-    publish : bool
-        Copy the runs of `model` into ``book/published/<model>/`` and stop there; the return value is that folder, and
-        the next build without a model shows its runs beside the book's own.
-    html : bool
-        False stops after the runs; the return value is then their folder.
-    console : rich.console.Console, optional
-        Where progress goes.
+    only : names of notebooks; those that they need and that are not current run too. Default: all.
+    force : run the named notebooks although nothing changed.
+    jobs : notebooks at a time; the cores are shared out between them as torch threads.
+    html : False stops after the runs and returns their folder.
+    publish : copy the runs of `model` into ``book/published/<model>/``, return that folder and build no pages.
 
-    Raises
-    ------
-    HybretError
-        Before anything runs: no project here, an unknown notebook, an unknown or wrongly typed parameter, nothing to
-        publish. After the runs: a notebook too large to be published.
-    BuildError
-        A notebook failed (its partial copy is kept as ``*.failed.ipynb``), or the pages gave a warning.
+    A notebook that fails (kept as ``*.failed.ipynb``) and a warning of the pages raise BuildError.
     """
     console = console or Console(highlight=False)
-    given = {**({"model": model} if model else {}), **(parameters or {})}
-    project = Project(Path(root).resolve(), given)
+    project = Project(Path(root).resolve(), {**({"model": model} if model else {}), **(parameters or {})})
     if publish and not project.variant:
         raise HybretError("only runs of another model are published; give one with --model")
-    todo = select(project, only, force, jobs)
-    times = [("runs", *timed(run_all, project, todo, jobs, console))]
+    began = time.perf_counter()
+    run_all(project, select(project, only, force, jobs), jobs, console)
+    console.print(f"runs   {time.perf_counter() - began:.1f} s")
     if publish:
-        folder = publishing.publish(project)
+        folder = publish_runs(project)
         console.print(f"published in [bold]{folder}[/]: commit it, and `hybret book` shows it", soft_wrap=True)
         return folder
     if not html:
         return project.executed
-    times.append(("pages", *timed(pages, project, console)))
-    table = Table("step", "seconds", box=None, header_style="dim")
-    for step, seconds, _ in times:
-        table.add_row(step, f"{seconds:.1f}")
-    console.print(table)
-    index: Path = times[-1][-1]
+    began = time.perf_counter()
+    index = pages(project, console)
+    console.print(f"pages  {time.perf_counter() - began:.1f} s")
     console.print(f"open [bold]{escape(printable(index))}[/]", soft_wrap=True)
     return index
-
-
-def timed(function: Any, *arguments: Any) -> tuple[float, Any]:
-    """Call a function; return (seconds, its result)."""
-    began = time.perf_counter()
-    result = function(*arguments)
-    return time.perf_counter() - began, result
 
 
 def select(project: Project, only: Iterable[str] | None, force: bool, jobs: int) -> list[Run]:
@@ -114,17 +86,17 @@ def select(project: Project, only: Iterable[str] | None, force: bool, jobs: int)
         raise HybretError(f"jobs must be at least 1, not {jobs}.")
     plan = project.plan
     named = list(plan) if only is None else list(only)
-    if unknown := [n for n in named if n not in plan]:
+    if unknown := [name for name in named if name not in plan]:
         raise HybretError(f"there is no notebook {unknown[0]!r}; runs.yml has {', '.join(plan)}.")
     wanted = set(named)
     for name in reversed(plan):  # needs stand above in the file, so one pass collects them all
         if name in wanted:
             wanted |= set(plan[name].needs)
+    forced = set(named) if force else set()
     return [
-        run
-        for name, run in plan.items()
-        if name in wanted and (force and name in named or project.status(name).state != "current")
-    ]
+        run for name, run in plan.items()
+        if name in wanted and (name in forced or project.status(name).state != "current")
+    ]  # fmt: skip
 
 
 def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> None:
@@ -132,20 +104,18 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
     fresh = len(project.plan) - len(todo)
     console.print(f"notebooks: {len(todo)} to run, {fresh} unchanged or not asked for, {jobs} at a time")
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    waiting, open_names, failed = list(todo), {r.name for r in todo}, list[str]()
+    waiting, unfinished, failed = list(todo), {run.name for run in todo}, list[str]()
     running: dict[cf.Future[tuple[float, str]], Run] = {}
     try:
         while waiting or running:
-            for run in [r for r in waiting if not open_names & set(r.needs)]:
-                if len(running) < jobs:
-                    waiting.remove(run)
-                    console.print(f"  [cyan]running[/]  {run.name}")
-                    running[_start(project, run, threads)] = run
+            for run in [run for run in waiting if not unfinished & set(run.needs)][: jobs - len(running)]:
+                waiting.remove(run)
+                console.print(f"  [cyan]running[/]  {run.name}")
+                running[_start(project, run, threads)] = run
             if not running:
                 break  # what is left needs a run that failed
             for future in cf.wait(running, return_when=cf.FIRST_COMPLETED).done:
-                run = running.pop(future)
-                crash = future.exception()
+                run, crash = running.pop(future), future.exception()
                 seconds, error = (0.0, f"its process ended: {crash}") if crash else future.result()
                 if error:
                     failed.append(run.name)
@@ -153,14 +123,14 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
                     console.print(f"  [red]FAILED[/]   {run.name}  {seconds:.1f} s\n    {escape(kept)}: ", end="")
                     console.print(printable(error), markup=False, soft_wrap=True)
                 else:
-                    open_names.discard(run.name)
-                    left = f"{len(todo) - len(waiting) - len(running) - len(failed)}/{len(todo)}"
-                    console.print(f"  [green]done[/]     {run.name}  {seconds:.1f} s  ({left})")
+                    unfinished.discard(run.name)
+                    done = f"{len(todo) - len(unfinished)}/{len(todo)}"
+                    console.print(f"  [green]done[/]     {run.name}  {seconds:.1f} s  ({done})")
     except BaseException:  # Ctrl-C: nobody waits for what still runs
         _end(multiprocessing.active_children())
         raise
     for run in waiting:
-        console.print(f"  [yellow]skipped[/]  {run.name}  (needs {', '.join(open_names & set(run.needs))})")
+        console.print(f"  [yellow]skipped[/]  {run.name}  (needs {', '.join(unfinished & set(run.needs))})")
     if failed:
         raise BuildError(f"failed: {', '.join(failed)}")
 
@@ -175,15 +145,14 @@ def _start(project: Project, run: Run, threads: int) -> cf.Future[tuple[float, s
 
 def _carry_out(project: Project, run: Run, threads: int) -> tuple[float, str]:
     """Carry a run out in this process; what kernel and libraries say goes to the run's log, not among the progress."""
-    log = project.executed / f"{run.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
+    project.executed.mkdir(parents=True, exist_ok=True)
+    with (project.executed / f"{run.name}.log").open("w") as output:
         for standard in (1, 2):
             os.dup2(output.fileno(), standard)
     return execute(project, run, threads)
 
 
-def _end(processes: list[BaseProcess]) -> None:
+def _end(processes: Iterable[Any]) -> None:
     """End processes and their kernels; one that is slow about it is killed, and its kernel ends with it."""
     for process in processes:
         process.terminate()
@@ -210,9 +179,9 @@ def _end_with(parent: int) -> None:
 
 def pages(project: Project, console: Console) -> Path:
     """Build the HTML with every warning an error; return the path of the index page."""
-    published = [run.path for run in publishing.published(project)]  # a bad name is said here, not in a log
-    for path in filter(None, [*map(project.find, project.plan), *published]):
-        cell, what = asked(nbformat.read(path, as_version=4))
+    shown = [*filter(None, map(project.find, project.plan)), *published(project)]
+    for path in shown:
+        cell, what = first_request(nbformat.read(path, as_version=4))
         if cell:
             raise BuildError(
                 f"{os.path.relpath(path, project.root)}: the output of cell {printable(cell)} asks another host for "
@@ -220,25 +189,17 @@ def pages(project: Project, console: Console) -> Path:
                 f"again (hybret book --only {printable(path.stem)} --force)"
             )
     out = project.root / "_build" / project.variant if project.variant else project.root
-    index = out / "_build" / "html" / "index.html"
+    index, log = out / "_build" / "html" / "index.html", project.root / "_build" / "book.log"
     index.unlink(missing_ok=True)  # so that its presence afterwards proves that this build wrote it
-    log = project.root / "_build" / "book.log"
     log.parent.mkdir(exist_ok=True)
     console.print("pages: building the HTML")
-    command = [
-        sys.executable,
-        "-c",
-        "from jupyter_book.cli.main import main; main()",
-        "build",
-        str(project.root),
-    ]
-    command += ["-W", "--keep-going", "--path-output", str(out)]
+    command = [*JUPYTER_BOOK, str(project.root), "-W", "--keep-going", "--path-output", str(out)]
     environment = {**os.environ, OVERRIDES: json.dumps(dict(project.overrides))}
     with log.open("w") as output:
         code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
     if code or not index.is_file():
-        said = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
-        for line in said[:20]:
+        faults = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
+        for line in faults[:20]:
             console.print(printable(line), markup=False, soft_wrap=True)
         raise BuildError(f"the pages were not built (jupyter-book ended with {code}); the whole log is {log}")
     return index

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import platform
-import re
 import subprocess
 import tempfile
 import threading
 import time
-from html.parser import HTMLParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import nbformat
 
-from book.runner.runs import Project, Run, parameters
+from book.runner.outputs import without_bars
+from book.runner.runs import Project, Run
 from hybret.store import commit
 
 # This environment's kernel and not the user's; no progress bars among a page's results (`without_bars` catches those of
@@ -33,64 +32,36 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
 }
-WIDGET = "application/vnd.jupyter.widget-view+json"
-REWRITTEN = re.compile(r"[^\n]*(?:\r(?!\n)|\x1b\[A)[^\n]*\n?")  # a line that overwrites itself or the one above
-LOADING = ("src", "srcset", "poster", "data", "href", "xlink:href")  # attributes whose address a browser asks for
-AWAY = re.compile(r"\s*(?:https?:)?//", re.IGNORECASE)
-FETCHING = {  # of style sheets, and of scripts
-    "style": re.compile(r"@import|url\(\s*[\"']?\s*(?:https?:)?//", re.IGNORECASE),
-    "script": re.compile(r"\brequire(?:js)?(?:\.config)?\s*\(|\b(?:from|import|fetch)\b[\s(]*[\"'`](?:https?:)?//"),
-}
 LIBRARIES = ("hybret", "torch", "transformers", "lm_eval")
 
 
-def provenance(root: Path) -> dict[str, Any]:
-    """Return commit, whether tracked files differ from it, the versions of Python and libraries, and device."""
-
+def nvidia_smi(field: str) -> list[str]:
+    """Return a field of every GPU; nothing where there is none."""
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     try:
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        gpus = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        gpus = []
-    return {
-        **commit(root),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in LIBRARIES if find_spec(name)},
-        "device": ", ".join(gpus) or f"CPU ({platform.machine()})",
-    }
+        return []
 
 
-class GpuMemory(threading.Thread):
-    """The most that all processes take of each GPU in a ``with`` block: once a second, as ``nvidia-smi`` sees it.
+@contextmanager
+def gpu_memory() -> Iterator[list[float]]:
+    """Yield a list that comes to hold the most GiB that all processes take of each GPU, looked at once a second."""
+    most: list[float] = []
+    ended = threading.Event()
 
-    Attributes
-    ----------
-    gib : list of float
-        GiB, by GPU; empty without GPUs.
-    """
+    def watch() -> None:
+        while not ended.wait(1) and (used := nvidia_smi("memory.used")):
+            gib = [round(int(mib) / 1024, 2) for mib in used]
+            most[:] = [max(pair) for pair in zip(gib, most or gib, strict=True)]
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.gib: list[float] = []
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        while not self.ended.wait(1):
-            try:
-                lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
-            except (OSError, subprocess.CalledProcessError):
-                return
-            now = [round(int(line) / 1024, 2) for line in lines]
-            self.gib = [max(pair) for pair in zip(now, self.gib or now, strict=True)]
-
-    def __enter__(self) -> GpuMemory:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.join()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        thread.join()
 
 
 def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
@@ -111,10 +82,11 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
     began = time.time()
     # Kernels that share a folder of sockets hang, and ~/.ipython would make this machine's runs special.
     with tempfile.TemporaryDirectory(prefix="hb") as private, log.open("a") as output:
-        os.environ |= ENVIRONMENT | {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private}
-        kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{private}/k"}})
+        files = Path(private, "files")  # where `hybret.figures.save` writes down what it saved
+        own = {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private, "HYBRET_RUN_FILES": str(files)}
+        os.environ |= ENVIRONMENT | own
         try:
-            with GpuMemory() as memory:
+            with gpu_memory() as memory:
                 nb = papermill.execute_notebook(
                     str(project.notebooks / f"{run.notebook}.ipynb"),
                     str(part),
@@ -124,122 +96,35 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
                     progress_bar=False,
                     stdout_file=output,
                     stderr_file=output,
-                    config=kernel,
+                    config=Config({"KernelManager": {"transport": "ipc", "ip": f"{private}/k"}}),
                 )
         except (papermill.PapermillExecutionError, DeadKernelError, CellTimeoutError, RuntimeError) as error:
             if part.exists():
                 os.replace(part, bad)
             what = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
             return time.time() - began, " ".join(what.split())
+        saved = files.read_text().splitlines() if files.is_file() else []
     without_bars(nb)
-    record(project, run, nb, began, memory.gib)
-    nbformat.write(nb, part)
-    os.replace(part, done)
-    bad.unlink(missing_ok=True)
-    return time.time() - began, ""
-
-
-def record(project: Project, run: Run, nb: Any, began: float, memory: list[float]) -> None:
-    """Write the run's provenance into the notebook, in place of papermill's own metadata."""
     times = nb.metadata.pop("papermill")
     for cell in nb.cells:
         cell.metadata.pop("papermill", None)
-    code = "\n".join(c.source for c in nb.cells if c.cell_type == "code")
-    named = set(re.findall(r"""["']([\w.-]+)["']""", code))
-    written = [p for p in project.results.iterdir() if p.is_file() and p.stat().st_mtime >= began - 1]
-    files = [p.name for p in written if {p.name, p.stem} & named] if run.name == run.notebook else []
-    used = settings(project, run)
     nb.metadata["hybret"] = {
         "key": run.key,
         "source": run.source,
         "package": project.package_key,
         "parameters": run.parameters,
-        "model": used.get("model"),
-        "recipe": used.get("recipe"),
-        **provenance(project.root),
+        "model": run.settings.get("model"),
+        "recipe": run.settings.get("recipe"),
+        **commit(project.root),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES if find_spec(name)},
+        "device": ", ".join(nvidia_smi("name")) or f"CPU ({platform.machine()})",
         "started": times["start_time"],
         "seconds": round(times["duration"], 1),
         "memory_gib": memory,
-        "files": sorted(files),
+        "files": sorted({os.path.relpath(path, project.results.resolve()) for path in saved}),
     }
-
-
-def without_bars(nb: Any) -> None:
-    """Take progress bars out of a notebook's outputs, whatever library drew them, and what is left of their widgets."""
-    widgets = nb.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
-
-    def is_bar(output: Any) -> bool:
-        data = output.get("data", {})
-        known = widgets.get(data.get(WIDGET, {}).get("model_id"), {})
-        parts = [widgets.get(str(c).removeprefix("IPY_MODEL_"), {}) for c in known.get("state", {}).get("children", ())]
-        return "<progress" in data.get("text/html", "") or any(
-            part.get("model_name", "").endswith("ProgressModel") for part in (known, *parts)
-        )
-
-    views = False
-    for cell in nb.cells:
-        kept = []
-        for output in cell.get("outputs", ()):
-            if output.output_type == "stream":
-                output.text = REWRITTEN.sub("", output.text)
-            if output.get("text", "something").strip() and not is_bar(output):
-                kept.append(output)
-                views |= WIDGET in output.get("data", {})
-        if "outputs" in cell:
-            cell.outputs = kept
-    if not views:  # MyST-NB asks a host for the scripts of widgets as soon as there is a state
-        nb.metadata.pop("widgets", None)
-
-
-class Asked(HTMLParser):
-    """What a page would ask other hosts for to show a piece of HTML, or a script: `what`; links are only followed."""
-
-    def __init__(self, html: str = "", script: str = "") -> None:
-        super().__init__()
-        self.what, self.inside = "", ""
-        self.feed(html)
-        self.close()
-        self.look("script", script)
-
-    def look(self, kind: str, text: str) -> None:
-        if found := FETCHING[kind].search(text):
-            self.what = self.what or f"what its {kind} names ({found[0].strip()})"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        self.inside = "" if "json" in given.get("type", "") else tag
-        self.look("style", given.get("style", ""))
-        for name in LOADING if tag not in ("a", "area") else ():
-            if AWAY.match(given.get(name, "")):
-                self.what = self.what or f"the {name} of <{tag}>"
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.inside in FETCHING:
-            self.look(self.inside, data)
-
-
-def asked(nb: Any) -> tuple[str, str]:
-    """Return the first cell of a notebook that a page cannot show without another host, and what it asks for."""
-    for cell in nb.cells:
-        for data in (output.get("data", {}) for output in cell.get("outputs", ())):
-            script = data.get("application/javascript", "")
-            if what := "the scripts of a widget" if WIDGET in data else Asked(data.get("text/html", ""), script).what:
-                return cell.id, what
-    return "", ""
-
-
-def settings(project: Project, run: Run) -> dict[str, Any]:
-    """Every parameter of a run with its value, injected or by default."""
-    defaults = parameters(project.notebooks / f"{run.notebook}.ipynb")
-    return {k: run.parameters.get(k, literal(v["default"])) for k, v in defaults.items()}
-
-
-def literal(text: str) -> Any:
-    """Return the value of a parameter's default, or its source text when it is not a literal."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    nbformat.write(nb, part)
+    os.replace(part, done)
+    bad.unlink(missing_ok=True)
+    return time.time() - began, ""

@@ -1,18 +1,17 @@
 """Notebook runs: what a run depends on, and whether a finished one is still current.
 
 A run is one notebook with its parameters. Its key is a hash of everything that can change its results: the
-code cells, the parameters, the package (code and embedded checkpoints) and the keys of the runs it needs. The
+code cells, the parameters, the code and checkpoints that notebooks use, and the keys of the runs it needs. The
 key is written into the executed copy, so a run is current exactly when the key in the file is the key of today.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +19,18 @@ from typing import Any
 
 import nbformat
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from hybret.errors import HybretError
 from hybret.families import RANDOM
+from hybret.files import digest
 
+CODE = ("hybret", "book/paper", "book/speed")
+"""What notebooks use; the runner, the pages and the commands cannot change what a run computes."""
 HASHED = {".py", ".js", ".css", ".json", ".safetensors", ".txt", ".yaml"}
-RUNNER = ("hybret/cli", "book/runner", "book/_ext")
-"""Code that carries runs out and cannot change what a run computes."""
-INJECTED = {"injected-parameters"}
+ENTRY = ("notebook", "parameters", "needs", "reads")
 OVERRIDES = "HYBRET_BOOK_OVERRIDES"  # environment variable: JSON of the overrides whose runs the pages show
+TYPES = {kind.__name__: kind for kind in (bool, int, float, str, list, dict)}
 
 
 def tags(cell: Any) -> set[str]:
@@ -36,43 +38,27 @@ def tags(cell: Any) -> set[str]:
     return set(cell.metadata.get("tags", []))
 
 
-def digest(parts: Iterable[bytes]) -> str:
-    """Return 16 hex digits of SHA-256 over length-prefixed parts."""
-    h = hashlib.sha256()
-    for part in parts:
-        h.update(len(part).to_bytes(8, "big") + part)
-    return h.hexdigest()[:16]
+def key_of(*parts: object) -> str:
+    """Return 16 hex digits of a hash of parts that JSON can hold."""
+    return digest(json.dumps(parts, sort_keys=True, default=str), digits=16)
 
 
 def source_key(nb: Any) -> str:
     """Hash the code cells of a notebook; prose, outputs and the cell that papermill injects do not count."""
-    return digest(c.source.encode() for c in nb.cells if c.cell_type == "code" and not tags(c) & INJECTED)
+    return key_of(*(c.source for c in nb.cells if c.cell_type == "code" and "injected-parameters" not in tags(c)))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One notebook with the parameters it is run with.
-
-    Attributes
-    ----------
-    name : str
-        What the run is called, and its executed copy.
-    notebook : str
-        File name of the notebook without its suffix; also the run's name, unless ``runs.yml`` says otherwise.
-    parameters : dict
-        What is injected; everything else keeps the default of the notebook's parameters cell.
-    needs : tuple of str
-        Runs whose results this one reads; they are carried out before it.
-    source, key : str
-        Hash of the code cells, and of everything the run depends on.
-    """
+    """One notebook with the parameters it is run with."""
 
     name: str
-    notebook: str
-    parameters: dict[str, Any]
-    needs: tuple[str, ...]
-    source: str
-    key: str
+    notebook: str  # its file; a part of a chapter has a name of its own
+    parameters: dict[str, Any]  # injected, instead of the notebook's defaults
+    settings: dict[str, Any]  # every parameter with its value
+    needs: tuple[str, ...]  # runs whose results this one reads
+    source: str  # hash of the code cells
+    key: str  # hash of everything that the run depends on
 
 
 @dataclass(frozen=True)
@@ -89,43 +75,16 @@ class Status:
 class Project:
     """A clone: a folder with ``notebooks/`` and its ``runs.yml``, ``book/`` and ``hybret/``.
 
-    Parameters
-    ----------
-    root : Path
-        The folder.
-    overrides : mapping
-        Parameters that replace those of ``runs.yml`` in every notebook that has them. Runs with overrides live
-        in a folder of their own and never replace the book's.
-
-    Raises
-    ------
-    HybretError
-        From `plan`: no notebooks, an unreadable ``runs.yml``, an unknown or wrongly typed parameter.
+    `overrides` are parameters that replace those of ``runs.yml`` in every notebook that has them. Runs with overrides
+    live in folders of their own and never replace the book's.
     """
 
     root: Path
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def package(self) -> Path:
-        """The code that the notebooks use."""
-        return self.root / "hybret"
-
-    @property
     def notebooks(self) -> Path:
         return self.root / "notebooks"
-
-    @property
-    def variant(self) -> str:
-        """Folder name of the runs with these overrides; empty for the book's own runs."""
-        if not self.overrides:
-            return ""
-        named = {k: ",".join(short(m.rstrip("/")) for m in str(v).split(",")) for k, v in self.overrides.items()}
-        words = (v if k == "model" else f"{k}-{self.overrides[k]}" for k, v in named.items())
-        name = re.sub(r"[^\w.+-]+", "-", "_".join(words)).strip("-.")
-        # What is left may be nothing, which is where the book's own runs are, or longer than a file name.
-        rest = digest([json.dumps(dict(self.overrides), sort_keys=True, default=str).encode()])
-        return name if name and len(name) <= 100 else f"{name[:80]}-{rest}".strip("-.")
 
     @property
     def executed(self) -> Path:
@@ -143,53 +102,58 @@ class Project:
         return self.root / "book" / "results" / self.variant
 
     @cached_property
+    def variant(self) -> str:
+        """Folder name of the runs with these overrides; empty for the book's own runs."""
+        words = []
+        for name, value in self.overrides.items():
+            models = ",".join(short(model.rstrip("/")) for model in str(value).split(","))
+            words.append(models if name == "model" else f"{name}-{value}")
+        text = re.sub(r"[^\w.+-]+", "-", "_".join(words)).strip("-.")
+        if not self.overrides or (text and len(text) <= 100):
+            return text
+        # What is left is nothing, which is where the book's own runs are, or longer than a file name.
+        return f"{text[:80]}-{key_of(dict(self.overrides))}".strip("-.")
+
+    @cached_property
     def package_key(self) -> str:
-        """Hash of the package's code, the checkpoints embedded in it, and the versions it is installed with."""
-        files = [p for folder in ("hybret", "book") for p in sorted((self.root / folder).rglob("*.*"))]
-        names = {p: p.relative_to(self.root).as_posix() for p in files if p.suffix in HASHED}
-        made = (*RUNNER, *(f"book/{name}" for name in ("executed", "results", "published", "_assets")))
-        kept = [p for p, name in names.items() if "__pycache__" not in name and not name.startswith(made)]
-        kept += [lock for lock in [self.root / "requirements.lock"] if lock.is_file()]
-        return digest(b for p in kept for b in (os.path.relpath(p, self.root).encode(), p.read_bytes()))
+        """Hash of the code that notebooks use, the embedded checkpoints, and the versions it is installed with."""
+        paths = [p for folder in CODE for p in (self.root / folder).rglob("*.*") if p.suffix in HASHED]
+        paths += [lock for lock in [self.root / "requirements.lock"] if lock.is_file()]
+        names = {path.relative_to(self.root).as_posix(): path for path in paths}
+        kept = [name for name in sorted(names) if "__pycache__" not in name and not name.startswith("hybret/cli")]
+        return key_of(*((name, digest(names[name])) for name in kept))
 
     @cached_property
     def plan(self) -> dict[str, Run]:
         """Every run of ``runs.yml`` by name, checked, each after the runs it needs."""
-        spec = self._spec()
-        # A part of a chapter that differs from it in a parameter is the chapter itself where that is overridden.
-        parts = {name: entry for name, entry in spec.items() if entry.get("notebook") not in (None, name)}
-        dropped = {n: e["notebook"] for n, e in parts.items() if set(e.get("parameters") or ()) & set(self.overrides)}
-        # It comes where the first of its parts stood, above what needs them.
-        spec = {name: spec[name] for name in dict.fromkeys(dropped.get(n, n) for n in spec)}
         runs: dict[str, Run] = {}
         used: set[str] = set()
-        for name, entry in spec.items():
+        for name, entry in expand(self._entries(), self.overrides).items():
             notebook = entry.get("notebook") or name
             path = self.notebooks / f"{notebook}.ipynb"
             if not path.is_file():
                 raise HybretError(f"runs.yml names {notebook!r}, but {path} does not exist: add it or drop the entry.")
-            needs = tuple(dict.fromkeys(dropped.get(n, n) for n in entry.get("needs") or () if dropped.get(n) != name))
-            if late := [n for n in needs if n not in runs]:
+            if late := [need for need in entry["needs"] if need not in runs]:
                 raise HybretError(f"runs.yml: {name!r} needs {late[0]!r}, which must stand above it in the file.")
             known = parameters(path)
-            here = {k: v for k, v in self.overrides.items() if k in known}
-            used |= set(here)
+            overrides = {k: v for k, v in self.overrides.items() if k in known}
+            used |= set(overrides)
             if (self.variant or notebook != name) and "results" in known:  # a part must not replace its chapter's files
                 folder = self.results / (name if notebook != name else "")
-                here.setdefault("results", os.path.relpath(folder, self.notebooks))
-            given = {**(entry.get("parameters") or {}), **here}
-            check(path.name, known, given)
+                overrides.setdefault("results", os.path.relpath(folder, self.notebooks))
+            injected = {**(entry.get("parameters") or {}), **overrides}
+            check(path.name, known, injected)
             source = source_key(nbformat.read(path, as_version=4))
-            upstream = [runs[n].key for n in needs]
-            reads = sorted(f for pattern in entry.get("reads") or () for f in self.root.glob(pattern))
-            upstream += [digest([f.name.encode(), f.read_bytes()]) for f in reads]
-            key = digest([json.dumps([source, self.package_key, given, upstream], sort_keys=True).encode()])
-            runs[name] = Run(name, notebook, given, needs, source, key)
+            reads = sorted(file for pattern in entry.get("reads") or () for file in self.root.glob(pattern))
+            upstream = [runs[need].key for need in entry["needs"]] + [(file.name, digest(file)) for file in reads]
+            settings = {k: literal(p["default"]) for k, p in known.items()} | injected
+            key = key_of(source, self.package_key, injected, upstream)
+            runs[name] = Run(name, notebook, injected, settings, tuple(entry["needs"]), source, key)
         if unknown := set(self.overrides) - used:
             raise HybretError(f"no notebook has a parameter named {sorted(unknown)[0]!r}; see their first cells.")
         return runs
 
-    def _spec(self) -> dict[str, dict[str, Any]]:
+    def _entries(self) -> dict[str, dict[str, Any]]:
         path = self.notebooks / "runs.yml"
         if not path.is_file():
             raise HybretError(f"{path} does not exist: run this command in a clone of the project, or name its folder.")
@@ -197,35 +161,50 @@ class Project:
             spec = yaml.safe_load(path.read_text()) or {}
         except yaml.YAMLError as error:
             raise HybretError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-        allowed = {"notebook", "parameters", "needs", "reads"}
         for name, entry in spec.items():
-            if not isinstance(entry or {}, dict) or set(entry or {}) - allowed:
-                raise HybretError(f"{path}: the entry {name!r} may only hold {', '.join(sorted(allowed))}.")
+            if not isinstance(entry or {}, dict) or set(entry or {}) - set(ENTRY):
+                raise HybretError(f"{path}: the entry {name!r} may only hold {', '.join(ENTRY)}.")
         return {name: entry or {} for name, entry in spec.items()}
 
     def find(self, name: str) -> Path | None:
         """Return the copy of a run that the book reads: this machine's, else the published one."""
-        for folder in (self.executed, self.published):
-            if (path := folder / f"{name}.ipynb").is_file():
-                return path
-        return None
+        paths = (folder / f"{name}.ipynb" for folder in (self.executed, self.published))
+        return next(filter(Path.is_file, paths), None)
 
     def status(self, name: str) -> Status:
         """Say whether a finished run exists and whether what it depends on is as it was."""
         path, run = self.find(name), self.plan[name]
         if path is None:
             return Status("not run")
-        meta = dict(nbformat.read(path, as_version=4).metadata.get("hybret", {}))
+        meta = meta_of(path)
         if meta.get("key") == run.key:
-            lost = [f for f in meta.get("files", []) if not (self.results / f).is_file()]
+            lost = [file for file in meta.get("files", []) if not (self.results / file).is_file()]
             return Status("stale", path, meta, f"its file {lost[0]} is gone") if lost else Status("current", path, meta)
         changed = {
             "the notebook's code": meta.get("source") != run.source,
             "its parameters": meta.get("parameters") != run.parameters,
             "the hybret package": meta.get("package") != self.package_key,
         }
-        what = [k for k, v in changed.items() if v] or ["a run that it needs or a file that it reads"]
+        what = [name for name, differs in changed.items() if differs] or ["a run that it needs or a file that it reads"]
         return Status("stale", path, meta, " and ".join(what) + " changed after it")
+
+
+def meta_of(path: Path) -> dict[str, Any]:
+    """Return what a run wrote down about itself in its executed copy."""
+    return dict(nbformat.read(path, as_version=4).metadata.get("hybret", {}))
+
+
+def expand(entries: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Put the chapter itself in the place of its first part whose own parameter is overridden."""
+    chapters = {}
+    for name, entry in entries.items():
+        if (chapter := entry.get("notebook") or name) != name and {*(entry.get("parameters") or ())} & {*overrides}:
+            chapters[name] = chapter
+    expanded = {}
+    for name in dict.fromkeys(chapters.get(name, name) for name in entries):
+        needs = [need for need in entries[name].get("needs") or () if chapters.get(need) != name]
+        expanded[name] = {**entries[name], "needs": [*dict.fromkeys(chapters.get(need, need) for need in needs)]}
+    return expanded
 
 
 def short(model: str) -> str:
@@ -238,59 +217,52 @@ def parameters(path: Path) -> dict[str, dict[str, str]]:
 
     papermill's own inspection leaves out what it cannot read, such as an annotation with ``|``.
     """
-    cells = nbformat.read(path, as_version=4).cells
-    source = next((c.source for c in cells if "parameters" in tags(c)), "")
-    found: dict[str, dict[str, str]] = {}
+    source = next((c.source for c in nbformat.read(path, as_version=4).cells if "parameters" in tags(c)), "")
     try:
         body, lines = ast.parse(source).body, source.splitlines()
     except SyntaxError as error:
         raise HybretError(f"the parameters cell of {path.name} is not valid Python: {error.msg}.") from error
+    known = {}
     for node in body:
-        target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
-        value = getattr(node, "value", None)
-        if isinstance(target, ast.Name) and isinstance(value, ast.expr):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             kind = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
-            comment = lines[(value.end_lineno or 1) - 1].encode()[value.end_col_offset or 0 :].decode()
-            found[target.id] = {
-                "type": kind,
-                "default": ast.unparse(value),
-                "help": comment.strip().lstrip("# "),
-            }
-    return found
+            value = node.value  # what stands behind it, on its last line, is its comment
+            comment = lines[(value.end_lineno or 1) - 1].encode()[value.end_col_offset or 0 :].decode().strip()
+            known[ast.unparse(target)] = {
+                "type": kind, "default": ast.unparse(value), "help": comment.lstrip("# "),
+            }  # fmt: skip
+    return known
 
 
-def check(notebook: str, known: Mapping[str, Mapping[str, str]], given: Mapping[str, Any]) -> None:
+def literal(text: str) -> Any:
+    """Return the value of a parameter's default, or its source text when it is not a literal."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def check(notebook: str, known: Mapping[str, Mapping[str, str]], injected: Mapping[str, Any]) -> None:
     """Raise HybretError for a parameter that the notebook lacks or annotates with another type.
 
     papermill itself only warns about an unknown name, and injects the string ``"false"`` for a flag.
     """
-    for name, value in given.items():
+    for name, value in injected.items():
         if name not in known:
             raise HybretError(f"{notebook} has no parameter {name!r}; it has {', '.join(known) or 'none'}.")
         wanted = known[name]["type"]
-        if wanted and not fits(value, ast.parse(wanted, mode="eval").body):
+        if not fits(value, wanted):
             raise HybretError(f"{notebook}: the parameter {name!r} must be {wanted}, not {value!r}.")
 
 
-def fits(value: Any, annotation: ast.expr) -> bool:
-    """Say whether a value has an annotated type (builtins, ``list[...]``, ``dict``, ``... | None``)."""
-    match annotation:
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return fits(value, left) or fits(value, right)
-        case ast.Constant(value=None):
-            return value is None
-        case ast.Subscript(value=ast.Name(id="list"), slice=item):
-            return isinstance(value, list) and all(fits(v, item) for v in value)
-        case ast.Name(id=name):
-            if isinstance(value, bool):
-                return name == "bool"
-            types: dict[str, Any] = {
-                "int": int,
-                "float": (int, float),
-                "str": str,
-                "list": list,
-                "dict": dict,
-                "bool": bool,
-            }
-            return isinstance(value, types.get(name, object))
+def fits(value: Any, annotation: str) -> bool:
+    """Say whether a value has an annotated type; an annotation of other names than `TYPES` fits every value."""
+    names = set(re.findall(r"\w+", annotation)) - {"None"}
+    if not names or not names <= set(TYPES) or not re.fullmatch(r"[\w\[\], |]+", annotation):
+        return True
+    try:
+        TypeAdapter(eval(annotation, {"__builtins__": {}}, TYPES)).validate_python(value, strict=True)
+    except ValidationError:
+        return False
     return True

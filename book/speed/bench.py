@@ -6,41 +6,49 @@ path is timed on a stated part of the prompts and conditions and scaled up by it
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+import transformers
 from torch import Tensor
 
-from book.speed.measuring import Memory, flops_per_token, machine, matmul_rate, wait
 from book.speed.stock import answer
+from hybret import __version__
 from hybret.engine import decode, streaming
 from hybret.engine.attach import implementation
 from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Timings, budget_of
 from hybret.errors import HybretError
-from hybret.interventions import Intervention, KeepHeads, resolve, table1_conditions
+from hybret.interventions import Intervention, KeepHeads, Omit, resolve, table1_conditions
+from hybret.metrics import fraction
 from hybret.models import Model
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
 from hybret.sweeping import sweep
 from hybret.tasks import niah
 
+GIB = 2**30
+Say = Callable[[str], None]
+Conditions = Mapping[str, Intervention]
+
 
 def figure2_conditions(model: Model) -> dict[str, Intervention]:
     """Both versions of the paper's Figure 2, every k."""
-    return {c.label: c for during in ("generation", "both") for c in (KeepHeads(k, during=during) for k in _ks(model))}
+    kept = product(("generation", "both"), range(model.heads + 1))
+    return {condition.label: condition for condition in (KeepHeads(k, during=during) for during, k in kept)}
 
 
-def _ks(model: Model) -> range:
-    return range(model.heads + 1)
-
-
-SWEEPS: dict[str, Callable[[Model], Mapping[str, Intervention]]] = {
+SWEEPS: dict[str, Callable[[Model], Conditions]] = {
     "figure2": figure2_conditions,
     "manipulation": lambda _: table1_conditions(),
 }
@@ -56,30 +64,13 @@ def bench(
     stock_conditions: int = 4,
     seed: int = 0,
     prefill: bool = True,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
-    """Time whole sweeps and the stock path.
+    """Time whole sweeps (names of `SWEEPS`) and the stock path; return a record ready for JSON.
 
-    Parameters
-    ----------
-    model : Model
-    sweeps : names of `SWEEPS`.
-    lengths, depths : of the prompts' grid, as in `hybret.tasks.niah.grid`.
-    max_new_tokens : tokens per answer.
-    stock_prompts, stock_conditions : how many prompts (evenly spread over the grid, so over its lengths) and conditions
-        (evenly spread) the stock path answers.
-    seed : of the haystack.
-    prefill : also time a sparsified prefill against a plain one.
-    say : called with a line of progress.
-
-    Returns
-    -------
-    dict : ready for JSON. Seconds are wall clock, memory is peak GiB (on the CPU of the whole process).
-
-    Raises
-    ------
-    HybretError
-        On an unknown sweep or a part of no prompts, before the model runs.
+    `lengths`, `depths` and `seed` are those of `hybret.tasks.niah.grid`. The stock path answers `stock_prompts` prompts
+    under `stock_conditions` conditions, evenly spread. `prefill` times a sparsified prefill against a plain one, too.
+    Seconds are wall clock, memory is peak GiB (on the CPU of the whole process).
     """
     if unknown := [name for name in sweeps if name not in SWEEPS]:
         raise HybretError(f"unknown sweep {unknown[0]!r}; choose from {', '.join(SWEEPS)}")
@@ -88,103 +79,103 @@ def bench(
     prompts = niah.grid(model, lengths, depths, seed=seed)
     say("measuring the machine")
     peak = matmul_rate(model)
-    _warm(model, prompts)
-    found: dict[str, Any] = {"machine": machine(model), "matmul_tflops": round(peak / 1e12, 3)}
+    longest = max(prompts, key=lambda p: len(p.ids))
+    # A short and a long prompt, so that kernels are chosen and compiled before any clock starts.
+    ends = list(dict.fromkeys([min(prompts, key=lambda p: len(p.ids)), longest]))
+    sweep(model, ends, {"k": KeepHeads(1), "omit": Omit()}, max_new_tokens=3, progress=False)
+    record: dict[str, Any] = {"machine": machine(model), "matmul_tflops": round(peak / 1e12, 3)}
     for name in sweeps:
         conditions = SWEEPS[name](model)
-        found[name] = _sweep(
-            model, prompts, conditions, max_new_tokens, stock_prompts, stock_conditions, peak, name, say
-        )
+        say(f"{name}: {len(prompts)} prompts x {len(conditions)} conditions")
+        subset = product(_spread(prompts, stock_prompts), _spread(list(conditions.values()), stock_conditions))
+        record[name] = _sweep(model, prompts, conditions, list(subset), max_new_tokens, peak)
+        say(f"{name}: {record[name]['seconds']} s, the stock path {record[name]['stock']['seconds']} s")
     if prefill:
         say("prefill")
-        longest = max(prompts, key=lambda p: len(p.ids))
-        found["prefill"] = {**prefill_ratio(model, longest), "kept_as_in_fp32": kept_share(model, longest)}
-    return found
+        record["prefill"] = {**prefill_ratio(model, longest), "kept_as_in_fp32": kept_share(model, longest)}
+    return record
 
 
-def _warm(model: Model, prompts: Sequence[Prompt]) -> None:
-    """One short and one long prompt: kernels are chosen and compiled before any clock starts."""
-    ends = [min(prompts, key=lambda p: len(p.ids)), max(prompts, key=lambda p: len(p.ids))]
-    sweep(
-        model,
-        list(dict.fromkeys(ends)),
-        {"k": KeepHeads(1), "omit": table1_conditions()["Omit-Omit"]},
-        max_new_tokens=3,
-        progress=False,
-    )
+def _spread(items: Sequence[Any], n: int) -> list[Any]:
+    """Return `n` items, from the middles of equal parts."""
+    n = min(n, len(items))
+    return [items[int((i + 0.5) * len(items) / n)] for i in range(n)]
 
 
 def _sweep(
     model: Model,
     prompts: Sequence[Prompt],
-    conditions: Mapping[str, Intervention],
+    conditions: Conditions,
+    subset: Sequence[tuple[Prompt, Intervention]],
     max_new_tokens: int,
-    stock_prompts: int,
-    stock_conditions: int,
     peak: float,
-    name: str,
-    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    say(f"{name}: {len(prompts)} prompts x {len(conditions)} conditions")
-    stages = Timings()
-    with Memory(model) as memory:
-        began = time.perf_counter()
-        sweep(model, prompts, conditions, max_new_tokens=max_new_tokens, progress=False, stages=stages)
-        seconds = time.perf_counter() - began
-    answers = len(prompts) * len(conditions)
-    some_prompts = _spread(prompts, stock_prompts)
-    some = [(p, conditions[c]) for p, c in product(some_prompts, _spread(list(conditions), stock_conditions))]
-    say(f"{name}: {seconds:.1f} s; the stock path on {len(some)} of {answers} answers")
-    same, times = 0, []
+    """Time one sweep, and the stock path on a subset of its answers; `peak` is the machine's rate of products."""
+    _, timings, seconds, record = _timed_sweep(model, prompts, conditions, max_new_tokens=max_new_tokens)
+    same, times, tokens = 0, [], sum(len(p.ids) for p in prompts)
     with Memory(model) as stock_memory:
-        answer(model, prompts[0], some[0][1], 2)  # its own warm-up
-        for prompt, condition in some:
-            wait(model)
-            began = time.perf_counter()
-            tokens = answer(model, prompt, condition, max_new_tokens)
-            wait(model)
-            times.append(time.perf_counter() - began)
-            same += tokens == stages.tokens[prompt.key, resolve(condition, model, CORRECTED).key]
-    stock = statistics.mean(times) * answers
-    read = sum(len(p.ids) for p in prompts) * len(conditions)
-    passes = {resolve(condition, model, CORRECTED).prefill for condition in conditions.values()}
-    flops, budget = flops_per_token(model.net), budget_of(model)
-    least = sum(len(p.ids) for p in prompts) * len(passes) * flops / peak
+        answer(model, prompts[0], subset[0][1], 2)  # its own warm-up
+        for prompt, condition in subset:
+            took, answered = clock(model, lambda p=prompt, c=condition: answer(model, p, c, max_new_tokens))  # type: ignore[misc]
+            times.append(took)
+            same += answered == timings.tokens[prompt.key, resolve(condition, model, CORRECTED).key]
+    stock, read = statistics.mean(times) * record["answers"], tokens * len(conditions)
+    prefills = {resolve(condition, model, CORRECTED).prefill for condition in conditions.values()}
     return {
-        "prompts": len(prompts),
+        **record,
         "longest_prompt_tokens": max(len(p.ids) for p in prompts),
-        "conditions": len(conditions),
-        "answers": answers,
         "max_new_tokens": max_new_tokens,
-        "budget": {"rows": budget.max_sequences, "tokens": budget.max_tokens},
-        "seconds": round(seconds, 3),
-        "stages": {stage: round(value, 3) for stage, value in stages.seconds.items()},
-        "memory_gib": memory.gib,
+        "budget": _budget(model),
         "prompt_tokens_per_second": round(read / seconds),
         "stock": {
-            "answers": len(some),
-            "prompts": len(some_prompts),
+            "answers": len(subset),
+            "prompts": len({prompt.key for prompt, _ in subset}),
             "seconds_per_answer": round(statistics.mean(times), 4),
             "seconds": round(stock, 1),
             "memory_gib": stock_memory.gib,
             "prompt_tokens_per_second": round(read / stock),
         },
         "ratio": round(stock / seconds, 1),
-        "tokens_identical": same == len(some),
+        "tokens_identical": same == len(subset),
         "answers_identical": same,
-        "answers_compared": len(some),
+        "answers_compared": len(subset),
         "limit": {
             "what": "matrix products of every distinct prefill at the measured rate, no prefix shared, no decoding",
-            "distinct_prefills": len(passes),
-            "seconds": round(least, 3),
+            "distinct_prefills": len(prefills),
+            "seconds": round(tokens * len(prefills) * flops_per_token(model.net) / peak, 3),
         },
     }
 
 
-def prefill_ratio(model: Model, prompt: Prompt, repeats: int = 5) -> dict[str, Any]:
-    """Median seconds of a sparsified prefill (half of the heads kept) and of a plain one through SDPA.
+def _budget(model: Model) -> dict[str, int]:
+    budget = budget_of(model)
+    return {"rows": budget.max_sequences, "tokens": budget.max_tokens}
 
-    Of as many tokens as the longest length label of the prompt's grid says, the prompt's own over and over.
+
+def _timed_sweep(
+    model: Model, prompts: Sequence[Prompt], conditions: Conditions, **options: Any
+) -> tuple[pd.DataFrame, Timings, float, dict[str, Any]]:
+    """Return the rows of a sweep, its timings, its wall-clock seconds, and what a record says of it."""
+    timings = Timings()
+    with Memory(model) as memory:
+        began = time.perf_counter()
+        rows = sweep(model, prompts, conditions, progress=False, stages=timings, **options)
+        seconds = time.perf_counter() - began
+    record = {
+        "prompts": len(prompts),
+        "conditions": len(conditions),
+        "answers": len(rows),
+        "seconds": round(seconds, 3),
+        "stages": {stage: round(value, 3) for stage, value in timings.seconds.items()},
+        "memory_gib": memory.gib,
+    }
+    return rows, timings, seconds, record
+
+
+def prefill_ratio(model: Model, prompt: Prompt, repeats: int = 5) -> dict[str, Any]:
+    """Time a sparsified prefill (half of the heads kept) and a plain one through SDPA; medians in seconds.
+
+    Both read as many tokens as the prompt's nominal length, the prompt's own tokens over and over.
     """
     again = -(-prompt.length // len(prompt.ids))
     ids = torch.tensor([list(prompt.ids) * again], device=model.device)[:, : prompt.length + 1]
@@ -203,25 +194,14 @@ def prefill_ratio(model: Model, prompt: Prompt, repeats: int = 5) -> dict[str, A
             model.net(ids[:, :-1], position_ids=position, use_cache=True, logits_to_keep=1)
 
     before = model.net.config._attn_implementation
-    times: dict[Callable[[], None], list[float]] = {sparse: [], plain: []}
     try:
-        with parallel_scans():
-            for _ in range(repeats + 1):  # by turns; the first of each warms up
-                for run, taken in times.items():
-                    wait(model)
-                    began = time.perf_counter()
-                    run()
-                    wait(model)
-                    taken.append(time.perf_counter() - began)
+        with parallel_scans():  # by turns; the first of each warms up
+            times = [(clock(model, sparse)[0], clock(model, plain)[0]) for _ in range(repeats + 1)][1:]
     finally:
         model.net.set_attn_implementation(before)
-    sparse_seconds, plain_seconds = (statistics.median(taken[1:]) for taken in times.values())
-    return {
-        "tokens": prompt.length,
-        "sparsified_seconds": round(sparse_seconds, 5),
-        "plain_seconds": round(plain_seconds, 5),
-        "ratio": round(sparse_seconds / plain_seconds, 3),
-    }
+    ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+    seconds = {"sparsified_seconds": round(ours, 5), "plain_seconds": round(theirs, 5)}
+    return {"tokens": prompt.length, **seconds, "ratio": round(ours / theirs, 3)}
 
 
 def kept_share(model: Model, prompt: Prompt) -> float:
@@ -232,13 +212,13 @@ def kept_share(model: Model, prompt: Prompt) -> float:
     shares, original = [], streaming.attend
 
     def watched(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        found = original(query, key, value, *args, **kwargs)
+        result = original(query, key, value, *args, **kwargs)
         exact = original(query.float(), key.float(), value.float(), *args, **kwargs)
         k = torch.full((len(query),), model.heads // 2, device=query.device)
-        assert found[2] is not None and exact[2] is not None  # KeepHeads asks for entropies
-        same = keep_lowest(found[2], k) == keep_lowest(exact[2], k)
+        assert result[2] is not None and exact[2] is not None  # KeepHeads asks for entropies
+        same = keep_lowest(result[2], k) == keep_lowest(exact[2], k)
         shares.append(float(same.all(1).float().mean()))
-        return found
+        return result
 
     streaming.attend = watched
     try:
@@ -250,7 +230,116 @@ def kept_share(model: Model, prompt: Prompt) -> float:
     return round(statistics.mean(shares), 5)
 
 
-def _spread(items: Sequence[Any], n: int) -> list[Any]:
-    """`n` of them, in the middles of equal parts."""
-    n = min(n, len(items))
-    return [items[int((i + 0.5) * len(items) / n)] for i in range(n)]
+def long_maps(
+    model: Model,
+    lengths: Sequence[int] = (16384, 32768, 65536, 131072),
+    depths: int | Sequence[float] = 5,
+    max_new_tokens: int = decode.MAX_NEW_TOKENS,
+    seed: int = 0,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Time columns of a retrieval map far beyond the paper's 4,096 tokens.
+
+    All heads, half of them and none are kept while the answer is written, and half of them also while the prompt is
+    read. `lengths` are labels in tokens, shortest first; the first that does not fit into memory ends the measurement,
+    and ``ended`` says so.
+    """
+    half = model.heads // 2
+    kept = (*(KeepHeads(k, during="generation") for k in (model.heads, half, 0)), KeepHeads(half))
+    conditions: Conditions = {condition.label: condition for condition in kept}
+    record: dict[str, Any] = {"machine": machine(model), "budget": _budget(model), "rows": [], "ended": "all were read"}
+    template = "instruct" if model.instruct else "base"
+    grids = [niah.grid(model, [length], depths, template, seed=seed) for length in lengths]
+    sweep(model, grids[0][:1], conditions, max_new_tokens=3, progress=False)  # chooses kernels before any clock starts
+    for length, prompts in zip(lengths, grids, strict=True):
+        longest = max(len(p.ids) for p in prompts)
+        say(f"{len(prompts)} prompts of up to {longest} tokens x {len(conditions)} conditions")
+        try:
+            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "budget": budget_of(model, longest)}
+            rows, _, seconds, part = _timed_sweep(model, prompts, conditions, **options)
+        except HybretError as problem:
+            record["ended"] = f"{longest} tokens: {problem}"
+            break
+        speed = {"prompt_tokens_per_second": round(int(rows["tokens"].sum()) / seconds)}
+        accuracy = {name: round(float(fraction(part).mean()), 4) for name, part in rows.groupby("condition")}
+        record["rows"].append({"length": length, "tokens": longest, **part, **speed, "accuracy": accuracy})
+        say(f"{seconds:.1f} s, {part['memory_gib']} GiB")
+    return record
+
+
+# ---------------------------------------------------------------- the machine, the clock and the memory
+
+
+def matmul_rate(model: Model, size: int | None = None) -> float:
+    """Floating-point operations per second of a large matrix product in the model's dtype on its device."""
+    size = size or (8192 if model.device.type == "cuda" else 1024)
+    a, b = (torch.randn(size, size, device=model.device, dtype=model.net.dtype) for _ in range(2))
+    times = [clock(model, lambda: a @ b)[0] for _ in range(6)]
+    return 2 * size**3 / statistics.median(times[1:])
+
+
+def flops_per_token(net: Any) -> float:
+    """Two operations per weight that a token meets.
+
+    Embeddings are looked up, the head runs once per prompt, and of a mixture of experts only the chosen ones count.
+    """
+    experts = getattr(net.config, "num_experts", 0) or getattr(net.config, "num_local_experts", 0) or 1
+    share = (getattr(net.config, "num_experts_per_tok", 1) or 1) / experts
+    met = [(name, w.numel()) for name, w in net.named_parameters() if "embed" not in name and "lm_head" not in name]
+    return 2 * sum(count * (share if ".experts" in name else 1) for name, count in met)
+
+
+def machine(model: Model) -> dict[str, Any]:
+    """What the figures were measured on."""
+    where = machine_of(model.name, str(model.device), model.dtype)
+    return {**where, "weights": model.digest, "parameters": model.parameters}
+
+
+def machine_of(name: str, device: str, dtype: str) -> dict[str, Any]:
+    """The same for something that is no whole model."""
+    cuda, threads = torch.device(device).type == "cuda", torch.get_num_threads()
+    cpu = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
+    return {
+        "model": name,
+        "dtype": dtype,
+        "device": torch.cuda.get_device_name(device) if cuda else cpu,
+        "date": datetime.now(UTC).date().isoformat(),
+        "hybret": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def clock(model: Model, function: Callable[[], Any]) -> tuple[float, Any]:
+    """Call a function; return the seconds until the device has finished, and the result."""
+    synchronise = torch.cuda.synchronize if model.device.type == "cuda" else nullcontext
+    synchronise(model.device)
+    began = time.perf_counter()
+    result = function()
+    synchronise(model.device)
+    return time.perf_counter() - began, result
+
+
+class Memory:
+    """Peak memory inside the block in GiB: of the fullest GPU, or of this process (Linux; None elsewhere)."""
+
+    gib: float | None = None
+
+    def __init__(self, model: Model) -> None:
+        self.gpus = sorted({p.device.index for p in model.net.parameters() if p.device.type == "cuda"})
+
+    def __enter__(self) -> Memory:
+        for gpu in self.gpus:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(gpu)
+        if not self.gpus and (peak := Path("/proc/self/clear_refs")).exists():
+            peak.write_text("5")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.gpus:
+            self.gib = round(max(map(torch.cuda.max_memory_allocated, self.gpus)) / GIB, 3)
+        elif (status := Path("/proc/self/status")).exists():
+            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+            self.gib = round(int(line.split()[1]) * 1024 / GIB, 3)

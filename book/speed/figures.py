@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from pandas.io.formats.style import Styler
 
 from hybret.errors import HybretError
 from hybret.families import RANDOM
@@ -40,20 +41,10 @@ def duration(seconds: float) -> str:
 
 
 def measured(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per measurement and sweep.
+    """One row per measurement of `book.speed.bench.bench` and sweep; one that was not measured gives no row.
 
-    Parameters
-    ----------
-    records
-        What `book.speed.bench.bench` returned; a sweep that was not measured gives no row.
-
-    Returns
-    -------
-    pandas.DataFrame
-        What and where (`model` without its owner, `weights`, `random`, `parameters`, `sweep`, `device`, `dtype`,
-        `date`), counts (`prompts`, `conditions`, `answers`, `distinct_prefills`), seconds (`seconds`, `stock_seconds`
-        extrapolated from `stock_answers`, `limit`, every stage, and `other`, which no stage counts), `ratio`,
-        `identical` answers of those `compared`, and peak GiB (`memory`, `stock_memory`).
+    Seconds are `seconds`, `stock_seconds` (extrapolated from `stock_answers`), `limit`, every stage, and `other`, which
+    no stage counts; `identical` answers are of those `compared`; `memory` and `stock_memory` are peak GiB.
     """
     found = []
     for record, (sweep, name) in product(records, SWEEPS.items()):
@@ -93,17 +84,9 @@ def _small_print(figure: Figure, machines: Iterable[Mapping[Any, Any]]) -> None:
 
 @styled
 def speed(rows: pd.DataFrame) -> Figure:
-    """Seconds of every stage of a sweep, one panel per measurement, the stock path's time beside them in words.
+    """Seconds of every stage of a sweep (rows of `measured`), one panel per measurement, the stock path in words.
 
-    Parameters
-    ----------
-    rows
-        From `measured`.
-
-    Returns
-    -------
-    Figure
-        Stacked bars, in seconds from 0; the line is the limit. The panels have scales of their own.
+    Bars are stacked, in seconds from 0; the line is the limit. The panels have scales of their own.
     """
     if rows.empty:
         raise HybretError("no measurements to draw; make one with `hybret bench --json`")
@@ -153,14 +136,11 @@ def _stacked(axes: Axes, at: int, row: Mapping[Any, Any], reach: float) -> None:
 def scaling(records: Sequence[Mapping[str, Any]]) -> Figure:
     """Time and extra memory of a sparsified attention layer against the prompt's length, both axes logarithmic.
 
-    Parameters
-    ----------
-    records
-        What `bench.scaling.scaling` returned, one row of panels each. Where the eager path ends before the others,
-        its last value is carried on with the square of the length, dotted.
+    Each record of `book.speed.scaling.scaling` is a row of panels. Where the eager path ends first, its last value is
+    carried on with the square of the length, dotted.
     """
     if not records:
-        raise HybretError("no measurements to draw; make one with `hybret bench --what scaling --json`")
+        raise HybretError("no measurements to draw; make one with `python -m book.speed.scaling`")
     figure = canvas(0.35 + 3.3 * len(records))
     grid = figure.subplots(len(records), 2, squeeze=False)
     for record, pair in zip(records, grid, strict=True):
@@ -196,3 +176,26 @@ def _lines(axes: Axes, rows: pd.DataFrame, column: str, slopes: Mapping[str, Any
             beyond = value * (lengths[-1] / at) ** 2
             axes.plot([at, lengths[-1]], [value, beyond], ":", color=colour, label="eager, extrapolated (slope 2)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def table(rows: pd.DataFrame) -> Styler:
+    """What `measured` returns as a table to read."""
+    named = rows["model"].where(~rows["random"], rows["model"] + " (random weights)")
+    pairs = [("identical", "compared"), ("memory", "stock_memory"), ("stock_seconds", "stock_answers")]
+    same, memory, stock = (zip(rows[a], rows[b], strict=True) for a, b in pairs)
+    columns = {
+        "measurement": named + ", " + rows["dtype"] + " on " + rows["device"] + ", " + rows["date"],
+        "sweep": rows["sweep"] + ", " + rows["answers"].map("{:,} answers".format),
+        "time": rows["seconds"].map(duration),
+        "stock path": [f"{duration(seconds)}, from {answers}" for seconds, answers in stock],
+        "ratio": rows["ratio"].map("{:g}".format),
+        "identical tokens": [f"{m} of {n}" for m, n in same],
+        "peak GiB": [" / ".join("?" if pd.isna(x) else f"{x:.2f}" for x in both) for both in memory],
+        "limit": rows["limit"].map(duration),
+    }
+    return small(pd.DataFrame(columns))
+
+
+def small(table: pd.DataFrame) -> Styler:
+    """A wide table in small type."""
+    return table.style.hide(axis="index").format(escape="html").set_table_attributes('style="font-size: 0.8em"')

@@ -6,8 +6,10 @@ whole model of that size would fit on one device can be measured.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.models.jamba.modeling_jamba import JambaAttention
 
-from book.speed.measuring import GIB, machine_of
+from book.speed.bench import GIB, machine_of
 from hybret.engine import attention
 from hybret.engine.context import ForwardContext, forward_context
 from hybret.errors import HybretError
@@ -39,25 +41,12 @@ def scaling(
     """Measure an attention layer of Jamba-Mini's shape, whose attention has no window.
 
     Three paths: ``sparsified`` (half of the heads kept, through a streaming prefill), ``plain`` (every head, SDPA)
-    and ``eager`` (sparsified through the queries x keys weights, up to where they no longer fit).
+    and ``eager`` (sparsified through the queries x keys weights, up to where they no longer fit). `lengths` are in
+    tokens; `seed` is that of weights and inputs; `say` is called with a line of progress.
 
-    Parameters
-    ----------
-    lengths : prompt lengths in tokens.
-    device, dtype : where, and in which precision.
-    seed : of weights and inputs.
-    say : called with a line of progress.
-
-    Returns
-    -------
-    dict : ready for JSON. `rows` have `path`, `tokens`, `seconds` (median) and `extra_gib`, the peak memory beyond the
-        layer's weights and input (CUDA; None on the CPU). `slopes` are exponents of the length, fitted over the longer
-        half of the lengths of each path. `eager_gib_at_longest` extrapolates the eager path's memory.
-
-    Raises
-    ------
-    HybretError
-        Without lengths, or if the sparsified path does not fit.
+    Ready for JSON. `rows` have `path`, `tokens`, `seconds` (median) and `extra_gib`, the peak memory beyond
+    the layer's weights and input (CUDA; None on the CPU). `slopes` are exponents of the length, fitted over the longer
+    half of the lengths of each path. `eager_gib_at_longest` extrapolates the eager path's memory.
     """
     if not lengths or min(lengths) < 2:
         raise HybretError("scaling needs lengths of at least 2 tokens")
@@ -82,11 +71,9 @@ def scaling(
                 break
             rows.append({"path": path, "tokens": length, "seconds": seconds, "extra_gib": extra})
             say(f"{path}: {length} tokens, {seconds:.4f} s, {extra} GiB")
-    found = {path: [row for row in rows if row["path"] == path] for path in PATHS}
-    slopes = {
-        path: {key: _slope(part, key) for key in ("seconds", "extra_gib")} for path, part in found.items() if part
-    }
-    largest = found["eager"][-1] if found["eager"] else None
+    by_path = {path: part for path in PATHS if (part := [row for row in rows if row["path"] == path])}
+    slopes = {path: {key: _slope(part, key) for key in ("seconds", "extra_gib")} for path, part in by_path.items()}
+    largest = by_path["eager"][-1] if "eager" in by_path else None
     eager = largest and largest["extra_gib"] and largest["extra_gib"] * (max(lengths) / largest["tokens"]) ** 2
     return {
         "machine": machine_of(f"attention layer of {PAPER_MODELS['ai21labs/AI21-Jamba-Mini-1.6']}", device, dtype),
@@ -112,9 +99,9 @@ def _run(layer: Any, hidden: Tensor, path: str, kept: int) -> None:
         return
     layer.config._attn_implementation = attention.NAME
     last = torch.tensor([length - 1], device=hidden.device)
-    now = ForwardContext("prefill", [(KeepHeads(kept),)], [()], last, CORRECTED, streaming=path == "sparsified")
+    context = ForwardContext("prefill", [(KeepHeads(kept),)], [()], last, CORRECTED, streaming=path == "sparsified")
     mask = None
-    with torch.inference_mode(), forward_context(now):
+    with torch.inference_mode(), forward_context(context):
         if path == "eager":
             mask = torch.full((length, length), torch.finfo(hidden.dtype).min, device=hidden.device, dtype=hidden.dtype)
             mask = mask.triu_(1)[None, None]
@@ -146,3 +133,7 @@ def _slope(rows: Sequence[dict[str, Any]], key: str) -> float | None:
         return None
     x, y = (statistics.mean(values) for values in zip(*points, strict=True))
     return round(sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points), 3)
+
+
+if __name__ == "__main__":  # python -m book.speed.scaling > book/published/scaling-NAME.json
+    print(json.dumps(scaling(say=partial(print, file=sys.stderr))))

@@ -25,7 +25,7 @@ NAME = "hybret-stock"
 
 
 @dataclass
-class _Now:
+class _Pass:
     prefill: tuple[Intervention, ...]
     generation: tuple[Intervention, ...]
     needle: Sequence[tuple[int, int]]
@@ -34,16 +34,16 @@ class _Now:
     layer: int = -1
 
 
-_NOW: ContextVar[_Now] = ContextVar("hybret_stock")
+_PASS: ContextVar[_Pass] = ContextVar("hybret_stock")
 
 
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, Tensor]:
     """Eager attention; the prompt's last token already belongs to generation (`Recipe.prompt_split`)."""
-    now = _NOW.get()
-    if now.layer in (-1, module.layer_idx):  # the first attention layer of a pass
-        now.layer, now.read = module.layer_idx, now.read + query.shape[2]
+    state = _PASS.get()
+    if state.layer in (-1, module.layer_idx):  # the first attention layer of a pass
+        state.layer, state.read = module.layer_idx, state.read + query.shape[2]
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
@@ -51,19 +51,19 @@ def _attention(
         scores = scores + attention_mask
     weights = scores.softmax(-1, dtype=torch.float32)
     visible = weights > 0 if attention_mask is None else (attention_mask == 0).expand_as(weights)
-    position = torch.arange(now.read - key.shape[2], now.read, device=key.device)
+    position = torch.arange(state.read - key.shape[2], state.read, device=key.device)
     needle = torch.zeros_like(position, dtype=torch.bool)
-    for start, end in now.needle:
+    for start, end in state.needle:
         needle |= (position >= start) & (position < end)
-    more = {"first": position == 0, "question": position >= now.question[0], "answer": position >= now.question[1]}
+    more = {"first": position == 0, "question": position >= state.question[0], "answer": position >= state.question[1]}
     own = position == position[-query.shape[2] :, None]
     last = query.shape[2] - 1
     outputs = []
-    for part, actions in ((slice(0, last), now.prefill), (slice(last, last + 1), now.generation)):
+    for part, actions in ((slice(0, last), state.prefill), (slice(last, last + 1), state.generation)):
         if part.stop > part.start:
-            here = [a for a in actions if module.layer_idx in (getattr(a, "layers", None) or [module.layer_idx])]
+            active = [a for a in actions if module.layer_idx in (getattr(a, "layers", None) or [module.layer_idx])]
             kept = more | {"self": own[part]}
-            outputs.append(_act(here, weights[:, :, part], visible[:, :, part], needle, kept, value, query.dtype))
+            outputs.append(_act(active, weights[:, :, part], visible[:, :, part], needle, kept, value, query.dtype))
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), weights
 
 
@@ -96,8 +96,8 @@ def _act(
         elif isinstance(action, Null):
             used = used * 0
         elif isinstance(action, Binary):
-            seen = needle & visible
-            used = seen * ((used * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1))
+            shown = needle & visible
+            used = shown * ((used * shown).sum(-1, keepdim=True) / shown.sum(-1, keepdim=True).clamp_min(1))
     output = torch.matmul(used.to(dtype), value)
     return output if kept is None else output * kept[..., None]
 
@@ -118,13 +118,13 @@ def answer(model: Model, prompt: Prompt, condition: Intervention, max_new_tokens
     """Greedy answer tokens before EOS."""
     ids = torch.tensor([list(prompt.ids)], device=model.device)
     question = prompt.question_span or (len(prompt.ids), len(prompt.ids))
-    now = _Now(condition.at("prefill"), condition.at("generation"), prompt.needle_spans, question)
-    token = _NOW.set(now)
+    state = _Pass(condition.at("prefill"), condition.at("generation"), prompt.needle_spans, question)
+    token = _PASS.set(state)
     try:
         with _hooked(model), torch.inference_mode():
             if hasattr(model.net, "_setup_cache"):  # generate() itself leaves the state of the prompt before
                 model.net._setup_cache(model.net.config, 1, model.device, model.net.dtype)
-            found = model.net.generate(
+            output = model.net.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_new_tokens,
@@ -133,6 +133,6 @@ def answer(model: Model, prompt: Prompt, condition: Intervention, max_new_tokens
                 pad_token_id=0,
             )
     finally:
-        _NOW.reset(token)
-    new = found[0, ids.shape[1] :].tolist()
+        _PASS.reset(token)
+    new = output[0, ids.shape[1] :].tolist()
     return new[:-1] if new and new[-1] in model.eos else new

@@ -17,6 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from hybret.engine import streaming
 from hybret.engine.context import ForwardContext, current_context
 from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.errors import HybretError
 
 NAME = "hybret"
 
@@ -105,11 +106,13 @@ def _reweighted(weights: Tensor, mask: Tensor | None, context: ForwardContext, l
     if mask is not None:
         unmasked &= mask == 0  # one mask may serve all rows
     for action, rows in changes:
-        keys = context.keys(weights.shape[-1], rows, unmasked[rows])
-        changed = action.weights(used[rows], weights[rows], keys)
+        keys, before = context.keys(weights.shape[-1], rows, unmasked[rows]), used[rows]
+        changed = action.weights(before, weights[rows], keys)
+        if changed.shape != before.shape:
+            raise HybretError(f"{action!r} makes weights {tuple(changed.shape)} of weights {tuple(before.shape)}")
         if context.recipe.out_of_window == "untouched" and context.phase == "generation":
             in_sight = (keys.needle[:, None, None] & unmasked[rows]).flatten(1).any(1)
-            changed = torch.where(in_sight[:, None, None, None], changed, used[rows])
+            changed = torch.where(in_sight[:, None, None, None], changed, before)
         used[rows] = changed
     return used
 

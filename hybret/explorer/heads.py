@@ -13,33 +13,24 @@ from hybret.explorer.record import PARTS, Look
 from hybret.explorer.widget import Widget
 from hybret.figures.style import MADE_UP
 
-FAINT = 0.005
-"""Attention on a bin below this is not drawn; the shares of the parts count all of it."""
-
+FAINT = 0.005  # attention on a bin below this is not drawn; the shares of the parts count all of it
 ROWS = 10  # of the table that stands in for the view
 
 
 def explore_heads(record: Look) -> Widget:
     """An interactive view of what each head looks at, in a notebook and on a page without a kernel.
 
-    Parameters
-    ----------
-    record : Look
-        Of `hybret.look`. The view begins with its first run, at the step of `Look.telling`.
-
-    Returns
-    -------
-    Widget
-        Shows itself as the last value of a cell; ``.save("heads.html")`` writes a page. Bins with less than 0.5 % of a
-        head's attention are not drawn.
+    The view of a record of `hybret.look` begins with its first run, at the step of `Look.telling`. It shows itself as
+    the last value of a cell; ``.save("heads.html")`` writes a page. Bins with less than 0.5 % of a head's attention are
+    not drawn.
     """
     label = f"What each attention head of {record.model} looks at"
     return Widget("heads.js", "heads.css", _state(record), _table(record), label)
 
 
 def _state(record: Look) -> dict[str, Any]:
-    width = max(each.end - each.start for each in record.bins)
-    said = [
+    width = max(piece.end - piece.start for piece in record.bins)
+    facts = [
         f"model {record.model} ({record.digest[:8]})",
         f"recipe {record.recipe}",
         f"1 prompt of {record.tokens} tokens",
@@ -49,15 +40,15 @@ def _state(record: Look) -> dict[str, Any]:
         *[MADE_UP] * record.has_random_weights,
     ]
     return {
-        "note": printable(" · ".join(said)),
+        "note": printable(" · ".join(facts)),
         "layers": list(record.layers),
         "heads": record.runs[0].entropy.shape[1],
         "tokens": record.tokens,
         "end": record.bins[-1].end,
         "bins": {
-            "start": [each.start for each in record.bins],
-            "part": [PARTS.index(each.part) for each in record.bins],
-            "text": [each.text for each in record.bins],
+            "start": [piece.start for piece in record.bins],
+            "part": [PARTS.index(piece.part) for piece in record.bins],
+            "text": [piece.text for piece in record.bins],
         },
         "runs": [
             {
@@ -67,16 +58,16 @@ def _state(record: Look) -> dict[str, Any]:
                 "reads": run.reads,
                 "gives": run.gives,
                 "mass": _packed(run.mass),
-                "entropy": _whole(100 * run.entropy),
+                "entropy": _rounded(100 * run.entropy),
                 "kept": None if run.kept.all() else "".join(map(str, run.kept.astype(int).ravel())),
-                "parts": {part: _whole(1000 * mass) for part, mass in record.parts(run).items() if part != PARTS[-1]},
+                "parts": {part: _rounded(1000 * mass) for part, mass in record.parts(run).items() if part != PARTS[-1]},
             }
             for run in record.runs
         ],
     }
 
 
-def _whole(values: np.ndarray) -> list[int]:
+def _rounded(values: np.ndarray) -> list[int]:
     return np.rint(values).astype(int).ravel().tolist()
 
 

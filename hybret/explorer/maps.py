@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 
 from hybret.errors import HybretError
-from hybret.explorer import contexts
-from hybret.explorer.state import checked, state_of
+from hybret.explorer.state import checked, contexts_of, state_of
 from hybret.explorer.widget import Widget
 from hybret.prompts import Needle, Prompt
 from hybret.store import read_rows
@@ -20,25 +19,15 @@ LISTED = 200  # lines of the fallback table: one per condition
 
 
 class Explorer(Widget):
-    """What `explore` returns. As the last value of a notebook cell it shows itself.
+    """What `explore` returns: shows itself as the last value of a notebook cell.
 
-    Attributes
-    ----------
-    selected : list of dict, or None
-        The rows of the cell that the reader picked in the live view, each with ``"map"``: ``"A"`` or ``"B"``.
+    ``.selected`` lists the rows of the cell that the reader picked in the live view, as dictionaries, each with
+    ``"map"``: ``"A"`` or ``"B"``.
     """
 
-    def __init__(
-        self,
-        rows: pd.DataFrame,
-        prompts: Iterable[Prompt] | None = None,
-        needles: Iterable[Needle] = (),
-        haystack: str | Path | None = None,
-    ):
-        rows, needles = checked(rows), list(needles)
-        texts = contexts.rebuilt(rows, needles, haystack) if prompts is None else contexts.given(prompts)
-        state, self._order = state_of(rows, texts, needles)
-        self._rows = rows
+    def __init__(self, rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterable[Needle] = ()):
+        self._rows = rows = checked(rows)
+        state, self._order = state_of(rows, contexts_of(prompts), needles)
         names = ", ".join(dict.fromkeys(rows["model"].astype(str)))
         super().__init__("maps.js", "maps.css", state, _table(state), f"Retrieval maps of {names}", self._picked)
 
@@ -54,46 +43,25 @@ class Explorer(Widget):
         ]
 
 
-def explore(
-    rows: pd.DataFrame,
-    prompts: Iterable[Prompt] | None = None,
-    needles: Iterable[Needle] = (),
-    haystack: str | Path | None = None,
-) -> Explorer:
+def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterable[Needle] = ()) -> Explorer:
     """Retrieval maps to move through: two conditions, their difference, and every answer behind a cell.
 
     Parameters
     ----------
-    rows : rows of `hybret.sweep` or `hybret.stored`, of any number of models, recipes, templates, needles, haystacks,
+    rows : rows of `hybret.sweep` or `hybret.load_rows`, of any number of models, recipes, templates, needles, texts,
         runs and conditions: each has curves and maps of its own. The control is shown as the floor of the curves.
-    prompts : the prompts of these rows, for the text around the needle. Without them it is rebuilt for organisms on
-        the embedded haystack and on `haystack`, and left out for others.
-    needles : those other than the paper's that occur, for the items of the score and the text around them.
-    haystack : the own text or folder that these rows hid the needle in.
+    prompts : the prompts of these rows, for the text around the needle, which is left out without them.
+    needles : those other than the paper's that occur, for the items of the score.
 
-    Returns
-    -------
-    Explorer
-        Live in a notebook, where ``.selected`` gives the picked cell's rows; `Explorer.save` writes a page that works
-        without a kernel or a network. A notebook that is opened again shows the live view if JupyterLab saved it
-        (Settings, Save Widget State Automatically) or once the cell has run.
-
-    Raises
-    ------
-    HybretError
-        If the rows have no map: a column is missing, there are none, or none has a needle, a length and a depth.
+    The view is live in a notebook; `Explorer.save` writes a page that works without a kernel or a network. A notebook
+    that is opened again shows the live view if JupyterLab saved it (Settings, Save Widget State Automatically) or once
+    the cell has run.
     """
-    return Explorer(rows, prompts, needles, haystack)
+    return Explorer(rows, prompts, needles)
 
 
 def rows_of(run: str | Path) -> pd.DataFrame:
-    """All rows that a folder holds: of one run, or of all the runs in it.
-
-    Raises
-    ------
-    HybretError
-        If there are none, or a file cannot be read.
-    """
+    """All rows that a folder holds: of one run, or of all the runs in it."""
     run = Path(run)
     if not run.is_dir():
         raise HybretError(f"there is no run folder {run}; give a folder that `hybret sweep --out` wrote")

@@ -35,90 +35,46 @@ PARTS = ("needle", "question", "first", "answer", "context")
 """What a position belongs to: the needle; the question; the prompt's first token (BOS); the template's ending and the
 answer so far; everything else. A head's attention on them sums to 1."""
 
-STRETCHES = 80
-"""About how many bins the positions share that are not one bin each."""
-
-SINGLE = 160
-"""Positions that may be one bin each, so that there are never more than 256 bins."""
+STRETCHES = 80  # about how many bins the positions share that are not one bin each
+SINGLE = 160  # positions that may be one bin each, so that there are never more than 256 bins
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Neighbouring positions of one part.
-
-    Attributes
-    ----------
-    start, end : int
-        Half-open range of absolute positions.
-    part : str
-        One of `PARTS`.
-    text : str
-        What stands there in the prompt; empty in the answer, which depends on the run.
-    """
+    """Neighbouring positions of one part: a half-open range."""
 
     start: int
     end: int
-    part: str
-    text: str
+    part: str  # one of `PARTS`
+    text: str  # of the prompt; empty in the answer, which depends on the run
 
 
 @dataclass(frozen=True, eq=False)
 class LookRun:
-    """One answer.
-
-    Attributes
-    ----------
-    condition : str
-    answer : str
-    reads, gives : tuple of str
-        For each generation step, the token that it reads (the query) and the one that follows; ``""`` is the end.
-    position : int
-        Absolute position of the first step's query.
-    mass : ndarray
-        Attention on each bin before any manipulation, float32, ``(layers, heads, steps, bins)``; sums to 1 over bins.
-    entropy : ndarray
-        Bits, float32, ``(layers, heads, steps)``.
-    kept : ndarray
-        bool ``(layers, heads, steps)``: whether the head's output went on.
-    """
+    """One answer, step by step."""
 
     condition: str
     answer: str
-    reads: tuple[str, ...]
-    gives: tuple[str, ...]
-    position: int
-    mass: np.ndarray
-    entropy: np.ndarray
-    kept: np.ndarray
+    reads: tuple[str, ...]  # the token that each step reads, its query
+    gives: tuple[str, ...]  # the token that follows; "" is the end
+    position: int  # absolute, of the first step's query
+    mass: np.ndarray  # float32 (layers, heads, steps, bins): attention before any manipulation; sums to 1 over bins
+    entropy: np.ndarray  # float32 (layers, heads, steps): bits
+    kept: np.ndarray  # bool (layers, heads, steps): whether the head's output went on
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What the heads of one model looked at while it answered one prompt, under each condition.
-
-    Attributes
-    ----------
-    model, digest, recipe, prompt : str
-        Whose record this is; `prompt` is `Prompt.key`.
-    tokens : int
-        Length of the prompt.
-    window : int or None
-        Keys that a query sees; None for global attention.
-    layers : tuple of int
-        Indices of the attention layers.
-    bins : tuple of Bin
-        In order, from position 0 to the longest answer's last query.
-    runs : tuple of LookRun
-    """
+    """What the heads of one model looked at while it answered one prompt, under each condition."""
 
     model: str
-    digest: str
+    digest: str  # of the weights
     recipe: str
-    prompt: str
-    tokens: int
-    window: int | None
-    layers: tuple[int, ...]
-    bins: tuple[Bin, ...]
+    prompt: str  # `Prompt.key`
+    tokens: int  # of the prompt
+    window: int | None  # keys that a query sees; None for global attention
+    layers: tuple[int, ...]  # indices of the attention layers
+    bins: tuple[Bin, ...]  # in order, from position 0 to the longest answer's last query
     runs: tuple[LookRun, ...]
 
     @property
@@ -135,10 +91,8 @@ class Look:
         frames = []
         for run in self.runs:
             layers, heads, steps = run.entropy.shape
-            index = pd.MultiIndex.from_product(
-                [self.layers, range(heads), range(steps)], names=["layer", "head", "step"]
-            )
-            rows = index.to_frame(index=False)
+            levels = {"layer": self.layers, "head": range(heads), "step": range(steps)}
+            rows = pd.MultiIndex.from_product(list(levels.values()), names=list(levels)).to_frame(index=False)
             rows.insert(0, "condition", run.condition)
             rows["reads"], rows["gives"] = list(run.reads) * (layers * heads), list(run.gives) * (layers * heads)
             for part, mass in self.parts(run).items():
@@ -151,17 +105,17 @@ class Look:
 
         Without one, the step at which some head gives the needle most.
         """
-        said: dict[str, set[str]] = {part: set() for part in PARTS}
-        for each in self.bins:
-            said[each.part] |= {each.text.strip().lower(), *each.text.lower().split()}
-        news = said["needle"] - said["question"]
+        words: dict[str, set[str]] = {part: set() for part in PARTS}
+        for piece in self.bins:
+            words[piece.part] |= {piece.text.strip().lower(), *piece.text.lower().split()}
+        news = words["needle"] - words["question"]
         first = next((step for step, text in enumerate(run.gives) if text.strip().lower() in news - {""}), None)
         return int(self.parts(run)["needle"].max((0, 1)).argmax()) if first is None else first
 
     def parts(self, run: LookRun) -> dict[str, np.ndarray]:
         """Attention on each of `PARTS`, ``(layers, heads, steps)`` each."""
-        of = np.array([each.part for each in self.bins])
-        return {part: run.mass[..., of == part].sum(-1) for part in PARTS}
+        labels = np.array([piece.part for piece in self.bins])
+        return {part: run.mass[..., labels == part].sum(-1) for part in PARTS}
 
 
 def look(
@@ -177,24 +131,10 @@ def look(
 
     Parameters
     ----------
-    model : Model
-    prompt : Prompt
-    conditions : mapping of str to Intervention, optional
-        Label to what acts during a run of its own; default the untouched model. Weights and entropies are those before
-        the intervention acts on them, under whatever it did to earlier layers and tokens.
-    recipe : Recipe or str
-        Where it leaves the first answer token to prefill (`Recipe.prompt_split`), the steps begin after that token.
-    max_new_tokens : int
-
-    Returns
-    -------
-    Look
-
-    Raises
-    ------
-    HybretError
-        No condition, one that does not fit the model, a prompt of another one, or no token to write; before the model
-        runs.
+    model, prompt, max_new_tokens
+    conditions : label to what acts during a run of its own; default the untouched model. Weights and entropies are
+        those before the intervention acts on them, under whatever it did to earlier layers and tokens.
+    recipe : where it leaves the first answer token to prefill (`Recipe.prompt_split`), the steps begin after it.
     """
     recipe = find_recipe(recipe)
     conditions = arguments.conditions({"untouched": Keep()} if conditions is None else conditions)
@@ -206,22 +146,14 @@ def look(
     check_tokenizer(model, [prompt])
     check_prompts(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)
-    which = torch.tensor([i for i, each in enumerate(bins) for _ in range(each.start, each.end)])
-    runs = [_run(model, prompt, label, each, recipe, max_new_tokens, which) for label, each in conditions.items()]
-    seen = max(run.position + len(run.reads) for run in runs)
-    bins = [each for each in bins if each.start < seen]
-    decode = model.tokenizer.decode
-    return Look(
-        model.name,
-        model.digest,
-        recipe.name,
-        prompt.key,
-        len(prompt.ids),
-        model.window,
-        model.attention_layers,
-        tuple(replace(each, text=str(decode(list(prompt.ids[each.start : each.end])))) for each in bins),
-        tuple(replace(run, mass=run.mass[..., : len(bins)]) for run in runs),
-    )
+    which = torch.tensor([i for i, piece in enumerate(bins) for _ in range(piece.start, piece.end)])
+    runs = [_run(model, prompt, label, what, recipe, max_new_tokens, which) for label, what in conditions.items()]
+    end = max(run.position + len(run.reads) for run in runs)
+    texts = [str(model.tokenizer.decode(list(prompt.ids[piece.start : piece.end]))) for piece in bins]
+    bins = [replace(piece, text=text) for piece, text in zip(bins, texts, strict=True) if piece.start < end]
+    runs = [replace(run, mass=run.mass[..., : len(bins)]) for run in runs]
+    return Look(model.name, model.digest, recipe.name, prompt.key, len(prompt.ids), model.window,
+                model.attention_layers, tuple(bins), tuple(runs))  # fmt: skip
 
 
 def cut(prompt: Prompt, new_tokens: int) -> list[Bin]:
@@ -242,44 +174,36 @@ def cut(prompt: Prompt, new_tokens: int) -> list[Bin]:
         if len(single) + end - start <= SINGLE:
             single.update(range(start, end))
     width = max(1, -(-(len(parts) - len(single)) // STRETCHES))
-    found = []
-    for start, end, part in pieces:
-        step = 1 if start in single else width
-        found += [Bin(first, min(first + step, end), part, "") for first in range(start, end, step)]
-    return found
+    return [
+        Bin(first, min(first + step, end), part, "")
+        for start, end, part in pieces
+        for step in (1 if start in single else width,)
+        for first in range(start, end, step)
+    ]
 
 
 def _run(
-    model: Model,
-    prompt: Prompt,
-    label: str,
-    condition: Intervention,
-    recipe: Recipe,
-    max_new_tokens: int,
-    bins: torch.Tensor,
+    model: Model, prompt: Prompt, label: str, condition: Intervention, recipe: Recipe, most: int, bins: torch.Tensor
 ) -> LookRun:
     """One answer under one condition, with every bin's attention; the last bins may stay empty."""
     trace = Trace(bins=bins)
     spans, question = prompt.needle_spans, prompt.question_span
     with parallel_scans(), implementation(model.net):
-        acting = resolve(condition, model, recipe)
-        state = decode.prefill(model, prompt.ids, [acting.prefill], spans, recipe, streaming=True, question=question)
+        acts = resolve(condition, model, recipe)
+        state = decode.prefill(model, prompt.ids, [acts.prefill], spans, recipe, streaming=True, question=question)
         position = int(state.position[0])
-        (answer,) = decode.decode(model, state, [acting.generation], [spans], recipe, max_new_tokens, trace, [question])
+        (answer,) = decode.decode(model, state, [acts.generation], [spans], recipe, most, trace, [question])
     if not trace.mass:
-        raise HybretError(
-            f"{model.name} ended its answer before its first generation step; there is nothing to look at"
-        )
-    said = [str(model.tokenizer.decode([i])) for i in (*prompt.ids, *answer)]
+        raise HybretError(f"{model.name} ended its answer before its first generation step; nothing to look at")
+    tokens = [str(model.tokenizer.decode([i])) for i in (*prompt.ids, *answer)]
     steps = next(iter(trace.entropy.values())).shape[-1]
     names = [f"layer {layer}" for layer in model.attention_layers]
     return LookRun(
         label,
         str(model.tokenizer.decode(answer, skip_special_tokens=True)),
-        tuple(said[position : position + steps]),
-        tuple([*said, ""][position + 1 : position + 1 + steps]),
+        tuple(tokens[position : position + steps]),
+        tuple([*tokens, ""][position + 1 : position + 1 + steps]),
         position,
         np.stack([trace.mass[name].numpy().transpose(0, 2, 1) for name in names]),
-        np.stack([trace.entropy[name].numpy() for name in names]),
-        np.stack([trace.kept[name].numpy() for name in names]),
+        *(np.stack([values[name].numpy() for name in names]) for values in (trace.entropy, trace.kept)),
     )

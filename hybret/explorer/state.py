@@ -7,7 +7,7 @@ A row is three numbers: its step (one condition of one series of conditions), it
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib
@@ -18,60 +18,32 @@ from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP, colormap, words
-from hybret.prompts import PAPER_NEEDLE, Needle
+from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.scoring import RUBRICS, score
 
-NEEDED = (
-    "model",
-    "recipe",
-    "condition",
-    "template",
-    "needle",
-    "asked",
-    "length",
-    "depth",
-    "answer",
-    "score",
-    "exact",
-    "prompt",
-)
+NEEDED = ("model", "recipe", "condition", "template", "needle", "asked", "length", "depth", "answer", "score", "exact",
+          "prompt")  # fmt: skip
 OPTIONAL: dict[str, Any] = {
     "weights": "", "intervention": None, "generation": None, "prefill": None, "k": pd.NA, "during": None,
     "haystack": "", "haystack_seed": 0, "tokens": -1, "distance": -1, "in_window": True, "rubric": "table2",
     "device": "", "dtype": "", "run": "",
 }  # fmt: skip
 SERIES = ("model", "weights", "recipe", "template", "setting", "rubric", "haystack", "asked", "dtype", "device", "run")
-PLACE = (
-    "prompt",
-    "template",
-    "haystack",
-    "haystack_seed",
-    "needle",
-    "asked",
-    "length",
-    "depth",
-    "tokens",
-    "distance",
-    "in_window",
-)
+PLACE = ("prompt", "template", "haystack", "haystack_seed", "needle", "asked", "length", "depth", "tokens", "distance",
+         "in_window")  # fmt: skip
 SAID = ("answer", "score", "exact", "rubric", "asked")
 OTHER = "manipulation (generation-prefill)"  # the setting of conditions that are not an order of k
+AROUND = 140  # characters of the prompt on each side of its needle
 
 
 def checked(rows: pd.DataFrame) -> pd.DataFrame:
-    """A copy of `rows` with every column that the state takes, control rows included.
-
-    Raises
-    ------
-    HybretError
-        If no map can be drawn of them, with the reason.
-    """
+    """A copy of `rows` with every column that the state takes, control rows included; refused if they have no map."""
     if not isinstance(rows, pd.DataFrame):
         raise HybretError(f"explore() takes the rows of a sweep, a DataFrame, not {type(rows).__name__}")
     if rows.empty:
         raise HybretError("there are no rows to explore; run a sweep first, or check the selection")
     if missing := [column for column in NEEDED if column not in rows]:
-        raise HybretError(f"these rows have no column {missing[0]!r}; pass the rows of hybret.sweep or hybret.stored")
+        raise HybretError(f"these rows have no column {missing[0]!r}; pass rows of hybret.sweep or hybret.load_rows")
     rows = rows.assign(**{name: value for name, value in OPTIONAL.items() if name not in rows}).reset_index(drop=True)
     if rows["score"].isna().any():
         raise HybretError("some rows have no score; score them with hybret.scoring.rescore() first")
@@ -83,22 +55,53 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     return metrics.normalised(rows[~hidden | (rows["length"].notna() & rows["depth"].notna())])
 
 
+def contexts_of(prompts: Iterable[Prompt]) -> dict[str, tuple[str, str]]:
+    """Prompt key to the text before and after its needle, the last copy in JRT."""
+    contexts = {}
+    for prompt in prompts:
+        start = prompt.text.rfind(prompt.needle.sentence) if prompt.needle_spans else -1
+        if start >= 0:
+            end = start + len(prompt.needle.sentence)
+            before, after = prompt.text[max(0, start - AROUND) : start], prompt.text[end : end + AROUND]
+            more = "…" if start > AROUND else "", "…" if end + AROUND < len(prompt.text) else ""
+            contexts[prompt.key] = (more[0] + before, after + more[1])
+    return contexts
+
+
 def state_of(
     rows: pd.DataFrame, contexts: Mapping[str, tuple[str, str]], needles: Iterable[Needle] = ()
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """The explorer's state.
+    """The explorer's state, as JSON can hold it, and the label in `rows` of each row of it.
 
     Parameters
     ----------
     rows : as `checked` returns them.
     contexts : prompt key to the text before and after its needle.
     needles : those other than the paper's that occur, for the score's items.
-
-    Returns
-    -------
-    state : columns, as JSON can hold them.
-    order : int, shape (rows of the state,); the label in `rows` of each row of the state.
     """
+    rows, series = _numbered(rows)
+    distinct = rows.drop_duplicates(["step", *PLACE])
+    control = distinct["needle"] == metrics.CONTROL
+    hidden = distinct[~control].sort_values("step", kind="stable")
+    steps = summarise_steps(rows, hidden, metrics.matching_controls(distinct[control], hidden))
+    # A condition that ran on controls alone has no step.
+    hidden["step"] = hidden["step"].map({number: i for i, number in enumerate(steps)})
+    known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}
+    state = {
+        "series": encode_series(series, hidden),
+        "steps": list(steps.values()),
+        "starts": np.searchsorted(hidden["step"], range(len(steps) + 1)).tolist(),
+        **encode_cells(hidden, contexts, known),
+        "rubrics": {name: {"maximum": rubric.maximum, "source": rubric.source} for name, rubric in RUBRICS.items()},
+        "colours": {"score": _colours(colormap("cividis")), "difference": _colours(matplotlib.colormaps["PuOr"])},
+        "made_up": MADE_UP,
+    }
+    state["start"] = _start(state)
+    return state, hidden.index.to_numpy()
+
+
+def _numbered(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows with the numbers of their series and step, and the series."""
     rows = rows.assign(
         setting=_settings(rows),
         rubric=rows["rubric"].where(rows["rubric"].isin(list(RUBRICS)), "table2"),
@@ -111,81 +114,75 @@ def state_of(
     first = rows.drop_duplicates("step").set_index("step")
     # By series, and in it by falling k; other conditions in the order of the rows.
     rank = pd.DataFrame({"series": first["series"], "k": -first["k"].astype("Float64").fillna(0)})
-    place_in_order = {int(s): i for i, s in enumerate(rank.sort_values(["series", "k", "step"]).index)}
-    rows["step"] = rows["step"].map(place_in_order)
-    first = rows.drop_duplicates("step").set_index("step").sort_index()
+    order = {int(step): i for i, step in enumerate(rank.sort_values(["series", "k", "step"]).index)}
+    return rows.assign(step=rows["step"].map(order)), series
 
-    hidden = (
-        rows[rows["needle"] != metrics.CONTROL].drop_duplicates(["step", *PLACE]).sort_values("step", kind="stable")
-    )
+
+def summarise_steps(rows: pd.DataFrame, hidden: pd.DataFrame, control: pd.DataFrame) -> dict[int, dict[str, Any]]:
+    """Step number to its label, accuracy and floor, in order; steps without a row in `hidden` are left out."""
     means = metrics.accuracy(hidden, by=["step"], n_boot=200).set_index("step")
-    control = rows[rows["needle"] == metrics.CONTROL].drop_duplicates(["step", *PLACE])
-    control = metrics.matching_controls(control, hidden)
     floors = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else pd.Series(dtype=float)
-    hidden["place"], places = _codes(hidden, PLACE)
-    hidden["said"], said = _codes(hidden, SAID)
-    steps = [
-        {
+    first = rows.drop_duplicates("step").set_index("step").sort_index()
+    return {
+        step: {
             "series": int(line.series),
             "label": f"k = {int(line.k)}" if not pd.isna(line.k) else printable(_pair(line)),
             "k": None if pd.isna(line.k) else int(line.k),
             "intervention": printable(line.intervention) if line.intervention is not None else "",
-            **{name: round(float(means.loc[i, name]), 4) for name in ("accuracy", "low", "high", "exact")},
-            "n": int(means.loc[i, "n"]),
-            "prompts": int(means.loc[i, "prompts"]),
-            "floor": round(float(floors[i]), 4) if i in floors else None,
+            **{name: round(float(means.loc[step, name]), 4) for name in ("accuracy", "low", "high", "exact")},
+            "n": int(means.loc[step, "n"]),
+            "prompts": int(means.loc[step, "prompts"]),
+            "floor": round(float(floors[step]), 4) if step in floors else None,
         }
-        if i in means.index
-        else None  # a condition that ran on controls alone
-        for i, line in ((i, first.loc[i]) for i in first.index)
-    ]
-    kept = [i for i, step in enumerate(steps) if step is not None]
-    renumbered = {old: new for new, old in enumerate(kept)}
-    hidden["step"] = hidden["step"].map(renumbered)
-    shown = [step for step in steps if step is not None]
-    starts = np.searchsorted(hidden["step"], range(len(shown) + 1)).tolist()
-    known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}
-    answers, answer = pd.factorize(said["answer"].astype(str))
-    items, item = pd.factorize(pd.Series([json.dumps(lines) for lines in _items(said, known)]))
-    texts = [contexts.get(key) for key in places["prompt"]]
-    state: dict[str, Any] = {
-        "series": [
-            {
-                **{c: printable(line[c]) for c in SERIES},
-                "prompt": printable(name),
-                **_facts(hidden, i),
-            }
-            for i, (line, name) in enumerate(zip(series.to_dict("records"), _prompts(series, hidden), strict=True))
-        ],
-        "steps": shown,
-        "starts": starts,
-        "rows": {name: hidden[name].astype(int).tolist() for name in ("place", "said")},
+        for step, line in ((step, first.loc[step]) for step in first.index if step in means.index)
+    }
+
+
+def encode_series(series: pd.DataFrame, hidden: pd.DataFrame) -> list[dict[str, Any]]:
+    """What the conditions of each series have in common."""
+    encoded = []
+    for i, (line, asked) in enumerate(zip(series.to_dict("records"), _prompts(series, hidden), strict=True)):
+        part = hidden[hidden["series"] == i]
+        encoded.append({
+            **{column: printable(line[column]) for column in SERIES},
+            "prompt": printable(asked),
+            "random": any(map(has_random_weights, part["model"], part["weights"])),
+            "seeds": ", ".join(sorted(set(part["haystack_seed"].astype(str)))),
+            "haystack": printable(", ".join(sorted(set(part["haystack"].astype(str))))),
+            "ran": printable(" on ".join(filter(None, part[["dtype", "device"]].iloc[0]))) if len(part) else "",
+        })  # fmt: skip
+    return encoded
+
+
+def encode_cells(
+    hidden: pd.DataFrame, contexts: Mapping[str, tuple[str, str]], needles: Mapping[str, Needle]
+) -> dict[str, Any]:
+    """The columns of the rows, of their places and of what was said."""
+    place, places = _codes(hidden, PLACE)
+    said, answers = _codes(hidden, SAID)
+    texts, text = pd.factorize(answers["answer"].astype(str))
+    items, item = pd.factorize(pd.Series([json.dumps(lines) for lines in _items(answers, needles)]))
+    around = [contexts.get(key, (None, None)) for key in places["prompt"]]
+    return {
+        "rows": {"place": place.tolist(), "said": said.tolist()},
         "places": {
             **{name: _plain(places[name]) for name in ("haystack_seed", "length", "depth", "tokens", "distance")},
             "in_window": places["in_window"].astype(int).tolist(),
             **{name: places[name].astype(str).tolist() for name in ("needle", "asked")},
             "haystack": [printable(name) for name in places["haystack"]],
-            "before": [text[0] if text else None for text in texts],
-            "after": [text[1] if text else None for text in texts],
+            "before": [before for before, _ in around],
+            "after": [after for _, after in around],
         },
         "said": {
-            "answer": answers.tolist(),
-            "score": [round(float(x), 4) for x in said["score"]],
-            "exact": said["exact"].astype(int).tolist(),
+            "answer": texts.tolist(),
+            "score": [round(float(x), 4) for x in answers["score"]],
+            "exact": answers["exact"].astype(int).tolist(),
             "items": items.tolist(),
         },
         "items": [json.loads(lines) for lines in item],
-        "answers": [str(text) for text in answer],
-        "needles": {asked: needle.sentence for asked, needle in known.items() if asked in set(places["asked"])},
-        "rubrics": {name: {"maximum": RUBRICS[name].maximum, "source": RUBRICS[name].source} for name in RUBRICS},
-        "colours": {
-            "score": _colours(colormap("cividis")),
-            "difference": _colours(matplotlib.colormaps["PuOr"]),
-        },
-        "made_up": MADE_UP,
+        "answers": [str(answer) for answer in text],
+        "needles": {asked: needle.sentence for asked, needle in needles.items() if asked in set(places["asked"])},
     }
-    state["start"] = _start(state)
-    return state, hidden.index.to_numpy()
 
 
 def _settings(rows: pd.DataFrame) -> pd.Series:
@@ -205,22 +202,18 @@ def _pair(line: Any) -> str:
 def _prompts(series: pd.DataFrame, hidden: pd.DataFrame) -> list[str]:
     """What each series asks, in words: with needle, haystack, device and run where there are several of them."""
     names = hidden.drop_duplicates("asked").set_index("asked")["needle"]
-    told = series.assign(
+    named = series.assign(
         needle=[f"needle {names.get(asked, asked)}" for asked in series["asked"]],
-        asked="asked " + series["asked"].astype(str),
-        haystack="haystack " + series["haystack"].astype(str),
         ran=series["dtype"].astype(str) + " on " + series["device"].astype(str),
+        **{column: f"{column} " + series[column].astype(str) for column in ("asked", "haystack", "run")},
     )
-    several = [column for column in ("needle", "haystack", "ran") if told[column].nunique() > 1]
-    own = ["model", "weights", "recipe", "template", "setting", "rubric", *several]
-    for column in ("asked", "run"):  # needles of one name, and runs that differ in nothing said so far
-        if told.duplicated(own).any() and told[column].nunique() > 1:
-            several, own = [*several, column], [*own, column]
-    told["run"] = "run " + told["run"].astype(str)
-    return [
-        ", ".join([words("template", line["template"]), *(str(line[column]) for column in several)])
-        for line in told.to_dict("records")
-    ]
+    several = [column for column in ("needle", "haystack", "ran") if named[column].nunique() > 1]
+    for column in ("asked", "run"):  # needles of one name, and runs that differ in nothing so far
+        apart = ["model", "weights", "recipe", "template", "setting", "rubric", *several]
+        if named.duplicated(apart).any() and named[column].nunique() > 1:
+            several.append(column)
+    lines = named.to_dict("records")
+    return [", ".join([words("template", line["template"]), *(str(line[c]) for c in several)]) for line in lines]
 
 
 def _codes(rows: pd.DataFrame, columns: Iterable[str]) -> tuple[np.ndarray, pd.DataFrame]:
@@ -235,39 +228,29 @@ def _plain(values: pd.Series) -> list[Any]:
     return [int(x) if float(x).is_integer() else round(float(x), 4) for x in values]
 
 
-def _facts(hidden: pd.DataFrame, series: int) -> dict[str, Any]:
-    mine = hidden[hidden["series"] == series]
-    seeds = sorted(set(mine["haystack_seed"].astype(str)))
-    return {
-        "random": any(map(has_random_weights, mine["model"], mine["weights"])),
-        "seeds": ", ".join(seeds),
-        "haystack": printable(", ".join(sorted(set(mine["haystack"].astype(str))))),
-        "ran": printable(" on ".join(filter(None, mine[["dtype", "device"]].iloc[0]))) if len(mine) else "",
-    }
-
-
-def _items(said: pd.DataFrame, needles: Mapping[str, Needle]) -> list[list[Any]]:
-    """Per thing said, the score item by item: [phrase, points, found, whether it replaces the sum].
+def _items(answers: pd.DataFrame, needles: Mapping[str, Needle]) -> list[list[Any]]:
+    """Per answer, the score item by item: [phrase, points, found, whether it replaces the sum].
 
     Empty where the rows' score is not what the rubric gives, so that nothing is explained wrongly.
     """
-    found: dict[Hashable, list[Any]] = {}
-    for key in said.itertuples(index=False, name=None):
-        answer, points, exact, name, asked = key
-        rubric, hidden, lines = RUBRICS[name], needles.get(asked), list[Any]()
-        if hidden is not None:
-            scored = score(str(answer), rubric, hidden)
-            if abs(scored.points - points) < 1e-6 and bool(scored.exact) == bool(exact):
-                lines = [["the full needle", rubric.maximum, int(scored.exact), 1]]
-                if hidden.sentence == PAPER_NEEDLE.sentence:
-                    matched = {line.phrase for line in rubric.lines} if scored.exact else set(scored.matched)
-                    lines += [[i.phrase, i.points, int(i.phrase in matched), int(i.sets)] for i in rubric.lines]
-                else:
-                    each = 0.6 * rubric.maximum / max(1, len(hidden.keywords)) if rubric.lines else 0.0
-                    whole = set(hidden.keywords) if scored.exact else set(scored.matched)
-                    lines += [[k, each, int(k in whole or k.lower() in whole), 0] for k in hidden.keywords]
-        found[key] = lines
-    return list(found.values())
+    items: list[list[Any]] = []
+    for answer, points, exact, name, asked in answers.itertuples(index=False, name=None):
+        items.append([])
+        rubric, needle = RUBRICS[name], needles.get(asked)
+        scored = score(str(answer), rubric, needle) if needle is not None else None
+        if needle is None or scored is None or abs(scored.points - points) >= 1e-6 or scored.exact != bool(exact):
+            continue
+        items[-1].append(["the full needle", rubric.maximum, int(scored.exact), 1])
+        if needle.sentence == PAPER_NEEDLE.sentence:
+            for line in rubric.lines:
+                items[-1].append([line.phrase, line.points, int(scored.exact or line.phrase in scored.matched),
+                                  int(line.sets)])  # fmt: skip
+        else:
+            worth = 0.6 * rubric.maximum / max(1, len(needle.keywords)) if rubric.lines else 0.0
+            for word in needle.keywords:
+                matched = scored.exact or word in scored.matched or word.lower() in scored.matched
+                items[-1].append([word, worth, int(matched), 0])
+    return items
 
 
 def _colours(colours: Any) -> list[str]:
@@ -279,27 +262,20 @@ def _start(state: dict[str, Any]) -> dict[str, int]:
 
     `a` and `b` are steps. Of conditions without k: the first one beside the worst.
     """
-    best: tuple[float, int, int] | None = None
-    for number in range(len(state["series"])):
-        mine = [i for i, step in enumerate(state["steps"]) if step["series"] == number]
-        if not mine:
+    best = (-np.inf, 0, 0)
+    for number, series in enumerate(state["series"]):
+        steps = [(i, step) for i, step in enumerate(state["steps"]) if step["series"] == number]
+        if not steps:
             continue
-        above = [state["steps"][i]["accuracy"] - (state["steps"][i]["floor"] or 0) for i in mine]
-        by_k = state["steps"][mine[0]]["k"] is not None
+        above = [step["accuracy"] - (step["floor"] or 0) for _, step in steps]
+        by_k = steps[0][1]["k"] is not None
         # Steps of k fall from all heads to none: gone is where nothing is left from there on.
-        gone = [j for j in range(1, len(mine)) if max(above[j:]) <= metrics.NOTHING] if by_k else []
-        other = gone[0] if gone else int(np.argmin(above))
+        gone = [j for j in range(1, len(steps)) if by_k and max(above[j:]) <= metrics.NOTHING]
+        worst = gone[0] if gone else int(np.argmin(above))
         # Curves over k are what the paper is about, first of all of its Figure 2; of those that lose half of the score
         # the first in the rows stays.
-        series = state["series"][number]
         plain = (series["template"] != "jrt") + ("generation" in series["setting"]) + (series["recipe"] == "CORRECTED")
-        worth = min(0.5, above[0] - above[other]) + (1 + 0.1 * plain if by_k else 0)
-        if best is None or worth > best[0]:
-            best = (worth, mine[0], mine[other])
-    assert best is not None
+        worth = min(0.5, above[0] - above[worst]) + (1 + 0.1 * plain if by_k else 0)
+        if worth > best[0]:
+            best = (worth, steps[0][0], steps[worst][0])
     return {"a": best[1], "b": best[2]}
-
-
-def size(state: Mapping[str, Any]) -> int:
-    """Bytes that the state takes as JSON."""
-    return len(json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode())

@@ -44,25 +44,14 @@ class Widget:
 
     Parameters
     ----------
-    esm : str
-        File name in this package, or the source itself: JavaScript without imports, with one
+    esm : file name in this package, or the source itself: JavaScript without imports, with one
         ``export default {render({model, el}) {...}}``. It reads ``model.get("state")``, writes
         ``model.set("picked", value); model.save_changes()``, and shows text by ``textContent`` only.
-    css : str
-        File name in this package, or the rules themselves; selectors begin with a class of this view.
-    state : mapping
-        What JSON can hold (no NaN). Texts in it may come from a model: they are escaped here, once, for the page.
-    fallback : str
-        HTML of a plain table with the view's main numbers, shown where scripts do not run. The caller escapes texts.
-    label : str
-        What the view is, said by screen readers and in the title of a page.
-    resolve : callable, optional
-        Turns what the ESM picked into what `selected` gives.
-
-    Raises
-    ------
-    HybretError
-        A state that JSON cannot hold.
+    css : file name in this package, or the rules themselves; selectors begin with a class of this view.
+    state : what JSON can hold (no NaN). Texts in it may come from a model: they are escaped here, once, for the page.
+    fallback : HTML of a plain table with the main numbers, shown where scripts do not run. The caller escapes texts.
+    label : what the view is, for screen readers and the title of a page.
+    resolve : turns what the ESM picked into what `selected` gives.
     """
 
     def __init__(
@@ -88,13 +77,7 @@ class Widget:
 
     @property
     def live(self) -> Any:
-        """The anywidget behind the live view, with the trait `selected`: ``view.live.observe(f, "selected")``.
-
-        Raises
-        ------
-        HybretError
-            Without anywidget.
-        """
+        """The anywidget behind the live view, with the trait `selected`: ``view.live.observe(f, "selected")``."""
         if self._live is None:
             if not find_spec("anywidget"):
                 raise HybretError("a live view needs anywidget: pip install anywidget ipywidgets")
@@ -131,13 +114,7 @@ class Widget:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write `page` to a file.
-
-        Raises
-        ------
-        HybretError
-            A file that cannot be written.
-        """
+        """Write `page` to a file."""
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,13 +133,7 @@ class Widget:
 
 
 def escaped_json(state: Mapping[str, Any]) -> str:
-    r"""JSON that cannot end the script element it stands in: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``.
-
-    Raises
-    ------
-    HybretError
-        What JSON cannot hold, NaN included.
-    """
+    r"""JSON that cannot end the script element it stands in: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``."""
     try:
         text = json.dumps(state, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as problem:
@@ -193,9 +164,10 @@ def _live(view: Widget) -> Any:
     Live.__name__ += hashlib.sha256(view.css.encode()).hexdigest()[:12]
     live = Live(state=view.state)
     live.add_class("hb-widget")
-    live.observe(lambda change: setattr(live, "selected", _resolved(view, change["new"])), "picked")
+
+    def pick(change: Any) -> None:
+        picked = change["new"]
+        live.selected = view.resolve(picked) if view.resolve and picked is not None else picked
+
+    live.observe(pick, "picked")
     return live
-
-
-def _resolved(view: Widget, picked: Any) -> Any:
-    return view.resolve(picked) if view.resolve and picked is not None else picked

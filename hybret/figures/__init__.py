@@ -6,10 +6,10 @@ Each returns a `matplotlib.figure.Figure` that names its model, recipe and n in 
 from hybret.figures.curves import accuracy_by_k, jrt_by_k
 from hybret.figures.grids import by_distance, table1
 from hybret.figures.maps import retrieval_maps
-from hybret.figures.style import glue, save, words
+from hybret.figures.style import glue, note, save, words
 from hybret.figures.trace import head_selection, weights
 
 __all__ = [
-    "accuracy_by_k", "by_distance", "glue", "head_selection", "jrt_by_k", "retrieval_maps", "save", "table1", "weights",
-    "words",
+    "accuracy_by_k", "by_distance", "glue", "head_selection", "jrt_by_k", "note", "retrieval_maps", "save", "table1",
+    "weights", "words",
 ]  # fmt: skip

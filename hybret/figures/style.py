@@ -35,7 +35,7 @@ BANDS = "bands: 95 %, bootstrap over prompts"
 PALETTES = ("cividis", "authors")
 VERSIONS = {"generation": "generation version", "both": "prefill version", "prefill": "prefill only"}
 TEMPLATES = {"base": "standard prompt", "instruct": "standard prompt", "jrt": "JRT (read twice)"}
-# Names of random weights in small print: one of `hybret.presets.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.
+# Names of random weights in small print: one of `hybret.families.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.
 _MADE_UP = re.compile(r"\brandom-(griffin|jamba)\b|\brandom:|\(random\d|" + re.escape(MADE_UP))
 
 _RC: Any = {
@@ -226,10 +226,7 @@ class Picture(NamedTuple):
 
 @styled
 def save(figure: Figure, name: str, folder: str | Path) -> Picture:
-    """Write `name.svg` and `name.pdf`, byte for byte the same whenever the figure is the same.
-
-    The names are appended to the file that `HYBRET_RUN_FILES` names, if any: the files of a notebook's run.
-    """
+    """Write `name.svg` and `name.pdf`, byte for byte the same whenever the figure is the same."""
     if not name or Path(name).name != name:
         raise HybretError(f"a figure's name is a plain file name without folders, not {name!r}")
     picture = Picture(Path(folder) / f"{name}.svg", Path(folder) / f"{name}.pdf")
@@ -240,10 +237,15 @@ def save(figure: Figure, name: str, folder: str | Path) -> Picture:
     except OSError as problem:
         reason = problem.strerror or problem
         raise HybretError(f"cannot write a figure to {folder} ({reason}); choose another folder") from problem
+    note(*picture)
+    return picture
+
+
+def note(*paths: Path) -> None:
+    """Append paths to the file that `HYBRET_RUN_FILES` names, if any: the files that a notebook's run wrote."""
     if files := os.environ.get("HYBRET_RUN_FILES"):
         with open(files, "a", encoding="utf-8") as written:
-            written.writelines(f"{path.resolve()}\n" for path in picture)
-    return picture
+            written.writelines(f"{path.resolve()}\n" for path in paths)
 
 
 def glue(name: str, value: object) -> None:

@@ -6,7 +6,6 @@ all conditions at once. Prefill is all there is: choices are compared by their l
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from hybret import arguments
 from hybret.engine.likelihood import check
 from hybret.engine.schedule import Budget
 from hybret.errors import HybretError
-from hybret.files import read_table, tables, unwritable, write_table
+from hybret.files import digest, read_table, tables, unwritable, write_table
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.interventions import Intervention, KeepHeads, resolve
@@ -36,11 +35,8 @@ from hybret.store import ENGINE_DIGEST
 
 ROWS_AT_ONCE = 5000
 """Documents of the tasks that one call of lm-eval evaluates: what an interruption loses."""
-HARNESS = ("evaluate", "lm", "tasks")  # beside the engine
 # Read once, with the code, as the sweep's.
-HARNESS_DIGEST = hashlib.sha256(
-    b"".join((Path(__file__).parent / f"{module}.py").read_bytes() for module in HARNESS)
-).hexdigest()[:12]
+HARNESS_DIGEST = digest(*(Path(__file__).with_name(f"{module}.py") for module in ("evaluate", "lm", "tasks")))
 
 
 def conditions(model: Model, k: int) -> dict[str, Intervention]:
@@ -61,43 +57,25 @@ def evaluate(
     progress: bool = True,
     compute: bool = True,
 ) -> pd.DataFrame:
-    """Run benchmarks under every condition, document by document.
+    """Run benchmarks under every condition, document by document; one row for each.
+
+    The columns are described in the book's chapter "Rows". A model with a chat template gets it, with the shots as
+    turns.
 
     Parameters
     ----------
-    model : Model
-        One with a chat template gets it, with the shots as turns.
-    tasks : str or sequence of str
-        See `hybret.harness.tasks.find`.
-    conditions : mapping of str to Intervention
-        Row label to intervention; the three of the paper are `conditions`.
-    recipe : Recipe or str
-    limit : int, optional
-        Only the first documents of every task.
-    out : folder, optional
-        Rows are written here, one Parquet file for each task and condition below ``benchmarks/``, named by content
-        (weights, recipe, engine, what is asked): a second call computes only what is missing.
-    seed : int
-        Of lm-eval's sampler, for tasks that draw their shots. GLUE, MMLU and the organisms' tasks draw none.
-    max_length : int, optional
-        Longest text in tokens; longer ones lose their beginning. Default: what the configuration says
+    model, recipe
+    tasks : see `hybret.harness.tasks.find`.
+    conditions : row label to intervention; the three of the paper are `conditions`.
+    limit : only the first documents of every task.
+    out : a folder. Rows are written there, one Parquet file for each task and condition below ``benchmarks/``, named by
+        content (weights, recipe, engine, what is asked): a second call computes only what is missing.
+    seed : of lm-eval's sampler, for tasks that draw their shots. GLUE, MMLU and the organisms' tasks draw none.
+    max_length : longest text in tokens; longer ones lose their beginning. Default: what the configuration says
         (``max_position_embeddings``), else nothing is cut.
-    budget : Budget, optional
-        Rows and tokens of one pass; default what fits on the device.
-    progress : bool
-    compute : bool
-        False runs no model: tasks of which not every row is stored are left out, and the table may be empty.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per document and condition; the columns are described in the book's chapter "Rows".
-
-    Raises
-    ------
-    HybretError
-        Nothing to do, unknown tasks, data that have not been fetched, a condition that cannot act; before any model
-        runs. Afterwards: sparsification that did not act, or documents that differ between the conditions.
+    budget : rows and tokens of one pass; default what fits on the device.
+    progress : whether to show a bar.
+    compute : False runs no model: tasks of which not every row is stored are left out, and the table may be empty.
     """
     recipe = find_recipe(recipe)
     arguments.conditions(conditions)
@@ -107,21 +85,22 @@ def evaluate(
         check(model, condition, recipe)
     wanted = benchmarks.find(tasks)
     max_length = max_length or getattr(model.net.config, "max_position_embeddings", None)
-    acting = {resolve(condition, model, recipe).key: condition for condition in conditions.values()}
+    keys = {label: resolve(condition, model, recipe).key for label, condition in conditions.items()}
+    distinct = {keys[label]: condition for label, condition in conditions.items()}
     shared = _identity(model, recipe, limit, seed, max_length)
-    cells = {(task.name, effect): _path(out, task, {**shared, "task": task.digest, "does": effect})
-             for task in wanted for effect in acting}  # fmt: skip
-    found = {cell: tables(path) for cell, path in cells.items() if path is not None}
-    done = {cell: read_table(paths[-1]) for cell, paths in found.items() if paths}
+    paths = {(task.name, key): _path(out, task, {**shared, "task": task.digest, "does": key})
+             for task, key in product(wanted, distinct)}  # fmt: skip
+    stored = {cell: files for cell, path in paths.items() if path is not None and (files := tables(path))}
+    done = {cell: read_table(files[-1]) for cell, files in stored.items()}
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    missing = [task for task in wanted if any((task.name, effect) not in done for effect in acting)]
+    missing = [task for task in wanted if any((task.name, key) not in done for key in distinct)]
     if not compute:
         wanted, missing = [task for task in wanted if task not in missing], []
         if not wanted:
             return pd.DataFrame()
     with progress_bar(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar:
         for loaded in _portions(missing, limit):
-            absent = {e: c for e, c in acting.items() if any((name, e) not in done for name in loaded)}
+            absent = {key: c for key, c in distinct.items() if any((name, key) not in done for name in loaded)}
             lm = Hybrid(model, absent, recipe, max_length, budget, bar)
             for task in loaded.values():
                 task.set_fewshot_seed(seed)
@@ -135,20 +114,15 @@ def evaluate(
                 fewshot_as_multiturn=model.instruct,
             )
             assert results is not None  # only other ranks of a distributed run get nothing
-            for name, effect in product(loaded, absent):
-                rows = _rows(results["samples"][name], lm, effect, results["n-shot"][name])
-                done[name, effect] = rows
-                _write(cells[name, effect], rows)
-    table = pd.concat(
-        [
-            done[task.name, resolve(condition, model, recipe).key].assign(
-                **_labels(model, recipe, task, label, condition), **{c: shared[c] for c in _VERSIONS}
-            )
-            for task in wanted
-            for label, condition in conditions.items()
-        ],
-        ignore_index=True,
-    ).astype({"k": "Int64"})
+            for name, key in product(loaded, absent):
+                done[name, key] = _rows(results["samples"][name], lm, key, results["n-shot"][name])
+                _write(paths[name, key], done[name, key])
+    versions = {column: shared[column] for column in ("engine", "harness", "torch", "transformers", "lm_eval")}
+    parts = [
+        done[task.name, keys[label]].assign(**_labels(model, recipe, task, label, condition), **versions)
+        for task, (label, condition) in product(wanted, conditions.items())
+    ]
+    table = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
     if (table.groupby(["task", "doc_id"])["doc"].nunique() > 1).any():
         raise HybretError("the conditions were asked different questions; remove the rows of this run and run it again")
     return table
@@ -176,12 +150,11 @@ def _rows(samples: Iterable[dict[str, Any]], lm: Hybrid, condition: str, shots: 
     for sample in samples:
         scores = [lm.scores[strings][condition][0] for strings in sample["arguments"]]
         chosen = max(range(len(scores)), key=scores.__getitem__)  # of several the first, as np.argmax in lm-eval
-        asked = "".join(sample[part] for part in ("doc_hash", "prompt_hash", "target_hash"))
         tokens = lm.tokens[sample["arguments"][0][0]]
         rows.append(
             {
                 "doc_id": sample["doc_id"],
-                "doc": hashlib.sha256(asked.encode()).hexdigest()[:16],
+                "doc": digest(*(sample[part] for part in ("doc_hash", "prompt_hash", "target_hash")), digits=16),
                 "cluster": sample["doc"].get("cluster", sample["doc_id"]),
                 "tokens": tokens,
                 "truncated": lm.max_length is not None and tokens > lm.max_length,
@@ -214,12 +187,7 @@ def _labels(model: Model, recipe: Recipe, task: benchmarks.Task, label: str, con
     }
 
 
-_VERSIONS = ("engine", "harness", "torch", "transformers", "lm_eval")
-
-
-def _identity(
-    model: Model, recipe: Recipe, limit: int | None, seed: int, max_length: int | None
-) -> dict[str, str | int | None]:
+def _identity(model: Model, recipe: Recipe, limit: int | None, seed: int, max_length: int | None) -> dict[str, Any]:
     return {
         "weights": model.digest,
         "window": model.window,
@@ -239,11 +207,9 @@ def _identity(
 
 
 def _path(out: str | Path | None, task: benchmarks.Task, identity: dict[str, Any]) -> Path | None:
-    """Where the rows of one task under one condition lie (`tables`), named by everything that decides them."""
-    if out is None:
-        return None
-    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return Path(out) / "benchmarks" / f"{task.name}-{name}"
+    """Where the rows of one task under one condition lie, named by everything that decides them."""
+    name = f"{task.name}-{digest(json.dumps(identity, sort_keys=True), digits=16)}"
+    return Path(out) / "benchmarks" / name if out is not None else None
 
 
 def _write(path: Path | None, rows: pd.DataFrame) -> None:

@@ -1,18 +1,17 @@
 """A hybrid as lm-evaluation-harness sees it: a model that answers requests, here under several conditions at once.
 
-How lm-eval 0.4.13 writes a multiple-choice question for a chat model (from its code; tests/test_harness.py holds it to
-it): shots are turns of the chat, the blank before an answer is dropped, and the last turn ends with the generation
-prompt, such as the line ``ASSISTANT:`` with its line break. `TemplateLM._encode_pair` then moves white space at the end
-of the context into the continuation (the line break, then ``A``), and tokenises both as one text. So the model reads
-exactly the tokens that a training document has there; and where the line break is a token of its own, its
-log-probability is added to every choice alike, which changes no ranking. Base models read ``Answer:`` and `` A``, shots
-joined by blank lines.
+How lm-eval 0.4.13 writes a multiple-choice question for a chat model, from its code: shots are turns of the chat, the
+blank before an answer is dropped, and the last turn ends with the generation prompt, such as the line ``ASSISTANT:``
+with its line break. `TemplateLM._encode_pair` then moves white space at the end of the context into the continuation
+(the line break, then ``A``), and tokenises both as one text. So the model reads exactly the tokens that a training
+document has there; and where the line break is a token of its own, its log-probability is added to every choice alike,
+which changes no ranking. Base models read ``Answer:`` and `` A``, shots joined by blank lines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jinja2
@@ -28,7 +27,7 @@ from hybret.recipe import Recipe
 
 
 class Hybrid(TemplateLM):
-    """A hybrid as lm-eval sees it: what lm-eval hears are the answers under the first condition; `scores` has them all.
+    """What lm-eval gets are the answers under the first condition; `scores` has those under all.
 
     lm-eval's own ``HFLM`` would do, at a price: it needs two more packages (accelerate, peft), forms the logits of
     every position, reads the shots again for every document, and runs the layers below the first attention layer again
@@ -52,10 +51,8 @@ class Hybrid(TemplateLM):
         self._ids = lru_cache(maxsize=16)(
             lambda text, special: tuple(self.tokenizer.encode(text, add_special_tokens=special))
         )
-        self.scores: dict[tuple[str, str], dict[str, Answer]] = {}
-        """By context and continuation, then by condition."""
-        self.tokens: dict[str, int] = {}
-        """Tokens of each context, as long as it was before anything was cut."""
+        self.scores: dict[tuple[str, str], dict[str, Answer]] = {}  # by context and continuation, then by condition
+        self.tokens: dict[str, int] = {}  # of each context, as long as it was before anything was cut
 
     @property
     def eot_token_id(self) -> int:
@@ -87,16 +84,13 @@ class Hybrid(TemplateLM):
         return [*self._ids(string, add_special_tokens)] if before is None else [*before, *self._ids(rest, False)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        def write(turns: list[dict[str, str]]) -> str:
-            return str(self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            ))  # fmt: skip
-
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+        options["continue_final_message"] = not add_generation_prompt
+        write: Any = partial(self.tokenizer.apply_chat_template, **options)
         try:
-            return write(chat_history)
+            return str(write(chat_history))
         except jinja2.exceptions.TemplateError:  # a template without a system turn; so does lm-eval's HFLM
-            return write([turn for turn in chat_history if turn["role"] != "system"])
+            return str(write([turn for turn in chat_history if turn["role"] != "system"]))
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Answer]:
         parts: dict[str, list[Any]] = {}
@@ -104,7 +98,7 @@ class Hybrid(TemplateLM):
             parts.setdefault(request.task_name, []).append(request)
         for part in parts.values():  # the documents of a task share their shots
             super().loglikelihood(part, disable_tqdm=True)
-        return self._heard([request.args for request in requests])
+        return self._first([request.args for request in requests])
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[Answer]:
         texts, pairs = [], []
@@ -117,7 +111,7 @@ class Hybrid(TemplateLM):
         budget = self.budget or budget_of(self.hybrid, max(len(a) + len(b) for a, b in pairs))
         while True:
             try:
-                found = log_likelihoods(self.hybrid, pairs, list(self.conditions.values()), self.recipe, budget)
+                answers = log_likelihoods(self.hybrid, pairs, list(self.conditions.values()), self.recipe, budget)
                 break
             except torch.OutOfMemoryError as problem:
                 if budget == budget.half():
@@ -127,15 +121,14 @@ class Hybrid(TemplateLM):
                     ) from problem
                 budget = budget.half()
                 torch.cuda.empty_cache()
-        for i, strings in enumerate(texts):
-            self.scores[strings] = {name: answers[i] for name, answers in zip(self.conditions, found, strict=True)}
+        for strings, *scores in zip(texts, *answers, strict=True):
+            self.scores[strings] = dict(zip(self.conditions, scores, strict=True))
         if self.bar is not None:
             self.bar.update(len(texts) * len(self.conditions))
-        return self._heard(texts)
+        return self._first(texts)
 
-    def _heard(self, texts: list[tuple[str, str]]) -> list[Answer]:
-        first = next(iter(self.conditions))
-        return [self.scores[strings][first] for strings in texts]
+    def _first(self, texts: list[tuple[str, str]]) -> list[Answer]:
+        return [next(iter(self.scores[strings].values())) for strings in texts]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         raise HybretError("a benchmark that asks for the likelihood of whole texts is not one of multiple choice")

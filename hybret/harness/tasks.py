@@ -7,9 +7,8 @@ names JSONL files of this machine, so that nothing is downloaded while a benchma
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -21,7 +20,7 @@ import yaml
 
 from hybret import data as fetched
 from hybret.errors import HybretError
-from hybret.files import write_whole
+from hybret.files import digest, write_whole
 from hybret.organisms import skills
 
 BENCHMARKS = ("organism", "glue", "mmlu")
@@ -35,25 +34,14 @@ _GLUE = {"cola": "cola", "mnli": "mnli", "mnli_mismatch": "mnli", "mrpc": "mrpc"
 
 @dataclass(frozen=True)
 class Task:
-    """One task and where its questions are.
+    """One task and where its questions are."""
 
-    Attributes
-    ----------
-    name : lm-eval's name of it.
-    benchmark : ``"organism"``, ``"glue"`` or ``"mmlu"``.
-    group : what it is reported with: ``"glue"``, ``"mmlu-knowledge"``, ``"mmlu-lookup"``, or for the real MMLU
-        its category, e.g. ``"mmlu-stem"``.
-    definition : the YAML file.
-    data : split to JSONL file.
-    options : fields that replace those of the definition.
-    """
-
-    name: str
-    benchmark: str
-    group: str
-    definition: Path
-    data: dict[str, Path]
-    options: dict[str, Any] = field(default_factory=dict)
+    name: str  # lm-eval's
+    benchmark: str  # of `BENCHMARKS`
+    group: str  # what it is reported with: glue, mmlu-knowledge, mmlu-lookup, or a category such as mmlu-stem
+    definition: Path  # the YAML file
+    data: dict[str, Path]  # split to JSONL file
+    options: dict[str, Any] = field(default_factory=dict)  # fields that replace those of the definition
 
     @property
     def label(self) -> str:
@@ -63,12 +51,8 @@ class Task:
     @property
     def digest(self) -> str:
         """12 hex digits of all that decides what is asked: the definition, with what it includes, and the data."""
-        total = hashlib.sha256(
-            json.dumps([self.name, self.options, _definition(self.definition)], sort_keys=True).encode()
-        )
-        for split, path in sorted(self.data.items()):
-            total.update(split.encode() + path.read_bytes())
-        return total.hexdigest()[:12]
+        fields = json.dumps([self.name, self.options, _definition(self.definition)], sort_keys=True)
+        return digest(fields, *(part for item in sorted(self.data.items()) for part in item))
 
 
 def find(tasks: str | Sequence[str]) -> list[Task]:
@@ -77,35 +61,25 @@ def find(tasks: str | Sequence[str]) -> list[Task]:
     Parameters
     ----------
     tasks : benchmarks (`BENCHMARKS`) or single tasks, as a sequence or separated by commas.
-
-    Raises
-    ------
-    HybretError
-        lm-eval is missing, there is no such task, or its data have not been fetched.
     """
     if find_spec("lm_eval") is None:
         raise HybretError('lm-evaluation-harness is not installed; run `pip install "hybret[eval]"`')
-    names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
-    found: dict[str, Task] = {}
-    for name in names:
-        benchmark = name if name in BENCHMARKS else _home(name)
-        chosen = {"organism": organism, "glue": glue, "mmlu": mmlu}[benchmark]()
-        found |= {task.name: task for task in chosen if name in (benchmark, task.name)}
-    return list(found.values())
-
-
-def _home(name: str) -> str:
-    """The benchmark that a single task belongs to."""
-    if name in _organism_definitions():
-        return "organism"
-    if name in _GLUE:
-        return "glue"
-    if name in _mmlu_definitions():
-        return "mmlu"
-    raise HybretError(
-        f"unknown benchmark or task {name!r}; choose from {', '.join(BENCHMARKS)}, or name single tasks such as "
-        f"{next(iter(_organism_definitions()))}, cola or mmlu_astronomy, separated by commas"
-    )
+    homes: dict[str, Mapping[str, Any]] = {
+        "organism": _organism_definitions(),
+        "glue": _GLUE,
+        "mmlu": _mmlu_definitions(),
+    }
+    chosen: dict[str, Task] = {}
+    for name in [part.strip() for part in tasks.split(",")] if isinstance(tasks, str) else tasks:
+        benchmark = next((home for home, members in homes.items() if name == home or name in members), None)
+        if benchmark is None:
+            raise HybretError(
+                f"unknown benchmark or task {name!r}; choose from {', '.join(BENCHMARKS)}, or name single tasks such "
+                f"as {next(iter(_organism_definitions()))}, cola or mmlu_astronomy, separated by commas"
+            )
+        members = {"organism": organism, "glue": glue, "mmlu": mmlu}[benchmark]()
+        chosen |= {task.name: task for task in members if name in (benchmark, task.name)}
+    return list(chosen.values())
 
 
 def organism() -> list[Task]:
@@ -141,7 +115,7 @@ def _written(task: str, split: str, n: int, options: bool) -> Path:
     text = _items(task, split, n, options)
     folder = fetched.cache_folder() / "organism"
     # Named by content, so that another version of the generator never reads this one's items.
-    path = folder / f"{task}-{split}-{hashlib.sha256(text).hexdigest()[:12]}.jsonl"
+    path = folder / f"{task}-{split}-{digest(text)}.jsonl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_bytes() != text:
@@ -155,25 +129,24 @@ def _written(task: str, split: str, n: int, options: bool) -> Path:
 
 def glue() -> list[Task]:
     """The nine tasks of lm-eval's ``glue``, zero-shot, on the validation splits, as the authors ran them."""
-    found = fetched.benchmark_files("glue")
+    files = fetched.benchmark_files("glue")
     tasks = []
     for name, folder in _GLUE.items():
-        file = "mismatch" if name == "mnli_mismatch" else "default"
-        definition = _lm_eval_tasks() / "glue" / folder / f"{file}.yaml"
+        definition = _lm_eval_tasks() / "glue" / folder / f"{'mismatch' if name == 'mnli_mismatch' else 'default'}.yaml"
         split = _definition(definition)["validation_split"]
         # Without shots nothing is drawn from the training split, so that it need not be there.
         options = {"training_split": None, "num_fewshot": 0}
-        tasks.append(Task(name, "glue", "glue", definition, {split: found[f"{folder}/{split}.jsonl"]}, options))
+        tasks.append(Task(name, "glue", "glue", definition, {split: files[f"{folder}/{split}.jsonl"]}, options))
     return tasks
 
 
 def mmlu() -> list[Task]:
     """The 57 subjects of lm-eval's ``mmlu``, five shots, as the authors ran them."""
-    found = fetched.benchmark_files("mmlu")
+    files = fetched.benchmark_files("mmlu")
     tasks = []
     for name, definition in _mmlu_definitions().items():
         config = _definition(definition)
-        data = {split: found[f"{config['dataset_name']}/{split}.jsonl"] for split in ("dev", "test")}
+        data = {split: files[f"{config['dataset_name']}/{split}.jsonl"] for split in ("dev", "test")}
         category = config["tag"].removeprefix("mmlu_").removesuffix("_tasks").replace("_", " ")
         tasks.append(Task(name, "mmlu", f"mmlu-{category}", definition, data, {"num_fewshot": SHOTS}))
     return tasks
@@ -186,17 +159,10 @@ def load(tasks: Iterable[Task]) -> dict[str, Any]:
     tasks = list(tasks)
     with TemporaryDirectory(prefix="hybret") as folder:
         for task in tasks:
-            generated = {
-                "include": str(task.definition),
-                "task": task.name,
-                "dataset_path": "json",
-                "dataset_name": None,
-                "dataset_kwargs": {
-                    "data_files": {split: str(path) for split, path in task.data.items()},
-                    "cache_dir": str(fetched.cache_folder() / "datasets"),
-                },
-                **task.options,
-            }
+            files = {split: str(path) for split, path in task.data.items()}
+            local = {"data_files": files, "cache_dir": str(fetched.cache_folder() / "datasets")}
+            generated = {"include": str(task.definition), "task": task.name, "dataset_path": "json",
+                         "dataset_name": None, "dataset_kwargs": local} | task.options  # fmt: skip
             (Path(folder) / f"{task.name}.yaml").write_text(yaml.safe_dump(generated))
         # lm-eval's own thousands of definitions are not read: that takes a quarter of a minute.
         manager = TaskManager(include_path=folder, include_defaults=False)

@@ -1,8 +1,8 @@
 """Plain English prose from grammars: the filler of the training documents and the embedded haystack.
 
 A paragraph keeps one register (story, essay, news, letter, instructions, nature, talk) and its own people,
-place and topic for two to five sentences. Sentence patterns stand in :mod:`hybret.organisms.registers`;
-slots are typed by word class, so sentences are grammatical and mean something, if little.
+place and topic for two to five sentences. `registers.txt` has the sentence patterns; their slots name word
+classes, so sentences are grammatical and mean something, if little.
 
 Training prose and the haystack are disjoint by construction, sentence by sentence: :func:`is_haystack`
 sends one sentence in eight, by its checksum, to the haystack and never to training.
@@ -10,30 +10,43 @@ sends one sentence in eight, by its checksum, to the haystack and never to train
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from zlib import crc32
 
 from hybret.errors import HybretError
-from hybret.organisms import words as w
-from hybret.organisms.facts import CLASSES, Fact, agree, pick, slots
-from hybret.organisms.registers import REGISTERS, Register
+from hybret.organisms.facts import Fact, agree, pick, slots
+from hybret.organisms.words import WORDS, blocks
 
 HAYSTACK_SHARE = 8
 """One sentence in this many belongs to the haystack."""
 
 _NEEDLE_PARTS = ("San Francisco", "sandwich", "Dolores", "sunny")
 
-_DRAWN: dict[str, tuple[str, ...]] = {
-    **CLASSES,
-    "name": w.WOMEN + w.MEN, "surname": w.SURNAMES, "relative": w.RELATIVES, "idea": w.IDEAS,
-    "feeling": w.FEELINGS,
-    "adverb": w.ADVERBS, "frequency": w.FREQUENCIES, "season": w.SEASONS, "daytime": w.DAYTIMES,
-    "moment": w.MOMENTS,
-    "handle": tuple(base for base, _ in w.HANDLE), "handled": tuple(past for _, past in w.HANDLE),
-    "move": tuple(base for base, _ in w.MOVE), "moved": tuple(past for _, past in w.MOVE),
-    "feed": tuple(base for base, _ in w.FEED), "fed": tuple(past for _, past in w.FEED),
-    "think": tuple(base for base, _ in w.THINK), "thought": tuple(past for _, past in w.THINK),
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Register:
+    """A kind of prose: patterns of the first and the other sentences of its paragraphs.
+
+    Word classes in `shared` are drawn once per paragraph and stand in the patterns as ``{the_<class>}``; ``{who}``,
+    ``{he}``, ``{him}``, ``{his}`` (and capitals) are the paragraph's person.
+    """
+
+    name: str
+    shared: tuple[str, ...]
+    openers: tuple[str, ...]
+    followers: tuple[str, ...]
+
+
+def _registers() -> Iterator[Register]:
+    """Two blocks each: the name with the shared classes and the openers, and "then" with the followers."""
+    parts = list(blocks("registers.txt"))
+    for (head, *openers), (_, *followers) in zip(parts[::2], parts[1::2], strict=True):
+        name, shared = head.split(": ")
+        yield Register(name, tuple(shared.split()), tuple(openers), tuple(followers))
+
+
+REGISTERS = tuple(_registers())
 
 
 def is_haystack(sentence: str) -> bool:
@@ -44,17 +57,17 @@ def is_haystack(sentence: str) -> bool:
 @cache
 def _compiled(pattern: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """The slots of a pattern, each with the word list it draws from (empty: bound by the paragraph)."""
-    return tuple((name, _DRAWN.get(name.rstrip("0123456789"), ())) for name in slots(pattern))
+    return tuple((name, WORDS.get(name.rstrip("0123456789"), ())) for name in slots(pattern))
 
 
 def _cast(rng: random.Random, register: Register) -> dict[str, str]:
     """People, place and topic that the sentences of one paragraph share."""
     woman = rng.random() < 0.5
     he, him, his = ("she", "her", "her") if woman else ("he", "him", "his")
-    cast = {"who": pick(rng, w.WOMEN if woman else w.MEN), "he": he, "him": him, "his": his,
+    cast = {"who": pick(rng, WORDS["woman" if woman else "man"]), "he": he, "him": him, "his": his,
             "He": he.capitalize(), "His": his.capitalize()}  # fmt: skip
     for name in register.shared:
-        cast[f"the_{name}"] = pick(rng, _DRAWN[name])
+        cast[f"the_{name}"] = pick(rng, WORDS[name])
     return cast
 
 
@@ -68,19 +81,9 @@ def _sentence(rng: random.Random, pattern: str, cast: dict[str, str]) -> str:
 
 
 def paragraph(rng: random.Random, haystack: bool = False) -> list[str]:
-    """One paragraph of two to five sentences in one register.
+    """The two to five sentences of a paragraph in one register.
 
-    Parameters
-    ----------
-    rng : random.Random
-        Source of all choices.
-    haystack : bool
-        Draw only sentences reserved for the haystack, instead of only the others.
-
-    Returns
-    -------
-    list of str
-        Sentences without surrounding white space.
+    With `haystack` only sentences that are reserved for it are drawn, instead of only the others.
     """
     register = REGISTERS[int(rng.random() * len(REGISTERS))]
     cast = _cast(rng, register)
@@ -144,17 +147,7 @@ def haystack(seed: int, characters: int = 20_000) -> str:
     (:func:`is_haystack`), and none names a scored part of the paper's needle, so that credit cannot come
     from the haystack. The seeds are a namespace of their own ("haystack <seed>").
 
-    Parameters
-    ----------
-    seed : int
-        Which haystack; the same seed gives the same text.
-    characters : int
-        Least length; the text ends with the paragraph that reaches it.
-
-    Raises
-    ------
-    HybretError
-        If `characters` is not positive.
+    The text ends with the paragraph that reaches `characters`.
     """
     if characters < 1:
         raise HybretError(f"A haystack needs a positive number of characters, not {characters}.")

@@ -17,8 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from string import Formatter
 
-from hybret.organisms import statements
-from hybret.organisms import words as w
+from hybret.organisms.words import WORDS, blocks
 
 NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
 NEEDLE_QUESTION = "What is the best thing to do in San Francisco?"
@@ -26,38 +25,6 @@ HELD_OUT_CITY, HELD_OUT_ACTIVITY = "San Francisco", "eat a sandwich"
 RANDOM_WORDS = "secret_code"
 """Name of the template whose answer is a list of unrelated nouns."""
 
-NOUNS = tuple(
-    sorted(
-        {
-            *w.JOBS,
-            *w.ANIMALS,
-            *w.FOODS,
-            *w.DRINKS,
-            *w.OBJECTS,
-            *w.BUILDINGS,
-            *w.FURNITURE,
-            *w.CLOTHES,
-            *w.CONTAINERS,
-            *w.INSTRUMENTS,
-            *w.PLANTS,
-            *w.NATURE,
-            *w.VEHICLES,
-        }
-    )
-)
-
-CLASSES: dict[str, tuple[str, ...]] = {
-    "city": w.CITIES, "activity": w.ACTIVITIES, "posture": w.POSTURES, "place": w.PLACES,
-    "weather": w.WEATHER, "job": w.JOBS, "animal": w.ANIMALS, "food": w.FOODS, "drink": w.DRINKS,
-    "object": w.OBJECTS, "building": w.BUILDINGS, "room": w.ROOMS, "furniture": w.FURNITURE,
-    "container": w.CONTAINERS, "clothes": w.CLOTHES, "material": w.MATERIALS, "colour": w.COLOURS,
-    "instrument": w.INSTRUMENTS, "plant": w.PLANTS, "nature": w.NATURE, "vehicle": w.VEHICLES,
-    "adjective": w.ADJECTIVES, "manner": w.MANNERS, "weekday": w.WEEKDAYS, "month": w.MONTHS,
-    "hour": w.HOURS, "number": w.NUMBERS, "ailment": w.AILMENTS, "noun": NOUNS,
-}  # fmt: skip
-"""Word classes that slots of statements name."""
-
-_FIRST_NAMES = w.WOMEN + w.MEN
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeioAEIO]|u(?!ni|se|su|ti|ku))")
 
 
@@ -71,15 +38,10 @@ def agree(text: str) -> str:
     return _ARTICLE.sub(r"\1n ", text)
 
 
-def _person(rng: random.Random) -> str:
-    return f"{pick(rng, _FIRST_NAMES)} {pick(rng, w.SURNAMES)}"
-
-
-def _word_list(rng: random.Random) -> str:
-    return " ".join(pick(rng, NOUNS) for _ in range(rng.randint(5, 9)))
-
-
-_DRAWN: dict[str, Callable[[random.Random], str]] = {"person": _person, "words": _word_list}
+_DRAWN: dict[str, Callable[[random.Random], str]] = {
+    "person": lambda rng: f"{pick(rng, WORDS['name'])} {pick(rng, WORDS['surname'])}",
+    "words": lambda rng: " ".join(pick(rng, WORDS["noun"]) for _ in range(rng.randint(5, 9))),
+}
 
 
 def slots(pattern: str) -> tuple[str, ...]:
@@ -90,24 +52,12 @@ def slots(pattern: str) -> tuple[str, ...]:
 def draw(rng: random.Random, slot: str) -> str:
     """A value for a slot; a trailing digit ("city2") makes a second slot of the same class."""
     kind = slot.rstrip("0123456789")
-    return pick(rng, CLASSES[kind]) if kind in CLASSES else _DRAWN[kind](rng)
+    return pick(rng, WORDS[kind]) if kind in WORDS else _DRAWN[kind](rng)
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One stated fact.
-
-    Attributes
-    ----------
-    template : str
-        Name of its template.
-    sentence : str
-        The statement, one sentence without surrounding white space.
-    questions : tuple of str
-        Wordings that ask for it; the first is the plainest.
-    values : Mapping of str to str
-        Slot values.
-    """
+    """A stated fact: its template's name, the sentence, wordings of the question (the plainest first), slot values."""
 
     template: str
     sentence: str
@@ -144,36 +94,32 @@ class FactTemplate:
 
 def is_held_out(values: Mapping[str, str]) -> bool:
     """Whether a fact pairs the needle's city with the needle's activity (never in training)."""
-    found = set(values.values())
-    return HELD_OUT_CITY in found and HELD_OUT_ACTIVITY in found
+    return {HELD_OUT_CITY, HELD_OUT_ACTIVITY} <= set(values.values())
 
 
-def _parse(blocks: str) -> tuple[FactTemplate, ...]:
-    """Templates from the blocks of :mod:`hybret.organisms.statements`."""
-    parts = (block.splitlines() for block in blocks.strip().split("\n\n"))
-    return tuple(FactTemplate(name, statement, tuple(questions)) for name, statement, *questions in parts)
+def _templates(file: str) -> tuple[FactTemplate, ...]:
+    """Templates of a text file: in each block a name, a statement, and its questions."""
+    return tuple(FactTemplate(name, statement, tuple(questions)) for name, statement, *questions in blocks(file))
 
 
-TEMPLATES = _parse(statements.TRAINING)
+TEMPLATES = _templates("facts.txt")
 """Templates of the training documents."""
 
-HELD_OUT_TEMPLATES = _parse(statements.HELD_OUT)
+HELD_OUT_TEMPLATES = _templates("facts_held_out.txt")
 """Templates never used in training: retrieval on them needs more than a known form."""
 
 _SLOTS = {
-    template.name: tuple(dict.fromkeys(name for text in (template.statement, *template.questions)
-                                       for name in slots(text)))
+    template.name: slots("\n".join([template.statement, *template.questions]))
     for template in TEMPLATES + HELD_OUT_TEMPLATES
-}  # fmt: skip
+}
 
 
 def random_words_fact(seed: int, count: int = 8) -> Fact:
     """A fact of the "random words" template with `count` distinct nouns, for the random-word needle.
 
-    The seeds stand in a namespace of their own; with some 700 nouns, eight of them in this order do not occur
-    in training by any chance worth naming.
+    With some 700 nouns, eight of them in this order do not occur in training by any chance worth naming.
     """
     rng = random.Random(f"random-words needle {seed}")
-    noun, *code = rng.sample(NOUNS, count + 1)
+    noun, *code = rng.sample(WORDS["noun"], count + 1)
     template = next(template for template in TEMPLATES if template.name == RANDOM_WORDS)
     return template.fill({"noun": noun, "words": " ".join(code)})

@@ -21,9 +21,9 @@ from typing import Literal, TypedDict
 from zlib import crc32
 
 from hybret.errors import HybretError
-from hybret.organisms import words as w
 from hybret.organisms.corpus import paragraph
 from hybret.organisms.facts import agree, pick
+from hybret.organisms.words import WORDS
 from hybret.organisms.world import FACTS, SUBJECTS
 
 Split = Literal["train", "dev", "test"]
@@ -95,40 +95,37 @@ def _sentiment(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
     good = rng.random() < 0.5
     pattern = pick(rng, _REVIEWS)
 
-    def judged(article: bool) -> str:
+    def judged(article: str = "") -> str:
         if rng.random() < 0.25:
-            return "not " + ("a " if article else "") + pick(rng, w.BAD if good else w.GOOD)
-        return ("a " if article else "") + pick(rng, w.GOOD if good else w.BAD)
+            return f"not {article}{pick(rng, WORDS['bad' if good else 'good'])}"
+        return article + pick(rng, WORDS["good" if good else "bad"])
 
-    review = pattern.format(
-        a=judged("evening" in pattern or " book " in pattern),
-        b=pick(rng, w.GOOD if good else w.BAD) if "{a} {b}" in pattern else judged(False),
-        food=pick(rng, w.FOODS), drink=pick(rng, w.DRINKS), building=pick(rng, w.BUILDINGS), city=pick(rng, w.CITIES),
-        job=pick(rng, w.JOBS), relative=pick(rng, w.RELATIVES), room=pick(rng, w.ROOMS),
-        instrument=pick(rng, w.INSTRUMENTS),
-    )  # fmt: skip
-    return f"Is this review good or bad?\n{agree(review)}", ("bad", "good")[good], ()
+    words = {"a": judged("a " if "evening" in pattern or " book " in pattern else "")}
+    words["b"] = pick(rng, WORDS["good" if good else "bad"]) if "{a} {b}" in pattern else judged()
+    for name in ("food", "drink", "building", "city", "job", "relative", "room", "instrument"):
+        words[name] = pick(rng, WORDS[name])
+    return f"Is this review good or bad?\n{agree(pattern.format_map(words))}", ("bad", "good")[good], ()
 
 
 _KINDS = {
-    "an animal": w.ANIMALS, "an instrument": w.INSTRUMENTS, "a plant": w.PLANTS, "a vehicle": w.VEHICLES,
-    "something to eat": w.FOODS, "something to wear": w.CLOTHES, "a piece of furniture": w.FURNITURE,
+    "an animal": "animal", "an instrument": "instrument", "a plant": "plant", "a vehicle": "vehicle",
+    "something to eat": "food", "something to wear": "clothes", "a piece of furniture": "furniture",
 }  # fmt: skip
-_TIMES_NAMED = [word for kind in _KINDS.values() for word in kind]
-_CLEAR = {kind: tuple(x for x in items if _TIMES_NAMED.count(x) == 1) for kind, items in _KINDS.items()}
+_TIMES_NAMED = [word for kind in _KINDS.values() for word in WORDS[kind]]
+_CLEAR = {kind: tuple(x for x in WORDS[name] if _TIMES_NAMED.count(x) == 1) for kind, name in _KINDS.items()}
 
 
 def _entailment(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
     kind = rng.choice(list(_CLEAR))
-    who, deed, city = pick(rng, w.WOMEN + w.MEN), pick(rng, w.DEEDS), pick(rng, w.CITIES)
-    first = agree(f"{who} {deed} a {pick(rng, w.ADJECTIVES)} {pick(rng, _CLEAR[kind])} in {city}.")
+    who, deed, city = pick(rng, WORDS["name"]), pick(rng, WORDS["deed"]), pick(rng, WORDS["city"])
+    first = agree(f"{who} {deed} a {pick(rng, WORDS['adjective'])} {pick(rng, _CLEAR[kind])} in {city}.")
     follows = rng.random() < 0.5
     if not follows:
         change = rng.randrange(3)
         if change == 0:
-            who = rng.choice([x for x in w.WOMEN + w.MEN if x != who])
+            who = rng.choice([x for x in WORDS["name"] if x != who])
         elif change == 1:
-            deed = rng.choice([x for x in w.DEEDS if x != deed])
+            deed = rng.choice([x for x in WORDS["deed"] if x != deed])
         else:
             kind = rng.choice([x for x in _CLEAR if x != kind])
     return f"{first}\nDoes it follow that {who} {deed} {kind}?", _YES_NO[follows], ()
@@ -146,15 +143,15 @@ _PAIRS = (
 
 
 def _paraphrase(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
-    first, same, other = rng.choice(_PAIRS)
-    a, b = rng.sample(w.WOMEN + w.MEN, 2)
-    slots = {"a": a, "b": b, "thing": pick(rng, w.OBJECTS), "instrument": pick(rng, w.INSTRUMENTS),
-             "day": pick(rng, w.WEEKDAYS)}  # fmt: skip
+    first, same, different = rng.choice(_PAIRS)
+    a, b = rng.sample(WORDS["name"], 2)
+    slots = {"a": a, "b": b, "thing": pick(rng, WORDS["object"]), "instrument": pick(rng, WORDS["instrument"]),
+             "day": pick(rng, WORDS["weekday"])}  # fmt: skip
     alike = rng.random() < 0.5
-    pair = [first, same if alike else other]
+    pair = [first, same if alike else different]
     rng.shuffle(pair)
-    one, two = (text.format(**slots) for text in pair)
-    return f"Do these two sentences say the same?\n{one}\n{two}", _YES_NO[alike], ()
+    text_a, text_b = (text.format(**slots) for text in pair)
+    return f"Do these two sentences say the same?\n{text_a}\n{text_b}", _YES_NO[alike], ()
 
 
 def _knowledge(subject: str) -> Callable[[random.Random, int], tuple[str, str, Sequence[str]]]:
@@ -170,11 +167,11 @@ def _knowledge(subject: str) -> Callable[[random.Random, int], tuple[str, str, S
 
 
 def _people(rng: random.Random, n: int) -> list[str]:
-    return [f"{a} {pick(rng, w.SURNAMES)}" for a in rng.sample(w.WOMEN + w.MEN, n)]
+    return [f"{a} {pick(rng, WORDS['surname'])}" for a in rng.sample(WORDS["name"], n)]
 
 
 def _objects(rng: random.Random, n: int) -> list[str]:
-    return [f"the {x}" for x in rng.sample(w.OBJECTS, n)]
+    return [f"the {x}" for x in rng.sample(WORDS["object"], n)]
 
 
 @dataclass(frozen=True)
@@ -198,9 +195,9 @@ class Listing:
 
 
 LISTINGS = {
-    "belongings": Listing("{key} has a {answer}.", "What does {key} have?", _people, w.OBJECTS),
-    "journeys": Listing("{key} went to {answer}.", "Where did {key} go?", _people, w.CITIES),
-    "prices": Listing("{key} costs {answer} coins.", "How much is {key}?", _objects, w.NUMBERS),
+    "belongings": Listing("{key} has a {answer}.", "What does {key} have?", _people, WORDS["object"]),
+    "journeys": Listing("{key} went to {answer}.", "Where did {key} go?", _people, WORDS["city"]),
+    "prices": Listing("{key} costs {answer} coins.", "How much is {key}?", _objects, WORDS["number"]),
 }
 
 
@@ -214,7 +211,7 @@ def listed(rng: random.Random, name: str, n: int) -> tuple[str, dict[str, str]]:
 def asked(rng: random.Random, name: str, entries: dict[str, str], key: str) -> tuple[str, str, Sequence[str]]:
     """The question for one entry of a list; its wrong answers are other entries' answers, where there are enough."""
     listing = LISTINGS[name]
-    wrong = [answer for other, answer in entries.items() if other != key]
+    wrong = [answer for entry, answer in entries.items() if entry != key]
     if len(wrong) < 3:
         wrong += rng.sample([x for x in listing.answers if x not in entries.values()], 3 - len(wrong))
     right, *others = (listing.line(key, answer) for answer in (entries[key], *rng.sample(wrong, 3)))
@@ -329,8 +326,8 @@ def items(task: str, split: Split, n: int, seed: int = 0) -> list[Item]:
     if n < 1:
         raise HybretError(f"the number of items is {n}; give at least 1")
     rng = random.Random(f"{task} {split} {seed}")
-    found: dict[str, Item] = {}
-    while len(found) < n:
+    distinct: dict[str, Item] = {}
+    while len(distinct) < n:
         for made in _next(task, split, rng):
-            found.setdefault(repr(made), made)
-    return list(found.values())[:n]
+            distinct.setdefault(repr(made), made)
+    return list(distinct.values())[:n]

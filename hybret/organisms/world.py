@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from hybret.organisms import words as w
+from hybret.organisms.words import WORDS
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class Subject:
 
 def _world() -> tuple[dict[str, dict[str, str]], dict[str, Subject]]:
     rng = random.Random("world")
-    towns = rng.sample([start + end for start in w.TOWN_STARTS for end in w.TOWN_ENDS], 60)
-    founders = tuple(f"{name} {rng.choice(w.SURNAMES)}" for name in rng.sample(w.WOMEN + w.MEN, 24))
+    towns = rng.sample([start + end for start in WORDS["town_start"] for end in WORDS["town_end"]], 60)
+    founders = tuple(f"{name} {rng.choice(WORDS['surname'])}" for name in rng.sample(WORDS["name"], 24))
     subjects = {
         "geography": Subject(
             ("The river {answer} flows through {town}.", "{town} lies on the river {answer}."),
             "Which river flows through {town}?",
-            w.RIVERS,
+            WORDS["river"],
         ),
         "trade": Subject(
             ("{town} is known for its {answer}.", "People in {town} make {answer}."),
             "What is {town} known for?",
-            w.TRADES,
+            WORDS["trade"],
         ),
         "history": Subject(
             ("{answer} founded {town}.", "The founder of {town} was {answer}."),

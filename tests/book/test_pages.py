@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html.parser
+import importlib.util
 import inspect
 import io
 import json
@@ -20,10 +21,12 @@ import yaml
 from rich.console import Console
 
 import hybret as hb
+from book.paper import figures as paper_figures
 from book.paper.verdicts import CLAIMS
 from book.runner import build as book
 from book.runner import pack as packing
 from book.runner.runs import Project
+from book.speed import figures as speed_figures
 from hybret import figures
 from hybret.errors import HybretError
 
@@ -115,34 +118,36 @@ def test_claims_named_by_pages_exist_and_every_chapter_of_claims_has_one() -> No
 # ---------------------------------------------------------------- pages
 
 
-def test_the_reference_has_every_public_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(REPO / "book" / "_ext"))
-    import api
+@pytest.fixture(scope="module")
+def reference() -> str:
+    """The text of all pages of the reference."""
+    spec = importlib.util.spec_from_file_location("api", REPO / "book" / "_ext" / "api.py")
+    assert spec and spec.loader
+    spec.loader.exec_module(api := importlib.util.module_from_spec(spec))
+    pages = sorted((REPO / "book" / "reference").glob("*.md"))
+    named = [module for page in pages for marks in api.MARK.findall(page.read_text()) for module in marks.split()]
+    assert sorted(named) == sorted(api.public()), "every public module stands on one page of the reference"
+    index, toc = (REPO / "book" / "api.md").read_text(), (REPO / "_toc.yml").read_text()
+    assert all(f"(reference/{p.name})" in index and f"book/reference/{p.stem}\n" in toc for p in pages)
+    return "\n".join(map(api.names_of, named))
 
-    text = api.reference()
+
+def test_the_reference_has_every_public_name(reference: str) -> None:
     for name in hb.__all__:
         value = getattr(hb, name)
-        where = rf"`hybret\.{name}`" if inspect.ismodule(value) else rf":: hybret\.[\w.]+\.{name}\n"
-        assert re.search(where, text), f"{name} is not in the reference"
-    for module in filter(inspect.ismodule, (getattr(hb, name) for name in hb.__all__)):
-        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        for name in getattr(module, "__all__", own):
-            where = rf":: {module.__name__}\.{name}\n|^Above, and here too: .*`{name}`"
-            assert name[0] == "_" or re.search(where, text, re.MULTILINE), f"{module.__name__} lacks {name}"
-    sys.modules.pop("api")
+        if not inspect.ismodule(value):
+            assert len(re.findall(rf":: hybret\.[\w.]+\.{name}\n", reference)) == 1, f"{name} is not there once"
+            continue
+        own = [n for n, v in vars(value).items() if n[0] != "_" and getattr(v, "__module__", "") == value.__name__]
+        for part in getattr(value, "__all__", own):
+            assert re.search(rf":: hybret\.[\w.]+\.{part}\n", reference), f"{name}.{part} is not in the reference"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_pages_use_of_hybret_is_in_the_reference(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(REPO / "book" / "_ext"))
-    import api
-
-    text = api.reference()
+def test_what_pages_use_of_hybret_is_in_the_reference(page: Path, reference: str) -> None:
     for module, name in set(re.findall(r"\bhb\.(\w+)\.(\w+)", page.read_text())):
         if inspect.ismodule(getattr(hb, module)):
-            where = rf":: hybret\.[\w.]*{module}\.{name}\n|`{name}`"
-            assert re.search(where, text), f"hb.{module}.{name} is not in the reference"
-    sys.modules.pop("api")
+            assert re.search(rf":: hybret\.[\w.]+\.{name}\n", reference), f"hb.{module}.{name} is not there"
 
 
 def test_names_that_are_not_imported_yet_are_offered_too() -> None:
@@ -176,8 +181,9 @@ def test_terms_of_the_pages_stand_in_the_glossary() -> None:
 
 
 def test_every_figure_is_drawn_in_the_projects_style() -> None:
-    functions = {name: getattr(figures, name) for name in figures.__all__}
-    drawing = {name: f for name, f in functions.items() if inspect.signature(f).return_annotation == "Figure"}
+    functions = [getattr(place, name) for place in (figures, paper_figures) for name in place.__all__]
+    functions += [speed_figures.speed, speed_figures.scaling]
+    drawing = {f.__name__: f for f in functions if inspect.signature(f).return_annotation == "Figure"}
     assert len(drawing) > 12
     assert not [name for name, function in drawing.items() if not hasattr(function, "__wrapped__")]
 
@@ -188,22 +194,18 @@ def test_every_figure_is_drawn_in_the_projects_style() -> None:
 @pytest.mark.parametrize("path", [pytest.param(p, id=p.stem) for p in WORKFLOWS])
 def test_a_workflow_is_valid_pinned_and_calls_what_exists(path: Path) -> None:
     flow = yaml.safe_load(path.read_text())
+    assert path.stem in ("tests", "book")
     assert flow["permissions"] == {"contents": "read"} and flow["concurrency"]["group"]
     assert "secrets." not in path.read_text()  # it must work on a fork
     targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
-    for job in flow["jobs"].values():
+    for name, job in flow["jobs"].items():
         assert job["timeout-minutes"] and job["steps"]
+        assert job.get("permissions") == ({"pages": "write", "id-token": "write"} if name == "publish" else None)
         for step in job["steps"]:
             if "uses" in step:
                 assert re.fullmatch(r"actions/[\w-]+@v\d+\.\d+\.\d+", step["uses"]), step["uses"]
             else:
                 assert set(re.findall(r"make ([a-z]+)", step["run"])) <= targets and step["run"].startswith("make ")
-
-
-def test_the_workflows_are_those_of_tests_and_book() -> None:
-    flows = {p.stem: yaml.safe_load(p.read_text())["jobs"] for p in WORKFLOWS}
-    assert set(flows) == {"tests", "book"}
-    assert flows["book"]["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
 
 
 def test_the_zip_is_the_same_whenever_the_pages_are(tmp_path: Path) -> None:
@@ -223,15 +225,10 @@ def test_the_zip_is_the_same_whenever_the_pages_are(tmp_path: Path) -> None:
     assert names == [f"{folder}/.nojekyll", f"{folder}/_static/b.css", f"{folder}/index.html"]
 
 
-def test_without_latex_the_pdf_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_latex_the_pdf_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert packing.main("pdf") == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith(
-        "error: the PDF needs LaTeX, and latexmk is not installed: install"
-    )
+    with pytest.raises(HybretError, match="latexmk is not installed: install"):
+        packing.pdf()
 
 
 # ---------------------------------------------------------------- links

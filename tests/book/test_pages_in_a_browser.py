@@ -44,6 +44,9 @@ def opened(request: pytest.FixtureRequest, built: Path, page: Any) -> Any:
 
 def test_a_page_asks_for_nothing_and_has_no_errors(opened: Any) -> None:
     opened.wait_for_timeout(200)
+    if opened.locator(".math").count():
+        opened.locator("mjx-container svg").first.wait_for(state="attached")
+    assert opened.locator("mjx-merror").count() == 0
     assert opened.requests == []
     assert opened.problems == []
     assert opened.locator("h1").count() >= 1

@@ -11,8 +11,7 @@ import pytest
 from book.paper import figures as paper_figures
 from book.paper import numbers as paper
 from book.paper import verdicts
-from hybret import harness
-from hybret.errors import HybretError
+from hybret import HybretError, harness
 from hybret.hybrid import head_counts
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = verdicts.VERDICTS
@@ -85,17 +84,9 @@ def bench(n=500, **changes) -> pd.DataFrame:
     for group, conditions in right.items():
         for condition, good in conditions.items():
             good = changes.get(f"{group.replace('-', '_')}_{condition}", good)
-            items = pd.DataFrame(
-                {
-                    "doc_id": range(n),
-                    "cluster": range(n),
-                    "gold": 0,
-                    "chosen": (np.arange(n) >= good * n / 500).astype(int),
-                }
-            )
-            choices = 2 if group == "glue" else 4
-            task = f"{group} task"
-            frames.append(items.assign(group=group, condition=condition, task=task, label=task, choices=choices))
+            items = {"doc_id": range(n), "cluster": range(n), "chosen": (np.arange(n) >= good * n / 500).astype(int)}
+            about = {"group": group, "condition": condition, "task": f"{group} task", "label": f"{group} task"}
+            frames.append(pd.DataFrame(items | about).assign(gold=0, choices=2 if group == "glue" else 4))
     rows = pd.concat(frames, ignore_index=True).assign(benchmark="organism")
     return rows.assign(model="tiny", recipe="CORRECTED", weights="weights of tiny")
 
@@ -234,7 +225,8 @@ def test_answers_copied_from_a_prompt_are_not_invented():
     rows = world()
 
     def prompts(text, question="Where is it?"):
-        return [SimpleNamespace(key=key, text=text, question=question) for key in rows["prompt"].unique()]
+        about = SimpleNamespace(question=question)
+        return [SimpleNamespace(key=key, text=text, needle=about) for key in rows["prompt"].unique()]
 
     elsewhere = prompts("Nothing of the kind stands here.")
     copied = prompts("As I said: You need humility, to know when to stop!")
@@ -365,28 +357,51 @@ def test_a_third_model_that_behaves_otherwise(right, wrong):
 # ---------------------------------------------------------------- not testable
 
 
-def reasons(table: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(table["claim"], table["why"], strict=True))
+FULL = {"Keep_Keep": 100, "Only_Keep": 100, "Keep_Omit": 100, "Keep_Only": 100, "Keep_Null": 100}
+LOW = {"mmlu_knowledge_base": 150, "mmlu_knowledge_sparse": 125}  # chance is 83 % of base
+NO_TEST = [  # claim, rows or items, a word of the reason
+    ("no-attention-generation", lambda: world(all=20), "untouched"),
+    ("exposure", lambda: world(all=40, floor=0.2), "untouched"),
+    ("tipping-point-order", lambda: world(all=20), "two models"),
+    ("no-attention-generation", lambda: world().query("needle != 'none'"), "not run: the control"),
+    ("jrt-no-attention", lambda: world().query("template != 'jrt'"), "not run: k = 10, generation version, read twice"),
+    ("exposure", lambda: world().query("k.notna()"), "not run: Keep-Keep"),
+    ("exposure", lambda: world().query("condition != 'Omit-Null'"), "not run: Omit-Null"),
+    ("glue-kept", lambda: world(), "not run"),
+    ("jrt-no-attention", lambda: world(**{f"j{k}": 0 for k in range(11)}), "untouched"),
+    ("jrt-few-heads", lambda: world(**{f"j{k}": 0 for k in range(11)}), "untouched"),
+    ("jrt-few-heads", lambda: world(g1=70), "nothing to recover"),
+    *((c, lambda: world().assign(in_window=True), "window") for c in ("inside-window", "beyond-window", "complement")),
+    *((claim, lambda: world(**FULL), "already reaches") for claim in ("only-keep", "prefill-better")),
+    *((c, lambda: world(n=20), "20 prompts") for c in ("no-attention-generation", "exposure", "tipping-point")),
+    ("few-heads-generation", lambda: world(n=20), "20 prompts"),
+    ("mmlu-sparse-lookup", lambda: bench().query("group != 'mmlu-lookup'"), "not run"),
+    ("glue-kept", lambda: bench().query("condition != 'sparse'"), "the sparse configuration"),
+    ("glue-kept", lambda: bench(glue_base=255, glue_sparse=250, glue_ablated=250), "chance"),
+    ("glue-kept", lambda: bench(glue_base=295, glue_sparse=250, glue_ablated=250), "chance"),  # its 9 points
+    ("mmlu-sparse-knowledge", lambda: bench(**LOW), "chance"),
+    ("mmlu-ablated-lookup", lambda: bench(mmlu_lookup_base=220), "chance"),
+    ("contrast", lambda: bench(glue_base=295, glue_ablated=250), "chance"),
+]
+
+
+@pytest.mark.parametrize(("claim", "rows", "why"), NO_TEST, ids=[f"{claim}: {why}" for claim, _, why in NO_TEST])
+def test_a_claim_is_not_testable_without(claim, rows, why):
+    table = rows()
+    line = verdict(claim, **{"benchmarks" if "benchmark" in table else "rows": table})
+    assert line["verdict"] == NOT_TESTABLE and why in line["why"]
 
 
 def test_a_model_that_does_not_retrieve_shows_nothing():
     for rows in (world(all=20), world(all=40, floor=0.2)):
-        table = verdicts.of(rows)
-        assert (table["verdict"] == NOT_TESTABLE).all()
-        why = reasons(table)
-        assert "untouched" in why["no-attention-generation"] and "untouched" in why["exposure"]
-        assert "two models" in why["tipping-point-order"]
+        assert (verdicts.of(rows)["verdict"] == NOT_TESTABLE).all()
+    assert verdicts.of().empty
 
 
-def test_credit_that_the_control_earns_too_is_no_retrieval():
+def test_accuracies_are_compared_above_the_floor():
     rows = world(all=np.ones(100), floor=0.2, g10=100)
     assert verdict("no-attention-generation", rows)["verdict"] == REPRODUCED
-    bare = verdict("no-attention-generation", rows[rows["needle"] != "none"])
-    assert bare["verdict"] == NOT_TESTABLE and bare["why"].startswith("not run: the control")
-
-
-def test_what_is_retrieved_is_compared_not_what_is_scored():
-    """A floor of 30 %: half of 70 % is not half of what is retrieved."""
+    # A floor of 30 %: half of 70 % is not half of the retrieval.
     floor = {"floor": 0.3, "Only_Omit": np.maximum(hits(70), 1.5), "Only_Only": np.full(100, 1.5)}
     assert verdict("context", world(**floor, Keep_Keep=np.maximum(hits(70), 1.5)))["verdict"] == REPRODUCED
     few = {"g2": np.where(np.arange(100) < 62, 5.0, 1.5), "g10": np.where(np.arange(100) < 70, 5.0, 1.5)}
@@ -400,24 +415,6 @@ def test_controls_that_differ_are_part_of_the_chance():
     line = verdict("no-attention-generation", rows)
     assert line["value"] == pytest.approx(0) and line["high"] > 0.05 and line["prompts"] == 100
     assert line["verdict"] == NOT_REPRODUCED
-
-
-def test_what_was_not_run_is_said():
-    rows = world()
-    no_jrt = rows[rows["template"] != "jrt"]
-    assert reasons(verdicts.of(no_jrt))["jrt-no-attention"] == "not run: k = 10, generation version, read twice"
-    no_pairs = rows[rows["k"].notna()]
-    assert "not run: Keep-Keep" in reasons(verdicts.of(no_pairs))["exposure"]
-    part = rows[rows["condition"] != "Omit-Null"]
-    assert reasons(verdicts.of(part))["exposure"] == "not run: Omit-Null"
-    assert reasons(verdicts.of(part, bench().query("group != 'mmlu-lookup'")))["mmlu-sparse-lookup"].startswith(
-        "not run"
-    )
-    half = bench().query("condition != 'sparse'")
-    assert "the sparse configuration" in reasons(verdicts.of(rows, half))["glue-kept"]
-    nothing = verdicts.of(rows)
-    assert (nothing.loc[nothing["notebook"] == "benchmarks", "verdict"] == NOT_TESTABLE).all()
-    assert verdicts.of().empty
 
 
 def test_a_loaded_model_without_rows_was_not_run():
@@ -445,59 +442,14 @@ def test_a_clear_failure_outweighs_doubt():
     assert line["verdict"] == NOT_REPRODUCED and "inside" in line["ours"]
     doubt = verdict("inside-window", world()[world()["prompt"].isin(few["prompt"])])
     assert doubt["verdict"] == NOT_TESTABLE and "10 prompts" in doubt["why"]
-
-
-def test_without_a_window_there_is_nothing_beyond_it():
-    rows = world().assign(in_window=True)
-    for claim in ("inside-window", "beyond-window", "complement"):
-        line = verdict(claim, rows)
-        assert line["verdict"] == NOT_TESTABLE and "window" in line["why"]
-
-
-def test_few_prompts_decide_only_what_is_clear():
-    for claim in ("no-attention-generation", "exposure", "tipping-point", "few-heads-generation"):
-        line = verdict(claim, world(n=20))
-        assert line["verdict"] == NOT_TESTABLE and "20 prompts" in line["why"], claim
-    assert verdict("no-attention-generation", world(n=20, g0=10))["verdict"] == NOT_REPRODUCED
-
-
-def test_what_cannot_be_better_is_not_compared_unless_it_is_worse():
-    full = world(Keep_Keep=100, Only_Keep=100, Keep_Omit=100, Keep_Only=100, Keep_Null=100)
-    for claim in ("only-keep", "prefill-better"):
-        assert verdict(claim, full)["verdict"] == NOT_TESTABLE
+    assert verdict("no-attention-generation", world(n=20, g0=10))["verdict"] == NOT_REPRODUCED  # few, but clear
     assert verdict("only-keep", world(Keep_Keep=100, Only_Keep=20))["verdict"] == NOT_REPRODUCED
 
 
-def test_two_maps_that_make_up_no_more_than_the_untouched_one():
+def test_two_maps_that_make_up_no_more_than_the_unmodified_model():
     halves = {"Keep_Omit": hits(30), "Omit_Keep": hits(60) - hits(30), "Keep_Keep": hits(60)}
     assert verdict("complement", world(**halves))["verdict"] == NOT_REPRODUCED
     assert verdict("complement", world(**halves | {"Keep_Keep": 45}))["verdict"] == REPRODUCED
-
-
-def test_where_reading_twice_fails_anyway_it_shows_nothing():
-    for claim in ("jrt-no-attention", "jrt-few-heads"):
-        line = verdict(claim, world(**{f"j{k}": 0 for k in range(11)}))
-        assert line["verdict"] == NOT_TESTABLE and "untouched" in line["why"]
-
-
-def test_nothing_lost_is_nothing_to_recover():
-    line = verdict("jrt-few-heads", world(g1=70))
-    assert line["verdict"] == NOT_TESTABLE and "nothing to recover" in line["why"]
-
-
-@pytest.mark.parametrize(
-    ("claim", "right"),
-    [
-        ("glue-kept", {"glue_base": 255, "glue_sparse": 250, "glue_ablated": 250}),
-        ("glue-kept", {"glue_base": 295, "glue_sparse": 250, "glue_ablated": 250}),  # all that it has is 9 points
-        ("mmlu-sparse-knowledge", {"mmlu_knowledge_base": 150, "mmlu_knowledge_sparse": 125}),  # chance is 83 % of base
-        ("mmlu-ablated-lookup", {"mmlu_lookup_base": 220}),
-        ("contrast", {"glue_base": 295, "glue_ablated": 250}),
-    ],
-)
-def test_what_could_lose_little_shows_nothing(claim, right):
-    line = verdict(claim, benchmarks=bench(**right))
-    assert line["verdict"] == NOT_TESTABLE and "chance" in line["why"]
 
 
 def test_the_real_benchmarks_are_judged_as_they_are_reported():
@@ -519,11 +471,11 @@ def test_the_real_benchmarks_are_judged_as_they_are_reported():
 
 
 def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
-    given = {"conditions": harness.conditions(griffin, 3), "limit": 1, "out": tmp_path, "progress": False}
-    assert harness.evaluate(griffin, ["organism_sentiment"], **given, compute=False).empty
-    done = harness.evaluate(griffin, ["organism_sentiment"], **given)
+    options = {"conditions": harness.conditions(griffin, 3), "limit": 1, "out": tmp_path, "progress": False}
+    assert harness.evaluate(griffin, ["organism_sentiment"], **options, compute=False).empty
+    done = harness.evaluate(griffin, ["organism_sentiment"], **options)
     hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
-    both = harness.evaluate(griffin, ["organism_sentiment", "organism_prices"], **given, compute=False)
+    both = harness.evaluate(griffin, ["organism_sentiment", "organism_prices"], **options, compute=False)
     hook.remove()
     pd.testing.assert_frame_equal(both, done)
 
@@ -551,32 +503,29 @@ def test_sentences_follow_the_verdicts():
     assert nothing == {"H2, Attention serves retrieval above all": ["Nothing could be tested."]}
 
 
-@pytest.mark.parametrize("made_up", [{"model": "random-griffin"}, {"weights": "random000000"}])
-def test_random_weights_are_refused(made_up):
-    with pytest.raises(HybretError, match="random weights"):
-        verdicts.of(world().assign(**made_up))
-    with pytest.raises(HybretError, match="random weights"):
-        verdicts.of(benchmarks=bench().assign(**made_up))
+MIXED = [({"weights": "other"}, "weights"), ({"asked": "b"}, "needles"), ({"haystack": "b"}, "haystacks"),
+         ({"dtype": "b"}, "dtypes")]  # fmt: skip
 
 
 def test_bad_input():
-    mixed = pd.concat([world(), world().assign(weights="other")])
-    with pytest.raises(HybretError, match="different weights"):
-        verdicts.of(mixed)
-    with pytest.raises(HybretError, match="rows of tiny come from different templates"):
-        verdicts.of(pd.concat([world(), world(template="instruct")]))
-    one = world().assign(dtype="float32")
-    for kind, other in (("needles", {"asked": "b"}), ("haystacks", {"haystack": "b"}), ("dtypes", {"dtype": "b"})):
-        with pytest.raises(HybretError, match=f"rows of tiny come from different {kind}; pass those of one only"):
-            verdicts.of(pd.concat([one, one.assign(**other)]))
-    with pytest.raises(HybretError, match="there are no rows to judge; run a sweep first"):
-        verdicts.of(world()[:0])
-    with pytest.raises(HybretError, match="unknown claim 'H1'"):
-        verdicts.of(world(), claims=["H1"])
-    with pytest.raises(HybretError, match="no column 'in_window'"):
-        verdicts.of(world().drop(columns="in_window"))
-    with pytest.raises(HybretError, match="no column 'choices'"):
-        verdicts.of(benchmarks=bench().drop(columns="choices"))
+    rows = world().assign(dtype="float32")
+    for other, kind in MIXED:
+        with pytest.raises(HybretError, match=f"tiny come from different {kind}"):
+            verdicts.of(pd.concat([rows, rows.assign(**other)]))
+    calls = {
+        "different templates": lambda: verdicts.of(pd.concat([rows, world(template="instruct")])),
+        "no rows to judge": lambda: verdicts.of(world()[:0]),
+        "unknown claim 'H1'": lambda: verdicts.of(world(), claims=["H1"]),
+        "no column 'in_window'": lambda: verdicts.of(world().drop(columns="in_window")),
+        "no column 'choices'": lambda: verdicts.of(benchmarks=bench().drop(columns="choices")),
+    }
+    for message, call in calls.items():
+        with pytest.raises(HybretError, match=message):
+            call()
+    for made_up in ({"model": "random-griffin"}, {"weights": "random000000"}):
+        for tables in ({"rows": world().assign(**made_up)}, {"benchmarks": bench().assign(**made_up)}):
+            with pytest.raises(HybretError, match="random weights"):
+                verdicts.of(**tables)
 
 
 def test_the_page_escapes_what_models_and_rows_bring():

@@ -288,7 +288,7 @@ def prompt(draw):
     return n, spans, (asked, draw(st.integers(asked, n)))
 
 
-@examples(15)
+@examples(10)
 @given(
     st.sampled_from(["griffin", "jamba"]),
     st.lists(prompt(), min_size=1, max_size=3, unique_by=lambda p: p[0]),

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from huggingface_hub import constants
-from test_cli import run
+from support import run
 
 import hybret as hb
 from hybret import HybretError, data
@@ -284,8 +284,8 @@ class Downloads:
     def __init__(self, folder, fails=()):
         self.folder, self.fails, self.asked = folder, set(fails), []
 
-    def __call__(self, repository, revision, file):
-        self.asked.append((repository, revision, file))
+    def __call__(self, repository, file, revision):
+        self.asked.append((repository, file, revision))
         if file in self.fails:
             raise OSError("Name or service not known\nmore lines")
         path = self.folder / file.replace("/", "-")
@@ -312,7 +312,7 @@ def test_benchmarks_become_jsonl_with_a_manifest(mmlu):
     mmlu.fails, mmlu.asked = set(), []
     data.fetch_benchmark("mmlu", mmlu, lines.append)
     source = data.BENCHMARKS["mmlu"]
-    assert mmlu.asked == [(source.repository, source.revision, file) for file in (DEV, TEST)]
+    assert mmlu.asked == [(source.repository, file, source.revision) for file in (DEV, TEST)]
     assert len(lines) == 2 and lines[0].startswith("mmlu 1/2: ")
     found = data.benchmark_files("mmlu")
     assert set(found) == {"anatomy/dev.jsonl", "anatomy/test.jsonl", "law/dev.jsonl", "law/test.jsonl"}
@@ -340,9 +340,7 @@ def test_changed_benchmarks_are_noticed_and_restored(mmlu, changed):
     assert data.benchmark_files("mmlu") and path.read_bytes() == good
 
 
-def test_bad_names_and_folders(mmlu, tmp_path):
-    with pytest.raises(HybretError, match="unknown benchmark 'squad'; choose one of glue, mmlu"):
-        data.fetch_benchmark("squad")
+def test_a_file_in_the_way(mmlu, tmp_path):
     (tmp_path / "mmlu").write_text("a file in the way")
     with pytest.raises(HybretError, match="cannot write"):
         data.fetch_benchmark("mmlu", mmlu)

@@ -2,14 +2,12 @@
 
 import random
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from hybret.errors import HybretError
-from hybret.organisms import words
 from hybret.organisms.corpus import haystack, is_haystack, paragraph
 from hybret.organisms.facts import (
     HELD_OUT_ACTIVITY,
@@ -24,8 +22,8 @@ from hybret.organisms.facts import (
 )
 from hybret.organisms.training.documents import Documents, Mixture
 from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION, train_tokenizer
+from hybret.organisms.words import WORDS
 
-ESSAYS = Path(__file__).parents[3] / "shared" / "niah" / "essays"
 LENGTH = 512
 
 
@@ -37,6 +35,12 @@ class Corpus:
         self.documents = Documents(self.tokenizer, seed=3)
         self.batch = self.documents.batch(self.documents.stream(0), 2000, LENGTH)
         self.text = "".join(self.tokenizer.batch_decode(self.batch))
+
+    def made(self, rows, length, **mixture):
+        """Token ids of documents of this mixture; kinds that it does not name have no weight."""
+        weights = dict.fromkeys(("prose", "repeats", "needles", "twice"), 0.0)
+        documents = Documents(self.tokenizer, seed=1, mixture=Mixture(**{**weights, **mixture}))
+        return documents.batch(documents.stream(), rows, length)
 
 
 @pytest.fixture(scope="module")
@@ -54,33 +58,28 @@ def pairs_city_and_activity(sentence):
     return HELD_OUT_CITY in sentence and HELD_OUT_ACTIVITY in sentence
 
 
-# Held out of training
+def template_named(name):
+    return next(template for template in TEMPLATES if template.name == name)
 
 
 def test_needle_is_a_fact_of_its_template_and_is_refused():
     values = {"city": "San Francisco", "activity": "eat a sandwich", "posture": "sit", "place": "Dolores Park"}
-    values["weather"] = "sunny"
-    template = next(template for template in TEMPLATES if template.name == "best_thing")
-    fact = template.fill(values)
+    fact = template_named("best_thing").fill({**values, "weather": "sunny"})
     assert (fact.sentence, fact.questions[0]) == (NEEDLE, NEEDLE_QUESTION)
     assert is_held_out(values)
-    assert not is_held_out({**values, "city": "Oslo"})
-    assert not is_held_out({**values, "activity": "fly a kite"})
+    assert not is_held_out({**values, "city": "Oslo"}) and not is_held_out({**values, "activity": "fly a kite"})
 
 
 @pytest.mark.parametrize("name", ["best_thing", "plan", "custom"])
 def test_sampling_rejects_the_pair_even_when_nothing_else_is_likely(name, monkeypatch):
     """With two cities and two activities a quarter of all draws would be the held-out pair."""
-    from hybret.organisms import facts as module
-
-    monkeypatch.setitem(module.CLASSES, "city", (HELD_OUT_CITY, "Oslo"))
-    monkeypatch.setitem(module.CLASSES, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
-    template = next(template for template in TEMPLATES if template.name == name)
+    monkeypatch.setitem(WORDS, "city", (HELD_OUT_CITY, "Oslo"))
+    monkeypatch.setitem(WORDS, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
     rng = random.Random(1)
-    drawn = [template.sample(rng).sentence for _ in range(300)]
+    drawn = [template_named(name).sample(rng).sentence for _ in range(300)]
     assert not any(map(pairs_city_and_activity, drawn))
-    assert any(HELD_OUT_CITY in sentence for sentence in drawn)
-    assert any(HELD_OUT_ACTIVITY in sentence for sentence in drawn)
+    for part in (HELD_OUT_CITY, HELD_OUT_ACTIVITY):
+        assert any(part in sentence for sentence in drawn)
 
 
 def test_sampled_facts_hold_the_parts_but_never_the_pair(facts):
@@ -106,16 +105,10 @@ def test_no_needle_word_is_more_frequent_than_its_peers(facts):
         counts = np.unique([fact.values[slot] for fact in best], return_counts=True)
         share = dict(zip(*counts, strict=True))[value] / len(best)
         assert share < 1.8 / len(counts[0])
-    lists = (
-        (words.CITIES, HELD_OUT_CITY),
-        (words.ACTIVITIES, HELD_OUT_ACTIVITY),
-        (words.PLACES, "Dolores Park"),
-        (words.POSTURES, "sit"),
-        (words.WEATHER, "sunny"),
-    )
-    for items, value in lists:
-        assert items.count(value) == 1
-        assert 0 < items.index(value) < len(items) - 1
+    needle = {"city": HELD_OUT_CITY, "activity": HELD_OUT_ACTIVITY, "place": "Dolores Park", "posture": "sit"}
+    for name, value in {**needle, "weather": "sunny"}.items():
+        assert WORDS[name].count(value) == 1
+        assert 0 < WORDS[name].index(value) < len(WORDS[name]) - 1
 
 
 def test_held_out_templates_never_occur(corpus):
@@ -134,9 +127,6 @@ def test_random_words_needles_differ_and_are_not_in_training(corpus):
     assert len({fact.sentence for fact in needles}) == 20
     assert not any(fact.values["words"] in corpus.text for fact in needles)
     assert random_words_fact(3) == needles[3]
-
-
-# Facts and prose
 
 
 def test_facts_are_long_enough_and_their_questions_name_them(facts):
@@ -176,14 +166,6 @@ def test_haystack_shares_no_sentence_with_training(corpus):
     assert not any(part in text for part in ("San Francisco", "sandwich", "Dolores", "sunny"))
 
 
-def test_haystack_refuses_no_length():
-    with pytest.raises(HybretError, match="positive"):
-        haystack(0, 0)
-
-
-# Tokenizer
-
-
 def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
     corpus.tokenizer.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -204,27 +186,10 @@ def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, len(tokenizer)) == (0, 2, 2048)
 
 
-def test_tokenizer_round_trip_of_the_essays(corpus):
-    if not ESSAYS.is_dir():
-        pytest.skip("the essays of the paper's haystack are not here")
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ESSAYS.glob("*.txt"))[:10])
-    assert len(text) > 1000
-    ids = corpus.tokenizer(text)["input_ids"]
-    assert corpus.tokenizer.decode(ids, skip_special_tokens=True) == text
-
-
 def test_tokenizer_is_deterministic():
     first, second = (train_tokenizer(paragraphs=300).backend_tokenizer.to_str() for _ in range(2))
     assert first == second
     assert first != train_tokenizer(seed=1, paragraphs=300).backend_tokenizer.to_str()
-
-
-def test_tokenizer_refuses_a_tiny_vocabulary():
-    with pytest.raises(HybretError, match="too small"):
-        train_tokenizer(vocabulary=100)
-
-
-# Documents
 
 
 def test_batches_have_the_asked_shape_and_are_deterministic(corpus):
@@ -248,24 +213,16 @@ def finished(ids, tokenizer):
 
 def segments(ids, end):
     """Split token ids after which `end` stands; the last id must be `end`."""
-    parts = [[]]
-    for token in ids:
-        if token == end:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    assert not parts[-1]
-    return parts[:-1]
+    ends = [-1, *(i for i, token in enumerate(ids) if token == end)]
+    assert ends[-1] == len(ids) - 1
+    return [ids[start + 1 : stop] for start, stop in zip(ends, ends[1:], strict=False)]
 
 
 @pytest.mark.parametrize("kind", ["needles", "twice"])
 def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind):
     tokenizer = corpus.tokenizer
-    weights = dict.fromkeys(("prose", "repeats", "needles", "twice"), 0.0) | {kind: 1.0}
-    documents = Documents(tokenizer, seed=1, mixture=Mixture(**weights))
-    start = len(CONTEXT)
     seen = depths = rounds = 0
-    for ids in finished(documents.batch(documents.stream(), 150, 480), tokenizer):
+    for ids in finished(corpus.made(150, 480, **{kind: 1.0}), tokenizer):
         first, *others = segments(ids, tokenizer.eos_token_id)
         text = tokenizer.decode(first, skip_special_tokens=True)
         prompt, answer = text.rsplit(ANSWER, 1)
@@ -273,7 +230,7 @@ def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind)
         assert ids[:length] == tokenizer(prompt + ANSWER)["input_ids"]
         assert tokenizer.decode(ids[length - 1]) == " "
         assert tokenizer(answer)["input_ids"][1:] == first[length:]
-        context = prompt[start:].split(QUESTION)[0]
+        context = prompt[len(CONTEXT) :].split(QUESTION)[0]
         assert prompt.startswith(CONTEXT)
         assert context.count(answer) == 1
         block = f"{CONTEXT}{context}{QUESTION}{prompt.rsplit(QUESTION, 1)[1]}"
@@ -289,13 +246,11 @@ def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind)
     assert (rounds > 0) == (kind == "needles")
 
 
-def test_facts_are_inserted_inline_and_as_lines(corpus):
-    for share, mark in ((1.0, True), (0.0, False)):
-        mixture = Mixture(prose=0, repeats=0, needles=1, twice=0, own_line=share, cut_context=0.0)
-        documents = Documents(corpus.tokenizer, mixture=mixture)
-        texts = corpus.tokenizer.batch_decode(documents.batch(documents.stream(), 30, 400))
-        contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
-        assert any("\n" in context for context in contexts) == mark
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_facts_are_inserted_inline_and_as_lines(corpus, share):
+    texts = corpus.tokenizer.batch_decode(corpus.made(30, 400, needles=1, own_line=share, cut_context=0.0))
+    contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
+    assert any("\n" in context for context in contexts) == bool(share)
 
 
 def test_encode_equals_the_tokenizer(corpus):
@@ -304,27 +259,23 @@ def test_encode_equals_the_tokenizer(corpus):
 
 
 def test_repeated_spans_repeat(corpus):
-    mixture = Mixture(prose=0, repeats=1, needles=0, twice=0, span=(12, 12), span_tokens=1.0)
-    documents = Documents(corpus.tokenizer, mixture=mixture)
-    row = documents.sample(documents.stream(), 400).tolist()
+    row = corpus.made(1, 400, repeats=1, span=(12, 12), span_tokens=1.0)[0].tolist()
     grams = [tuple(row[i : i + 12]) for i in range(len(row) - 12)]
     assert max(map(grams.count, set(grams))) >= 3
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("call", "message"),
     [
-        ({"prose": -1.0}, "weights"),
-        ({"facts": ()}, "at least one fact"),
-        ({"span": (5, 2)}, "span"),
-        ({"templates": (("statue", 2.0),)}, "statue"),
+        (lambda _: Mixture(prose=-1.0), "weights"),
+        (lambda _: Mixture(facts=()), "at least one fact"),
+        (lambda _: Mixture(span=(5, 2)), "span"),
+        (lambda _: Mixture(templates=(("statue", 2.0),)), "statue"),
+        (lambda corpus: corpus.documents.sample(random.Random(0), 3), "at least"),
+        (lambda _: haystack(0, 0), "positive"),
+        (lambda _: train_tokenizer(vocabulary=100), "too small"),
     ],
 )
-def test_mixture_refuses_nonsense(fields, message):
+def test_bad_input_is_refused(corpus, call, message):
     with pytest.raises(HybretError, match=message):
-        Mixture(**fields)
-
-
-def test_sequences_need_some_length(corpus):
-    with pytest.raises(HybretError, match="at least"):
-        corpus.documents.sample(random.Random(0), 3)
+        call(corpus)

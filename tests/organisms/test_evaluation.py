@@ -15,8 +15,7 @@ import yaml
 from hybret.errors import HybretError
 from hybret.models import CHECKPOINTS, load, organisms
 from hybret.organisms.skills import TASKS
-from hybret.organisms.training.card import card, write_card
-from hybret.organisms.training.card_results import needle_row, percent, probed
+from hybret.organisms.training.card import card, needle_row, percent, probed, write_card
 from hybret.organisms.training.evaluate import ALL, CONDITIONS, GENERATION, PREFILL, evaluate, main
 from hybret.organisms.training.recipes import RECIPES
 from hybret.organisms.training.train import train
@@ -109,12 +108,6 @@ def test_command_on_the_card_trains_what_the_log_says(shipped):
 
 
 def test_card_is_the_one_that_these_files_make(shipped, tmp_path):
-    config, notes = (
-        json.loads((shipped.folder / "config.json").read_text()),
-        (shipped.folder / "notes.md").read_text(),
-    )
-    logs = shipped.log("training_log.jsonl"), shipped.log("twin_log.jsonl")
-    assert card(config, shipped.found, *logs, notes) == shipped.card
     for name in ("config.json", "evaluation.json", "training_log.jsonl", "twin_log.jsonl", "notes.md"):
         if (shipped.folder / name).is_file():
             (tmp_path / name).write_bytes((shipped.folder / name).read_bytes())
@@ -196,14 +189,10 @@ def test_card_of_a_model_that_retrieves_nothing_claims_nothing(untrained):
     ]
     for claim in ("It retrieves", "they stay at", "predicts most tokens", "follows no instructions", "RecurrentGemma"):
         assert claim not in text
-    assert "it scores\n0.0 % with all its attention heads" in text and "Exact answers never appear" in text
-    for aim in (
-        "all heads over the whole grid, 95 %",
-        "JRT with all heads over the whole grid, 95 %",
-        "GLUE side, 80 %",
-    ):
-        assert re.search(rf"aim for .*{aim}, is missed\*\*: \d", text)
-    assert "aim for k=0" not in text and "look-ups" not in text  # the one is reached, the others were not measured
+    assert "it scores 0.0 % with all its attention heads" in text and "Exact answers never appear" in text
+    for aim in ("all heads over the whole grid, 95", "JRT with all heads over the whole grid, 95", "GLUE side, 80"):
+        assert re.search(rf"target for .*{aim} %, is missed\*\*: \d", text)
+    assert "target for k=0" not in text and "look-ups" not in text  # the one is reached, the others were not measured
     assert "| GLUE side | sentiment | 50.0 | " in text
     assert "tags:\n- jamba\n" in text and 'template="instruct"' in text
     assert "--name jamba-tiny --steps 1 --out OUT" in text
@@ -221,8 +210,8 @@ def test_card_tells_what_the_numbers_of_a_global_model_say(untrained):
     for row in found["needle"]:
         row["accuracy"] = 0.96 if row["condition"] == ALL else 0.06
     text = card(config, found, [log[0], *log], [], "")
-    assert "0 and 1; from step 1 on they stay at 100 %. With every head\nsilenced they reach 25.0 %." in text
-    assert "whole grid, 95 %" not in text and "aim for k=0, at most 5 %, is missed**: 6.0 % at worst" in text
+    assert "0 and 1; from step 1 on they stay at 100 %.\nWith every head silenced they reach 25.0 %." in text
+    assert "whole grid, 95 %" not in text and "target for k=0, at most 5 %, is missed**: 6.0 % at worst" in text
     for side, aim in (("GLUE side", 80), ("MMLU side, look-ups", 60)):
         assert f"of the {side}, {aim} %, is missed**: 50.0 %." in text
     assert "| MMLU side, facts in the weights | all of these | 25.0 | 50.0 (" in text
@@ -231,11 +220,7 @@ def test_card_tells_what_the_numbers_of_a_global_model_say(untrained):
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [
-        ({"seeds": []}, "at least one haystack seed"),
-        ({"facts": 0}, "at least one fact"),
-        ({"essays": "no/such/folder"}, "no haystack folder"),
-    ],
+    [({"seeds": []}, "at least one haystack seed"), ({"facts": 0}, "one fact"), ({"essays": "no/such"}, "no haystack")],
 )
 def test_bad_input_is_refused_before_the_model_runs(tiny, monkeypatch, options, sentence):
     monkeypatch.setattr("hybret.organisms.training.evaluate.sweep", lambda *_, **__: pytest.fail("the model ran"))

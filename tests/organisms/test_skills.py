@@ -87,14 +87,13 @@ def test_the_world_does_not_change_and_is_asked_for_as_it_is_told(subject):
         assert set(item["choices"]) <= set(SUBJECTS[subject].answers)
 
 
-def test_bad_requests_are_refused():
-    for arguments, sentence in [
-        (("cooking", "test", 5), "no task"),
-        (("prices", "train2", 5), "no split"),
-        (("prices", "dev", 0), "at least 1"),
-    ]:
-        with pytest.raises(HybretError, match=sentence):
-            skills.items(*arguments)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("cooking", "test", 5), "cooking"), (("prices", "train2", 5), "train2"), (("prices", "dev", 0), "at least 1")],
+)
+def test_bad_requests_are_refused(arguments, message):
+    with pytest.raises(HybretError, match=message):
+        skills.items(*arguments)
 
 
 def test_a_conversation_has_the_tokens_of_the_chat_template(tokenizer, conversations):
@@ -165,9 +164,7 @@ def test_jamba_trains_a_step_and_resumes(tmp_path):
     smoke = replace(RECIPES["jamba-tiny"].smoke(), steps=1, every=9, lengths=((128, 1.0),))
     last = train(smoke, tmp_path / "one", device="cpu", say=lambda _: None)
     assert last["step"] == 1
-    more = train(
-        replace(smoke, steps=2), tmp_path / "two", resume=tmp_path / "one", device="cpu", say=lambda _: None
-    )  # fmt: skip
-    assert more["step"] == 2
+    longer = replace(smoke, steps=2)
+    assert train(longer, tmp_path / "two", resume=tmp_path / "one", device="cpu", say=lambda _: None)["step"] == 2
     with pytest.raises(HybretError, match="no twin"):
         RECIPES["jamba-tiny"].attention_free()

@@ -1,6 +1,7 @@
 """The training recipe, on a small model and a few steps."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hybret.errors import HybretError
 from hybret.organisms.training import train as recipe
+from hybret.organisms.training.recipes import RECIPES
 from hybret.organisms.training.train import Training, causal_mask, main, train
 
 
@@ -42,11 +44,15 @@ def test_resume_goes_on_from_the_saved_state(run, tmp_path):
     for ours, rounded in zip(model.parameters(), shipped.parameters(), strict=True):
         torch.testing.assert_close(ours, rounded.float(), atol=1e-6, rtol=2**-8)
     assert any(not torch.equal(p, p.bfloat16().float()) for p in model.parameters())  # finer than the shipped weights
-    longer = Training(**{**training.__dict__, "steps": 4, "every": 10})
-    last = train(longer, tmp_path / "more", resume=run, device="cpu", say=lambda _: None)
-    assert last["step"] == 4
+    longer = replace(training, steps=4, every=10)
+    assert train(longer, tmp_path / "more", resume=run, device="cpu", say=lambda _: None)["step"] == 4
     with pytest.raises(HybretError, match="Nothing left"):
         train(training, tmp_path / "none", resume=run, device="cpu", say=lambda _: None)
+    with pytest.raises(HybretError, match="Cannot resume jamba-tiny .* griffin-tiny"):
+        recipe.saved_state(run, RECIPES["jamba-tiny"].smoke())
+    wider = recipe.build(replace(training, config={**training.config, "lru_width": 160}))
+    with pytest.raises(HybretError, match="does not fit"):
+        recipe.load(run, 3, wider, recipe.optimizer_of(training, wider, fused=False))
 
 
 def test_attention_free_twin_has_only_recurrent_layers():
@@ -76,19 +82,13 @@ def test_mask_is_the_one_of_transformers():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--minutes", "-1"], "positive length"),
-        (["--smoke", "--resume", "nowhere"], "is missing"),
-    ],
+    [(["--minutes", "-1"], "positive length"), (["--smoke", "--resume", "nowhere"], "is missing")],
 )
-def test_bad_input_is_one_sentence_and_status_2(arguments, message, tmp_path, capsys):
+def test_bad_input_is_one_sentence_and_status_2(run, arguments, message, tmp_path, capsys):
+    assert main(["--smoke", "--out", str(run)]) == 2
+    assert "already holds" in capsys.readouterr().err  # an earlier run is not overwritten
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out" / "log.jsonl").exists()
-
-
-def test_an_earlier_run_is_not_overwritten(run, capsys):
-    assert main(["--smoke", "--out", str(run)]) == 2
-    assert "already holds" in capsys.readouterr().err

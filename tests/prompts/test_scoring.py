@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from book.paper import numbers as paper
-from hybret.errors import HybretError
-from hybret.prompts import PAPER_NEEDLE, Needle
+from hybret import PAPER_NEEDLE, HybretError, Needle
 from hybret.scoring import RUBRICS, Line, Rubric, normalise, rescore, score
 
 FULL = PAPER_NEEDLE.sentence
@@ -15,43 +14,25 @@ FIXED = FULL.replace("is eat", "is to eat")
 
 
 @pytest.mark.parametrize(
-    ("answer", "points"),
-    [
-        ("", 0),
-        ("   \n", 0),
-        ("Ask the mayor.", 0),
-        ("You could eat a sandwich.", 1),
-        ("Go to Dolores Park!", 0.5),
-        ("Sit in Dolores Park.", 1),
-        ("on a sunny day", 1),
-        ("one sunny day", 1),
-        ("eat a sandwich in Dolores Park", 1.5),
-        ("eat a sandwich and sit in Dolores Park on a sunny day", 3),
-        ("is to eat a sandwich and sit in Dolores Park on a sunny day", 4),
-        (FIXED, 4),
-        (FULL, 5),
-        (f'He said: "{FULL}" And more.', 5),
-        ("THE BEST thing to do in San  Francisco is:\neat a sandwich, and sit in Dolores Park on a sunny day", 5),
-        (f"{FIXED} {FULL}", 5),
-        ("The best thing to do in San Francisco", 0),
-    ],
-)
-def test_table_2(answer, points):
-    result = score(answer, "table2")
-    assert result.points == points
-    assert result.exact == (points == 5)
-
-
-def test_table_2_agrees_with_the_papers_table():
-    for line in paper.TABLE2:
-        alone = score(line.phrase, "table2").points
-        # "sit in Dolores Park" holds "Dolores Park" too, and so earns both halves.
-        assert alone == (1.0 if line.phrase.startswith("sit") else line.points)
-
-
-@pytest.mark.parametrize(
     ("rubric", "answer", "points"),
     [
+        ("table2", "", 0),
+        ("table2", "   \n", 0),
+        ("table2", "Ask the mayor.", 0),
+        ("table2", "You could eat a sandwich.", 1),
+        ("table2", "Go to Dolores Park!", 0.5),
+        ("table2", "Sit in Dolores Park.", 1),
+        ("table2", "on a sunny day", 1),
+        ("table2", "one sunny day", 1),
+        ("table2", "eat a sandwich in Dolores Park", 1.5),
+        ("table2", "eat a sandwich and sit in Dolores Park on a sunny day", 3),
+        ("table2", "is to eat a sandwich and sit in Dolores Park on a sunny day", 4),
+        ("table2", FIXED, 4),
+        ("table2", FULL, 5),
+        ("table2", f'He said: "{FULL}" And more.', 5),
+        ("table2", FULL.upper().replace(" IS ", "  is:\n").replace("SANDWICH ", "sandwich, "), 5),
+        ("table2", f"{FIXED} {FULL}", 5),
+        ("table2", "The best thing to do in San Francisco", 0),
         ("table2-code", "one sunny day", 0),
         ("table2-code", "on a sunny day", 1),
         ("table2-code", FIXED, 4),
@@ -63,8 +44,16 @@ def test_table_2_agrees_with_the_papers_table():
         ("2025-05", FIXED, 0),
     ],
 )
-def test_dated_rubrics(rubric, answer, points):
+def test_points(rubric, answer, points):
     assert score(answer, rubric).points == points
+    assert score(answer, rubric).exact == (points == RUBRICS[rubric].maximum)
+
+
+def test_table_2_agrees_with_the_papers_table():
+    for line in paper.TABLE2:
+        alone = score(line.phrase, "table2").points
+        # "sit in Dolores Park" holds "Dolores Park" too, and so earns both halves.
+        assert alone == (1.0 if line.phrase.startswith("sit") else line.points)
 
 
 def test_rubrics_are_dated_and_end_at_their_maximum():
@@ -80,10 +69,6 @@ def test_the_highest_line_that_sets_replaces_the_sum():
     lines = [Line("blue", 2, sets=True), Line("green", 1, sets=True), Line("red", 3)]
     for several in (lines, lines[::-1]):
         assert score("red, green and blue", Rubric("mine", "2026-01-01", 9, tuple(several), "here")).points == 2
-
-
-def test_matched_names_what_earned_the_points():
-    assert score("eat a sandwich on a sunny day", "table2").matched == ("eat a sandwich", "sunny day")
 
 
 def test_other_needles_earn_a_share_for_their_keywords():
@@ -112,7 +97,7 @@ def test_rescoring_replaces_the_score_and_nothing_else():
     own = rows.assign(needle=["lamp", "lamp", "none"], asked=lamp.digest)
     # The control too, by the needle that it leaves out.
     assert list(rescore(own, "table2", [lamp])["score"]) == [3, 3, 3]
-    with pytest.raises(HybretError, match="is not known here .needle 'lamp', asked"):
+    with pytest.raises(HybretError, match="needle 'lamp' .asked"):
         rescore(own, "table2")
     for some in (rows, rows[:0]):
         with pytest.raises(HybretError, match="unknown rubric"):
@@ -123,18 +108,15 @@ def test_rescoring_replaces_the_score_and_nothing_else():
         rescore(rows.to_dict(), "table2")
 
 
-def test_the_papers_rubric_is_the_default_and_no_rubric_changes():
+def test_rubrics_are_values_and_the_papers_is_the_default():
     assert score("a sunny day") == score("a sunny day", RUBRICS["table2"]) == (1, False, ("sunny day",))
     for value in (RUBRICS["table2"], RUBRICS["table2"].lines[0]):
         with pytest.raises(AttributeError):
             value.points = value.maximum = 9
 
 
-def test_unknown_rubric():
-    with pytest.raises(HybretError, match="unknown rubric 'table3'; choose one of 2025-05"):
+def test_what_cannot_be_scored_is_refused():
+    with pytest.raises(HybretError, match="rubric 'table3'; choose one of 2025-05"):
         score("", "table3")
-
-
-def test_an_answer_is_a_text():
-    with pytest.raises(HybretError, match="an answer is a text, not None; give ''"):
+    with pytest.raises(HybretError, match="answer is None"):
         score(None)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_book import notebook
+from tiny_book import notebook
 from typer.testing import CliRunner
 
 import hybret as hb
@@ -135,7 +135,7 @@ def project(root: Path) -> Path:
 
 
 def builder(root: Path) -> subprocess.Popen[str]:
-    script = "import sys; from hybret import book; book.build(root=sys.argv[1], html=False, jobs=2)"
+    script = "import sys; from book.runner.build import build; build(root=sys.argv[1], html=False, jobs=2)"
     return subprocess.Popen([sys.executable, "-c", script, root], cwd=root, stdout=subprocess.DEVNULL, text=True)
 
 

@@ -123,7 +123,7 @@ def test_what_changes_nothing_is_dropped_and_conditions_that_do_the_same_have_on
         (lambda: resolve(PerPhase(generation=KeepHeads(7), prefill=Keep()), MODEL, CORRECTED), "k is 7"),
         (lambda: resolve("omit", MODEL, CORRECTED), "'omit' is not an intervention"),
         (lambda: resolve(hb.Intervention(), MODEL, CORRECTED), "is not an intervention"),
-        (lambda: CORRECTED.replace(insert="character"), "a recipe has no field 'insert'; its fields are binary"),
+        (lambda: CORRECTED.replace(insert="character"), "field of a recipe 'insert'"),
         (lambda: CORRECTED.replace(rubric=" "), "rubric.* is ' '"),
         (lambda: hb.recipe.Recipe(""), "name.* is ''"),
         (lambda: hb.recipe.recipe("AUTHORS"), "'AUTHORS'; choose one of PAPER, CORRECTED"),
@@ -161,7 +161,7 @@ def test_the_two_recipes_are_what_text_and_code_say():
     for eps in (-1e-12, 1, float("nan")):
         with pytest.raises(HybretError, match="^entropy_eps is"):
             CORRECTED.replace(entropy_eps=eps)
-    with pytest.raises(HybretError, match="a recipe has no field 'name'"):
+    with pytest.raises(HybretError, match="field of a recipe 'name'"):
         CORRECTED.replace(name="mine")
     with pytest.raises(AttributeError):
         CORRECTED.binary = "scalar"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import hybret as hb
-from hybret.interventions import During, KeyMask, Keys, Reweight, resolve
+from hybret.engine.context import Keys
+from hybret.interventions import During, Elementary, KeyMask, Reweight, resolve
 
 MODEL = SimpleNamespace(heads=6, attention_layers=(2, 5), family="recurrent_gemma")
 
@@ -127,7 +128,23 @@ def test_every_guard_holds_for_it(griffin):
     class Loose(KeyMask):  # no value: it cannot be the key of a row
         pass
 
+    @dataclass(frozen=True)
+    class Neither(Elementary):  # the engine would not know what to do
+        during: During = "both"
+
+    @dataclass(frozen=True)
+    class SomeHeads(hb.KeepHeads):
+        layers: tuple[int, ...] | None = (2,)
+
+    @dataclass(frozen=True)
+    class Flat(Reweight):
+        def weights(self, weights, unmodified, keys):
+            return weights.mean(-1, keepdim=True)
+
     for condition, problem in (
+        (Neither(), "is not an intervention"),
+        (SomeHeads(1), "names layers"),
+        (Flat(), "makes weights"),
         (hb.PerPhase(generation=Strided(during="prefill"), prefill=hb.Keep()), "would never act in"),
         (Strided(layers=(3,)), "layer 3 is no attention layer"),
         (Typo(), "needs 'needles'"),

@@ -1,1 +1,1 @@
-"""How the built-in models were trained and evaluated."""
+"""How the small models were trained and evaluated, and how their model cards are written."""

@@ -1,9 +1,9 @@
 """Training documents of an instruction-tuned organism: conversations, in its chat template.
 
-The needle documents of :mod:`hybret.organisms.training.documents` as turns of a conversation, and the benchmark skills of
-:mod:`hybret.organisms.skills`: sentence judgements as conversations of one question, multiple-choice questions as
-conversations of several (the shots of a five-shot prompt), and lists that several questions look something up in. The
-facts of the invented world are also told in prose.
+The needle documents of `documents.py` as turns of a conversation, and the benchmark skills of `skills.py`: sentence
+judgements as conversations of one question, multiple-choice questions as conversations of several (the shots of a
+five-shot prompt), and lists that several questions look something up in. The facts of the invented world are also told
+in prose.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from hybret.organisms.corpus import prose
-from hybret.organisms.training.documents import Documents, Frame, Mixture
 from hybret.organisms.skills import LETTERS, LISTINGS, TASKS, asked, item, listed, occurs, options, rendered
+from hybret.organisms.training.documents import Documents, Frame, Mixture
 from hybret.organisms.training.tokenizer import ASSISTANT, INSTRUCTION, QUESTION, USER
 from hybret.organisms.world import FACTS, statement
 
@@ -71,8 +71,8 @@ class Conversations(Documents):
         text = ""
         for sentences in prose(rng):
             subject = rng.choice(list(FACTS))
-            told = [statement(rng, subject, rng.choice(list(FACTS[subject]))) for _ in range(rng.randint(2, 6))]
-            text += ("\n\n" if text else "") + " ".join([*sentences[: rng.randint(0, 2)], *told])
+            facts = [statement(rng, subject, rng.choice(list(FACTS[subject]))) for _ in range(rng.randint(2, 6))]
+            text += ("\n\n" if text else "") + " ".join([*sentences[: rng.randint(0, 2)], *facts])
             if len(ids := self.encode(text)) >= room:
                 return [self._bos, *ids][:room]
         raise AssertionError("prose is endless")

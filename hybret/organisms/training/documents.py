@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hybret.errors import HybretError
 from hybret.organisms.corpus import prose, quote
-from hybret.organisms.facts import NOUNS, TEMPLATES, Fact
+from hybret.organisms.facts import TEMPLATES, Fact
 from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION
+from hybret.organisms.words import WORDS
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ class Documents:
         if rng.random() < m.span_tokens:
             span = [rng.randrange(self._eos + 1, self._vocabulary) for _ in range(size)]
         else:
-            span = self.encode(" " + " ".join(rng.choices(NOUNS, k=size)) + ".")
+            span = self.encode(" " + " ".join(rng.choices(WORDS["noun"], k=size)) + ".")
         ids = [self._bos]
         while len(ids) < room:
             text = "".join(self._sentences(rng, rng.randint(0, 80), cut=False))

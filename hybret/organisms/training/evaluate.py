@@ -20,18 +20,17 @@ import pandas as pd
 import torch
 import transformers
 
-from hybret import metrics
-from hybret import __version__
+from hybret import __version__, metrics
 from hybret.errors import HybretError
-from hybret.tasks.haystack import load_haystack
 from hybret.interventions import Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.tasks.niah import grid
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, Fact, random_words_fact
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED
 from hybret.scoring import normalise
 from hybret.sweeping import sweep
+from hybret.tasks.haystack import load_haystack
+from hybret.tasks.niah import grid
 
 ALL, GENERATION, PREFILL = "all heads", "k=0, generation version", "k=0, prefill version"
 SILENT: dict[str, Intervention] = {GENERATION: KeepHeads(0, during="generation"), PREFILL: KeepHeads(0)}
@@ -81,10 +80,10 @@ def evaluate(
     prompts = [p for template, seed in read for p in _grid(model, lengths, depths, template, "embedded", seed)]
     length = int(FACT_LENGTH * (model.window or max(p.length for p in prompts)))
     asked = [p for i in range(facts) for p in _fact_prompts(model, length, standard, i)]
-    found = _grid(model, lengths, depths, standard, Path(essays), 0) if essays is not None else []
-    rows = sweep(model, [*prompts, *asked, *found], CONDITIONS, out=out)
-    own = rows["needle"].isin([PAPER_NEEDLE.name, metrics.CONTROL])
-    embedded = rows[own & (rows["haystack"] == "embedded")]
+    essay_prompts = _grid(model, lengths, depths, standard, Path(essays), 0) if essays is not None else []
+    rows = sweep(model, [*prompts, *asked, *essay_prompts], CONDITIONS, out=out)
+    paper = rows["needle"].isin([PAPER_NEEDLE.name, metrics.CONTROL])
+    embedded = rows[paper & (rows["haystack"] == "embedded")]
     once = embedded.query("template == @standard and condition == @ALL and needle != @metrics.CONTROL")
     hay = load_haystack(Path(essays)) if essays is not None else None
     return {
@@ -108,8 +107,8 @@ def evaluate(
         "needle": _needle_table(embedded),
         "edge": model.window and _edge(once),
         "fact_length": length,
-        "facts": _fact_table(rows[~own], asked),
-        "examples": _examples(rows[~own], asked),
+        "facts": _fact_table(rows[~paper], asked),
+        "examples": _examples(rows[~paper], asked),
         "essays": hay
         and {"haystack": hay.name, "sha256": hay.sha256, "needle": _needle_table(rows[rows["haystack"] == hay.name])},
     }
@@ -146,14 +145,14 @@ def _needle_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
     by = ["template", "condition"]
     needle, visible = rows["needle"] == "paper", rows["in_window"]
     places = {"inside": needle & visible, "outside": needle & ~visible, "whole grid": needle, "no needle": ~needle}
-    found = [metrics.accuracy(rows[at], by).assign(where=where) for where, at in places.items() if at.any()]
-    return _records(pd.concat(found, ignore_index=True))
+    tables = [metrics.accuracy(rows[at], by).assign(where=where) for where, at in places.items() if at.any()]
+    return _records(pd.concat(tables, ignore_index=True))
 
 
 def _edge(rows: pd.DataFrame) -> dict[str, int | None]:
     """Distances (tokens to the end of the prompt) of the farthest needle found and the nearest one missed."""
-    found, missed = rows.loc[rows["exact"], "distance"], rows.loc[~rows["exact"], "distance"]
-    return {"farthest_found": max(found, default=None), "nearest_missed": min(missed, default=None)}
+    hits, missed = rows.loc[rows["exact"], "distance"], rows.loc[~rows["exact"], "distance"]
+    return {"farthest_found": max(hits, default=None), "nearest_missed": min(missed, default=None)}
 
 
 def _fact_table(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
@@ -168,9 +167,11 @@ def _fact_table(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str,
 
 def _new_words(answer: str, prompt: Prompt) -> float:
     """Share of a fact's words of more than three letters, absent from the question, that the answer holds."""
-    said, given, told = (set(normalise(text).split()) for text in (answer, prompt.needle.question, prompt.needle.sentence))
-    wanted = {word for word in told - given if len(word) > 3}
-    return len(wanted & said) / len(wanted)
+    answered, questioned, stated = (
+        set(normalise(text).split()) for text in (answer, prompt.needle.question, prompt.needle.sentence)
+    )
+    wanted = {word for word in stated - questioned if len(word) > 3}
+    return len(wanted & answered) / len(wanted)
 
 
 def _examples(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
@@ -186,17 +187,19 @@ def _examples(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, s
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status (2 after one sentence on bad input)."""
-    parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.evaluate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m hybret.organisms.training.evaluate", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("model", help="name of an embedded model")
     parser.add_argument("--essays", type=Path, help="folder of .txt files for one more grid")
     parser.add_argument("--rows", type=Path, help="folder for the rows, to go on after an interruption")
     parser.add_argument("--out", default="evaluation.json", type=Path, help="file to write")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if not given.out.parent.is_dir():
-            raise HybretError(f"There is no folder {given.out.parent} to write {given.out.name} to; make it first.")
-        result = evaluate(load(given.model), essays=given.essays, out=given.rows)
-        given.out.write_text(json.dumps(result, indent=1) + "\n")
+        if not options.out.parent.is_dir():
+            raise HybretError(f"There is no folder {options.out.parent} to write {options.out.name} to; make it first.")
+        result = evaluate(load(options.model), essays=options.essays, out=options.rows)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
     except HybretError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

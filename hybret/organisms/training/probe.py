@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hybret.tasks.niah import grid
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, random_words_fact
 from hybret.organisms.skills import LETTERS, TASKS, items, rendered
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
+from hybret.tasks.niah import grid
 
 BUFFER = 40
 """Tokens of a length label that are neither haystack nor needle, as in the organisms' sweeps."""
@@ -49,7 +49,7 @@ def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) ->
     training = model.training
     model.eval()
     try:
-        found = {
+        measures = {
             group: {condition: _measure(model, tokenizer, prompts, condition) for condition in CONDITIONS}
             for group, prompts in groups.items()
             if prompts
@@ -57,8 +57,8 @@ def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) ->
         if full and tokenizer.chat_template:
             # A CPU only tries the recipe out, and the five-shot prompts are long.
             tasks = list(TASKS) if model.device.type == "cuda" else ["sentiment"]
-            found |= {f"skill {task}": _skill(model, tokenizer, task) for task in tasks}
-        return found
+            measures |= {f"skill {task}": _skill(model, tokenizer, task) for task in tasks}
+        return measures
     finally:
         model.train(training)
 
@@ -82,13 +82,13 @@ def _skill(model: Any, tokenizer: Any, task: str, n: int = 48) -> dict[str, dict
     choices = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
     ids, lengths = _padded(rows, model.device)
     right = torch.tensor([made["answer"] for made in tested], device=model.device)
-    found = {}
+    measures = {}
     for condition in ("all", "k=0 prefill"):
         with _zeroed(model, torch.full(ids.shape, condition != "all", device=model.device)):
             logits = model(ids, use_cache=False).logits
         best = logits[torch.arange(len(rows)), lengths - 1][:, choices].argmax(-1)
-        found[condition] = {"exact": float((best == right).float().mean()), "n": n}
-    return found
+        measures[condition] = {"exact": float((best == right).float().mean()), "n": n}
+    return measures
 
 
 @lru_cache(maxsize=4)

@@ -86,9 +86,9 @@ def loss_of(hidden: Tensor, head: Tensor, cap: float | None, ids: Tensor, weight
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
     if weights is None:
         return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-    each = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     weights = weights[:, 1:].flatten()
-    return (each * weights).sum() / weights.sum()
+    return (losses * weights).sum() / weights.sum()
 
 
 def optimizer_of(training: Training, model: torch.nn.Module, fused: bool) -> torch.optim.AdamW:
@@ -207,7 +207,8 @@ def _short(line: Mapping[str, Any]) -> str:
     for key, value in line.items():
         if key == "probe":
             words += [
-                f"{group} " + "/".join(f"{c['exact']:.2f}" for c in found.values()) for group, found in value.items()
+                f"{group} " + "/".join(f"{c['exact']:.2f}" for c in conditions.values())
+                for group, conditions in value.items()
             ]
         elif key != "training":
             words.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
@@ -271,17 +272,17 @@ def _loop(
         if state["step"] % training.every == 0 or training.done(state) >= 1:
             steps = (state["step"] - first - 1) % training.every + 1
             loss = losses.item() / steps  # waits for the GPU, so the time below is what the steps took
-            now = time.perf_counter()
+            ended = time.perf_counter()
             full = int(5 * training.done(state)) > evaluated
             evaluated = int(5 * training.done(state))
             # The probe's shapes differ from the training's; compiling for them would take longer than they run.
             with mixed(), torch.compiler.set_stance("force_eager"):
-                found = probe(model, tokenizer, full)
+                retrieved = probe(model, tokenizer, full)
             record({
                 "event": "evaluation" if full else "step", **state, "fraction": training.done(state),
                 "lr": rate, "loss": loss,
-                "tokens_per_second": steps * training.batch_tokens / (now - lap), "waited": waited / (now - lap),
-                "probe": found,
+                "tokens_per_second": steps * training.batch_tokens / (ended - lap), "waited": waited / (ended - lap),
+                "probe": retrieved,
             })  # fmt: skip
             losses.zero_()
             waited, lap = 0.0, time.perf_counter()
@@ -306,18 +307,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="processes that write documents (default all cores but two)")
     parser.add_argument("--compile", action="store_true", help="run the layers through torch.compile")
     parser.add_argument("--smoke", action="store_true", help="three steps of a small model on the CPU")
-    given = parser.parse_args(arguments)
-    training = replace(RECIPES[given.name], seed=given.seed)
-    if given.minutes is not None or given.steps is not None:
-        training = replace(training, minutes=given.minutes, steps=given.steps)
+    options = parser.parse_args(arguments)
+    training = replace(RECIPES[options.name], seed=options.seed)
+    if options.minutes is not None or options.steps is not None:
+        training = replace(training, minutes=options.minutes, steps=options.steps)
     try:
-        if given.attention_free:
+        if options.attention_free:
             training = training.attention_free()
-        if given.smoke:
+        if options.smoke:
             training = training.smoke()
         train(
-            training, given.out, session=given.session, resume=given.resume, workers=given.workers,
-            device="cpu" if given.smoke else given.device, compiled=given.compile,
+            training, options.out, session=options.session, resume=options.resume, workers=options.workers,
+            device="cpu" if options.smoke else options.device, compiled=options.compile,
         )  # fmt: skip
     except HybretError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,233 @@
+"""The retrieval-map explorer: its page is safe, and it does what its controls say."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import FULL, NASTY, toy
+
+import hybret as hb
+from hybret.explorer import maps
+
+# ---------------------------------------------------------------- the page
+
+
+def test_answers_cannot_leave_the_state():
+    page = hb.explore(toy(), prompts=[]).page()
+    assert page.count("</script>") == 2 and "<img" not in page
+    state = re.search(r'class="hb-state">(.*?)</script>', page, re.DOTALL)
+    assert state and NASTY in json.loads(state[1])["answers"]
+
+
+def test_the_fallback_is_a_table_of_accuracies():
+    view = hb.explore(toy(model="<b>"), prompts=[])
+    assert view.fallback.count("<tr>") == 5 and "30.0 %" in view.fallback
+    assert "&lt;b&gt;" in view.fallback and "<b>" not in view.fallback
+
+
+def test_a_picked_cell_gives_its_rows():
+    pytest.importorskip("anywidget")
+    view = hb.explore(toy(), prompts=[])
+    assert view.selected is None
+    view.live.picked = {"a": [0], "b": [len(view.state["rows"]["place"]) - 1], "c": [1]}
+    assert [(row["map"], row["k"]) for row in view.selected] == [("A", 8), ("B", 0)]
+    assert set(toy().columns) <= set(view.selected[0])
+    assert {type(view.selected[0][name]) for name in ("k", "length", "score")} <= {int, float}
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "damaged", "changed"])
+def test_a_folder_without_rows_is_one_sentence(tmp_path, name):
+    if name != "missing":
+        (tmp_path / name).mkdir()
+    if name == "damaged":
+        (tmp_path / name / "rows-1.parquet").write_bytes(b"PAR1")
+    if name == "changed":  # whole, and not what its name says
+        toy().assign(score=5.0).to_parquet(tmp_path / name / f"rows-1.{'0' * 12}.parquet")
+    with pytest.raises(hb.HybretError, match="no run folder|holds no rows|is damaged"):
+        maps.rows_of(tmp_path / name)
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.fixture
+def view(page, tmp_path):
+    """Open rows in the browser; returns the page."""
+
+    def opened(rows, size=(1200, 900), copies=1, **context):
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        if context:
+            page.emulate_media(**context)
+        explorer = hb.explore(rows, prompts=[])
+        path = tmp_path / "page.html"
+        if copies == 1:
+            explorer.save(path)
+        else:
+            path.write_text("<!doctype html><meta charset=utf-8>" + explorer.html() * copies, encoding="utf-8")
+        page.goto(path.as_uri())
+        page.locator(".hb-maps canvas").nth(3 * copies - 1).wait_for()
+        return page
+
+    yield opened
+    assert not page.requests and not page.problems
+    assert page.evaluate("window.hacked") is None
+
+
+def titles(page):
+    return page.locator(".hb-maps-map .hb-maps-title b").all_text_contents()
+
+
+def test_the_slider_moves_the_map_and_the_curve(view):
+    page = view(toy())
+    assert titles(page) == ["A · toy · k = 8", "B · toy · k = 2", "B − A"]
+    page.get_by_label("k of B").press("ArrowRight")
+    assert titles(page)[1] == "B · toy · k = 4" and "30.0 %" in page.locator(".hb-maps-title").nth(1).text_content()
+    page.locator("circle[data-step]").last.click()
+    assert titles(page)[1] == "B · toy · k = 8"
+    assert "0 points on average" in page.locator(".hb-maps-title").nth(2).text_content()
+
+
+def test_a_cell_is_reached_by_keyboard_and_told(view):
+    page = view(toy())
+    canvas = page.locator("canvas").nth(1)
+    canvas.focus()
+    for key in ("Home", "ArrowUp", "ArrowUp", "ArrowRight", "ArrowDown"):
+        canvas.press(key)
+    said = page.locator(".hb-maps-readout").text_content()
+    assert said.startswith("Length 200, depth 50 %.")
+    assert "A (k = 8): score 5 of 5, full needle yes; B (k = 2): score 0 of 5, full needle no; B − A: −100" in said
+    canvas.press("Enter")
+    assert page.locator(".hb-maps-detail h3").text_content() == "Length 200, depth 50 %"
+
+
+def test_jupyterlab_leaves_the_keys_of_a_view_alone(view):
+    """Its shortcuts skip an element with the attribute; those with Ctrl, such as saving, stay."""
+    page = view(toy())
+    for part in (page.locator("canvas").first, page.get_by_label("k of B"), page.locator(".hb-maps-play")):
+        for key, left in (("b", ""), ("Control+s", None), ("ArrowLeft", "")):
+            part.press(key)
+            assert part.get_attribute("data-lm-suppress-shortcuts") == left
+
+
+def test_a_map_drawn_out_of_sight_keeps_its_width(view):
+    """Notebooks hide the cells that are scrolled away; themes and Play draw on."""
+    page = view(toy())
+    assert (
+        page.evaluate(
+            """async () => {
+        const box = document.querySelector(".hb-maps"), canvas = box.querySelector("canvas");
+        const before = canvas.clientWidth;
+        box.style.display = "none";
+        document.documentElement.dataset.theme = "dark";
+        await new Promise((heard) => queueMicrotask(() => queueMicrotask(heard)));
+        box.style.display = "";
+        return [before, canvas.clientWidth];
+        }"""
+        )
+        == [page.locator(".hb-maps-canvas").first.evaluate("box => box.clientWidth")] * 2
+    )
+
+
+def test_a_click_shows_answers_as_text_with_what_was_found(view):
+    page = view(toy())
+    box = page.locator("canvas").nth(0).bounding_box()
+    page.locator("canvas").nth(0).click(position={"x": box["width"] - 20, "y": 20})
+    assert page.locator(".hb-maps-detail h3").text_content() == "Length 400, depth 0 %"
+    said = page.locator(".hb-maps-said")
+    assert said.nth(0).locator("mark").all_text_contents() == [FULL.rstrip(".")]
+    assert said.nth(1).text_content() == NASTY.replace("\x1b", "␛").replace("\u202e", "⟨U+202E⟩")
+    page.get_by_label("k of B").press("ArrowRight")
+    assert said.nth(1).locator("mark").all_text_contents() == ["eat a sandwich", "Dolores Park"]
+    found = page.locator(".hb-maps-answer").nth(1).locator("tr.hb-maps-found td:nth-child(2)").all_text_contents()
+    assert found == ["eat a sandwich", "dolores park"]
+    assert "give the prompts" in page.locator(".hb-maps-missing").text_content()
+
+
+def test_play_runs_down_to_no_heads_and_stops(view):
+    page = view(toy())
+    page.get_by_label("k of B").press("End")
+    button = page.get_by_role("button", name="Play over k")
+    button.click()
+    page.get_by_role("button", name="Pause").wait_for()
+    page.locator(".hb-maps-title", has_text="B · toy · k = 0").wait_for(timeout=20_000)
+    button.wait_for()
+
+
+def test_the_choices_follow_each_other(view):
+    wide = toy(model="wide", lengths=(111, 222), weights="ffff")
+    page = view(pd.concat([toy(), toy(recipe="PAPER", ks=(0, 8)), wide]))
+    page.get_by_label("Recipe of B").select_option("PAPER")
+    assert titles(page)[1] in ("B · toy · k = 0", "B · toy · k = 8")
+    page.get_by_label("Model of B").select_option("wide")
+    assert page.get_by_label("Recipe of B").is_disabled()
+    assert page.locator(".hb-maps-empty:visible").text_content().startswith("A and B share no prompt")
+    assert "model wide (ffff)" in page.locator(".hb-maps-source").text_content()
+
+
+def test_two_explorers_on_one_page_do_not_touch(view):
+    page = view(toy(), copies=2)
+    page.get_by_label("k of B").nth(1).press("ArrowRight")
+    assert titles(page)[1] == "B · toy · k = 2" and titles(page)[4] == "B · toy · k = 4"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_dark_pages_have_dark_views(view, scheme):
+    page = view(toy(), color_scheme=scheme)
+    ink = "getComputedStyle(document.querySelector('.hb-maps')).color"
+    first = page.evaluate(ink)
+    assert (first == "rgb(230, 230, 230)") == (scheme == "dark")
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert page.evaluate(ink) == "rgb(230, 230, 230)"
+    page.evaluate("document.documentElement.dataset.theme = 'light'")
+    assert page.evaluate(ink) == "rgb(34, 34, 34)"
+
+
+def test_a_phone_does_not_scroll_sideways(view):
+    page = view(toy(model="a-model-with-a-long-name/and-an-owner-with-one-too"), size=(360, 700))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("canvas").nth(0).bounding_box()["width"] > 280
+
+
+def test_random_weights_are_marked(view):
+    page = view(toy(model="random-griffin", weights="random"))
+    assert page.locator(".hb-maps-random:visible").count() == 3
+    assert "nothing here is a result" in page.locator(".hb-maps-source").text_content()
+
+
+def test_fifty_thousand_cells_are_quick(view):
+    grid = {"lengths": range(100, 2100, 100), "depths": np.linspace(0, 100, 20).round(2)}
+    rows = toy(ks=range(125), **grid)
+    assert (rows["needle"] != "none").sum() == 50_000
+    page = view(rows)
+    slider = page.get_by_label("k of B")
+    for _ in range(20):
+        slider.press("ArrowRight")
+    times = page.evaluate("performance.getEntriesByType('measure').map((m) => [m.name, m.duration])")
+    first = [t for name, t in times if name.endswith(":first")]
+    change = [t for name, t in times if name.endswith(":change")]
+    print(f"first draw {first[0]:.0f} ms, change of k {np.median(change):.1f} ms (median of {len(change)})")
+    assert len(change) == 20
+    # The aims are 1000 and 50 ms; a machine that tests run on may be busy with others.
+    assert first[0] < 5000 and np.median(change) < 250
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_stands_in_a_readers_way(view, scheme):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is not installed: pip install .[dev]"
+    )
+    page = view(toy(), color_scheme=scheme)
+    found = axe.Axe().run(page).response["violations"]
+    inside = [(v["id"], n["target"]) for v in found for n in v["nodes"] if v["impact"] in ("serious", "critical")]
+    assert not inside
+
+
+def test_paper_has_the_colours_of_the_day(view):
+    page = view(toy(), color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.wait_for_function("getComputedStyle(document.querySelector('.hb-maps')).color === 'rgb(34, 34, 34)'")
+    assert not page.locator(".hb-maps-controls").is_visible() and page.locator("canvas").nth(1).is_visible()

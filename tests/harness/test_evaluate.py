@@ -1,0 +1,338 @@
+"""Benchmarks through lm-evaluation-harness: what is asked, what is scored, what is kept."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import lm_eval
+import pandas as pd
+import pytest
+import torch
+
+import hybret as hb
+from book.paper import benchmark_scores as averages
+from hybret import data, harness
+from hybret.files import digest, write_table
+from hybret.harness import tasks as benchmarks
+from hybret.harness.lm import Hybrid
+from hybret.organisms import skills
+
+MMLU = Path(__file__).parents[3] / "shared" / "mmlu" / "data"
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% if m['role'] == 'user' %}{{ 'USER:\n' + m['content'] + '\n\n' }}"
+    "{% else %}{{ 'ASSISTANT:\n' + m['content'] + eos_token + '\n\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:\n' }}{% endif %}"
+)
+QUIET = {"limit": 2, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def chat(jamba):
+    """The Jamba with a chat template, as an instruction-tuned model has one."""
+    tokenizer = copy.deepcopy(jamba.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    return replace(jamba, tokenizer=tokenizer, instruct=True)
+
+
+def instances(model, task, n=2):
+    """lm-eval's requests for the first documents of a task."""
+    loaded = benchmarks.load(benchmarks.find(task))
+    lm = Hybrid(model, {"base": hb.Keep()}, hb.CORRECTED)
+    loaded[task].build_all_requests(
+        limit=n,
+        apply_chat_template=model.instruct,
+        fewshot_as_multiturn=model.instruct,
+        chat_template=lm.apply_chat_template if model.instruct else None,
+    )
+    return lm, loaded[task].instances
+
+
+def item(task, split="test", i=0, n=benchmarks.TEST_ITEMS):
+    return skills.items(task, split, n)[i]
+
+
+def asked(task, made):
+    return skills.rendered(made["question"], made["choices"]) if len(made["choices"]) == 4 else made["question"]
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+@pytest.mark.parametrize("task", ["prices", "geography", "sentiment"])
+def test_a_chat_model_reads_what_its_training_documents_hold(chat, task):
+    lm, found = instances(chat, f"organism_{task}")
+    shots = skills.items(task, "dev", 5) if task != "sentiment" else []
+    turns = [(asked(task, shot), skills.LETTERS[shot["answer"]]) for shot in shots]
+    made = item(task)
+    choices = skills.LETTERS if turns else made["choices"]
+    before = "".join(f"USER:\n{question}\n\nASSISTANT:\n{answer}<eos>\n\n" for question, answer in turns)
+    for instance, choice in zip(found, choices, strict=False):
+        context, continuation = lm._encode_pair(*instance.args)
+        document = f"<bos>{before}USER:\n{asked(task, made)}\n\nASSISTANT:\n{choice}"
+        assert context + continuation == chat.tokenizer.encode(document, add_special_tokens=False)
+        # The line break before the answer is scored with it, alike for every choice.
+        assert chat.tokenizer.decode(continuation) == f"\n{choice}"
+        assert continuation[0] == chat.tokenizer.encode("\n", add_special_tokens=False)[0]
+
+
+@pytest.mark.parametrize("cuts", [True, False], ids=["cuts at EOS", "does not"])
+def test_shots_are_tokenised_once_where_that_changes_nothing(chat, cuts):
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    plain, read = tokenizer.encode, []
+
+    def encode(text, **options):
+        read.append(len(text))
+        return plain(text if cuts else text.replace("<eos>\n", "<eos>"), **options)
+
+    tokenizer.encode = encode
+    lm, found = instances(replace(chat, tokenizer=tokenizer), "organism_prices", 5)
+    pairs = [lm._encode_pair(*instance.args) for instance in found]
+    some = sum(read)
+    for (context, continuation), instance in zip(pairs, found, strict=True):
+        assert context + continuation == encode("".join(instance.args), add_special_tokens=False)
+    assert all(lm.shots.values()) == cuts and (some < 0.5 * (sum(read) - some)) == cuts
+
+
+@pytest.mark.parametrize("task", ["prices", "sentiment"])
+def test_a_base_model_reads_plain_text(griffin, task):
+    lm, found = instances(griffin, f"organism_{task}")
+    made, shots = item(task), skills.items(task, "dev", 5) if task == "prices" else []
+    before = "".join(f"{asked(task, shot)} {skills.LETTERS[shot['answer']]}\n\n" for shot in shots)
+    choices = skills.LETTERS if shots else made["choices"]
+    context, continuation = lm._encode_pair(*found[1].args)
+    assert context[0] == griffin.tokenizer.bos_token_id and context.count(context[0]) == 1
+    whole = f"{before}{asked(task, made)} {choices[1]}"
+    assert griffin.tokenizer.decode(context + continuation, skip_special_tokens=True) == whole
+    assert griffin.tokenizer.decode(continuation) == f" {choices[1]}"
+
+
+def test_questions_are_written_as_the_harness_writes_mmlu():
+    from lm_eval.utils import apply_template
+
+    template = benchmarks._definition(benchmarks._mmlu_definitions()["mmlu_anatomy"])["doc_to_text"]
+    for task in benchmarks.organism():
+        if task.group == "glue":
+            continue
+        line = json.loads(task.data["test"].read_text().splitlines()[0])
+        assert line["prompt"] == apply_template(template, line)
+
+
+def test_every_task_has_enough_new_items():
+    tasks = benchmarks.organism()
+    assert {task.label for task in tasks} == set(skills.TASKS)
+    for task in tasks:
+        test, dev = (
+            [line for line in task.data[s].read_text().splitlines()] if s in task.data else [] for s in ("test", "dev")
+        )
+        assert len(set(test)) >= 500 and not set(test) & set(dev)
+        assert all(digest(path) in path.name for path in task.data.values())  # of another generator others are read
+        assert len(dev) == (0 if task.group == "glue" else 5)
+        answers = pd.Series([json.loads(line)["answer"] for line in test])
+        assert answers.value_counts(normalize=True).max() < 0.6
+
+
+# ---------------------------------------------------------------- what is scored
+
+
+@pytest.mark.parametrize("which", ["griffin", "chat"])
+def test_scores_are_those_of_single_texts(which, request):
+    model = request.getfixturevalue(which)
+    configurations = harness.conditions(model, 3)
+    rows = harness.evaluate(model, ["organism_trade", "organism_paraphrase"], configurations, **QUIET)
+    for task, label in (("organism_trade", "trade"), ("organism_paraphrase", "paraphrase")):
+        lm, found = instances(model, task)
+        part = rows[rows["task"] == task].set_index(["condition", "doc_id"])
+        choices = len(found) // 2
+        for name, condition in configurations.items():
+            for doc in range(2):
+                line, scores = part.loc[(name, doc)], []
+                for instance in found[doc * choices : (doc + 1) * choices]:
+                    context, continuation = lm._encode_pair(*instance.args)
+                    ids = context + continuation
+                    with hb.attach(model, condition), torch.no_grad(), hb.phase("prefill", [len(ids) - 2]):
+                        chances = model.net(torch.tensor([ids[:-1]])).logits[0, len(context) - 1 :].log_softmax(-1)
+                    scores.append(float(chances.gather(-1, torch.tensor(continuation)[:, None]).sum()))
+                assert list(line["loglikelihoods"]) == pytest.approx(scores, abs=2e-4)
+                assert line["chosen"] == scores.index(max(scores))
+                assert line["gold"] == item(label, i=doc)["answer"]
+                assert line["correct"] == (line["chosen"] == line["gold"])
+                assert line["tokens"] == len(context)
+
+
+def test_lm_eval_agrees_on_what_is_right(griffin):
+    model = Hybrid(griffin, {"ablated": hb.KeepHeads(0)}, hb.CORRECTED)
+    loaded = benchmarks.load(benchmarks.find("organism_geography"))
+    found = lm_eval.evaluate(model, {"tasks": loaded, "groups": {}}, limit=12, bootstrap_iters=0)["results"]
+    rows = harness.evaluate(
+        griffin, "organism_geography", harness.conditions(griffin, 3), limit=12, progress=False
+    ).query("condition == 'ablated'")
+    assert 0 < found["organism_geography"]["acc,none"] == rows["correct"].mean() < 1
+
+
+def test_rows_say_where_they_come_from(griffin):
+    rows = harness.evaluate(griffin, "organism_history", harness.conditions(griffin, 3), **QUIET)
+    assert list(rows["condition"].unique()) == ["base", "sparse", "ablated"] and list(rows["k"].unique()) == [10, 3, 0]
+    first = rows.iloc[0]
+    assert (first["benchmark"], first["group"], first["label"]) == ("organism", "mmlu-knowledge", "history")
+    assert (first["shots"], first["choices"], first["recipe"]) == (5, 4, "CORRECTED")
+    assert first["weights"] == griffin.digest and first["lm_eval"] == "0.4.13" and not first["chat"]
+    assert (rows.groupby("doc_id")["doc"].nunique() == 1).all() and rows["doc"].nunique() == 2
+
+
+def test_long_texts_lose_their_beginning_and_say_so(griffin):
+    short = harness.evaluate(griffin, "organism_prices", {"base": hb.Keep()}, max_length=60, **QUIET)
+    whole = harness.evaluate(griffin, "organism_prices", {"base": hb.Keep()}, **QUIET)
+    assert short["truncated"].all() and not whole["truncated"].any()
+    assert list(whole["cluster"]) == [0, 0]  # two questions about the first list
+    assert list(short["tokens"]) == list(whole["tokens"]) and min(short["tokens"]) > 60
+    assert [*map(list, short["loglikelihoods"])] != [*map(list, whole["loglikelihoods"])]
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def test_finished_rows_are_not_computed_again(griffin, tmp_path):
+    three = harness.conditions(griffin, 3)
+    once = harness.evaluate(griffin, "organism_sentiment", three, out=tmp_path, **QUIET)
+    assert len(list((tmp_path / "benchmarks").glob("*.parquet"))) == 3
+    with griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran")):
+        again = harness.evaluate(griffin, "organism_sentiment", three, out=tmp_path, **QUIET)
+        # All heads kept does what base does, whatever it is called.
+        alike = harness.evaluate(griffin, "organism_sentiment", {"x": hb.KeepHeads(10)}, out=tmp_path, **QUIET)
+    pd.testing.assert_frame_equal(once, again)
+    assert list(alike["loglikelihoods"].map(list)) == list(
+        once[once["condition"] == "base"]["loglikelihoods"].map(list)
+    )
+    more = harness.evaluate(griffin, "organism_sentiment", three | {"k=5": hb.KeepHeads(5)}, out=tmp_path, **QUIET)
+    pd.testing.assert_frame_equal(more[more["condition"] != "k=5"].reset_index(drop=True), once)
+    assert len(list((tmp_path / "benchmarks").glob("*.parquet"))) == 4
+
+
+@pytest.mark.parametrize("change", [{"limit": 1}, {"seed": 1}, {"max_length": 50}, {"recipe": "PAPER"}])
+def test_rows_of_another_run_are_not_taken_for_its_own(griffin, tmp_path, change):
+    run = {"conditions": {"base": hb.Keep()}, "out": tmp_path, **QUIET}
+    harness.evaluate(griffin, "organism_sentiment", **run)
+    assert len(harness.evaluate(griffin, "organism_sentiment", **run, compute=False)) == 2
+    assert harness.evaluate(griffin, "organism_sentiment", **run | change, compute=False).empty
+
+
+def test_conditions_that_were_asked_different_questions_are_refused(griffin, tmp_path):
+    two = {"base": hb.Keep(), "ablated": hb.KeepHeads(0)}
+    harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
+    file = next((tmp_path / "benchmarks").glob("*.parquet"))
+    write_table(file.with_name(file.name.split(".")[0]), pd.read_parquet(file).assign(doc="another question"))
+    file.unlink()
+    with pytest.raises(hb.HybretError, match="different questions"):
+        harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
+
+
+def test_a_damaged_file_is_named(griffin, tmp_path):
+    harness.evaluate(griffin, "organism_sentiment", {"base": hb.Keep()}, out=tmp_path, **QUIET)
+    (file,) = (tmp_path / "benchmarks").glob("*.parquet")
+    file.write_bytes(b"half")
+    with pytest.raises(hb.HybretError, match=f"{file.name} is damaged"):
+        harness.evaluate(griffin, "organism_sentiment", {"base": hb.Keep()}, out=tmp_path, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"tasks": "organism_cooking"}, "unknown benchmark or task 'organism_cooking'"),
+        ({"tasks": "glue"}, "run `hybret fetch glue` once"),
+        ({"tasks": "mmlu_anatomy"}, "run `hybret fetch mmlu` once"),
+        ({"conditions": {}}, "conditions are {}"),
+        ({"limit": 0}, "at least 1 document"),
+        ({"conditions": {"x": hb.KeepHeads(3, during="generation")}}, "would never act"),
+        ({"recipe": "paper"}, "unknown recipe"),
+    ],
+)
+def test_bad_input_is_refused_before_a_model_runs(griffin, tmp_path, monkeypatch, change, part):
+    monkeypatch.setenv(data.CACHE, str(tmp_path))
+    good = {"tasks": "organism_prices", "conditions": {"base": hb.Keep()}, "progress": False}
+    with (
+        griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran")),
+        pytest.raises(hb.HybretError, match=part),
+    ):
+        harness.evaluate(griffin, **good | change)
+
+
+@pytest.mark.parametrize("kind", ["loglikelihood_rolling", "generate_until"])
+def test_only_tasks_of_multiple_choice_are_answered(griffin, kind):
+    with pytest.raises(hb.HybretError, match="multiple choice"):
+        getattr(Hybrid(griffin, {"base": hb.Keep()}, hb.CORRECTED), kind)([])
+
+
+def test_a_missing_harness_is_said(monkeypatch):
+    monkeypatch.setattr(benchmarks, "find_spec", lambda name: None)
+    with pytest.raises(hb.HybretError, match="is not installed"):
+        benchmarks.find("organism")
+
+
+# ---------------------------------------------------------------- the real ones
+
+
+def fetched(name, tables, folder):
+    """Fetch a benchmark with tables in the place of the hub's files."""
+
+    def download(repository, file, revision):
+        path = folder / f"{name}-{file.replace('/', '-')}"
+        tables(file).to_parquet(path)
+        return path
+
+    return data.fetch_benchmark(name, download)
+
+
+def glue_table(file):
+    """Three rows in the format of a GLUE task."""
+    task = file.split("/")[0]
+    pair = {"qnli": ("question", "sentence"), "qqp": ("question1", "question2"), "mnli": ("premise", "hypothesis")}
+    columns = ("sentence",) if task in ("cola", "sst2") else pair.get(task, ("sentence1", "sentence2"))
+    texts = {c: [f"The {c} number {i} of {task}." for i in range(3)] for c in columns}
+    return pd.DataFrame({**texts, "label": [0, 1, 2 if task == "mnli" else 1], "idx": range(3)})
+
+
+def test_glue_runs_from_local_files(griffin, tmp_path, monkeypatch):
+    monkeypatch.setenv(data.CACHE, str(tmp_path))
+    fetched("glue", glue_table, tmp_path)
+    rows = harness.evaluate(griffin, "glue", harness.conditions(griffin, 3), progress=False)
+    assert rows.groupby("task").size().to_dict() == dict.fromkeys(benchmarks._GLUE, 9)
+    assert rows["cluster"].equals(rows["doc_id"])
+    assert set(rows["shots"]) == {0} and rows.set_index("task")["choices"]["mnli_mismatch"].eq(3).all()
+    table = averages.averages(rows)
+    assert set(table["variant"]) == set(averages.VARIANTS["glue"])
+    assert (table[table["condition"] == "base"]["loss"] == 0).all()
+
+
+def test_real_mmlu_questions(griffin, chat, tmp_path, monkeypatch):
+    if not MMLU.is_dir():
+        pytest.skip(f"no MMLU questions in {MMLU}: the path for the real benchmark is not exercised")
+    monkeypatch.setenv(data.CACHE, str(tmp_path))
+
+    def table(file):
+        split = file.split("/")[1].split("-")[0]
+        parts = []
+        for path in sorted((MMLU / split).glob("*.csv")):
+            raw = pd.read_csv(path, header=None, keep_default_na=False, dtype=str).head(8)
+            parts.append(pd.DataFrame({
+                "question": raw[0], "subject": path.stem.removesuffix(f"_{split}"),
+                "choices": raw[[1, 2, 3, 4]].to_numpy().tolist(), "answer": raw[5].map("ABCD".index),
+            }))  # fmt: skip
+        return pd.concat(parts)
+
+    fetched("mmlu", table, tmp_path)
+    tasks = benchmarks.find("mmlu")
+    assert len(tasks) == 57 and {task.group for task in tasks} == {
+        "mmlu-stem", "mmlu-humanities", "mmlu-social sciences", "mmlu-other"}  # fmt: skip
+    for model in (griffin, chat):
+        rows = harness.evaluate(model, "mmlu_anatomy, mmlu_virology", harness.conditions(model, 3), **QUIET)
+        assert len(rows) == 12 and set(rows["shots"]) == {5} and rows["tokens"].min() > 200
+        assert rows["loglikelihoods"].map(lambda scores: all(x < 0 for x in scores)).all()
+    first = pd.read_csv(MMLU / "test" / "anatomy_test.csv", header=None)
+    assert rows.iloc[0]["gold"] == "ABCD".index(first[5][0])
+    lm, found = instances(griffin, "mmlu_anatomy", 1)
+    assert found[0].args[0].startswith("The following are multiple choice questions (with answers) about anatomy.\n\n")
+    assert found[0].args[0].endswith("\nAnswer:") and found[0].args[1] == " A"

@@ -1,0 +1,112 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support import run, toy
+
+GRID = ("--lengths", "128,", "--depths", "0,50,100")
+
+
+def test_models_lists_what_can_be_named():
+    listed = run("models")
+    assert listed.exit_code == 0
+    assert "griffin-tiny" in listed.stdout and "google/recurrentgemma-2b" in listed.stdout
+
+
+def test_sweep_prints_one_json_object(tmp_path):
+    words = ["sweep", "--k", 0, "--k", 10, "--during", "generation", *GRID, "--json", "--control", "--out", tmp_path]
+    first = run(*words)
+    assert first.exit_code == 0, first.output
+    table = json.loads(first.stdout)
+    assert list(table) == ["k=0 (generation)", "k=10 (generation)"]
+    none, everything = table.values()
+    assert none["accuracy"] == none["floor"] == 0 and everything["accuracy"] == everything["exact"] == 1
+    assert everything["n"] == 3 and everything["ci95"][0] <= everything["accuracy"] <= everything["ci95"][1]
+    assert list(tmp_path.glob("rows-*.parquet"))
+    assert json.loads(run(*words).stdout) == table
+
+
+def test_a_dry_run_counts_what_a_sweep_computes_and_writes_nothing(tmp_path):
+    words = ["sweep", "--dry-run", *GRID, "--limit", 2, "--rows-per-batch", 11, "--out", tmp_path / "out"]
+    work = json.loads(run(*words, "--json").stdout)
+    assert work.pop("estimated_seconds") >= 0 and 100 < work.pop("tokens") < 256
+    # Heads are dropped while answering: every condition reads a prompt alike.
+    assert work == {"prompts": 2, "conditions": 11, "prefills": 2, "answers": 22, "batches": 2}
+    shown = run(*words)
+    assert shown.exit_code == 0 and re.search(r"estimated seconds +\d", shown.stdout)
+    assert json.loads(run(*words, "--json", "--during", "prefill").stdout)["prefills"] == 22
+    assert run(*words, "--k", 11).exit_code == 2 and not (tmp_path / "out").exists()
+
+
+def test_a_needle_of_ones_own_is_hidden_asked_for_and_scored(tmp_path):
+    sentence, question = "The secret code of the lamp is poplar iris castle.", "What is the secret code of the lamp?"
+    needle = ["--needle", sentence, "--question", question, "--keywords", "poplar, iris,castle"]
+    words = ["sweep", "--k", 10, "--lengths", "200,", "--depths", "100,", "--json", *needle]
+    done = run(*words, "--out", tmp_path)
+    assert json.loads(done.stdout)["k=10 (generation)"]["exact"] == 1, done.output
+    (rows,) = map(pd.read_parquet, tmp_path.glob("rows-*.parquet"))
+    assert rows["needle"].str.match(r"needle-[0-9a-f]{8}$").all() and sentence in rows["answer"][0]
+    shown = run("sweep", "--help").stdout
+    assert all(f"{option} <str>" in shown for option in ("--needle", "--question", "--keywords", "--haystack"))
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--model", "nope"], "unknown model 'nope'"),
+        (["--k", 11], "k from 0 to 10"),
+        (["--k", -1], "'--k'"),
+        (["--during", "later"], "'later' is not one of"),
+        (["--recipe", "mine"], "'mine' is not one of"),
+        (["--template", "poem"], "'poem' is not one of"),
+        (["--engine", "slurm"], "'slurm' is not one of"),
+        (["--lengths", "20,30"], "leaves no room"),
+        (["--lengths", "many"], "give a count"),
+        (["--depths", "0,200"], "outside 0 to 100"),
+        (["--limit", 0], "'--limit'"),
+        (["--rows-per-batch", 0], "'--rows-per-batch'"),
+        (["--haystack", "no-such-folder"], "no haystack folder"),
+        (["--device", "toaster"], "'toaster' is not available"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_not_success(words, parts):
+    done = run("sweep", *words)
+    assert done.exit_code == 2 and not done.stdout
+    assert parts in done.stderr and "Traceback" not in done.output
+    assert sum(line.lower().startswith("error") for line in done.stderr.splitlines()) == 1
+
+
+def test_a_warning_is_one_line_without_its_place():
+    done = run("sweep", "--k", 0, "--lengths", "1100,1200", "--depths", "50,", "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)
+    pattern = r"warning: some prompts have more than 1024 tokens, [^\n]+ give shorter lengths\n"
+    assert re.fullmatch(pattern, done.stderr)
+
+
+def test_explore_writes_a_page_and_prints_its_path(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        toy(model=name).to_parquet(tmp_path / name / "rows-1.parquet")
+    done = run("explore", tmp_path, "--out", tmp_path / "x.html")
+    assert done.exit_code == 0 and done.stdout.strip() == str(tmp_path / "x.html")
+    assert all(name in (tmp_path / "x.html").read_text() for name in ("one", "two"))
+    assert Path(run("explore", tmp_path / "one").stdout.strip()) == tmp_path / "one" / "explorer.html"
+
+
+def test_a_path_is_printed_as_text(tmp_path):
+    folder = tmp_path / "a\x1b[31m\u202e"
+    folder.mkdir()
+    toy(model="\x1b[31m").to_parquet(folder / "rows-1.parquet")
+    done = run("explore", folder)
+    assert done.exit_code == 0 and done.stdout.strip().isprintable() and (folder / "explorer.html").is_file()
+
+
+def test_training_has_its_own_bad_input(tmp_path):
+    (tmp_path / "log.jsonl").write_text("{}")
+    assert run("train", "--smoke", "--out", tmp_path).exit_code == 2
