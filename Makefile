@@ -17,9 +17,10 @@ book: $(READY) ## run what changed and build the pages
 
 test: $(READY) ## lint, types, tests
 	$(call step,lint,$(PY) -m ruff check . && $(PY) -m ruff format --check .)
-	$(call step,types,$(PY) -m mypy hybret)
+	$(call step,layers,$(VENV)/bin/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; })
+	$(call step,types,$(PY) -m mypy hybret book)
 	@printf '== tests\n'
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal
 
 coverage: $(READY) ## lines and branches that the tests reach; below 90 % it fails
 	@$(PY) -m pytest --cov --cov-report=term:skip-covered

@@ -124,6 +124,14 @@ THRESHOLDS = {
     ),
     "Jamba sparse": Reported("Jamba, prefill version: near-perfect down to", 5, "heads", "Section 4", "k = 5"),
 }
+
+
+def tipping_point(heads: int) -> str:
+    """The tipping point of the paper's model with this number of heads, in words; empty if there is none."""
+    name = counterpart(heads)
+    return f"{name}: k = {THRESHOLDS[f'{name} tipping point'].value:g}" if name else ""
+
+
 TIPPING_POINTS = {spec.heads: int(THRESHOLDS[f"{spec.name} tipping point"].value) for spec in MODELS}
 """Number of heads to k, of the three models."""
 

@@ -7,21 +7,25 @@ model that fails there, the variants tell what it misses: each differs from `Onl
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
 import pandas as pd
 import torch
 
+from book.paper import numbers
+from book.paper.chapter import Chapter, with_needle
+from book.paper.tipping import RETRIEVES
+from hybret import metrics
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
-from hybret.interventions import Binary, Intervention, Keep, Mass, Null, Omit, Only
+from hybret.interventions import Binary, Intervention, Keep, Mass, Null, Omit, Only, PerPhase
 from hybret.models import Model
 from hybret.prompts import Prompt, prompt_key
-from hybret.recipe import CORRECTED
+from hybret.recipe import CORRECTED, Recipe
 from hybret.scoring import normalise
 
 PARTS = ("needle", "question", "answer", "first", "self", "context")
@@ -154,3 +158,128 @@ def words_asked(prompt: Prompt) -> int:
     asked = set(normalise(prompt.needle.question).split())
     words = normalise(prompt.needle.sentence).split()
     return next((i for i, word in enumerate(words) if word not in asked), len(words))
+
+
+STATEMENTS = (  # what the paper says, the conditions it is about, whether they should fail
+    ("hiding the needle during generation ends retrieval", [f"Omit-{p}" for p in numbers.PREFILL], True),
+    ("Binary during generation ends it too", [f"Binary-{p}" for p in numbers.PREFILL], True),
+    ("Binary during prefill ends it too", [f"{g}-Binary" for g in numbers.GENERATION], True),
+    ("what is seen during prefill does not matter", ["Keep-Omit", "Keep-Only", "Keep-Null"], False),
+    ("seeing only the needle during generation is enough", ["Only-Keep"], False),
+    ("... but not without its surroundings during prefill", ["Only-Only", "Only-Null"], True),
+)
+
+
+def hardest_cases(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each statement of the paper about Table 1 the condition that speaks most against it.
+
+    Parameters
+    ----------
+    rows : rows of `hybret.table1_conditions`, with their control.
+
+    Returns
+    -------
+    DataFrame
+        says, case, paper, here, full (in words), holds: "holds", "does not hold", or "cannot be tried" where the
+        unmodified model hardly retrieves.
+    """
+    ours = metrics.accuracy(rows, by="condition").set_index("condition")
+    floor = metrics.floor(rows, by="condition")["accuracy"].max()
+    keep = ours.loc["Keep-Keep", "accuracy"]
+    lines = []
+    for says, names, fails in STATEMENTS:
+        case = ours.loc[names, "accuracy"].idxmax() if fails else ours.loc[names, "accuracy"].idxmin()
+        line, (generation, prefill) = ours.loc[case], case.split("-")
+        holds = line["accuracy"] <= 0.2 * keep + floor if fails else line["accuracy"] >= 0.8 * keep
+        tried = keep > floor + RETRIEVES
+        lines.append({
+            "says": says, "case": case, "paper": f"{100 * numbers.TABLE1[prefill, generation].value:.1f} %",
+            "here": f"{100 * line['accuracy']:.1f} % ({100 * line['low']:.0f} to {100 * line['high']:.0f})",
+            "full": f"{100 * line['exact']:.1f} %",
+            "holds": ("holds" if holds else "does not hold") if tried else "cannot be tried",
+        })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def predictions(table: pd.DataFrame, parts: pd.DataFrame, reading: pd.DataFrame, outside: float | None) -> pd.DataFrame:
+    """What the explanation predicts for a model like RG-2B, and what this run finds.
+
+    Parameters
+    ----------
+    table : accuracies of the variants inside the window, by variant.
+    parts : `attention_parts` while the words that needle and question share are written.
+    reading : accuracies of answers that were begun, by variant and words.
+    outside : accuracy of Only-Keep beyond the window under the text's reading; None without such prompts.
+    """
+    plain = reading.loc["Only", "accuracy"]
+    gain, begun_gain = (
+        table.loc["Only, renormalised", "accuracy"] - table.loc["Only", "accuracy"],
+        plain.max() - plain[0],
+    )
+    means = parts.groupby(["layer", "part"])["mass"].mean().unstack("part")
+    layer = means.loc[means["needle"].idxmax()]
+    lines = [
+        ("while shared words are written, the layer with most attention on the needle gives the question less",
+         f"{100 * layer['needle']:.0f} against {100 * layer['question']:.0f} %", layer["needle"] > layer["question"]),
+        ("renormalising gains less than 10 points inside the window", f"{100 * gain:+.1f} points", gain < 0.1),
+        ("words that are already written help Only by less than 10 points", f"{100 * begun_gain:+.1f} points",
+         begun_gain < 0.1),
+        ("beyond the window the text's Only retrieves less than 5 %",
+         "none" if outside is None else f"{100 * outside:.1f} %", None if outside is None else outside < 0.05),
+    ]  # fmt: skip
+    words = {None: "cannot be tried", True: "yes", False: "no"}
+    return pd.DataFrame(
+        {"prediction for RG-2B": says, "here": here, "holds here": words[None if fits is None else bool(fits)]}
+        for says, here, fits in lines
+    )
+
+
+def sweep(
+    chapter: Chapter,
+    model: Model,
+    variants: Mapping[str, Intervention],
+    prompts: Sequence[Prompt],
+    prefills: Mapping[str, Intervention] | None = None,
+    recipe: Recipe | None = None,
+) -> pd.DataFrame:
+    """Rows of generation variants after some prefills (default: Keep); columns `variant` and `before` name the two."""
+    prefills = prefills or {"Keep": Keep()}
+    conditions = {f"{a}-{b}": PerPhase(generation=variants[a], prefill=prefills[b]) for b in prefills for a in variants}
+    rows = chapter.sweep(model, prompts, conditions, recipe)
+    rows[["variant", "before"]] = rows["condition"].str.rsplit("-", n=1, expand=True)
+    return rows
+
+
+def inside(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose needle is inside the window at the first generation step; all of a model that has none there."""
+    needle = with_needle(rows)
+    return needle[needle["in_window"]] if needle["in_window"].any() else needle
+
+
+def begun_sweep(
+    chapter: Chapter,
+    model: Model,
+    variants: Mapping[str, Intervention],
+    prompts: Sequence[Prompt],
+    words: Sequence[int],
+) -> pd.DataFrame:
+    """Rows of five variants on prompts that end with the first words of the answer; column `words`: how many."""
+    names = ("Keep", "Only", "Keep, at Only's mass", "Binary", "Omit")
+    started = {p.key: (p, count) for count in words for p in (begun(model, prompt, count) for prompt in prompts)}
+    rows = sweep(chapter, model, {f"{name}, begun": variants[name] for name in names}, [p for p, _ in started.values()])
+    rows["words"] = rows["prompt"].map({key: count for key, (_, count) in started.items()})
+    return rows.assign(variant=rows["variant"].str.removesuffix(", begun"))
+
+
+def by_recipe(chapter: Chapter, model: Model, variants: Mapping[str, Intervention]) -> pd.DataFrame:
+    """Rows of Only-Keep under both recipes and the two fields that concern it; of Keep-Keep under both recipes."""
+    start, other = chapter.decisions, chapter.other
+    fields = ("needle_span", "out_of_window")
+    parts = []
+    for recipe in (start, *(start.replace(**{f: getattr(other, f)}) for f in fields), other):
+        names = ("Keep", "Only") if recipe in (start, other) else ("Only",)
+        cells = chapter.prompts(model, control=False, recipe=recipe)
+        rows = sweep(chapter, model, {name: variants[name] for name in names}, cells, recipe=recipe)
+        side = rows["in_window"].map({True: "inside", False: "outside"})
+        parts.append(rows.assign(recipe=recipe.name, side=side))
+    return pd.concat(parts, ignore_index=True)

@@ -60,6 +60,12 @@ def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
     return pd.DataFrame(lines).astype(types)
 
 
+def three_points(rows: pd.DataFrame, heads: int) -> list[int]:
+    """All heads, the fewest that keep `HOLDS` of the accuracy (half of them without retrieval), and none."""
+    tip = tipping_points(rows[rows["during"] == "generation"]).iloc[0]
+    return sorted({heads, int(tip["least"]) if tip["retrieves"] else heads // 2, 0}, reverse=True)
+
+
 def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
     """The sparse configuration of Section 4: the smallest k of the prefill version with near-perfect retrieval.
 

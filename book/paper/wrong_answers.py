@@ -41,3 +41,26 @@ def wrong_answers(
         words=groups["said"].str.count(r"\S+"),
         copied=pd.Series([copied[text] for text in groups["said"]], index=groups.index, dtype=bool),
     )
+
+
+def chosen(groups: pd.DataFrame, count: int) -> pd.DataFrame:
+    """`count` of the wrong answers: of each model and condition the most frequent and the longest, in turns.
+
+    Copies from the haystack are taken only where there is nothing else; an answer of several conditions comes once.
+
+    Parameters
+    ----------
+    groups : what `wrong_answers` returns, with a column model.
+    count : answers at most.
+    """
+    orders = (["copied", "times", "words", "said"], ["copied", "words", "times", "said"])
+    firsts = [
+        groups.sort_values(order, ascending=[True, False, False, True]).groupby(["model", "condition"]).head(1)
+        for order in orders
+    ]
+    picked = pd.concat(firsts).drop_duplicates("said").sort_values(["times", "said"], ascending=[False, True])
+    picked = picked.sort_values("copied", kind="stable")
+    turn = picked.groupby("model").cumcount()
+    picked = picked.loc[turn.sort_values(kind="stable").index].head(count).sort_values("copied", kind="stable")
+    picked["in the haystack"] = picked["copied"].map({True: "yes", False: "no"})
+    return picked[["answer", "model", "condition", "times", "in the haystack"]]

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from pandas.io.formats.style import Styler
 
 from hybret.errors import HybretError
 from hybret.families import RANDOM
@@ -175,3 +176,26 @@ def _lines(axes: Axes, rows: pd.DataFrame, column: str, slopes: Mapping[str, Any
             beyond = value * (lengths[-1] / at) ** 2
             axes.plot([at, lengths[-1]], [value, beyond], ":", color=colour, label="eager, extrapolated (slope 2)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def table(rows: pd.DataFrame) -> Styler:
+    """What `measured` returns as a table to read."""
+    named = rows["model"].where(~rows["random"], rows["model"] + " (random weights)")
+    pairs = [("identical", "compared"), ("memory", "stock_memory"), ("stock_seconds", "stock_answers")]
+    same, memory, stock = (zip(rows[a], rows[b], strict=True) for a, b in pairs)
+    columns = {
+        "measurement": named + ", " + rows["dtype"] + " on " + rows["device"] + ", " + rows["date"],
+        "sweep": rows["sweep"] + ", " + rows["answers"].map("{:,} answers".format),
+        "time": rows["seconds"].map(duration),
+        "stock path": [f"{duration(seconds)}, from {answers}" for seconds, answers in stock],
+        "ratio": rows["ratio"].map("{:g}".format),
+        "identical tokens": [f"{m} of {n}" for m, n in same],
+        "peak GiB": [" / ".join("?" if pd.isna(x) else f"{x:.2f}" for x in both) for both in memory],
+        "limit": rows["limit"].map(duration),
+    }
+    return small(pd.DataFrame(columns))
+
+
+def small(table: pd.DataFrame) -> Styler:
+    """A wide table in small type."""
+    return table.style.hide(axis="index").format(escape="html").set_table_attributes('style="font-size: 0.8em"')

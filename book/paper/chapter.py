@@ -1,0 +1,134 @@
+"""What the notebooks share: models, prompts, conditions and rows of one run, and how tables are shown."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+import hybret as hb
+from hybret.models import named
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One run of a notebook: its parameters, and what they make of a model.
+
+    The attributes are the notebooks' common parameters, with the same names.
+    """
+
+    model: str
+    recipe: str = "CORRECTED"
+    device: str = "auto"
+    dtype: str = "auto"
+    lengths: int = 10
+    depths: int = 10
+    limit: int = 0
+    haystack: str = "embedded"
+    seed: int = 0
+    out: str = "../runs"
+    results: str = "../book/results"
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Chapter:
+        """The chapter of a notebook's parameters: ``Chapter.of(globals())``."""
+        return cls(**{f.name: parameters[f.name] for f in fields(cls) if f.name in parameters})
+
+    def __post_init__(self) -> None:
+        _ = self.decisions, self.names  # a wrong name ends the run before a model is loaded
+
+    @property
+    def decisions(self) -> hb.Recipe:
+        """The recipe of this run."""
+        return hb.recipe.recipe(self.recipe)
+
+    @property
+    def other(self) -> hb.Recipe:
+        """The recipe that this run did not take."""
+        return hb.PAPER if self.decisions == hb.CORRECTED else hb.CORRECTED
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models, as in the parameter `model`."""
+        return named(self.model)
+
+    def load(self, name: str = "") -> hb.Model:
+        """Load a model of this run, by default the first."""
+        return hb.load(name or self.names[0], device=self.device, dtype=self.dtype)
+
+    def each(self, measure: Callable[[hb.Model], T], names: Sequence[str] | None = None) -> list[T]:
+        """What `measure` returns for every model; each leaves the memory before the next is loaded."""
+        return [measure(self.load(name)) for name in (self.names if names is None else names)]
+
+    def prompts(self, hybrid: hb.Model, template: str = "", control: bool = True, **options: Any) -> list[hb.Prompt]:
+        """The grid in the model's own template, or `limit` of its prompts drawn with the seed, and its control."""
+        options = {"haystack": self.haystack, "seed": self.seed, "recipe": self.decisions, **options}
+        template = template or ("instruct" if hybrid.instruct else "base")
+        cells = hb.niah.grid(hybrid, self.lengths, self.depths, template, **options)
+        drawn = random.Random(self.seed).sample(cells, self.limit) if 0 < self.limit < len(cells) else cells
+        return [*drawn, *(self.controls(hybrid, template, **options) if control else [])]
+
+    def controls(self, hybrid: hb.Model, template: str = "", **options: Any) -> list[hb.Prompt]:
+        """The same grid without the needle, whole."""
+        options = {"haystack": self.haystack, "seed": self.seed, "recipe": self.decisions, **options}
+        template = template or ("instruct" if hybrid.instruct else "base")
+        return hb.niah.grid(hybrid, self.lengths, self.depths, template, control=True, **options)
+
+    def prompt(self, hybrid: hb.Model, template: str = "", length: int = 0, depth: int = 50) -> hb.Prompt:
+        """One prompt; by default at a third of the lengths, so that the needle lies inside the window."""
+        template = template or ("instruct" if hybrid.instruct else "base")
+        length = length or hybrid.lengths[len(hybrid.lengths) // 3]
+        options = {"haystack": self.haystack, "seed": self.seed, "recipe": self.decisions}
+        return hb.niah.grid(hybrid, [length], [depth], template, **options)[0]
+
+    def sweep(
+        self,
+        hybrid: hb.Model,
+        prompts: Sequence[hb.Prompt],
+        conditions: Mapping[str, hb.Intervention],
+        recipe: hb.Recipe | None = None,
+    ) -> pd.DataFrame:
+        """Rows of a sweep in the folder of this model and recipe: what is there is not computed again."""
+        recipe = recipe or self.decisions
+        return hb.sweep(hybrid, prompts, conditions, recipe, out=hb.run_folder(self.out, hybrid, recipe))
+
+    def save(self, figure: Any, name: str) -> Any:
+        """Write a figure's files and show it."""
+        return hb.figures.save(figure, name, self.results)
+
+    def note(self, hybrid: hb.Model, *more: str) -> str:
+        """The small print of a figure: model, weights and `more`."""
+        return " · ".join((f"model {hybrid.name} ({hybrid.digest[:8]})", *more))
+
+
+def keep_heads(hybrid: hb.Model, *phases: str, ks: Sequence[int] | None = None) -> dict[str, hb.Intervention]:
+    """Conditions that keep k heads during each of these phases, by label; by default every k of the book's curves."""
+    kept = [hb.KeepHeads(k, during=during) for during in phases for k in (hybrid.ks if ks is None else ks)]  # type: ignore[arg-type]
+    return {condition.label: condition for condition in kept}
+
+
+def with_needle(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of prompts that hold the needle."""
+    return rows[rows["needle"] != "none"]
+
+
+def percent(line: Any, name: str = "accuracy") -> str:
+    """A mean with its interval, in per cent."""
+    return f"{100 * line[name]:.1f} % ({100 * line['low']:.1f} to {100 * line['high']:.1f})"
+
+
+def table(frame: pd.DataFrame, **columns: str) -> Styler:
+    """A table as pages show it; `columns` renames, shares become per cent, words stand for values of rows."""
+    known = ("accuracy", "low", "high", "exact", "floor", "chance")
+    shares = [c for c in known if c in frame and pd.api.types.is_numeric_dtype(frame[c])]
+    shown = frame.assign(**{name: 100 * frame[name].astype(float) for name in shares})
+    for column in ("template", "during"):
+        if column in shown:
+            shown[column] = [hb.figures.words(column, value) for value in shown[column]]
+    return shown.rename(columns=columns).style.hide(axis="index").format(precision=1, escape="html")

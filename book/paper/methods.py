@@ -1,0 +1,91 @@
+"""One prompt from the inside: attention weights under each manipulation, and which heads are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+import hybret as hb
+from hybret.engine.attach import Trace
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """What the head with most attention on the needle does when the answer begins.
+
+    Attributes
+    ----------
+    weights : float array ``(keys,)`` by the manipulation's name.
+    needle : half-open interval of the needle among the keys.
+    tokens : the keys as text.
+    shares : one line: attention on the needle, where it peaks, and the mean of all heads.
+    """
+
+    layer: str
+    head: int
+    weights: dict[str, np.ndarray]
+    needle: tuple[int, int]
+    tokens: list[str]
+    shares: pd.DataFrame
+
+
+def first_step(hybrid: hb.Model, prompt: hb.Prompt, kinds: Iterable[hb.Intervention], recipe: hb.Recipe) -> FirstStep:
+    """Weights of the last prompt token under each of `kinds`, of which the first leaves them alone."""
+    start, end = prompt.needle_spans[-1]
+    if hybrid.window and len(prompt.ids) - 1 - start >= hybrid.window:
+        raise hb.HybretError(
+            f"the window of {hybrid.name}, {hybrid.window} tokens, hides the needle; take another model"
+        )
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    on_needle: dict[str, torch.Tensor] = {}
+    for kind in kinds:
+        with hb.attach(hybrid, kind, recipe=recipe, weights=True) as trace:
+            hybrid.generate(prompt, max_new_tokens=2)
+        found[type(kind).__name__] = {layer: _last(passes, len(prompt.ids)) for layer, passes in trace.weights.items()}
+        on_needle = on_needle or {layer: mass[:, len(prompt.ids) - 1] for layer, mass in trace.needle_mass.items()}
+    layer = max(on_needle, key=lambda name: float(on_needle[name].max()))
+    head = int(on_needle[layer].argmax())
+    weights = {name: layers[layer][head].numpy() for name, layers in found.items()}
+    plain = next(iter(weights.values()))
+    first = len(prompt.ids) - len(plain)  # the window may have dropped the first keys
+    tokens = [hybrid.tokenizer.decode([i]) for i in prompt.ids[first:]]
+    needle = (start - first, end - first)
+    peak = needle[0] + int(plain[slice(*needle)].argmax())
+    mean = float(torch.stack([*on_needle.values()]).mean())
+    shares = {"needle": f"{plain[slice(*needle)].sum():.0%}", "largest": tokens[peak], "mean": f"{mean:.0%}"}
+    return FirstStep(layer, head, weights, needle, tokens, pd.DataFrame([shares]))
+
+
+def _last(passes: list[torch.Tensor], tokens: int) -> torch.Tensor:
+    """``(heads, keys)`` of the pass in which the last prompt token is the last query."""
+    read = torch.tensor([weights.shape[1] for weights in passes]).cumsum(0)
+    return next(weights for weights, n in zip(passes, read, strict=True) if n >= tokens)[:, -1].float()
+
+
+def answering(
+    hybrid: hb.Model, prompt: hb.Prompt, kept: hb.KeepHeads, recipe: hb.Recipe, tokens: int
+) -> tuple[Trace, list[str], slice]:
+    """A trace of an answer, the tokens that its steps read, and the steps' place in the trace."""
+    with hb.attach(hybrid, kept, recipe=recipe) as trace:
+        answer = hybrid.tokenizer(hybrid.generate(prompt, tokens), add_special_tokens=False).input_ids
+    begin = len(prompt.ids) - 1
+    steps = next(iter(trace.entropy.values())).shape[1]
+    read = [hybrid.tokenizer.decode([i]) for i in (*prompt.ids, *answer)[begin:steps]]
+    return trace, read, slice(begin, begin + len(read))
+
+
+def kept_and_silenced(trace: Trace, steps: slice) -> pd.DataFrame:
+    """Mean entropy and attention on the needle of kept and of silenced heads, over layers and `steps`."""
+    bits, gate, needle = (
+        torch.stack([part[:, steps].float() for part in records.values()])
+        for records in (trace.entropy, trace.kept, trace.needle_mass)
+    )
+    sides = {"kept": gate > 0, "silenced": gate == 0}
+    return pd.DataFrame(
+        {"heads": name, "entropy": float(bits[side].mean()), "needle": f"{float(needle[side].mean()):.0%}"}
+        for name, side in sides.items()
+    )
