@@ -51,7 +51,8 @@ def public() -> dict[str, list[str]]:
     names, modules = dict[str, list[str]](), []
     for node in ast.parse(Path(hybret.__file__).with_suffix(".pyi").read_text()).body:
         for alias in node.names if isinstance(node, ast.ImportFrom) else ():
-            home = ".".join(filter(None, ["hybret", node.module]))  # type: ignore[union-attr]
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            home = ".".join(filter(None, ["hybret", module]))
             if inspect.ismodule(getattr(hybret, alias.name)):
                 modules.append(f"{home}.{alias.name}")
             else:

@@ -69,7 +69,7 @@ def into_toc(app: Sphinx, config: Any) -> None:
         config.external_site_map[name] = Document(name)
     shown = {f"{name}.ipynb" for items in parts.values() for name in items}
     config.exclude_patterns = [pattern for pattern in config.exclude_patterns if pattern not in shown]
-    trees = [TocTree(items, caption=f"Published: {variant}") for variant, items in parts.items()]
+    trees = [TocTree([*items], caption=f"Published: {variant}") for variant, items in parts.items()]
     config.external_site_map.root.subtrees.extend(trees)
 
 

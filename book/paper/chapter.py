@@ -84,7 +84,7 @@ class Chapter:
         """One prompt; by default at a third of the lengths, so that the needle lies inside the window."""
         template = template or ("instruct" if hybrid.instruct else "base")
         length = length or hybrid.lengths[len(hybrid.lengths) // 3]
-        options = {"haystack": self.haystack, "seed": self.seed, "recipe": self.decisions}
+        options: dict[str, Any] = {"haystack": self.haystack, "seed": self.seed, "recipe": self.decisions}
         return hb.niah.grid(hybrid, [length], [depth], template, **options)[0]
 
     def sweep(

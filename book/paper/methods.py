@@ -52,7 +52,7 @@ def first_step(hybrid: hb.Model, prompt: hb.Prompt, kinds: Iterable[hb.Intervent
     weights = {name: layers[layer][head].numpy() for name, layers in found.items()}
     plain = next(iter(weights.values()))
     first = len(prompt.ids) - len(plain)  # the window may have dropped the first keys
-    tokens = [hybrid.tokenizer.decode([i]) for i in prompt.ids[first:]]
+    tokens = [str(hybrid.tokenizer.decode([i])) for i in prompt.ids[first:]]
     needle = (start - first, end - first)
     peak = needle[0] + int(plain[slice(*needle)].argmax())
     mean = float(torch.stack([*on_needle.values()]).mean())
@@ -74,7 +74,7 @@ def answering(
         answer = hybrid.tokenizer(hybrid.generate(prompt, tokens), add_special_tokens=False).input_ids
     begin = len(prompt.ids) - 1
     steps = next(iter(trace.entropy.values())).shape[1]
-    read = [hybrid.tokenizer.decode([i]) for i in (*prompt.ids, *answer)[begin:steps]]
+    read = [str(hybrid.tokenizer.decode([i])) for i in (*prompt.ids, *answer)[begin:steps]]
     return trace, read, slice(begin, begin + len(read))
 
 

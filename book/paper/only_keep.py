@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
+from typing import Any
 
 import pandas as pd
 import torch
@@ -184,12 +185,13 @@ def hardest_cases(rows: pd.DataFrame) -> pd.DataFrame:
         unmodified model hardly retrieves.
     """
     ours = metrics.accuracy(rows, by="condition").set_index("condition")
-    floor = metrics.floor(rows, by="condition")["accuracy"].max()
-    keep = ours.loc["Keep-Keep", "accuracy"]
+    floor: Any = metrics.floor(rows, by="condition")["accuracy"].max()
+    keep: Any = ours.loc["Keep-Keep", "accuracy"]
     lines = []
     for says, names, fails in STATEMENTS:
-        case = ours.loc[names, "accuracy"].idxmax() if fails else ours.loc[names, "accuracy"].idxmin()
-        line, (generation, prefill) = ours.loc[case], case.split("-")
+        case: Any = ours.loc[names, "accuracy"].idxmax() if fails else ours.loc[names, "accuracy"].idxmin()
+        line: Any = ours.loc[case]
+        generation, prefill = case.split("-")
         holds = line["accuracy"] <= 0.2 * keep + floor if fails else line["accuracy"] >= 0.8 * keep
         tried = keep > floor + RETRIEVES
         lines.append({
@@ -211,13 +213,11 @@ def predictions(table: pd.DataFrame, parts: pd.DataFrame, reading: pd.DataFrame,
     reading : accuracies of answers that were begun, by variant and words.
     outside : accuracy of Only-Keep beyond the window under the text's reading; None without such prompts.
     """
-    plain = reading.loc["Only", "accuracy"]
-    gain, begun_gain = (
-        table.loc["Only, renormalised", "accuracy"] - table.loc["Only", "accuracy"],
-        plain.max() - plain[0],
-    )
+    plain: Any = reading.loc["Only", "accuracy"]
+    accuracy: Any = table["accuracy"]
+    gain, begun_gain = accuracy["Only, renormalised"] - accuracy["Only"], plain.max() - plain[0]
     means = parts.groupby(["layer", "part"])["mass"].mean().unstack("part")
-    layer = means.loc[means["needle"].idxmax()]
+    layer: Any = means.loc[means["needle"].idxmax()]
     lines = [
         ("while shared words are written, the layer with most attention on the needle gives the question less",
          f"{100 * layer['needle']:.0f} against {100 * layer['question']:.0f} %", layer["needle"] > layer["question"]),

@@ -29,7 +29,7 @@ from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Timings, budget_of
 from hybret.errors import HybretError
-from hybret.interventions import Intervention, KeepHeads, Omit, resolve, table1_conditions
+from hybret.interventions import During, Intervention, KeepHeads, Omit, resolve, table1_conditions
 from hybret.metrics import fraction
 from hybret.models import Model
 from hybret.prompts import Prompt
@@ -44,7 +44,8 @@ Conditions = Mapping[str, Intervention]
 
 def figure2_conditions(model: Model) -> dict[str, Intervention]:
     """Both versions of the paper's Figure 2, every k."""
-    kept = product(("generation", "both"), range(model.heads + 1))
+    versions: tuple[During, ...] = ("generation", "both")
+    kept = product(versions, range(model.heads + 1))
     return {condition.label: condition for condition in (KeepHeads(k, during=during) for during, k in kept)}
 
 

@@ -168,7 +168,8 @@ def decode(
         if running != alive:
             state = state.select(torch.tensor([alive.index(r) for r in running], dtype=torch.long, device=model.device))
         alive = list(running)
-        actions, needles, asked = ([x[r] for r in alive] for x in (rows, spans, questions))
+        actions, needles = [rows[r] for r in alive], [spans[r] for r in alive]
+        asked = [questions[r] for r in alive]
         return ForwardContext(
             "generation", actions, needles, state.position, recipe, trace, right_aligned=True, questions=asked
         )

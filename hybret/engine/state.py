@@ -55,7 +55,9 @@ class State:
         """The same with nothing shared, and room for `steps` more tokens."""
         state, kinds = self.unshared(torch.clone), (DynamicLayer, DynamicSlidingWindowLayer)
         state.cache.layers = [
-            PreallocatedLayer(layer, steps) if type(layer) in kinds and layer.is_initialized else layer
+            PreallocatedLayer(layer, steps)
+            if isinstance(layer, kinds) and type(layer) in kinds and layer.is_initialized
+            else layer
             for layer in state.cache.layers
         ]
         return state

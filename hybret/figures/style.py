@@ -62,7 +62,7 @@ def styled(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with matplotlib.rc_context(_RC):
-            return function(*(legible(value) for value in args), **{k: legible(v) for k, v in kwargs.items()})  # type: ignore
+            return function(*(legible(value) for value in args), **{k: legible(v) for k, v in kwargs.items()})
 
     return wrapper
 
@@ -82,13 +82,13 @@ def legible(value: Any) -> Any:
         return type(value)(map(legible, value))
     if not isinstance(value, pd.DataFrame):
         return value
-    odd = {}
+    odd: dict[Any, Any] = {}
     for name, column in value.items():
         if column.dtype == object or str(column.dtype).startswith("str"):
             shown = {text: legible(text) for text in {text for text in column if isinstance(text, str)}}
             if any(text != plain for text, plain in shown.items()):
                 odd[name] = column.map(lambda text, shown=shown: shown[text] if isinstance(text, str) else text)
-    return value.assign(**odd) if odd else value
+    return value.assign(**{str(name): column for name, column in odd.items()}) if odd else value
 
 
 def colormap(palette: str = "cividis") -> Colormap:
