@@ -217,7 +217,7 @@ def predictions(table: pd.DataFrame, parts: pd.DataFrame, reading: pd.DataFrame,
     accuracy: Any = table["accuracy"]
     gain, begun_gain = accuracy["Only, renormalised"] - accuracy["Only"], plain.max() - plain[0]
     means = parts.groupby(["layer", "part"])["mass"].mean().unstack("part")
-    layer: Any = means.loc[means["needle"].idxmax()]
+    layer: Any = means.loc[str(means["needle"].idxmax())]
     lines = [
         ("while shared words are written, the layer with most attention on the needle gives the question less",
          f"{100 * layer['needle']:.0f} against {100 * layer['question']:.0f} %", layer["needle"] > layer["question"]),
