@@ -189,7 +189,10 @@ def table(rows: pd.DataFrame) -> Styler:
         "time": rows["seconds"].map(duration),
         "stock path": [f"{duration(seconds)}, from {answers}" for seconds, answers in stock],
         "ratio": rows["ratio"].map("{:g}".format),
-        "identical tokens": [f"{m} of {n}" for m, n in same],
+        "identical tokens": [
+            f"{m} of {n}" + ": a fault, in float32 all must be" * (m != n and dtype == "float32")
+            for (m, n), dtype in zip(same, rows["dtype"], strict=True)
+        ],
         "peak GiB": [" / ".join("?" if pd.isna(x) else f"{x:.2f}" for x in both) for both in memory],
         "limit": rows["limit"].map(duration),
     }

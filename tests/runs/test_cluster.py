@@ -180,11 +180,11 @@ def test_without_ray_the_remedy_is_said(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--engine", "spark"], "unknown engine 'spark'; choose local or ray"),
+        (["--engine", "spark"], "'spark' is not one of"),
         (["--workers", "2"], "are for --engine ray"),
         (["--engine", "ray", "--workers", "0"], "workers must be at least 1"),
         (["--engine", "ray", "--gpus-per-worker", "1.5"], "gpus_per_worker is 1.5"),
-        (["--rows-per-batch", "0"], "at least 1 row"),
+        (["--rows-per-batch", "0"], "greater than or equal to 1"),
     ],
 )
 def test_bad_options_are_one_sentence(words, says):

@@ -72,7 +72,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import hybret as hb
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests/runs", "tests"]
 from test_faults import sweep, files, written
 root, kills = Path(sys.argv[1]), int(sys.argv[2])
 model, moment = hb.load("random-griffin", device="cpu"), random.Random(7)
