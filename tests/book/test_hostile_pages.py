@@ -195,7 +195,8 @@ def test_the_head_explorer_shows_what_strangers_wrote_as_text(
 
 CELLS = [
     ("rows", "import json\nimport pandas as pd\nfrom IPython.display import HTML, Markdown, display\n"
-     "import hybret as hb\nfrom book.paper import figures as paper_figures\nfrom pathlib import Path\ntexts = json.loads(Path(f'../{name}.json').read_text())\n"
+     "import hybret as hb\nfrom book.paper import figures as paper_figures\n"
+     "from pathlib import Path\ntexts = json.loads(Path(f'../{name}.json').read_text())\n"
      "rows = pd.read_parquet(f'../{name}.parquet')\n"
      "display(rows[['model', 'answer', 'condition']].drop_duplicates())"),
     ("style", "rows[['answer']].drop_duplicates().style.hide(axis='index').format(escape='html')"),
