@@ -108,7 +108,7 @@ def test_what_changes_nothing_is_dropped_and_conditions_that_do_the_same_have_on
         (lambda: KeepHeads(1, "variance"), "metric 'variance'; choose one of entropy, l2"),
         (lambda: KeepHeads(1, during="decoding"), "during 'decoding'; choose one of prefill, generation, both"),
         (lambda: Null(""), "during ''"),
-        (lambda: Compose([Omit(), Only()]), "items is"),
+        (lambda: Compose(Omit()), "items is"),
         (lambda: Mass(-0.1), "total is -0.1"),
         (lambda: Mass(math.nan), "nan"),
         (lambda: Mass("self"), "'self'"),
