@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
@@ -252,5 +253,7 @@ def glue(name: str, value: object) -> None:
     """Keep a value of a notebook under a name, for the ``{glue}`` roles of pages: `myst_nb.glue` without Sphinx."""
     from IPython.display import display
 
+    if isinstance(value, np.generic):  # its repr, np.float64(1.0), is not a number that a page can format
+        value = value.item()
     kind = "application/papermill.record/"
     display({f"{kind}text/plain": repr(value)}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": kind}})

@@ -282,3 +282,11 @@ def test_authors_palette_is_an_option():
         for palette in ("cividis", "authors")
     }
     assert faces["authors"] == pytest.approx(to_rgb("#0CD79F"), abs=0.01) and faces["cividis"] != faces["authors"]
+
+
+@pytest.mark.parametrize("value, said", [(np.float64(99.5), "99.5"), (np.int64(3), "3"), (2.5, "2.5"), ("a", "'a'")])
+def test_a_value_that_a_page_quotes_is_written_as_a_number_that_it_can_format(monkeypatch, value, said):
+    shown: list = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    figures.glue("name", value)
+    assert shown == [{"application/papermill.record/text/plain": said}]
