@@ -70,7 +70,7 @@ def text(name: str, value: Any) -> str:
     return value
 
 
-def conditions(value: Any) -> Mapping[str, Any]:
+def check_conditions(value: Any) -> Mapping[str, Any]:
     """A mapping of labels to interventions with at least one entry."""
     if not isinstance(value, Mapping) or not value:
         raise HybretError(f"conditions are {value!r}; give a mapping of labels to interventions")

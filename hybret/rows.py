@@ -16,9 +16,9 @@ class Column(NamedTuple):
 
     Attributes
     ----------
-    roles : any of cell (tells the cells of a grid apart, in any recipe), alike (no mean is over two values of it),
-        place (says where the needle is, so it means nothing in a control), made (what made the row), measure (the
-        outcome), number (enters arithmetic).
+    roles : any of acts (what the condition does), cell (tells the cells of a grid apart, in any recipe), alike (no mean
+        is over two values of it), place (says where the needle is, so it means nothing in a control), made (what made
+        the row), measure (the outcome), number (enters arithmetic).
     """
 
     name: str
@@ -35,11 +35,11 @@ COLUMNS = tuple(
         ("weights", "str", "alike made", f"{HEX} the model's weights; ``random`` and the seed for random ones"),
         ("recipe", "str", "alike made", "which side the run takes where the paper's text and the authors' code differ"),
         ("condition", "str", "", "the label given to the intervention"),
-        ("intervention", "str", "alike", "the intervention itself, as a Python value"),
-        ("prefill", "str", "", "what acts while the prompt is read"),
-        ("generation", "str", "", "what acts from the last prompt token on"),
-        ("k", "Int64", "number", "heads kept per layer, when the condition keeps heads"),
-        ("during", "str", "alike", "in which phase it keeps heads"),
+        ("intervention", "str", "alike acts", "the intervention itself, as a Python value"),
+        ("prefill", "str", "acts", "what acts while the prompt is read"),
+        ("generation", "str", "acts", "what acts from the last prompt token on"),
+        ("k", "Int64", "acts number", "heads kept per layer, when the condition keeps heads"),
+        ("during", "str", "alike acts", "in which phase it keeps heads"),
         ("acted_prefill", "int64", "", "prompt tokens on which the condition acted in every attention layer it names"),
         ("acted_generation", "int64", "", "steps of the answer on which it acted; 0 where it does nothing"),
         ("template", "str", "cell alike", "`base`, `instruct` or `jrt` (read twice)"),
@@ -73,16 +73,18 @@ def names(role: str) -> tuple[str, ...]:
     return tuple(column.name for column in COLUMNS if role in column.roles.split())
 
 
-CELL, ALIKE, PLACE, MADE, MEASURE, NUMBERS = map(names, ("cell", "alike", "place", "made", "measure", "number"))
+ROLES = ("acts", "cell", "alike", "place", "made", "measure", "number")
+ACTS, CELL, ALIKE, PLACE, MADE, MEASURE, NUMBERS = map(names, ROLES)
 GROUND = tuple(column for column in ALIKE if column not in ("rubric", "needle"))
 """What rows share with the control that is their floor, beside the haystack's seed and the length."""
 
 
-def checked(
+def check_columns(
     rows: Any,
     needs: Iterable[str] = (),
-    complete: Iterable[str] = (),
+    *,
     numbers: Iterable[str] = (),
+    complete: Iterable[str] = (),
     source: str = "a sweep",
 ) -> pd.DataFrame:
     """A table with the columns `needs`, none twice, numbers in `NUMBERS` and `numbers`, and no gap in `complete`."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from hybret import scoring
 from hybret.checkpoints import check_prompts, warn_beyond
@@ -16,11 +18,9 @@ from hybret.cluster import Ray
 from hybret.engine import decode
 from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError, integer, one_of, text
-from hybret.errors import conditions as check_conditions
+from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
 from hybret.interventions import Intervention, KeepHeads, PerPhase, resolve
 from hybret.models import Model
-from hybret.progress import bar as progress_bar
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
@@ -110,7 +110,7 @@ def sweep(
     plan = schedule(model, prompts, list(resolved.values()), recipe, max_new_tokens, budget, store.answers.keys())
     finished = cluster.run(model, plan, stages, run) if cluster else run_schedule(model, plan, stages)
     total = sum(len(batch.rows) for batch in plan.batches)
-    bar = progress_bar(f"{model.name}, {recipe.name}", unit="answer", total=total, disable=not progress)
+    bar = progress_bar(progress and total > 0, f"{model.name}, {recipe.name}", unit="answer", total=total)
     with bar, closing(finished):
         for batch, tokens, ran in finished:
             bar.set_postfix_str(f"up to {ran.max_sequences} rows, {ran.max_tokens} tokens", refresh=False)
@@ -135,6 +135,15 @@ def sweep(
     rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **_texts(prompts))
     store.write_rows(rows)
     return rows
+
+
+def progress_bar(shown: bool, desc: str, **options: Any) -> Any:
+    """A bar of tqdm, as text or as a notebook's widget; a log gets a line every 30 seconds."""
+    if not shown:
+        options["disable"] = True  # False would override TQDM_DISABLE
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        options |= {"mininterval": 30, "maxinterval": 30}
+    return tqdm(desc=printable(desc), **options)
 
 
 def _check(model: Any, prompts: Any, conditions: Any) -> None:

@@ -33,8 +33,8 @@ from hybret.engine.state import State, empty_state, merge, restore_recurrent
 from hybret.errors import integer, printable
 from hybret.interventions import Actions, Elementary, KeepHeads, resolve
 from hybret.models import Model, load
-from hybret.progress import bar as progress_bar
 from hybret.recipe import CORRECTED, PAPER, Recipe
+from hybret.sweeping import progress_bar
 
 MOST_TOKENS = 100_000
 STEPS = 6
@@ -348,7 +348,7 @@ def verify(
         integer("tokens", tokens, 12, MOST_TOKENS)
     probe = Probe(model if isinstance(model, Model) else load(model, device=device, dtype=dtype), tokens)
     lines, who = [], {"model": probe.model.name, "family": probe.model.family}
-    with progress_bar(desc=probe.model.name, unit="check", total=len(CHECKS), disable=not progress) as bar:
+    with progress_bar(progress, probe.model.name, unit="check", total=len(CHECKS)) as bar:
         for key, check in CHECKS.items():
             bar.set_postfix_str(check.name)
             lines.append({**who, "check": check.name, **judged(probe, key)})

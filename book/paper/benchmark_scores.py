@@ -16,9 +16,10 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError
 from hybret.metrics import unseen
+from hybret.rows import check_columns
 
 MEASURES = ("acc", "mcc", "f1")
 # GLUE's own measures: Matthews correlation for cola, accuracy and F1 for mrpc and qqp, accuracy elsewhere.
@@ -199,7 +200,7 @@ class _Sample(NamedTuple):
 
 def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
     wanted = ["benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen", "choices"]
-    arguments.table(rows, wanted, ("gold", "chosen", "choices"), what="harness.evaluate")
+    check_columns(rows, wanted, numbers=("gold", "chosen", "choices"), source="harness.evaluate")
     if rows.empty:
         raise HybretError("there are no rows to average")
     metrics.check_comparable(rows, ["condition"])

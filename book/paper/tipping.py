@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from book.paper import numbers as paper
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError
 from hybret.metrics import NOTHING
+from hybret.rows import check_columns
 
 BY = ("model", "recipe", "template", "during")
 RETRIEVES = 0.25  # accuracy above the floor, with all heads, from which on a model has retrieval that it can lose
@@ -86,7 +87,7 @@ def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
     """
     if not 0 < share <= 1:
         raise HybretError(f"share is {share!r}; it is a fraction of the full model's accuracy, above 0 and at most 1")
-    if "during" in arguments.table(rows, []):
+    if "during" in check_columns(rows):
         rows = rows[rows["during"] == "both"]
     curve = _curves(rows, []).sort_values("k")
     full = curve.iloc[-1]
@@ -111,7 +112,7 @@ def heads_kept(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Accuracy above the floor, by `by` and k; every point must have a control."""
-    arguments.table(rows, [], ("k",))
+    check_columns(rows)
     if "k" not in rows or (kept := heads_kept(rows)).empty:
         raise HybretError("no rows that keep heads; run KeepHeads conditions, for sparse_k with during='both'")
     table = metrics.above_floor(kept, [*by, "k"])
@@ -141,7 +142,7 @@ def by_seed(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         As `hybret.metrics.accuracy`, all seeds together, and: seeds (how many), least and most (the lowest and the
         highest accuracy of a seed, 0 to 1).
     """
-    arguments.table(rows, ["haystack_seed"])
+    check_columns(rows, ["haystack_seed"])
     by = list(by)
     table = metrics.accuracy(rows, by)
     seeds = metrics.accuracy(rows, [*by, "haystack_seed"], 1)
@@ -169,7 +170,7 @@ def shortest_apart(rows: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.Dat
         full needles in each (column_exact, ...). Without other lengths `without` is missing.
     """
     by = list(by)
-    arguments.table(rows, [*by, "model", "length", "prompt", "score", "exact"], ("length",))
+    check_columns(rows, [*by, "model", "length", "prompt", "score", "exact"])
     rows = rows[rows["needle"] != metrics.CONTROL] if "needle" in rows else rows
     first = rows["length"] == rows.groupby("model")["length"].transform("min")
     groups = rows[first].groupby(by, dropna=False, sort=False)

@@ -16,22 +16,21 @@ from book.paper.claims import benchmarks as claims_benchmarks
 from book.paper.claims import heads as claims_heads
 from book.paper.claims import weights as claims_weights
 from book.paper.claims.evidence import Evidence, NotTestable
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
+from hybret.rows import ACTS, check_columns
 
 __all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]
 
 _ALL = (*claims_heads.CLAIMS, *claims_benchmarks.CLAIMS, *claims_weights.CLAIMS)
 CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if claim.hypothesis == hypothesis}
 ACROSS = "all models"
-SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
-         "haystack", "haystack_seed", "needle", "asked", "length", "depth", "in_window", "answer", "score",
-         "prompt")  # fmt: skip
+SWEEP = ("model", "weights", "recipe", "condition", *ACTS, *metrics.CELL, "in_window", "answer", "score", "prompt")
 # The rows of a model must have one value of these, by name and column.
 ONE = {"needle": "asked", "haystack": "haystack", "rubric": "rubric", "device": "device", "dtype": "dtype",
        "answer length": "max_new_tokens"}  # fmt: skip
-CELL = ["model", "recipe", "intervention", "prefill", "generation", "k", "during", *metrics.CELL]
+CELL = ["model", "recipe", *ACTS, *metrics.CELL]
 ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
          "choices")  # fmt: skip
 
@@ -113,8 +112,8 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
     """The table, if it has the columns, no random weights, and of each model one set of weights, needle, ..., once."""
     if table is None or (isinstance(table, pd.DataFrame) and table.empty):
         return pd.DataFrame(columns=[*columns])
-    numbers = ("k", "score", "length", "depth", "in_window", "gold", "chosen", "choices")
-    arguments.table(table, [*columns], numbers, ("model", "recipe"), "a sweep or of the benchmarks")
+    numbers, source = ("gold", "chosen", "choices"), "a sweep or of the benchmarks"
+    check_columns(table, columns, numbers=numbers, complete=("model", "recipe"), source=source)
     weights = table["weights"].astype(str) if "weights" in table else pd.Series("", index=table.index)
     if random := [m for m, w in zip(table["model"], weights, strict=True) if has_random_weights(m, w)]:
         raise HybretError(
@@ -144,7 +143,7 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
 
 def said(table: pd.DataFrame) -> dict[str, list[str]]:
     """For each hypothesis a sentence per model and recipe: how many testable claims are reproduced, and which not."""
-    arguments.table(table, _COLUMNS, what="verdicts.of")
+    check_columns(table, _COLUMNS, source="verdicts.of")
     sentences = {}
     for hypothesis, of_it in table.groupby("hypothesis", sort=False):
         parts = []
@@ -167,7 +166,7 @@ def html(table: pd.DataFrame) -> str:
 
     All text is escaped. A claim links to its figure on a sibling page; other pages link to ``#claim-NAME``.
     """
-    arguments.table(table, _COLUMNS, what="verdicts.of")
+    check_columns(table, _COLUMNS, source="verdicts.of")
     rows = []
     for _, lines in table.groupby("claim", sort=False):
         claim = {name: escape(str(lines.iloc[0][name])) for name in _FIELDS}

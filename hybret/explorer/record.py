@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hybret import arguments
 from hybret.checkpoints import check_prompts
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
-from hybret.errors import HybretError
+from hybret.errors import HybretError, check_conditions
 from hybret.families import has_random_weights
 from hybret.interventions import Intervention, Keep, check_needs, resolve
 from hybret.recipe import CORRECTED, Recipe
@@ -137,7 +136,7 @@ def look(
     recipe : where it leaves the first answer token to prefill (`Recipe.prompt_split`), the steps begin after it.
     """
     recipe = find_recipe(recipe)
-    conditions = arguments.conditions({"untouched": Keep()} if conditions is None else conditions)
+    conditions = check_conditions({"untouched": Keep()} if conditions is None else conditions)
     if max_new_tokens < 1:
         raise HybretError("max_new_tokens must be at least 1")
     for condition in conditions.values():

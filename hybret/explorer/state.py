@@ -19,19 +19,18 @@ from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP, colormap, words
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
+from hybret.rows import CELL, MEASURE
 from hybret.scoring import RUBRICS, score
 
-NEEDED = ("model", "recipe", "condition", "template", "needle", "asked", "length", "depth", "answer", "score", "exact",
-          "prompt")  # fmt: skip
+NEEDED = ("model", "recipe", "condition", "template", "needle", "asked", "length", "depth", *MEASURE, "prompt")
 OPTIONAL: dict[str, Any] = {
     "weights": "", "intervention": None, "generation": None, "prefill": None, "k": pd.NA, "during": None,
     "haystack": "", "haystack_seed": 0, "tokens": -1, "distance": -1, "in_window": True, "rubric": "table2",
     "device": "", "dtype": "", "run": "",
 }  # fmt: skip
 SERIES = ("model", "weights", "recipe", "template", "setting", "rubric", "haystack", "asked", "dtype", "device", "run")
-PLACE = ("prompt", "template", "haystack", "haystack_seed", "needle", "asked", "length", "depth", "tokens", "distance",
-         "in_window")  # fmt: skip
-SAID = ("answer", "score", "exact", "rubric", "asked")
+PLACE = ("prompt", *CELL, "tokens", "distance", "in_window")
+SAID = (*MEASURE, "rubric", "asked")
 OTHER = "manipulation (generation-prefill)"  # the setting of conditions that are not an order of k
 AROUND = 140  # characters of the prompt on each side of its needle
 

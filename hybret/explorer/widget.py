@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hybret.errors import HybretError, printable
-from hybret.progress import attended
 
 HERE = Path(__file__).parent
 BASE_JS = "widget.js"  # how every view shows foreign text
@@ -130,6 +131,17 @@ class Widget:
         # A runner keeps its outputs for a time without a kernel: it gets the static view alone.
         bundle = {"text/plain": repr(self), "text/html": self.html()}
         return bundle | (self.live._repr_mimebundle_()[0] | bundle if attended() and find_spec("anywidget") else {})
+
+
+def attended() -> bool:
+    """Whether a front end shows this kernel's output; papermill and nbconvert keep it for later.
+
+    Such runners tell their kernel that nobody can be asked for input; so does voila, which is a front end.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    kernel = getattr(shell, "kernel", None)
+    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return kernel is not None and (voila or bool(getattr(kernel, "_allow_stdin", False)))
 
 
 def escaped_json(state: Mapping[str, Any]) -> str:

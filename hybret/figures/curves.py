@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError
 from hybret.figures import style
+from hybret.rows import check_columns
 
 FLOOR: Any = {"linestyle": ":"}
 EXACT: Any = {"linestyle": (0, (4, 2)), "linewidth": 1.0}
@@ -44,7 +45,7 @@ def line_keys(floor: pd.DataFrame) -> list[Line2D]:
 
 def heads_kept(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Rows of `KeepHeads` conditions, which must have these columns."""
-    arguments.table(rows, ["k", "needle", *columns], ("k",))
+    check_columns(rows, ["k", "needle", *columns])
     if not (kept := rows["k"].notna()).any():
         raise HybretError("no rows that keep heads; run KeepHeads conditions")
     return rows[kept]

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator
 
-from hybret import arguments, metrics
-from hybret.errors import HybretError
+from hybret import metrics
+from hybret.errors import HybretError, integer
 from hybret.figures import style
+from hybret.rows import check_columns
 
 MANIPULATIONS = ("Keep", "Omit", "Only", "Binary", "Null")
 
@@ -30,7 +31,7 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
     """
     rows, _ = style.split(rows)
     pair = ["prefill", "generation"]
-    arguments.table(rows, pair)
+    check_columns(rows, pair)
     rows = rows.assign(**{column: rows[column].astype(str).str.capitalize() for column in pair})
     down, across = ([name for name in MANIPULATIONS if name in set(rows[column])] for column in pair)
     if not down or not across:
@@ -76,10 +77,10 @@ def by_distance(rows: pd.DataFrame, window: int | None, by: str = "condition", b
         Bins in a window; without a window ten bins span the data.
     """
     rows, _ = style.split(rows)
-    arguments.table(rows, ["distance", by], ("distance",), ("distance", by))
+    check_columns(rows, ["distance", by], complete=("distance", by))
     if window is not None:
-        arguments.integer("window", window, 1)
-    arguments.integer("bins_per_window", bins_per_window, 1)
+        integer("window", window, 1)
+    integer("bins_per_window", bins_per_window, 1)
     unit = window or 1
     step = 1 / bins_per_window if window else (rows["distance"].max() + 1) / 10
     edges = step * np.arange(int(rows["distance"].max() / unit / step) + 2)

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.figures import style
+from hybret.rows import check_columns
 
 FIVE = 5.0
 SCORES = Normalize(0, FIVE)
@@ -102,7 +103,7 @@ def retrieval_maps(
     """
     rows = style.split(rows)[0].reset_index(drop=True)
     known = ["length", "depth", "score"]
-    arguments.table(rows, [*known, "in_window", *(by for by in (row_by, col_by) if by)], style.NUMBERS, known)
+    check_columns(rows, [*known, "in_window", *(by for by in (row_by, col_by) if by)], complete=known)
     rows, unit = in_fives(rows)
     bar = scores(palette)
     named = rows

@@ -18,16 +18,16 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
 from hybret.prompts import CONTROL
+from hybret.rows import check_columns
 
 WIDTH = 7.0  # inches: the text width of a book page
 INK, GREY, PALE = "#222222", "#5A5A5A", "#D9D9D9"
 # Okabe and Ito's colours, told apart with every common colour blindness; yellow is left for the needle.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
-NUMBERS = ("k", "score", "exact", "length", "depth", "distance", "in_window")  # columns of a sweep
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NEEDLE = "#F0E442"
 MADE_UP = "random weights: nothing here is a result"  # in the small print of a figure that is marked so
@@ -177,14 +177,14 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
     haystacks or templates.
     """
     plain = ["needle", "model", "score", "exact", "prompt"]
-    arguments.table(rows, plain, NUMBERS, [name for name in plain if name != "score"])
+    check_columns(rows, plain, complete=[name for name in plain if name != "score"])
     control = rows["needle"] == CONTROL
     if control.all():
         raise HybretError("no rows with a needle to draw; check the selection that was passed to the figure")
     rows = metrics.normalised(rows)
     needle, ground = rows[~control], rows[control]
     if floor_rows is not None:
-        ground = metrics.normalised(arguments.table(floor_rows, plain, NUMBERS))
+        ground = metrics.normalised(check_columns(floor_rows, plain))
         if len(ground) and metrics.matching_controls(ground, needle).empty:
             raise HybretError(
                 "floor_rows are the control of other rows; give that of the same needle, haystack, template, lengths "

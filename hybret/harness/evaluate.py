@@ -19,19 +19,18 @@ import pandas as pd
 import torch
 import transformers
 
-from hybret import arguments
 from hybret.engine.likelihood import check
 from hybret.engine.schedule import Budget
-from hybret.errors import HybretError
+from hybret.errors import HybretError, check_conditions
 from hybret.files import digest, read_table, tables, unwritable, write_table
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.interventions import Intervention, KeepHeads, resolve
 from hybret.models import Model
-from hybret.progress import bar as progress_bar
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.store import ENGINE_DIGEST
+from hybret.sweeping import progress_bar
 
 ROWS_AT_ONCE = 5000
 """Documents of the tasks that one call of lm-eval evaluates: what an interruption loses."""
@@ -78,7 +77,7 @@ def evaluate(
     compute : False runs no model: tasks of which not every row is stored are left out, and the table may be empty.
     """
     recipe = find_recipe(recipe)
-    arguments.conditions(conditions)
+    check_conditions(conditions)
     if limit is not None and limit < 1:
         raise HybretError(f"limit is {limit}; give at least 1 document per task")
     for condition in conditions.values():
@@ -98,7 +97,7 @@ def evaluate(
         wanted, missing = [task for task in wanted if task not in missing], []
         if not wanted:
             return pd.DataFrame()
-    with progress_bar(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar:
+    with progress_bar(progress, f"{model.name}, {recipe.name}", unit="answer") as bar:
         for loaded in _portions(missing, limit):
             absent = {key: c for key, c in distinct.items() if any((name, key) not in done for name in loaded)}
             lm = Hybrid(model, absent, recipe, max_length, budget, bar)

@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hybret import arguments
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, GREY, INK, MARKERS, PALE, canvas, footnote, styled
+from hybret.rows import check_columns
 
 
 def _list(axes: Axes, names: Sequence[str], xlabel: str) -> None:
@@ -32,11 +32,11 @@ def _estimate(axes: Axes, y: float, values: Sequence[float], colour: str, marker
 
 
 def _checked(table: pd.DataFrame, names: Sequence[str], number: str, what: str, source: str) -> pd.DataFrame:
-    arguments.table(table, [])
+    check_columns(table)
     if table.empty:
         raise HybretError(f"no {what} to draw; the table is empty")
     numbers = [number, "low", "high"]
-    return arguments.table(table, [*names, *numbers], numbers, what=source)
+    return check_columns(table, [*names, *numbers], numbers=numbers, source=source)
 
 
 @styled

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError
 from hybret.figures import style
 from hybret.prompts import DIGITS
+from hybret.rows import check_columns
 
 PART_NAMES = {
     "needle": ("the needle", style.NEEDLE),
@@ -74,7 +75,7 @@ def doses(rows: pd.DataFrame, dose: str, xlabel: str, by: str = "variant") -> Fi
         Column that makes the lines.
     """
     rows, _ = style.split(rows)
-    arguments.table(rows, [dose, by], (dose,), (dose, by))
+    check_columns(rows, [dose, by], numbers=(dose,), complete=(dose, by))
     rows = rows.assign(**{dose: rows[dose].astype(float).round(DIGITS)})
     figure = style.canvas(3.5)
     axes = figure.subplots()

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from book.paper.claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
-from hybret import arguments
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, GREY, PALE, canvas, footnote, styled
+from hybret.rows import check_columns
 
 # Told apart by shape and fill as well as by colour.
 SYMBOLS: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ def verdicts(table: pd.DataFrame, note: str = "") -> Figure:
     note
         Small print: models and weights.
     """
-    arguments.table(table, ["claim", "hypothesis", "label", "across", "model", "recipe", "verdict"], what="verdicts.of")
+    check_columns(table, ["claim", "hypothesis", "label", "across", "model", "recipe", "verdict"], source="verdicts.of")
     if table.empty:
         raise HybretError("no verdicts to draw; the rows of no model were judged")
     columns = list(dict.fromkeys(zip(table["model"], table["recipe"], strict=True)))
