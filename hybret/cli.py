@@ -223,7 +223,7 @@ def _dry_run(model: Any, prompts: list[Any], conditions: dict[str, Any], recipe:
     """What a sweep without stored answers computes, and its seconds, from one timed batch."""
     from hybret.engine.decode import MAX_NEW_TOKENS
     from hybret.engine.schedule import estimated_seconds, schedule, workload
-    from hybret.interventions import resolve
+    from hybret.resolving import resolve
 
     resolved = [resolve(condition, model, recipe) for condition in conditions.values()]
     plan = schedule(model, prompts, resolved, recipe, MAX_NEW_TOKENS, budget)

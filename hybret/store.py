@@ -34,7 +34,7 @@ ABANDONED = 3600
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
 # Modules that decide, beside those of hybret/engine, what a model answers.
-DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe")
+DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe", "resolving")
 # Read once, with the code: a module edited while a run goes on does not change the run's name.
 _PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
 PACKAGE_DIGEST = digest(*_PACKAGE)

@@ -19,11 +19,12 @@ from hybret.engine import decode
 from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
-from hybret.interventions import Intervention, KeepHeads, PerPhase, resolve
+from hybret.interventions import Intervention, KeepHeads, PerPhase
 from hybret.models import Model
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
+from hybret.resolving import resolve
 from hybret.rows import CELL
 from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
 from hybret.tasks.encoding import check_tokenizer

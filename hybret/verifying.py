@@ -31,9 +31,10 @@ from hybret.engine.decode import decode, prefill, prefill_chunk, prompt_tokens
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, merge, restore_recurrent
 from hybret.errors import integer, printable
-from hybret.interventions import Actions, Elementary, KeepHeads, resolve
+from hybret.interventions import Actions, Elementary, KeepHeads
 from hybret.models import Model, load
 from hybret.recipe import CORRECTED, PAPER, Recipe
+from hybret.resolving import resolve
 from hybret.sweeping import progress_bar
 
 MOST_TOKENS = 100_000

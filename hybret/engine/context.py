@@ -16,8 +16,9 @@ from torch import Tensor
 
 from hybret.errors import HybretError
 from hybret.families import attention_layers
-from hybret.interventions import Actions, KeepHeads, Phase, Reweight, check_needs
+from hybret.interventions import Actions, KeepHeads, Phase, Reweight
 from hybret.recipe import Recipe
+from hybret.resolving import check_needs
 
 if TYPE_CHECKING:
     from hybret.hybrid import Hybrid

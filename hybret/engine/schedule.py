@@ -18,9 +18,10 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, merge
 from hybret.errors import HybretError, Positive, checked
 from hybret.hybrid import Hybrid
-from hybret.interventions import Actions, Resolved
+from hybret.interventions import Actions
 from hybret.prompts import Prompt
 from hybret.recipe import Recipe
+from hybret.resolving import Resolved
 
 MOST_SEQUENCES = {"cpu": 640, "cuda": 1024}
 # On the CPU a few rows stay in the caches; a GPU wants large passes.

@@ -21,9 +21,10 @@ from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError, check_conditions
 from hybret.families import has_random_weights
-from hybret.interventions import Intervention, Keep, check_needs, resolve
+from hybret.interventions import Intervention, Keep
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
+from hybret.resolving import check_needs, resolve
 from hybret.tasks.encoding import check_tokenizer
 
 if TYPE_CHECKING:

@@ -25,10 +25,11 @@ from hybret.errors import HybretError, check_conditions
 from hybret.files import digest, read_table, tables, unwritable, write_table
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
-from hybret.interventions import Intervention, KeepHeads, resolve
+from hybret.interventions import Intervention, KeepHeads
 from hybret.models import Model
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
+from hybret.resolving import resolve
 from hybret.store import ENGINE_DIGEST
 from hybret.sweeping import progress_bar
 
