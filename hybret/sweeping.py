@@ -53,33 +53,20 @@ def sweep(
 
     Parameters
     ----------
-    model : Model
-    prompts : sequence of Prompt
-        Templates, haystack seeds and controls may be mixed.
-    conditions : mapping of str to Intervention
-        Row label to intervention.
-    recipe : Recipe or str
-        The prompts must come from the same recipe's `insertion`.
-    out : folder, optional
-        The rows are written here as Parquet, and each finished batch of answers below ``answers/``, so that a second
-        call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device kind
-        and version of the engine (`run_folder` names one).
-    max_new_tokens : int
-    budget : Budget, optional
-        Rows and tokens that run at one time; default what fits on the device (`budget_of`).
-    progress : bool
-        Show a progress bar.
-    stages : Timings, optional
-        Collects the seconds of each stage; with Ray summed over the workers.
-    engine : {"local", "ray"} or Ray
-        ``"ray"`` is `Ray` with its defaults. Workers then compute the batches of the local engine, and the rows are the
-        same; `out` may have been begun by the other engine.
+    prompts : templates, haystack seeds and controls may be mixed; all from the recipe's `insertion`.
+    conditions : row label to intervention.
+    out : a folder. The rows are written there as Parquet, each finished batch of answers below ``answers/``, so that
+        a second call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device
+        kind and version of the engine (`run_folder` names one).
+    budget : rows and tokens that run at one time; default what fits on the device (`budget_of`).
+    stages : collects the seconds of each stage; with Ray summed over the workers.
+    engine : ``"local"``, or a `Ray` (``"ray"`` is one with its defaults). Its workers compute the batches of the local
+        engine, and the rows are the same; `out` may have been begun by the other engine.
 
     Returns
     -------
     pandas.DataFrame
-        One row per prompt and condition; the columns are described in the book's chapter "Rows", and so is what
-        ``rows.attrs`` says of the run.
+        One row per prompt and condition; the book's chapter "Rows" describes the columns and ``rows.attrs``.
 
     Prompts of another model, an intervention that cannot act on a prompt and an unusable folder are refused before any
     model runs; an intervention that a layer did not carry out, afterwards.
@@ -124,14 +111,16 @@ def sweep(
             store.add(batch.keys, answers, ran.max_sequences, ran.max_tokens)
             bar.update(len(tokens))
     with stages("scoring"):
-        lines = []
-        for p in prompts:
-            for label, condition in conditions.items():
-                key = p.key, resolved[label].key
-                line = _row(model, recipe, label, condition, p, store.answers[key])
-                lines.append(
-                    line | {"max_new_tokens": max_new_tokens, "run": name_of(run), "batch": store.batches[key]}
-                )
+        lines = [
+            _row(model, recipe, label, condition, p, store.answers[p.key, resolved[label].key])
+            | {
+                "max_new_tokens": max_new_tokens,
+                "run": name_of(run),
+                "batch": store.batches[p.key, resolved[label].key],
+            }
+            for p in prompts
+            for label, condition in conditions.items()
+        ]
         rows = pd.DataFrame(lines).astype({"k": "Int64"})
     rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **_texts(prompts))
     store.write_rows(rows)

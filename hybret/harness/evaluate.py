@@ -22,7 +22,7 @@ import transformers
 from hybret.engine.likelihood import check
 from hybret.engine.schedule import Budget
 from hybret.errors import HybretError, check_conditions
-from hybret.files import digest, read_table, tables, unwritable, write_table
+from hybret.files import digest, read_table, tables, write_table, writing
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.interventions import Intervention, KeepHeads
@@ -213,10 +213,7 @@ def _path(out: str | Path | None, task: benchmarks.Task, identity: dict[str, Any
 
 
 def _write(path: Path | None, rows: pd.DataFrame) -> None:
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_table(path, rows)
-    except OSError as problem:
-        raise unwritable(path.parent, problem) from problem
+    if path is not None:
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_table(path, rows)
