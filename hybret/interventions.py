@@ -24,6 +24,7 @@ Phase = Literal["prefill", "generation"]
 During = Literal["prefill", "generation", "both"]
 Also = Literal["self", "first", "question", "answer"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+Actions = tuple["Elementary", ...]
 
 
 class Intervention:
@@ -96,27 +97,24 @@ class KeyMask(Reweight):
     """Base of what hides keys and leaves the others alone: `visible` says which stay; it streams."""
 
     renormalise: bool = False  # divide what is left by its sum
-
-    @property
-    def keeps_self(self) -> bool:
-        """Whether each query's own position stays visible, too."""
-        return False
+    also: tuple[Also, ...] = ()  # with "self", each query's own position stays visible, too
 
     def visible(self, keys: Keys) -> Tensor:
         raise NotImplementedError
 
     def weights(self, weights: Tensor, unmodified: Tensor, keys: Keys) -> Tensor:
         left = weights.masked_fill(~self.visible(keys)[:, None, None], 0.0)
-        if self.keeps_self:
+        if "self" in self.also:
             offset = weights.shape[3] - weights.shape[2]  # the last query is the last key
             diagonal = torch.ones(weights.shape[2:], dtype=torch.bool, device=weights.device).tril(offset).triu(offset)
             left = left.where(~diagonal, weights)
         return _normalised(left) if self.renormalise else left
 
     def streamed(self, layer: StreamedLayer, keys: Keys) -> Tensor | None:
-        if not (self.keeps_self or self.renormalise):
-            return None
-        return layer.masked(self.visible(keys), self.keeps_self, self.renormalise)
+        keeps_self = "self" in self.also
+        return (
+            layer.masked(self.visible(keys), keeps_self, self.renormalise) if keeps_self or self.renormalise else None
+        )
 
 
 @checked
@@ -130,14 +128,11 @@ class Keep(Intervention):
 class KeepHeads(Elementary):
     """Keep the `k` most focused heads of every attention layer, for each query token separately (Section 2.2).
 
-    The other heads' outputs are multiplied by 0 before the output projection; nothing is renormalised. Scores come from
-    the unmodified weights. ``k`` = 0 silences every head (RecurrentGemma's output bias survives).
-
-    Parameters
-    ----------
-    metric : ``"entropy"``, the lowest entropy in bits of the post-softmax weights (Equation 1), or ``"l2"``, the
-        largest Euclidean norm of the head's output, as in contextual sparsity (Liu et al., 2023).
-    during : the paper's *generation version* is ``"generation"``, its *prefill version* ``"both"``.
+    The other heads' outputs are multiplied by 0 before the output projection, and nothing is renormalised; ``k`` = 0
+    silences every head (RecurrentGemma's output bias survives). By `metric`, heads of the lowest entropy of their
+    unmodified weights are kept (``"entropy"``, in bits, Equation 1), or of the largest Euclidean norm of their output
+    (``"l2"``, as in contextual sparsity, Liu et al., 2023). The paper's *generation version* is
+    ``during="generation"``, its *prefill version* ``"both"``.
     """
 
     k: Count
@@ -201,10 +196,6 @@ class Only(KeyMask):
     @property
     def needs(self) -> Collection[str]:
         return {"needle", "question"} if {"question", "answer"} & set(self.also) else {"needle"}
-
-    @property
-    def keeps_self(self) -> bool:
-        return "self" in self.also
 
     def visible(self, keys: Keys) -> Tensor:
         left = keys.needle
@@ -340,12 +331,7 @@ def require(*values: object) -> None:
         params = vars(type(value)).get("__dataclass_params__")  # of the class itself, not of its base
         kinds = (KeepHeads, Reweight) if isinstance(value, Elementary) else Intervention
         if not isinstance(value, kinds) or params is None or not params.frozen:
-            raise HybretError(
-                f"{value!r} is not an intervention; use one of hybret's, or a frozen dataclass of KeyMask or Reweight"
-            )
-
-
-Actions = tuple[Elementary, ...]
+            raise HybretError(f"{value!r} is not an intervention; use hybret's, or a frozen dataclass of Reweight")
 
 
 def table1_conditions() -> dict[str, PerPhase]:
