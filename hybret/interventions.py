@@ -111,10 +111,9 @@ class KeyMask(Reweight):
         return _normalised(left) if self.renormalise else left
 
     def streamed(self, layer: StreamedLayer, keys: Keys) -> Tensor | None:
-        keeps_self = "self" in self.also
-        return (
-            layer.masked(self.visible(keys), keeps_self, self.renormalise) if keeps_self or self.renormalise else None
-        )
+        if self.renormalise or "self" in self.also:
+            return layer.masked(self.visible(keys), "self" in self.also, self.renormalise)
+        return None
 
 
 @checked

@@ -111,17 +111,11 @@ def sweep(
             store.add(batch.keys, answers, ran.max_sequences, ran.max_tokens)
             bar.update(len(tokens))
     with stages("scoring"):
-        lines = [
-            _row(model, recipe, label, condition, p, store.answers[p.key, resolved[label].key])
-            | {
-                "max_new_tokens": max_new_tokens,
-                "run": name_of(run),
-                "batch": store.batches[p.key, resolved[label].key],
-            }
-            for p in prompts
-            for label, condition in conditions.items()
-        ]
+        cells = [(p, label, (p.key, resolved[label].key)) for p in prompts for label in conditions]
+        lines = [_row(model, recipe, label, conditions[label], p, store.answers[key]) for p, label, key in cells]
         rows = pd.DataFrame(lines).astype({"k": "Int64"})
+        batches = [store.batches[key] for *_, key in cells]
+        rows = rows.assign(max_new_tokens=max_new_tokens, run=name_of(run), batch=batches)
     rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **_texts(prompts))
     store.write_rows(rows)
     return rows
