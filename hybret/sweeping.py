@@ -19,7 +19,7 @@ from hybret.engine import decode
 from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
-from hybret.interventions import Intervention, KeepHeads, PerPhase
+from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
 from hybret.models import Model
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
@@ -196,15 +196,16 @@ def _row(
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1
     sparse = condition if isinstance(condition, KeepHeads) else None
-    pair = condition if isinstance(condition, PerPhase) else None
+    acts = {phase: " & ".join(part.label for part in condition.at(phase)) or "keep" for phase in PHASES}
+    if isinstance(condition, PerPhase):
+        acts = {phase: getattr(condition, phase).label for phase in PHASES}
     return {
         "model": model.name,
         "weights": model.digest,
         "recipe": recipe.name,
         "condition": label,
         "intervention": repr(condition),
-        "prefill": pair.prefill.label if pair else _phase_label(condition, "prefill"),
-        "generation": pair.generation.label if pair else _phase_label(condition, "generation"),
+        **acts,
         "k": sparse.k if sparse else None,
         "during": sparse.during if sparse else None,
         "acted_prefill": answered.acted_prefill,
@@ -222,10 +223,6 @@ def _row(
         "device": model.device.type,
         "dtype": model.dtype,
     }
-
-
-def _phase_label(condition: Intervention, phase: Any) -> str:
-    return " & ".join(part.label for part in condition.at(phase)) or "keep"
 
 
 def _texts(prompts: Iterable[Prompt]) -> dict[str, Any]:
