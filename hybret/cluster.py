@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from hybret.checkpoints import digest, organisms
-from hybret.engine.schedule import Batch, Budget, Schedule, Timings
+from hybret.devices import Budget
+from hybret.engine.schedule import Batch, Schedule, Timings
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError, integer, number, text
 from hybret.families import RANDOM

@@ -149,12 +149,8 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iter
     trace = current.trace if len(last) == 1 else None
     context = ForwardContext(name, [actions] * len(last), spans, positions, current.recipe, trace)
     passes: list[object] = []
-    hook = model.net.register_forward_pre_hook(lambda net, _: passes.append(net))
-    try:
-        with forward_context(context):
-            yield
-    finally:
-        hook.remove()
+    with model.net.register_forward_pre_hook(lambda net, _: passes.append(net)), forward_context(context):
+        yield
     # What is below `model.net` may be called without it.
     if ran := max(len(passes), context.calls[model.attention_layers[0]]):
         check_layers_called(context, model, ran)

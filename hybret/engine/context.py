@@ -17,10 +17,10 @@ from torch import Tensor
 from hybret.errors import HybretError
 from hybret.families import attention_layers
 from hybret.interventions import Actions, KeepHeads, Phase, Reweight, check_needs
-from hybret.recipe import Recipe
 
 if TYPE_CHECKING:
     from hybret.hybrid import Hybrid
+    from hybret.recipe import Recipe
 
 ALL = slice(None)
 Spans = tuple[tuple[int, int], ...]

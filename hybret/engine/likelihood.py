@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.attach import implementation
 from hybret.engine.context import ForwardContext, check_layers_called, forward_context
 from hybret.engine.prefix_tree import shared_tokens
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Budget, budget_of
 from hybret.engine.state import State, empty_state, map_cache, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
