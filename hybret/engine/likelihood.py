@@ -9,7 +9,7 @@ them has acted yet.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -255,16 +255,13 @@ def fan_out_texts(model: Hybrid, context: ForwardContext, texts: int) -> Iterato
         return hook
 
     copies = len(context.rows) // texts
-    handles = [
-        layer.register_forward_pre_hook(first(lambda x: x.repeat(copies, 1, 1)), with_kwargs=True),
-        attention.register_forward_pre_hook(first(lambda x: x[:texts]), with_kwargs=True),
-    ]
-    try:
-        with decode.fan_out(model, context):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    repeated, alone = first(lambda x: x.repeat(copies, 1, 1)), first(lambda x: x[:texts])
+    with (
+        layer.register_forward_pre_hook(repeated, with_kwargs=True),
+        attention.register_forward_pre_hook(alone, with_kwargs=True),
+        decode.fan_out(model, context),
+    ):
+        yield
 
 
 @contextmanager
@@ -273,23 +270,18 @@ def logits_at(model: Hybrid, row: Tensor, column: Tensor) -> Iterator[None]:
 
     The last layer's feed-forward network works for these places alone, too: what it adds elsewhere, nothing reads.
     """
-    layer = model.net.model.layers[-1]
-    network = getattr(layer, model.traits.feed_forward or "", None)
+    network = getattr(model.net.model.layers[-1], model.traits.feed_forward or "", None)
     zeros: list[Tensor] = []
 
     def narrow(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         zeros.append(torch.zeros_like(inputs[0]))
         return (inputs[0][row, column][None],)
 
-    vocabulary = model.net.get_output_embeddings()
-    handles = [vocabulary.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],))]
-    if network:
-        handles += [
-            network.register_forward_pre_hook(narrow),
-            network.register_forward_hook(lambda _, __, output: zeros.pop().index_put_((row, column), output[0])),
-        ]
-    try:
+    with ExitStack() as hooks:
+        vocabulary = model.net.get_output_embeddings()
+        hooks.enter_context(vocabulary.register_forward_pre_hook(lambda _, x: (x[0][row, column][None],)))
+        if network:
+            hooks.enter_context(network.register_forward_pre_hook(narrow))
+            widen = network.register_forward_hook(lambda _, __, out: zeros.pop().index_put_((row, column), out[0]))
+            hooks.enter_context(widen)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
