@@ -73,10 +73,10 @@ _ATTACHED: ContextVar[Attached | None] = ContextVar("hybret_attached", default=N
 
 
 @contextmanager
-def implementation(net: Any) -> Iterator[None]:
+def implementation(net: Any, name: str = attention.NAME) -> Iterator[None]:
     """Run `net` through hybret's attention function inside the block; its own choice comes back in `finally`."""
     before = net.config._attn_implementation
-    net.set_attn_implementation(attention.NAME)
+    net.set_attn_implementation(name)
     try:
         yield
     finally:
