@@ -4,51 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hybret.engine.attach import implementation
+from hybret.engine.attach import Trace, implementation
 from hybret.engine.context import ForwardContext, Question, Spans, forward_context
 from hybret.engine.decode import decode, prefill, prefill_chunk, prompt_tokens
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, restore_recurrent
-from hybret.interventions import Actions, Elementary, KeepHeads, resolve
+from hybret.interventions import Actions, During, Elementary, KeepHeads, resolve
 from hybret.models import Model
 from hybret.recipe import CORRECTED, Recipe
 
 STEPS = 6
 """Tokens of an answer."""
-
-
-@dataclass
-class Record:
-    """A `hybret.engine.context.Recorder` that reduces weights at once.
-
-    `kept` tells by layer and pass at which queries any head's output went on; `wrong` counts keys that a query saw and
-    should not have, or the reverse, of the last query and the middle one of every pass.
-    """
-
-    window: int | None
-    keep_weights: bool = True
-    bins: Tensor | None = None
-    kept: dict[str, list[Tensor]] = field(default_factory=dict)
-    wrong: int = 0
-
-    def add(self, layer: str, **records: Tensor) -> None:
-        weights = records["weights"][0]  # (heads, queries, keys)
-        queries, keys = weights.shape[1:]
-        before = sum(map(len, self.kept.setdefault(layer, [])))
-        for query in {queries // 2, queries - 1}:
-            last = keys - queries + query  # the column of the query itself
-            should = torch.zeros(keys, dtype=torch.bool, device=weights.device)
-            should[0 if self.window is None else max(0, last - self.window + 1) : last + 1] = True
-            hidden = min(before + query + 1, self.window or before + queries) - int(should.sum())  # not in the cache
-            self.wrong += int(((weights[:, query] > 0).any(0) != should).sum()) + abs(hidden)
-        self.kept[layer].append(records["kept"][0].any(0).cpu())
 
 
 class Probe:
@@ -133,14 +106,16 @@ class Probe:
             answers = decode(self.model, state, rows, spans, CORRECTED, STEPS, questions=questions)
         return answers, torch.stack(passes)
 
-    def recorded(self, during: Any = "both", recipe: Recipe = CORRECTED, k: int | None = None) -> tuple[Record, Tensor]:
-        """An answer with `k` heads (all) kept in one phase, watched, and the logits that prefill leaves."""
-        record = Record(self.model.window)
+    def recorded(
+        self, during: During = "both", recipe: Recipe = CORRECTED, k: int | None = None, weights: bool = False
+    ) -> tuple[Trace, Tensor]:
+        """An answer with `k` heads (all) kept in one phase, traced, and the logits that prefill leaves."""
+        trace = Trace(keep_weights=weights)
         action = resolve(KeepHeads(self.model.heads if k is None else k, during=during), self.model, recipe)
         with self.logits() as passes:
-            state = prefill(self.model, self.ids, [action.prefill], (), recipe, record)
-            decode(self.model, state, [action.generation], [()], recipe, STEPS, record)
-        return record, passes[0][0]
+            state = prefill(self.model, self.ids, [action.prefill], (), recipe, trace)
+            decode(self.model, state, [action.generation], [()], recipe, STEPS, trace)
+        return trace, passes[0][0]
 
 
 def places(ids: Sequence[int]) -> tuple[Spans, Question]:

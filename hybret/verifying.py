@@ -41,10 +41,10 @@ SILENT = "hybret-silent"
 
 
 def every_layer(probe: Probe) -> float:
-    """Attention layers that did not go through hybret, or not once in every pass."""
-    expected = {f"layer {i}": STEPS + 1 for i in probe.model.attention_layers}
-    passes = {layer: len(kept) for layer, kept in probe.recorded()[0].kept.items()}
-    return sum(passes.get(layer) != expected.get(layer) for layer in {*passes, *expected})
+    """Attention layers that did not go through hybret, or not once for every token."""
+    expected = {f"layer {i}": len(probe.ids) + STEPS - 1 for i in probe.model.attention_layers}
+    tokens = {layer: kept.shape[1] for layer, kept in probe.recorded()[0].kept.items()}
+    return sum(tokens.get(layer) != expected.get(layer) for layer in {*tokens, *expected})
 
 
 def silence(probe: Probe) -> float:
@@ -70,6 +70,23 @@ def causal(probe: Probe) -> float:
     n = 2 * len(probe.ids) // 3
     ids = (*probe.ids[:n], *probe.prompt(len(probe.ids) - n))
     return probe.error(probe.under(ids=ids)[:, :n], probe.under()[:, :n])
+
+
+def window(probe: Probe) -> float:
+    """Keys that a query saw and should not have, or the reverse: of the last query and the middle one of every pass."""
+    wrong, width = 0, probe.model.window
+    for passes in probe.recorded(weights=True)[0].weights.values():
+        before = 0
+        for weights in passes:
+            _, queries, keys = weights.shape
+            for query in {queries // 2, queries - 1}:
+                last = keys - queries + query  # the column of the query itself
+                should = torch.zeros(keys, dtype=torch.bool)
+                should[0 if width is None else max(0, last - width + 1) : last + 1] = True
+                hidden = min(before + query + 1, width or before + queries) - int(should.sum())  # not in the cache
+                wrong += int(((weights[:, query] > 0).any(0) != should).sum()) + abs(hidden)
+            before += queries
+    return wrong
 
 
 def steps(probe: Probe) -> float:
@@ -148,7 +165,7 @@ def phases(probe: Probe) -> float:
         reading = torch.arange(length) < prompt_tokens(probe.model, probe.ids, recipe)
         for during, expected in (("prefill", ~reading), ("generation", reading)):
             layers = probe.recorded(during, recipe, 0)[0].kept
-            for kept in map(torch.cat, layers.values()):
+            for kept in (heads.any(0) for heads in layers.values()):
                 wrong += int((kept != expected[: len(kept)]).sum()) + abs(len(kept) - length)
             wrong += abs(len(layers) - len(probe.model.attention_layers)) * length
     return wrong
@@ -190,7 +207,7 @@ CHECKS = {
     "silence": Check("no head kept = attention silent", silence),
     "no_op": Check("no silent no-op: k = 0 and k = 1 act", no_op, "effect"),
     "causal": Check("causal", causal),
-    "window": Check("window", lambda p: p.recorded()[0].wrong, "count"),
+    "window": Check("window", window, "count"),
     "steps": Check("one-token steps = one pass", steps),
     "reading_on": Check("reading on = one pass", reading_on),
     "fork": Check("fork of a prefill = rerun", fork),

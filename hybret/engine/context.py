@@ -132,15 +132,12 @@ class ForwardContext:
         padded = [[*spans, *[(0, 0)] * (copies - len(spans))] for spans in self.spans]
         shift = 1 if self.recipe.needle_span == "shifted" else 0
         self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2) - shift
-        self.streams = self.can_stream()
-
-    def can_stream(self) -> bool:
-        """Whether the weights need not be formed: nobody records them, and no row's outputs change twice."""
-        if not self.streaming or self.phase != "prefill" or self.trace is not None:
-            return False
-        once = [row for _, rows in self.changes for row in rows.tolist()]
-        once += self.gates["l2"][0].tolist() if "l2" in self.gates else []  # it looks at the untouched outputs
-        return len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
+        # The weights need not be formed if nobody records them, and no row's outputs change twice.
+        once = [row for rows in changes.values() for row in rows] + list(
+            gates.get("l2", ())
+        )  # l2: of untouched outputs
+        streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
+        self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
 
     @property
     def acts(self) -> bool:

@@ -70,8 +70,7 @@ def log_likelihoods(
     with parallel_scans(), implementation(model.net):
         for group in [distinct] if together else [[actions] for actions in distinct]:
             reader = _Reader(model, group, recipe, budget, len(requests))
-            reader.read_all(texts, common)
-            answers |= dict(zip(group, reader.answers(), strict=True))
+            answers |= dict(zip(group, reader.read_all(texts, common), strict=True))
     return [answers[actions] for actions in acting]
 
 
@@ -135,13 +134,8 @@ class _Reader:
         self.total = torch.zeros(len(group), requests, device=model.device)
         self.greedy = torch.ones(len(group), requests, dtype=torch.bool, device=model.device)
 
-    def answers(self) -> list[list[Answer]]:
-        """By condition, then by request."""
-        pairs = zip(self.total.tolist(), self.greedy.tolist(), strict=True)
-        return [list(zip(total, greedy, strict=True)) for total, greedy in pairs]
-
-    def read_all(self, texts: Sequence[_Text], common: int) -> None:
-        """Read the common beginning, then what several texts share, then the rest of each."""
+    def read_all(self, texts: Sequence[_Text], common: int) -> list[list[Answer]]:
+        """Read the common beginning, then what several texts share, then the rest of each; by condition and request."""
         beginning = self._beginning(texts[0].ids[:common])
         groups = list(_groups(texts, common))
         for batch in self._batches([(len(m[0].ids) - common, m[0]) for _, m in groups if len(m) == 1]):
@@ -154,6 +148,8 @@ class _Reader:
             rests = [(len(text.ids) - shared, (i, text)) for i, (_, members) in enumerate(parents) for text in members]
             for part in self._batches(rests):
                 self._pass(state, len(stems), [i for i, _ in part], [text for _, text in part], shared)
+        pairs = zip(self.total.tolist(), self.greedy.tolist(), strict=True)
+        return [list(zip(total, greedy, strict=True)) for total, greedy in pairs]
 
     def _batches(self, items: Iterable[tuple[int, T]]) -> Iterator[list[T]]:
         """What is read together, of items that come with their tokens: long with long ones, for little padding."""

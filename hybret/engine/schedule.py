@@ -201,8 +201,6 @@ def _read(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tuple
     recipe, chosen = schedule.recipe, {key for batch in schedule.batches for key, _ in batch.keys}
     for prefills, group in groupby(schedule.jobs, key=lambda job: job.prefills):
         prompts = [job.prompt for job in group]
-        if chosen.isdisjoint(prompt.key for prompt in prompts):
-            continue
         ahead = [actions for actions in prefills if looks_ahead(actions, recipe)]
         rows = [actions for actions in prefills if actions not in ahead]
         source: Iterator[tuple[Prompt, State | None]] = (
