@@ -34,13 +34,9 @@ Answers = list[tuple[Batch, list[list[int]], Budget]]
 
 
 class Worker:
-    """One process that holds the model (a Ray actor).
+    """One process that holds the model (a Ray actor), loaded with the `options` of `hybret.load`.
 
-    Parameters
-    ----------
-    threads : int
-        Of torch. On a CPU their number decides how sums are taken.
-    options : what `hybret.load` is called with.
+    On a CPU the number of torch's `threads` decides how sums are taken.
     """
 
     def __init__(self, threads: int, **options: Any) -> None:
@@ -69,16 +65,13 @@ class Ray:
 
     Parameters
     ----------
-    address : str, optional
-        ``"host:port"`` of the head node, or ``"auto"``: the cluster that this node is part of. Default:
+    address : ``"host:port"`` of the head node, or ``"auto"``: the cluster that this node is part of. Default:
         ``RAY_ADDRESS``, else a cluster on this node, else one is started for this process. Where the process is
         connected already, that connection is used.
-    workers : int, optional
-        Default: as many as fit on the cluster, and no more than there are batches. One batch goes to one worker, so
-        that many workers need a `Budget` of few rows.
-    gpus_per_worker : float, optional
-        Default: 1 if the model is on a GPU, else 0. A model is spread over several. Without GPUs a worker takes as many
-        cores as torch has threads in the driver.
+    workers : default as many as fit on the cluster, and no more than there are batches. One batch goes to one worker,
+        so that many workers need a `Budget` of few rows.
+    gpus_per_worker : default 1 if the model is on a GPU, else 0. A model is spread over several. Without GPUs a worker
+        takes as many cores as torch has threads in the driver.
     """
 
     address: str | None = None

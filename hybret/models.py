@@ -39,11 +39,7 @@ class Model(Hybrid):
     def generate(self, prompt: Prompt | str, max_new_tokens: int = 40) -> str:
         """Greedy answer to one prompt, under the intervention that `hybret.attach` put on this model, if any.
 
-        Parameters
-        ----------
-        prompt : Prompt or str
-            A plain string has no needle.
-        max_new_tokens : int
+        A plain string has no needle.
         """
         integer("max_new_tokens", max_new_tokens, 1)
         on = attached(self.net)
@@ -79,28 +75,22 @@ def load(
 
     Parameters
     ----------
-    name : str
-        An organism (``hybret models`` lists them), ``"random-griffin"``, ``"random-jamba"`` or a family of
-        `hybret.families.FAMILIES` such as ``"bamba"`` (tiny, random weights), a Hugging Face id such as
+    name : one of our small models (``hybret models`` lists them), ``"random-griffin"``, ``"random-jamba"`` or a family
+        of `hybret.families.FAMILIES` such as ``"bamba"`` (tiny, random weights), a Hugging Face id such as
         ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors.
-    device : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one, and all of them when the
-        weights do not fit on the first (as ``device_map="auto"``).
-    dtype : {"auto", "float32", "bfloat16", "float16"}
-        ``"auto"``: float32 for organisms and on the CPU, bfloat16 (the authors') for other models on a GPU.
-    seed : int
-        Of random weights.
-    weights : {"checkpoint", "random"}
-        ``"random"``, or ``"random:"`` before the name, builds one of the paper's models or that of a folder with
-        config.json at full size without any download, to measure time and memory. The tokenizer is an organism's
-        (fewer tokens, so a length holds less text), answers mean nothing, and the digest begins with ``"random"``.
-    revision : str, optional
-        Commit, tag or branch of a Hugging Face id; default the newest. Written in the name, rows carry it:
+    device : ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one, and all of them when
+        the weights do not fit on the first (as ``device_map="auto"``).
+    dtype : ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``: float32 for our small models and on the CPU,
+        bfloat16 (the authors') for other models on a GPU.
+    seed : of random weights.
+    weights : ``"checkpoint"``; or ``"random"``, as ``"random:"`` before the name: one of the paper's models or that of
+        a folder with config.json is built at full size without any download, to measure time and memory. The tokenizer
+        is a small model's (fewer tokens, so a length holds less text), answers mean nothing, and the digest begins with
+        ``"random"``.
+    revision : commit, tag or branch of a Hugging Face id; default the newest. Written in the name, rows carry it:
         ``"google/recurrentgemma-2b@2a4c..."``.
-    device_map : {"auto", "balanced"}, optional
-        Spread the layers over all GPUs with accelerate. `device` is then not used.
-    machine : Machine, optional
-        Devices and memory to decide by; default this machine's.
+    device_map : ``"auto"`` or ``"balanced"`` spreads the layers over all GPUs with accelerate; `device` is not used.
+    machine : devices and memory to decide by; default this machine's.
     """
     if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
         raise HybretError(

@@ -94,10 +94,8 @@ def attach(
 
     Parameters
     ----------
-    intervention : Intervention, optional
-        Nothing (only recording) by default.
-    weights : bool
-        Also keep the attention weights themselves (memory: heads x queries x keys per layer).
+    intervention : nothing (only recording) by default
+    weights : also keep the attention weights themselves (memory: heads x queries x keys per layer)
     """
     if not hasattr(model, "attention_layers"):
         raise HybretError(f"model is {model!r}; give what hybret.load returns")
@@ -131,10 +129,8 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iter
     Parameters
     ----------
     name : {"prefill", "generation"}
-    last : sequence of int
-        Absolute position of the last token of each row of the batch.
-    spans : sequence of Spans, optional
-        Needle intervals per row; no needle by default.
+    last : absolute position of the last token of each row of the batch
+    spans : needle intervals per row; no needle by default
     """
     current = _ATTACHED.get()
     if current is None:

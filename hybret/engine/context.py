@@ -70,30 +70,18 @@ class Keys:
 
 @dataclass
 class ForwardContext:
-    """One forward pass.
-
-    Parameters
-    ----------
-    rows : sequence of tuple of Elementary
-        For each row of the batch, what acts on it in this phase.
-    spans, questions : sequence of Spans, of Question
-        For each row, half-open intervals of the needle and the question, in absolute positions of its own prompt.
-    last : Tensor
-        Absolute position of the last query token of each row, ``(rows,)``.
-    streaming : bool
-        Let a prefill without padding run without forming the weights (`hybret.engine.streaming`), where it can.
-    right_aligned : bool
-        The one query of each row is its last token, and key columns before the row's first token are padding: the mask
-        follows from `last`, and transformers need not make one at every step.
-    """
+    """One forward pass. Needle and question are half-open intervals of absolute positions in the row's own prompt."""
 
     phase: Phase
-    rows: Sequence[Actions]
+    rows: Sequence[Actions]  # for each row of the batch, what acts on it in this phase
     spans: Sequence[Spans]
-    last: Tensor
+    last: Tensor  # (rows,): absolute position of each row's last query token
     recipe: Recipe
     trace: Recorder | None = None
+    # Let a prefill without padding run without forming the weights (`hybret.engine.streaming`), where it can.
     streaming: bool = False
+    # The one query of each row is its last token, and key columns before the row's first token are padding: the mask
+    # follows from `last`, and transformers need not make one at every step.
     right_aligned: bool = False
     questions: Sequence[Question] = ()
     outputs: Tensor | None = field(init=False, default=None)  # of the layer that streamed last, for all rows

@@ -51,16 +51,12 @@ def prefill_chunk(
 
     Parameters
     ----------
-    state : State
-        What each of `rows` has read of `ids` so far.
-    ids : sequence of int
-        Token ids of the whole prompt, BOS included.
-    rows : sequence of tuple of Intervention
-        What acts during prefill, for each row (`Resolved.prefill`).
+    state : what each of `rows` has read of `ids` so far
+    ids : of the whole prompt, BOS included
+    rows : what acts during prefill, for each row (`Resolved.prefill`)
     spans, question : intervals in `ids`
-    streaming : bool
-        Without the attention weights where that is possible, and the layers below the first attention layer for one row
-        only. Off: the slow reference, bit-identical to plain eager attention where nothing acts.
+    streaming : without the attention weights where that is possible, and the layers below the first attention layer for
+        one row only. Off: the slow reference, bit-identical to plain eager attention where nothing acts.
     """
     net, device, read = model.net, model.device, int(state.position[0])
     complete = until == len(ids)
@@ -147,12 +143,8 @@ def decode(
 ) -> list[list[int]]:
     """Answer tokens of every row, before EOS: greedy one-token steps of all rows at once.
 
-    Parameters
-    ----------
-    rows : sequence of tuple of Intervention
-        What acts during generation, for each row of `state` (`Resolved.generation`).
-    spans, questions : sequence
-        Intervals for each row.
+    `rows`, `spans` and `questions` say for each row of `state` what acts during generation (`Resolved.generation`), and
+    where its needle and its question are.
     """
     questions = questions or [None] * len(rows)
     answers: list[list[int]] = [[] for _ in rows]

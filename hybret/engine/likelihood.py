@@ -49,10 +49,8 @@ def log_likelihoods(
 
     Parameters
     ----------
-    conditions : sequence of Intervention
-        `Keep` or `KeepHeads`, acting in prefill.
-    budget : Budget, optional
-        Rows and tokens, over all conditions, of one pass; default what fits on the device.
+    conditions : `Keep` or `KeepHeads`, acting in prefill
+    budget : rows and tokens, over all conditions, of one pass; default what fits on the device
     """
     acting = [check(model, condition, recipe) for condition in conditions]
     if any(not context or not continuation for context, continuation in requests):

@@ -151,13 +151,8 @@ def selective_step(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C
     A few rows at a time, so that their states stay in the processor's cache: half the time of the stock function for
     640 rows of 512 channels with 8 states (5.8 instead of 12.2 ms on one core). Without skip connection and gate.
 
-    Parameters
-    ----------
-    state : Tensor, shape (rows, channels, states)
-    x, dt : Tensor, shape (rows, channels)
-        Inputs, and time steps after bias and softplus.
-    A : Tensor, shape (channels, states)
-    B, C : Tensor, shape (rows, states)
+    `state` is (rows, channels, states), the inputs `x` and the time steps `dt` (after bias and softplus) are (rows,
+    channels), `A` (channels, states), `B` and `C` (rows, states).
     """
     out, inputs = torch.empty_like(x), dt * x
     rows = max(1, STATES_IN_CACHE // A.numel())
