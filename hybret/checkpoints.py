@@ -94,12 +94,12 @@ def did_you_mean(name: str) -> str:
 def named(names: str) -> list[str]:
     """The models of a comma-separated list; each must be known, and nothing is loaded."""
     text("model", names)
-    found = [name.strip() for name in names.split(",") if name.strip()]
-    if not found or len(set(found)) < len(found):
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    if not listed or len(set(listed)) < len(listed):
         raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
-    for name in found:
+    for name in listed:
         locate(name.removeprefix(RANDOM))
-    return found
+    return listed
 
 
 def resolve(name: str, random: bool = False, revision: str | None = None) -> Source:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from hybret.engine.keys import Keys, Question, Spans
 from hybret.errors import HybretError
 from hybret.families import attention_layers
 from hybret.interventions import Actions, KeepHeads, Phase, Reweight, check_needs
@@ -21,10 +21,6 @@ from hybret.interventions import Actions, KeepHeads, Phase, Reweight, check_need
 if TYPE_CHECKING:
     from hybret.hybrid import Hybrid
     from hybret.recipe import Recipe
-
-ALL = slice(None)
-Spans = tuple[tuple[int, int], ...]
-Question = tuple[int, int] | None
 
 
 class Recorder(Protocol):
@@ -34,38 +30,6 @@ class Recorder(Protocol):
     bins: Tensor | None
 
     def add(self, layer: str, **records: Tensor) -> None: ...
-
-
-class Keys:
-    """The key columns that some rows of a batch attend to in a pass, and what stands there.
-
-    Attributes
-    ----------
-    position : absolute, ``(rows, keys)``; below 0 is padding, and the last column is the last query's own
-    unmasked : bool ``(rows, 1, queries, keys)``, what the mask lets queries see; None where weights are not formed
-    """
-
-    def __init__(self, context: ForwardContext, keys: int, rows: Tensor | slice, unmasked: Tensor | None) -> None:
-        self._context, self._rows, self.recipe, self.unmasked = context, rows, context.recipe, unmasked
-        self.position = context.last[rows, None] - (keys - 1) + torch.arange(keys, device=context.last.device)
-
-    @cached_property
-    def needle(self) -> Tensor:
-        """bool ``(rows, keys)``: the needle's tokens."""
-        position = self.position[:, None]
-        first, end = self._context.needle_bounds[self._rows].unbind(-1)  # (rows, copies)
-        return ((position >= first[..., None]) & (position < end[..., None])).any(1)
-
-    @property
-    def needle_tokens(self) -> Tensor:
-        """How many tokens of its prompt are the needle, ``(rows,)``."""
-        return self._context.needle_bounds[self._rows].diff(dim=-1).sum((1, 2))
-
-    def stands(self, name: Literal["first", "question", "answer"]) -> Tensor:
-        """bool ``(rows, keys)``: the first token (BOS); all from the question's start on; all from its end on."""
-        if name == "first":
-            return self.position == 0
-        return self.position >= self._context.question_bounds[self._rows, 0 if name == "question" else 1, None]
 
 
 @dataclass
@@ -142,9 +106,10 @@ class ForwardContext:
         moved.changes = [(action, rows.to(device)) for action, rows in self.changes]
         return moved
 
-    def keys(self, keys: int, rows: Tensor | slice = ALL, unmasked: Tensor | None = None) -> Keys:
+    def keys(self, keys: int, rows: Tensor | slice = slice(None), unmasked: Tensor | None = None) -> Keys:
         """What stands in the key columns of all rows, or some."""
-        return Keys(self, keys, rows, unmasked)
+        bounds = self.needle_bounds[rows], self.question_bounds[rows]
+        return Keys(keys, self.last[rows], *bounds, self.recipe, unmasked)
 
     def binned(self, weights: Tensor, bins: Tensor) -> Tensor:
         """`weights` ``(rows, heads, queries, keys)``, in bins of positions: ``(rows, heads, bins, queries)``."""
