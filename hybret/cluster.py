@@ -199,7 +199,14 @@ class Ray:
 
     def _hold(self, model: Model) -> None:
         """End workers that hold another model, and refuse one that workers cannot load as it is."""
-        options = _options(model)
+        number, folder = model.digest.removeprefix("random"), model.name.removeprefix(RANDOM)
+        local = model.name not in organisms() and (Path(folder) / "config.json").is_file()
+        options = {  # of `hybret.load`, to get this model in another process, whatever folder that works in
+            "name": model.name.removesuffix(folder) + str(Path(folder).resolve()) if local else model.name,
+            "device": model.device.type,
+            "dtype": model.dtype,
+            "seed": int(number) if number != model.digest else 0,
+        }
         if self._holds == options:
             return
         if not model.digest.startswith("random") and digest(model.net) != model.digest:
@@ -227,15 +234,3 @@ class Ray:
                 "gpus_per_worker, or OMP_NUM_THREADS for workers without GPUs"
             )
         return gpus, cores, int(sum(fit))
-
-
-def _options(model: Model) -> dict[str, Any]:
-    """What `hybret.load` is called with to get this model in another process, whatever folder that works in."""
-    number, folder = model.digest.removeprefix("random"), model.name.removeprefix(RANDOM)
-    local = model.name not in organisms() and (Path(folder) / "config.json").is_file()
-    return {
-        "name": model.name.removesuffix(folder) + str(Path(folder).resolve()) if local else model.name,
-        "device": model.device.type,
-        "dtype": model.dtype,
-        "seed": int(number) if number != model.digest else 0,
-    }

@@ -115,6 +115,8 @@ def load(
         with checkpoints.explained(src.name, "build"):
             place = machine.fitted(src.name, src.config, dtype, place, auto, read=not src.random)
     net, tokenizer = _build(src, place, dtype, seed)
+    # Chat models name their end of turn in the generation config alone.
+    ends = src.config.eos_token_id, net.generation_config.eos_token_id
     seeded = src.random and (name not in RANDOM_MODELS or weights == "random")
     return Model(
         name=src.name,
@@ -129,13 +131,14 @@ def load(
         lengths=ORGANISM_LENGTHS if src.small else PAPER_LENGTHS,
         buffer=ORGANISM_BUFFER if src.small else PAPER_BUFFER,
         embedded=src.kind == "organism",
-        eos=checkpoints.eos_token_ids(src.config.eos_token_id, net.generation_config.eos_token_id),
+        eos=frozenset(i for ids in ends if ids is not None for i in (ids if isinstance(ids, list) else [ids])),
     )
 
 
 def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> tuple[Any, Any]:
     """Network and tokenizer, checked."""
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
+    info: dict[str, Any] | None = None
     files: dict[str, Any] = {"revision": src.revision or "main", "trust_remote_code": False}
     with checkpoints.explained(src.name), _quiet(src.small or src.random):
         if not src.random:
@@ -145,7 +148,6 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
                 output_loading_info=True, ignore_mismatched_sizes=True, **files, **options,
             )  # fmt: skip
             net, info = loaded
-            checkpoints.check_whole(src.name, info)
         elif place.spread:  # a checkpoint without weights: transformers spreads the layers and fills in all of them
             torch.manual_seed(seed)
             net = type(skeleton(src.config)).from_pretrained(
@@ -164,9 +166,7 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
             f"{src.name!r} ({src.config.model_type}) does not use transformers' attention interface; choose a family "
             "that does, or a newer transformers"
         )
-    checkpoints.check_vocabulary(src.name, net, tokenizer)
-    if not src.random:
-        checkpoints.check_finite(src.name, net)
+    checkpoints.check_loaded(src.name, net, tokenizer, info)
     return net.eval() if place.spread else net.eval().to(place.devices[0]), tokenizer
 
 

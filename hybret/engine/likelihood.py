@@ -134,7 +134,10 @@ class _Reader:
 
     def read_all(self, texts: Sequence[_Text], common: int) -> list[list[Answer]]:
         """Read the common beginning, then what several texts share, then the rest of each; by condition and request."""
-        beginning = self._beginning(texts[0].ids[:common])
+        beginning = empty_state(self.model, len(self.group))
+        step = max(1, self.budget.max_tokens // len(self.group))
+        for end in [*range(step, common, step), common] if common else []:
+            beginning = decode.prefill_chunk(self.model, beginning, texts[0].ids, end, self.group, (), self.recipe)
         groups = list(_groups(texts, common))
         for batch in self._batches([(len(m[0].ids) - common, m[0]) for _, m in groups if len(m) == 1]):
             self._pass(beginning, 1, [0] * len(batch), batch, common)
@@ -162,15 +165,6 @@ class _Reader:
             batch.append(item)
         if batch:
             yield batch
-
-    def _beginning(self, ids: tuple[int, ...]) -> State:
-        """The state after the common beginning, one row for each condition."""
-        state = empty_state(self.model, len(self.group))
-        step = max(1, self.budget.max_tokens // len(self.group))
-        for end in [*range(step, len(ids), step), len(ids)] if ids else []:
-            # One token more than is read: the state names the token that comes next.
-            state = decode.prefill_chunk(self.model, state, (*ids, 0), end, self.group, (), self.recipe)
-        return state
 
     def _pass(self, state: State, texts_before: int, parents: Sequence[int], texts: Sequence[_Text], at: int) -> State:
         """Read the texts from `at` on, each from the row `parents` of a state of `texts_before` texts.
