@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -22,10 +22,8 @@ from hybret.errors import SEEDS, HybretError, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
 from hybret.interventions import PHASES, Keep, resolve
+from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
-
-if TYPE_CHECKING:
-    from hybret.prompts import Prompt
 
 __all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
 
@@ -44,14 +42,12 @@ class Model(Hybrid):
         integer("max_new_tokens", max_new_tokens, 1)
         on = attached(self.net)
         rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
-        ids: Sequence[int]
-        if not isinstance(prompt, str) and hasattr(prompt, "needle_spans"):
-            ids, spans, question = prompt.ids, prompt.needle_spans, prompt.question_span
+        if isinstance(prompt, Prompt):
+            ids, spans, question, control = prompt.ids, prompt.needle_spans, prompt.question_span, prompt.control
         else:
-            ids, spans, question = self.tokenizer(text("prompt", prompt)).input_ids, (), None
+            ids, spans, question, control = self.tokenizer(text("prompt", prompt)).input_ids, (), None, False
         checkpoints.check_prompts(self, [ids], max_new_tokens)
-        reading, control = decode.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
-        resolved = on.resolved if on else resolve(rule, self, recipe)
+        reading, resolved = decode.prompt_tokens(self, ids, recipe), resolve(rule, self, recipe)
         resolved.check_prompt(len(ids), reading, max_new_tokens, None if control else spans, question)
         with parallel_scans(), implementation(self.net):
             trace = on.trace if on else None
