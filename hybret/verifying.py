@@ -138,7 +138,7 @@ def batch(probe: Probe, condition: Intervention | None = None) -> float:
         cuts = (len(ids) // 3, len(ids) - 1) if shared else ()
         together.append(probe.read(ids, *cuts, rows=rows)[0])
     plain, changed = (torch.cat([logits for _, logits in alone[i::2]]) for i in (0, 1))
-    if condition and torch.equal(plain, changed):
+    if condition and probe.error(plain, changed) <= TOLERANCE[probe.model.dtype]:
         raise HybretError(f"{condition.label} changes nothing in this model")
     generations = [a.generation for a in acts] * len(prompts)
     answers, logits = probe.decode(merge(together), generations, [ids for ids in prompts for _ in acts])
