@@ -137,7 +137,7 @@ def sweep(
     gpus_per_worker: Annotated[float | None, Option(help="Ray: default 1, or 0 without GPUs.")] = None,
 ) -> None:
     """Needle-in-a-haystack accuracy with only the k most focused heads of every attention layer."""
-    from hybret.engine.schedule import Budget, budget_of
+    from hybret.devices import Budget, budget_of
 
     if k and len(set(k)) < len(k):
         raise HybretError(f"--k {', '.join(map(str, k))} names a number of heads twice; give each one once")

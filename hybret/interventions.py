@@ -16,8 +16,7 @@ from torch import Tensor
 from hybret.errors import Count, HybretError, checked
 
 if TYPE_CHECKING:
-    from hybret.engine.context import Keys
-    from hybret.engine.streaming import StreamedLayer
+    from hybret.engine.keys import Keys, StreamedLayer
     from hybret.recipe import Recipe
 
 Phase = Literal["prefill", "generation"]

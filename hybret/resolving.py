@@ -11,7 +11,7 @@ from hybret.files import digest
 from hybret.interventions import PHASES, Actions, Elementary, Intervention, KeepHeads, require
 
 if TYPE_CHECKING:
-    from hybret.engine.context import Question, Spans
+    from hybret.engine.keys import Question, Spans
     from hybret.hybrid import Hybrid
     from hybret.recipe import Recipe
 

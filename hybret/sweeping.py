@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 from hybret import scoring
 from hybret.checkpoints import check_prompts, warn_beyond
 from hybret.cluster import Ray
+from hybret.devices import Budget, budget_of
 from hybret.engine import decode
-from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
+from hybret.engine.schedule import Timings, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
 from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
@@ -78,7 +79,7 @@ def sweep(
     warn_beyond(model, [p.ids for p in prompts])
     one_of("rubric", recipe.rubric, scoring.RUBRICS)
     if budget is not None and not isinstance(budget, Budget):
-        raise HybretError(f"budget is {budget!r}; give a hybret.engine.schedule.Budget, or None for what fits")
+        raise HybretError(f"budget is {budget!r}; give a hybret.devices.Budget, or None for what fits")
     if out is not None and not isinstance(out, Path):
         text("out", out)
     resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}

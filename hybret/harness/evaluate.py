@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 import transformers
 
+from hybret.devices import Budget
 from hybret.engine.likelihood import check
-from hybret.engine.schedule import Budget
 from hybret.errors import HybretError, check_conditions
 from hybret.files import digest, read_table, tables, write_table, writing
 from hybret.harness import tasks as benchmarks
