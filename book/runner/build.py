@@ -138,18 +138,9 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
 def _start(project: Project, run: Run, threads: int) -> cf.Future[tuple[float, str]]:
     """Carry a run out in a process that no other run shares: if that is killed, the others go on."""
     pool = cf.ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),))
-    future = pool.submit(_carry_out, project, run, threads)
+    future = pool.submit(execute, project, run, threads)
     pool.shutdown(wait=False)
     return future
-
-
-def _carry_out(project: Project, run: Run, threads: int) -> tuple[float, str]:
-    """Carry a run out in this process; what kernel and libraries say goes to the run's log, not among the progress."""
-    project.executed.mkdir(parents=True, exist_ok=True)
-    with (project.executed / f"{run.name}.log").open("w") as output:
-        for standard in (1, 2):
-            os.dup2(output.fileno(), standard)
-    return execute(project, run, threads)
 
 
 def _end(processes: Iterable[Any]) -> None:
