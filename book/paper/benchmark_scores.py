@@ -73,12 +73,9 @@ VARIANTS: dict[str, dict[str, Callable[[Mapping[str, int]], Weights]]] = {
 def per_task(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Scores of every task under every condition, from rows of `hybret.harness.evaluate` of one model and recipe.
 
-    Returns
-    -------
-    DataFrame
-        benchmark, group, task, label, condition, n, chance (1 / choices), then acc, mcc and f1 (mcc from -1 to 1; NA
-        without exactly two classes), each with its ``_low`` and ``_high``, and loss: how far acc is below that of the
-        condition ``"base"``, paired, with ``loss_low`` and ``loss_high`` (NA without a base).
+    Columns: benchmark, group, task, label, condition, n, chance (1 / choices), then acc, mcc and f1 (mcc from -1 to 1;
+    NA without exactly two classes), each with its ``_low`` and ``_high``, and loss: how far acc is below that of the
+    condition ``"base"``, paired, with ``loss_low`` and ``loss_high`` (NA without a base).
     """
     lines = []
     for sample in _samples(rows, seed):
@@ -95,13 +92,10 @@ def per_task(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def averages(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Every variant of a benchmark's average, under every condition: of all tasks, and of each group of several.
 
-    Returns
-    -------
-    DataFrame
-        benchmark, group (``"all"``, ``"glue"``, ``"mmlu-lookup"``, ...), variant, default (whether it is the
-        benchmark's first), condition, tasks, n (documents), chance (of guessing; F1 counts as accuracy there), value,
-        low, high (0 to 1), then loss, loss_low and loss_high: how far it is below the condition ``"base"``, paired;
-        and kept: its share of base.
+    Columns: benchmark, group (``"all"``, ``"glue"``, ``"mmlu-lookup"``, ...), variant, default (whether it is the
+    benchmark's first), condition, tasks, n (documents), chance (of guessing; F1 counts as accuracy there), value, low,
+    high (0 to 1), then loss, loss_low and loss_high: how far it is below the condition ``"base"``, paired; and kept:
+    its share of base.
     """
     samples = list(_samples(rows, seed))
     lines = []

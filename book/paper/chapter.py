@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from html import escape
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -132,3 +133,16 @@ def table(frame: pd.DataFrame, **columns: str) -> Styler:
         if column in shown:
             shown[column] = [hb.figures.words(column, value) for value in shown[column]]
     return shown.rename(columns=columns).style.hide(axis="index").format(precision=1, escape="html")
+
+
+def prompt_panel(name: str, prompt: hb.Prompt) -> str:
+    """A prompt as HTML that unfolds, with its needle highlighted; its text is escaped."""
+    needle = escape(hb.PAPER_NEEDLE.sentence)
+    text = escape(prompt.text).replace(needle, f"<mark>{needle}</mark>")
+    places = ", ".join(f"{first} to {end - 1}" for first, end in prompt.needle_spans)
+    template = hb.figures.words("template", prompt.template)
+    return (
+        f"<details{'' if prompt.template == 'jrt' else ' open'}><summary>{escape(name)}, {template}: "
+        f"{len(prompt.ids)} tokens, needle at tokens {places}</summary>"
+        f'<pre class="tex2jax_ignore" style="white-space: pre-wrap">{text}</pre></details>'
+    )

@@ -1,5 +1,4 @@
-"""Curves of accuracy over heads: tipping points (Section 3), sparse k (Section 4), spread over seeds, and means
-without the shortest length."""
+"""Curves of accuracy over heads: tipping points, sparse k, spread over seeds, means without the shortest length."""
 
 from __future__ import annotations
 
@@ -21,24 +20,16 @@ HOLDS = 0.9  # share of the full model's accuracy above the floor that counts as
 def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
     """The k at which retrieval begins to suffer, and the k at which it is gone, of each curve of accuracy over k.
 
-    Parameters
-    ----------
-    rows : rows of `KeepHeads` conditions from a few heads up to all of them, with their control; other rows are left
-        out. A curve's largest k is taken for the model's number of heads.
-    by : columns that make the curves.
+    `rows` are of `KeepHeads` conditions from a few heads up to all of them (a curve's largest k), with their control;
+    other rows are left out. To `by`, which makes the curves, come the columns
 
-    Returns
-    -------
-    DataFrame
-        `by`, then
-
-        - heads, full, low, high, floor: the largest k, the accuracy with its interval, and the score of the control;
-        - retrieves: whether full is more than `RETRIEVES` above the floor. Other curves have no tipping point;
-        - least, least_share: fewest heads from which on accuracy above the floor stays at `HOLDS` times that with all
-          heads or more, and their share (where the paper speaks of a threshold, or of 15 % of heads);
-        - collapse, collapse_share: most heads at which, as with any fewer, accuracy is at most `NOTHING` above the
-          floor (the paper's "tipping point"); NA if something is left even with the fewest heads;
-        - n, prompts: rows and distinct prompts behind each accuracy.
+    - heads, full, low, high, floor: the largest k, the accuracy with its interval, and the score of the control;
+    - retrieves: whether full is more than `RETRIEVES` above the floor. Other curves have no tipping point;
+    - least, least_share: fewest heads from which on accuracy above the floor stays at `HOLDS` times that with all
+      heads or more, and their share (where the paper speaks of a threshold, or of 15 % of heads);
+    - collapse, collapse_share: most heads at which, as with any fewer, accuracy is at most `NOTHING` above the
+      floor (the paper's "tipping point"); NA if something is left even with the fewest heads;
+    - n, prompts: rows and distinct prompts behind each accuracy.
     """
     by = list(by)
     lines = []
@@ -136,12 +127,9 @@ def shortest_apart(rows: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.Dat
     of the ten cells that the paper's grid has at its shortest length are one prompt (depths 0 to 67 at 250 tokens). The
     mean over cells counts that prompt many times; the intervals of this package count it once.
 
-    Returns
-    -------
-    DataFrame
-        `by` ("model" among them), shortest (the label, tokens), cells and distinct (its cells, and the different
-        prompts among them), column, everything and without (accuracy of that length, of all lengths, and of the
-        others), and the share of full needles in each (column_exact, ...). Without other lengths `without` is missing.
+    To `by` come the columns shortest (the label, tokens), cells and distinct (its cells, and the different prompts
+    among them), column, everything and without (accuracy of that length, of all lengths, and of the others), and the
+    share of full needles in each (column_exact, ...). Without other lengths `without` is missing.
     """
     by = list(by)
     checked(rows, [*by, "model", "length", "prompt", "score", "exact"])

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,9 @@ ONE = {"needles": "asked", "haystacks": "haystack", "rubrics": "rubric", "device
 # One answer is asked of each of these.
 ANSWERED = ["model", "recipe", "intervention", "prefill", "generation", "k", "during", *CELL]
 MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
-_FIELDS = Claim._fields[1:]
+_ABOUT = ("claim", *Claim._fields[1:])
 _NUMBERS = ("value", "low", "high", "unit", "n", "prompts")
-_COLUMNS = ["claim", *_FIELDS, "model", "recipe", "verdict", "ours", *_NUMBERS, "why"]
+_COLUMNS = [*_ABOUT, "model", "recipe", "verdict", "ours", *_NUMBERS, "why"]
 
 
 def of(
@@ -72,7 +72,7 @@ def of(
     claims: Iterable[str] | None = None,
     models: Iterable[Any] = (),
     recipes: Iterable[str] = (),
-    prompts: Iterable[Any] = (),
+    prompts: Sequence[Any] = (),
 ) -> pd.DataFrame:
     """Judge every claim, for every model and recipe in the rows.
 
@@ -91,9 +91,9 @@ def of(
     -------
     DataFrame
         One line per claim, model and recipe, in the order of `CLAIMS`; claims that compare models have one line per
-        recipe, with the model ``"all models"``. Columns: claim, the claim's fields (label, hypothesis, says, where,
-        paper, test, notebook, figure, across), model, recipe, verdict, ours (our figure in words, with its
-        interval), value, low, high, unit (of the number that was tested), n, prompts, why.
+        recipe, with the model ``"all models"``. Columns: the claim's fields (`Claim`), model, recipe, verdict, ours
+        (our figure in words, with its interval), value, low, high, unit (of the number that was tested), n, prompts,
+        why.
     """
     tables = rows is not None or benchmarks is not None
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
@@ -101,8 +101,8 @@ def of(
     if unknown := [name for name in names if name not in CLAIMS]:
         raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
     known = {model.name: model for model in models}
-    prompts = list(prompts)
-    texts, questions = {prompt.key: prompt.text for prompt in prompts}, {prompt.needle.question for prompt in prompts}
+    texts = {prompt.key: prompt.text for prompt in prompts}
+    questions = {prompt.needle.question for prompt in prompts}
     pairs = [(model, recipe) for model in known for recipe in recipes]
     pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
     if tables and not pairs:
@@ -113,7 +113,7 @@ def of(
         facts = (getattr(known.get(model), name, None) for name in ("heads", "parameters", "family"))
         evidence.append(Evidence(model, recipe, swept, tested, *facts, texts, questions))
     for claim in (claim for name, claim in CLAIMS.items() if name in names):
-        about = {"claim": claim.name} | {name: getattr(claim, name) for name in _FIELDS}
+        about = dict(zip(_ABOUT, claim, strict=True))
         judged: list[tuple[str, str, Any]] = [(e.model, e.recipe, e) for e in evidence]
         if claim.across:
             by_recipe = {e.recipe: [other for other in evidence if other.recipe == e.recipe] for e in evidence}
@@ -152,10 +152,9 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
         # Rows that overlapping tables share count once; two answers to one cell are a contradiction.
         answers = table.drop_duplicates([*ANSWERED, "prompt", "answer", "score"])
         if (several := answers.duplicated(ANSWERED)).any():
-            raise HybretError(
-                f"rows of {answers.loc[several, 'model'].iloc[0]} hold several answers to one cell (condition "
-                f"{answers.loc[several, 'condition'].iloc[0]!r}), as after joining two runs; pass those of one"
-            )
+            model, condition = answers.loc[several, ["model", "condition"]].iloc[0]
+            problem = f"rows of {model} hold several answers to one cell (condition {condition!r})"
+            raise HybretError(f"{problem}, as after joining two runs; pass those of one")
     return table
 
 
@@ -184,10 +183,9 @@ def html(table: pd.DataFrame) -> str:
     checked(table, _COLUMNS, source="verdicts.of")
     rows = []
     for _, lines in table.groupby("claim", sort=False):
-        claim = {name: escape(str(lines.iloc[0][name])) for name in _FIELDS}
-        name = escape(str(lines.iloc[0]["claim"]))
+        claim = {name: escape(str(lines.iloc[0][name])) for name in _ABOUT}
         rows.append(
-            f'<tr class="hb-claim" id="claim-{name}"><th colspan="3" scope="colgroup">{claim["says"]} '
+            f'<tr class="hb-claim" id="claim-{claim["claim"]}"><th colspan="3" scope="colgroup">{claim["says"]} '
             f"<small>{claim['where']}. Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
             f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
         )

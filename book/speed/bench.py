@@ -42,6 +42,7 @@ GIB = 2**30
 REPEATS = 5  # of a prefill
 Say = Callable[[str], None]
 Conditions = Mapping[str, Intervention]
+Pairs = Sequence[tuple[Prompt, Intervention]]
 
 
 def figure2_conditions(model: Model) -> dict[str, Intervention]:
@@ -104,12 +105,7 @@ def _spread(items: Sequence[Any], n: int) -> list[Any]:
 
 
 def _sweep(
-    model: Model,
-    prompts: Sequence[Prompt],
-    conditions: Conditions,
-    subset: Sequence[tuple[Prompt, Intervention]],
-    max_new_tokens: int,
-    peak: float,
+    model: Model, prompts: Sequence[Prompt], conditions: Conditions, subset: Pairs, max_new_tokens: int, peak: float
 ) -> dict[str, Any]:
     """Time one sweep, and the stock path on a subset of its answers; `peak` is the machine's rate of products."""
     _, timings, record = _timed_sweep(model, prompts, conditions, max_new_tokens=max_new_tokens)
@@ -120,13 +116,13 @@ def _sweep(
             took, answered = clock(model, partial(answer, model, prompt, condition, max_new_tokens))
             times.append(took)
             same += answered == timings.tokens[prompt.key, resolve(condition, model, CORRECTED).key]
-    stock, read = statistics.mean(times) * record["answers"], tokens * len(conditions)
+    budget, stock, read = budget_of(model), statistics.mean(times) * record["answers"], tokens * len(conditions)
     prefills = {resolve(condition, model, CORRECTED).prefill for condition in conditions.values()}
     return {
         **record,
         "longest_prompt_tokens": max(len(p.ids) for p in prompts),
         "max_new_tokens": max_new_tokens,
-        "budget": _budget(model),
+        "budget": {"rows": budget.max_sequences, "tokens": budget.max_tokens},
         "prompt_tokens_per_second": round(read / record["seconds"]),
         "stock": {
             "answers": len(subset),
@@ -146,11 +142,6 @@ def _sweep(
             "seconds": round(tokens * len(prefills) * flops_per_token(model.net) / peak, 3),
         },
     }
-
-
-def _budget(model: Model) -> dict[str, int]:
-    budget = budget_of(model)
-    return {"rows": budget.max_sequences, "tokens": budget.max_tokens}
 
 
 def _timed_sweep(
@@ -241,27 +232,25 @@ def long_maps(
     half = model.heads // 2
     kept = (*(KeepHeads(k, during="generation") for k in (model.heads, half, 0)), KeepHeads(half))
     conditions: Conditions = {condition.label: condition for condition in kept}
-    record: dict[str, Any] = {"machine": machine(model), "budget": _budget(model), "rows": [], "ended": "all were read"}
+    record: dict[str, Any] = {"machine": machine(model), "rows": [], "ended": "all were read"}
     template = "instruct" if model.instruct else "base"
     grids = [niah.grid(model, [length], depths, template) for length in lengths]
     sweep(model, grids[0][:1], conditions, max_new_tokens=3, progress=False)  # chooses kernels before any clock starts
     for length, prompts in zip(lengths, grids, strict=True):
         longest = max(len(p.ids) for p in prompts)
         say(f"{len(prompts)} prompts of up to {longest} tokens x {len(conditions)} conditions")
+        options: Any = {"max_new_tokens": max_new_tokens, "budget": budget_of(model, longest)}
         try:
-            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "budget": budget_of(model, longest)}
             rows, _, part = _timed_sweep(model, prompts, conditions, **options)
         except HybretError as problem:
             record["ended"] = f"{longest} tokens: {problem}"
             break
-        speed = {"prompt_tokens_per_second": round(int(rows["tokens"].sum()) / part["seconds"])}
+        rate = round(int(rows["tokens"].sum()) / part["seconds"])
         accuracy = {name: round(float(fraction(of_it).mean()), 4) for name, of_it in rows.groupby("condition")}
-        record["rows"].append({"length": length, "tokens": longest, **part, **speed, "accuracy": accuracy})
+        line = {"length": length, "tokens": longest, **part, "prompt_tokens_per_second": rate, "accuracy": accuracy}
+        record["rows"].append(line)
         say(f"{part['seconds']:.1f} s, {part['memory_gib']} GiB")
     return record
-
-
-# ---------------------------------------------------------------- the machine, the clock and the memory
 
 
 def matmul_rate(model: Model, size: int | None = None) -> float:
