@@ -43,13 +43,6 @@ class RubricLine(NamedTuple):
     sets: bool
 
 
-class Disagreement(NamedTuple):
-    """Printed numbers or sentences of the paper that do not fit together."""
-
-    what: str
-    where: str
-
-
 class Part(NamedTuple):
     """One figure, table or appendix of the paper, and the figures or tables of the notebook that makes it again."""
 
@@ -65,7 +58,7 @@ THRESHOLDS, BENCHMARKS, SETUP = (
     {name: Reported(*line) for name, line in _DATA[part].items()} for part in ("thresholds", "benchmarks", "setup")
 )
 TABLE2 = tuple(RubricLine(*line) for line in _DATA["table2"])
-DISAGREEMENTS = tuple(Disagreement(*line) for line in _DATA["disagreements"])
+DISAGREEMENTS: list[dict[str, str]] = _DATA["disagreements"]  # what does not fit together, and where it stands
 PARTS = tuple(Part(name, what, notebook, tuple(figures)) for name, what, notebook, figures in _DATA["parts"])
 PREFILL = ("Keep", "Omit", "Only", "Binary", "Null")  # rows of Table 1
 GENERATION = ("Keep", "Omit", "Only", "Binary")  # columns of Table 1

@@ -113,7 +113,7 @@ def _sweep(
     with Memory(model) as stock_memory:
         answer(model, prompts[0], subset[0][1], 2)  # its own warm-up
         for prompt, condition in subset:
-            took, answered = clock(model, partial(answer, model, prompt, condition, max_new_tokens))
+            took, answered = clock(model.device, partial(answer, model, prompt, condition, max_new_tokens))
             times.append(took)
             same += answered == timings.tokens[prompt.key, resolve(condition, model, CORRECTED).key]
     budget, stock, read = budget_of(model), statistics.mean(times) * record["answers"], tokens * len(conditions)
@@ -182,7 +182,7 @@ def prefill_ratio(model: Model, prompt: Prompt) -> dict[str, Any]:
     before = model.net.config._attn_implementation
     try:
         with parallel_scans():  # by turns; the first of each warms up
-            times = [(clock(model, sparse)[0], clock(model, plain)[0]) for _ in range(REPEATS + 1)][1:]
+            times = [(clock(model.device, sparse)[0], clock(model.device, plain)[0]) for _ in range(REPEATS + 1)][1:]
     finally:
         model.net.set_attn_implementation(before)
     ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
@@ -257,7 +257,7 @@ def matmul_rate(model: Model, size: int | None = None) -> float:
     """Floating-point operations per second of a large matrix product in the model's dtype on its device."""
     size = size or (8192 if model.device.type == "cuda" else 1024)
     a, b = (torch.randn(size, size, device=model.device, dtype=model.net.dtype) for _ in range(2))
-    times = [clock(model, lambda: a @ b)[0] for _ in range(6)]
+    times = [clock(model.device, lambda: a @ b)[0] for _ in range(6)]
     return 2 * size**3 / statistics.median(times[1:])
 
 
@@ -287,13 +287,13 @@ def machine_of(name: str, device: str, dtype: str) -> dict[str, Any]:
     return {**where, **when, "torch": torch.__version__, "transformers": transformers.__version__}
 
 
-def clock(model: Model, function: Callable[[], Any]) -> tuple[float, Any]:
+def clock(device: torch.device, function: Callable[[], Any]) -> tuple[float, Any]:
     """Call a function; return the seconds until the device has finished, and the result."""
-    synchronise = torch.cuda.synchronize if model.device.type == "cuda" else nullcontext
-    synchronise(model.device)
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else nullcontext
+    synchronise(device)
     began = time.perf_counter()
     result = function()
-    synchronise(model.device)
+    synchronise(device)
     return time.perf_counter() - began, result
 
 
