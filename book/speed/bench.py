@@ -24,11 +24,12 @@ from torch import Tensor
 
 from book.speed.stock import answer
 from hybret import __version__
+from hybret.devices import budget_of
 from hybret.engine import decode, streaming
 from hybret.engine.attach import implementation
 from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Timings, budget_of
+from hybret.engine.schedule import Timings
 from hybret.errors import HybretError
 from hybret.interventions import During, Intervention, KeepHeads, Omit, resolve, table1_conditions
 from hybret.metrics import fraction
@@ -202,7 +203,7 @@ def kept_share(model: Model, prompt: Prompt) -> float:
         exact = original(query.float(), key.float(), value.float(), *args, **kwargs)
         k = torch.full((len(query),), model.heads // 2, device=query.device)
         assert result[2] is not None and exact[2] is not None  # KeepHeads asks for entropies
-        same = keep_lowest(result[2], k) == keep_lowest(exact[2], k)
+        same = keep_lowest(result[2], k, CORRECTED) == keep_lowest(exact[2], k, CORRECTED)
         shares.append(float(same.all(1).float().mean()))
         return result
 

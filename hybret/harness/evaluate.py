@@ -20,8 +20,8 @@ import torch
 import transformers
 
 from hybret import arguments
+from hybret.devices import Budget
 from hybret.engine.likelihood import check
-from hybret.engine.schedule import Budget
 from hybret.errors import HybretError
 from hybret.files import digest, read_table, tables, unwritable, write_table
 from hybret.harness import tasks as benchmarks

@@ -18,8 +18,8 @@ import jinja2
 import torch
 from lm_eval.api.model import TemplateLM
 
+from hybret.devices import Budget, budget_of
 from hybret.engine.likelihood import Answer, log_likelihoods
-from hybret.engine.schedule import Budget, budget_of
 from hybret.errors import HybretError
 from hybret.interventions import Intervention
 from hybret.models import Model
