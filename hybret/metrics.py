@@ -21,7 +21,7 @@ import pandas as pd
 
 from hybret.errors import HybretError
 from hybret.prompts import CONTROL, DIGITS
-from hybret.rows import ALIKE, CELL, GROUND, PLACE, check_columns
+from hybret.rows import ALIKE, CELL, GROUND, PLACE, checked
 from hybret.scoring import RUBRICS
 
 NOTHING = 0.03  # accuracy above the floor that counts as none left: the interval of 0 in 100 prompts reaches 0.037
@@ -161,7 +161,7 @@ def model_table(models: Iterable[Any]) -> pd.DataFrame:
 def _checked(rows: pd.DataFrame, by: By, *needs: str) -> tuple[pd.DataFrame, list[str]]:
     """Rows with these columns, whose scores are on the scale of a known rubric; and `by` as a list."""
     by = [by] if isinstance(by, str) else list(by)
-    rows = check_columns(rows, [*by, *needs], complete=["prompt"])
+    rows = checked(rows, [*by, *needs], complete=["prompt"])
     if rows.empty:
         raise HybretError("there are no rows to make a table of")
     if rows["score"].isna().any():

@@ -34,12 +34,11 @@ GROUND = tuple(column for column in ALIKE if column not in ("rubric", "needle"))
 """What rows share with the control that is their floor, beside the haystack's seed and the length."""
 
 
-def check_columns(
+def checked(
     rows: Any,
     needs: Iterable[str] = (),
-    *,
-    numbers: Iterable[str] = (),
     complete: Iterable[str] = (),
+    numbers: Iterable[str] = (),
     source: str = "a sweep",
 ) -> pd.DataFrame:
     """A table with the columns `needs`, none twice, numbers in `NUMBERS` and `numbers`, and no gap in `complete`."""

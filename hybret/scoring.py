@@ -14,7 +14,7 @@ import pandas as pd
 
 from hybret.errors import HybretError, one_of
 from hybret.prompts import PAPER_NEEDLE, Needle, normalise
-from hybret.rows import check_columns
+from hybret.rows import checked
 
 __all__ = ["RUBRICS", "Line", "Rubric", "Score", "normalise", "rescore", "score"]
 
@@ -99,7 +99,7 @@ def rescore(rows: pd.DataFrame, rubric: str, needles: Iterable[Needle] = ()) -> 
     were asked for.
     """
     one_of("rubric", rubric, RUBRICS)
-    check_columns(rows, ["answer", "needle", "asked"])
+    checked(rows, ["answer", "needle", "asked"])
     known = {needle.digest: needle for needle in (PAPER_NEEDLE, *needles)}
     if not (unknown := rows[~rows["asked"].isin(list(known))]).empty:
         name, asked = unknown[["needle", "asked"]].iloc[0]
