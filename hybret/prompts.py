@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,17 +24,39 @@ CONTROL = "none"  # the label "needle" of a prompt without one
 DIGITS = 6  # of a depth, after the point: smaller differences are rounding
 
 
+# Scripts that part no words: each of their characters is a word of its own.
+_UNSPACED = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
+_MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|[*`~]+")
+_BEFORE, _AFTER = "\"'“”‘’«»„([{¿¡_,;:!?…–—", "\"'“”‘’«»)]}_.,;:!?…。，、！？：；」』।॥؟۔–—"
+
+
 def normalise(text: str) -> str:
-    """Lower case, no punctuation, single spaces."""
+    """Lower case, no punctuation, single spaces: the authors' rule, for their rubrics."""
     return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, without case, markup and the punctuation around them.
+
+    What is inside a word stays, and so do symbols: ``4.5``, ``-7``, ``1:15``, ``C++``, an emoji, marks on letters.
+    """
+    parts = _UNSPACED.sub(r" \1 ", _MARKUP.sub(" ", unicodedata.normalize("NFC", text).casefold())).split()
+    bare = (re.sub(r"^[-.](?!\d)", "", part.lstrip(_BEFORE)).rstrip(_AFTER) for part in parts)
+    return [word for word in bare if word]
+
+
+def contains(text: str, phrase: str) -> bool:
+    """Whether the words of `phrase` stand in `text`, whole and one after another."""
+    inside, wanted = words(text), words(phrase)
+    return any(inside[i : i + len(wanted)] == wanted for i in range(len(inside) - len(wanted) + 1))
 
 
 @checked
 class Needle:
     """A sentence to hide, the question that asks for it, and keywords that earn partial credit.
 
-    Keywords are words of the sentence, one after another; case and punctuation do not matter. The paper's needle is
-    scored by its Table 2 instead (`hybret.scoring`).
+    Keywords are words of the sentence, one after another, compared as `words`. The paper's needle is scored by its
+    Table 2 instead (`hybret.scoring`).
     """
 
     name: str
@@ -41,8 +65,10 @@ class Needle:
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not words(self.sentence):
+            raise HybretError(f"the needle {self.name!r} is {self.sentence!r}, which holds no word; give a sentence")
         for word in self.keywords:
-            if not normalise(word) or normalise(word) not in normalise(self.sentence):
+            if not words(word) or not contains(self.sentence, word):
                 raise HybretError(
                     f"the keyword {word!r} does not stand in the sentence of the needle {self.name!r}; give words of it"
                 )
@@ -83,7 +109,6 @@ class Prompt:
     haystack_sha256 : of the haystack's whole text; empty where unknown.
     tokenizer_key : of the tokenizer and chat template that made `ids` (`hybret.tasks.encoding`); empty where unknown.
     task : scores the answers; None scores them against `needle`, as `hybret.niah` does.
-    key : 12 hex digits of a SHA-256 over `ids`. Cells whose needles fell to one place share it.
     """
 
     text: str
@@ -96,11 +121,11 @@ class Prompt:
     haystack_sha256: str = ""
     tokenizer_key: str = ""
     task: Task | None = None
-    key: str = ""
 
-    def __post_init__(self) -> None:
-        if not self.key:
-            object.__setattr__(self, "key", prompt_key(self.ids))
+    @cached_property
+    def key(self) -> str:
+        """12 hex digits of a SHA-256 over `ids` and `spans`; cells whose needles fell to one place share it."""
+        return digest(np.asarray(self.ids, "<i8").tobytes(), json.dumps(sorted(self.spans.items())))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name not in (labels := vars(self).get("labels", {})):
@@ -121,8 +146,3 @@ class Prompt:
     def question_span(self) -> Span | None:
         """Token range of the question, None where unknown."""
         return next(reversed(self.spans.get("question", ())), None)
-
-
-def prompt_key(ids: Sequence[int]) -> str:
-    """What tells prompts apart: 12 hex digits of a hash of their tokens."""
-    return digest(np.asarray(ids, "<i8").tobytes())

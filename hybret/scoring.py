@@ -1,7 +1,6 @@
 """Scores for answers: dated rubrics as data, so that a run can be scored again under another one.
 
-An answer is lower-cased, its punctuation dropped and its spaces collapsed; then the phrases of a rubric are
-looked up in it. Rule and dates are those of the authors' evaluation script.
+Rule and dates are those of the authors' evaluation script.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from hybret.errors import HybretError, one_of
-from hybret.prompts import PAPER_NEEDLE, Needle, normalise
+from hybret.prompts import PAPER_NEEDLE, Needle, contains, normalise
 from hybret.rows import checked
 
 __all__ = ["RUBRICS", "Line", "Rubric", "Score", "normalise", "rescore", "score"]
@@ -70,26 +69,27 @@ class Score(NamedTuple):
 def score(answer: str, rubric: str | Rubric = "table2", needle: Needle = PAPER_NEEDLE) -> Score:
     """Score one answer: the maximum for the full needle, else what the phrases in it earn.
 
-    The phrases of the paper's needle are the rubric's lines. Any other needle is scored by a generic rule of the same
-    shape: three fifths of the maximum times the share of its `keywords` that are found, nothing under an all-or-nothing
-    rubric.
+    The phrases of the paper's needle are the rubric's lines, looked up as in the authors' code, which drops all
+    punctuation and looks inside words. Any other needle is scored by a rule of the same shape on whole words
+    (`hybret.prompts.words`): three fifths of the maximum times the share of its `keywords` that are found, nothing
+    under an all-or-nothing rubric.
     """
     if not isinstance(answer, str):
         raise HybretError(f"answer is {answer!r}; give a text, '' where the model said nothing")
     if not isinstance(rubric, Rubric):
         rubric = RUBRICS[one_of("rubric", rubric, RUBRICS)]
-    answer, full = normalise(answer), normalise(needle.sentence)
-    if full in answer:
-        return Score(rubric.maximum, True, (full,))
-    if needle.sentence == PAPER_NEEDLE.sentence:
-        hits = [line for line in rubric.lines if line.phrase in answer]
+    papers = needle.sentence == PAPER_NEEDLE.sentence
+    plain = normalise(answer)
+    if normalise(needle.sentence) in plain if papers else contains(answer, needle.sentence):
+        return Score(rubric.maximum, True, (needle.sentence,))
+    if papers:
+        hits = [line for line in rubric.lines if line.phrase in plain]
         fixed = [line.points for line in hits if line.sets]
         points = max(fixed) if fixed else sum(line.points for line in hits)
         return Score(float(points), False, tuple(line.phrase for line in hits))
-    phrases = [normalise(keyword) for keyword in needle.keywords]
-    matched = tuple(phrase for phrase in phrases if phrase in answer)
+    matched = tuple(keyword for keyword in needle.keywords if contains(answer, keyword))
     most = PARTIAL * rubric.maximum if rubric.lines else 0.0
-    return Score(most * len(matched) / max(1, len(phrases)), False, matched)
+    return Score(most * len(matched) / max(1, len(needle.keywords)), False, matched)
 
 
 def rescore(rows: pd.DataFrame, rubric: str, needles: Iterable[Needle] = ()) -> pd.DataFrame:

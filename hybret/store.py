@@ -94,19 +94,25 @@ def facts(model: Hybrid) -> dict[str, Any]:
 
 @cache
 def commit(folder: Path) -> dict[str, Any]:
-    """The git commit of a folder, and whether its tracked files differ from it; None and False without git.
+    """The git commit of a folder, and whether its tracked files differ from it; None where git does not say.
 
     The environment variable ``HYBRET_COMMIT`` may name the commit of code that was copied without its history.
     """
 
+    # git gives its hooks GIT_DIR and more, which name the repository of the hook.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
     def git(*words: str) -> str:
         try:
-            return subprocess.check_output(["git", *words], cwd=folder, stderr=subprocess.DEVNULL, text=True).strip()
+            command = ["git", *words]
+            return subprocess.check_output(
+                command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, text=True
+            ).strip()
         except (OSError, subprocess.CalledProcessError):
             return ""
 
     if not git("ls-files", "--", "."):  # a package installed below somebody else's repository
-        return {"commit": os.environ.get("HYBRET_COMMIT"), "dirty": False}
+        return {"commit": os.environ.get("HYBRET_COMMIT"), "dirty": None}
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
     return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(changes)}
 

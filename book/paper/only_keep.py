@@ -24,7 +24,7 @@ from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
 from hybret.interventions import Binary, Intervention, Keep, Mass, Null, Omit, Only, PerPhase
 from hybret.models import Model
-from hybret.prompts import Prompt, prompt_key
+from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.scoring import normalise
 
@@ -89,7 +89,7 @@ def begun(model: Model, prompt: Prompt, words: int) -> Prompt:
         if str(model.tokenizer.decode(list(prompt.ids[start:last]))).split() == wanted and len(wanted) == words:
             ids = (*prompt.ids, *prompt.ids[start:last])
             text = " ".join(wanted)
-            return replace(prompt, text=prompt.text + text, ids=ids, key=prompt_key(ids), answer_prefix=text)
+            return replace(prompt, text=prompt.text + text, ids=ids, answer_prefix=text)
     raise HybretError(
         f"an answer cannot begin with {words} words of the needle here; give fewer than its "
         f"{len(prompt.needle.sentence.split())}, and a prompt that holds it"

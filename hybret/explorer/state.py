@@ -19,7 +19,7 @@ from hybret import rows as table
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP, colormap, words
-from hybret.prompts import PAPER_NEEDLE, Needle, Prompt, normalise
+from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.rows import ACTS, CELL, MEASURE
 from hybret.scoring import PARTIAL, RUBRICS, Rubric, score
 
@@ -227,7 +227,7 @@ def _items(answer: str, points: float, exact: bool, rubric: Rubric, needle: Need
     return [
         ["the full needle", rubric.maximum, int(scored.exact), 1],
         *(
-            [name, worth, int(scored.exact or normalise(name) in scored.matched), int(sets)]
+            [name, worth, int(scored.exact or name in scored.matched), int(sets)]
             for name, worth, sets in phrases
         ),
     ]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hybret.errors import HybretError
-from hybret.prompts import PAPER_NEEDLE, Prompt, Span, prompt_key
+from hybret.files import digest
+from hybret.prompts import PAPER_NEEDLE, Prompt, Span
 
 # Words and characters that tokenizers divide differently.
 PROBE = (
@@ -62,7 +63,7 @@ def token_span(offsets: Sequence[Span], first: int, last: int) -> Span | None:
 def tokenizer_key(model: Any, template: str) -> str:
     """12 hex digits that tell tokenizers apart, and chat templates where `template` uses one."""
     ((_, ids, _),) = encode(model, [PROBE], uses_chat(model, template))
-    return prompt_key(ids)
+    return digest(repr(ids))
 
 
 def check_tokenizer(model: Any, prompts: Sequence[Prompt]) -> None:

@@ -20,8 +20,10 @@ PAPER_ESSAYS = (
 )
 MOST_BYTES = 256 << 20  # of a folder
 # A sentence end: . ! ? with closing marks, before white space, the end, a capital or an opening bracket. The
-# last two because the essays lost their paragraph breaks ("be useful.To start"). "5.3" is none.
-SENTENCE_END = re.compile(r"[.!?][\"')\]”’]*(?=\s|$|[A-Z\[])")
+# last two because the essays lost their paragraph breaks ("be useful.To start"). "5.3" is none. Other scripts' marks
+# need no blank after them. A text without any (verse, a list, a transcript) has the ends of its lines.
+SENTENCE_END = re.compile(r"[.!?…][\"')\]”’]*(?=\s|$|[A-Z\[])|[。！？।॥۔؟][\"')\]”’」』]*")
+LINE_END = re.compile(r"\S(?=\n)")
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,11 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         if isinstance(source, Path) or problem.errno != errno.ENAMETOOLONG:  # a text is too long for a path
             raise HybretError(f"cannot read the haystack folder {source}: {problem.strerror}") from problem
     # A single word, or a short text without a sentence, can hide nothing: it is meant as a path.
-    if isinstance(source, Path) or len(source.split()) <= 1 or (len(source) < 256 and not SENTENCE_END.search(source)):
+    short = len(str(source).split()) <= 1 or len(str(source)) < 256
+    if isinstance(source, Path) or (short and not SENTENCE_END.search(source)):
         raise HybretError(
-            f"there is no haystack folder {str(source)!r}; give a folder of .txt files, a text, 'essays' or 'embedded'"
+            f"there is no haystack folder {str(source)[:200]!r}; give a folder of .txt files, a text, 'essays' or "
+            "'embedded'"
         )
     sha256 = digest(source.encode(errors="replace"), digits=64)
     return Haystack(f"text-{sha256[:8]}", source, sha256)
@@ -136,7 +140,8 @@ class Cutter:
                 raise HybretError("this tokenizer has no token for '.' to insert a needle after; use CORRECTED")
             self.places = [(i + 1, self.ends[i]) for i, token in enumerate(ids[:need]) if token in stops]
         else:
-            found = SENTENCE_END.finditer(hay.text, 0, self.ends[need - 1])
+            marks = SENTENCE_END if SENTENCE_END.search(hay.text) else LINE_END
+            found = marks.finditer(hay.text, 0, self.ends[need - 1])
             self.places = [(bisect_right(self.ends, match.end()), match.end()) for match in found]
 
     def context(self, n: int) -> str:

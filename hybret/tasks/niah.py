@@ -28,6 +28,7 @@ TEMPLATES = ("base", "instruct", "jrt")
 PAPER_LENGTHS = (250, 4096)  # first and last length label, tokens
 PAPER_BUFFER = 200  # tokens that a label reserves for template, question and answer
 MOST_LABELS = 10_000
+MOST_OFF = 40  # per cent of the longest context between a depth and the needle; in short contexts a sentence is longer
 MOST_TOKENS = 1_000_000  # of a length label: more than any model reads, and a haystack takes time to write
 
 
@@ -92,6 +93,7 @@ def grid(
             raise HybretError(f"{len(values)} {name} would hold an entry twice; give each one once, or fewer")
     buffer = integer("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
     cutter, sizes = _cut(getattr(model, "tokenizer", model), lengths, needle, buffer, haystack, seed, recipe)
+    _check_depths(cutter, max(sizes.values()), [] if control else depths)
     cells = [(n, *cell) for n in lengths for cell in _placed(cutter, sizes[n], [] if control else depths, needle)]
     texts = _encoded(model, [context for *_, context in cells], template, needle)
     return [
@@ -154,6 +156,17 @@ def _cut(
             f"the haystack {cutter.hay.name!r} holds the needle {needle.name!r} already; take it out, or hide another"
         )
     return cutter, sizes
+
+
+def _check_depths(cutter: Cutter, n: int, depths: list[float]) -> None:
+    """Refuse depths that the text cannot give: labels would say a place where no needle is."""
+    for depth in depths:
+        place = 100 * cutter.place(n, depth)[0] / n
+        if depth - place > MOST_OFF:
+            raise HybretError(
+                f"depth {depth:g} would hide the needle at {place:.0f} per cent: the haystack {cutter.hay.name!r} has no "
+                "sentence end between; give a text with sentences or lines, or only depths 0 and 100"
+            )
 
 
 def _placed(cutter: Cutter, n: int, depths: list[float], needle: Needle) -> Iterator[tuple[float, float, str]]:

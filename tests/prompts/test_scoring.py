@@ -7,7 +7,7 @@ import pytest
 
 from book.paper import numbers as paper
 from hybret import PAPER_NEEDLE, HybretError, Needle
-from hybret.scoring import RUBRICS, Line, Rubric, normalise, rescore, score
+from hybret.scoring import RUBRICS, Line, Rubric, rescore, score
 
 FULL = PAPER_NEEDLE.sentence
 FIXED = FULL.replace("is eat", "is to eat")
@@ -78,7 +78,7 @@ def test_other_needles_earn_a_share_for_their_keywords():
     assert score("mr finch keeps a blue lamp in the boathouse", "table2", lamp) == (
         5,
         True,
-        (normalise(lamp.sentence),),
+        (lamp.sentence,),
     )
     assert score("A blue lamp.", "2025-05", lamp).points == 0
     assert score(FULL, "table2", lamp).points == 0
