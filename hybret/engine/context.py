@@ -85,9 +85,8 @@ class ForwardContext:
         shift = 1 if self.recipe.needle_span == "shifted" else 0
         self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2) - shift
         # The weights need not be formed if nobody records them, and no row's outputs change twice.
-        once = [row for rows in changes.values() for row in rows] + list(
-            gates.get("l2", ())
-        )  # l2: of untouched outputs
+        once = [row for rows in changes.values() for row in rows]
+        once += gates.get("l2", ())  # it looks at the untouched outputs
         streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
         self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
 
