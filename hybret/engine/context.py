@@ -17,7 +17,6 @@ from hybret.engine.keys import Keys, Question, Spans
 from hybret.errors import HybretError
 from hybret.families import attention_layers
 from hybret.interventions import Actions, KeepHeads, Phase, Reweight
-from hybret.resolving import check_needs
 
 if TYPE_CHECKING:
     from hybret.hybrid import Hybrid
@@ -64,8 +63,11 @@ class ForwardContext:
         changes: dict[tuple[int, Reweight], list[int]] = {}
         self.questions = self.questions or [None] * len(self.rows)
         for row, (actions, question) in enumerate(zip(self.rows, self.questions, strict=True)):
-            check_needs(actions, 0, None, question)
             for order, action in enumerate(actions):
+                if question is None and "question" in action.needs:
+                    raise HybretError(
+                        f"{action.label} needs the question, and a row does not say where its question is"
+                    )
                 if isinstance(action, KeepHeads):
                     ks = gates.setdefault(action.metric, {})
                     ks[row] = min(action.k, ks.get(row, action.k))
