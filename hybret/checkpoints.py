@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from hybret.errors import HybretError, text
 from hybret.families import FAMILIES, PAPER_MODELS, RANDOM, RANDOM_MODELS, paper_config, tiny_config
@@ -35,6 +36,9 @@ CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 # DeepMind's sampler attends to window + 1 positions: with 2049 transformers agrees with it to 1e-5, with 2048 logits
 # differ by up to 2.2 past the window (small random models). Models trained with transformers keep their window.
 DEEPMIND_WINDOW = 2049
+FEWEST_TOKENS = 32  # of a tokenizer that is one
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers of as many bytes
 KNOWN = (*RANDOM_MODELS, *FAMILIES)  # tiny, without a checkpoint
 Kind = Literal["organism", "tiny", "folder", "hub"]
 
@@ -62,12 +66,15 @@ def organisms() -> list[str]:
 
 def locate(name: str) -> tuple[Kind, str]:
     """Kind and location of a model by its name (without ``"random:"``); nothing is read or downloaded."""
-    if name in KNOWN:
-        return "tiny", str(CHECKPOINTS / organisms()[0])
-    if name in organisms():
-        return "organism", str(CHECKPOINTS / name)
+    built_in: Kind | None = "tiny" if name in KNOWN else "organism" if name in organisms() else None
+    if built_in and (Path(name) / "config.json").is_file():
+        raise HybretError(
+            f"{name!r} is a model of hybret and a folder here; give ./{name} for the folder, or rename it"
+        )
+    if built_in:
+        return built_in, str(CHECKPOINTS / (organisms()[0] if built_in == "tiny" else name))
     try:
-        if (Path(name) / "config.json").is_file():
+        if any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
             return "folder", name
         path = "\0" in name or Path(name).exists()
     except OSError:  # too long for a path
@@ -122,6 +129,8 @@ def resolve(name: str, random: bool = False, revision: str | None = None) -> Sou
         config = paper_config(name)
     else:
         with explained(name, "read the configuration of"):
+            if not random:
+                check_files(name, location, revision, kind == "folder")
             config = AutoConfig.from_pretrained(location, revision=revision or "main", trust_remote_code=False)
     if kind not in ("organism", "tiny") and getattr(config, "attention_window_size", None) == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
@@ -206,6 +215,11 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
                 "are of different models, or the download is incomplete: get both again"
             )
     rows = net.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) < FEWEST_TOKENS:
+        raise HybretError(
+            f"the tokenizer of {name!r} has {len(tokenizer)} tokens, as transformers makes one up where its files are "
+            "missing; put tokenizer.json (or tokenizer.model) beside config.json"
+        )
     if len(tokenizer) > rows:
         raise HybretError(
             f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; they must be of one model"
@@ -218,6 +232,49 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
                     f"the weights of {name!r} are not finite: {key} holds NaN or an infinity; get the file again, or "
                     "use another checkpoint"
                 )
+
+
+def check_files(name: str, location: str, revision: str | None, folder: bool) -> None:
+    """Refuse a checkpoint that would be loaded in part: one with an adapter, or without a tokenizer."""
+    if find_adapter_config_file(location, revision=revision):
+        raise HybretError(
+            f"{name!r} holds an adapter (adapter_config.json), which hybret does not load; merge it into its base "
+            "model (peft: merge_and_unload) and save that"
+        )
+    if folder and not any((Path(location) / file).is_file() for file in TOKENIZERS):
+        raise HybretError(f"there is no tokenizer in {name!r}; put {' or '.join(TOKENIZERS[:2])} beside config.json")
+
+
+def window(net: Any) -> int | None:
+    """Keys that a query sees, as the network's attention has it: a field that its family does not use says nothing."""
+    windows = {
+        m.sliding_window for m in net.modules() if hasattr(m, "num_key_value_groups") and hasattr(m, "sliding_window")
+    }
+    return windows.pop() if len(windows) == 1 else None
+
+
+def checksum(net: Any) -> tuple[Any, ...]:
+    """What changes with any weight, quickly: sums over the bits of each tensor."""
+    sums: list[Any] = []
+    for name, value in net.state_dict().items():
+        bits = value.detach().contiguous().flatten().view(BITS[value.element_size()])
+        sums += [name, value.dtype, tuple(value.shape), bits.sum(dtype=torch.int64), bits[::7].sum(dtype=torch.int64)]
+    return tuple(int(x) if isinstance(x, torch.Tensor) else x for x in sums)
+
+
+def check_state(model: Hybrid) -> None:
+    """Give a model whose weights were changed after loading a digest of its own, and refuse another dtype than its own.
+
+    Called before rows are made or looked up: what answers is what they are stored under.
+    """
+    if torch.is_autocast_enabled(model.device.type):
+        raise HybretError(
+            f"torch.autocast is on, and rows would say {model.dtype}; leave it, and load the model with dtype="
+        )
+    if (now := checksum(model.net)) != model.checksum:
+        changed = digest(model.net)
+        model.digest = f"random{changed[:6]}" if model.digest.startswith("random") else changed
+        model.checksum = now
 
 
 def check_prompts(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:

@@ -62,7 +62,8 @@ BENCHMARKS = {
 
 def cache_folder() -> Path:
     """Where fetched and generated data lie: ``$HYBRET_CACHE``, else ``hybret`` in the user's cache folder."""
-    return Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybret")
+    named = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hybret"
+    return Path(named).expanduser()
 
 
 def fetch(what: str, say: Say = lambda _: None, progress: bool = False) -> Path:

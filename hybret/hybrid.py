@@ -56,6 +56,7 @@ class Hybrid:
     buffer: int = PAPER_BUFFER
     embedded: bool = False
     eos: frozenset[int] = field(default=frozenset())
+    checksum: tuple[Any, ...] = ()  # of the weights that `digest` is of (`checkpoints.check_state`)
 
     def __repr__(self) -> str:
         return f"<Model {printable(self.name)}: {'; '.join(self.facts())}>"

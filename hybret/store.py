@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from hybret import __version__
+from hybret.checkpoints import check_state
 from hybret.errors import HybretError
 from hybret.files import digest, read_table, write_table, write_whole, writing
 
@@ -56,6 +57,7 @@ def run_key(model: Hybrid, recipe: Recipe, max_new_tokens: int, budget: Budget) 
     import torch
     import transformers
 
+    check_state(model)
     return {
         "model": model.name,
         "weights": model.digest,
@@ -152,7 +154,7 @@ class Store:
     """
 
     def __init__(self, out: str | Path | None, run: dict[str, Any], made: dict[str, Any]) -> None:
-        self.folder = Path(out) if out is not None else None
+        self.folder = Path(out).expanduser() if out is not None else None
         self.answers: dict[tuple[str, str], Answer] = {}
         self.batches: dict[tuple[str, str], str] = {}
         self.maker = name_of(made)

@@ -155,7 +155,7 @@ def run_folder(
     run = run_key(model, recipe, max_new_tokens, budget or budget_of(model))
     # A name is foreign text: what is left of it is one plain part of a path.
     plain = re.sub(r"[^\w.@+-]+", "-", Path(model.name).name)[:100]
-    return Path(out if isinstance(out, Path) else text("out", out)) / f"{plain}-{name_of(run)}"
+    return Path(out if isinstance(out, Path) else text("out", out)).expanduser() / f"{plain}-{name_of(run)}"
 
 
 def load_rows(

@@ -25,10 +25,48 @@ from hybret.engine.state import State, empty_state, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions, Intervention
-from hybret.recipe import Recipe
+from hybret.recipe import CORRECTED, Recipe
 from hybret.resolving import resolve
 
 MAX_NEW_TOKENS = 40
+NOT_FINITE = -1  # in place of a token
+
+
+class NotFiniteError(HybretError):
+    """A row of a batch has no next token: its logits hold NaN or an infinity."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__("a model's logits hold NaN or an infinity; load it with dtype='bfloat16' or 'float32'")
+        self.row = row
+
+    def explained(self, model: Hybrid, ids: Sequence[int]) -> HybretError:
+        """What to say of it, with the first layer whose output is not finite in a plain reading of the prompt."""
+        layers: Any = next((m for n, m in model.net.named_modules() if n.endswith("layers")), ())
+        wrong: list[int] = []
+
+        def look(layer: int, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            if not hidden.isfinite().all():
+                wrong.append(layer)
+
+        hooks = [m.register_forward_hook(lambda _m, _i, out, n=n: look(n, out)) for n, m in enumerate(layers)]
+        try:
+            prefill(model, [*ids, ids[-1]], [()], (), CORRECTED)  # all of it: the last token is not read
+        finally:
+            for hook in hooks:
+                hook.remove()
+        where = f"from layer {wrong[0]} on" if wrong else "at the end of the network"
+        return HybretError(
+            f"{model.name} in {model.dtype} gives NaN or infinite numbers {where} on a prompt of {len(ids)} tokens, so "
+            "there is no answer; load it with dtype='bfloat16' or 'float32'"
+        )
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """The likeliest next token of every row, ``(rows, 1)``; `NOT_FINITE` where there is none."""
+    last = logits[:, -1]
+    token = last.argmax(-1, keepdim=True)
+    return token.where(last.gather(-1, token).isfinite(), NOT_FINITE)
 
 
 def prompt_tokens(model: Hybrid, ids: Sequence[int], recipe: Recipe) -> int:
@@ -92,7 +130,7 @@ def prefill_chunk(
     positions = torch.arange(read, until, device=device).expand(len(inputs), -1)
     with fan_out(model, context) if shared else nullcontext():
         logits = forward(model, state, context, inputs, positions, logits_to_keep=1)
-    token = logits[:, -1].argmax(-1, keepdim=True) if following is None else following
+    token = greedy(logits) if following is None else following
     return State(state.cache, state.recurrent, token, position, complete)
 
 
@@ -178,7 +216,7 @@ def decode(
             break
         context.last = state.position
         logits = forward(model, state, context, state.token, state.position[:, None])
-        state.token = logits[:, -1].argmax(-1, keepdim=True)
+        state.token = greedy(logits)
         state.position = state.position + 1
         running = _append(answers, alive, state.token, model.eos)
         # Dropping rows copies the state, so it waits until a tenth of the batch has ended; rows that have ended
@@ -194,6 +232,8 @@ def _append(answers: list[list[int]], alive: Sequence[int], token: Tensor, eos: 
     for row, new in zip(alive, token[:, 0].tolist(), strict=True):
         if answers[row] and answers[row][-1] in eos:
             continue
+        if new == NOT_FINITE:
+            raise NotFiniteError(row)
         answers[row].append(new)
         if new not in eos:
             running.append(row)
@@ -216,4 +256,7 @@ def generate(
     """
     condition = resolve(intervention, model, recipe)
     state = prefill(model, ids, [condition.prefill], spans, recipe, trace, question=question)
-    return decode(model, state, [condition.generation], [spans], recipe, max_new_tokens, trace, [question])[0]
+    try:
+        return decode(model, state, [condition.generation], [spans], recipe, max_new_tokens, trace, [question])[0]
+    except NotFiniteError as problem:
+        raise problem.explained(model, ids) from None

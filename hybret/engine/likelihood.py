@@ -150,6 +150,9 @@ class _Reader:
             rests = [(len(text.ids) - shared, (i, text)) for i, (_, members) in enumerate(parents) for text in members]
             for part in self._batches(rests):
                 self._pass(state, len(stems), [i for i, _ in part], [text for _, text in part], shared)
+        if wrong := (~self.total.isfinite().all(0)).nonzero()[:, 0].tolist():
+            ids = next(text.ids for text in texts if any(request == wrong[0] for request, *_ in text.spots))
+            raise decode.NotFiniteError(wrong[0]).explained(self.model, ids)
         pairs = zip(self.total.tolist(), self.greedy.tolist(), strict=True)
         return [list(zip(total, greedy, strict=True)) for total, greedy in pairs]
 

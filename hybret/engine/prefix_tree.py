@@ -23,7 +23,7 @@ GRANULARITY = {"cpu": 8, "cuda": 128}
 
 
 def order(model: Hybrid, prompts: Sequence[Prompt], recipe: Recipe) -> Iterator[Prompt]:
-    """The prompts in the order in which `prefill` gives them; of several that have the same tokens one."""
+    """The prompts in the order in which `prefill` gives them; of several with one key one."""
     stems = _roots(model, prompts)
     while stems:
         stem = stems.pop()
@@ -80,10 +80,10 @@ def prefill(
 
 def _roots(model: Hybrid, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
     """Prompts that may share their beginnings, sorted by their tokens; the last of the list is read first."""
-    distinct = {p.ids: p for p in prompts}
+    distinct = {(p.ids, p.key): p for p in prompts}
     if not model.traits.chunked_prefill:
         return [[p] for p in reversed(distinct.values())]
-    return [[distinct[ids] for ids in sorted(distinct)]]
+    return [[distinct[key] for key in sorted(distinct)]]
 
 
 def _branches(model: Hybrid, prompts: Sequence[Prompt], recipe: Recipe) -> tuple[int, list[list[Prompt]]]:

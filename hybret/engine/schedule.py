@@ -190,10 +190,13 @@ def _answers(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tu
         prompts, conditions = zip(*batch.rows, strict=True)
         actions, spans = [c.generation for c in conditions], [p.needle_spans for p in prompts]
         questions = [p.question_span for p in prompts]
-        with timings("decode"):
-            answers = decode.decode(
-                model, state, actions, spans, schedule.recipe, schedule.max_new_tokens, questions=questions
-            )
+        try:
+            with timings("decode"):
+                answers = decode.decode(
+                    model, state, actions, spans, schedule.recipe, schedule.max_new_tokens, questions=questions
+                )
+        except decode.NotFiniteError as problem:
+            raise problem.explained(model, prompts[problem.row].ids) from None
         yield batch, answers
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hybret.checkpoints import check_prompts
+from hybret.checkpoints import check_prompts, check_state
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
@@ -142,6 +142,7 @@ def look(
         acting = resolve(condition, model, recipe)
         check_needs(acting.prefill + acting.generation, len(prompt.ids), None, prompt.question_span)
     check_tokenizer(model, [prompt])
+    check_state(model)
     check_prompts(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)
     which = torch.tensor([i for i, piece in enumerate(bins) for _ in range(piece.start, piece.end)])

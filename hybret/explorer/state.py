@@ -226,10 +226,7 @@ def _items(answer: str, points: float, exact: bool, rubric: Rubric, needle: Need
         phrases = [(word, worth, False) for word in needle.keywords]
     return [
         ["the full needle", rubric.maximum, int(scored.exact), 1],
-        *(
-            [name, worth, int(scored.exact or name in scored.matched), int(sets)]
-            for name, worth, sets in phrases
-        ),
+        *([name, worth, int(scored.exact or name in scored.matched), int(sets)] for name, worth, sets in phrases),
     ]
 
 

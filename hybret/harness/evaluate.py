@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 import transformers
 
+from hybret.checkpoints import check_state
 from hybret.devices import Budget
 from hybret.engine.likelihood import check
 from hybret.errors import HybretError, check_conditions
@@ -92,7 +93,7 @@ def evaluate(
     for task, key in product(wanted, distinct):  # the names hold all that decides the rows
         identity = json.dumps({**shared, "task": task.digest, "does": key}, sort_keys=True)
         if out is not None:
-            paths[task.name, key] = Path(out, "benchmarks", f"{task.name}-{digest(identity, digits=16)}")
+            paths[task.name, key] = Path(out).expanduser() / "benchmarks" / f"{task.name}-{digest(identity, digits=16)}"
     done = {cell: read_table(files[-1]) for cell, path in paths.items() if (files := tables(path))}
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     missing = [task for task in wanted if any((task.name, key) not in done for key in distinct)]
@@ -190,6 +191,7 @@ def _labels(model: Model, recipe: Recipe, task: benchmarks.Task, label: str, con
 
 
 def _identity(model: Model, recipe: Recipe, limit: int | None, seed: int, max_length: int | None) -> dict[str, Any]:
+    check_state(model)
     return {
         "weights": model.digest,
         "window": model.window,

@@ -164,8 +164,8 @@ def _check_depths(cutter: Cutter, n: int, depths: list[float]) -> None:
         place = 100 * cutter.place(n, depth)[0] / n
         if depth - place > MOST_OFF:
             raise HybretError(
-                f"depth {depth:g} would hide the needle at {place:.0f} per cent: the haystack {cutter.hay.name!r} has no "
-                "sentence end between; give a text with sentences or lines, or only depths 0 and 100"
+                f"depth {depth:g} would hide the needle at {place:.0f} per cent: the haystack {cutter.hay.name!r} has "
+                "no sentence end between; give a text with sentences or lines, or only depths 0 and 100"
             )
 
 

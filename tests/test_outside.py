@@ -1,0 +1,261 @@
+"""What other people's situations broke: no wrong number without a word (public reports about other tools)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_model
+
+import hybret as hb
+from hybret import HybretError, Needle, Omit, store
+from hybret.models import CHECKPOINTS
+from hybret.prompts import contains, words
+
+TINY = CHECKPOINTS / "griffin-tiny"
+
+
+@pytest.fixture
+def griffin():
+    """A model of one's own, which a test may change."""
+    return random_model("random-griffin")
+
+
+def grid(model, **options):
+    return hb.niah.grid(model, [200], [0, 50], **options)
+
+
+def sweep(model, prompts=None, out=None, **options):
+    conditions = {"keep": hb.KeepHeads(model.heads)}
+    return hb.sweep(model, prompts or grid(model), conditions, out=out, max_new_tokens=4, progress=False, **options)
+
+
+# ---------------------------------------------------------------- scores
+
+
+@pytest.mark.parametrize(
+    ("needle", "other"),
+    [
+        ("🙂🙂🙂", "no idea at all"), ("🙂🙂🙂", ""), ("The code is 4.5.", "The code is 45."),
+        ("The code is -7.", "The code is 7."), ("The code is 7.", "The code is -7."),
+        ("It costs $3.50.", "It costs 350"),
+        ("The bus leaves at 1:15.", "The bus leaves at 11:5."), ("The code is C++.", "The code is C#."),
+        ("The address is 10.0.0.12.", "The address is 100.0.12"), ("It is 1,5.", "It is 15"), ("x is 12", "x is 12.5"),
+        ("The special magic number is 12.", "The special magic number is 1234567."),
+        ("The password is cat.", "The password is catastrophe"), ("रहस्य शब्द कि है।", "रहस्य शब्द की है।"),
+        ("秘密代码是猫。", "秘密代码是狗。"),
+    ],
+)  # fmt: skip
+def test_different_texts_are_different_and_a_needle_is_found_in_a_sentence_about_it(needle, other):
+    value = Needle("n", needle, "?")
+    assert not hb.scoring.score(other, needle=value).exact
+    assert hb.scoring.score(f"Sure: “{needle}” Is that all?", needle=value).exact
+
+
+@pytest.mark.parametrize(
+    "marked", ["_Dolores Park_", "<b>Dolores Park</b>", "**Dolores Park**", "(Dolores Park).", "DOLORES\nPARK!"]
+)
+def test_markup_case_and_punctuation_around_words_do_not_count(marked):
+    assert contains(f"in {marked} now", "Dolores Park")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "keywords", "says"),
+    [
+        ("!!! ??? !!!", (), "holds no word"), ("—", (), "holds no word"),
+        ("It costs 1000 coins.", ("000 coins",), "000 coins"), ("A poplar grows.", ("oplar",), "oplar"),
+        ("A poplar grows.", ("?!",), "does not stand"),
+    ],
+)  # fmt: skip
+def test_a_needle_without_words_and_a_part_of_a_word_as_keyword_are_refused(sentence, keywords, says):
+    with pytest.raises(HybretError, match=says):
+        Needle("n", sentence, "?", keywords)
+
+
+def test_a_keyword_is_not_found_inside_a_number():
+    needle = Needle("n", "One of the special magic numbers for amber is 7.", "?", ("7",))
+    assert [hb.scoring.score(text, needle=needle).points for text in ("Not 8 but 1987", "1987", "7.5", "It is 7.")] == [
+        0,
+        0,
+        0,
+        3,
+    ]
+    assert words("The range is 3-5; see fig. 2!") == ["the", "range", "is", "3-5", "see", "fig", "2"]
+
+
+# ---------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("recipe", ["CORRECTED", "PAPER"])
+def test_depths_that_a_text_cannot_give_are_refused(griffin, recipe):
+    with pytest.raises(HybretError, match="depth 50 would hide the needle at 0 per cent"):
+        grid(griffin, haystack="word " * 4000, recipe=recipe)
+    assert len(hb.niah.grid(griffin, [200], [0, 100], haystack="word " * 4000, recipe=recipe)) == 2
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "नदी के किनारे एक पुराना घर है। ",
+        "河边有一座老房子。",
+        "The river runs by the old house\n",
+        "a,b,c,1,2,3\n",
+        "ندی کے کنارے گھر ہے۔ ",
+    ],
+)
+def test_sentence_ends_of_other_scripts_and_lines_place_a_needle(griffin, sentence):
+    prompts = hb.niah.grid(griffin, [1500], [0, 25, 50, 75], haystack=sentence * 500)
+    assert len({p.key for p in prompts}) == 4
+    assert all(abs(p.position - p.depth / 100) < 0.25 for p in prompts)
+
+
+# ---------------------------------------------------------------- what an answer is keyed by
+
+
+def test_changed_weights_are_another_model(griffin, tmp_path):
+    rows = [sweep(griffin)]
+    for change in (
+        lambda net: net.get_input_embeddings().weight.data.mul_(-1),
+        lambda net: net.get_input_embeddings().weight.data.copy_(net.get_input_embeddings().weight.data.flip(0)),
+        lambda net: net.to(torch.bfloat16),
+    ):
+        with torch.no_grad():
+            change(griffin.net)
+        rows.append(sweep(griffin))
+    assert len({r["weights"].iloc[0] for r in rows}) == 4
+    folder = tmp_path / "out"
+    sweep(griffin, out=folder)
+    griffin.net.get_output_embeddings().weight.data.zero_()
+    with pytest.raises(HybretError, match="weights"):
+        sweep(griffin, out=folder)
+
+
+def test_a_dtype_that_rows_would_not_say_is_refused(griffin):
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(HybretError, match=r"autocast.*float32"):
+        sweep(griffin)
+
+
+def test_prompts_of_one_text_with_other_intervals_are_two_prompts(tmp_path):
+    model = random_model("random-jamba")
+    (prompt, *_) = grid(model)
+    start, end = prompt.needle_spans[0]
+    other = replace(
+        prompt, labels={**prompt.labels, "needle": "elsewhere"}, spans={**prompt.spans, "needle": ((end, end + 20),)}
+    )
+    question = replace(other, spans={**prompt.spans, "question": ((start, end),)})
+    assert len({prompt.key, other.key, question.key}) == 3
+
+    def answers(*prompts, out=None):
+        rows = hb.sweep(model, prompts, {"omit": Omit()}, out=out, max_new_tokens=8, progress=False)
+        return list(rows["answer"])
+
+    alone = answers(prompt) + answers(other)
+    assert alone[0] != alone[1]
+    assert answers(prompt, other) == alone and answers(other, prompt) == alone[::-1]
+    assert answers(prompt, out=tmp_path) + answers(other, out=tmp_path) == alone
+
+
+# ---------------------------------------------------------------- numbers that are none
+
+
+@pytest.fixture
+def overflowing(griffin):
+    """A model whose activations are no numbers from layer 1 on, as after an overflow; its weights are finite."""
+    with griffin.net.model.layers[1].register_forward_hook(lambda _, __, out: out * math.nan):
+        yield griffin
+
+
+@pytest.mark.parametrize("measure", ["sweep", "generate", "attach", "log_likelihoods"])
+def test_logits_that_are_no_numbers_stop_the_run(overflowing, measure):
+    from hybret.engine.likelihood import log_likelihoods
+
+    prompts = grid(overflowing)
+    with pytest.raises(HybretError, match=r"float32 gives NaN or infinite numbers (from layer 1 on|at the end)"):
+        if measure == "sweep":
+            sweep(overflowing, prompts)
+        elif measure == "generate":
+            overflowing.generate(prompts[0])
+        elif measure == "attach":
+            with hb.attach(overflowing, hb.KeepHeads(1)):
+                overflowing.generate(prompts[0])
+        else:
+            log_likelihoods(overflowing, [(prompts[0].ids[:9], (5, 6))], [hb.KeepHeads(1, during="both")], hb.CORRECTED)
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of a checkpoint."""
+    shutil.copytree(TINY, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_an_adapter_is_not_passed_over(folder, base):
+    (folder / "adapter_config.json").write_text("{}")
+    if not base:
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).unlink()
+    with pytest.raises(HybretError, match=r"adapter.*merge"):
+        hb.load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["griffin-tiny", "jamba", "random-griffin"])
+def test_a_folder_is_not_passed_over_for_a_name(folder, name, monkeypatch):
+    folder.rename(folder.parent / name)
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(HybretError, match=f"./{name}"):
+        hb.load(name)
+    assert hb.load(f"./{name}").name == f"./{name}"
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(HybretError, match=r"no tokenizer.*tokenizer.json"):
+        hb.load(str(folder))
+
+
+def test_a_window_that_the_attention_does_not_use_is_not_believed(tmp_path):
+    model = hb.load("jamba")
+    config = json.loads(model.net.config.to_json_string()) | {"sliding_window": 40}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert hb.load(str(tmp_path), weights="random").window is None
+    assert hb.load("griffin-tiny").window == 256
+
+
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE"])
+def test_the_commit_is_that_of_the_code_whatever_a_hook_sets(tmp_path, monkeypatch, variable):
+    def git(*command: str) -> None:
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *command],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
+
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "other"]):
+        git(*command)
+    truth = dict(store.commit.__wrapped__(store.HERE))
+    monkeypatch.setenv(variable, str(tmp_path / ".git" if variable == "GIT_DIR" else tmp_path))
+    assert store.commit.__wrapped__(store.HERE) == truth
+
+
+def test_a_commit_that_git_does_not_say_is_not_clean(tmp_path):
+    assert store.commit.__wrapped__(tmp_path) == {"commit": os.environ.get("HYBRET_COMMIT"), "dirty": None}
+
+
+def test_home_is_meant_by_a_tilde(griffin, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sweep(griffin, out="~/runs")
+    assert (tmp_path / "runs" / "run.json").is_file() and not Path("~").exists()
+    assert hb.run_folder("~/runs", griffin).parent == tmp_path / "runs"
