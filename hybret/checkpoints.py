@@ -224,6 +224,12 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
         raise HybretError(
             f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; they must be of one model"
         )
+    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in net.parameters() if p.is_floating_point()})
+    if getattr(net.config, "quantization_config", None) and len(kinds) > 1 and net.device.type == "cpu":
+        raise HybretError(
+            f"the weights of {name!r} are quantised, and come to {' and '.join(kinds)} without a GPU, which do not "
+            "multiply; load it on a GPU, or the checkpoint that is not quantised"
+        )
     for key, value in net.state_dict().items() if info is not None else ():
         if value.is_floating_point() and value.numel():
             low, high = value.aminmax()  # NaN goes through both

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybret.errors import HybretError, checked
+from hybret.errors import HybretError, checked, text
 from hybret.files import digest
 
 if TYPE_CHECKING:
@@ -35,19 +35,19 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
 
 
-def words(text: str) -> list[str]:
+def words(sentence: str) -> list[str]:
     """The words of a text, without case, markup and the punctuation around them.
 
     What is inside a word stays, and so do symbols: ``4.5``, ``-7``, ``1:15``, ``C++``, an emoji, marks on letters.
     """
-    parts = _UNSPACED.sub(r" \1 ", _MARKUP.sub(" ", unicodedata.normalize("NFC", text).casefold())).split()
+    parts = _UNSPACED.sub(r" \1 ", _MARKUP.sub(" ", unicodedata.normalize("NFC", sentence).casefold())).split()
     bare = (re.sub(r"^[-.](?!\d)", "", part.lstrip(_BEFORE)).rstrip(_AFTER) for part in parts)
     return [word for word in bare if word]
 
 
-def contains(text: str, phrase: str) -> bool:
-    """Whether the words of `phrase` stand in `text`, whole and one after another."""
-    inside, wanted = words(text), words(phrase)
+def contains(answer: str, phrase: str) -> bool:
+    """Whether the words of `phrase` stand in `answer`, whole and one after another."""
+    inside, wanted = words(answer), words(phrase)
     return any(inside[i : i + len(wanted)] == wanted for i in range(len(inside) - len(wanted) + 1))
 
 
@@ -65,6 +65,8 @@ class Needle:
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for part, value in (("name", self.name), ("sentence", self.sentence), ("question", self.question)):
+            text(f"the {part} of a needle", value)
         if not words(self.sentence):
             raise HybretError(f"the needle {self.name!r} is {self.sentence!r}, which holds no word; give a sentence")
         for word in self.keywords:

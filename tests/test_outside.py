@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 from conftest import random_model
@@ -259,3 +260,61 @@ def test_home_is_meant_by_a_tilde(griffin, tmp_path, monkeypatch):
     sweep(griffin, out="~/runs")
     assert (tmp_path / "runs" / "run.json").is_file() and not Path("~").exists()
     assert hb.run_folder("~/runs", griffin).parent == tmp_path / "runs"
+
+
+# ---------------------------------------------------------------- environments
+
+
+def test_figures_do_not_depend_on_the_users_settings(griffin, monkeypatch):
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
+    hb.figures.accuracy_by_k(sweep(griffin)).canvas.draw()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: Needle("n", "caf\udce9.", "?"),
+        lambda folder: Needle("n", "A door.", "caf\udce9?"),
+        lambda folder: hb.load("models/mod\udce9l"),
+        lambda folder: hb.niah.load_haystack(os.fsdecode(folder)),
+    ],
+)
+def test_text_that_is_no_utf8_is_refused_before_any_work(tmp_path, make):
+    folder = os.fsencode(tmp_path) + b"/t\xe9xte"
+    os.mkdir(folder)
+    Path(os.fsdecode(folder), "a.txt").write_text("A river. A house. " * 20)
+    with pytest.raises(HybretError, match="not UTF-8"):
+        make(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tasks": []}, "tasks are"), ({"tasks": None}, "tasks are"), ({"limit": "10"}, "limit"),
+        ({"limit": 2.5}, "limit"), ({"limit": True}, "limit"), ({"max_length": 0}, "max_length"),
+        ({"max_length": -5}, "max_length"), ({"seed": "a"}, "seed"),
+    ],
+)  # fmt: skip
+def test_benchmarks_refuse_arguments_of_other_types(griffin, options, says):
+    harness = pytest.importorskip("hybret.harness", reason="lm-evaluation-harness is not installed")
+    options = {"tasks": "organism"} | options
+    with pytest.raises(HybretError, match=says):
+        harness.evaluate(griffin, options.pop("tasks"), {"base": hb.Keep()}, **options)
+
+
+@pytest.mark.parametrize("name", ["random-griffin", "random-jamba"])
+def test_benchmarks_run_without_an_end_token(name, tmp_path):
+    harness = pytest.importorskip("hybret.harness", reason="lm-evaluation-harness is not installed")
+    model = random_model(name)
+    model.tokenizer.eos_token = None
+    rows = harness.evaluate(model, "organism_sentiment", {"base": hb.Keep()}, limit=2, progress=False)
+    assert len(rows) == 2
+
+
+def test_a_window_given_to_attention_alone_is_refused(tmp_path):
+    model = hb.load("minimax")
+    config = json.loads(model.net.config.to_json_string()) | {"sliding_window": 40}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = hb.load(str(tmp_path), weights="random")
+    with pytest.raises(HybretError, match="window of 40 tokens"):
+        model.generate("A river runs by the house.")

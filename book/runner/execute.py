@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
 }
+LONGEST_FOLDER = 70  # characters of the folder of a kernel's sockets
 LIBRARIES = ("hybret", "torch", "transformers", "lm_eval")
 
 
@@ -77,7 +78,9 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         folder.mkdir(parents=True, exist_ok=True)
     began = time.time()
     # Kernels that share a folder of sockets hang, and ~/.ipython would make this machine's runs special.
-    with tempfile.TemporaryDirectory(prefix="hb") as private, log.open("w") as output:
+    # A socket's name has room for about 100 characters, which the scratch folder of a job can fill.
+    scratch = tempfile.gettempdir() if len(tempfile.gettempdir()) < LONGEST_FOLDER else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="hb", dir=scratch) as private, log.open("w") as output:
         for standard in (1, 2):  # what kernel and libraries say is for the log, and not for the progress
             os.dup2(output.fileno(), standard)
         import papermill
@@ -87,6 +90,7 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         files = Path(private, "files")  # where `hybret.figures.save` writes down what it saved
         own = {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private, "HYBRET_RUN_FILES": str(files)}
         os.environ |= ENVIRONMENT | own
+        os.environ.pop("JUPYTER_PATH", None)  # a kernel of its name, python3, would be another Python
         try:
             with gpu_memory() as memory:
                 nb = papermill.execute_notebook(

@@ -30,6 +30,7 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Eager attention, with the interventions of the current context.
@@ -45,6 +46,11 @@ def attention(
     output : ``(rows, queries, heads, head_dim)``
     weights : ``(rows, heads, queries, keys)``, as used; None where they were not formed
     """
+    if sliding_window not in (None, getattr(module, "sliding_window", None)):
+        raise HybretError(
+            f"{module.config.model_type} gives its attention a window of {sliding_window} tokens that its layers do not "
+            "declare, and hybret does not know it; set sliding_window to null in config.json"
+        )
     declared = current_context(module)
     layer = -1 if declared is None else declared.enter(module)
     context = None if declared is None else declared.on(query.device)

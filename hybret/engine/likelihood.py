@@ -55,7 +55,10 @@ def log_likelihoods(
     """
     acting = [check(model, condition, recipe) for condition in conditions]
     if any(not context or not continuation for context, continuation in requests):
-        raise HybretError("a context and its continuation need at least one token each; is there no BOS token?")
+        raise HybretError(
+            "a context and its continuation need at least one token each; there is no BOS token, or one token of this "
+            "tokenizer spans both"
+        )
     if not requests or not conditions:
         return [[] for _ in conditions]
     # Conditions that do the same are computed once.

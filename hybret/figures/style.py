@@ -39,6 +39,7 @@ TEMPLATES = {"base": "standard prompt", "instruct": "standard prompt", "jrt": "J
 _MADE_UP = re.compile(r"\brandom-(griffin|jamba)\b|\brandom:|\(random\d|" + re.escape(MADE_UP))
 
 _RC: Any = {
+    "text.usetex": False,  # whatever the user's settings: LaTeX may not be there, and % begins its comments
     "font.family": "sans-serif", "font.size": 9,
     # DejaVu Sans ships with matplotlib, so the layout is the same on every machine; the others are narrower.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],

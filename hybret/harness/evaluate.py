@@ -22,7 +22,7 @@ import transformers
 from hybret.checkpoints import check_state
 from hybret.devices import Budget
 from hybret.engine.likelihood import check
-from hybret.errors import HybretError, check_conditions
+from hybret.errors import HybretError, check_conditions, integer
 from hybret.files import digest, read_table, tables, write_table, writing
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
@@ -80,8 +80,9 @@ def evaluate(
     """
     recipe = find_recipe(recipe)
     check_conditions(conditions)
-    if limit is not None and limit < 1:
-        raise HybretError(f"limit is {limit}; give at least 1 document per task")
+    for name, value, least in (("limit", limit, 1), ("max_length", max_length, 2), ("seed", seed, 0)):
+        if value is not None:
+            integer(name, value, least)
     for condition in conditions.values():
         check(model, condition, recipe)
     wanted = benchmarks.find(tasks)

@@ -74,7 +74,7 @@ class Hybrid(TemplateLM):
             add_special_tokens = not (bos and string.startswith(bos))
         # The shots of a chat end with EOS, and tokenisers cut a text at its special tokens before anything else: the
         # shots are tokenised once. That this tokeniser does so is checked with the first text behind them.
-        shots, eos, rest = string.rpartition(self.tokenizer.eos_token)
+        shots, eos, rest = string.rpartition(self.tokenizer.eos_token) if self.tokenizer.eos_token else ("", "", string)
         shots += eos
         if shots not in self.shots:
             ids = self._ids(shots, add_special_tokens)
@@ -88,8 +88,13 @@ class Hybrid(TemplateLM):
         write: Any = partial(self.tokenizer.apply_chat_template, tokenize=False, **options)
         try:
             return str(write(chat_history))
-        except jinja2.exceptions.TemplateError:  # a template without a system turn; so does lm-eval's HFLM
-            return str(write([turn for turn in chat_history if turn["role"] != "system"]))
+        except jinja2.exceptions.TemplateError as problem:
+            if not any(turn["role"] == "system" for turn in chat_history):
+                raise HybretError(f"the chat template of {self.hybrid.name} fails: {problem}") from problem
+            # A template without a system turn; so does lm-eval's HFLM.
+            return self.apply_chat_template(
+                [turn for turn in chat_history if turn["role"] != "system"], add_generation_prompt
+            )
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Answer]:
         parts: dict[str, list[Any]] = {}

@@ -67,6 +67,8 @@ def find(tasks: str | Sequence[str]) -> list[Task]:
         "mmlu": (_mmlu_definitions(), mmlu),
     }
     chosen: dict[str, Task] = {}
+    if not tasks or not isinstance(tasks, str | list | tuple):
+        raise HybretError(f"tasks are {tasks!r}; name at least one of {', '.join(BENCHMARKS)}, or a single task")
     for name in [part.strip() for part in tasks.split(",")] if isinstance(tasks, str) else tasks:
         read = [(home, members) for home, (names, members) in homes.items() if name == home or name in names]
         if not read:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hybret.errors import SEEDS, HybretError, integer
+from hybret.errors import text as check_text
 from hybret.files import digest
 
 # The essays that fill the authors' prompts, in the order in which their run read them, with SHA-256.
@@ -37,6 +38,7 @@ class Haystack:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_text("the name of a haystack", self.name)
         if "\0" in self.text or any("\ud800" <= c <= "\udfff" for c in self.text):
             raise HybretError(f"the haystack {self.name!r} holds NUL or half a character: it is binary or not UTF-8")
 
