@@ -116,7 +116,7 @@ def of(
         about = dict(zip(_ABOUT, claim, strict=True))
         judged: list[tuple[str, str, Any]] = [(e.model, e.recipe, e) for e in evidence]
         if claim.across:
-            by_recipe = {e.recipe: [other for other in evidence if other.recipe == e.recipe] for e in evidence}
+            by_recipe = {e.recipe: [beside for beside in evidence if beside.recipe == e.recipe] for e in evidence}
             judged = [(ACROSS, recipe, several) for recipe, several in by_recipe.items()]
         for model, recipe, rested_on in judged:
             try:
