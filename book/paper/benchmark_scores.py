@@ -149,7 +149,7 @@ def _average(rule: str, members: Sequence[_Sample]) -> Average:
 class _Sample(NamedTuple):
     """Answers to one task: how often each combination of right and chosen answers occurs, in the data and in draws."""
 
-    about: dict[str, Any]  # benchmark, group, task and label
+    about: dict[Any, Any]  # benchmark, group, task and label
     conditions: list[str]
     chance: float
     cells: np.ndarray  # (cells, 1 + conditions): the right choice, then what each condition chose
