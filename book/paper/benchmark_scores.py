@@ -52,7 +52,7 @@ def _weights(sizes: Mapping[str, int], rule: str) -> dict[tuple[str, str], float
     if "size" in words:
         return {(task, "acc"): n / sum(sizes.values()) for task, n in sizes.items()}
     left_out = {"wnli"} if "no-wnli" in words else {TWICE[1]} if "once" in words else set()
-    special = dict.fromkeys(CORRELATION, ("mcc",)) if "mcc" in words else {}
+    special: dict[str, tuple[str, ...]] = dict.fromkeys(CORRELATION, ("mcc",)) if "mcc" in words else {}
     special |= dict.fromkeys(WITH_F1, ("acc", "f1")) if "f1" in words else {}
     measures = {task: special.get(task, ("acc",)) for task in sizes if task not in left_out}
     weights = {(task, name): 1 / len(measures) / len(names) for task, names in measures.items() for name in names}
