@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from hybret import PAPER_NEEDLE, HybretError
 from hybret.cli import app
+from hybret.errors import printable as printable
 from hybret.prompts import Prompt
 from hybret.scoring import score
+from hybret.store import ENGINE_DIGEST as ENGINE_DIGEST
 
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 
