@@ -9,7 +9,7 @@ from support import rows_of
 
 from book.paper import tipping
 from book.paper.tipping import sparse_configuration, sparse_k, tipping_points
-from hybret.errors import HybretError
+from hybret import HybretError
 
 
 def curve(accuracies, floor=0.0, n=20, **columns) -> pd.DataFrame:

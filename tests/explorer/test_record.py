@@ -9,10 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support import NEEDLE, QUESTION, a_prompt
+from support import NEEDLE, QUESTION, a_prompt, answered, idle
 
 import hybret as hb
-from hybret.engine import decode
 from hybret.explorer.record import PARTS
 
 
@@ -28,12 +27,6 @@ def slow_weights(model, ids):
         for handle in handles:
             handle.remove()
     return torch.stack(seen).numpy()
-
-
-def answered(model, prompt, n):
-    """Token ids of the untouched answer, by hybret's slow loop."""
-    with hb.attach(model):
-        return decode.generate(model, prompt.ids, hb.Keep(), prompt.needle_spans, hb.CORRECTED, n)
 
 
 # ---------------------------------------------------------------- the record
@@ -147,9 +140,8 @@ def test_answers_are_those_of_the_model_under_the_same_condition(tiny):
         ({"max_new_tokens": 0}, "at least 1"),
     ],
 )
-def test_what_cannot_be_recorded_is_said_before_the_model_runs(griffin, monkeypatch, arguments, says):
-    monkeypatch.setattr(griffin.net, "forward", lambda *a, **k: pytest.fail("the model ran"))
-    with pytest.raises(hb.HybretError, match=says):
+def test_what_cannot_be_recorded_is_said_before_the_model_runs(griffin, arguments, says):
+    with idle(griffin), pytest.raises(hb.HybretError, match=says):
         hb.look(griffin, a_prompt(griffin), **arguments)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import JambaConfig, JambaForCausalLM
 
+from hybret import HybretError
 from hybret.engine.scan import parallel_scans
-from hybret.errors import HybretError
 from hybret.organisms import skills
 from hybret.organisms.facts import HELD_OUT_ACTIVITY, HELD_OUT_CITY, HELD_OUT_TEMPLATES, NEEDLE
 from hybret.organisms.training.conversations import ChatMixture, Conversations

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hybret.errors import HybretError
+from hybret import HybretError
 from hybret.organisms.training import train as recipe
 from hybret.organisms.training.recipes import RECIPES
 from hybret.organisms.training.train import Training, causal_mask, main, train

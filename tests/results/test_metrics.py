@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from book.paper import numbers as paper
-from hybret import metrics
-from hybret.errors import HybretError
+from hybret import HybretError, metrics
 
 
 def rows_of(scores, **columns) -> pd.DataFrame:

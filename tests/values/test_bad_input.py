@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import run
+from support import idle, run
 
 import hybret as hb
 from book.paper import benchmark_scores, tipping, verdicts
@@ -37,9 +37,8 @@ def world(griffin, tmp_path_factory):
     prompts = niah.grid(griffin, 2, 2) + niah.grid(griffin, 2, control=True)
     conditions = {c.label: c for c in (KeepHeads(0), KeepHeads(10), KeepHeads(3, during="generation"))}
     rows = hb.sweep(griffin, prompts, conditions, max_new_tokens=2, progress=False).assign(model="m", weights="abc")
-    hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
-    yield SimpleNamespace(model=griffin, prompts=prompts[:4], rows=rows, folder=tmp_path_factory.mktemp("bad"))
-    hook.remove()
+    with idle(griffin):
+        yield SimpleNamespace(model=griffin, prompts=prompts[:4], rows=rows, folder=tmp_path_factory.mktemp("bad"))
 
 
 def refusal(call) -> str:
