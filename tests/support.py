@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import hybret as hb
 from hybret import PAPER_NEEDLE, HybretError
 from hybret.cli import app
+from hybret.engine import attention as attention
 from hybret.engine import decode
 from hybret.errors import printable as printable
 from hybret.interventions import resolve as resolve

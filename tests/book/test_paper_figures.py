@@ -25,21 +25,17 @@ from book.paper.only_keep import PARTS
 from hybret import HybretError, metrics
 from hybret.figures import retrieval_maps, save
 
-DEPARTURES = pd.DataFrame(
-    {
-        "field": ["binary", "needle_span", "jamba_manipulation"],
-        "condition": ["Binary-Keep", "Only-Keep", "Omit-Keep"],
-        "difference": [0.01, -0.2, np.nan],
-        "low": [-0.02, -0.3, np.nan],
-        "high": [0.04, -0.1, np.nan],
-    }
-)
-SHARES = pd.DataFrame(
-    [
-        {"layer": f"layer {layer}", "step": step, "part": part, "mass": (0.3, 0.25, 0.2, 0.1, 0.1, 0.05)[i]}
-        for layer, step, (i, part) in itertools.product((2, 5), (0, 1), enumerate(PARTS))
-    ]
-)
+DEPARTURES = pd.DataFrame({
+    "field": ["binary", "needle_span", "jamba_manipulation"],
+    "condition": ["Binary-Keep", "Only-Keep", "Omit-Keep"],
+    "difference": [0.01, -0.2, np.nan],
+    "low": [-0.02, -0.3, np.nan],
+    "high": [0.04, -0.1, np.nan],
+})  # fmt: skip
+SHARES = pd.DataFrame([
+    {"layer": f"layer {layer}", "step": step, "part": part, "mass": (0.3, 0.25, 0.2, 0.1, 0.1, 0.05)[i]}
+    for layer, step, (i, part) in itertools.product((2, 5), (0, 1), enumerate(PARTS))
+])  # fmt: skip
 
 
 def generation() -> pd.DataFrame:
