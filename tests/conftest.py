@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def jamba() -> Model:
 def tiny() -> Model:
     """The embedded organism."""
     return hb.load("griffin-tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def trained_jamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of jamba-tiny that ended after one step."""
+    from hybret.organisms.training.recipes import RECIPES
+    from hybret.organisms.training.train import train
+
+    folder = tmp_path_factory.mktemp("jamba") / "run"
+    train(replace(RECIPES["jamba-tiny"].smoke(), steps=1), folder, device="cpu", say=lambda _: None)
+    return folder
 
 
 @pytest.fixture(params=["griffin", "jamba"])

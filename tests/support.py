@@ -22,6 +22,8 @@ from hybret import PAPER_NEEDLE, HybretError
 from hybret.cli import app
 from hybret.engine import attention as attention
 from hybret.engine import decode
+from hybret.engine import recurrences as recurrences
+from hybret.engine.scan import parallel_scans as parallel_scans
 from hybret.errors import printable as printable
 from hybret.interventions import resolve as resolve
 from hybret.prompts import Prompt

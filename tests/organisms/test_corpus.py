@@ -159,15 +159,8 @@ def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
     corpus.tokenizer.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.chat_template is None
-    texts = [
-        NEEDLE,
-        "  two  spaces \n\n\n and\ttabs\r\n",
-        "naïve Ærøskøbing – “quotes” …",
-        "你好, мир! שלום 🎉👩\u200d🚀",
-        " leading and trailing ",
-        "\x00\x7f e\u0301 \u200b\ufeff",
-    ]
-    for text in texts:
+    for text in (NEEDLE, "  two  spaces \n\n and\ttabs\r\n", "naïve Ærøskøbing – “quotes” …", "你好, мир! שלום 🎉👩\u200d🚀",
+                 " leading and trailing ", "\x00\x7f e\u0301 \u200b\ufeff"):  # fmt: skip
         encoded = tokenizer(text, return_offsets_mapping=True)
         assert encoded["input_ids"][0] == tokenizer.bos_token_id == 1
         assert tokenizer.decode(encoded["input_ids"], skip_special_tokens=True) == text
@@ -231,22 +224,16 @@ def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind)
     assert (rounds > 0) == (kind == "needles")
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_facts_are_inserted_inline_and_as_lines(corpus, share):
-    texts = corpus.tokenizer.batch_decode(made(corpus, 30, 400, needles=1, own_line=share, cut_context=0.0))
-    contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
-    assert any("\n" in context for context in contexts) == bool(share)
-
-
-def test_encode_equals_the_tokenizer(corpus):
-    for text in (haystack(2, 3000), "it's 12 o'clock,\n\n\n 'tis  late\t\n ", "Ærø – 5 €", ""):
-        assert corpus.documents.encode(text) == corpus.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def test_repeated_spans_repeat(corpus):
+def test_documents_hold_what_their_mixture_says(corpus):
+    for share in (0.0, 1.0):  # facts inline, or on lines of their own
+        texts = corpus.tokenizer.batch_decode(made(corpus, 30, 400, needles=1, own_line=share, cut_context=0.0))
+        contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
+        assert any("\n" in context for context in contexts) == bool(share)
     row = made(corpus, 1, 400, repeats=1, span=(12, 12), span_tokens=1.0)[0].tolist()
     grams = [tuple(row[i : i + 12]) for i in range(len(row) - 12)]
     assert max(map(grams.count, set(grams))) >= 3
+    for text in (haystack(2, 3000), "it's 12 o'clock,\n\n\n 'tis  late\t\n ", "Ærø – 5 €", ""):
+        assert corpus.documents.encode(text) == corpus.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from hybret.organisms.skills import TASKS
 from hybret.organisms.training.card import card, needle_row, percent, probed, write_card
 from hybret.organisms.training.evaluate import ALL, CONDITIONS, GENERATION, PREFILL, evaluate, main
 from hybret.organisms.training.recipes import RECIPES
-from hybret.organisms.training.train import train
 
 BUFFER = 40  # tokens of a label that organisms reserve
 
@@ -160,12 +159,10 @@ def test_small_evaluation_runs(tiny, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory):
+def untrained(trained_jamba, tmp_path_factory):
     """The folder of a jamba-tiny as it would ship after one step, evaluated on a grid of four prompts."""
-    run, folder = tmp_path_factory.mktemp("run") / "out", tmp_path_factory.mktemp("checkpoints") / "jamba-tiny"
-    train(replace(RECIPES["jamba-tiny"].smoke(), steps=1), run, device="cpu", say=lambda _: None)
-    shutil.copytree(run / "model", folder)
-    shutil.copy(run / "log.jsonl", folder / "training_log.jsonl")
+    folder = shutil.copytree(trained_jamba / "model", tmp_path_factory.mktemp("checkpoints") / "jamba-tiny")
+    shutil.copy(trained_jamba / "log.jsonl", folder / "training_log.jsonl")
     (folder / "notes.md").write_text("- It was hardly trained.\n")
     model = replace(hb.load(str(folder), device="cpu"), name="jamba-tiny", buffer=BUFFER)
     found = evaluate(model, [0], lengths=[160, 256], depths=[0, 100], facts=1)
