@@ -1,7 +1,6 @@
 """Measurements: figures and tables say what the files say, and the page stands on any files it may find."""
 
 import ast
-import copy
 import json
 from pathlib import Path
 
@@ -47,15 +46,6 @@ LAYER = {
     },
     "eager_gib_at_longest": 76.8,
 }
-
-
-def without_memory() -> dict:
-    layer = copy.deepcopy(LAYER)
-    for row in layer["rows"]:
-        row["extra_gib"] = None
-    for slopes in layer["slopes"].values():
-        slopes["extra_gib"] = None
-    return {**layer, "eager_gib_at_longest": None}
 
 
 # ---------------------------------------------------------------- figures
@@ -119,22 +109,16 @@ def test_scaling_has_a_line_per_path_and_carries_eager_on_to_the_longest_prompt(
 
 
 def test_memory_that_was_not_measured_is_said_and_not_drawn():
-    time, memory = speed_figures.scaling([without_memory()]).axes
+    rows = [row | {"extra_gib": None} for row in LAYER["rows"]]
+    slopes = {path: slope | {"extra_gib": None} for path, slope in LAYER["slopes"].items()}
+    time, memory = speed_figures.scaling([LAYER | {"rows": rows, "slopes": slopes, "eager_gib_at_longest": None}]).axes
     assert "measured on a GPU only" in text(memory) and not memory.get_lines() and len(time.get_lines()) == 4
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.0005, "0.5 ms"), (0.0995, "100 ms"), (0.4, "400 ms"), (4.12, "4.1 s"), (45.4, "45 s"), (119.6, "2 min"),
-        (953.8, "15 min 54 s"), (3600, "1 h"), (7380, "2 h 3 min"), (7200, "2 h"),
-    ],
-)  # fmt: skip
-def test_durations_are_written_as_they_are_said(seconds, words):
-    assert speed_figures.duration(seconds) == words
-
-
-def test_nothing_to_draw_is_said_in_one_sentence():
+def test_durations_are_written_as_they_are_said_and_nothing_is_not_drawn():
+    written = {0.0005: "0.5 ms", 0.0995: "100 ms", 0.4: "400 ms", 4.12: "4.1 s", 45.4: "45 s", 119.6: "2 min",
+               953.8: "15 min 54 s", 3600: "1 h", 7380: "2 h 3 min", 7200: "2 h"}  # fmt: skip
+    assert {seconds: speed_figures.duration(seconds) for seconds in written} == written
     for draw, records in ((speed_figures.speed, speed_figures.measured([])), (speed_figures.scaling, [])):
         with pytest.raises(HybretError, match="no measurements to draw; make one with"):
             draw(records)

@@ -159,7 +159,8 @@ def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
     corpus.tokenizer.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.chat_template is None
-    for text in (NEEDLE, "  two  spaces \n\n and\ttabs\r\n", "naïve Ærøskøbing – “quotes” …", "你好, мир! שלום 🎉👩\u200d🚀",
+    for text in (NEEDLE,
+                 "  two  spaces \n\n and\ttabs\r\n", "naïve Ærøskøbing – “quotes” …", "你好, мир! שלום 🎉👩\u200d🚀",
                  " leading and trailing ", "\x00\x7f e\u0301 \u200b\ufeff"):  # fmt: skip
         encoded = tokenizer(text, return_offsets_mapping=True)
         assert encoded["input_ids"][0] == tokenizer.bos_token_id == 1
