@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hybret import CORRECTED, PAPER, PAPER_NEEDLE, HybretError, Needle, Prompt, niah
+from hybret import CORRECTED, PAPER, PAPER_NEEDLE, HybretError, Needle, niah
 from hybret.tasks.niah import grid
 
 ESSAYS = Path(__file__).parents[2].parent / "shared" / "niah" / "essays"
@@ -29,13 +29,11 @@ def words(n: int) -> str:
     """Prose of `n` short sentences, every fourth one a question, every seventh with 3.5 in it."""
     nouns = ["river", "house", "garden", "letter", "summer", "engine", "window", "mountain", "teacher", "market"]
     verbs = ["keeps", "finds", "leaves", "opens", "follows", "carries", "watches", "paints"]
-    out = []
-    for i in range(n):
-        number = " about 3.5 miles away" if i % 7 == 3 else ""
-        end = "?" if i % 4 == 3 else "."
-        first, second = nouns[i % 10], nouns[(i * 3 + 1) % 10]
-        out.append(f"The {first} {verbs[i % 8]} a {second} near the {nouns[i * 7 % 10]}{number}{end}")
-    return " ".join(out)
+    return " ".join(
+        f"The {nouns[i % 10]} {verbs[i % 8]} a {nouns[(i * 3 + 1) % 10]} near the {nouns[i * 7 % 10]}"
+        f"{' about 3.5 miles away' if i % 7 == 3 else ''}{'?' if i % 4 == 3 else '.'}"
+        for i in range(n)
+    )
 
 
 HAY = words(600)
@@ -61,10 +59,6 @@ def byte_level(bos: bool = True, chat: str | None = CHAT) -> PreTrainedTokenizer
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     return byte_level()
-
-
-def real_depth(prompt: Prompt) -> int:
-    return prompt.text.index(PAPER_NEEDLE.sentence)
 
 
 def size(tokenizer, text):
@@ -134,6 +128,7 @@ def test_a_prompt_is_a_value_with_labels_that_no_one_changes(tokenizer):
     assert (p.labels["needle"], p.asked, p.needle, p.length) == ("lamp", LAMP.digest, LAMP, 400)
     assert tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == LAMP.sentence
     assert pickle.loads(pickle.dumps(p)) == p and hash(p) == hash(replace(p)) and len(p.key) == 12
+    assert replace(LAMP, name="other").digest == LAMP.digest != replace(LAMP, keywords=("lamp",)).digest
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         _ = p.colour
     for value, name in ((p, "text"), (PAPER_NEEDLE, "question")):
@@ -155,7 +150,7 @@ def test_only_as_much_haystack_is_needed_as_the_longest_prompt_takes(tokenizer):
 
 def test_needle_goes_deeper_with_depth_and_stands_after_a_sentence(tokenizer):
     prompts = grid(tokenizer, [2000], 10, haystack=HAY)
-    places = [real_depth(p) for p in prompts]
+    places = [p.text.index(PAPER_NEEDLE.sentence) for p in prompts]
     assert places == sorted(places) and len(set(places)) == 10
     assert prompts[0].text.startswith("CONTEXT: \nThe best thing")
     assert all(p.text[at - 2] in ".?" for p, at in zip(prompts[1:-1], places[1:-1], strict=True))
@@ -178,12 +173,9 @@ def test_a_decimal_point_is_no_sentence_end_and_a_lost_paragraph_break_is(tokeni
     assert {p.position for p in grid(tokenizer, [500], [30, 90], haystack=text)} == {0.0}
     glued = "it should be useful.To start with " * 200
     assert "useful.\nThe best" in grid(tokenizer, [500], [50], haystack=glued)[0].text
-
-
-def test_degenerate_cells_share_a_key_and_say_where_the_needle_is(tokenizer):
-    prompts = grid(tokenizer, [300], 10, haystack="word " * 500)
-    assert [p.position for p in prompts] == [0.0] * 9 + [1.0]
-    assert len({p.key for p in prompts}) == 2 and [p.depth for p in prompts] == DEPTHS
+    degenerate = grid(tokenizer, [300], 10, haystack="word " * 500)  # cells share a key and say where the needle is
+    assert [p.position for p in degenerate] == [0.0] * 9 + [1.0]
+    assert len({p.key for p in degenerate}) == 2 and [p.depth for p in degenerate] == DEPTHS
 
 
 @pytest.mark.parametrize("needle", [PAPER_NEEDLE, LAMP], ids=lambda n: n.name)
@@ -197,11 +189,6 @@ def test_the_control_is_cut_and_asked_as_its_prompts_are(tokenizer, needle):
         assert control.control and control.labels["needle"] == "none" and control.needle_spans == ()
         assert math.isnan(control.depth) and math.isnan(control.position)
         assert control.needle == p.needle and control.asked == p.asked == needle.digest
-
-
-def test_a_needles_digest_is_of_all_that_scores_but_its_name():
-    assert replace(LAMP, name="other").digest == LAMP.digest != PAPER_NEEDLE.digest
-    assert LAMP.digest != replace(LAMP, keywords=("lamp",)).digest
 
 
 @pytest.mark.parametrize(
@@ -321,4 +308,4 @@ def test_the_authors_haystack(tokenizer):
     assert hay.name == "paul-graham" and hay.text.startswith("February 2020What should an essay be?")
     prompts = grid(tokenizer, [4096], 10, haystack=hay, recipe=PAPER)
     assert all(tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence for p in prompts)
-    assert all(p.text[real_depth(p) - 2] == "." for p in prompts[1:-1])
+    assert all(p.text[p.text.index(PAPER_NEEDLE.sentence) - 2] == "." for p in prompts[1:-1])
