@@ -67,3 +67,4 @@ def test_a_page_can_be_read_everywhere(built: Path, page: Any, name: str) -> Non
     page.emulate_media(media="print")
     assert page.locator("h1").first.is_visible() and page.locator("mjx-merror").count() == 0
     assert page.requests == [] and page.problems == []
+    assert str(REPO) not in page.content(), "a folder of this machine is published"

@@ -382,15 +382,16 @@ def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path, wh
 def test_a_harness_keeps_the_tasks_that_were_finished(griffin, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install 'hybret[eval]')")
     from hybret import harness
+    from hybret.harness import evaluate
     from hybret.harness import tasks as benchmarks
 
     names = [task.name for task in benchmarks.find("organism")[:2]]
-    monkeypatch.setattr(harness, "ROWS_AT_ONCE", 1)  # one task at a time
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "ROWS_AT_ONCE", 1)  # one task at a time
     options = {"limit": 2, "progress": False}
     conditions = {"ablated": KeepHeads(0), "base": Keep()}
     whole = harness.evaluate(griffin, names, conditions, out=tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        interrupt(patch, harness.lm_eval, "evaluate", 1)
+        interrupt(patch, pytest.importorskip("lm_eval"), "evaluate", 1)
         with pytest.raises(KeyboardInterrupt):
             harness.evaluate(griffin, names, conditions, out=tmp_path / "out", **options)
     kept = written(tmp_path / "out", "benchmarks/*.parquet")
