@@ -199,14 +199,10 @@ def stepped(rows):
     return rows[rows["k"].isna() | (rows["k"] == most) | rows["k"].isin([*range(9), 12, 16, 24])]
 
 
-@pytest.mark.parametrize("heads", [10, 16, 32])
-def test_a_curve_in_steps_is_judged_as_the_whole_one(heads):
-    rows = world(heads)
-    whole, steps = of_hypothesis("H1", rows), of_hypothesis("H1", stepped(rows))
-    pd.testing.assert_series_equal(whole["verdict"], steps["verdict"])
-
-
-def test_what_lies_between_two_steps_is_not_known():
+def test_a_curve_in_steps_is_judged_as_the_whole_one_and_what_lies_between_two_is_not_known():
+    for rows in (world(10), world(16), world(32)):
+        whole, steps = of_hypothesis("H1", rows), of_hypothesis("H1", stepped(rows))
+        pd.testing.assert_series_equal(whole["verdict"], steps["verdict"])
     late = world(32, **{f"g{k}": 0 for k in range(13)})  # gone at k = 12; k = 13 was not run
     line = verdict("tipping-point-own", stepped(late))
     assert (line["value"], line["low"], line["high"]) == (12, 12, 15)
@@ -214,9 +210,6 @@ def test_what_lies_between_two_steps_is_not_known():
     assert verdict("plateau", world(32, **steep))["verdict"] == REPRODUCED
     line = verdict("plateau", stepped(world(32, **steep)))
     assert line["verdict"] == NOT_TESTABLE and line["why"].startswith("not run: k = 27") and "k = 24" in line["ours"]
-
-
-def test_steps_do_not_change_what_the_prefill_costs():
     cost = {f"b{k}": round(70 - 2 * (32 - k)) for k in range(5, 33)}  # falls on a straight line
     rows, models = three(a={f"b{k}": 0 for k in range(10)}, c=cost)
     one, other = (verdict("prefill-order", table, models=models)["ours"] for table in (rows, stepped(rows)))
@@ -378,9 +371,12 @@ def test_a_model_that_does_not_retrieve_shows_nothing():
     for rows in (world(all=20), world(all=40, floor=0.2)):
         assert (verdicts.of(rows)["verdict"] == NOT_TESTABLE).all()
     assert verdicts.of().empty
+    tiny = SimpleNamespace(name="tiny", heads=10, parameters=5_000_000)  # loaded, without rows under one recipe
+    table = verdicts.of(world(), claims=["exposure"], models=[tiny], recipes=["CORRECTED", "PAPER"])
+    assert len(table) == 2 and table.set_index("recipe").loc["PAPER", "why"] == "not run: Keep-Keep"
 
 
-def test_accuracies_are_compared_above_the_floor():
+def test_accuracies_are_compared_above_the_floor_and_its_control_is_part_of_the_chance():
     rows = world(all=np.ones(100), floor=0.2, g10=100)
     assert verdict("no-attention-generation", rows)["verdict"] == REPRODUCED
     # A floor of 30 %: half of 70 % is not half of the retrieval.
@@ -388,22 +384,12 @@ def test_accuracies_are_compared_above_the_floor():
     assert verdict("context", world(**floor, Keep_Keep=np.maximum(hits(70), 1.5)))["verdict"] == REPRODUCED
     few = {"g2": np.where(np.arange(100) < 62, 5.0, 1.5), "g10": np.where(np.arange(100) < 70, 5.0, 1.5)}
     assert verdict("few-heads-generation", world(floor=0.3, **few))["verdict"] == NOT_REPRODUCED
-
-
-def test_controls_that_differ_are_part_of_the_chance():
     rows = world(g0=np.full(100, 0.5))
     odd = (rows["needle"] == "none") & (rows["condition"] == "g0")
     rows["score"] = rows["score"].mask(odd, rows["length"] % 200 / 100)  # 0 or 1 by turns, as much as the answers earn
     line = verdict("no-attention-generation", rows)
     assert line["value"] == pytest.approx(0) and line["high"] > 0.05 and line["prompts"] == 100
     assert line["verdict"] == NOT_REPRODUCED
-
-
-def test_a_loaded_model_without_rows_was_not_run():
-    tiny = SimpleNamespace(name="tiny", heads=10, parameters=5_000_000)
-    table = verdicts.of(world(), claims=["exposure"], models=[tiny], recipes=["CORRECTED", "PAPER"])
-    assert dict(zip(table["recipe"], table["why"], strict=True))["PAPER"] == "not run: Keep-Keep"
-    assert len(table) == 2
 
 
 def test_manipulations_that_the_authors_code_never_applies_show_nothing():
@@ -426,9 +412,7 @@ def test_a_clear_failure_outweighs_doubt():
     assert doubt["verdict"] == NOT_TESTABLE and "10 prompts" in doubt["why"]
     assert verdict("no-attention-generation", world(n=20, g0=10))["verdict"] == NOT_REPRODUCED  # few, but clear
     assert verdict("only-keep", world(Keep_Keep=100, Only_Keep=20))["verdict"] == NOT_REPRODUCED
-
-
-def test_two_maps_that_make_up_no_more_than_the_unmodified_model():
+    # Two maps that make up no more than the unmodified model.
     halves = {"Keep_Omit": hits(30), "Omit_Keep": hits(60) - hits(30), "Keep_Keep": hits(60)}
     assert verdict("complement", world(**halves))["verdict"] == NOT_REPRODUCED
     assert verdict("complement", world(**halves | {"Keep_Keep": 45}))["verdict"] == REPRODUCED

@@ -8,6 +8,7 @@ import shutil
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -23,24 +24,14 @@ from hybret.organisms.training.recipes import RECIPES
 BUFFER = 40  # tokens of a label that organisms reserve
 
 
-class Shipped:
-    """An organism's folder: the model, its evaluation, its card and its logs."""
-
-    def __init__(self, name: str):
-        self.folder = CHECKPOINTS / name
-        self.model = hb.load(name, device="cpu")
-        self.found = json.loads((self.folder / "evaluation.json").read_text())
-        self.card = (self.folder / "README.md").read_text()
-        self.templates = ("instruct" if self.model.instruct else "base", "jrt")
-
-    def log(self, name: str) -> list[dict]:
-        file = self.folder / name
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
 @pytest.fixture(scope="module", params=organisms())
 def shipped(request):
-    return Shipped(request.param)
+    """An organism's folder: the model, its evaluation, its card and the log of its training."""
+    folder, model = CHECKPOINTS / request.param, hb.load(request.param, device="cpu")
+    found, card = json.loads((folder / "evaluation.json").read_text()), (folder / "README.md").read_text()
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    templates = ("instruct" if model.instruct else "base", "jrt")
+    return SimpleNamespace(folder=folder, model=model, found=found, card=card, log=log, templates=templates)
 
 
 def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
@@ -53,10 +44,8 @@ def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
         sizes = {row["where"]: row["n"] for row in rows}
         assert sizes["inside"] + sizes.get("outside", 0) == sizes["whole grid"] == 300
         assert ("outside" in sizes) == (shipped.model.window is not None)
-
-
-def test_needles_inside_the_window_are_found_with_attention_and_with_nothing_else(shipped):
-    measures = shipped.found["needle"]
+    # Needles inside the window are found with attention and with nothing else.
+    measures = found["needle"]
     least, most = (0.97, 0.03) if shipped.model.window else (0.95, 0.05)
     for template in shipped.templates:
         assert needle_row(measures, template, ALL, "inside")["accuracy"] >= least
@@ -86,7 +75,7 @@ def test_window_edge_shows_where_there_is_a_window(shipped):
 
 
 def test_benchmark_skills_reach_their_targets_where_they_were_taught(shipped):
-    probe = probed(shipped.log("training_log.jsonl"))[-1]["probe"]
+    probe = probed(shipped.log)[-1]["probe"]
     measured = {name: probe[f"skill {name}"] for name in TASKS if f"skill {name}" in probe}
     assert list(measured) == (list(TASKS) if shipped.model.instruct else [])
     assert ("**Benchmark skills**" in shipped.card) == shipped.model.instruct
@@ -100,7 +89,7 @@ def test_benchmark_skills_reach_their_targets_where_they_were_taught(shipped):
 
 
 def test_command_on_the_card_trains_what_the_log_says(shipped):
-    *earlier, last = (line["training"] for line in shipped.log("training_log.jsonl") if line["event"] == "start")
+    *earlier, last = (line["training"] for line in shipped.log if line["event"] == "start")
     recipe = replace(RECIPES[shipped.model.name], **{key: last[key] for key in ("seed", "minutes", "steps")})
     made = json.loads(json.dumps(asdict(recipe)))
     assert last == {key: made[key] for key in last}
@@ -130,7 +119,7 @@ def test_card_states_the_measured_numbers(shipped):
     for row in found["facts"]:
         if row["condition"] == ALL:
             assert f"| {row['needle']} | {percent(row['exact'])} | {percent(row['new_words'])} |" in text
-    end = shipped.log("training_log.jsonl")[-1]
+    end = shipped.log[-1]
     assert f"{end['step']:,}" in text and f"--steps {end['step']}" in text
     assert "not one of the paper's models" in text
 

@@ -226,7 +226,7 @@ def test_rounding_makes_no_other_cells():
 
 
 @pytest.mark.parametrize(
-    ("scores", "by", "says"), [([], "k", "no rows"), ([1], "kk", "'kk'"), ([1, np.nan], (), "no score")]
+    ("scores", "by", "says"), [([], (), "no rows"), ([1], "kk", "'kk'"), ([1, np.nan], (), "no score")]
 )
 def test_bad_rows(scores, by, says):
     with pytest.raises(HybretError, match=says):
