@@ -113,7 +113,7 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
                 console.print(f"  [cyan]running[/]  {run.name}")
                 # A process that no other run shares: if that is killed, the others go on.
                 pool = cf.ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),))
-                running[pool.submit(_carry_out, project, run, threads)] = run, pool
+                running[pool.submit(execute, project, run, threads)] = run, pool
             if not running:
                 break  # what is left needs a run that failed
             for future in cf.wait(running, return_when=cf.FIRST_COMPLETED).done:
@@ -138,15 +138,6 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
         console.print(f"  [yellow]skipped[/]  {run.name}  (needs {', '.join(unfinished & set(run.needs))})")
     if failed:
         raise BuildError(f"failed: {', '.join(failed)}")
-
-
-def _carry_out(project: Project, run: Run, threads: int) -> tuple[float, str]:
-    """Carry a run out in this process; what kernel and libraries say goes to the run's log, not among the progress."""
-    project.executed.mkdir(parents=True, exist_ok=True)
-    with (project.executed / f"{run.name}.log").open("w") as output:
-        for standard in (1, 2):
-            os.dup2(output.fileno(), standard)
-    return execute(project, run, threads)
 
 
 def _end(processes: Iterable[Any]) -> None:

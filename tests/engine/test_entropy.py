@@ -23,18 +23,20 @@ def test_entropy_is_in_bits(n, recipe):
 
 def test_entropies_of_many_rows_are_those_of_each_row():
     weights = torch.rand(40, 32, 1, 300, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    assert torch.equal(head_entropy(weights), torch.cat([head_entropy(row[None]) for row in weights]))
+    assert torch.equal(
+        head_entropy(weights, CORRECTED), torch.cat([head_entropy(row[None], CORRECTED) for row in weights])
+    )
 
 
 def test_entropy_precision_and_guard_follow_the_recipe():
     weights = torch.softmax(torch.randn(200, 40, generator=torch.Generator().manual_seed(0)), -1)
     exact = -(weights.double() * weights.double().log2()).sum(-1)
-    fine, coarse = head_entropy(weights), head_entropy(weights, PAPER)
+    fine, coarse = head_entropy(weights, CORRECTED), head_entropy(weights, PAPER)
     torch.testing.assert_close(fine.double(), exact, atol=1e-5, rtol=0)
     torch.testing.assert_close(coarse.double(), exact, atol=0.05, rtol=0)
     assert torch.equal(coarse, coarse.bfloat16().float()) and len(coarse.unique()) < len(fine.unique())
     sharp = torch.tensor([[1.0, 0.0, 0.0]])
-    assert head_entropy(sharp).item() == 0
+    assert head_entropy(sharp, CORRECTED).item() == 0
     guarded = head_entropy(sharp, CORRECTED.replace(entropy_eps=1e-3)).item()
     assert guarded == pytest.approx(-2 * 1e-3 * math.log2(1e-3) - 1.001 * math.log2(1.001), abs=1e-6)
 

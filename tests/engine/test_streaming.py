@@ -62,7 +62,7 @@ def test_attend_gives_outputs_denominators_and_entropies(queries, keys, window):
     weights = scores.softmax(-1)
     torch.testing.assert_close(output, weights @ v.repeat_interleave(3, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(lse, scores.logsumexp(-1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(bits, head_entropy(weights), atol=1e-4, rtol=0)
+    torch.testing.assert_close(bits, head_entropy(weights, CORRECTED), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("k", [1, 5, 9])
@@ -75,7 +75,7 @@ def test_kept_heads_are_those_of_the_exact_path(tiny, k):
         scores = (query @ key.repeat_interleave(tiny.heads, 1).mT * scaling).tril()
         at = torch.arange(query.shape[2])
         scores = scores.masked_fill((at > at[:, None]) | (at <= at[:, None] - window), -torch.inf)
-        exact = head_entropy(scores.softmax(-1))
+        exact = head_entropy(scores.softmax(-1), CORRECTED)
         _, _, streamed = attend(query, key, value, scaling, window, CORRECTED, entropy=True)
         found.append((exact, streamed))
 
@@ -93,7 +93,7 @@ def test_kept_heads_are_those_of_the_exact_path(tiny, k):
             hook.remove()
     assert len(found) == len(tiny.attention_layers) and len(ids) > 2 * tiny.window
     for exact, streamed in found:
-        kept, chosen = (keep_lowest(bits, torch.tensor([k])) for bits in (exact, streamed))
+        kept, chosen = (keep_lowest(bits, torch.tensor([k]), CORRECTED) for bits in (exact, streamed))
         ordered = exact.sort(1).values
         tied = (ordered[:, k] - ordered[:, k - 1])[:, None] <= 1e-4
         assert ((kept == chosen) | tied).all()

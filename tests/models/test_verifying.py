@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_what_breaks_is_noticed(case, monkeypatch):
         monkeypatch.setitem(attention.AttentionMaskInterface._global_mapping, attention.NAME, broken)
     else:
         monkeypatch.setattr(owner, name, broken)
-    line = verifying.judged(probe, check)
+    line = verifying.judged(probe, check, CHECKS[check])
     assert line["verdict"] != PASS
     if case != "a recurrence from zero":
         assert line["verdict"] == FAIL
@@ -112,6 +112,37 @@ def test_a_family_that_transformers_lacks(monkeypatch):
     monkeypatch.setitem(FAMILIES, "griffin_of_tomorrow", Family({}))
     with pytest.raises(hb.HybretError, match="has no family 'griffin_of_tomorrow'; install a newer one"):
         tiny_config("griffin_of_tomorrow", 100)
+
+
+def test_an_own_intervention_is_verified_too():
+    """One that counts positions from where the batch's padding begins, and one that does nothing, are noticed."""
+
+    @dataclass(frozen=True)
+    class Strided(hb.KeyMask):
+        during: interventions.During = "both"
+
+        def visible(self, keys):
+            return keys.position % 2 == 0
+
+    @dataclass(frozen=True)
+    class Misplaced(Strided):
+        def visible(self, keys):
+            return torch.arange(keys.position.shape[1]).expand_as(keys.position) % 2 == 0
+
+    @dataclass(frozen=True)
+    class Idle(Strided):
+        def visible(self, keys):
+            return keys.position > -1000
+
+    model = hb.load("random-griffin", device="cpu")
+    own = {"strided": Strided(), "omit": hb.Omit(), "pair": hb.PerPhase(generation=hb.Only(also=("question",)),
+           prefill=hb.KeepHeads(2)), "misplaced": Misplaced(), "idle": Idle()}  # fmt: skip
+    table = verify(model, progress=False, conditions=own).set_index("check")
+    found = {label: table.loc[f"{label}: in a sweep = alone", "verdict"] for label in own}
+    assert found == {"strided": PASS, "omit": PASS, "pair": PASS, "misplaced": FAIL, "idle": FAIL}
+    assert "changes nothing" in table.loc["idle: in a sweep = alone", "note"]
+    with pytest.raises(hb.HybretError, match="is not an intervention"):
+        verify(model, conditions={"class": Strided})
 
 
 def test_a_model_is_named_with_or_without_its_option():
