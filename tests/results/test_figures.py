@@ -231,11 +231,10 @@ def test_by_distance_counts_in_windows():
 
 
 @pytest.mark.parametrize("rows", [cells()[:1], cells(k=3), cells()[cells()["depth"] == 0]], ids=["row", "k", "depth"])
-def test_little_data_is_drawn(rows, tmp_path):
+def test_little_data_is_drawn(rows):
     for name in ("accuracy_by_k", "jrt_by_k", "retrieval_maps", "table1"):
-        figures.save(getattr(figures, name)(rows), name, tmp_path)
-    figures.save(figures.by_distance(rows, window=None), "distance", tmp_path)
-    assert len(list(tmp_path.glob("*.svg"))) == 5
+        getattr(figures, name)(rows).draw_without_rendering()
+    figures.by_distance(rows, window=None).draw_without_rendering()
 
 
 def test_saved_files_are_the_same_every_time_and_keep_their_text(tmp_path, monkeypatch):
