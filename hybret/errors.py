@@ -38,14 +38,11 @@ class HybretError(ValueError):
 
 def integer(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """A whole number in a range, ends included; True and 2.0 are refused."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise HybretError(f"{name} is {value!r}; give a whole number {bound}")
-    value = int(value)
-    if value < least or (most is not None and value > most):
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
         bound = f"at least {least}" + ("" if most is None else f", at most {most}")
-        raise HybretError(f"{name} is {value}; {name} must be {bound}")
-    return value
+        raise HybretError(f"{name} is {value!r}; {name} must be {bound}, and a whole number")
+    return int(value)
 
 
 def number(name: str, value: Any) -> float:
@@ -70,7 +67,7 @@ def text(name: str, value: Any) -> str:
     return value
 
 
-def conditions(value: Any) -> Mapping[str, Any]:
+def check_conditions(value: Any) -> Mapping[str, Any]:
     """A mapping of labels to interventions with at least one entry."""
     if not isinstance(value, Mapping) or not value:
         raise HybretError(f"conditions are {value!r}; give a mapping of labels to interventions")

@@ -25,8 +25,8 @@ from hybret.engine import decode
 from hybret.engine import recurrences as recurrences
 from hybret.engine.scan import parallel_scans as parallel_scans
 from hybret.errors import printable as printable
-from hybret.interventions import resolve as resolve
 from hybret.prompts import Prompt
+from hybret.resolving import resolve as resolve
 from hybret.scoring import score
 from hybret.store import ENGINE_DIGEST as ENGINE_DIGEST
 

@@ -23,7 +23,8 @@ from support import HOSTILE, printable
 from book.paper import figures as paper_figures
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import HybretError, data, figures, files, progress, run_folder
+from hybret import HybretError, data, figures, files, run_folder
+from hybret.sweeping import progress_bar
 
 REPO = Path(__file__).resolve().parents[1]
 CODE = sorted([*(REPO / "hybret").rglob("*.py"), *(REPO / "book" / "_ext").glob("*.py")])
@@ -63,7 +64,7 @@ def test_foreign_text_is_shown_as_plain_text(griffin, executed, text):
     shown = named._repr_html_()
     assert f"<b>{escape(plain)}</b>" in shown and shown.isprintable()
     said = io.StringIO()
-    with progress.bar(desc=text, total=2, file=said) as bar:
+    with progress_bar(True, text, total=2, file=said) as bar:
         bar.update()
     assert plain in said.getvalue() and not set(said.getvalue()) & set("\x1b\x07\0\x08\u202e\u2066")
     card = MarkdownIt().render(f"Run of {executed.plain(text)}, {executed.code(text)}")

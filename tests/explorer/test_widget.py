@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybret import HybretError
-from hybret.explorer.widget import Widget, escaped_json
+from hybret.explorer.widget import Widget, attended, escaped_json
 
 ESM = """
 export default {
@@ -84,6 +86,14 @@ def test_views_on_one_page_keep_to_themselves(page, tmp_path):
     assert [buttons.nth(i).get_attribute("data-picked") for i in range(3)] == [None, "2", None]
     assert not page.requests and not page.problems
     assert page.locator(".hb-fallback:visible").count() == 0
+
+
+def test_voila_is_a_front_end_though_nobody_can_be_asked(monkeypatch):
+    kernel = SimpleNamespace(_allow_stdin=False)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=kernel)))
+    assert not attended()
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    assert attended()
 
 
 def test_a_view_that_a_front_end_shows_is_live_too(monkeypatch):

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import random_ids
+from support import resolve
 
 import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Compose, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
-from hybret.interventions import Elementary, resolve
+from hybret.interventions import Elementary
 
 MODEL = SimpleNamespace(heads=6, attention_layers=(2, 5), family="recurrent_gemma")
 JAMBA = SimpleNamespace(heads=6, attention_layers=(2, 5), family="jamba")
