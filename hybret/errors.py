@@ -64,7 +64,7 @@ def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
 
 
 def text(name: str, value: Any) -> str:
-    """A text that is not empty, in characters that UTF-8 has: bytes of another encoding come as halves of characters."""
+    """A text that is not empty, and UTF-8: bytes of another encoding come as halves of characters."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise HybretError(f"{name} is {value!r}; give a text that is not empty")
     if not value.isascii() and value != value.encode(errors="replace").decode():
