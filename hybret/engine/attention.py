@@ -48,8 +48,8 @@ def attention(
     """
     if sliding_window not in (None, getattr(module, "sliding_window", None)):
         raise HybretError(
-            f"{module.config.model_type} gives its attention a window of {sliding_window} tokens that its layers do not "
-            "declare, and hybret does not know it; set sliding_window to null in config.json"
+            f"{module.config.model_type} gives its attention a window of {sliding_window} tokens that its layers do "
+            "not declare, and hybret does not know it; set sliding_window to null in config.json"
         )
     declared = current_context(module)
     layer = -1 if declared is None else declared.enter(module)

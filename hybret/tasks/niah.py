@@ -28,7 +28,7 @@ TEMPLATES = ("base", "instruct", "jrt")
 PAPER_LENGTHS = (250, 4096)  # first and last length label, tokens
 PAPER_BUFFER = 200  # tokens that a label reserves for template, question and answer
 MOST_LABELS = 10_000
-MOST_OFF = 40  # per cent of the longest context between a depth and the needle; in short contexts a sentence is longer
+MOST_OFF, SHORT = 40, 100  # per cent between a depth and the needle, in a context of more tokens than a sentence has
 MOST_TOKENS = 1_000_000  # of a length label: more than any model reads, and a haystack takes time to write
 
 
@@ -160,7 +160,7 @@ def _cut(
 
 def _check_depths(cutter: Cutter, n: int, depths: list[float]) -> None:
     """Refuse depths that the text cannot give: labels would say a place where no needle is."""
-    for depth in depths:
+    for depth in depths if n >= SHORT else ():
         place = 100 * cutter.place(n, depth)[0] / n
         if depth - place > MOST_OFF:
             raise HybretError(

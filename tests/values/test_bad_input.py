@@ -306,7 +306,7 @@ FILES = [  # name: its bytes, or what becomes of them; None where it is gone
     ({"config.json": b"[]"}, "cannot read the configuration"),
     ({"config.json": b'{"a": "\xe9"}'}, "is not a valid JSON file"),
     ({"config.json": b"[" * 100_000}, "cannot read the configuration"),
-    ({"tokenizer.json": None}, "cannot load"),
+    ({"tokenizer.json": None}, "there is no tokenizer in"),
     ({"tokenizer.json": b"{}"}, "cannot load"),
     ({"tokenizer.json": b"\xff\xfe"}, "cannot load"),
     ({"tokenizer_config.json": lambda b: json.dumps(json.loads(b) | {"model_max_length": ""}).encode()}, "TypeError"),
