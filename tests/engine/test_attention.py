@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -45,27 +44,17 @@ def prefilled(model, ids, intervention, recipe=CORRECTED, spans=(SPAN,), weights
         return logits(model, ids), trace
 
 
-@pytest.mark.parametrize("metric", ["entropy", "l2"])
-def test_keeping_all_heads_is_bit_identical_to_eager(model, metric):
-    ids = random_ids(model, TOKENS)
-    plain = logits(model, ids)
-    assert model.net.config._attn_implementation == "eager"
-    assert torch.equal(prefilled(model, ids, KeepHeads(model.heads, metric))[0], plain)
-    assert torch.equal(prefilled(model, ids, Keep())[0], plain)
-    assert not torch.allclose(prefilled(model, ids, KeepHeads(model.heads - 1, metric))[0], plain, atol=1e-3)
-
-
-def test_keeping_all_heads_is_bit_identical_to_eager_in_generate(model):
-    """Every forward of the loop, prefill and one-token steps, against the same loop through eager attention."""
+def test_what_changes_nothing_is_bit_identical_to_eager(model):
+    """One pass; and every forward of a decoding loop, prefill and one-token steps."""
     ids, seen = random_ids(model, TOKENS), []
-    hook = model.net.register_forward_hook(lambda m, _, out: seen.append(out.logits))
-    try:
-        plain = decode.generate(model, ids, Keep(), (SPAN,), CORRECTED, 8)
+    plain = logits(model, ids)
+    for condition in (Keep(), KeepHeads(model.heads), KeepHeads(model.heads, "l2")):
+        assert torch.equal(prefilled(model, ids, condition)[0], plain)
+    assert not torch.allclose(prefilled(model, ids, KeepHeads(model.heads - 1))[0], plain, atol=1e-3)
+    with model.net.register_forward_hook(lambda m, _, out: seen.append(out.logits)):
+        answer = decode.generate(model, ids, Keep(), (SPAN,), CORRECTED, 8)
         with implementation(model.net):
-            kept = decode.generate(model, ids, KeepHeads(model.heads), (SPAN,), CORRECTED, 8)
-    finally:
-        hook.remove()
-    assert plain == kept
+            assert decode.generate(model, ids, KeepHeads(model.heads), (SPAN,), CORRECTED, 8) == answer
     assert len(seen) == 18 and all(torch.equal(a, b) for a, b in zip(seen[:9], seen[9:], strict=True))
 
 
@@ -125,12 +114,17 @@ def test_attached_interventions_nest(griffin):
     assert answers["nested, after"] == answers["null"]
 
 
-def test_an_attached_model_refuses_a_forward_without_a_phase(model):
-    with hb.attach(model, KeepHeads(1)), pytest.raises(HybretError, match="no declared phase; call model.generate"):
-        logits(model, random_ids(model, 8))
+def test_what_is_not_declared_is_refused(griffin):
+    ids = random_ids(griffin, 8)
+    with hb.attach(griffin, KeepHeads(1)), pytest.raises(HybretError, match="no declared phase; call model.generate"):
+        logits(griffin, ids)
     with pytest.raises(HybretError, match="no intervention is attached"), hb.phase("prefill", [7]):
-        logits(model, random_ids(model, 8))
-    logits(model, random_ids(model, 8))  # and outside of attach it is a plain model again
+        logits(griffin, ids)
+    with hb.attach(griffin, KeepHeads(1)), pytest.raises(HybretError, match="decoding"), hb.phase("decoding", [7]):
+        logits(griffin, ids)
+    with hb.attach(griffin, Keep()), hb.phase("prefill", [7, 7]):
+        griffin.net(torch.tensor([ids, ids]))  # what is not recorded may be a batch
+    logits(griffin, ids)  # and outside of attach it is a plain model again
 
 
 def test_another_model_runs_freely_while_one_is_attached_and_this_one_afterwards(griffin, jamba):
@@ -142,21 +136,7 @@ def test_another_model_runs_freely_while_one_is_attached_and_this_one_afterwards
         assert torch.equal(logits(griffin, random_ids(griffin, 8)), plain[griffin.name])
 
 
-def test_the_declared_phase_decides(model):
-    ids = random_ids(model, 40)
-    plain = logits(model, ids)
-    for during, phase, same in (
-        ("generation", "prefill", True),
-        ("prefill", "generation", True),
-        ("prefill", "prefill", False),
-        ("both", "generation", False),
-    ):
-        never = pytest.raises(HybretError, match=f"never acted: the model ran in {phase} alone")
-        with never if same else nullcontext(), hb.attach(model, KeepHeads(0, during=during)), hb.phase(phase, [39]):
-            assert torch.equal(logits(model, ids), plain) == same
-
-
-@pytest.mark.parametrize("k", [0, 1, 3])
+@pytest.mark.parametrize("k", [0, 3])
 def test_trace_of_an_answer(model, k):
     ids, steps = random_ids(model, TOKENS), 5
     with hb.attach(model, KeepHeads(k), weights=True) as trace, implementation(model.net):
@@ -243,11 +223,6 @@ def test_a_batch_cannot_be_traced(griffin):
         decode.prefill(griffin, ids, [(), ()], (), CORRECTED, trace)
 
 
-def test_an_unknown_phase_is_refused(griffin):
-    with hb.attach(griffin, KeepHeads(1)), pytest.raises(HybretError), hb.phase("decoding", [7]):
-        logits(griffin, random_ids(griffin, 8))
-
-
 # ---------------------------------------------------------------- one layer of random tensors
 
 HEADS, KV_HEADS, DIM = 6, 2, 4
@@ -315,7 +290,7 @@ def test_dropout_is_what_is_asked_for_and_for_training_alone():
 
 
 @pytest.mark.parametrize("metric", ["entropy", "l2"])
-@pytest.mark.parametrize("k", range(HEADS + 1))
+@pytest.mark.parametrize("k", [0, 1, 4, HEADS])
 def test_ties_go_to_the_lowest_heads(k, metric):
     """Queries of zeros make every head uniform: the same entropy, and with shared values the same norm."""
     q, key, v = tensors(2, 5, 5)

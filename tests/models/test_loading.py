@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from conftest import random_ids
 from test_models import ORGANISM, with_config
 from transformers import AutoModelForCausalLM
 
@@ -17,11 +16,6 @@ import hybret as hb
 from book.paper import verdicts
 from hybret import checkpoints, figures, models
 from hybret.devices import GIB, Machine, check_on_gpus, free_bytes, weight_bytes
-from hybret.engine import attention, decode
-from hybret.engine.attach import implementation
-from hybret.engine.context import ForwardContext, forward_context
-from hybret.engine.scan import parallel_scans
-from hybret.engine.state import merge
 from hybret.families import CONFIGS, PAPER_MODELS, has_random_weights, paper_config
 from hybret.hybrid import PAPER_LENGTHS
 from hybret.tasks import niah
@@ -183,47 +177,6 @@ def test_rows_of_random_weights_are_marked_everywhere(tmp_path, griffin):
         assert ("random weights</text>" in svg) == marked == ("nothing here is a result" in svg)
     mixed = pd.concat([rows, trained])
     assert sum(map(has_random_weights, mixed["model"], mixed["weights"])) == len(rows)
-
-
-ELSEWHERE = torch.device("meta")  # another device without one: mixing its tensors with the CPU's raises
-
-
-@pytest.mark.parametrize("streaming", [True, False])
-@pytest.mark.parametrize("phase", ["prefill", "generation"])
-@pytest.mark.parametrize(
-    "action",
-    [hb.KeepHeads(1), hb.KeepHeads(1, "l2"), hb.Omit(), hb.Only(), hb.Null(), hb.Only() & hb.Mass(1.0), hb.Binary()],
-    ids=lambda a: a.label,
-)
-def test_a_layer_on_another_device(action, phase, streaming, griffin):
-    """The frame is declared where the first layer is; the attention of a layer elsewhere runs where that layer is."""
-    if streaming and isinstance(action, hb.Binary):
-        pytest.skip("it looks up columns, which a device without memory cannot")
-    module = griffin.net.model.layers[2].temporal_block
-    queries = 6 if phase == "prefill" else 1
-    last = torch.tensor([5, 5])
-    acting = [action.at(phase), ()]
-    now = ForwardContext(
-        phase, acting, [((1, 3),)] * 2, last, hb.CORRECTED, None, streaming, right_aligned=phase == "generation"
-    )
-    query = torch.empty(2, 10, queries, 8, device=ELSEWHERE)
-    key, value = (torch.empty(2, 1, 6, 8, device=ELSEWHERE) for _ in range(2))
-    with forward_context(now):
-        output, _ = attention.attention(module, query, key, value, None, 1.0)
-    assert output.device == ELSEWHERE and output.shape == (2, queries, 10, 8)
-    assert now.last.device.type == "cpu" and (now.outputs is not None) == (now.streams)
-
-
-def test_a_state_that_is_spread_over_devices(jamba):
-    ids = random_ids(jamba, 12)
-    with parallel_scans(), implementation(jamba.net):
-        state = decode.prefill(jamba, ids, [()], (), hb.CORRECTED)
-    for layer in state.cache.layers[4:]:
-        for name in ("keys", "values"):
-            if isinstance(getattr(layer, name, None), torch.Tensor):
-                setattr(layer, name, getattr(layer, name).to(ELSEWHERE))
-    merged = merge([state.select(torch.tensor([0, 0])), state.select(torch.tensor([0]))]).preallocate(3)
-    assert merged.cache.layers[4].key_room.device == ELSEWHERE and merged.cache.layers[4].key_room.shape[0] == 3
 
 
 def test_a_model_that_is_partly_off_the_gpus_is_refused():

@@ -13,23 +13,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from support import run
 from tiny_book import notebook
-from typer.testing import CliRunner
 
 import hybret as hb
 from book.runner import build as book
 from book.runner.runs import Project
 from hybret import HybretError, Keep, KeepHeads, Omit, store
-from hybret.cli import app
-from hybret.engine import decode
 from hybret.engine.schedule import Budget
 from hybret.files import read_table, write_table
-from hybret.tasks import niah
 
 CONDITIONS = {"keep": Keep(), "k=0": KeepHeads(0), "k=2": KeepHeads(2, during="generation"), "omit": Omit()}
 OPTIONS = {"max_new_tokens": 3, "budget": Budget(2, 200), "progress": False}
@@ -37,7 +37,7 @@ MAIN = ["-c", "from hybret.cli import app; app()"]
 
 
 def sweep(model, out, lengths=(76, 100, 128), depths=(0, 50, 100), **options):
-    return hb.sweep(model, niah.grid(model, lengths, depths), CONDITIONS, out=out, **(OPTIONS | options))
+    return hb.sweep(model, hb.niah.grid(model, lengths, depths), CONDITIONS, out=out, **(OPTIONS | options))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -126,12 +126,17 @@ pathlib.Path(results, "{0}.csv").write_text("\\n".join(str(count * i) for i in r
 
 
 def project(root: Path) -> Path:
-    """Four tiny notebooks, the last of which needs the first."""
+    """Three tiny notebooks, the last of which needs the first."""
     (root / "notebooks").mkdir(parents=True)
-    for name in "abcd":
+    for name in "abc":
         notebook(root / "notebooks" / f"{name}.ipynb", name, (TABLE.format(name), {}))
-    (root / "notebooks" / "runs.yml").write_text("a: {}\nb: {}\nc: {}\nd: {needs: [a]}\n")
+    (root / "notebooks" / "runs.yml").write_text("a: {}\nb: {}\nc: {needs: [a]}\n")
     return root
+
+
+def states(root: Path) -> list[str]:
+    plan = Project(root)
+    return [plan.status(name).state for name in plan.plan]
 
 
 def builder(root: Path) -> subprocess.Popen[str]:
@@ -188,9 +193,8 @@ def test_a_book_killed_at_random_moments_ends_with_the_same_tables(tmp_path, fau
             killed += 1
         finished += 1
         assert files(root / "book" / "results") == wanted
-        plan = Project(root)
-        assert [plan.status(name).state for name in plan.plan] == ["current"] * 4
-        report(capsys, f"kill -9 of hybret book ({finished} books of 4 notebooks)", killed, 0)
+        assert states(root) == ["current"] * 3
+        report(capsys, f"kill -9 of hybret book ({finished} books of 3 notebooks)", killed, 0)
 
 
 def test_a_killed_worker_of_the_book_takes_no_other_run_with_it(tmp_path):
@@ -199,31 +203,29 @@ def test_a_killed_worker_of_the_book_takes_no_other_run_with_it(tmp_path):
     notebook(path, "b", ("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", {}))
     with pytest.raises(book.BuildError, match="failed: b$"):
         book.build(root=root, html=False, jobs=2)
-    plan = Project(root)
-    assert [plan.status(name).state for name in plan.plan] == ["current", "not run", "current", "current"]
+    assert states(root) == ["current", "not run", "current"]
 
 
 # ---------------------------------------------------------------- files
 
-PLACES = ("first", "early", "middle", "late", "footer", "last")
 
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("what", ["flipped", "truncated"])
-def test_a_damaged_table_is_noticed_and_computed_again(griffin, undisturbed, tmp_path, place, what):
+def test_a_damaged_table_is_noticed_and_computed_again(griffin, undisturbed, tmp_path):
     sweep(griffin, tmp_path)
     path = sorted(tmp_path.glob("answers/*.parquet"))[1]
-    data = bytearray(path.read_bytes())
-    at = {"first": 0, "early": 40, "middle": len(data) // 2, "late": -600, "footer": -8, "last": -1}[place] % len(data)
-    if what == "flipped":
-        data[at] ^= 4
-    path.write_bytes(data if what == "flipped" else data[:at])
-    with pytest.raises(HybretError, match=f"{path.name} is damaged; remove it") as caught:
-        sweep(griffin, tmp_path)
-    assert "\n" not in str(caught.value)
+    data = path.read_bytes()
+    middle = len(data) // 2
+    for damaged in (data[:middle], data[:-1], data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(HybretError, match=f"{path.name} is damaged; remove it") as caught:
+            sweep(griffin, tmp_path)
+        assert "\n" not in str(caught.value)
     path.unlink()
     sweep(griffin, tmp_path)
     assert files(tmp_path) == undisturbed
+    (path,) = tmp_path.glob("rows-*.parquet")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(HybretError, match=f"{path.name} is damaged"):
+        hb.diff(tmp_path, tmp_path)
 
 
 def test_any_flipped_bit_is_noticed(tmp_path):
@@ -234,14 +236,6 @@ def test_any_flipped_bit_is_noticed(tmp_path):
         path.write_bytes(data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :])
         with pytest.raises(HybretError, match="is damaged"):
             read_table(path)
-
-
-def test_a_damaged_rows_file_is_noticed_by_those_who_read_it(griffin, tmp_path):
-    sweep(griffin, tmp_path)
-    (path,) = tmp_path.glob("rows-*.parquet")
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(HybretError, match=f"{path.name} is damaged"):
-        hb.diff(tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("note", ["run.json", "made"])
@@ -261,10 +255,11 @@ def test_a_changed_note_is_refused(griffin, tmp_path, note):
         sweep(griffin, tmp_path)
 
 
-@pytest.mark.parametrize("at", [0, 3, 5])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize(("at", "code"), [(0, errno.EROFS), (3, errno.EDQUOT), (None, errno.ENOSPC)])
 def test_a_disk_that_fills_up_costs_nothing_that_was_finished(griffin, undisturbed, tmp_path, monkeypatch, at, code):
+    """After so many batches, or before the table of rows."""
     original, calls = os.fsync, []
+    at = sum(name.startswith("answers/") for name in undisturbed) if at is None else at
 
     def full(descriptor):
         calls.append(descriptor)
@@ -274,29 +269,26 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_finished(griffin, undisturb
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(HybretError) as caught:
+        with pytest.raises(HybretError, match="finished rows are kept" if code == errno.ENOSPC else "") as caught:
             sweep(griffin, tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
-    assert len(written(tmp_path, "answers/*")) == at and not list(tmp_path.rglob(".*"))
     before = written(tmp_path, "answers/*")
+    assert len(before) == at and not list(tmp_path.rglob(".*")) and not list(tmp_path.glob("rows-*"))
     sweep(griffin, tmp_path)
     assert before.items() <= written(tmp_path, "answers/*").items()
     assert files(tmp_path) == undisturbed
 
 
-def test_what_killed_writers_left_goes_after_an_hour(griffin, tmp_path):
+def test_what_killed_writers_left_goes_after_an_hour_and_others_can_read_the_rest(griffin, undisturbed, tmp_path):
     sweep(griffin, tmp_path)
+    assert files(tmp_path) == undisturbed  # the same sweep again writes the same bytes
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o644}
     old, new = (tmp_path / "answers" / f".hybret-{age}" for age in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 2 * store.ABANDONED,) * 2)
     sweep(griffin, tmp_path)
     assert not old.exists() and new.exists()
-
-
-def test_results_can_be_read_by_others(griffin, tmp_path):
-    sweep(griffin, tmp_path)
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o644}
 
 
 # ---------------------------------------------------------------- at the same time, interrupted
@@ -319,54 +311,57 @@ def test_two_processes_in_one_folder_end_with_the_same_bytes(undisturbed, griffi
     assert files(tmp_path) == undisturbed
 
 
-def interrupt(monkeypatch, module, name, after):
-    """Ctrl-C in the call after so many."""
-    original, calls = getattr(module, name), []
+@contextmanager
+def passes(stop: int | None = None) -> Iterator[list[int]]:
+    """The rows of every forward pass, of whatever model; Ctrl-C in the one after `stop`."""
+    made: list[int] = []
 
-    def interrupted(*args, **kwargs):
-        if len(calls) == after:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return original(*args, **kwargs)
+    def listen(net, _, logits):
+        if hasattr(net, "lm_head"):
+            made.append(len(logits.logits))
+            if len(made) == stop:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, name, interrupted)
-    return calls
+    handle = torch.nn.modules.module.register_module_forward_hook(listen)
+    try:
+        yield made
+    finally:
+        handle.remove()
 
 
 WORDS = ["sweep", "--lengths", "128,", "--depths", "0,100", "--k", "0", "--k", "10", "--rows-per-batch", "2", "--json"]
 
 
-def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path, monkeypatch):
-    run = CliRunner()
-    whole = run.invoke(app, [*WORDS, "--out", str(tmp_path / "whole")])
-    words = [*WORDS, "--out", str(tmp_path / "out")]
-    with monkeypatch.context() as patch:
-        interrupt(patch, decode, "decode", 1)
-        stopped = run.invoke(app, words)
-        assert stopped.exit_code == 130 and stopped.stderr.count("\n") <= 2
-        assert f"interrupted: finished answers are kept in {tmp_path / 'out'}; the same command" in stopped.stderr
-    with monkeypatch.context() as patch:
-        calls = interrupt(patch, decode, "decode", 1)
-        again = run.invoke(app, words)
-        assert again.exit_code == 0 and len(calls) == 1  # two batches in all, one of them kept
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path):
+    words = [*WORDS, "--out", tmp_path / "out"]
+    with passes() as all_of_them:
+        whole = run(*WORDS, "--out", tmp_path / "whole")
+    with passes(len(all_of_them)):  # in the last step of the second of two batches
+        stopped = run(*words)
+    assert stopped.exit_code == 130 and stopped.stderr.count("\n") <= 2
+    assert f"interrupted: finished answers are kept in {tmp_path / 'out'}; the same command" in stopped.stderr
+    (kept,) = written(tmp_path / "out", "answers/*").items()
+    with passes() as more:
+        again = run(*words)
+    assert again.exit_code == 0 and 0 < len(more) < len(all_of_them)
+    assert kept in written(tmp_path / "out", "answers/*").items()
     assert again.stdout == whole.stdout and files(tmp_path / "out") == files(tmp_path / "whole")
-    interrupt(monkeypatch, decode, "decode", 0)
-    stopped = run.invoke(app, WORDS)
-    assert stopped.exit_code == 130 and "nothing is kept; with --out FOLDER" in stopped.stderr
-    stopped = run.invoke(app, ["bench", "--lengths", "128,", "--depths", "0,"])
-    assert stopped.exit_code == 130 and "interrupted: nothing is kept" in stopped.stderr
+    for command, says in ((WORDS, "nothing is kept; with --out FOLDER"), (["bench", *WORDS[1:5]], "nothing is kept")):
+        with passes(1):
+            stopped = run(*command)
+        assert stopped.exit_code == 130 and "interrupted: " in stopped.stderr and says in stopped.stderr
 
 
 @pytest.mark.parametrize("who", ["driver", "group"])  # `kill -INT`, and a terminal, which tells all of its processes
 def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path, who):
     root = project(tmp_path / "p")
     notebook(root / "notebooks" / "b.ipynb", "b", ("import time\ntime.sleep(600)", {}))
-    words = [sys.executable, *MAIN, "book", "--only", "b", "--only", "d"]
+    words = [sys.executable, *MAIN, "book", "--only", "b", "--only", "c"]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is started deaf
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     main = subprocess.Popen(words, cwd=root, **pipes, preexec_fn=heard, start_new_session=True)
     until = time.time() + 90
-    while not (root / "book" / "executed" / "d.ipynb").exists() and time.time() < until:
+    while not (root / "book" / "executed" / "c.ipynb").exists() and time.time() < until:
         time.sleep(0.1)
     (os.kill if who == "driver" else os.killpg)(main.pid, signal.SIGINT)
     said = main.communicate(timeout=60)[1]
@@ -375,48 +370,17 @@ def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path, wh
         and said == "interrupted: finished notebooks are kept; the same command runs the others\n"
     )
     assert gone(root)
-    plan = Project(root)
-    assert [plan.status(name).state for name in plan.plan] == ["current", "not run", "not run", "current"]
-
-
-def test_a_harness_keeps_the_tasks_that_were_finished(griffin, tmp_path, monkeypatch):
-    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install 'hybret[eval]')")
-    from hybret import harness
-    from hybret.harness import tasks as benchmarks
-
-    names = [task.name for task in benchmarks.find("organism")[:2]]
-    monkeypatch.setattr(harness, "ROWS_AT_ONCE", 1)  # one task at a time
-    options = {"limit": 2, "progress": False}
-    conditions = {"ablated": KeepHeads(0), "base": Keep()}
-    whole = harness.evaluate(griffin, names, conditions, out=tmp_path / "whole", **options)
-    with monkeypatch.context() as patch:
-        interrupt(patch, harness.lm_eval, "evaluate", 1)
-        with pytest.raises(KeyboardInterrupt):
-            harness.evaluate(griffin, names, conditions, out=tmp_path / "out", **options)
-    kept = written(tmp_path / "out", "benchmarks/*.parquet")
-    assert kept and len(kept) < len(files(tmp_path / "whole"))
-    pd.testing.assert_frame_equal(harness.evaluate(griffin, names, conditions, out=tmp_path / "out", **options), whole)
-    assert kept.items() <= written(tmp_path / "out", "benchmarks/*.parquet").items()
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
-
-
-# ---------------------------------------------------------------- the same bytes
-
-
-@pytest.mark.parametrize("out", ["a", "b"])
-def test_the_same_sweep_again_writes_the_same_bytes(griffin, undisturbed, tmp_path, out):
-    sweep(griffin, tmp_path / out)
-    assert files(tmp_path / out) == undisturbed
+    assert states(root) == ["current", "not run", "current"]
 
 
 def test_the_same_command_prints_and_writes_the_same_bytes_in_another_process(tmp_path):
     """And with another number of threads the same answers, from another maker."""
-    found = {"a": CliRunner().invoke(app, [*WORDS, "--out", str(tmp_path / "a")]).stdout}
+    said = {"a": run(*WORDS, "--out", tmp_path / "a").stdout}
     for name, threads in (("b", "1"), ("c", "2")):
         words = [sys.executable, *MAIN, *WORDS, "--out", str(tmp_path / name)]
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        found[name] = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
-    assert found["a"] == found["b"] == found["c"]
+        said[name] = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said["a"] == said["b"] == said["c"]
     assert files(tmp_path / "a") == files(tmp_path / "b")
     threads = hb.diff(tmp_path / "a", tmp_path / "c")
     assert threads.same and threads.provenance == {"threads": ([1], [2])}
