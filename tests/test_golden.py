@@ -24,7 +24,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import THREADS
+from conftest import THREADS, random_model
 
 import hybret as hb
 from hybret import Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase

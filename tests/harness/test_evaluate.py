@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,13 +64,20 @@ def asked(task, made):
 
 
 @pytest.mark.parametrize("task", ["prices", "geography", "sentiment"])
-def test_a_chat_model_reads_what_its_training_documents_hold(chat, task):
+def test_a_model_reads_what_its_training_documents_hold(griffin, chat, task):
+    """Plain text, or turns; the shots are answered, the first choice follows the question."""
+    made, shots = item(task), skills.items(task, "dev", 5) if task != "sentiment" else []
+    choices = skills.LETTERS if shots else made["choices"]
+    answered = [(asked(task, shot), skills.LETTERS[shot["answer"]]) for shot in shots]
+    lm, (first, *_) = instances(griffin, f"organism_{task}")
+    context, continuation = lm._encode_pair(*first.args)
+    assert context[0] == griffin.tokenizer.bos_token_id and context.count(context[0]) == 1
+    before = "".join(f"{question} {answer}\n\n" for question, answer in answered)
+    whole = f"{before}{asked(task, made)} {choices[0]}"
+    assert griffin.tokenizer.decode(context + continuation, skip_special_tokens=True) == whole
+    assert griffin.tokenizer.decode(continuation) == f" {choices[0]}"
     lm, found = instances(chat, f"organism_{task}")
-    shots = skills.items(task, "dev", 5) if task != "sentiment" else []
-    turns = [(asked(task, shot), skills.LETTERS[shot["answer"]]) for shot in shots]
-    made = item(task)
-    choices = skills.LETTERS if turns else made["choices"]
-    before = "".join(f"USER:\n{question}\n\nASSISTANT:\n{answer}<eos>\n\n" for question, answer in turns)
+    before = "".join(f"USER:\n{question}\n\nASSISTANT:\n{answer}<eos>\n\n" for question, answer in answered)
     for instance, choice in zip(found, choices, strict=False):
         context, continuation = lm._encode_pair(*instance.args)
         document = f"<bos>{before}USER:\n{asked(task, made)}\n\nASSISTANT:\n{choice}"
@@ -97,19 +105,6 @@ def test_shots_are_tokenised_once_where_that_changes_nothing(chat, cuts):
     assert all(lm.shots.values()) == cuts and (some < 0.5 * (sum(read) - some)) == cuts
 
 
-@pytest.mark.parametrize("task", ["prices", "sentiment"])
-def test_a_base_model_reads_plain_text(griffin, task):
-    lm, found = instances(griffin, f"organism_{task}")
-    made, shots = item(task), skills.items(task, "dev", 5) if task == "prices" else []
-    before = "".join(f"{asked(task, shot)} {skills.LETTERS[shot['answer']]}\n\n" for shot in shots)
-    choices = skills.LETTERS if shots else made["choices"]
-    context, continuation = lm._encode_pair(*found[1].args)
-    assert context[0] == griffin.tokenizer.bos_token_id and context.count(context[0]) == 1
-    whole = f"{before}{asked(task, made)} {choices[1]}"
-    assert griffin.tokenizer.decode(context + continuation, skip_special_tokens=True) == whole
-    assert griffin.tokenizer.decode(continuation) == f" {choices[1]}"
-
-
 def test_questions_are_written_as_the_harness_writes_mmlu():
     from lm_eval.utils import apply_template
 
@@ -125,9 +120,7 @@ def test_every_task_has_enough_new_items():
     tasks = benchmarks.organism()
     assert {task.label for task in tasks} == set(skills.TASKS)
     for task in tasks:
-        test, dev = (
-            [line for line in task.data[s].read_text().splitlines()] if s in task.data else [] for s in ("test", "dev")
-        )
+        test, dev = (task.data[s].read_text().splitlines() if s in task.data else [] for s in ("test", "dev"))
         assert len(set(test)) >= 500 and not set(test) & set(dev)
         assert all(digest(path) in path.name for path in task.data.values())  # of another generator others are read
         assert len(dev) == (0 if task.group == "glue" else 5)
@@ -167,9 +160,9 @@ def test_lm_eval_agrees_on_what_is_right(griffin):
     model = Hybrid(griffin, {"ablated": hb.KeepHeads(0)}, hb.CORRECTED)
     loaded = benchmarks.load(benchmarks.find("organism_geography"))
     found = lm_eval.evaluate(model, {"tasks": loaded, "groups": {}}, limit=12, bootstrap_iters=0)["results"]
-    rows = harness.evaluate(
-        griffin, "organism_geography", harness.conditions(griffin, 3), limit=12, progress=False
-    ).query("condition == 'ablated'")
+    three = harness.conditions(griffin, 3)
+    rows = harness.evaluate(griffin, "organism_geography", three, limit=12, progress=False)
+    rows = rows[rows["condition"] == "ablated"]
     assert 0 < found["organism_geography"]["acc,none"] == rows["correct"].mean() < 1
 
 
@@ -204,23 +197,42 @@ def test_finished_rows_are_not_computed_again(griffin, tmp_path):
         # All heads kept does what base does, whatever it is called.
         alike = harness.evaluate(griffin, "organism_sentiment", {"x": hb.KeepHeads(10)}, out=tmp_path, **QUIET)
     pd.testing.assert_frame_equal(once, again)
-    assert list(alike["loglikelihoods"].map(list)) == list(
-        once[once["condition"] == "base"]["loglikelihoods"].map(list)
-    )
+    base = once[once["condition"] == "base"]
+    assert [*map(list, alike["loglikelihoods"])] == [*map(list, base["loglikelihoods"])]
     more = harness.evaluate(griffin, "organism_sentiment", three | {"k=5": hb.KeepHeads(5)}, out=tmp_path, **QUIET)
     pd.testing.assert_frame_equal(more[more["condition"] != "k=5"].reset_index(drop=True), once)
     assert len(list((tmp_path / "benchmarks").glob("*.parquet"))) == 4
 
 
-@pytest.mark.parametrize("change", [{"limit": 1}, {"seed": 1}, {"max_length": 50}, {"recipe": "PAPER"}])
-def test_rows_of_another_run_are_not_taken_for_its_own(griffin, tmp_path, change):
-    run = {"conditions": {"base": hb.Keep()}, "out": tmp_path, **QUIET}
-    harness.evaluate(griffin, "organism_sentiment", **run)
-    assert len(harness.evaluate(griffin, "organism_sentiment", **run, compute=False)) == 2
-    assert harness.evaluate(griffin, "organism_sentiment", **run | change, compute=False).empty
+def test_rows_of_another_run_are_not_taken_for_its_own(griffin, tmp_path):
+    options = {"conditions": {"base": hb.Keep()}, "out": tmp_path, **QUIET}
+    harness.evaluate(griffin, "organism_sentiment", **options)
+    assert len(harness.evaluate(griffin, "organism_sentiment", **options, compute=False)) == 2
+    for change in ({"limit": 1}, {"seed": 1}, {"max_length": 50}, {"recipe": "PAPER"}):
+        assert harness.evaluate(griffin, "organism_sentiment", **options | change, compute=False).empty
 
 
-def test_conditions_that_were_asked_different_questions_are_refused(griffin, tmp_path):
+def test_an_interruption_keeps_the_tasks_that_were_finished(griffin, tmp_path, monkeypatch):
+    names, configurations = ["organism_sentiment", "organism_trade"], {"ablated": hb.KeepHeads(0), "base": hb.Keep()}
+    monkeypatch.setattr(sys.modules["hybret.harness.evaluate"], "ROWS_AT_ONCE", 1)  # one task at a time
+    honest = lm_eval.evaluate
+
+    def interrupted(lm, tasks, **options):
+        if names[1] in tasks["tasks"]:
+            raise KeyboardInterrupt
+        return honest(lm, tasks, **options)
+
+    whole = harness.evaluate(griffin, names, configurations, **QUIET)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(lm_eval, "evaluate", interrupted)
+        harness.evaluate(griffin, names, configurations, out=tmp_path, **QUIET)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    pd.testing.assert_frame_equal(harness.evaluate(griffin, names, configurations, out=tmp_path, **QUIET), whole)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    assert (len(kept), len(after)) == (2, 4) and kept.items() <= after.items()
+
+
+def test_rows_of_other_questions_and_damaged_ones_are_refused(griffin, tmp_path):
     two = {"base": hb.Keep(), "ablated": hb.KeepHeads(0)}
     harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
     file = next((tmp_path / "benchmarks").glob("*.parquet"))
@@ -228,14 +240,10 @@ def test_conditions_that_were_asked_different_questions_are_refused(griffin, tmp
     file.unlink()
     with pytest.raises(hb.HybretError, match="different questions"):
         harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
-
-
-def test_a_damaged_file_is_named(griffin, tmp_path):
-    harness.evaluate(griffin, "organism_sentiment", {"base": hb.Keep()}, out=tmp_path, **QUIET)
-    (file,) = (tmp_path / "benchmarks").glob("*.parquet")
+    file = next((tmp_path / "benchmarks").glob("*.parquet"))
     file.write_bytes(b"half")
     with pytest.raises(hb.HybretError, match=f"{file.name} is damaged"):
-        harness.evaluate(griffin, "organism_sentiment", {"base": hb.Keep()}, out=tmp_path, **QUIET)
+        harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
 
 
 @pytest.mark.parametrize(
@@ -250,24 +258,22 @@ def test_a_damaged_file_is_named(griffin, tmp_path):
         ({"recipe": "paper"}, "unknown recipe"),
     ],
 )
-def test_bad_input_is_refused_before_a_model_runs(griffin, tmp_path, monkeypatch, change, part):
+def test_bad_input_is_refused_before_a_model_runs(griffin, tmp_path, monkeypatch, asleep, change, part):
     monkeypatch.setenv(data.CACHE, str(tmp_path))
     good = {"tasks": "organism_prices", "conditions": {"base": hb.Keep()}, "progress": False}
-    with (
-        griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran")),
-        pytest.raises(hb.HybretError, match=part),
-    ):
+    with pytest.raises(hb.HybretError, match=part):
         harness.evaluate(griffin, **good | change)
 
 
-@pytest.mark.parametrize("kind", ["loglikelihood_rolling", "generate_until"])
-def test_only_tasks_of_multiple_choice_are_answered(griffin, kind):
-    with pytest.raises(hb.HybretError, match="multiple choice"):
-        getattr(Hybrid(griffin, {"base": hb.Keep()}, hb.CORRECTED), kind)([])
+def test_only_tasks_of_multiple_choice_are_answered(griffin):
+    lm = Hybrid(griffin, {"base": hb.Keep()}, hb.CORRECTED)
+    for kind in (lm.loglikelihood_rolling, lm.generate_until):
+        with pytest.raises(hb.HybretError, match="multiple choice"):
+            kind([])
 
 
 def test_a_missing_harness_is_said(monkeypatch):
-    monkeypatch.setattr(benchmarks, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(hb.HybretError, match="is not installed"):
         benchmarks.find("organism")
 
