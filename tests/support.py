@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +28,14 @@ LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 def run(*words: object) -> Any:
     """A command of `hybret`, as a user types it."""
     return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@contextmanager
+def inputs_of(net) -> Iterator[list[tuple[int, int]]]:
+    """(rows, tokens) of every forward pass of `net` inside the block."""
+    read: list[tuple[int, int]] = []
+    with net.register_forward_pre_hook(lambda _, __, named: read.append(named["input_ids"].shape), with_kwargs=True):
+        yield read
 
 
 def rows_of(scores, **columns) -> pd.DataFrame:

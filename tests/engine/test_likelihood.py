@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import random_ids
+from support import inputs_of
 
 import hybret as hb
+from hybret import CORRECTED, PAPER
 from hybret.engine.likelihood import log_likelihoods
 from hybret.engine.schedule import Budget
-from hybret.recipe import CORRECTED, PAPER
 
 
 def slow(model, context, continuation, condition, recipe):
@@ -55,14 +56,10 @@ def test_texts_that_share_nothing(model):
 
 
 def test_choices_of_one_token_cost_one_text(model):
-    context, rows = random_ids(model, 20), []
-    hook = model.net.model.register_forward_pre_hook(
-        lambda _, __, named: rows.append(len(named["input_ids"])), with_kwargs=True
-    )
-    # Two of its choices go on with the same token: one text answers all three.
-    log_likelihoods(model, [(context, (5,)), (context, (6,)), (context, (6, 7))], [hb.Keep()], CORRECTED)
-    hook.remove()
-    assert rows == [1, 1]  # the common beginning, and the rest of one text
+    context = random_ids(model, 20)
+    with inputs_of(model.net.model) as read:  # two of its choices go on with the same token: one text answers all three
+        log_likelihoods(model, [(context, (5,)), (context, (6,)), (context, (6, 7))], [hb.Keep()], CORRECTED)
+    assert [rows for rows, _ in read] == [1, 1]  # the common beginning, and the rest of one text
 
 
 def passages(model):
@@ -79,32 +76,24 @@ def passages(model):
 
 @pytest.mark.parametrize("budget", [None, Budget(2, 40)], ids=["default", "small"])
 def test_passages_are_read_once(model, budget):
-    requests, conditions, read = passages(model), [hb.KeepHeads(3), hb.KeepHeads(0)], []
-    hook = model.net.model.register_forward_pre_hook(
-        lambda _, __, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    requests, conditions = passages(model), [hb.KeepHeads(3), hb.KeepHeads(0)]
+    with inputs_of(model.net.model) as read:
+        found = log_likelihoods(model, requests, conditions, CORRECTED, budget)
+    assert sum(rows * tokens for rows, tokens in read) < 0.7 * sum(
+        len(context) for context in {context for context, _ in requests[6:]}
     )
-    found = log_likelihoods(model, requests, conditions, CORRECTED, budget)
-    hook.remove()
-    assert sum(read) < 0.7 * sum(len(context) for context in {context for context, _ in requests[6:]})
     for condition, scores in zip(conditions, found, strict=True):
         agree(scores, [slow(model, *request, condition, CORRECTED) for request in requests])
 
 
-@pytest.mark.parametrize(
-    ("condition", "said"),
-    [
+def test_what_cannot_act_or_be_read_is_refused(griffin):
+    for condition, says in (
         (hb.KeepHeads(2, during="generation"), "would never act"),
         (hb.Omit(), "hold no needle"),
         (hb.KeepHeads(99), "choose k from 0"),
-    ],
-    ids=["generation", "needle", "too many heads"],
-)
-def test_conditions_that_cannot_act_are_refused(model, condition, said):
-    with pytest.raises(hb.HybretError, match=said):
-        log_likelihoods(model, ragged(model), [hb.Keep(), condition], CORRECTED)
-
-
-def test_nothing_to_read_is_refused(griffin):
+    ):
+        with pytest.raises(hb.HybretError, match=says):
+            log_likelihoods(griffin, ragged(griffin), [hb.Keep(), condition], CORRECTED)
     with pytest.raises(hb.HybretError, match="at least one token each"):
         log_likelihoods(griffin, [((), (5,))], [hb.Keep()], CORRECTED)
     assert log_likelihoods(griffin, [], [hb.Keep()], CORRECTED) == [[]]

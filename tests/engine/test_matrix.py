@@ -18,29 +18,13 @@ from hybret.interventions import resolve
 
 STEPS = 5
 CONDITIONS = [
-    Keep(),
-    KeepHeads(0),
-    KeepHeads(3),
-    KeepHeads(2, during="generation"),
-    KeepHeads(2, during="prefill"),
-    Omit(),
-    Omit("prefill"),
-    Only(),
-    Only(renormalise=True),
-    Only(also=("self",)),
-    Only(renormalise=True, also=("self", "first", "question")),
-    Only("prefill", also=("answer",)),
-    Binary(),
-    Null("generation"),
-    Null("prefill"),
-    Mass(0.5),
-    Mass("needle", "prefill"),
-    Omit() & KeepHeads(3),
-    Only() & Mass(1.0),
-    Binary() & Omit("prefill") & KeepHeads(4),
-    PerPhase(generation=Only(), prefill=Binary()),
-    PerPhase(generation=Binary() & Mass(1.0), prefill=Null()),
-]
+    Keep(), KeepHeads(0), KeepHeads(3), KeepHeads(2, during="generation"), KeepHeads(2, during="prefill"),
+    Omit(), Omit("prefill"), Only(), Only(renormalise=True), Only(also=("self",)),
+    Only(renormalise=True, also=("self", "first", "question")), Only("prefill", also=("answer",)),
+    Binary(), Null("generation"), Null("prefill"), Mass(0.5), Mass("needle", "prefill"),
+    Omit() & KeepHeads(3), Only() & Mass(1.0), Binary() & Omit("prefill") & KeepHeads(4),
+    PerPhase(generation=Only(), prefill=Binary()), PerPhase(generation=Binary() & Mass(1.0), prefill=Null()),
+]  # fmt: skip
 
 
 def tokens(model, prompts, conditions, **options):
