@@ -1,12 +1,11 @@
 """What a run survives: kills at random moments, a full disk, damaged files, two processes, an interruption.
 
-`pytest tests/test_faults.py --faults 100` kills that often (the book's runs a third as often); the default is a few.
+`pytest tests/runs/test_faults.py --faults 100` kills that often; the default is a few times.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import random
 import signal
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from support import run
@@ -51,11 +51,6 @@ def written(folder: Path, pattern: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern) if not path.name.startswith(".")}
 
 
-def report(capsys, fault: str, tried: int, lost: int) -> None:
-    with capsys.disabled():
-        print(f"\n{fault}: {tried} times, {lost} finished cells lost or repeated")
-
-
 @pytest.fixture(scope="module")
 def undisturbed(griffin, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
@@ -63,147 +58,43 @@ def undisturbed(griffin, tmp_path_factory):
     return files(out)
 
 
-# ---------------------------------------------------------------- killed
-
-# One process loads the model, and forks one that sweeps and is killed, again and again.
-KILLED = """
-import json, os, random, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import hybret as hb
-sys.path[:0] = ["tests/runs", "tests"]
-from test_faults import sweep, files, written
-root, kills = Path(sys.argv[1]), int(sys.argv[2])
-model, moment = hb.load("random-griffin", device="cpu"), random.Random(7)
-began = time.perf_counter()
-sweep(model, root / "undisturbed")
-whole, wanted = time.perf_counter() - began, files(root / "undisturbed")
-killed = finished = lost = 0
-while killed < kills:
-    out, before = root / f"run-{finished}", {}
-    while True:
-        child = os.fork()
-        if child == 0:
-            try:
-                sweep(model, out)
-            except BaseException as problem:
-                print(problem, file=sys.stderr, flush=True)
-                os._exit(1)
-            os._exit(0)
-        time.sleep(moment.uniform(0, 1.2 * whole))
-        os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-        after = written(out, "answers/*.parquet")
-        lost += sum(after.get(name) != when for name, when in before.items())
-        before = after
-        if not os.WIFSIGNALED(status):
-            break
-        killed += 1
-    finished += 1
-    assert files(out) == wanted, "another table than without a kill"
-print(json.dumps({"killed": killed, "finished": finished, "lost": lost, "batches": len(after)}))
-"""
-
-
-@pytest.mark.timeout(1800)
-def test_a_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, faults, capsys):
-    here = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path, str(faults)], cwd=here, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    report(capsys, f"kill -9 of a sweep ({found['finished']} sweeps of {found['batches']} batches)", found["killed"], 0)
-    assert found["killed"] >= faults and found["lost"] == 0 and found["batches"] > 5
-
-
-TABLE = """import pathlib, time
-time.sleep(0.3)
-pathlib.Path(results).mkdir(exist_ok=True)
-pathlib.Path(results, "{0}.csv").write_text("\\n".join(str(count * i) for i in range(1000)))"""
-
-
-def project(root: Path) -> Path:
-    """Three tiny notebooks, the last of which needs the first."""
-    (root / "notebooks").mkdir(parents=True)
-    for name in "abc":
-        notebook(root / "notebooks" / f"{name}.ipynb", name, (TABLE.format(name), {}))
-    (root / "notebooks" / "runs.yml").write_text("a: {}\nb: {}\nc: {needs: [a]}\n")
-    return root
-
-
-def states(root: Path) -> list[str]:
-    plan = Project(root)
-    return [plan.status(name).state for name in plan.plan]
-
-
-def builder(root: Path) -> subprocess.Popen[str]:
-    script = "import sys; from book.runner.build import build; build(root=sys.argv[1], html=False, jobs=2)"
-    return subprocess.Popen([sys.executable, "-c", script, root], cwd=root, stdout=subprocess.DEVNULL, text=True)
-
-
-def processes(root: Path) -> list[int]:
-    """Processes that work in this project."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
+def forked(model, out) -> int:
+    """The id of a process that sweeps; its status is 0 if it ends."""
+    child = os.fork()
+    if child == 0:
+        status = 1
         try:
-            inside = Path(os.readlink(path / "cwd")).is_relative_to(root)
-            if inside and path.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                found.append(int(path.name))
-        except OSError:
-            continue
-    return found
+            sweep(model, out)
+            status = 0
+        finally:
+            os._exit(status)
+    return child
 
 
-def gone(root: Path) -> bool:
-    """Whether every process of a project ends within ten seconds."""
-    until = time.time() + 10
-    while processes(root) and time.time() < until:
-        time.sleep(0.1)
-    return not processes(root)
-
-
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_a_book_killed_at_random_moments_ends_with_the_same_tables(tmp_path, faults, capsys):
-    kills, moment = max(2, faults // 3), random.Random(7)
-    began = time.perf_counter()
-    assert builder(project(tmp_path / "undisturbed")).wait() == 0
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_bytes(griffin, undisturbed, tmp_path, faults):
+    moment, killed, runs, began = random.Random(7), 0, 0, time.perf_counter()
+    sweep(griffin, tmp_path / "timed")
     whole = time.perf_counter() - began
-    wanted = files(tmp_path / "undisturbed" / "book" / "results")
-    killed = finished = 0
-    while killed < kills:
-        root, before = project(tmp_path / f"p{finished}"), {}
-        while True:
-            main = builder(root)
-            try:
-                main.wait(moment.uniform(0, whole))
-            except subprocess.TimeoutExpired:
-                main.kill()
-            status = main.wait()
-            assert gone(root), "a notebook of the killed build still runs"
-            after = written(root / "book" / "executed", "?.ipynb")
-            assert before.items() <= after.items(), "a finished notebook was lost, or ran again"
-            before = after
-            if status == 0:
-                break
-            assert status == -signal.SIGKILL
-            killed += 1
-        finished += 1
-        assert files(root / "book" / "results") == wanted
-        assert states(root) == ["current"] * 3
-        report(capsys, f"kill -9 of hybret book ({finished} books of 3 notebooks)", killed, 0)
+    while killed < faults:
+        out, before, status = tmp_path / f"run-{runs}", {}, signal.SIGKILL
+        while os.WIFSIGNALED(status):
+            child = forked(griffin, out)
+            time.sleep(moment.uniform(0, 1.2 * whole))
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+            after = written(out, "answers/*.parquet")
+            assert before.items() <= after.items(), "a finished batch was lost, or ran again"
+            before, killed = after, killed + os.WIFSIGNALED(status)
+        runs += 1
+        assert files(out) == undisturbed
 
 
-def test_a_killed_worker_of_the_book_takes_no_other_run_with_it(tmp_path):
-    root = project(tmp_path / "p")
-    path = root / "notebooks" / "b.ipynb"
-    notebook(path, "b", ("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", {}))
-    with pytest.raises(book.BuildError, match="failed: b$"):
-        book.build(root=root, html=False, jobs=2)
-    assert states(root) == ["current", "not run", "current"]
+def test_two_processes_in_one_folder_end_with_the_same_bytes(undisturbed, griffin, tmp_path):
+    """Forked at once, both from the beginning; each computes all, neither breaks what the other wrote."""
+    children = [forked(griffin, tmp_path) for _ in range(2)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert files(tmp_path) == undisturbed
 
 
 # ---------------------------------------------------------------- files
@@ -291,24 +182,7 @@ def test_what_killed_writers_left_goes_after_an_hour_and_others_can_read_the_res
     assert not old.exists() and new.exists()
 
 
-# ---------------------------------------------------------------- at the same time, interrupted
-
-
-def test_two_processes_in_one_folder_end_with_the_same_bytes(undisturbed, griffin, tmp_path):
-    """Forked at once, both from the beginning; each computes all, neither breaks what the other wrote."""
-    children = []
-    for _ in range(2):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                sweep(griffin, tmp_path)
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    assert files(tmp_path) == undisturbed
+# ---------------------------------------------------------------- interrupted
 
 
 @contextmanager
@@ -352,10 +226,54 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path):
         assert stopped.exit_code == 130 and "interrupted: " in stopped.stderr and says in stopped.stderr
 
 
-@pytest.mark.parametrize("who", ["driver", "group"])  # `kill -INT`, and a terminal, which tells all of its processes
-def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path, who):
-    root = project(tmp_path / "p")
-    notebook(root / "notebooks" / "b.ipynb", "b", ("import time\ntime.sleep(600)", {}))
+# ---------------------------------------------------------------- a book
+
+TABLE = """import pathlib, time
+time.sleep(0.3)
+pathlib.Path(results).mkdir(exist_ok=True)
+pathlib.Path(results, "{0}.csv").write_text("\\n".join(str(count * i) for i in range(1000)))"""
+
+
+def project(root: Path, b: str = TABLE.format("b")) -> Path:
+    """Three tiny notebooks, the last of which needs the first."""
+    (root / "notebooks").mkdir(parents=True, exist_ok=True)
+    for name, cell in {"a": TABLE.format("a"), "b": b, "c": TABLE.format("c")}.items():
+        notebook(root / "notebooks" / f"{name}.ipynb", name, (cell, {}))
+    (root / "notebooks" / "runs.yml").write_text("a: {}\nb: {}\nc: {needs: [a]}\n")
+    return root
+
+
+def states(root: Path) -> list[str]:
+    plan = Project(root)
+    return [plan.status(name).state for name in plan.plan]
+
+
+def gone(root: Path) -> bool:
+    """Whether every process that works in a project ends within ten seconds."""
+    until = time.time() + 10
+    while time.time() < until:
+        time.sleep(0.1)
+        inside = (p for p in psutil.process_iter(["cwd", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE)
+        if not any(Path(p.info["cwd"] or "/").is_relative_to(root) for p in inside):
+            return True
+    return False
+
+
+def test_a_killed_worker_of_the_book_takes_no_other_run_with_it(tmp_path):
+    root = project(tmp_path / "p", b="import os, signal\nos.kill(os.getppid(), signal.SIGKILL)")
+    with pytest.raises(book.BuildError, match="failed: b$"):
+        book.build(root=root, html=False, jobs=2)
+    assert states(root) == ["current", "not run", "current"]
+
+
+# `kill -INT`; a terminal, which tells all of its processes; and what nobody can handle.
+@pytest.mark.parametrize(
+    ("end", "number"),
+    [(os.kill, signal.SIGINT), (os.killpg, signal.SIGINT), (os.kill, signal.SIGKILL)],
+    ids=["driver", "group", "killed"],
+)
+def test_a_book_that_is_stopped_ends_its_notebooks_and_keeps_the_finished(tmp_path, end, number):
+    root = project(tmp_path / "p", b="import time\ntime.sleep(600)")
     words = [sys.executable, *MAIN, "book", "--only", "b", "--only", "c"]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is started deaf
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
@@ -363,14 +281,19 @@ def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path, wh
     until = time.time() + 90
     while not (root / "book" / "executed" / "c.ipynb").exists() and time.time() < until:
         time.sleep(0.1)
-    (os.kill if who == "driver" else os.killpg)(main.pid, signal.SIGINT)
+    end(main.pid, number)
     said = main.communicate(timeout=60)[1]
-    assert (
-        main.returncode == 130
-        and said == "interrupted: finished notebooks are kept; the same command runs the others\n"
-    )
+    if number == signal.SIGINT:
+        assert said == "interrupted: finished notebooks are kept; the same command runs the others\n"
+    assert main.returncode == (130 if number == signal.SIGINT else -number)
     assert gone(root)
     assert states(root) == ["current", "not run", "current"]
+    before = written(root / "book" / "executed", "?.ipynb")
+    book.build(root=project(root), html=False, jobs=2)  # now its second notebook ends
+    assert before.items() <= written(root / "book" / "executed", "?.ipynb").items() and len(before) == 2
+
+
+# ---------------------------------------------------------------- the same bytes
 
 
 def test_the_same_command_prints_and_writes_the_same_bytes_in_another_process(tmp_path):
