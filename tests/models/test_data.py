@@ -353,14 +353,3 @@ def test_a_file_in_the_way(mmlu, tmp_path):
     (tmp_path / "mmlu").write_text("a file in the way")
     with pytest.raises(HybretError, match="cannot write"):
         data.fetch_benchmark("mmlu", mmlu)
-
-
-def test_every_task_of_glue_is_fetched():
-    from hybret.harness import tasks as benchmarks
-
-    kept = set(data.BENCHMARKS["glue"].files.values())
-    for name, folder in benchmarks._GLUE.items():
-        file = "mismatch" if name == "mnli_mismatch" else "default"
-        definition = benchmarks._definition(benchmarks._lm_eval_tasks() / "glue" / folder / f"{file}.yaml")
-        assert f"{folder}/{definition['validation_split']}.jsonl" in kept
-        assert definition["task"] == name and definition["dataset_path"] == data.BENCHMARKS["glue"].repository
