@@ -21,7 +21,6 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Budget, Timings
 from hybret.engine.state import map_cache
 from hybret.interventions import resolve
-from hybret.tasks import niah
 
 
 @pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
@@ -29,10 +28,10 @@ def test_a_sweep_answers_what_single_prompts_answer(model, recipe):
     """Ragged prompts past the window, with two needles or none; `test_matrix` has every intervention."""
     grid = {"haystack": "embedded", "recipe": recipe}
     prompts = [
-        *niah.grid(model, [76, 128], [0, 40, 41], **grid),
-        *niah.grid(model, [76], [0], control=True, **grid),
-        *niah.grid(model, [100], [70], "jrt", **grid),
-        *niah.grid(model, [76], [50], seed=1, **grid),
+        *hb.niah.grid(model, [76, 128], [0, 40, 41], **grid),
+        *hb.niah.grid(model, [76], [0], control=True, **grid),
+        *hb.niah.grid(model, [100], [70], "jrt", **grid),
+        *hb.niah.grid(model, [76], [50], seed=1, **grid),
     ]
     conditions = {
         "keep": Keep(), "k=3": KeepHeads(3), "l2": KeepHeads(2, metric="l2", during="prefill"),
@@ -52,7 +51,7 @@ def test_a_sweep_answers_what_single_prompts_answer(model, recipe):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_answers_on_the_gpu_are_those_of_transformers_own_loop(model):
     model = dataclasses.replace(model, net=copy.deepcopy(model.net).cuda())
-    prompts = niah.grid(model, [76, 128], [0, 60])
+    prompts = hb.niah.grid(model, [76, 128], [0, 60])
     conditions = {"k": KeepHeads(3), "g": KeepHeads(2, during="generation")} | hb.interventions.table1_conditions()
     timings = Timings()
     hb.sweep(model, prompts, conditions, max_new_tokens=6, progress=False, stages=timings)
@@ -63,7 +62,7 @@ def test_answers_on_the_gpu_are_those_of_transformers_own_loop(model):
 
 
 def test_a_prompt_that_begins_another_ends_where_it_ends(model):
-    long = niah.grid(model, [100], [0])[0]
+    long = hb.niah.grid(model, [100], [0])[0]
     prompts = [dataclasses.replace(long, ids=long.ids[:n], key=str(n)) for n in (1, 2, 30, 31, len(long.ids))]
     rows = [(), (KeepHeads(2),)]
     with parallel_scans(), implementation(model.net):
@@ -77,7 +76,7 @@ def test_a_prompt_that_begins_another_ends_where_it_ends(model):
 
 
 def test_prompts_of_one_grid_share_their_haystack(tiny):
-    prompts = niah.grid(tiny, [128, 256, 384, 512], 3)
+    prompts = hb.niah.grid(tiny, [128, 256, 384, 512], 3)
     with inputs_of(tiny.net) as read, parallel_scans(), implementation(tiny.net):
         states = {p.key: state for p, state in prefix_tree.prefill(tiny, prompts, [()], CORRECTED, 2400)}
     assert set(states) == {p.key for p in prompts}
@@ -93,7 +92,7 @@ def tensors(state):
 
 
 def test_some_prompts_are_read_with_the_bits_of_all(model):
-    prompts, row = niah.grid(model, (76, 100, 128), (0, 50, 100)), (KeepHeads(2),)
+    prompts, row = hb.niah.grid(model, (76, 100, 128), (0, 50, 100)), (KeepHeads(2),)
     with implementation(model.net):
         every = {p.key: state for p, state in prefix_tree.prefill(model, prompts, [row], CORRECTED, 40)}
         chosen = set(list(every)[1::3])
