@@ -66,7 +66,7 @@ def test_steps_are_counted_as_the_loop_makes_them(model):
     (prompt,) = hb.niah.grid(model, (76,), (100,))
     with hb.attach(model, KeepHeads(1)):
         answer = model.tokenizer(model.generate(prompt, STEPS), add_special_tokens=False).input_ids
-    for eos in (frozenset(), *(frozenset({token}) for token in answer)):
+    for eos in (frozenset(), *(frozenset({token}) for token in answer[::2])):
         ending = dataclasses.replace(model, eos=eos)
         for recipe in (CORRECTED, PAPER):
             passes = []

@@ -20,9 +20,8 @@ STEPS = 8
 LENGTHS = {90: ((70, 80),), 41: ((3, 9), (20, 26)), 33: ((20, 25),), 17: (), 2: ((1, 2),)}
 CONDITIONS = {
     "CORRECTED": [
-        Keep(), KeepHeads(0, during="generation"), KeepHeads(2), KeepHeads(3, "l2", "generation"), Only("prefill"),
-        Omit() & KeepHeads(4), PerPhase(generation=Binary(), prefill=Null()),
-        PerPhase(generation=Only(renormalise=True), prefill=Omit()),
+        Keep(), KeepHeads(0, during="generation"), KeepHeads(3, "l2", "generation"), Omit() & KeepHeads(4),
+        PerPhase(generation=Binary(), prefill=Null()), PerPhase(generation=Only(renormalise=True), prefill=Omit()),
     ],
     "PAPER": [Keep(), KeepHeads(1, "l2"), PerPhase(generation=Only(), prefill=Binary()), Omit("generation")],
 }  # fmt: skip
@@ -68,15 +67,15 @@ def batched(model, cases, recipe, steps=STEPS):
     return [answers[i : i + len(conditions)] for i in range(0, len(answers), len(conditions))]
 
 
-@pytest.mark.parametrize("prompt", [2, 5, 33, 70])
+@pytest.mark.parametrize("prompt", [2, 33, 70])
 def test_keep_is_transformers_own_greedy_decoding(model, prompt):
     ids = random_ids(model, prompt)
-    ours = generate(model, ids, Keep(), (), CORRECTED, 40)
+    ours = generate(model, ids, Keep(), (), CORRECTED, 20)
     model.net.set_attn_implementation("eager")
-    expected = model.net.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=40)[0, prompt:].tolist()
+    expected = model.net.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, prompt:].tolist()
     eos = next((i for i, token in enumerate(expected) if token in model.eos), len(expected))
     assert ours == expected[:eos]
-    assert len(set(ours)) > 5
+    assert len(set(ours)) > 2
 
 
 @RECIPES
@@ -85,7 +84,7 @@ def test_one_ragged_batch_is_one_prompt_at_a_time(model, cases, recipe, slow):
     assert batched(model, cases, recipe) == expected
     if recipe is CORRECTED:  # rows can be told apart
         for (_, spans), row in zip(cases, expected, strict=True):
-            assert len({tuple(answer) for answer in row}) >= (len(row) - 1 if len(spans) == 1 else 5)
+            assert len({tuple(answer) for answer in row}) >= (len(row) - 1 if len(spans) == 1 else 4)
 
 
 @RECIPES

@@ -33,7 +33,7 @@ def test_bfloat16_entropies_tie_and_keep_other_heads():
     coarse, fine = head_entropy(weights, PAPER), head_entropy(weights)
     kept = [keep_lowest(scores, torch.tensor([4])) for scores in (coarse, fine)]
     assert (kept[0] != kept[1]).any(1).float().mean() > 0.02
-    assert len(fine.unique()) == fine.numel() > 2 * len(coarse.unique())
+    assert len(fine.unique()) > 0.99 * fine.numel() and len(coarse.unique()) < 0.1 * coarse.numel()
 
 
 @RECIPES

@@ -28,24 +28,23 @@ def test_a_sweep_answers_what_single_prompts_answer(model, recipe):
     """Ragged prompts past the window, with two needles or none; `test_matrix` has every intervention."""
     grid = {"haystack": "embedded", "recipe": recipe}
     prompts = [
-        *hb.niah.grid(model, [76, 128], [0, 40, 41], **grid),
+        *hb.niah.grid(model, [76, 128], [0, 40], **grid),
         *hb.niah.grid(model, [76], [0], control=True, **grid),
         *hb.niah.grid(model, [100], [70], "jrt", **grid),
-        *hb.niah.grid(model, [76], [50], seed=1, **grid),
     ]
     conditions = {
         "keep": Keep(), "k=3": KeepHeads(3), "l2": KeepHeads(2, metric="l2", during="prefill"),
         "Only-Omit": PerPhase(generation=Only(), prefill=Omit()),
-        "Binary-Binary": PerPhase(generation=Binary(), prefill=Binary()),
         "Keep-question": PerPhase(generation=Keep(), prefill=Only(also=("question",))),
+        "Binary-Binary": PerPhase(generation=Binary(), prefill=Binary()),
     }  # fmt: skip
-    rows = hb.sweep(model, prompts, conditions, recipe, max_new_tokens=6, budget=Budget(23, 40), progress=False)
+    rows = hb.sweep(model, prompts, conditions, recipe, max_new_tokens=4, budget=Budget(23, 40), progress=False)
     by_key = {p.key: p for p in prompts}
     answers = rows.drop_duplicates(["prompt", "condition"])
     assert len(answers) == len(by_key) * len(conditions) and answers["answer"].nunique() > len(by_key)
     for row in answers.to_dict("records"):
         with hb.attach(model, conditions[row["condition"]], recipe):
-            assert row["answer"] == model.generate(by_key[row["prompt"]], 6), row["condition"]
+            assert row["answer"] == model.generate(by_key[row["prompt"]], 4), row["condition"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -76,7 +75,7 @@ def test_a_prompt_that_begins_another_ends_where_it_ends(model):
 
 
 def test_prompts_of_one_grid_share_their_haystack(tiny):
-    prompts = hb.niah.grid(tiny, [128, 256, 384, 512], 3)
+    prompts = hb.niah.grid(tiny, [128, 256, 384, 512], 5)
     with inputs_of(tiny.net) as read, parallel_scans(), implementation(tiny.net):
         states = {p.key: state for p, state in prefix_tree.prefill(tiny, prompts, [()], CORRECTED, 2400)}
     assert set(states) == {p.key for p in prompts}

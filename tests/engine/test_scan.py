@@ -166,8 +166,8 @@ def test_models_continue_from_their_state(model, cuts):
         return torch.cat(logits, 1)
 
     with parallel_scans():
-        torch.testing.assert_close(in_parts(), full, atol=1e-5, rtol=0)
-        torch.testing.assert_close(in_parts(), full, atol=1e-5, rtol=0)  # nothing is left of the pass before
+        torch.testing.assert_close(in_parts(), full, atol=2e-5, rtol=0)
+        torch.testing.assert_close(in_parts(), full, atol=2e-5, rtol=0)  # nothing is left of the pass before
     if cuts[0] < TOKENS - 1:
         assert (in_parts() - full).abs().max() > 1e-3  # the stock code starts a later part from zero
 
