@@ -18,8 +18,17 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from hybret import PAPER_NEEDLE, HybretError
+from hybret import data as data
 from hybret.cli import app
+from hybret.engine.schedule import Budget as Budget  # types of arguments, and builders, without a public name
+from hybret.engine.schedule import Timings as Timings
+from hybret.families import FAMILIES as FAMILIES
+from hybret.files import digest as digest
+from hybret.files import write_table as write_table
+from hybret.interventions import resolve as resolve
+from hybret.organisms import skills as skills
 from hybret.prompts import Prompt
+from hybret.rows import COLUMNS as COLUMNS
 from hybret.scoring import score
 
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)

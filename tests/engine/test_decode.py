@@ -8,12 +8,12 @@ from collections import Counter
 import pytest
 import torch
 from conftest import random_ids
+from support import resolve
 
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase
 from hybret.engine.attach import implementation
 from hybret.engine.decode import decode, generate, prefill
 from hybret.engine.state import merge
-from hybret.interventions import resolve
 
 STEPS = 8
 # Ragged: far past the 32-token window, just around it, inside it, and as short as BOS and one token.

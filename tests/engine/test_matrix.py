@@ -8,13 +8,12 @@ attention layer. Prompts are longer than the window of the Griffin (32 tokens), 
 from __future__ import annotations
 
 import pytest
+from support import FAMILIES, resolve
 
 import hybret as hb
 from book.speed.stock import answer
 from hybret import CORRECTED, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine.schedule import Budget, Timings
-from hybret.families import FAMILIES
-from hybret.interventions import resolve
 
 STEPS = 5
 CONDITIONS = [

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from support import inputs_of
+from support import inputs_of, resolve
 
 import hybret as hb
 from book.speed.stock import answer
@@ -20,7 +20,6 @@ from hybret.engine.decode import prefill as whole_prefill
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Budget, Timings
 from hybret.engine.state import map_cache
-from hybret.interventions import resolve
 
 
 @pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)

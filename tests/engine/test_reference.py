@@ -13,6 +13,7 @@ import torch
 from conftest import random_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import FAMILIES, resolve
 from transformers import AttentionInterface
 
 import hybret as hb
@@ -23,8 +24,6 @@ from hybret.engine.context import ForwardContext, current_context, forward_conte
 from hybret.engine.entropy import head_entropy
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import empty_state, merge
-from hybret.families import FAMILIES
-from hybret.interventions import resolve
 
 STEPS = 3
 FIELDS = ("needle_span", "out_of_window", "binary", "entropy_dtype", "entropy_eps", "tie_break", "prompt_split")

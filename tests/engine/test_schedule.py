@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+from support import resolve
 
 import hybret as hb
 from hybret import KeepHeads, Omit, Only, PerPhase
 from hybret.engine import schedule as scheduling
 from hybret.engine.schedule import Budget, Timings, run, schedule, workload
-from hybret.interventions import resolve
 
 CONDITIONS = (
     hb.Keep(),

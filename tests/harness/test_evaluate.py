@@ -11,14 +11,13 @@ import lm_eval
 import pandas as pd
 import pytest
 import torch
+from support import data, digest, skills, write_table
 
 import hybret as hb
 from book.paper import benchmark_scores as averages
-from hybret import data, harness
-from hybret.files import digest, write_table
+from hybret import harness
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
-from hybret.organisms import skills
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"

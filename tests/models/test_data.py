@@ -17,7 +17,6 @@ from support import run
 
 import hybret as hb
 from hybret import HybretError, data
-from hybret.tasks.haystack import PAPER_ESSAYS, load_haystack
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -258,13 +257,12 @@ def test_an_essay_with_another_digest_is_not_kept(hub: Hub, essays: Path) -> Non
     assert not list(essays.rglob("*.txt"))
 
 
-def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays: Path) -> None:
-    with pytest.raises(HybretError, match="run `hybret fetch essays` once"):
-        load_haystack("essays")
+def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays: Path, tiny: hb.Model) -> None:
     found = run("sweep", "--model", "owner/name", "--haystack", "essays")
     assert found.exit_code == 2 and "run `hybret fetch essays` once" in found.stderr  # before the model is asked for
     data.fetch("essays")
-    assert load_haystack("essays").text == "Be useful.New ideas.Things."
+    (prompt,) = hb.niah.grid(tiny, (45,), (0,), haystack="essays", needle=hb.Needle("x", "X.", "?"), buffer=5)
+    assert "Be useful.New ideas.Things." in prompt.text
 
 
 def test_the_recorded_essays_are_those_of_the_authors() -> None:

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import run
+from support import FAMILIES, run
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 import hybret as hb
 from hybret import interventions, verifying
 from hybret.engine import attention, decode, state
-from hybret.families import FAMILIES
 from hybret.verifying import CHECKS, DEFECT, FAIL, PASS, Probe, verify
 
 NAMES = {key: check.name for key, check in CHECKS.items()}

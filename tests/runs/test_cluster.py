@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import run
+from support import Budget, Timings, run
 
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads, PerPhase
-from hybret.engine.schedule import Budget, Timings
 
 CONDITIONS = {
     "keep": Keep(),

@@ -11,7 +11,6 @@ from support import run
 
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads
-from hybret.files import write_table
 
 CONDITIONS = {"keep": Keep(), "k=0": KeepHeads(0)}
 
@@ -37,7 +36,7 @@ def changed(rows):
 def folder(path, *parts):
     for i, part in enumerate(parts):
         path.mkdir(exist_ok=True)
-        write_table(path / f"rows-{i}", part)
+        part.to_parquet(path / f"rows-{i}.parquet")
     return path
 
 

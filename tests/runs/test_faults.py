@@ -21,15 +21,13 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from support import run
+from support import Budget, run, write_table
 from tiny_book import notebook
 
 import hybret as hb
 from book.runner import build as book
 from book.runner.runs import Project
-from hybret import HybretError, Keep, KeepHeads, Omit, store
-from hybret.engine.schedule import Budget
-from hybret.files import read_table, write_table
+from hybret import HybretError, Keep, KeepHeads, Omit
 
 CONDITIONS = {"keep": Keep(), "k=0": KeepHeads(0), "k=2": KeepHeads(2, during="generation"), "omit": Omit()}
 OPTIONS = {"max_new_tokens": 3, "budget": Budget(2, 200), "progress": False}
@@ -126,7 +124,7 @@ def test_any_flipped_bit_is_noticed(tmp_path):
     for at in range(0, len(data), 7):
         path.write_bytes(data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :])
         with pytest.raises(HybretError, match="is damaged"):
-            read_table(path)
+            hb.diff(path, path)
 
 
 @pytest.mark.parametrize("note", ["run.json", "made"])
@@ -177,7 +175,7 @@ def test_what_killed_writers_left_goes_after_an_hour_and_others_can_read_the_res
     old, new = (tmp_path / "answers" / f".hybret-{age}" for age in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
-    os.utime(old, (time.time() - 2 * store.ABANDONED,) * 2)
+    os.utime(old, (time.time() - 2 * 3600,) * 2)
     sweep(griffin, tmp_path)
     assert not old.exists() and new.exists()
 

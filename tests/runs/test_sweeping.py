@@ -12,11 +12,10 @@ import time
 import pandas as pd
 import pytest
 import torch
+from support import COLUMNS, Budget, Timings
 
 import hybret as hb
 from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Null, Omit, Only, PerPhase
-from hybret import rows as schema
-from hybret.engine.schedule import Budget, Timings
 
 STEPS = 6
 QUIET = {"max_new_tokens": STEPS, "progress": False}
@@ -61,8 +60,8 @@ def assert_same(found, rows):
 
 
 def test_columns_and_order(rows, prompts):
-    assert list(rows.columns) == [column.name for column in schema.COLUMNS]
-    numbers = {column.name: column.dtype for column in schema.COLUMNS if column.dtype != "str"}
+    assert list(rows.columns) == [column.name for column in COLUMNS]
+    numbers = {column.name: column.dtype for column in COLUMNS if column.dtype != "str"}
     assert {name: str(rows[name].dtype) for name in numbers} == numbers
     assert rows["condition"].tolist() == list(CONDITIONS) * len(prompts)
     assert rows["prompt"].tolist() == [p.key for p in prompts for _ in CONDITIONS]
