@@ -33,12 +33,15 @@ pdf: $(READY) ## the book as a PDF, where LaTeX is installed
 
 setup: $(READY)
 
-$(READY): requirements.lock pyproject.toml
+# The stamp's name holds the checksum of what is installed, so file times do not matter. An environment that works is changed in
+# place and never emptied: without a network it stays as it is.
+$(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hybret needs Python 3.11 or later: make PYTHON=python3.11")'
-	$(call step,set-up 1/3: a virtual environment in $(VENV),$(PYTHON) -m venv --clear $(VENV))
+	@! [ -L $(VENV) ] || { echo "$(VENV) is a link, and its environment runs the code of another clone; remove the link" >&2; exit 1; }
+	$(call step,set-up 1/3: a virtual environment in $(VENV),$(PYTHON) -m venv $(VENV))
 	$(call step,set-up 2/3: packages of requirements.lock (once; a few minutes),$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock)
 	$(call step,set-up 3/3: hybret itself,$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .)
-	@touch $@
+	@rm -f $(VENV)/.ready-* && touch $@
 
 lock: ## write requirements.lock, and the same as an SBOM (CycloneDX), again from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lock

@@ -94,12 +94,12 @@ def did_you_mean(name: str) -> str:
 def named(names: str) -> list[str]:
     """The models of a comma-separated list; each must be known, and nothing is loaded."""
     text("model", names)
-    found = [name.strip() for name in names.split(",") if name.strip()]
-    if not found or len(set(found)) < len(found):
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    if not listed or len(set(listed)) < len(listed):
         raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
-    for name in found:
+    for name in listed:
         locate(name.removeprefix(RANDOM))
-    return found
+    return listed
 
 
 def resolve(name: str, random: bool = False, revision: str | None = None) -> Source:
@@ -190,23 +190,27 @@ def check_config(name: str, config: Any) -> None:
         raise HybretError(f"the configuration of {name!r} has {wrong}; correct its config.json")
 
 
-def check_whole(name: str, info: dict[str, Any]) -> None:
-    """Refuse weights that do not fill the model (``output_loading_info``): transformers would make random ones up."""
+def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | None) -> None:
+    """Refuse a tokenizer of another model, and weights that are not finite or do not fill the model.
+
+    `info` is transformers' ``output_loading_info``, None for random weights: it would make up tensors that are missing.
+    """
     for key, fault in (
         ("mismatched_keys", "have another shape than its configuration"),
         ("missing_keys", "lack tensors that its configuration names"),
         ("unexpected_keys", "hold tensors that its configuration has no place for"),
     ):
-        if tensors := sorted(map(str, info.get(key) or ())):
+        if tensors := sorted(map(str, (info or {}).get(key) or ())):
             raise HybretError(
                 f"the weights of {name!r} {fault} ({len(tensors)}, such as {tensors[0]}); config.json and the weights "
                 "are of different models, or the download is incomplete: get both again"
             )
-
-
-def check_finite(name: str, net: Any) -> None:
-    """Refuse weights that hold NaN or an infinity; one pass over each tensor where it is, without a copy."""
-    for key, value in net.state_dict().items():
+    rows = net.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise HybretError(
+            f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; they must be of one model"
+        )
+    for key, value in net.state_dict().items() if info is not None else ():
         if value.is_floating_point() and value.numel():
             low, high = value.aminmax()  # NaN goes through both
             if not (math.isfinite(low) and math.isfinite(high)):
@@ -214,15 +218,6 @@ def check_finite(name: str, net: Any) -> None:
                     f"the weights of {name!r} are not finite: {key} holds NaN or an infinity; get the file again, or "
                     "use another checkpoint"
                 )
-
-
-def check_vocabulary(name: str, net: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer that knows tokens which the model does not."""
-    rows = net.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise HybretError(
-            f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; they must be of one model"
-        )
 
 
 def check_prompts(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
@@ -257,11 +252,6 @@ def warn_beyond(model: Hybrid, prompts: Iterable[Sequence[int]]) -> None:
             "answers to them say nothing about its heads; give shorter lengths",
             stacklevel=1,
         )
-
-
-def eos_token_ids(*declared: int | list[int] | None) -> frozenset[int]:
-    """Every token that ends an answer: chat models name their end of turn in the generation config alone."""
-    return frozenset(i for ids in declared if ids is not None for i in (ids if isinstance(ids, list) else [ids]))
 
 
 def digest(net: Any) -> str:

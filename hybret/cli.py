@@ -148,7 +148,7 @@ def sweep(
     """Needle-in-a-haystack accuracy with only the k most focused heads of every attention layer."""
     from hybret import metrics, sweeping
     from hybret.cluster import Ray
-    from hybret.engine.schedule import Budget, budget_of
+    from hybret.devices import Budget, budget_of
     from hybret.interventions import KeepHeads
     from hybret.models import load
     from hybret.prompts import CONTROL

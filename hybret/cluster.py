@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from hybret.checkpoints import digest, organisms
-from hybret.engine.schedule import Batch, Budget, Schedule, Timings
+from hybret.devices import Budget
+from hybret.engine.schedule import Batch, Schedule, Timings
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError, integer, number, text
 from hybret.families import RANDOM
@@ -33,13 +34,9 @@ Answers = list[tuple[Batch, list[list[int]], Budget]]
 
 
 class Worker:
-    """One process that holds the model (a Ray actor).
+    """One process that holds the model (a Ray actor), loaded with the `options` of `hybret.load`.
 
-    Parameters
-    ----------
-    threads : int
-        Of torch. On a CPU their number decides how sums are taken.
-    options : what `hybret.load` is called with.
+    On a CPU the number of torch's `threads` decides how sums are taken.
     """
 
     def __init__(self, threads: int, **options: Any) -> None:
@@ -68,16 +65,13 @@ class Ray:
 
     Parameters
     ----------
-    address : str, optional
-        ``"host:port"`` of the head node, or ``"auto"``: the cluster that this node is part of. Default:
+    address : ``"host:port"`` of the head node, or ``"auto"``: the cluster that this node is part of. Default:
         ``RAY_ADDRESS``, else a cluster on this node, else one is started for this process. Where the process is
         connected already, that connection is used.
-    workers : int, optional
-        Default: as many as fit on the cluster, and no more than there are batches. One batch goes to one worker, so
-        that many workers need a `Budget` of few rows.
-    gpus_per_worker : float, optional
-        Default: 1 if the model is on a GPU, else 0. A model is spread over several. Without GPUs a worker takes as many
-        cores as torch has threads in the driver.
+    workers : default as many as fit on the cluster, and no more than there are batches. One batch goes to one worker,
+        so that many workers need a `Budget` of few rows.
+    gpus_per_worker : default 1 if the model is on a GPU, else 0. A model is spread over several. Without GPUs a worker
+        takes as many cores as torch has threads in the driver.
     """
 
     address: str | None = None
@@ -143,40 +137,56 @@ class Ray:
             return
         ray = self.connect()
         self._hold(model)
-        room = self._room(ray, model.device.type)
+        gpus, cores, room = self._share(ray, model.device.type)
         most = min(len(plan.batches), self.workers or room)
         shared = ray.put(replace(plan, batches=()))
         queue = deque(plan.batches)
-        joining: dict[Any, Any] = {}  # what is waited for: the worker
-        running: dict[Any, tuple[Any, Batch]] = {}
+        waiting: dict[Any, tuple[Any, Batch | None]] = {}  # by what is waited for; without a batch a worker joins
         lost = 0
 
+        def start() -> Any:
+            options = self._holds | ({"device_map": "auto"} if gpus > 1 else {})
+            return ray.remote(Worker).options(num_gpus=gpus, num_cpus=cores).remote(threads=cores, **options)
+
         def join(worker: Any) -> None:
-            joining[worker.run_key.remote(model.name, shared)] = worker
+            waiting[worker.run_key.remote(model.name, shared)] = worker, None
 
         try:
             while len(self._pool) < most:
-                self._pool.append(self._start(ray, self._holds))
+                self._pool.append(start())
             for worker in self._pool[:most]:
                 join(worker)
-            while queue or running:
-                (ready,), _ = ray.wait([*joining, *running], num_returns=1)
-                worker, batch = running.pop(ready) if ready in running else (joining.pop(ready), None)
+            while queue or any(batch for _, batch in waiting.values()):
+                (ready,), _ = ray.wait([*waiting], num_returns=1)
+                worker, batch = waiting.pop(ready)
                 try:
-                    result = _get(ray, ready, model.name)
-                except _LostError as problem:
+                    result = ray.get(ready)
+                except ray.exceptions.RayTaskError as problem:
+                    if isinstance(problem.cause, HybretError):  # bad input, in the words of one process
+                        raise HybretError(str(problem.cause)) from None
+                    raise
+                except ray.exceptions.RayError as problem:
                     lost += 1
                     if lost > PATIENCE * most:
-                        raise HybretError(f"{problem} (finished answers are kept)") from problem
+                        reason = str(problem).strip().partition("\n")[0].rstrip(".:")
+                        raise HybretError(
+                            f"a worker was lost ({reason}); see whether a node's memory is enough for {model.name} "
+                            "(finished answers are kept)"
+                        ) from problem
                     if batch:
                         queue.appendleft(batch)
-                    join(self._replace(ray, worker))
+                    ray.kill(worker)
+                    self._pool[self._pool.index(worker)] = fresh = start()
+                    join(fresh)
                     continue
-                if batch is None:
-                    _check_run(result, run)
+                if batch is None and (fields := differences(result, run)):
+                    raise HybretError(
+                        f"a worker would compute another run (it differs in {fields}); install the same versions on "
+                        "every node, and give a model that can be loaded there by its name or folder"
+                    )
                 if queue:
                     following = queue.popleft()
-                    running[worker.answer.remote(shared, following)] = worker, following
+                    waiting[worker.answer.remote(shared, following)] = worker, following
                 if batch is not None:
                     lost = 0
                     parts, seconds = result
@@ -189,7 +199,14 @@ class Ray:
 
     def _hold(self, model: Model) -> None:
         """End workers that hold another model, and refuse one that workers cannot load as it is."""
-        options = _options(model)
+        number, folder = model.digest.removeprefix("random"), model.name.removeprefix(RANDOM)
+        local = model.name not in organisms() and (Path(folder) / "config.json").is_file()
+        options = {  # of `hybret.load`, to get this model in another process, whatever folder that works in
+            "name": model.name.removesuffix(folder) + str(Path(folder).resolve()) if local else model.name,
+            "device": model.device.type,
+            "dtype": model.dtype,
+            "seed": int(number) if number != model.digest else 0,
+        }
         if self._holds == options:
             return
         if not model.digest.startswith("random") and digest(model.net) != model.digest:
@@ -200,21 +217,10 @@ class Ray:
         self.close()
         self._holds = options
 
-    def _replace(self, ray: Any, worker: Any) -> Any:
-        """A new worker in the place of a lost one."""
-        ray.kill(worker)
-        started = self._start(ray, self._holds)
-        self._pool[self._pool.index(worker)] = started
-        return started
-
-    def _size(self, kind: str) -> tuple[float, int]:
-        """GPUs and cores of one worker."""
+    def _share(self, ray: Any, kind: str) -> tuple[float, int, int]:
+        """GPUs and cores of one worker, and how many workers fit on the cluster."""
         gpus = (1 if kind == "cuda" else 0) if self.gpus_per_worker is None else self.gpus_per_worker
-        return gpus, 1 if gpus else torch.get_num_threads()
-
-    def _room(self, ray: Any, kind: str) -> int:
-        """Workers that fit on the cluster."""
-        gpus, cores = self._size(kind)
+        cores = 1 if gpus else torch.get_num_threads()
         if bool(gpus) != (kind == "cuda"):
             raise HybretError(
                 f"the model is on {kind} and a worker has {gpus:g} GPUs; load it on the kind of "
@@ -227,55 +233,4 @@ class Ray:
                 f"no node of the cluster has the {cores} cores and {gpus:g} GPUs that a worker takes; change "
                 "gpus_per_worker, or OMP_NUM_THREADS for workers without GPUs"
             )
-        return int(sum(fit))
-
-    def _start(self, ray: Any, options: dict[str, Any]) -> Any:
-        gpus, cores = self._size(options["device"])
-        spread = {"device_map": "auto"} if gpus > 1 else {}
-        actor = ray.remote(Worker).options(num_gpus=gpus, num_cpus=cores)
-        return actor.remote(threads=cores, **options, **spread)
-
-
-def _check_run(there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Refuse a worker that would compute another run, as one with another version of the engine."""
-    if fields := differences(there, here):
-        raise HybretError(
-            f"a worker would compute another run (it differs in {fields}); install the same versions on every node, "
-            "and give a model that can be loaded there by its name or folder"
-        )
-
-
-class _LostError(HybretError):
-    """A worker has ended, or its node."""
-
-
-def _get(ray: Any, ready: Any, name: str) -> Any:
-    """A result; bad input that a worker met is said as here."""
-    try:
-        return ray.get(ready)
-    except ray.exceptions.RayTaskError as problem:
-        if isinstance(problem.cause, HybretError):
-            raise HybretError(str(problem.cause)) from None
-        raise
-    except ray.exceptions.RayError as problem:
-        reason = str(problem).strip().partition("\n")[0].rstrip(".:")
-        raise _LostError(f"a worker was lost ({reason}); see whether a node's memory is enough for {name}") from problem
-
-
-def _options(model: Model) -> dict[str, Any]:
-    """What `hybret.load` is called with to get this model in another process."""
-    number = model.digest.removeprefix("random")
-    return {
-        "name": _source(model.name),
-        "device": model.device.type,
-        "dtype": model.dtype,
-        "seed": int(number) if number != model.digest else 0,
-    }
-
-
-def _source(name: str) -> str:
-    """A name that means the same in every folder."""
-    folder = name.removeprefix(RANDOM)
-    if name in organisms() or not (Path(folder) / "config.json").is_file():
-        return name
-    return name.removesuffix(folder) + str(Path(folder).resolve())
+        return gpus, cores, int(sum(fit))

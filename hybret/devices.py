@@ -1,4 +1,4 @@
-"""Where a model runs: which devices there are, how much memory they have free, and whether the weights fit."""
+"""Where a model runs: which devices there are, whether the weights fit, and how much may run at one time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM
 
-from hybret.errors import HybretError, one_of
+from hybret.errors import HybretError, Positive, checked, one_of
+from hybret.hybrid import Hybrid
 
 GIB = 2**30
 RESERVE = GIB // 2  # bytes kept free beside the weights: the runtime's own memory and the smallest batch
+MOST_SEQUENCES = {"cpu": 640, "cuda": 1024}
+# On the CPU a few rows stay in the caches; a GPU wants large passes.
+MOST_TOKENS = {"cpu": 2400, "cuda": 32768}
+STATE_SHARE = 0.15
+"""Share of a GPU's memory for the keys and values of the rows that decode together; merging them takes it twice."""
+ROOM_SHARE = 0.25
+"""The same of what the weights leave, where that is less: of 139 GiB the 96 of Jamba-Mini leave 43."""
 
 
 def skeleton(config: Any) -> Any:
@@ -27,13 +35,6 @@ def skeleton(config: Any) -> Any:
 def weight_bytes(config: Any, dtype: str) -> int:
     """Bytes of a model's weights in a dtype; tied weights count once."""
     return sum(p.numel() for p in skeleton(config).parameters()) * getattr(torch, dtype).itemsize
-
-
-def cache_bytes(config: Any, attention_layers: int, tokens: int, item: int) -> int:
-    """Bytes of the keys and values of one row after `tokens` tokens, `item` bytes per number; a window bounds them."""
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    keys = min(tokens, getattr(config, "sliding_window", None) or tokens)
-    return int(2 * attention_layers * config.num_key_value_heads * width * keys * item)
 
 
 def free_bytes(device: str) -> int:
@@ -127,3 +128,37 @@ def check_on_gpus(name: str, net: Any) -> None:
             f"{name} does not fit on the GPUs: accelerate left {away[0] or 'all of it'} in slower memory; free some of "
             "theirs, or use more or larger ones"
         )
+
+
+@checked
+class Budget:
+    """How much runs at one time. In fp32 it does not change an answer; in bf16 it may, so it is part of a run."""
+
+    max_sequences: Positive  # rows (prompt x condition) that decode together
+    max_tokens: Positive  # of a prefill pass, over all its rows
+
+    def half(self) -> Budget:
+        return Budget(max(1, self.max_sequences // 2), max(1, self.max_tokens // 2))
+
+
+def budget_of(model: Hybrid, longest: int | None = None) -> Budget:
+    """What fits on the model's device, from its memory, for prompts of up to `longest` tokens.
+
+    The default is made for the longest prompt of the model's grid, read twice.
+    """
+    kind, longest = model.device.type, longest or 2 * max(model.lengths)
+    sequences = MOST_SEQUENCES.get(kind, 1)
+    if kind == "cuda":
+        memory = torch.cuda.get_device_properties(model.device).total_memory
+        weights = sum(p.numel() * p.element_size() for p in model.net.parameters() if p.device == model.device)
+        room = int(min(STATE_SHARE * memory, ROOM_SHARE * max(0, memory - weights)))
+        sequences = max(1, min(sequences, room // row_bytes(model, longest)))
+    return Budget(sequences, MOST_TOKENS.get(kind, 1))
+
+
+def row_bytes(model: Hybrid, tokens: int) -> int:
+    """Bytes of the keys and values of one row after `tokens` tokens; a window bounds them."""
+    config = model.net.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys = min(tokens, getattr(config, "sliding_window", None) or tokens)
+    return int(2 * len(model.attention_layers) * config.num_key_value_heads * width * keys * model.net.dtype.itemsize)

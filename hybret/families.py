@@ -21,32 +21,18 @@ CONFIGS = Path(__file__).parent / "configs"
 class Family:
     """One family of hybrids.
 
-    Attributes
-    ----------
-    tiny
-        Fields of a tiny configuration for `hybret.verify`, with at least two attention and two recurrent layers. Its
-        `initializer_range` is large: fresh layers write almost nothing into the residual stream and would hide errors.
-    tiny_attributes
-        Fields that the constructor of the configuration overwrites; set afterwards.
-    model_type
-        Of the language model; default the family's name.
-    shares_lower_layers
-        Whether rows of one text may share the layers below the first attention layer.
-    chunked_prefill
-        Whether transformers continues a prompt from a cache; if not, a prompt is read in one pass.
-    cache, feed_forward
-        The family's own cache class, and the attribute of a layer that is its feed-forward network.
-    defects
-        By check of `hybret.verify` (its function): what is wrong in transformers 5.23.0, and what hybret does about it.
+    `tiny` are the fields of a tiny configuration for `hybret.verify`, with at least two attention and two recurrent
+    layers. Its `initializer_range` is large: fresh layers write almost nothing into the residual stream and would hide
+    errors. `defects` says by check of `hybret.verify` what is wrong in transformers 5.23.0, and what hybret does then.
     """
 
     tiny: Fields
-    tiny_attributes: Fields = field(default_factory=dict)
-    model_type: str | None = None
-    shares_lower_layers: bool = True
-    chunked_prefill: bool = True
-    cache: str | None = None
-    feed_forward: str | None = None
+    tiny_attributes: Fields = field(default_factory=dict)  # that the configuration's constructor overwrites; set later
+    model_type: str | None = None  # of the language model; default the family's name
+    shares_lower_layers: bool = True  # rows of one text may share the layers below the first attention layer
+    chunked_prefill: bool = True  # transformers continues a prompt from a cache; if not, it is read in one pass
+    cache: str | None = None  # the family's own cache class
+    feed_forward: str | None = None  # the attribute of a layer that is its feed-forward network
     defects: Mapping[str, str] = field(default_factory=dict)
 
 

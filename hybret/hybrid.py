@@ -30,24 +30,16 @@ class Hybrid:
 
     Attributes
     ----------
-    net : transformers.PreTrainedModel
-        In eval mode.
-    family : str
-        transformers' model type, e.g. ``"recurrent_gemma"`` or ``"jamba"``.
-    heads : int
-        Query heads per attention layer.
-    attention_layers : tuple of int
-        Layer indices, from 0.
-    window : int or None
-        Keys that a query sees, itself included; None for global attention.
-    instruct : bool
-        Whether prompts go through the chat template.
-    digest : str
-        First 12 hex digits of the SHA-256 over the weights: stored with every row.
-    lengths, buffer
-        Length labels of the default grid, and the tokens that a label reserves for all but haystack and needle.
-    embedded : bool
-        One of the small models that hybret trained itself.
+    net : the transformers.PreTrainedModel, in eval mode
+    family : transformers' model type, e.g. ``"recurrent_gemma"`` or ``"jamba"``
+    heads : query heads per attention layer
+    attention_layers : layer indices, from 0
+    window : keys that a query sees, itself included; None for global attention
+    instruct : whether prompts go through the chat template
+    digest : first 12 hex digits of the SHA-256 over the weights: stored with every row
+    lengths, buffer : labels of the default grid, and the tokens that a label reserves for all but haystack and needle
+    embedded : one of the small models that hybret trained itself
+    eos : tokens that end an answer
     """
 
     name: str

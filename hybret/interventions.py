@@ -19,8 +19,7 @@ from torch import Tensor
 from hybret.errors import Count, HybretError, checked
 
 if TYPE_CHECKING:
-    from hybret.engine.context import Keys, Question, Spans
-    from hybret.engine.streaming import StreamedLayer
+    from hybret.engine.keys import Keys, Question, Spans, StreamedLayer
     from hybret.hybrid import Hybrid
     from hybret.recipe import Recipe
 

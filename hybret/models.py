@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -22,10 +22,8 @@ from hybret.errors import SEEDS, HybretError, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
 from hybret.interventions import PHASES, Keep, resolve
+from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
-
-if TYPE_CHECKING:
-    from hybret.prompts import Prompt
 
 __all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
 
@@ -39,23 +37,17 @@ class Model(Hybrid):
     def generate(self, prompt: Prompt | str, max_new_tokens: int = 40) -> str:
         """Greedy answer to one prompt, under the intervention that `hybret.attach` put on this model, if any.
 
-        Parameters
-        ----------
-        prompt : Prompt or str
-            A plain string has no needle.
-        max_new_tokens : int
+        A plain string has no needle.
         """
         integer("max_new_tokens", max_new_tokens, 1)
         on = attached(self.net)
         rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
-        ids: Sequence[int]
-        if not isinstance(prompt, str) and hasattr(prompt, "needle_spans"):
-            ids, spans, question = prompt.ids, prompt.needle_spans, prompt.question_span
+        if isinstance(prompt, Prompt):
+            ids, spans, question, control = prompt.ids, prompt.needle_spans, prompt.question_span, prompt.control
         else:
-            ids, spans, question = self.tokenizer(text("prompt", prompt)).input_ids, (), None
+            ids, spans, question, control = self.tokenizer(text("prompt", prompt)).input_ids, (), None, False
         checkpoints.check_prompts(self, [ids], max_new_tokens)
-        reading, control = decode.prompt_tokens(self, ids, recipe), not isinstance(prompt, str) and prompt.control
-        resolved = on.resolved if on else resolve(rule, self, recipe)
+        reading, resolved = decode.prompt_tokens(self, ids, recipe), resolve(rule, self, recipe)
         resolved.check_prompt(len(ids), reading, max_new_tokens, None if control else spans, question)
         with parallel_scans(), implementation(self.net):
             trace = on.trace if on else None
@@ -79,28 +71,22 @@ def load(
 
     Parameters
     ----------
-    name : str
-        An organism (``hybret models`` lists them), ``"random-griffin"``, ``"random-jamba"`` or a family of
-        `hybret.families.FAMILIES` such as ``"bamba"`` (tiny, random weights), a Hugging Face id such as
+    name : one of our small models (``hybret models`` lists them), ``"random-griffin"``, ``"random-jamba"`` or a family
+        of `hybret.families.FAMILIES` such as ``"bamba"`` (tiny, random weights), a Hugging Face id such as
         ``"google/recurrentgemma-2b"``, or a folder with config.json and safetensors.
-    device : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one, and all of them when the
-        weights do not fit on the first (as ``device_map="auto"``).
-    dtype : {"auto", "float32", "bfloat16", "float16"}
-        ``"auto"``: float32 for organisms and on the CPU, bfloat16 (the authors') for other models on a GPU.
-    seed : int
-        Of random weights.
-    weights : {"checkpoint", "random"}
-        ``"random"``, or ``"random:"`` before the name, builds one of the paper's models or that of a folder with
-        config.json at full size without any download, to measure time and memory. The tokenizer is an organism's
-        (fewer tokens, so a length holds less text), answers mean nothing, and the digest begins with ``"random"``.
-    revision : str, optional
-        Commit, tag or branch of a Hugging Face id; default the newest. Written in the name, rows carry it:
+    device : ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; ``"auto"`` takes a GPU when there is one, and all of them when
+        the weights do not fit on the first (as ``device_map="auto"``).
+    dtype : ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``: float32 for our small models and on the CPU,
+        bfloat16 (the authors') for other models on a GPU.
+    seed : of random weights.
+    weights : ``"checkpoint"``; or ``"random"``, as ``"random:"`` before the name: one of the paper's models or that of
+        a folder with config.json is built at full size without any download, to measure time and memory. The tokenizer
+        is a small model's (fewer tokens, so a length holds less text), answers mean nothing, and the digest begins with
+        ``"random"``.
+    revision : commit, tag or branch of a Hugging Face id; default the newest. Written in the name, rows carry it:
         ``"google/recurrentgemma-2b@2a4c..."``.
-    device_map : {"auto", "balanced"}, optional
-        Spread the layers over all GPUs with accelerate. `device` is then not used.
-    machine : Machine, optional
-        Devices and memory to decide by; default this machine's.
+    device_map : ``"auto"`` or ``"balanced"`` spreads the layers over all GPUs with accelerate; `device` is not used.
+    machine : devices and memory to decide by; default this machine's.
     """
     if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
         raise HybretError(
@@ -125,6 +111,8 @@ def load(
         with checkpoints.explained(src.name, "build"):
             place = machine.fitted(src.name, src.config, dtype, place, auto, read=not src.random)
     net, tokenizer = _build(src, place, dtype, seed)
+    # Chat models name their end of turn in the generation config alone.
+    ends = src.config.eos_token_id, net.generation_config.eos_token_id
     seeded = src.random and (name not in RANDOM_MODELS or weights == "random")
     return Model(
         name=src.name,
@@ -139,13 +127,14 @@ def load(
         lengths=ORGANISM_LENGTHS if src.small else PAPER_LENGTHS,
         buffer=ORGANISM_BUFFER if src.small else PAPER_BUFFER,
         embedded=src.kind == "organism",
-        eos=checkpoints.eos_token_ids(src.config.eos_token_id, net.generation_config.eos_token_id),
+        eos=frozenset(i for ids in ends if ids is not None for i in (ids if isinstance(ids, list) else [ids])),
     )
 
 
 def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> tuple[Any, Any]:
     """Network and tokenizer, checked."""
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
+    info: dict[str, Any] | None = None
     files: dict[str, Any] = {"revision": src.revision or "main", "trust_remote_code": False}
     with checkpoints.explained(src.name), _quiet(src.small or src.random):
         if not src.random:
@@ -155,7 +144,6 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
                 output_loading_info=True, ignore_mismatched_sizes=True, **files, **options,
             )  # fmt: skip
             net, info = loaded
-            checkpoints.check_whole(src.name, info)
         elif place.spread:  # a checkpoint without weights: transformers spreads the layers and fills in all of them
             torch.manual_seed(seed)
             net = type(skeleton(src.config)).from_pretrained(
@@ -174,9 +162,7 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
             f"{src.name!r} ({src.config.model_type}) does not use transformers' attention interface; choose a family "
             "that does, or a newer transformers"
         )
-    checkpoints.check_vocabulary(src.name, net, tokenizer)
-    if not src.random:
-        checkpoints.check_finite(src.name, net)
+    checkpoints.check_loaded(src.name, net, tokenizer, info)
     return net.eval() if place.spread else net.eval().to(place.devices[0]), tokenizer
 
 

@@ -24,7 +24,7 @@ from hybret.errors import HybretError
 from hybret.files import digest, read_table, unwritable, write_table, write_whole
 
 if TYPE_CHECKING:
-    from hybret.engine.schedule import Budget
+    from hybret.devices import Budget
     from hybret.hybrid import Hybrid
     from hybret.recipe import Recipe
 

@@ -13,8 +13,9 @@ import pandas as pd
 from hybret import scoring
 from hybret.checkpoints import check_prompts, warn_beyond
 from hybret.cluster import Ray
+from hybret.devices import Budget, budget_of
 from hybret.engine import decode
-from hybret.engine.schedule import Budget, Timings, budget_of, schedule, tokens_acted_on
+from hybret.engine.schedule import Timings, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError, integer, one_of, text
 from hybret.errors import conditions as check_conditions
@@ -90,7 +91,7 @@ def sweep(
     warn_beyond(model, [p.ids for p in prompts])
     one_of("rubric", recipe.rubric, scoring.RUBRICS)
     if budget is not None and not isinstance(budget, Budget):
-        raise HybretError(f"budget is {budget!r}; give a hybret.engine.schedule.Budget, or None for what fits")
+        raise HybretError(f"budget is {budget!r}; give a hybret.devices.Budget, or None for what fits")
     if out is not None and not isinstance(out, Path):
         text("out", out)
     resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}

@@ -30,6 +30,7 @@ from hybret.organisms import skills as skills
 from hybret.prompts import Prompt
 from hybret.rows import COLUMNS as COLUMNS
 from hybret.scoring import score
+from hybret.tasks.haystack import PAPER_ESSAYS as PAPER_ESSAYS
 
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 
@@ -152,8 +153,8 @@ def line(k, length, depth, answer, **more) -> dict[str, Any]:
     return {
         "model": "toy", "weights": "abc123abc123", "recipe": "CORRECTED", "condition": f"k={k} (generation)",
         "intervention": f"KeepHeads(k={k}, metric='entropy', during='generation')", "k": k, "during": "generation",
+        "generation": None, "prefill": None, "run": "", "asked": PAPER_NEEDLE.digest,
         "template": "base", "haystack": "embedded", "haystack_seed": 0, "needle": "paper",
-        "asked": PAPER_NEEDLE.digest,
         "length": length, "depth": float(depth), "tokens": length - 3, "distance": int(length * (100 - depth) / 100),
         "in_window": length * (100 - depth) / 100 < 150, "answer": answer, "score": points, "exact": exact,
         "rubric": "table2", "prompt": f"{length}-{depth}", "device": "cpu", "dtype": "float32", **more,

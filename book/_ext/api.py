@@ -24,7 +24,8 @@ def entry(module: str, name: str) -> str:
     """Return the autodoc directive of one name."""
     value = getattr(import_module(module), name)
     if not (inspect.isclass(value) or inspect.isroutine(value)):  # autodoc would print the docstring of its type
-        shown = "" if len(repr(value)) > 200 else f"\n\n   ``{value!r}``"
+        hidden = isinstance(value, Path) or len(repr(value)) > 200  # a path is that of the machine that built the page
+        shown = "" if hidden else f"\n\n   ``{value!r}``"
         text = f".. py:data:: {module}.{name}\n   :type: {type(value).__name__}{shown}"
     elif not inspect.isclass(value):
         text = f".. autofunction:: {module}.{name}\n"

@@ -102,15 +102,11 @@ class ClaimBox(FromVerdicts):
         text = f"Test: {claim.test}."
         if idle:
             text += f" Not testable: {', '.join(line['model'] + ' (' + line['why'] + ')' for line in idle)}."
-        foot: list[str | nodes.Node] = [text]
         if first:
-            recipe = f" Recipe {first[0]['recipe']}.{self.other(first, lines)} "
-            foot = [text + recipe, self.link("In full", claim.name), "."]
-        return [
-            sentence,
-            grid(["model", "number", "verdict"], rows, "hb-names"),
-            paragraph(*foot, classes=["hb-small"]),
-        ]
+            text += f" Recipe {first[0]['recipe']}.{self.other(first, lines)} "
+        more = [self.link("In full", claim.name), "."] if first else []
+        foot = paragraph(text, *more, classes=["hb-small"])
+        return [sentence, grid(["model", "number", "verdict"], rows, "hb-names"), foot]
 
     @staticmethod
     def other(first: Sequence[Verdict], lines: Sequence[Verdict]) -> str:
@@ -145,8 +141,7 @@ class VerdictCounts(FromVerdicts):
     """``{verdict-counts}``: for each model, how many of the claims that it can test are reproduced."""
 
     def run(self) -> list[nodes.Node]:
-        table = self.verdicts()
-        if not table:
+        if not (table := self.verdicts()):
             return [paragraph("No claim has been judged here yet: make book. ", self.link("The verdict"), ".")]
         first = [line for line in table if line["recipe"] == table[0]["recipe"]]
         rows = []
@@ -164,8 +159,7 @@ class VerdictChanges(FromVerdicts):
     """``{verdict-changes}``: claims whose verdict depends on the recipe."""
 
     def run(self) -> list[nodes.Node]:
-        table = self.verdicts()
-        if not table:
+        if not (table := self.verdicts()):
             return [paragraph("No claim has been judged here yet: make book.")]
         by = {(line["claim"], line["model"], line["recipe"]): line for line in table}
         first, *others = dict.fromkeys(line["recipe"] for line in table)
@@ -176,11 +170,9 @@ class VerdictChanges(FromVerdicts):
             for a, b in judged
             if a["verdict"] != b["verdict"]
         ]
-        box = nodes.container(classes=["hb-lead"])
         text = f"{len(rows)} of the {len(judged)} verdicts that were reached under both recipes depend on the recipe"
-        box += paragraph(
-            nodes.strong("", text), ": " if rows else ". ", self.link("all verdicts"), ".", *self.outdated()
-        )
+        then = [": " if rows else ". ", self.link("all verdicts"), ".", *self.outdated()]
+        box = nodes.container("", paragraph(nodes.strong("", text), *then), classes=["hb-lead"])
         if rows:
             box += grid(["the paper", first, ", ".join(others)], rows)
         return [box]

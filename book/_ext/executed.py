@@ -18,6 +18,7 @@ import nbformat
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from nbformat.v4 import new_markdown_cell
 from sphinx.application import Sphinx
 from sphinx.directives.patches import Figure
 from sphinx.errors import ExtensionError
@@ -34,40 +35,24 @@ MADE_UP = "The weights of this run are random: it shows time and memory. What th
 ANCHOR = re.compile(r'id="(cell-[\w-]+)"')
 
 
-def project_of(app: Sphinx) -> tuple[Project, list[Path]]:
-    """Return the project of these pages and its published runs of other models."""
-    project = Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}")))
-    try:
-        return project, published(project)
-    except HybretError as error:
-        raise ExtensionError(str(error)) from error
-
-
-def page(project: Project, path: Path) -> str:
-    """Return the document name of a published run."""
-    return path.relative_to(project.root).with_suffix("").as_posix()
-
-
-def read_runs(app: Sphinx) -> None:
-    """Look up every run once per build."""
-    project, others = project_of(app)
-    statuses = {FOLDER + name: project.status(name) for name in project.plan}
-    statuses |= {page(project, path): Status("published", path, meta_of(path)) for path in others}
-    app.hybret = project, statuses  # type: ignore
-
-
-def into_toc(app: Sphinx, config: Any) -> None:
-    """Add a part to the contents for every model with published runs.
+def look_up(app: Sphinx, config: Any) -> None:
+    """Look up every run, once per build, and add a part to the contents for every model with published runs.
 
     It comes last, so that the numbers of the book's figures do not depend on what else was published.
     """
-    project, others = project_of(app)
+    project = Project(Path(app.srcdir), json.loads(os.environ.get(OVERRIDES, "{}")))
+    try:
+        statuses = {FOLDER + name: project.status(name) for name in project.plan}
+        others = {path.relative_to(project.root).with_suffix("").as_posix(): path for path in published(project)}
+    except HybretError as error:
+        raise ExtensionError(str(error)) from error
     parts: dict[str, list[FileItem]] = {}
-    for path in others:
-        name = FileItem(page(project, path))
-        parts.setdefault(path.parent.name, []).append(name)
-        config.external_site_map[name] = Document(name)
-    shown = {f"{name}.ipynb" for items in parts.values() for name in items}
+    for page, path in others.items():
+        statuses[page] = Status("published", path, meta_of(path))
+        parts.setdefault(path.parent.name, []).append(FileItem(page))
+        config.external_site_map[page] = Document(page)
+    app.hybret = project, statuses  # type: ignore
+    shown = {f"{page}.ipynb" for page in others}
     config.exclude_patterns = [pattern for pattern in config.exclude_patterns if pattern not in shown]
     trees = [TocTree([*items], caption=f"Published: {variant}") for variant, items in parts.items()]
     config.external_site_map.root.subtrees.extend(trees)
@@ -80,18 +65,13 @@ def runs(app: Sphinx) -> dict[str, Status]:
 
 def outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
     """Read a notebook's page again when its status changed, and with it every page that may quote it."""
-    now = {
+    before = getattr(env, "hybret_runs", {})
+    env.hybret_runs = today = {
         d: (s.state, s.reason, s.meta.get("key"), s.meta.get("started"), switch(app, d)) for d, s in runs(app).items()
     }
-    before = getattr(env, "hybret_runs", {})
-    env.hybret_runs = now
-    pages = [d for d in now if d in env.found_docs and now[d] != before.get(d)]
+    pages = [d for d in today if d in env.found_docs and today[d] != before.get(d)]
     quoting = [d for d in env.found_docs if not d.startswith(FOLDER)]
     return pages + quoting if pages else []
-
-
-def markdown(text: str) -> Any:
-    return nbformat.v4.new_markdown_cell(text)
 
 
 def code(value: Any) -> str:
@@ -115,10 +95,9 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
     nb = nbformat.read(status.path, as_version=4)
     if status.state == "published":
         set_apart(nb, status.path.parent.name)
-    card = f"{switch(app, docname)}\n\n{run_card(app.hybret[0], status)}"  # type: ignore
-    # Prose is no part of a run: it comes from the notebook of today.
-    today = nb.cells if status.state == "published" else nbformat.reads(source[0], as_version=4).cells
-    prose = {c.id: c.source for c in today if c.cell_type == "markdown"}
+        prose = {}
+    else:  # prose is no part of a run: it comes from the notebook of today
+        prose = {cell.id: cell.source for cell in nbformat.reads(source[0], as_version=4).cells}
     cells: list[Any] = []
     for cell in nb.cells:
         if tags(cell) & {"parameters", "injected-parameters"}:
@@ -126,9 +105,11 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
         if cell.cell_type == "markdown":
             cell.source = prose.get(cell.id, cell.source)
         if cell.cell_type == "code":
-            cells.append(markdown(f'<a id="cell-{re.sub(r"[^A-Za-z0-9_-]", "", cell.id)}" class="hb-cell"></a>'))
+            cells.append(
+                new_markdown_cell(f'<a id="cell-{re.sub(r"[^A-Za-z0-9_-]", "", cell.id)}" class="hb-cell"></a>')
+            )
         cells.append(cell)
-    nb.cells = under_title(cells, card)
+    nb.cells = under_title(cells, f"{switch(app, docname)}\n\n{run_card(app.hybret[0], status)}")  # type: ignore
     source[0] = nbformat.writes(nb)
 
 
@@ -166,8 +147,8 @@ def under_title(cells: list[Any], text: str) -> list[Any]:
     for i, cell in enumerate(cells):
         if cell.cell_type == "markdown" and cell.source.lstrip().startswith("# "):
             title, _, rest = cell.source.lstrip().partition("\n")
-            return [*cells[:i], *map(markdown, filter(str.strip, [title, text, rest])), *cells[i + 1 :]]
-    return [markdown(text), *cells]
+            return [*cells[:i], *map(new_markdown_cell, filter(str.strip, [title, text, rest])), *cells[i + 1 :]]
+    return [new_markdown_cell(text), *cells]
 
 
 CARD = """{notes}
@@ -187,47 +168,42 @@ def run_card(project: Project, status: Status) -> str:
     """Return the run card as MyST: what a reader should know first, then parameters and provenance."""
     meta, path = status.meta, status.path
     assert path is not None
-    used, rows = meta.get("parameters", {}), []
+    used, card = meta.get("parameters", {}), path.with_suffix(".json")
+    rows = []
     for name, p in parameters(path).items():
         value = code(json.dumps(used[name])) if name in used else "default"
         rows.append(f"| `{name}` | {value} | {code(p['default'])} | {p['help']} |")
-    where = path.relative_to(project.root).with_suffix("").as_posix()
-    downloads = f"{{download}}`Executed notebook </{where}.ipynb>`"
-    if path.with_suffix(".json").is_file():
-        downloads += f", {{download}}`run card </{where}.json>`"
+    files = {"Executed notebook": path} | ({"run card": card} if card.is_file() else {})
+    links = [f"{{download}}`{text} </{file.relative_to(project.root).as_posix()}>`" for text, file in files.items()]
     notes = []
     if status.state == "stale":
         notes.append(
             f":::{{warning}}\nThis run is out of date: {plain(status.reason)}. `make book` runs it again.\n:::\n"
         )
     if project.published in path.parents:
-        notes += [f":::{{warning}}\n{MADE_UP}\n:::\n"] if random_weights(path, meta) else []
+        names = str(meta.get("model")).split(",")
+        digests = json.loads(card.read_text()).get("weights", []) if card.is_file() else []
+        made_up = [name.startswith(RANDOM) or has_random_weights(name, "") for name in names]
+        if any(made_up) or any(has_random_weights("", digest) for digest in digests):
+            notes.append(f":::{{warning}}\n{MADE_UP}\n:::\n")
         whose = f"A published run of {code(meta.get('model'))}: made elsewhere, and shown as it was committed."
         notes.append(f":::{{note}}\n{whose}\n:::\n")
     commit = f"commit {code(meta['commit'][:9])}" if meta.get("commit") else "a folder without git history"
     versions = ", ".join(f"{name} {v}" for name, v in meta.get("versions", {}).items())
     return CARD.format(
         notes="\n".join(notes),
-        models=plain(models(meta)),
+        models=models(meta),
         **{name: plain(meta.get(name)) for name in ("recipe", "seconds", "device")},
         rows="\n".join(rows),
         commit=commit + (" with local changes" if meta.get("dirty") else ""),
         software=plain(", ".join(filter(None, [str(meta.get("python")), versions, moment(meta)]))),
-        downloads=downloads,
+        downloads=", ".join(links),
     )
-
-
-def random_weights(path: Path, meta: dict[str, Any]) -> bool:
-    """Say whether a published run was made with random weights, by its model's name or the digests of its rows."""
-    names, card = str(meta.get("model")).split(","), path.with_suffix(".json")
-    digests = json.loads(card.read_text()).get("weights", []) if card.is_file() else []
-    made_up = [name.startswith(RANDOM) or has_random_weights(name, "") for name in names]
-    return any([*made_up, *(has_random_weights("", digest) for digest in digests)])
 
 
 def models(meta: dict[str, Any]) -> str:
     """Return the models of a run as words that a line may break between."""
-    return str(meta.get("model") or "").replace(",", ", ")
+    return plain(str(meta.get("model") or "").replace(",", ", "))
 
 
 def moment(meta: dict[str, Any]) -> str:
@@ -245,7 +221,7 @@ def not_run(nb: Any, switcher: str = "") -> Any:
         figure = cell.metadata.get("mystnb", {}).get("figure", {})
         if cell.cell_type == "code" and figure.get("name"):
             text = f"::::{{run-figure}}\n:name: {figure['name']}\n\n{figure.get('caption', '')}\n::::"
-            cells.append(markdown(text))
+            cells.append(new_markdown_cell(text))
     note = ":::{note}\nThis page has not been run here yet. `make book` runs it and draws its figures.\n:::"
     nb.cells = under_title(cells, f"{switcher}\n\n{note}")
     return nb
@@ -294,7 +270,7 @@ class Runs(SphinxDirective):
             shown = docname if s.state == "published" else FOLDER + run.notebook
             link = f"[](/{shown}.ipynb)" if shown in self.env.found_docs else code(shown)
             link += "" if run.notebook == run.name else f": {code(run.name)}"
-            facts = [plain(models(m)), *(plain(m.get(name) or "") for name in ("recipe", "seconds"))]
+            facts = [models(m), *(plain(m.get(name) or "") for name in ("recipe", "seconds"))]
             made = ", ".join(filter(None, [plain(m.get("device") or ""), commit, plain(moment(m))]))
             lines.append(f"| {' | '.join([link, state, *facts, made])} |")
         box = nodes.container(classes=["hb-runs"])
@@ -347,8 +323,7 @@ def saved_by(app: Sphinx, docname: str, stem: str) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("runs", Runs)
     app.add_directive("run-figure", RunFigure)
-    app.connect("config-inited", into_toc, priority=901)  # after sphinx-external-toc has read _toc.yml
-    app.connect("builder-inited", read_runs)
+    app.connect("config-inited", look_up, priority=901)  # after sphinx-external-toc has read _toc.yml
     app.connect("env-get-outdated", outdated)
     app.connect("source-read", source_read)
     app.connect("doctree-read", glue_not_run)

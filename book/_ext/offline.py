@@ -14,7 +14,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-PARTS = ("tex-svg.js", "input/tex/extensions")
+EXTENSIONS = "input/tex/extensions"
 
 
 def copy(app: Sphinx, error: Exception | None) -> None:
@@ -26,13 +26,9 @@ def copy(app: Sphinx, error: Exception | None) -> None:
     except PackageNotFoundError as missing:
         raise ExtensionError("sphinx-mathjax-offline is not installed: make book installs it.") from missing
     folder = Path(str(installed.locate_file("sphinx-mathjax-offline/static/mathjax")))
-    for part in PARTS:
-        source, target = folder / part, Path(app.outdir, "_static", "mathjax", part)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            shutil.copy2(source, target)
+    target = Path(app.outdir, "_static", "mathjax")
+    shutil.copytree(folder / EXTENSIONS, target / EXTENSIONS, dirs_exist_ok=True)
+    shutil.copy2(folder / "tex-svg.js", target)
 
 
 def leave_out(_: Sphinx, __: str, ___: str, context: dict[str, Any], page: nodes.document | None) -> None:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
 
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError
-from hybret.metrics import unseen
+from hybret.rows import checked
 
 MEASURES = ("acc", "mcc", "f1")
 # GLUE's own measures: Matthews correlation for cola, accuracy and F1 for mrpc and qqp, accuracy elsewhere.
@@ -73,18 +73,14 @@ VARIANTS: dict[str, dict[str, Callable[[Mapping[str, int]], Weights]]] = {
 def per_task(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Scores of every task under every condition, from rows of `hybret.harness.evaluate` of one model and recipe.
 
-    Returns
-    -------
-    DataFrame
-        benchmark, group, task, label, condition, n, chance (1 / choices), then acc, mcc and f1 (mcc from -1 to 1; NA
-        without exactly two classes), each with its ``_low`` and ``_high``, and loss: how far acc is below that of the
-        condition ``"base"``, paired, with ``loss_low`` and ``loss_high`` (NA without a base).
+    Columns: benchmark, group, task, label, condition, n, chance (1 / choices), then acc, mcc and f1 (mcc from -1 to 1;
+    NA without exactly two classes), each with its ``_low`` and ``_high``, and loss: how far acc is below that of the
+    condition ``"base"``, paired, with ``loss_low`` and ``loss_high`` (NA without a base).
     """
     lines = []
     for sample in _samples(rows, seed):
         for condition in sample.conditions:
-            line = {name: getattr(sample, name) for name in ("benchmark", "group", "task", "label")}
-            line |= {"condition": condition, "n": sample.n, "chance": sample.chance}
+            line = {**sample.about, "condition": condition, "n": sample.n, "chance": sample.chance}
             for measure in MEASURES:
                 least = -1.0 if measure == "mcc" else 0.0
                 line |= _named(measure, interval(sample.score(condition, measure), sample.clusters, least))
@@ -96,19 +92,16 @@ def per_task(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def averages(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Every variant of a benchmark's average, under every condition: of all tasks, and of each group of several.
 
-    Returns
-    -------
-    DataFrame
-        benchmark, group (``"all"``, ``"glue"``, ``"mmlu-lookup"``, ...), variant, default (whether it is the
-        benchmark's first), condition, tasks, n (documents), chance (of guessing; F1 counts as accuracy there), value,
-        low, high (0 to 1), then loss, loss_low and loss_high: how far it is below the condition ``"base"``, paired;
-        and kept: its share of base.
+    Columns: benchmark, group (``"all"``, ``"glue"``, ``"mmlu-lookup"``, ...), variant, default (whether it is the
+    benchmark's first), condition, tasks, n (documents), chance (of guessing; F1 counts as accuracy there), value, low,
+    high (0 to 1), then loss, loss_low and loss_high: how far it is below the condition ``"base"``, paired; and kept:
+    its share of base.
     """
     samples = list(_samples(rows, seed))
     lines = []
-    for benchmark in dict.fromkeys(s.benchmark for s in samples):
-        tasks = [s for s in samples if s.benchmark == benchmark]
-        groups = {group: [s for s in tasks if s.group == group] for group in dict.fromkeys(s.group for s in tasks)}
+    for benchmark in dict.fromkeys(s.about["benchmark"] for s in samples):
+        tasks = [s for s in samples if s.about["benchmark"] == benchmark]
+        groups = {s.about["group"]: [t for t in tasks if t.about["group"] == s.about["group"]] for s in tasks}
         # The small models' look-ups, facts and sentences have only the model in common: no average is over all.
         parts = groups if benchmark == "organism" else {"all": tasks} | (groups if len(groups) > 1 else {})
         for group, members in parts.items():
@@ -116,14 +109,15 @@ def averages(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                 average = _average(weights, members)
                 base = average.scores.get(BASE, np.full(1 + DRAWS, np.nan))
                 for condition, score in average.scores.items():
+                    value, low, high = interval(score, average.clusters)
                     lines.append({
                         "benchmark": benchmark, "group": group, "variant": variant, "default": number == 0,
                         "condition": condition, "tasks": average.tasks, "n": average.n, "chance": average.chance,
-                        **_named("value", interval(score, average.clusters)),
+                        "value": value, "low": low, "high": high,
                         **_loss(condition, base, score, average.clusters),
                         "kept": score[0] / base[0] if base[0] else np.nan,
                     })  # fmt: skip
-    return pd.DataFrame(lines).rename(columns={"value_low": "low", "value_high": "high"})
+    return pd.DataFrame(lines)
 
 
 def headline(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -142,15 +136,15 @@ class Average(NamedTuple):
     chance: float  # the score of guessing
 
 
-def default(rows: pd.DataFrame, seed: int = 0) -> Average:
+def default(rows: pd.DataFrame) -> Average:
     """The default average of some tasks of one benchmark, of one model and recipe."""
-    samples = list(_samples(rows, seed))
-    return _average(next(iter(VARIANTS[samples[0].benchmark].values())), samples)
+    samples = list(_samples(rows, 0))
+    return _average(next(iter(VARIANTS[samples[0].about["benchmark"]].values())), samples)
 
 
 def _average(weigh: Callable[[Mapping[str, int]], Weights], members: Sequence[_Sample]) -> Average:
-    by_name = {s.task: s for s in members}
-    weights = weigh({s.task: s.n for s in members})
+    by_name = {s.about["task"]: s for s in members}
+    weights = weigh({task: s.n for task, s in by_name.items()})
     scores = {
         condition: np.sum([w * by_name[t].score(condition, measure) for (t, measure), w in weights.items()], axis=0)
         for condition in members[0].conditions
@@ -164,10 +158,7 @@ def _average(weigh: Callable[[Mapping[str, int]], Weights], members: Sequence[_S
 class _Sample(NamedTuple):
     """Answers to one task: how often each combination of right and chosen answers occurs, in the data and in draws."""
 
-    benchmark: str
-    group: str
-    task: str
-    label: str
+    about: dict[str, Any]  # benchmark, group, task and label
     conditions: list[str]
     chance: float
     cells: np.ndarray  # (cells, 1 + conditions): the right choice, then what each condition chose
@@ -198,8 +189,9 @@ class _Sample(NamedTuple):
 
 
 def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
-    wanted = ["benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen", "choices"]
-    arguments.table(rows, wanted, ("gold", "chosen", "choices"), what="harness.evaluate")
+    about = ["benchmark", "group", "task", "label"]
+    numbers = ["gold", "chosen", "choices"]
+    checked(rows, [*about, "condition", "doc_id", "cluster", *numbers], (), numbers, "harness.evaluate")
     if rows.empty:
         raise HybretError("there are no rows to average")
     metrics.check_comparable(rows, ["condition"])
@@ -220,23 +212,21 @@ def _samples(rows: pd.DataFrame, seed: int) -> Iterator[_Sample]:
         generator = np.random.default_rng([seed, crc32(str(task).encode())])
         draws = generator.multinomial(len(clusters), times / len(clusters), size=DRAWS)
         counts = np.vstack([times, draws]).astype(float) @ kinds
-        first = part.iloc[0]
-        yield _Sample(
-            first["benchmark"], first["group"], str(task), first["label"], conditions,
-            float((1 / part["choices"]).mean()), cells, counts, len(clusters),
-        )  # fmt: skip
+        chance = float((1 / part["choices"]).mean())
+        yield _Sample(part[about].iloc[0].to_dict(), conditions, chance, cells, counts, len(clusters))
 
 
 def interval(scores: np.ndarray, clusters: int, least: float = 0.0) -> tuple[float, float, float]:
     """A score with its 95 % interval, from the score on the data and on every draw; `least` is the least possible.
 
-    Percentiles; for scores that never vary, the share of clusters that may differ unseen (`hybret.intervals.unseen`).
+    Percentiles; for scores that never vary, the share of clusters that may differ unseen (`hybret.metrics.unseen`).
     """
     value, draws = float(scores[0]), scores[1:]
     if np.isnan(value):
         return value, value, value
     if np.ptp(draws) < 1e-12:
-        return value, value - unseen(clusters) * (value - least), value + unseen(clusters) * (1 - value)
+        unseen = metrics.unseen(clusters)
+        return value, value - unseen * (value - least), value + unseen * (1 - value)
     low, high = np.percentile(draws, [2.5, 97.5])
     return value, float(low), float(high)
 

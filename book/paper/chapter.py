@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from html import escape
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -68,24 +69,24 @@ class Chapter:
 
     def prompts(self, hybrid: hb.Model, template: str = "", control: bool = True, **options: Any) -> list[hb.Prompt]:
         """The grid in the model's own template, or `limit` of its prompts drawn with the seed, and its control."""
-        options = {"haystack": self.haystack, "seed": self.seed, "recipe": self.decisions, **options}
-        template = template or ("instruct" if hybrid.instruct else "base")
-        cells = hb.niah.grid(hybrid, self.lengths, self.depths, template, **options)
+        cells = self._grid(hybrid, template, **options)
         drawn = random.Random(self.seed).sample(cells, self.limit) if 0 < self.limit < len(cells) else cells
         return [*drawn, *(self.controls(hybrid, template, **options) if control else [])]
 
     def controls(self, hybrid: hb.Model, template: str = "", **options: Any) -> list[hb.Prompt]:
         """The same grid without the needle, whole."""
-        options = {"haystack": self.haystack, "seed": self.seed, "recipe": self.decisions, **options}
-        template = template or ("instruct" if hybrid.instruct else "base")
-        return hb.niah.grid(hybrid, self.lengths, self.depths, template, control=True, **options)
+        return self._grid(hybrid, template, control=True, **options)
 
     def prompt(self, hybrid: hb.Model, template: str = "", length: int = 0, depth: int = 50) -> hb.Prompt:
         """One prompt; by default at a third of the lengths, so that the needle lies inside the window."""
-        template = template or ("instruct" if hybrid.instruct else "base")
         length = length or hybrid.lengths[len(hybrid.lengths) // 3]
-        options: dict[str, Any] = {"haystack": self.haystack, "seed": self.seed, "recipe": self.decisions}
-        return hb.niah.grid(hybrid, [length], [depth], template, **options)[0]
+        return self._grid(hybrid, template, lengths=[length], depths=[depth])[0]
+
+    def _grid(self, hybrid: hb.Model, template: str, **options: Any) -> list[hb.Prompt]:
+        """A grid as the parameters have it, in the model's own template; `options` come first."""
+        names = ("lengths", "depths", "haystack", "seed")
+        options = {name: getattr(self, name) for name in names} | {"recipe": self.decisions} | options
+        return hb.niah.grid(hybrid, template=template or ("instruct" if hybrid.instruct else "base"), **options)
 
     def sweep(
         self,
@@ -132,3 +133,16 @@ def table(frame: pd.DataFrame, **columns: str) -> Styler:
         if column in shown:
             shown[column] = [hb.figures.words(column, value) for value in shown[column]]
     return shown.rename(columns=columns).style.hide(axis="index").format(precision=1, escape="html")
+
+
+def prompt_panel(name: str, prompt: hb.Prompt) -> str:
+    """A prompt as HTML that unfolds, with its needle highlighted; its text is escaped."""
+    needle = escape(hb.PAPER_NEEDLE.sentence)
+    text = escape(prompt.text).replace(needle, f"<mark>{needle}</mark>")
+    places = ", ".join(f"{first} to {end - 1}" for first, end in prompt.needle_spans)
+    template = hb.figures.words("template", prompt.template)
+    return (
+        f"<details{'' if prompt.template == 'jrt' else ' open'}><summary>{escape(name)}, {template}: "
+        f"{len(prompt.ids)} tokens, needle at tokens {places}</summary>"
+        f'<pre class="tex2jax_ignore" style="white-space: pre-wrap">{text}</pre></details>'
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,24 +13,15 @@ import hybret as hb
 from hybret.engine.attach import Trace
 
 
-@dataclass(frozen=True)
-class FirstStep:
-    """What the head with most attention on the needle does when the answer begins.
-
-    Attributes
-    ----------
-    weights : float array ``(keys,)`` by the manipulation's name.
-    needle : half-open interval of the needle among the keys.
-    tokens : the keys as text.
-    shares : one line: attention on the needle, where it peaks, and the mean of all heads.
-    """
+class FirstStep(NamedTuple):
+    """What the head with most attention on the needle does when the answer begins."""
 
     layer: str
     head: int
-    weights: dict[str, np.ndarray]
-    needle: tuple[int, int]
-    tokens: list[str]
-    shares: pd.DataFrame
+    weights: dict[str, np.ndarray]  # float, (keys,), by the manipulation's name
+    needle: tuple[int, int]  # half-open interval of the needle among the keys
+    tokens: list[str]  # the keys as text
+    shares: pd.DataFrame  # one line: attention on the needle, where it peaks, and the mean of all heads
 
 
 def first_step(hybrid: hb.Model, prompt: hb.Prompt, kinds: Iterable[hb.Intervention], recipe: hb.Recipe) -> FirstStep:

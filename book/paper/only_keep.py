@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
 import pandas as pd
@@ -29,6 +28,7 @@ from hybret.prompts import Prompt, prompt_key
 from hybret.recipe import CORRECTED, Recipe
 from hybret.scoring import normalise
 
+Variants = Mapping[str, Intervention]
 PARTS = ("needle", "question", "answer", "first", "self", "context")
 """Kinds of keys, each key counted once: the needle; the question; the template's ending and the answer so far; the
 prompt's first token; the query's own position; everything else."""
@@ -40,7 +40,7 @@ def generation_variants(model: Model) -> dict[str, Intervention]:
     Two of them restrict `Only` to some attention layers, if there is more than one.
     """
     first, *others = model.attention_layers
-    by_layer: dict[str, Intervention] = {
+    by_layer: Variants = {
         "Only, in the first attention layer alone": Only(layers=(first,)),
         "Only, in all attention layers but the first": Only(layers=tuple(others)),
     } if others else {}  # fmt: skip
@@ -97,21 +97,11 @@ def begun(model: Model, prompt: Prompt, words: int) -> Prompt:
 
 
 def attention_parts(model: Model, prompts: Sequence[Prompt], steps: int) -> pd.DataFrame:
-    """Where the attention of the unmodified model goes at its first generation steps.
+    """Where the attention of the unmodified model goes at its first generation steps, or fewer if an answer ends.
 
-    Parameters
-    ----------
-    model : Model
-    prompts : sequence of Prompt
-        With a needle and a known question. The first step reads the last prompt token (the split of `CORRECTED`).
-    steps : int
-        Generation steps; fewer if an answer ends earlier.
-
-    Returns
-    -------
-    DataFrame
-        One row per layer, step and part of `PARTS`: mass (0 to 1, mean over heads and prompts; the parts of a step sum
-        to 1), top (mass of the head with most, mean over prompts), n (prompts).
+    The first step reads the last prompt token (the split of `CORRECTED`). One row per layer, step and part of `PARTS`:
+    mass (0 to 1, mean over heads and prompts; the parts of a step sum to 1), top (mass of the head with most, mean over
+    prompts), n (prompts).
     """
     if not prompts or not all(p.needle_spans and p.question_span for p in prompts):
         raise HybretError("attention is measured on prompts with a needle and a question; build some with niah.grid")
@@ -148,12 +138,6 @@ def _parts(prompt: Prompt, position: torch.Tensor) -> torch.Tensor:
     return part
 
 
-def words_right(answer: str, reference: str) -> int:
-    """With how many words of the needle an answer begins, case and punctuation aside."""
-    pairs = zip(normalise(answer).split(), normalise(reference).split(), strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-
-
 def words_asked(prompt: Prompt) -> int:
     """How many words of the needle, from its first on, are in the question too."""
     asked = set(normalise(prompt.needle.question).split())
@@ -174,26 +158,20 @@ STATEMENTS = (  # what the paper says, the conditions it is about, whether they 
 def hardest_cases(rows: pd.DataFrame) -> pd.DataFrame:
     """Of each statement of the paper about Table 1 the condition that speaks most against it.
 
-    Parameters
-    ----------
-    rows : rows of `hybret.table1_conditions`, with their control.
-
-    Returns
-    -------
-    DataFrame
-        says, case, paper, here, full (in words), holds: "holds", "does not hold", or "cannot be tried" where the
-        unmodified model hardly retrieves.
+    `rows` are of `hybret.table1_conditions`, with their control. Columns: says, case, paper, here, full (in words),
+    holds: "holds", "does not hold", or "cannot be tried" where the unmodified model hardly retrieves.
     """
-    ours = metrics.accuracy(rows, by="condition").set_index("condition")
+    ours: Any = metrics.accuracy(rows, by="condition").set_index("condition")
     floor: Any = metrics.floor(rows, by="condition")["accuracy"].max()
-    keep: Any = ours.loc["Keep-Keep", "accuracy"]
+    keep = ours.loc["Keep-Keep", "accuracy"]
+    tried = keep > floor + RETRIEVES
     lines = []
     for says, names, fails in STATEMENTS:
-        case: Any = ours.loc[names, "accuracy"].idxmax() if fails else ours.loc[names, "accuracy"].idxmin()
-        line: Any = ours.loc[case]
+        accuracies = ours.loc[names, "accuracy"]
+        case = accuracies.idxmax() if fails else accuracies.idxmin()
+        line = ours.loc[case]
         generation, prefill = case.split("-")
         holds = line["accuracy"] <= 0.2 * keep + floor if fails else line["accuracy"] >= 0.8 * keep
-        tried = keep > floor + RETRIEVES
         lines.append({
             "says": says, "case": case, "paper": f"{100 * numbers.TABLE1[prefill, generation].value:.1f} %",
             "here": f"{100 * line['accuracy']:.1f} % ({100 * line['low']:.0f} to {100 * line['high']:.0f})",
@@ -206,12 +184,9 @@ def hardest_cases(rows: pd.DataFrame) -> pd.DataFrame:
 def predictions(table: pd.DataFrame, parts: pd.DataFrame, reading: pd.DataFrame, outside: float | None) -> pd.DataFrame:
     """What the explanation predicts for a model like RG-2B, and what this run finds.
 
-    Parameters
-    ----------
-    table : accuracies of the variants inside the window, by variant.
-    parts : `attention_parts` while the words that needle and question share are written.
-    reading : accuracies of answers that were begun, by variant and words.
-    outside : accuracy of Only-Keep beyond the window under the text's reading; None without such prompts.
+    `table` has accuracies of the variants inside the window, by variant; `parts` is `attention_parts` while the words
+    that needle and question share are written; `reading` has accuracies of answers that were begun, by variant and
+    words; `outside` is the accuracy of Only-Keep beyond the window under the text's reading, None without such prompts.
     """
     plain: Any = reading.loc["Only", "accuracy"]
     accuracy: Any = table["accuracy"]
@@ -227,19 +202,17 @@ def predictions(table: pd.DataFrame, parts: pd.DataFrame, reading: pd.DataFrame,
         ("beyond the window the text's Only retrieves less than 5 %",
          "none" if outside is None else f"{100 * outside:.1f} %", None if outside is None else outside < 0.05),
     ]  # fmt: skip
-    words = {None: "cannot be tried", True: "yes", False: "no"}
-    return pd.DataFrame(
-        {"prediction for RG-2B": says, "here": here, "holds here": words[None if fits is None else bool(fits)]}
-        for says, here, fits in lines
-    )
+    answers = ["cannot be tried" if fits is None else "yes" if fits else "no" for *_, fits in lines]
+    table = pd.DataFrame([line[:2] for line in lines], columns=["prediction for RG-2B", "here"])
+    return table.assign(**{"holds here": answers})
 
 
 def sweep(
     chapter: Chapter,
     model: Model,
-    variants: Mapping[str, Intervention],
+    variants: Variants,
     prompts: Sequence[Prompt],
-    prefills: Mapping[str, Intervention] | None = None,
+    prefills: Variants | None = None,
     recipe: Recipe | None = None,
 ) -> pd.DataFrame:
     """Rows of generation variants after some prefills (default: Keep); columns `variant` and `before` name the two."""
@@ -257,11 +230,7 @@ def inside(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def begun_sweep(
-    chapter: Chapter,
-    model: Model,
-    variants: Mapping[str, Intervention],
-    prompts: Sequence[Prompt],
-    words: Sequence[int],
+    chapter: Chapter, model: Model, variants: Variants, prompts: Sequence[Prompt], words: Sequence[int]
 ) -> pd.DataFrame:
     """Rows of five variants on prompts that end with the first words of the answer; column `words`: how many."""
     names = ("Keep", "Only", "Keep, at Only's mass", "Binary", "Omit")
@@ -271,7 +240,7 @@ def begun_sweep(
     return rows.assign(variant=rows["variant"].str.removesuffix(", begun"))
 
 
-def by_recipe(chapter: Chapter, model: Model, variants: Mapping[str, Intervention]) -> pd.DataFrame:
+def by_recipe(chapter: Chapter, model: Model, variants: Variants) -> pd.DataFrame:
     """Rows of Only-Keep under both recipes and the two fields that concern it; of Keep-Keep under both recipes."""
     start, other = chapter.decisions, chapter.other
     fields = ("needle_span", "out_of_window")

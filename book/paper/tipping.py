@@ -1,5 +1,4 @@
-"""Curves of accuracy over heads: tipping points (Section 3), sparse k (Section 4), spread over seeds, and means
-without the shortest length."""
+"""Curves of accuracy over heads: tipping points, sparse k, spread over seeds, means without the shortest length."""
 
 from __future__ import annotations
 
@@ -8,9 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from book.paper import numbers as paper
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError
 from hybret.metrics import NOTHING
+from hybret.rows import checked
 
 BY = ("model", "recipe", "template", "during")
 RETRIEVES = 0.25  # accuracy above the floor, with all heads, from which on a model has retrieval that it can lose
@@ -20,24 +20,16 @@ HOLDS = 0.9  # share of the full model's accuracy above the floor that counts as
 def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
     """The k at which retrieval begins to suffer, and the k at which it is gone, of each curve of accuracy over k.
 
-    Parameters
-    ----------
-    rows : rows of `KeepHeads` conditions from a few heads up to all of them, with their control; other rows are left
-        out. A curve's largest k is taken for the model's number of heads.
-    by : columns that make the curves.
+    `rows` are of `KeepHeads` conditions from a few heads up to all of them (a curve's largest k), with their control;
+    other rows are left out. To `by`, which makes the curves, come the columns
 
-    Returns
-    -------
-    DataFrame
-        `by`, then
-
-        - heads, full, low, high, floor: the largest k, the accuracy with its interval, and the score of the control;
-        - retrieves: whether full is more than `RETRIEVES` above the floor. Other curves have no tipping point;
-        - least, least_share: fewest heads from which on accuracy above the floor stays at `HOLDS` times that with all
-          heads or more, and their share (where the paper speaks of a threshold, or of 15 % of heads);
-        - collapse, collapse_share: most heads at which, as with any fewer, accuracy is at most `NOTHING` above the
-          floor (the paper's "tipping point"); NA if something is left even with the fewest heads;
-        - n, prompts: rows and distinct prompts behind each accuracy.
+    - heads, full, low, high, floor: the largest k, the accuracy with its interval, and the score of the control;
+    - retrieves: whether full is more than `RETRIEVES` above the floor. Other curves have no tipping point;
+    - least, least_share: fewest heads from which on accuracy above the floor stays at `HOLDS` times that with all
+      heads or more, and their share (where the paper speaks of a threshold, or of 15 % of heads);
+    - collapse, collapse_share: most heads at which, as with any fewer, accuracy is at most `NOTHING` above the
+      floor (the paper's "tipping point"); NA if something is left even with the fewest heads;
+    - n, prompts: rows and distinct prompts behind each accuracy.
     """
     by = list(by)
     lines = []
@@ -70,23 +62,13 @@ def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
     """The sparse configuration of Section 4: the smallest k of the prefill version with near-perfect retrieval.
 
     The paper takes k = 5 of Jamba's 32 heads in this way, and does not define near-perfect. We ask for `share` of the
-    accuracy with all heads, so that a model that misses some needles unmodified (those beyond its window, say) can be
-    sparsified too.
-
-    Parameters
-    ----------
-    rows : as in `tipping_points`, of one model, recipe and template; only the prefill version (``during="both"``)
-        is used.
-    share : fraction of the accuracy with all heads, both above the floor.
-
-    Returns
-    -------
-    int or None
-        None if the model hardly retrieves with all its heads, so that there is nothing to keep.
+    accuracy with all heads, both above the floor, so that a model that misses some needles unmodified can be sparsified
+    too. `rows` are as in `tipping_points`, of one model, recipe and template; of their versions only the prefill
+    version (``during="both"``) counts. None if the model hardly retrieves with all its heads.
     """
     if not 0 < share <= 1:
         raise HybretError(f"share is {share!r}; it is a fraction of the full model's accuracy, above 0 and at most 1")
-    if "during" in arguments.table(rows, []):
+    if "during" in checked(rows):
         rows = rows[rows["during"] == "both"]
     curve = _curves(rows, []).sort_values("k")
     full = curve.iloc[-1]
@@ -111,8 +93,7 @@ def heads_kept(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Accuracy above the floor, by `by` and k; every point must have a control."""
-    arguments.table(rows, [], ("k",))
-    if "k" not in rows or (kept := heads_kept(rows)).empty:
+    if "k" not in checked(rows) or (kept := heads_kept(rows)).empty:
         raise HybretError("no rows that keep heads; run KeepHeads conditions, for sparse_k with during='both'")
     table = metrics.above_floor(kept, [*by, "k"])
     if (bare := table[table["above"].isna()]).empty:
@@ -128,48 +109,30 @@ def by_seed(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Accuracy over several haystack seeds, with the spread between them beside the interval over prompts.
 
     The interval tells how far the mean could move with other prompts of these haystacks, the spread how far it did move
-    from haystack to haystack.
-
-    Parameters
-    ----------
-    rows : rows of sweeps on grids of several haystack seeds.
-    by : columns that make the groups.
-
-    Returns
-    -------
-    DataFrame
-        As `hybret.metrics.accuracy`, all seeds together, and: seeds (how many), least and most (the lowest and the
-        highest accuracy of a seed, 0 to 1).
+    from haystack to haystack: to `hybret.metrics.accuracy`, all seeds together, come the columns seeds (how many),
+    least and most (the lowest and the highest accuracy of a seed, 0 to 1).
     """
-    arguments.table(rows, ["haystack_seed"])
+    checked(rows, ["haystack_seed"])
     by = list(by)
     table = metrics.accuracy(rows, by)
     seeds = metrics.accuracy(rows, [*by, "haystack_seed"], 1)
-    spread = seeds.groupby(by, dropna=False, sort=False)["accuracy"].agg(["size", "min", "max"]).reset_index()
-    return table.merge(spread.rename(columns={"size": "seeds", "min": "least", "max": "most"}), on=by, how="left")
+    spread = seeds.groupby(by, dropna=False, sort=False)["accuracy"].agg(seeds="size", least="min", most="max")
+    return table.merge(spread.reset_index(), on=by, how="left")
 
 
 def shortest_apart(rows: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.DataFrame:
-    """Means with and without the shortest length of each model.
+    """Means with and without the shortest length of each model, from rows of full grids.
 
     A short context may have no sentence end before most depths, and then the needle always goes to the same place: most
     of the ten cells that the paper's grid has at its shortest length are one prompt (depths 0 to 67 at 250 tokens). The
     mean over cells counts that prompt many times; the intervals of this package count it once.
 
-    Parameters
-    ----------
-    rows : rows of sweeps on full grids; control rows are left out.
-    by : columns that make the groups, "model" among them.
-
-    Returns
-    -------
-    DataFrame
-        `by`, shortest (the label, tokens), cells and distinct (its cells, and the different prompts among them),
-        column, everything and without (accuracy of that length, of all lengths, and of the others), and the share of
-        full needles in each (column_exact, ...). Without other lengths `without` is missing.
+    To `by` come the columns shortest (the label, tokens), cells and distinct (its cells, and the different prompts
+    among them), column, everything and without (accuracy of that length, of all lengths, and of the others), and the
+    share of full needles in each (column_exact, ...). Without other lengths `without` is missing.
     """
     by = list(by)
-    arguments.table(rows, [*by, "model", "length", "prompt", "score", "exact"], ("length",))
+    checked(rows, [*by, "model", "length", "prompt", "score", "exact"])
     rows = rows[rows["needle"] != metrics.CONTROL] if "needle" in rows else rows
     first = rows["length"] == rows.groupby("model")["length"].transform("min")
     groups = rows[first].groupby(by, dropna=False, sort=False)

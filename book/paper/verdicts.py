@@ -5,35 +5,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
+from book.paper import numbers as paper
 from book.paper.claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, Claim, Outcome
-from book.paper.claims import benchmarks as claims_benchmarks
-from book.paper.claims import heads as claims_heads
-from book.paper.claims import weights as claims_weights
-from book.paper.claims.evidence import Evidence, NotTestable
-from hybret import arguments, metrics
+from book.paper.claims import benchmarks as benchmark_claims
+from book.paper.claims import heads as head_claims
+from book.paper.claims import weights as weight_claims
+from book.paper.claims.evidence import NO_MORE, Evidence, NotTestable
+from book.paper.tipping import HOLDS
+from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
+from hybret.rows import CELL, checked
 
 __all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]
 
-_ALL = (*claims_heads.CLAIMS, *claims_benchmarks.CLAIMS, *claims_weights.CLAIMS)
-CLAIMS = {claim.name: claim for hypothesis in HYPOTHESES for claim in _ALL if claim.hypothesis == hypothesis}
+
+def _claims() -> dict[str, Claim]:
+    """The claims of `claims.yaml` by name, with the numbers that their texts name in braces."""
+    limits = {"NO_MORE": NO_MORE, "HOLDS": HOLDS, "RECOVERS": head_claims.RECOVERS, "FOLLOWS": head_claims.FOLLOWS,
+              "FAR": weight_claims.FAR, "LITTLE": benchmark_claims.LITTLE, "KEPT": benchmark_claims.KEPT,
+              "HALF": benchmark_claims.HALF}  # fmt: skip
+    reported = paper.THRESHOLDS | paper.BENCHMARKS | {f"{g}-{p}": cell for (p, g), cell in paper.TABLE1.items()}
+    words: dict[str, Any] = {name: 100 * limit for name, limit in limits.items()}
+    words |= {name: (100 if r.unit in ("accuracy", "share") else 1) * r.value for name, r in reported.items()}
+    held = head_claims.HOLDS_AT.items()
+    words |= {f"{name} holds": f"k = {k}: more than {100 * share:g} % of full" for name, (k, share) in held}
+    path = Path(__file__).parent / "claims" / "claims.yaml"
+    claims = {}
+    for name, fields in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        notebook, figure = fields.pop("measured").split("#")
+        texts = {key: text.format(**words) if isinstance(text, str) else text for key, text in fields.items()}
+        claims[name] = Claim(name, notebook=notebook, figure=figure, **texts)
+    return claims
+
+
+CLAIMS = _claims()
+JUDGES: dict[str, Any] = head_claims.JUDGES | benchmark_claims.JUDGES | weight_claims.JUDGES
 ACROSS = "all models"
 SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
          "haystack", "haystack_seed", "needle", "asked", "length", "depth", "in_window", "answer", "score",
          "prompt")  # fmt: skip
-# The rows of a model must have one value of these, by name and column.
-ONE = {"needle": "asked", "haystack": "haystack", "rubric": "rubric", "device": "device", "dtype": "dtype",
-       "answer length": "max_new_tokens"}  # fmt: skip
-CELL = ["model", "recipe", "intervention", "prefill", "generation", "k", "during", *metrics.CELL]
 ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
          "choices")  # fmt: skip
+# The rows of a model must have one value of these, by name and column.
+ONE = {"needles": "asked", "haystacks": "haystack", "rubrics": "rubric", "devices": "device", "dtypes": "dtype",
+       "answer lengths": "max_new_tokens"}  # fmt: skip
+# One answer is asked of each of these.
+ANSWERED = ["model", "recipe", "intervention", "prefill", "generation", "k", "during", *CELL]
+MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
+_ABOUT = ("claim", *Claim._fields[1:])
+_NUMBERS = ("value", "low", "high", "unit", "n", "prompts")
+_COLUMNS = [*_ABOUT, "model", "recipe", "verdict", "ours", *_NUMBERS, "why"]
 
 
 def of(
@@ -42,7 +72,7 @@ def of(
     claims: Iterable[str] | None = None,
     models: Iterable[Any] = (),
     recipes: Iterable[str] = (),
-    prompts: Iterable[Any] = (),
+    prompts: Sequence[Any] = (),
 ) -> pd.DataFrame:
     """Judge every claim, for every model and recipe in the rows.
 
@@ -61,9 +91,9 @@ def of(
     -------
     DataFrame
         One line per claim, model and recipe, in the order of `CLAIMS`; claims that compare models have one line per
-        recipe, with the model ``"all models"``. Columns: claim, the claim's fields (label, hypothesis, says, where,
-        paper, test, notebook, figure, across), model, recipe, verdict, ours (our figure in words, with its
-        interval), value, low, high, unit (of the number that was tested), n, prompts, why.
+        recipe, with the model ``"all models"``. Columns: the claim's fields (`Claim`), model, recipe, verdict, ours
+        (our figure in words, with its interval), value, low, high, unit (of the number that was tested), n, prompts,
+        why.
     """
     tables = rows is not None or benchmarks is not None
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
@@ -71,8 +101,8 @@ def of(
     if unknown := [name for name in names if name not in CLAIMS]:
         raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
     known = {model.name: model for model in models}
-    prompts = list(prompts)
-    texts, questions = {prompt.key: prompt.text for prompt in prompts}, {prompt.needle.question for prompt in prompts}
+    texts = {prompt.key: prompt.text for prompt in prompts}
+    questions = {prompt.needle.question for prompt in prompts}
     pairs = [(model, recipe) for model in known for recipe in recipes]
     pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
     if tables and not pairs:
@@ -80,50 +110,37 @@ def of(
     evidence, lines = [], []
     for model, recipe in dict.fromkeys(pairs):
         swept, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
-        heads, parameters, family = (getattr(known.get(model), n, None) for n in ("heads", "parameters", "family"))
-        evidence.append(Evidence(model, recipe, swept, tested, heads, parameters, texts, family or "", questions))
+        facts = (getattr(known.get(model), name, None) for name in ("heads", "parameters", "family"))
+        evidence.append(Evidence(model, recipe, swept, tested, *facts, texts, questions))
     for claim in (claim for name, claim in CLAIMS.items() if name in names):
+        about = dict(zip(_ABOUT, claim, strict=True))
         judged: list[tuple[str, str, Any]] = [(e.model, e.recipe, e) for e in evidence]
         if claim.across:
-            judged = [
-                (ACROSS, recipe, [e for e in evidence if e.recipe == recipe])
-                for recipe in dict.fromkeys(e.recipe for e in evidence)
-            ]
-        about = {"claim": claim.name} | {name: getattr(claim, name) for name in _FIELDS}
-        lines += [about | {"model": model, "recipe": recipe} | _line(claim, rows) for model, recipe, rows in judged]
+            by_recipe = {e.recipe: [other for other in evidence if other.recipe == e.recipe] for e in evidence}
+            judged = [(ACROSS, recipe, several) for recipe, several in by_recipe.items()]
+        for model, recipe, rested_on in judged:
+            try:
+                outcome = JUDGES[claim.name](rested_on)
+            except NotTestable as reason:
+                outcome = Outcome(NOT_TESTABLE, reason.ours, reason.estimate, reason.why)
+            number = {name: getattr(outcome.estimate, name, pd.NA) for name in _NUMBERS}
+            verdict = {"verdict": outcome.verdict, "ours": outcome.ours, **number, "why": outcome.why}
+            lines.append(about | {"model": model, "recipe": recipe} | verdict)
     return pd.DataFrame(lines, columns=_COLUMNS)
-
-
-_FIELDS = [name for name in Claim._fields if name not in ("name", "judge")]
-_NUMBERS = ["value", "low", "high", "unit", "n", "prompts"]
-_COLUMNS = ["claim", *_FIELDS, "model", "recipe", "verdict", "ours", *_NUMBERS, "why"]
-
-
-def _line(claim: Claim, evidence: Any) -> dict[str, Any]:
-    try:
-        outcome = claim.judge(evidence)
-    except NotTestable as reason:
-        outcome = Outcome(NOT_TESTABLE, reason.ours, reason.estimate, reason.why)
-    number = outcome.estimate
-    numbers = {name: getattr(number, name) if number else pd.NA for name in _NUMBERS}
-    return {"verdict": outcome.verdict, "ours": outcome.ours, **numbers, "why": outcome.why}
 
 
 def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame:
     """The table, if it has the columns, no random weights, and of each model one set of weights, needle, ..., once."""
     if table is None or (isinstance(table, pd.DataFrame) and table.empty):
         return pd.DataFrame(columns=[*columns])
-    numbers = ("k", "score", "length", "depth", "in_window", "gold", "chosen", "choices")
-    arguments.table(table, [*columns], numbers, ("model", "recipe"), "a sweep or of the benchmarks")
+    checked(table, columns, ("model", "recipe"), ("gold", "chosen", "choices"), "a sweep or of the benchmarks")
     weights = table["weights"].astype(str) if "weights" in table else pd.Series("", index=table.index)
     if random := [m for m, w in zip(table["model"], weights, strict=True) if has_random_weights(m, w)]:
-        raise HybretError(
-            f"{random[0]} has random weights: what it answers means nothing, so no claim is "
-            "judged by it; leave its rows out"
-        )
+        problem = "has random weights: what it answers means nothing, so no claim is judged by it"
+        raise HybretError(f"{random[0]} {problem}; leave its rows out")
     once = table["template"].where(table["template"] != "jrt") if "template" in table else weights
     kinds = {"weights": weights, "templates (beside the one that reads twice)": once}
-    kinds |= {f"{name}s": table[column] for name, column in ONE.items() if column in table}
+    kinds |= {kind: table[column] for kind, column in ONE.items() if column in table}
     for kind, column in kinds.items():
         # Recipes are judged apart, and have rubrics of their own.
         whose = table["model"].astype(str) + ", " + table["recipe"].astype(str) if kind == "rubrics" else table["model"]
@@ -133,18 +150,17 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
     table = metrics.normalised(table)
     if "prompt" in table:
         # Rows that overlapping tables share count once; two answers to one cell are a contradiction.
-        answers = table.drop_duplicates([*CELL, "prompt", "answer", "score"])
-        if (several := answers.duplicated(CELL)).any():
-            raise HybretError(
-                f"rows of {answers.loc[several, 'model'].iloc[0]} hold several answers to one cell (condition "
-                f"{answers.loc[several, 'condition'].iloc[0]!r}), as after joining two runs; pass those of one"
-            )
+        answers = table.drop_duplicates([*ANSWERED, "prompt", "answer", "score"])
+        if (several := answers.duplicated(ANSWERED)).any():
+            model, condition = answers.loc[several, ["model", "condition"]].iloc[0]
+            problem = f"rows of {model} hold several answers to one cell (condition {condition!r})"
+            raise HybretError(f"{problem}, as after joining two runs; pass those of one")
     return table
 
 
 def said(table: pd.DataFrame) -> dict[str, list[str]]:
     """For each hypothesis a sentence per model and recipe: how many testable claims are reproduced, and which not."""
-    arguments.table(table, _COLUMNS, what="verdicts.of")
+    checked(table, _COLUMNS, source="verdicts.of")
     sentences = {}
     for hypothesis, of_it in table.groupby("hypothesis", sort=False):
         parts = []
@@ -159,21 +175,17 @@ def said(table: pd.DataFrame) -> dict[str, list[str]]:
     return sentences
 
 
-MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
-
-
 def html(table: pd.DataFrame) -> str:
     """Verdicts as an HTML table: each claim with the paper's number and the test, then the verdict on every model.
 
     All text is escaped. A claim links to its figure on a sibling page; other pages link to ``#claim-NAME``.
     """
-    arguments.table(table, _COLUMNS, what="verdicts.of")
+    checked(table, _COLUMNS, source="verdicts.of")
     rows = []
     for _, lines in table.groupby("claim", sort=False):
-        claim = {name: escape(str(lines.iloc[0][name])) for name in _FIELDS}
-        name = escape(str(lines.iloc[0]["claim"]))
+        claim = {name: escape(str(lines.iloc[0][name])) for name in _ABOUT}
         rows.append(
-            f'<tr class="hb-claim" id="claim-{name}"><th colspan="3" scope="colgroup">{claim["says"]} '
+            f'<tr class="hb-claim" id="claim-{claim["claim"]}"><th colspan="3" scope="colgroup">{claim["says"]} '
             f"<small>{claim['where']}. Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
             f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
         )

@@ -17,17 +17,8 @@ def wrong_answers(
 ) -> pd.DataFrame:
     """The wrong answers of each condition that are long enough and do not only repeat the question.
 
-    Parameters
-    ----------
-    rows : rows of sweeps.
-    texts : text of each prompt by `Prompt.key`, in which answers are looked for, without case and punctuation.
-    questions : the questions of the prompts.
-
-    Returns
-    -------
-    DataFrame
-        One line per condition and answer: condition, said (the answer without case and punctuation), answer, times,
-        words, copied (whether a prompt contains it). May be empty.
+    One line per condition and answer: condition, said (the answer without case and punctuation), answer, times, words,
+    copied (whether one of `texts`, the prompts by `Prompt.key`, contains it, without case and punctuation).
     """
     wrong = rows[(rows["score"] == 0) & (rows["answer"].str.count(r"\S+") >= WORDS)]
     wrong = wrong.assign(said=wrong["answer"].map(normalise))
@@ -37,21 +28,14 @@ def wrong_answers(
     groups = groups.reset_index()
     prompts = " | ".join(normalise(text) for text in texts.values())
     copied = {text: text in prompts for text in groups["said"].unique()}
-    return groups.assign(
-        words=groups["said"].str.count(r"\S+"),
-        copied=pd.Series([copied[text] for text in groups["said"]], index=groups.index, dtype=bool),
-    )
+    return groups.assign(words=groups["said"].str.count(r"\S+"), copied=groups["said"].map(copied).astype(bool))
 
 
 def chosen(groups: pd.DataFrame, count: int) -> pd.DataFrame:
-    """`count` of the wrong answers: of each model and condition the most frequent and the longest, in turns.
+    """At most `count` of the wrong answers: of each model and condition the most frequent and the longest, in turns.
 
-    Copies from the haystack are taken only where there is nothing else; an answer of several conditions comes once.
-
-    Parameters
-    ----------
-    groups : what `wrong_answers` returns, with a column model.
-    count : answers at most.
+    `groups` is what `wrong_answers` returns, with a column model. Copies from the haystack are taken only where there
+    is nothing else; an answer of several conditions comes once.
     """
     orders = (["copied", "times", "words", "said"], ["copied", "words", "times", "said"])
     firsts = [

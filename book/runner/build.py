@@ -105,17 +105,20 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
     console.print(f"notebooks: {len(todo)} to run, {fresh} unchanged or not asked for, {jobs} at a time")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting, unfinished, failed = list(todo), {run.name for run in todo}, list[str]()
-    running: dict[cf.Future[tuple[float, str]], Run] = {}
+    running: dict[cf.Future[tuple[float, str]], tuple[Run, cf.Executor]] = {}
     try:
         while waiting or running:
             for run in [run for run in waiting if not unfinished & set(run.needs)][: jobs - len(running)]:
                 waiting.remove(run)
                 console.print(f"  [cyan]running[/]  {run.name}")
-                running[_start(project, run, threads)] = run
+                # A process that no other run shares: if that is killed, the others go on.
+                pool = cf.ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),))
+                running[pool.submit(execute, project, run, threads)] = run, pool
             if not running:
                 break  # what is left needs a run that failed
             for future in cf.wait(running, return_when=cf.FIRST_COMPLETED).done:
-                run, crash = running.pop(future), future.exception()
+                (run, pool), crash = running.pop(future), future.exception()
+                pool.shutdown()
                 seconds, error = (0.0, f"its process ended: {crash}") if crash else future.result()
                 if error:
                     failed.append(run.name)
@@ -128,28 +131,13 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
                     console.print(f"  [green]done[/]     {run.name}  {seconds:.1f} s  ({done})")
     except BaseException:  # Ctrl-C: nobody waits for what still runs
         _end(multiprocessing.active_children())
+        for _, pool in running.values():
+            pool.shutdown()
         raise
     for run in waiting:
         console.print(f"  [yellow]skipped[/]  {run.name}  (needs {', '.join(unfinished & set(run.needs))})")
     if failed:
         raise BuildError(f"failed: {', '.join(failed)}")
-
-
-def _start(project: Project, run: Run, threads: int) -> cf.Future[tuple[float, str]]:
-    """Carry a run out in a process that no other run shares: if that is killed, the others go on."""
-    pool = cf.ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),))
-    future = pool.submit(_carry_out, project, run, threads)
-    pool.shutdown(wait=False)
-    return future
-
-
-def _carry_out(project: Project, run: Run, threads: int) -> tuple[float, str]:
-    """Carry a run out in this process; what kernel and libraries say goes to the run's log, not among the progress."""
-    project.executed.mkdir(parents=True, exist_ok=True)
-    with (project.executed / f"{run.name}.log").open("w") as output:
-        for standard in (1, 2):
-            os.dup2(output.fileno(), standard)
-    return execute(project, run, threads)
 
 
 def _end(processes: Iterable[Any]) -> None:

@@ -71,17 +71,19 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
     lies in ``<name>.failed.ipynb``. Only the exception that papermill raises counts: after a killed kernel or a
     timeout its metadata say that nothing went wrong.
     """
-    import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from traitlets.config import Config
-
     done = project.executed / f"{run.name}.ipynb"
     part, bad, log = (done.with_suffix(s) for s in (".running.ipynb", ".failed.ipynb", ".log"))
     for folder in (project.executed, project.results):
         folder.mkdir(parents=True, exist_ok=True)
     began = time.time()
     # Kernels that share a folder of sockets hang, and ~/.ipython would make this machine's runs special.
-    with tempfile.TemporaryDirectory(prefix="hb") as private, log.open("a") as output:
+    with tempfile.TemporaryDirectory(prefix="hb") as private, log.open("w") as output:
+        for standard in (1, 2):  # what kernel and libraries say is for the log, and not for the progress
+            os.dup2(output.fileno(), standard)
+        import papermill
+        from nbclient.exceptions import CellTimeoutError, DeadKernelError
+        from traitlets.config import Config
+
         files = Path(private, "files")  # where `hybret.figures.save` writes down what it saved
         own = {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private, "HYBRET_RUN_FILES": str(files)}
         os.environ |= ENVIRONMENT | own

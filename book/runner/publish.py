@@ -42,8 +42,6 @@ def publish(project: Project) -> Path:
 
     Outputs are kept, without what was written to stderr and without places of this machine.
     """
-    if not project.variant:
-        raise HybretError("only runs of another model are published: name one (hybret book --model M --publish)")
     ready = [run for name, run in project.plan.items() if (project.executed / f"{name}.ipynb").is_file()]
     if not ready:
         raise HybretError(f"there is no run in {project.executed}; run the notebooks on this model first")

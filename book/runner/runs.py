@@ -28,7 +28,7 @@ from hybret.files import digest
 CODE = ("hybret", "book/paper", "book/speed")
 """What notebooks use; the runner, the pages and the commands cannot change what a run computes."""
 HASHED = {".py", ".js", ".css", ".json", ".safetensors", ".txt", ".yaml"}
-ENTRY = ("notebook", "parameters", "needs", "reads")
+ENTRY: dict[str, Any] = {"notebook": None, "parameters": {}, "needs": (), "reads": ()}
 OVERRIDES = "HYBRET_BOOK_OVERRIDES"  # environment variable: JSON of the overrides whose runs the pages show
 TYPES = {kind.__name__: kind for kind in (bool, int, float, str, list, dict)}
 
@@ -129,7 +129,7 @@ class Project:
         runs: dict[str, Run] = {}
         used: set[str] = set()
         for name, entry in expand(self._entries(), self.overrides).items():
-            notebook = entry.get("notebook") or name
+            notebook = entry["notebook"]
             path = self.notebooks / f"{notebook}.ipynb"
             if not path.is_file():
                 raise HybretError(f"runs.yml names {notebook!r}, but {path} does not exist: add it or drop the entry.")
@@ -141,10 +141,10 @@ class Project:
             if (self.variant or notebook != name) and "results" in known:  # a part must not replace its chapter's files
                 folder = self.results / (name if notebook != name else "")
                 overrides.setdefault("results", os.path.relpath(folder, self.notebooks))
-            injected = {**(entry.get("parameters") or {}), **overrides}
+            injected = {**entry["parameters"], **overrides}
             check(path.name, known, injected)
             source = source_key(nbformat.read(path, as_version=4))
-            reads = sorted(file for pattern in entry.get("reads") or () for file in self.root.glob(pattern))
+            reads = sorted(file for pattern in entry["reads"] for file in self.root.glob(pattern))
             upstream = [runs[need].key for need in entry["needs"]] + [(file.name, digest(file)) for file in reads]
             settings = {k: literal(p["default"]) for k, p in known.items()} | injected
             key = key_of(source, self.package_key, injected, upstream)
@@ -158,13 +158,15 @@ class Project:
         if not path.is_file():
             raise HybretError(f"{path} does not exist: run this command in a clone of the project, or name its folder.")
         try:
-            spec = yaml.safe_load(path.read_text()) or {}
+            entries = {name: entry or {} for name, entry in (yaml.safe_load(path.read_text()) or {}).items()}
         except yaml.YAMLError as error:
-            raise HybretError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-        for name, entry in spec.items():
-            if not isinstance(entry or {}, dict) or set(entry or {}) - set(ENTRY):
-                raise HybretError(f"{path}: the entry {name!r} may only hold {', '.join(ENTRY)}.")
-        return {name: entry or {} for name, entry in spec.items()}
+            raise HybretError(f"{path} is not valid YAML: {error}.") from error
+        if wrong := [name for name, entry in entries.items() if not isinstance(entry, dict) or {*entry} - {*ENTRY}]:
+            raise HybretError(f"{path}: the entry {wrong[0]!r} may only hold {', '.join(ENTRY)}.")
+        return {
+            name: {**ENTRY, "notebook": name, **{key: value for key, value in entry.items() if value}}
+            for name, entry in entries.items()
+        }
 
     def find(self, name: str) -> Path | None:
         """Return the copy of a run that the book reads: this machine's, else the published one."""
@@ -196,14 +198,14 @@ def meta_of(path: Path) -> dict[str, Any]:
 
 def expand(entries: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Put the chapter itself in the place of its first part whose own parameter is overridden."""
-    chapters = {}
-    for name, entry in entries.items():
-        if (chapter := entry.get("notebook") or name) != name and {*(entry.get("parameters") or ())} & {*overrides}:
-            chapters[name] = chapter
+    replaced = [
+        name for name, entry in entries.items() if name != entry["notebook"] and {*entry["parameters"]} & {*overrides}
+    ]
+    chapters = {name: entries[name]["notebook"] for name in replaced}
     expanded = {}
     for name in dict.fromkeys(chapters.get(name, name) for name in entries):
-        needs = [need for need in entries[name].get("needs") or () if chapters.get(need) != name]
-        expanded[name] = {**entries[name], "needs": [*dict.fromkeys(chapters.get(need, need) for need in needs)]}
+        needs = dict.fromkeys(chapters.get(need, need) for need in entries[name]["needs"])
+        expanded[name] = {**entries[name], "needs": [need for need in needs if need != name]}
     return expanded
 
 
@@ -224,14 +226,12 @@ def parameters(path: Path) -> dict[str, dict[str, str]]:
         raise HybretError(f"the parameters cell of {path.name} is not valid Python: {error.msg}.") from error
     known = {}
     for node in body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and (value := node.value):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             kind = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
-            value = node.value  # what stands behind it, on its last line, is its comment
-            comment = lines[(value.end_lineno or 1) - 1].encode()[value.end_col_offset or 0 :].decode().strip()
-            known[ast.unparse(target)] = {
-                "type": kind, "default": ast.unparse(value), "help": comment.lstrip("# "),
-            }  # fmt: skip
+            # What stands behind the value, on its last line, is its comment.
+            comment = lines[(value.end_lineno or 1) - 1].encode()[value.end_col_offset or 0 :].decode().strip("# ")
+            known[ast.unparse(target)] = {"type": kind, "default": ast.unparse(value), "help": comment}
     return known
 
 
@@ -244,7 +244,7 @@ def literal(text: str) -> Any:
 
 
 def check(notebook: str, known: Mapping[str, Mapping[str, str]], injected: Mapping[str, Any]) -> None:
-    """Raise HybretError for a parameter that the notebook lacks or annotates with another type.
+    """Refuse a parameter that the notebook lacks or annotates with another type; other names than `TYPES` fit all.
 
     papermill itself only warns about an unknown name, and injects the string ``"false"`` for a flag.
     """
@@ -252,17 +252,9 @@ def check(notebook: str, known: Mapping[str, Mapping[str, str]], injected: Mappi
         if name not in known:
             raise HybretError(f"{notebook} has no parameter {name!r}; it has {', '.join(known) or 'none'}.")
         wanted = known[name]["type"]
-        if not fits(value, wanted):
-            raise HybretError(f"{notebook}: the parameter {name!r} must be {wanted}, not {value!r}.")
-
-
-def fits(value: Any, annotation: str) -> bool:
-    """Say whether a value has an annotated type; an annotation of other names than `TYPES` fits every value."""
-    names = set(re.findall(r"\w+", annotation)) - {"None"}
-    if not names or not names <= set(TYPES) or not re.fullmatch(r"[\w\[\], |]+", annotation):
-        return True
-    try:
-        TypeAdapter(eval(annotation, {"__builtins__": {}}, TYPES)).validate_python(value, strict=True)
-    except ValidationError:
-        return False
-    return True
+        if not re.fullmatch(rf"(\b({'|'.join(TYPES)}|None)\b|[\[\], |])+", wanted):
+            continue
+        try:
+            TypeAdapter(eval(wanted, {"__builtins__": {}}, TYPES)).validate_python(value, strict=True)
+        except ValidationError:
+            raise HybretError(f"{notebook}: the parameter {name!r} must be {wanted}, not {value!r}.") from None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from torch import Tensor
 
 from book.speed.stock import answer
 from hybret import __version__
+from hybret.devices import budget_of
 from hybret.engine import decode, streaming
 from hybret.engine.attach import implementation
 from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Timings, budget_of
+from hybret.engine.schedule import Timings
 from hybret.errors import HybretError
 from hybret.interventions import During, Intervention, KeepHeads, Omit, resolve, table1_conditions
 from hybret.metrics import fraction
@@ -38,8 +40,10 @@ from hybret.sweeping import sweep
 from hybret.tasks import niah
 
 GIB = 2**30
+REPEATS = 5  # of a prefill
 Say = Callable[[str], None]
 Conditions = Mapping[str, Intervention]
+Pairs = Sequence[tuple[Prompt, Intervention]]
 
 
 def figure2_conditions(model: Model) -> dict[str, Intervention]:
@@ -64,14 +68,13 @@ def bench(
     stock_prompts: int = 5,
     stock_conditions: int = 4,
     seed: int = 0,
-    prefill: bool = True,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
-    """Time whole sweeps (names of `SWEEPS`) and the stock path; return a record ready for JSON.
+    """Time whole sweeps (names of `SWEEPS`), the stock path, and one prefill; return a record ready for JSON.
 
     `lengths`, `depths` and `seed` are those of `hybret.tasks.niah.grid`. The stock path answers `stock_prompts` prompts
-    under `stock_conditions` conditions, evenly spread. `prefill` times a sparsified prefill against a plain one, too.
-    Seconds are wall clock, memory is peak GiB (on the CPU of the whole process).
+    under `stock_conditions` conditions, evenly spread. Seconds are wall clock, memory is peak GiB (on the CPU of the
+    whole process).
     """
     if unknown := [name for name in sweeps if name not in SWEEPS]:
         raise HybretError(f"unknown sweep {unknown[0]!r}; choose from {', '.join(SWEEPS)}")
@@ -91,9 +94,8 @@ def bench(
         subset = product(_spread(prompts, stock_prompts), _spread(list(conditions.values()), stock_conditions))
         record[name] = _sweep(model, prompts, conditions, list(subset), max_new_tokens, peak)
         say(f"{name}: {record[name]['seconds']} s, the stock path {record[name]['stock']['seconds']} s")
-    if prefill:
-        say("prefill")
-        record["prefill"] = {**prefill_ratio(model, longest), "kept_as_in_fp32": kept_share(model, longest)}
+    say("prefill")
+    record["prefill"] = {**prefill_ratio(model, longest), "kept_as_in_fp32": kept_share(model, longest)}
     return record
 
 
@@ -104,30 +106,25 @@ def _spread(items: Sequence[Any], n: int) -> list[Any]:
 
 
 def _sweep(
-    model: Model,
-    prompts: Sequence[Prompt],
-    conditions: Conditions,
-    subset: Sequence[tuple[Prompt, Intervention]],
-    max_new_tokens: int,
-    peak: float,
+    model: Model, prompts: Sequence[Prompt], conditions: Conditions, subset: Pairs, max_new_tokens: int, peak: float
 ) -> dict[str, Any]:
     """Time one sweep, and the stock path on a subset of its answers; `peak` is the machine's rate of products."""
-    _, timings, seconds, record = _timed_sweep(model, prompts, conditions, max_new_tokens=max_new_tokens)
+    _, timings, record = _timed_sweep(model, prompts, conditions, max_new_tokens=max_new_tokens)
     same, times, tokens = 0, [], sum(len(p.ids) for p in prompts)
     with Memory(model) as stock_memory:
         answer(model, prompts[0], subset[0][1], 2)  # its own warm-up
         for prompt, condition in subset:
-            took, answered = clock(model, lambda p=prompt, c=condition: answer(model, p, c, max_new_tokens))  # type: ignore[misc]
+            took, answered = clock(model.device, partial(answer, model, prompt, condition, max_new_tokens))
             times.append(took)
             same += answered == timings.tokens[prompt.key, resolve(condition, model, CORRECTED).key]
-    stock, read = statistics.mean(times) * record["answers"], tokens * len(conditions)
+    budget, stock, read = budget_of(model), statistics.mean(times) * record["answers"], tokens * len(conditions)
     prefills = {resolve(condition, model, CORRECTED).prefill for condition in conditions.values()}
     return {
         **record,
         "longest_prompt_tokens": max(len(p.ids) for p in prompts),
         "max_new_tokens": max_new_tokens,
-        "budget": _budget(model),
-        "prompt_tokens_per_second": round(read / seconds),
+        "budget": {"rows": budget.max_sequences, "tokens": budget.max_tokens},
+        "prompt_tokens_per_second": round(read / record["seconds"]),
         "stock": {
             "answers": len(subset),
             "prompts": len({prompt.key for prompt, _ in subset}),
@@ -136,7 +133,7 @@ def _sweep(
             "memory_gib": stock_memory.gib,
             "prompt_tokens_per_second": round(read / stock),
         },
-        "ratio": round(stock / seconds, 1),
+        "ratio": round(stock / record["seconds"], 1),
         "tokens_identical": same == len(subset),
         "answers_identical": same,
         "answers_compared": len(subset),
@@ -148,32 +145,21 @@ def _sweep(
     }
 
 
-def _budget(model: Model) -> dict[str, int]:
-    budget = budget_of(model)
-    return {"rows": budget.max_sequences, "tokens": budget.max_tokens}
-
-
 def _timed_sweep(
     model: Model, prompts: Sequence[Prompt], conditions: Conditions, **options: Any
-) -> tuple[pd.DataFrame, Timings, float, dict[str, Any]]:
-    """Return the rows of a sweep, its timings, its wall-clock seconds, and what a record says of it."""
+) -> tuple[pd.DataFrame, Timings, dict[str, Any]]:
+    """Return the rows of a sweep, its timings, and what a record says of it."""
     timings = Timings()
     with Memory(model) as memory:
         began = time.perf_counter()
         rows = sweep(model, prompts, conditions, progress=False, stages=timings, **options)
-        seconds = time.perf_counter() - began
-    record = {
-        "prompts": len(prompts),
-        "conditions": len(conditions),
-        "answers": len(rows),
-        "seconds": round(seconds, 3),
-        "stages": {stage: round(value, 3) for stage, value in timings.seconds.items()},
-        "memory_gib": memory.gib,
-    }
-    return rows, timings, seconds, record
+        seconds = round(time.perf_counter() - began, 3)
+    counts = {"prompts": len(prompts), "conditions": len(conditions), "answers": len(rows), "seconds": seconds}
+    stages = {stage: round(value, 3) for stage, value in timings.seconds.items()}
+    return rows, timings, {**counts, "stages": stages, "memory_gib": memory.gib}
 
 
-def prefill_ratio(model: Model, prompt: Prompt, repeats: int = 5) -> dict[str, Any]:
+def prefill_ratio(model: Model, prompt: Prompt) -> dict[str, Any]:
     """Time a sparsified prefill (half of the heads kept) and a plain one through SDPA; medians in seconds.
 
     Both read as many tokens as the prompt's nominal length, the prompt's own tokens over and over.
@@ -197,7 +183,7 @@ def prefill_ratio(model: Model, prompt: Prompt, repeats: int = 5) -> dict[str, A
     before = model.net.config._attn_implementation
     try:
         with parallel_scans():  # by turns; the first of each warms up
-            times = [(clock(model, sparse)[0], clock(model, plain)[0]) for _ in range(repeats + 1)][1:]
+            times = [(clock(model.device, sparse)[0], clock(model.device, plain)[0]) for _ in range(REPEATS + 1)][1:]
     finally:
         model.net.set_attn_implementation(before)
     ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
@@ -217,7 +203,7 @@ def kept_share(model: Model, prompt: Prompt) -> float:
         exact = original(query.float(), key.float(), value.float(), *args, **kwargs)
         k = torch.full((len(query),), model.heads // 2, device=query.device)
         assert result[2] is not None and exact[2] is not None  # KeepHeads asks for entropies
-        same = keep_lowest(result[2], k) == keep_lowest(exact[2], k)
+        same = keep_lowest(result[2], k, CORRECTED) == keep_lowest(exact[2], k, CORRECTED)
         shares.append(float(same.all(1).float().mean()))
         return result
 
@@ -236,7 +222,6 @@ def long_maps(
     lengths: Sequence[int] = (16384, 32768, 65536, 131072),
     depths: int | Sequence[float] = 5,
     max_new_tokens: int = decode.MAX_NEW_TOKENS,
-    seed: int = 0,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Time columns of a retrieval map far beyond the paper's 4,096 tokens.
@@ -248,34 +233,32 @@ def long_maps(
     half = model.heads // 2
     kept = (*(KeepHeads(k, during="generation") for k in (model.heads, half, 0)), KeepHeads(half))
     conditions: Conditions = {condition.label: condition for condition in kept}
-    record: dict[str, Any] = {"machine": machine(model), "budget": _budget(model), "rows": [], "ended": "all were read"}
+    record: dict[str, Any] = {"machine": machine(model), "rows": [], "ended": "all were read"}
     template = "instruct" if model.instruct else "base"
-    grids = [niah.grid(model, [length], depths, template, seed=seed) for length in lengths]
+    grids = [niah.grid(model, [length], depths, template) for length in lengths]
     sweep(model, grids[0][:1], conditions, max_new_tokens=3, progress=False)  # chooses kernels before any clock starts
     for length, prompts in zip(lengths, grids, strict=True):
         longest = max(len(p.ids) for p in prompts)
         say(f"{len(prompts)} prompts of up to {longest} tokens x {len(conditions)} conditions")
+        options: Any = {"max_new_tokens": max_new_tokens, "budget": budget_of(model, longest)}
         try:
-            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "budget": budget_of(model, longest)}
-            rows, _, seconds, part = _timed_sweep(model, prompts, conditions, **options)
+            rows, _, part = _timed_sweep(model, prompts, conditions, **options)
         except HybretError as problem:
             record["ended"] = f"{longest} tokens: {problem}"
             break
-        speed = {"prompt_tokens_per_second": round(int(rows["tokens"].sum()) / seconds)}
-        accuracy = {name: round(float(fraction(part).mean()), 4) for name, part in rows.groupby("condition")}
-        record["rows"].append({"length": length, "tokens": longest, **part, **speed, "accuracy": accuracy})
-        say(f"{seconds:.1f} s, {part['memory_gib']} GiB")
+        rate = round(int(rows["tokens"].sum()) / part["seconds"])
+        accuracy = {name: round(float(fraction(of_it).mean()), 4) for name, of_it in rows.groupby("condition")}
+        line = {"length": length, "tokens": longest, **part, "prompt_tokens_per_second": rate, "accuracy": accuracy}
+        record["rows"].append(line)
+        say(f"{part['seconds']:.1f} s, {part['memory_gib']} GiB")
     return record
-
-
-# ---------------------------------------------------------------- the machine, the clock and the memory
 
 
 def matmul_rate(model: Model, size: int | None = None) -> float:
     """Floating-point operations per second of a large matrix product in the model's dtype on its device."""
     size = size or (8192 if model.device.type == "cuda" else 1024)
     a, b = (torch.randn(size, size, device=model.device, dtype=model.net.dtype) for _ in range(2))
-    times = [clock(model, lambda: a @ b)[0] for _ in range(6)]
+    times = [clock(model.device, lambda: a @ b)[0] for _ in range(6)]
     return 2 * size**3 / statistics.median(times[1:])
 
 
@@ -300,25 +283,18 @@ def machine_of(name: str, device: str, dtype: str) -> dict[str, Any]:
     """The same for something that is no whole model."""
     cuda, threads = torch.device(device).type == "cuda", torch.get_num_threads()
     cpu = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
-    return {
-        "model": name,
-        "dtype": dtype,
-        "device": torch.cuda.get_device_name(device) if cuda else cpu,
-        "date": datetime.now(UTC).date().isoformat(),
-        "hybret": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    where = {"model": name, "dtype": dtype, "device": torch.cuda.get_device_name(device) if cuda else cpu}
+    when = {"date": datetime.now(UTC).date().isoformat(), "hybret": __version__, "python": platform.python_version()}
+    return {**where, **when, "torch": torch.__version__, "transformers": transformers.__version__}
 
 
-def clock(model: Model, function: Callable[[], Any]) -> tuple[float, Any]:
+def clock(device: torch.device, function: Callable[[], Any]) -> tuple[float, Any]:
     """Call a function; return the seconds until the device has finished, and the result."""
-    synchronise = torch.cuda.synchronize if model.device.type == "cuda" else nullcontext
-    synchronise(model.device)
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else nullcontext
+    synchronise(device)
     began = time.perf_counter()
     result = function()
-    synchronise(model.device)
+    synchronise(device)
     return time.perf_counter() - began, result
 
 

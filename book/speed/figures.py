@@ -29,15 +29,11 @@ def duration(seconds: float) -> str:
     """Write seconds as a reader would say them: 95 ms, 4.1 s, 15 min 54 s, 2 h 3 min."""
     if seconds < 0.995:
         return f"{1000 * seconds:.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.2g} ms"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
     if seconds < 119.5:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, rest = divmod(round(seconds / 60), 60)
-    return f"{hours} h {rest} min" if rest else f"{hours} h"
+        return f"{seconds:.{1 if seconds < 9.95 else 0}f} s"
+    units, total = (("min", "s"), seconds) if round(seconds) < 3600 else (("h", "min"), seconds / 60)
+    most, rest = divmod(round(total), 60)
+    return f"{most} {units[0]} {rest} {units[1]}" if rest else f"{most} {units[0]}"
 
 
 def measured(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -46,30 +42,22 @@ def measured(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     Seconds are `seconds`, `stock_seconds` (extrapolated from `stock_answers`), `limit`, every stage, and `other`, which
     no stage counts; `identical` answers are of those `compared`; `memory` and `stock_memory` are peak GiB.
     """
-    found = []
+    lines = []
     for record, (sweep, name) in product(records, SWEEPS.items()):
         if not (part := record.get(sweep)):
             continue
-        where = record["machine"]
+        where, stock = record["machine"], part["stock"]
         stages = {stage: float(part["stages"].get(stage, 0)) for stage in STAGES if stage != "other"}
-        found.append({
-            **{key: where[key] for key in ("device", "dtype", "date", "weights", "parameters")},
+        lines.append({
+            **{key: where[key] for key in ("device", "dtype", "date", "weights")},
             "model": where["model"].removeprefix(RANDOM).split("/")[-1],
-            "random": where["weights"].startswith("random"),
-            "sweep": name,
-            **{key: part[key] for key in ("prompts", "conditions", "answers", "seconds", "ratio")},
-            **stages,
-            "other": max(0.0, part["seconds"] - sum(stages.values())),
-            "stock_seconds": part["stock"]["seconds"],
-            "stock_answers": part["stock"]["answers"],
-            "identical": part["answers_identical"],
-            "compared": part["answers_compared"],
-            "memory": part["memory_gib"],
-            "stock_memory": part["stock"]["memory_gib"],
-            "distinct_prefills": part["limit"]["distinct_prefills"],
-            "limit": part["limit"]["seconds"],
+            "random": where["weights"].startswith("random"), "sweep": name,
+            **{key: part[key] for key in ("answers", "seconds", "ratio")},
+            **stages, "other": max(0.0, part["seconds"] - sum(stages.values())), "limit": part["limit"]["seconds"],
+            "identical": part["answers_identical"], "compared": part["answers_compared"], "memory": part["memory_gib"],
+            **{f"stock_{key}": stock[key] for key in ("seconds", "answers")}, "stock_memory": stock["memory_gib"],
         })  # fmt: skip
-    return pd.DataFrame(found)
+    return pd.DataFrame(lines)
 
 
 def _small_print(figure: Figure, machines: Iterable[Mapping[Any, Any]]) -> None:
@@ -180,23 +168,23 @@ def _lines(axes: Axes, rows: pd.DataFrame, column: str, slopes: Mapping[str, Any
 
 def table(rows: pd.DataFrame) -> Styler:
     """What `measured` returns as a table to read."""
-    named = rows["model"].where(~rows["random"], rows["model"] + " (random weights)")
-    pairs = [("identical", "compared"), ("memory", "stock_memory"), ("stock_seconds", "stock_answers")]
-    same, memory, stock = (zip(rows[a], rows[b], strict=True) for a, b in pairs)
-    columns = {
-        "measurement": named + ", " + rows["dtype"] + " on " + rows["device"] + ", " + rows["date"],
-        "sweep": rows["sweep"] + ", " + rows["answers"].map("{:,} answers".format),
-        "time": rows["seconds"].map(duration),
-        "stock path": [f"{duration(seconds)}, from {answers}" for seconds, answers in stock],
-        "ratio": rows["ratio"].map("{:g}".format),
-        "identical tokens": [
-            f"{m} of {n}" + ": a fault, in float32 all must be" * (m != n and dtype == "float32")
-            for (m, n), dtype in zip(same, rows["dtype"], strict=True)
-        ],
-        "peak GiB": [" / ".join("?" if pd.isna(x) else f"{x:.2f}" for x in both) for both in memory],
-        "limit": rows["limit"].map(duration),
-    }
-    return small(pd.DataFrame(columns))
+
+    def line(row: Any) -> dict[str, str]:
+        fault = row.identical != row.compared and row.dtype == "float32"
+        name = f"{row.model} (random weights)" if row.random else row.model
+        memory = ["?" if pd.isna(gib) else f"{gib:.2f}" for gib in (row.memory, row.stock_memory)]
+        return {
+            "measurement": f"{name}, {row.dtype} on {row.device}, {row.date}",
+            "sweep": f"{row.sweep}, {row.answers:,} answers",
+            "time": duration(row.seconds),
+            "stock path": f"{duration(row.stock_seconds)}, from {row.stock_answers}",
+            "ratio": f"{row.ratio:g}",
+            "identical tokens": f"{row.identical} of {row.compared}" + ": a fault, in float32 all must be" * fault,
+            "peak GiB": " / ".join(memory),
+            "limit": duration(row.limit),
+        }
+
+    return small(pd.DataFrame(map(line, rows.itertuples())))
 
 
 def small(table: pd.DataFrame) -> Styler:

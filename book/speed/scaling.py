@@ -10,8 +10,8 @@ import json
 import math
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.models.jamba.modeling_jamba import JambaAttention
 
-from book.speed.bench import GIB, machine_of
+from book.speed.bench import GIB, clock, machine_of
 from hybret.engine import attention
 from hybret.engine.context import ForwardContext, forward_context
 from hybret.errors import HybretError
@@ -27,7 +27,9 @@ from hybret.families import PAPER_MODELS, paper_config
 from hybret.interventions import KeepHeads
 from hybret.recipe import CORRECTED
 
+SHAPE = "ai21labs/AI21-Jamba-Mini-1.6"
 PATHS = ("sparsified", "plain", "eager")
+REPEATS = 3
 LENGTHS = tuple(1024 * 2**i for i in range(9))
 
 
@@ -35,14 +37,12 @@ def scaling(
     lengths: Sequence[int] = LENGTHS,
     device: str = "cuda",
     dtype: str = "bfloat16",
-    seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure an attention layer of Jamba-Mini's shape, whose attention has no window.
+    """Measure an attention layer of Jamba-Mini's shape, whose attention has no window; `lengths` are in tokens.
 
     Three paths: ``sparsified`` (half of the heads kept, through a streaming prefill), ``plain`` (every head, SDPA)
-    and ``eager`` (sparsified through the queries x keys weights, up to where they no longer fit). `lengths` are in
-    tokens; `seed` is that of weights and inputs; `say` is called with a line of progress.
+    and ``eager`` (sparsified through the queries x keys weights, up to where they no longer fit).
 
     Ready for JSON. `rows` have `path`, `tokens`, `seconds` (median) and `extra_gib`, the peak memory beyond
     the layer's weights and input (CUDA; None on the CPU). `slopes` are exponents of the length, fitted over the longer
@@ -50,12 +50,13 @@ def scaling(
     """
     if not lengths or min(lengths) < 2:
         raise HybretError("scaling needs lengths of at least 2 tokens")
-    config = paper_config("ai21labs/AI21-Jamba-Mini-1.6")
+    config = paper_config(SHAPE)
     config._attn_implementation = attention.NAME
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     with torch.device(device):
         layer = JambaAttention(config, layer_idx=0).to(getattr(torch, dtype)).eval()
-    kept = config.num_attention_heads // 2
+    heads = config.num_attention_heads
+    kept = heads // 2
     rows: list[dict[str, Any]] = []
     for path in PATHS:
         for length in sorted(lengths):
@@ -64,9 +65,8 @@ def scaling(
                 seconds, extra = _measure(partial(_run, layer, hidden, path, kept), device)
             except torch.OutOfMemoryError as problem:
                 if path == "sparsified":
-                    raise HybretError(
-                        f"{length} tokens do not fit on {device} even without the weights; give shorter lengths"
-                    ) from problem
+                    short = f"{length} tokens do not fit on {device} even without the weights"
+                    raise HybretError(f"{short}; give shorter lengths") from problem
                 say(f"{path}: {length} tokens do not fit")
                 break
             rows.append({"path": path, "tokens": length, "seconds": seconds, "extra_gib": extra})
@@ -76,52 +76,35 @@ def scaling(
     largest = by_path["eager"][-1] if "eager" in by_path else None
     eager = largest and largest["extra_gib"] and largest["extra_gib"] * (max(lengths) / largest["tokens"]) ** 2
     return {
-        "machine": machine_of(f"attention layer of {PAPER_MODELS['ai21labs/AI21-Jamba-Mini-1.6']}", device, dtype),
-        "shape": {
-            "heads": config.num_attention_heads,
-            "key_value_heads": config.num_key_value_heads,
-            "head_dim": config.hidden_size // config.num_attention_heads,
-            "hidden": config.hidden_size,
-        },
+        "machine": machine_of(f"attention layer of {PAPER_MODELS[SHAPE]}", device, dtype),
+        "shape": {"heads": heads, "key_value_heads": config.num_key_value_heads,
+                  "head_dim": config.hidden_size // heads, "hidden": config.hidden_size},
         "kept": kept,
         "rows": rows,
         "slopes": slopes,
         "eager_gib_at_longest": eager and round(eager, 1),
-    }
+    }  # fmt: skip
 
 
 def _run(layer: Any, hidden: Tensor, path: str, kept: int) -> None:
-    length = hidden.shape[1]
-    if path == "plain":
-        layer.config._attn_implementation = "sdpa"
-        with torch.inference_mode():
-            layer(hidden, attention_mask=None, past_key_values=None)
-        return
-    layer.config._attn_implementation = attention.NAME
+    length, mask = hidden.shape[1], None
+    layer.config._attn_implementation = "sdpa" if path == "plain" else attention.NAME
     last = torch.tensor([length - 1], device=hidden.device)
     context = ForwardContext("prefill", [(KeepHeads(kept),)], [()], last, CORRECTED, streaming=path == "sparsified")
-    mask = None
-    with torch.inference_mode(), forward_context(context):
+    with torch.inference_mode(), nullcontext() if path == "plain" else forward_context(context):
         if path == "eager":
-            mask = torch.full((length, length), torch.finfo(hidden.dtype).min, device=hidden.device, dtype=hidden.dtype)
-            mask = mask.triu_(1)[None, None]
+            mask = hidden.new_full((length, length), torch.finfo(hidden.dtype).min).triu_(1)[None, None]
         layer(hidden, attention_mask=mask, past_key_values=None)
 
 
-def _measure(run: Callable[[], None], device: str, repeats: int = 3) -> tuple[float, float | None]:
+def _measure(run: Callable[[], None], device: str) -> tuple[float, float | None]:
     """Median seconds and, on a GPU, peak GiB beyond what was allocated before."""
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        run()
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
+    times = [clock(torch.device(device), run)[0] for _ in range(REPEATS + 1)]
     extra = round((torch.cuda.max_memory_allocated() - before) / GIB, 4) if cuda else None
     return round(statistics.median(times[1:]), 6), extra
 
@@ -129,10 +112,7 @@ def _measure(run: Callable[[], None], device: str, repeats: int = 3) -> tuple[fl
 def _slope(rows: Sequence[dict[str, Any]], key: str) -> float | None:
     """Exponent b of value = a * tokens ** b by least squares of logarithms, over the longer half of the lengths."""
     points = [(math.log(r["tokens"]), math.log(r[key])) for r in rows if r[key]][-max(2, (len(rows) + 1) // 2) :]
-    if len(points) < 2:
-        return None
-    x, y = (statistics.mean(values) for values in zip(*points, strict=True))
-    return round(sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points), 3)
+    return round(statistics.linear_regression(*zip(*points, strict=True)).slope, 3) if len(points) > 1 else None
 
 
 if __name__ == "__main__":  # python -m book.speed.scaling > book/published/scaling-NAME.json

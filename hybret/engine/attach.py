@@ -73,10 +73,10 @@ _ATTACHED: ContextVar[Attached | None] = ContextVar("hybret_attached", default=N
 
 
 @contextmanager
-def implementation(net: Any) -> Iterator[None]:
+def implementation(net: Any, name: str = attention.NAME) -> Iterator[None]:
     """Run `net` through hybret's attention function inside the block; its own choice comes back in `finally`."""
     before = net.config._attn_implementation
-    net.set_attn_implementation(attention.NAME)
+    net.set_attn_implementation(name)
     try:
         yield
     finally:
@@ -94,10 +94,8 @@ def attach(
 
     Parameters
     ----------
-    intervention : Intervention, optional
-        Nothing (only recording) by default.
-    weights : bool
-        Also keep the attention weights themselves (memory: heads x queries x keys per layer).
+    intervention : nothing (only recording) by default
+    weights : also keep the attention weights themselves (memory: heads x queries x keys per layer)
     """
     if not hasattr(model, "attention_layers"):
         raise HybretError(f"model is {model!r}; give what hybret.load returns")
@@ -131,10 +129,8 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iter
     Parameters
     ----------
     name : {"prefill", "generation"}
-    last : sequence of int
-        Absolute position of the last token of each row of the batch.
-    spans : sequence of Spans, optional
-        Needle intervals per row; no needle by default.
+    last : absolute position of the last token of each row of the batch
+    spans : needle intervals per row; no needle by default
     """
     current = _ATTACHED.get()
     if current is None:
@@ -149,12 +145,8 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iter
     trace = current.trace if len(last) == 1 else None
     context = ForwardContext(name, [actions] * len(last), spans, positions, current.recipe, trace)
     passes: list[object] = []
-    hook = model.net.register_forward_pre_hook(lambda net, _: passes.append(net))
-    try:
-        with forward_context(context):
-            yield
-    finally:
-        hook.remove()
+    with model.net.register_forward_pre_hook(lambda net, _: passes.append(net)), forward_context(context):
+        yield
     # What is below `model.net` may be called without it.
     if ran := max(len(passes), context.calls[model.attention_layers[0]]):
         check_layers_called(context, model, ran)

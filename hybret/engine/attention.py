@@ -36,19 +36,14 @@ def attention(
 
     Parameters
     ----------
-    query : Tensor
-        ``(rows, heads, queries, head_dim)``.
-    key, value : Tensor
-        ``(rows, key-value heads, keys, head_dim)``.
-    attention_mask : Tensor or None
-        Additive, ``(rows, 1, queries, keys)``.
+    query : ``(rows, heads, queries, head_dim)``
+    key, value : ``(rows, key-value heads, keys, head_dim)``
+    attention_mask : additive, ``(rows, 1, queries, keys)``
 
     Returns
     -------
-    output : Tensor
-        ``(rows, queries, heads, head_dim)``.
-    weights : Tensor or None
-        ``(rows, heads, queries, keys)``, as used; None where they were not formed.
+    output : ``(rows, queries, heads, head_dim)``
+    weights : ``(rows, heads, queries, keys)``, as used; None where they were not formed
     """
     declared = current_context(module)
     layer = -1 if declared is None else declared.enter(module)

@@ -8,23 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from hybret.engine.keys import Keys, Question, Spans
 from hybret.errors import HybretError
 from hybret.families import attention_layers
 from hybret.interventions import Actions, KeepHeads, Phase, Reweight, check_needs
-from hybret.recipe import Recipe
 
 if TYPE_CHECKING:
     from hybret.hybrid import Hybrid
-
-ALL = slice(None)
-Spans = tuple[tuple[int, int], ...]
-Question = tuple[int, int] | None
+    from hybret.recipe import Recipe
 
 
 class Recorder(Protocol):
@@ -36,64 +32,20 @@ class Recorder(Protocol):
     def add(self, layer: str, **records: Tensor) -> None: ...
 
 
-class Keys:
-    """The key columns that some rows of a batch attend to in a pass, and what stands there.
-
-    Attributes
-    ----------
-    position : absolute, ``(rows, keys)``; below 0 is padding, and the last column is the last query's own
-    unmasked : bool ``(rows, 1, queries, keys)``, what the mask lets queries see; None where weights are not formed
-    """
-
-    def __init__(self, context: ForwardContext, keys: int, rows: Tensor | slice, unmasked: Tensor | None) -> None:
-        self._context, self._rows, self.recipe, self.unmasked = context, rows, context.recipe, unmasked
-        self.position = context.last[rows, None] - (keys - 1) + torch.arange(keys, device=context.last.device)
-
-    @cached_property
-    def needle(self) -> Tensor:
-        """bool ``(rows, keys)``: the needle's tokens."""
-        position = self.position[:, None]
-        first, end = self._context.needle_bounds[self._rows].unbind(-1)  # (rows, copies)
-        return ((position >= first[..., None]) & (position < end[..., None])).any(1)
-
-    @property
-    def needle_tokens(self) -> Tensor:
-        """How many tokens of its prompt are the needle, ``(rows,)``."""
-        return self._context.needle_bounds[self._rows].diff(dim=-1).sum((1, 2))
-
-    def stands(self, name: Literal["first", "question", "answer"]) -> Tensor:
-        """bool ``(rows, keys)``: the first token (BOS); all from the question's start on; all from its end on."""
-        if name == "first":
-            return self.position == 0
-        return self.position >= self._context.question_bounds[self._rows, 0 if name == "question" else 1, None]
-
-
 @dataclass
 class ForwardContext:
-    """One forward pass.
-
-    Parameters
-    ----------
-    rows : sequence of tuple of Elementary
-        For each row of the batch, what acts on it in this phase.
-    spans, questions : sequence of Spans, of Question
-        For each row, half-open intervals of the needle and the question, in absolute positions of its own prompt.
-    last : Tensor
-        Absolute position of the last query token of each row, ``(rows,)``.
-    streaming : bool
-        Let a prefill without padding run without forming the weights (`hybret.engine.streaming`), where it can.
-    right_aligned : bool
-        The one query of each row is its last token, and key columns before the row's first token are padding: the mask
-        follows from `last`, and transformers need not make one at every step.
-    """
+    """One forward pass. Needle and question are half-open intervals of absolute positions in the row's own prompt."""
 
     phase: Phase
-    rows: Sequence[Actions]
+    rows: Sequence[Actions]  # for each row of the batch, what acts on it in this phase
     spans: Sequence[Spans]
-    last: Tensor
+    last: Tensor  # (rows,): absolute position of each row's last query token
     recipe: Recipe
     trace: Recorder | None = None
+    # Let a prefill without padding run without forming the weights (`hybret.engine.streaming`), where it can.
     streaming: bool = False
+    # The one query of each row is its last token, and key columns before the row's first token are padding: the mask
+    # follows from `last`, and transformers need not make one at every step.
     right_aligned: bool = False
     questions: Sequence[Question] = ()
     outputs: Tensor | None = field(init=False, default=None)  # of the layer that streamed last, for all rows
@@ -132,15 +84,12 @@ class ForwardContext:
         padded = [[*spans, *[(0, 0)] * (copies - len(spans))] for spans in self.spans]
         shift = 1 if self.recipe.needle_span == "shifted" else 0
         self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2) - shift
-        self.streams = self.can_stream()
-
-    def can_stream(self) -> bool:
-        """Whether the weights need not be formed: nobody records them, and no row's outputs change twice."""
-        if not self.streaming or self.phase != "prefill" or self.trace is not None:
-            return False
-        once = [row for _, rows in self.changes for row in rows.tolist()]
-        once += self.gates["l2"][0].tolist() if "l2" in self.gates else []  # it looks at the untouched outputs
-        return len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
+        # The weights need not be formed if nobody records them, and no row's outputs change twice.
+        once = [row for rows in changes.values() for row in rows] + list(
+            gates.get("l2", ())
+        )  # l2: of untouched outputs
+        streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
+        self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
 
     @property
     def acts(self) -> bool:
@@ -157,9 +106,10 @@ class ForwardContext:
         moved.changes = [(action, rows.to(device)) for action, rows in self.changes]
         return moved
 
-    def keys(self, keys: int, rows: Tensor | slice = ALL, unmasked: Tensor | None = None) -> Keys:
+    def keys(self, keys: int, rows: Tensor | slice = slice(None), unmasked: Tensor | None = None) -> Keys:
         """What stands in the key columns of all rows, or some."""
-        return Keys(self, keys, rows, unmasked)
+        bounds = self.needle_bounds[rows], self.question_bounds[rows]
+        return Keys(keys, self.last[rows], *bounds, self.recipe, unmasked)
 
     def binned(self, weights: Tensor, bins: Tensor) -> Tensor:
         """`weights` ``(rows, heads, queries, keys)``, in bins of positions: ``(rows, heads, bins, queries)``."""

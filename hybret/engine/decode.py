@@ -10,17 +10,17 @@ until rows are merged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
-from hybret.engine.attach import Trace
-from hybret.engine.context import ForwardContext, Question, Spans, check_layers_called, forward_context
+from hybret.engine.context import ForwardContext, Question, Recorder, Spans, check_layers_called, forward_context
 from hybret.engine.state import State, empty_state, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
@@ -44,23 +44,19 @@ def prefill_chunk(
     spans: Spans,
     recipe: Recipe,
     streaming: bool = True,
-    trace: Trace | None = None,
+    trace: Recorder | None = None,
     question: Question = None,
 ) -> State:
     """Read on in a prompt up to its token `until`; `state` is used up (`State.fork` keeps a copy).
 
     Parameters
     ----------
-    state : State
-        What each of `rows` has read of `ids` so far.
-    ids : sequence of int
-        Token ids of the whole prompt, BOS included.
-    rows : sequence of tuple of Intervention
-        What acts during prefill, for each row (`Resolved.prefill`).
+    state : what each of `rows` has read of `ids` so far
+    ids : of the whole prompt, BOS included
+    rows : what acts during prefill, for each row (`Resolved.prefill`)
     spans, question : intervals in `ids`
-    streaming : bool
-        Without the attention weights where that is possible, and the layers below the first attention layer for one row
-        only. Off: the slow reference, bit-identical to plain eager attention where nothing acts.
+    streaming : without the attention weights where that is possible, and the layers below the first attention layer for
+        one row only. Off: the slow reference, bit-identical to plain eager attention where nothing acts.
     """
     net, device, read = model.net, model.device, int(state.position[0])
     complete = until == len(ids)
@@ -98,7 +94,7 @@ def prefill(
     rows: Sequence[Actions],
     spans: Spans,
     recipe: Recipe,
-    trace: Trace | None = None,
+    trace: Recorder | None = None,
     streaming: bool = False,
     question: Question = None,
 ) -> State:
@@ -117,9 +113,8 @@ def first_o_proj(model: Hybrid) -> Any:
     return next((m for n, m in layers[model.attention_layers[0]].named_modules() if n.endswith("o_proj")), None)
 
 
-@contextmanager
-def fan_out(model: Hybrid, context: ForwardContext) -> Iterator[None]:
-    """One row up to the outputs of the first attention layer, all rows of the context from there on."""
+def fan_out(model: Hybrid, context: ForwardContext) -> RemovableHandle:
+    """A hook: one row up to the outputs of the first attention layer, all rows of the context from there on."""
 
     def outputs(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if context.outputs is None:
@@ -132,11 +127,8 @@ def fan_out(model: Hybrid, context: ForwardContext) -> Iterator[None]:
             )
         return (context.outputs.flatten(2),)  # added to the one row of the residual stream, they give it all rows
 
-    handle = first_o_proj(model).register_forward_pre_hook(outputs)
-    try:
-        yield
-    finally:
-        handle.remove()
+    handle: RemovableHandle = first_o_proj(model).register_forward_pre_hook(outputs)
+    return handle
 
 
 def decode(
@@ -146,17 +138,13 @@ def decode(
     spans: Sequence[Spans],
     recipe: Recipe,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    trace: Trace | None = None,
+    trace: Recorder | None = None,
     questions: Sequence[Question] = (),
 ) -> list[list[int]]:
     """Answer tokens of every row, before EOS: greedy one-token steps of all rows at once.
 
-    Parameters
-    ----------
-    rows : sequence of tuple of Intervention
-        What acts during generation, for each row of `state` (`Resolved.generation`).
-    spans, questions : sequence
-        Intervals for each row.
+    `rows`, `spans` and `questions` say for each row of `state` what acts during generation (`Resolved.generation`), and
+    where its needle and its question are.
     """
     questions = questions or [None] * len(rows)
     answers: list[list[int]] = [[] for _ in rows]
@@ -220,7 +208,7 @@ def generate(
     spans: Spans,
     recipe: Recipe,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    trace: Trace | None = None,
+    trace: Recorder | None = None,
     question: Question = None,
 ) -> list[int]:
     """Answer one prompt under one intervention, the slow obvious way: one prefill, one row.

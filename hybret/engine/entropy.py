@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from hybret.recipe import CORRECTED, Recipe
+if TYPE_CHECKING:
+    from hybret.recipe import Recipe
 
 IN_CACHE = 1 << 18
 """Weights on a CPU whose entropies are taken at one time: what is computed on the way then stays in its cache."""
 
 
-def head_entropy(weights: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
+def head_entropy(weights: Tensor, recipe: Recipe) -> Tensor:
     """Entropy of each attention row, in bits.
 
     Post-softmax `weights` ``(..., keys)`` give float32 ``(...)``: 0 where one key has all the weight, log2(n) where n
@@ -28,7 +31,7 @@ def head_entropy(weights: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
     return -(w * w.clamp_min(torch.finfo(w.dtype).tiny).log2()).sum(-1).float()
 
 
-def keep_lowest(scores: Tensor, k: Tensor, recipe: Recipe = CORRECTED) -> Tensor:
+def keep_lowest(scores: Tensor, k: Tensor, recipe: Recipe) -> Tensor:
     """Which heads have the `k` lowest scores, for each token.
 
     Of `scores` ``(rows, heads, queries)`` and `k` ``(rows,)``: bool like `scores`, exactly ``k[row]`` True per token.

@@ -9,19 +9,19 @@ them has acted yet.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.attach import implementation
 from hybret.engine.context import ForwardContext, check_layers_called, forward_context
 from hybret.engine.prefix_tree import shared_tokens
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Budget, budget_of
 from hybret.engine.state import State, empty_state, map_cache, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
@@ -49,10 +49,8 @@ def log_likelihoods(
 
     Parameters
     ----------
-    conditions : sequence of Intervention
-        `Keep` or `KeepHeads`, acting in prefill.
-    budget : Budget, optional
-        Rows and tokens, over all conditions, of one pass; default what fits on the device.
+    conditions : `Keep` or `KeepHeads`, acting in prefill
+    budget : rows and tokens, over all conditions, of one pass; default what fits on the device
     """
     acting = [check(model, condition, recipe) for condition in conditions]
     if any(not context or not continuation for context, continuation in requests):
@@ -70,8 +68,7 @@ def log_likelihoods(
     with parallel_scans(), implementation(model.net):
         for group in [distinct] if together else [[actions] for actions in distinct]:
             reader = _Reader(model, group, recipe, budget, len(requests))
-            reader.read_all(texts, common)
-            answers |= dict(zip(group, reader.answers(), strict=True))
+            answers |= dict(zip(group, reader.read_all(texts, common), strict=True))
     return [answers[actions] for actions in acting]
 
 
@@ -135,14 +132,12 @@ class _Reader:
         self.total = torch.zeros(len(group), requests, device=model.device)
         self.greedy = torch.ones(len(group), requests, dtype=torch.bool, device=model.device)
 
-    def answers(self) -> list[list[Answer]]:
-        """By condition, then by request."""
-        pairs = zip(self.total.tolist(), self.greedy.tolist(), strict=True)
-        return [list(zip(total, greedy, strict=True)) for total, greedy in pairs]
-
-    def read_all(self, texts: Sequence[_Text], common: int) -> None:
-        """Read the common beginning, then what several texts share, then the rest of each."""
-        beginning = self._beginning(texts[0].ids[:common])
+    def read_all(self, texts: Sequence[_Text], common: int) -> list[list[Answer]]:
+        """Read the common beginning, then what several texts share, then the rest of each; by condition and request."""
+        beginning = empty_state(self.model, len(self.group))
+        step = max(1, self.budget.max_tokens // len(self.group))
+        for end in [*range(step, common, step), common] if common else []:
+            beginning = decode.prefill_chunk(self.model, beginning, texts[0].ids, end, self.group, (), self.recipe)
         groups = list(_groups(texts, common))
         for batch in self._batches([(len(m[0].ids) - common, m[0]) for _, m in groups if len(m) == 1]):
             self._pass(beginning, 1, [0] * len(batch), batch, common)
@@ -154,6 +149,8 @@ class _Reader:
             rests = [(len(text.ids) - shared, (i, text)) for i, (_, members) in enumerate(parents) for text in members]
             for part in self._batches(rests):
                 self._pass(state, len(stems), [i for i, _ in part], [text for _, text in part], shared)
+        pairs = zip(self.total.tolist(), self.greedy.tolist(), strict=True)
+        return [list(zip(total, greedy, strict=True)) for total, greedy in pairs]
 
     def _batches(self, items: Iterable[tuple[int, T]]) -> Iterator[list[T]]:
         """What is read together, of items that come with their tokens: long with long ones, for little padding."""
@@ -168,15 +165,6 @@ class _Reader:
             batch.append(item)
         if batch:
             yield batch
-
-    def _beginning(self, ids: tuple[int, ...]) -> State:
-        """The state after the common beginning, one row for each condition."""
-        state = empty_state(self.model, len(self.group))
-        step = max(1, self.budget.max_tokens // len(self.group))
-        for end in [*range(step, len(ids), step), len(ids)] if ids else []:
-            # One token more than is read: the state names the token that comes next.
-            state = decode.prefill_chunk(self.model, state, (*ids, 0), end, self.group, (), self.recipe)
-        return state
 
     def _pass(self, state: State, texts_before: int, parents: Sequence[int], texts: Sequence[_Text], at: int) -> State:
         """Read the texts from `at` on, each from the row `parents` of a state of `texts_before` texts.
@@ -255,16 +243,13 @@ def fan_out_texts(model: Hybrid, context: ForwardContext, texts: int) -> Iterato
         return hook
 
     copies = len(context.rows) // texts
-    handles = [
-        layer.register_forward_pre_hook(first(lambda x: x.repeat(copies, 1, 1)), with_kwargs=True),
-        attention.register_forward_pre_hook(first(lambda x: x[:texts]), with_kwargs=True),
-    ]
-    try:
-        with decode.fan_out(model, context):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    repeated, alone = first(lambda x: x.repeat(copies, 1, 1)), first(lambda x: x[:texts])
+    with (
+        layer.register_forward_pre_hook(repeated, with_kwargs=True),
+        attention.register_forward_pre_hook(alone, with_kwargs=True),
+        decode.fan_out(model, context),
+    ):
+        yield
 
 
 @contextmanager
@@ -273,23 +258,18 @@ def logits_at(model: Hybrid, row: Tensor, column: Tensor) -> Iterator[None]:
 
     The last layer's feed-forward network works for these places alone, too: what it adds elsewhere, nothing reads.
     """
-    layer = model.net.model.layers[-1]
-    network = getattr(layer, model.traits.feed_forward or "", None)
+    network = getattr(model.net.model.layers[-1], model.traits.feed_forward or "", None)
     zeros: list[Tensor] = []
 
     def narrow(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         zeros.append(torch.zeros_like(inputs[0]))
         return (inputs[0][row, column][None],)
 
-    vocabulary = model.net.get_output_embeddings()
-    handles = [vocabulary.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column][None],))]
-    if network:
-        handles += [
-            network.register_forward_pre_hook(narrow),
-            network.register_forward_hook(lambda _, __, output: zeros.pop().index_put_((row, column), output[0])),
-        ]
-    try:
+    with ExitStack() as hooks:
+        vocabulary = model.net.get_output_embeddings()
+        hooks.enter_context(vocabulary.register_forward_pre_hook(lambda _, x: (x[0][row, column][None],)))
+        if network:
+            hooks.enter_context(network.register_forward_pre_hook(narrow))
+            widen = network.register_forward_hook(lambda _, __, out: zeros.pop().index_put_((row, column), out[0]))
+            hooks.enter_context(widen)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -43,18 +43,13 @@ def prefill(
 ) -> Iterator[tuple[Prompt, State]]:
     """Read every prompt under each of `rows`, which must not look ahead, shared beginnings once.
 
+    Prompts come in the order in which they leave the tree, each with a state of ``len(rows)`` rows.
+
     Parameters
     ----------
-    max_tokens : int
-        Tokens, over all rows, of one pass through the model: a longer stretch is read in several passes.
-    chosen : set of str, optional
-        Keys of the prompts that are read; default all. They are read in the passes in which all would be, and so with
-        the same bits.
-
-    Yields
-    ------
-    tuple of Prompt and State
-        In the order in which the prompts leave the tree; states have ``len(rows)`` rows.
+    max_tokens : of one pass through the model, over all rows: a longer stretch is read in several passes
+    chosen : keys of the prompts that are read, in the passes in which all would be, and so with the same bits; default
+        all
     """
     granularity = GRANULARITY.get(model.device.type, 1)
     chunk = max(1, max_tokens // len(rows)) if model.traits.chunked_prefill else max(len(p.ids) for p in prompts)

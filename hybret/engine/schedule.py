@@ -1,4 +1,4 @@
-"""The work of a sweep, batch by batch: what runs together, within which budget, and how long each stage takes."""
+"""The work of a sweep, batch by batch: what runs together, and how long each stage takes."""
 
 from __future__ import annotations
 
@@ -11,38 +11,19 @@ from itertools import groupby
 
 import torch
 
-from hybret.devices import cache_bytes
+from hybret.devices import Budget
 from hybret.engine import decode, prefix_tree
 from hybret.engine.attach import implementation
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, merge
-from hybret.errors import HybretError, Positive, checked
+from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions, Resolved
 from hybret.prompts import Prompt
 from hybret.recipe import Recipe
 
-MOST_SEQUENCES = {"cpu": 640, "cuda": 1024}
-# On the CPU a few rows stay in the caches; a GPU wants large passes.
-MOST_TOKENS = {"cpu": 2400, "cuda": 32768}
-STATE_SHARE = 0.15
-"""Share of a GPU's memory for the keys and values of the rows that decode together; merging them takes it twice."""
-ROOM_SHARE = 0.25
-"""The same of what the weights leave, where that is less: of 139 GiB the 96 of Jamba-Mini leave 43."""
-
 Key = tuple[str, str]
 """Of an answer: its prompt's key and its condition's (`Resolved.key`)."""
-
-
-@checked
-class Budget:
-    """How much runs at one time. In fp32 it does not change an answer; in bf16 it may, so it is part of a run."""
-
-    max_sequences: Positive  # rows (prompt x condition) that decode together
-    max_tokens: Positive  # of a prefill pass, over all its rows
-
-    def half(self) -> Budget:
-        return Budget(max(1, self.max_sequences // 2), max(1, self.max_tokens // 2))
 
 
 @dataclass
@@ -59,26 +40,6 @@ class Timings:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds[name] += time.perf_counter() - began
-
-
-def budget_of(model: Hybrid, longest: int | None = None) -> Budget:
-    """What fits on the model's device, from its memory, for prompts of up to `longest` tokens.
-
-    The default is made for the longest prompt of the model's grid, read twice.
-    """
-    kind, longest = model.device.type, longest or 2 * max(model.lengths)
-    sequences = MOST_SEQUENCES.get(kind, 1)
-    if kind == "cuda":
-        memory = torch.cuda.get_device_properties(model.device).total_memory
-        weights = sum(p.numel() * p.element_size() for p in model.net.parameters() if p.device == model.device)
-        size = cache_bytes(model.net.config, len(model.attention_layers), longest, model.net.dtype.itemsize)
-        sequences = max(1, min(sequences, room_of(memory, weights) // size))
-    return Budget(sequences, MOST_TOKENS.get(kind, 1))
-
-
-def room_of(memory: int, weights: int) -> int:
-    """Bytes of a GPU, with this much memory and weights in it, for the states of the rows that decode together."""
-    return int(min(STATE_SHARE * memory, ROOM_SHARE * max(0, memory - weights)))
 
 
 @dataclass(frozen=True)
@@ -240,8 +201,6 @@ def _read(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tuple
     recipe, chosen = schedule.recipe, {key for batch in schedule.batches for key, _ in batch.keys}
     for prefills, group in groupby(schedule.jobs, key=lambda job: job.prefills):
         prompts = [job.prompt for job in group]
-        if chosen.isdisjoint(prompt.key for prompt in prompts):
-            continue
         ahead = [actions for actions in prefills if looks_ahead(actions, recipe)]
         rows = [actions for actions in prefills if actions not in ahead]
         source: Iterator[tuple[Prompt, State | None]] = (

@@ -6,14 +6,15 @@ import copy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from hybret.hybrid import Hybrid
+if TYPE_CHECKING:
+    from hybret.hybrid import Hybrid
 
 
 @dataclass

@@ -12,12 +12,13 @@ are exp(s - lse) of its few columns; leaving the needle out is the same attentio
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.keys import StreamedLayer, hidden
 
 if TYPE_CHECKING:
     from hybret.engine.context import ForwardContext
@@ -74,10 +75,10 @@ def _flash(
     bounds = {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
 
     def kernel(values: Tensor) -> tuple[Tensor, Tensor]:
-        found = torch.ops.aten._flash_attention_forward(
+        result = torch.ops.aten._flash_attention_forward(
             q, k, values, None, None, q.shape[1], k.shape[1], 0.0, True, False, scale=scaling, **bounds
         )
-        return found[0].transpose(1, 2), found[1]
+        return result[0].transpose(1, 2), result[1]
 
     output, lse = kernel(v)
     if not entropy:
@@ -105,12 +106,12 @@ def _blocked(
     rows, heads, queries, _ = query.shape
     shared, keys = key.shape[1:3]
     block = BLOCK.get(query.device.type, 32)
-    some = max(1, IN_CACHE // (heads * min(block, queries) * keys))
-    if query.device.type == "cpu" and rows > some:
-        parts = zip(query.split(some), key.split(some), value.split(some), strict=True)
+    together = max(1, IN_CACHE // (heads * min(block, queries) * keys))
+    if query.device.type == "cpu" and rows > together:
+        parts = zip(query.split(together), key.split(together), value.split(together), strict=True)
         done = zip(*(_blocked(*part, scaling, window, recipe, entropy, of_weights) for part in parts), strict=True)
-        output, lse, *own = (torch.cat(x) for x in done if x[0] is not None)
-        return output, lse, own[0] if own else None
+        output, lse, *rest = (torch.cat(x) for x in done if x[0] is not None)
+        return output, lse, rest[0] if rest else None
     before = keys - queries
     query = (query * scaling).unflatten(1, (shared, heads // shared))
     output = torch.empty((rows, heads, queries, value.shape[-1]), dtype=value.dtype, device=value.device)
@@ -126,7 +127,7 @@ def _blocked(
         at = torch.arange(first + before, last + before, device=query.device)[:, None]
         # With global attention all of these queries see the keys before the first of them.
         edge = first + before + 1 if window is None else low
-        seen = (~_hidden(at, torch.arange(edge, high, device=query.device), window)).float()
+        seen = (~hidden(at, torch.arange(edge, high, device=query.device), window)).float()
         # A bias and a factor are several times faster than filling by a mask, and so are operations in place.
         scores[..., edge - low :].add_((1 - seen) * HIDDEN)
         top = scores.amax(-1, keepdim=True)
@@ -134,22 +135,16 @@ def _blocked(
         weights = scores.sub_(top).clamp_min_(-80).exp()
         weights[..., edge - low :].mul_(seen)
         total = weights.sum(-1, keepdim=True)
-        here = (slice(None), slice(None), slice(first, last))
-        lse[here] = (top + total.log()).squeeze(-1).flatten(1, 2)
+        place = (slice(None), slice(None), slice(first, last))
+        lse[place] = (top + total.log()).squeeze(-1).flatten(1, 2)
         if bits is not None and of_weights:
-            bits[here] = head_entropy(weights / total, recipe).flatten(1, 2)
+            bits[place] = head_entropy(weights / total, recipe).flatten(1, 2)
         elif bits is not None:
             nats = total.log() - scores.mul_(weights).sum(-1, keepdim=True) / total
-            bits[here] = nats.squeeze(-1).flatten(1, 2).clamp_min(0) / math.log(2)
+            bits[place] = nats.squeeze(-1).flatten(1, 2).clamp_min(0) / math.log(2)
         mixed = torch.matmul(weights.flatten(2, 3).to(value.dtype), value[:, :, low:high])
-        output[here] = (mixed.unflatten(2, (-1, last - first)) / total.to(value.dtype)).flatten(1, 2)
+        output[place] = (mixed.unflatten(2, (-1, last - first)) / total.to(value.dtype)).flatten(1, 2)
     return output, lse, bits
-
-
-def _hidden(query_at: Tensor, key_at: Tensor, window: int | None) -> Tensor:
-    """Which keys a query must not see, by their positions: those after it, and those that have left the window."""
-    hidden = key_at > query_at
-    return hidden if window is None else hidden | (key_at <= query_at - window)
 
 
 def prefill(
@@ -190,47 +185,3 @@ def _for_rows(x: Tensor, rows: int) -> Tensor:
     """`x` for `rows` rows; of one row or of as many it is no copy."""
     same = [-1] * (x.ndim - 1)
     return x.expand(rows, *same) if len(x) in (1, rows) else x.repeat(rows // len(x), *(1 for _ in same))
-
-
-class StreamedLayer(NamedTuple):
-    """One attention layer in a prefill: what an intervention may use for its output on `rows`."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    output: Tensor  # what mixing the visible keys gave, (rows, heads, queries, head_dim)
-    lse: Tensor
-    scaling: float
-    window: int | None
-    rows: Tensor
-
-    def values(self, columns: Tensor | slice) -> Tensor:
-        """Values of some keys, ``(n, heads, columns, head_dim)``."""
-        return self._per_head(self.value[self.rows][:, :, columns])
-
-    def weights(self, on: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights on the keys `columns`, and which of them count: `on` ``(n, columns)`` says, where they are seen."""
-        query, keys = self.query[self.rows], self.key.shape[2]
-        at = torch.arange(keys - query.shape[2], keys, device=on.device)[:, None]
-        seen = on[:, None, None] & ~_hidden(at, columns, self.window)
-        key = self._per_head(self.key[self.rows][:, :, columns])
-        scores = torch.matmul(query, key.transpose(2, 3)).float() * self.scaling
-        return (scores - self.lse[self.rows][..., None]).exp() * seen, seen
-
-    def masked(self, visible: Tensor, keeps_self: bool, renormalise: bool) -> Tensor:
-        """Output over the `visible` keys ``(n, keys)`` and perhaps each query's own, perhaps divided by their mass."""
-        output, lse, query = (x[self.rows] for x in (self.output, self.lse, self.query))
-        queries = slice(self.key.shape[2] - query.shape[2], self.key.shape[2])
-        columns = visible.any(0).nonzero()[:, 0]
-        mixed, mass = output.float(), self.weights(visible[:, columns], columns)[0].sum(-1, keepdim=True)
-        if keeps_self:
-            own_key = self._per_head(self.key[self.rows][:, :, queries])
-            score = (query.float() * own_key.float()).sum(-1) * self.scaling
-            own = ((score - lse).exp() * ~visible[:, None, queries])[..., None]
-            mixed, mass = mixed + own * self.values(queries).float(), mass + own
-        if renormalise:
-            mixed = mixed / mass.clamp_min(torch.finfo(torch.float32).tiny)
-        return mixed.to(output.dtype)
-
-    def _per_head(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(self.query.shape[1] // x.shape[1], 1)

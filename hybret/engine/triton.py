@@ -71,6 +71,7 @@ def grid(x: Tensor, width: int) -> tuple[int, int]:
 
 @torch.library.custom_op("hybret::linear_scan", mutates_args=())
 def linear_op(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
+    """States of h_t = a_t * h_{t-1} + b_t in fp32; shapes as in `recurrences.linear_scan`."""
     a, b, h0 = a.contiguous(), b.contiguous(), h0.contiguous()
     h = torch.empty_like(b)
     with torch.cuda.device(b.device):  # Triton launches on the current GPU, whichever the tensors are on
@@ -87,7 +88,11 @@ def _(a, b, h0):
 def selective_op(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, last state and, to `keep` for the backward pass, the state before every step in bfloat16."""
+    """Outputs, last state and, to `keep` for the backward pass, the state before every step in bfloat16.
+
+    Inputs `x`, time steps `dt` (after softplus), `B` and `C` are (batch, time, ...) of any float type, `A` (channels,
+    states), a power of two of them, and `h0` (batch, channels, states) fp32, as the arithmetic is.
+    """
     x, dt, A, B, C, h0 = (t.contiguous() for t in (x, dt, A, B, C, h0))
     n = A.shape[1]
     y = torch.empty(x.shape, dtype=torch.float32, device=x.device)
@@ -104,31 +109,3 @@ def selective_op(
 def _(x, dt, A, B, C, h0, keep):
     y = x.new_empty(x.shape, dtype=torch.float32)
     return y, torch.empty_like(h0), x.new_empty((*x.shape, A.shape[1]) if keep else (0,), dtype=torch.bfloat16)
-
-
-def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
-    """States of h_t = a_t * h_{t-1} + b_t in fp32; shapes as in `recurrences.linear_scan`."""
-    return torch.ops.hybret.linear_scan(a, b, b.new_zeros(b.shape[0], b.shape[2]) if h0 is None else h0)
-
-
-def selective_scan(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Outputs ``(batch, time, channels)`` and last state ``(batch, channels, states)`` of the selective scan, in fp32.
-
-    Parameters
-    ----------
-    x, dt : Tensor, shape (batch, time, channels)
-        Inputs and time steps (after softplus), any float type; the arithmetic is fp32.
-    A : Tensor, shape (channels, states), fp32
-        The number of states is a power of two.
-    B, C : Tensor, shape (batch, time, states)
-    h0 : Tensor, shape (batch, channels, states), fp32, optional
-        State before the first step; zeros if left out.
-    """
-    if h0 is None:
-        h0 = torch.zeros(x.shape[0], *A.shape, dtype=torch.float32, device=x.device)
-    inputs = (x, dt, A, B, C, h0)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    y, last, _ = torch.ops.hybret.selective_scan(*inputs, keep)
-    return y, last

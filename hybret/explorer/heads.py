@@ -31,9 +31,7 @@ def explore_heads(record: Look) -> Widget:
 def _state(record: Look) -> dict[str, Any]:
     width = max(piece.end - piece.start for piece in record.bins)
     facts = [
-        f"model {record.model} ({record.digest[:8]})",
-        f"recipe {record.recipe}",
-        f"1 prompt of {record.tokens} tokens",
+        f"model {record.model} ({record.digest[:8]}) · recipe {record.recipe} · 1 prompt of {record.tokens} tokens",
         f"window {record.window} tokens" if record.window else "global attention",
         f"bars: one token in needle, question and answer, up to {width} tokens elsewhere",
         "heights in the list are square roots; below 0.5 % nothing is drawn",
@@ -86,14 +84,13 @@ def _table(record: Look) -> str:
     """The heads with most attention on the needle, at the step where the view begins."""
     run = record.runs[0]
     step = record.telling(run)
-    heads = run.entropy.shape[1]
-    needle = record.parts(run)["needle"][..., step].ravel()
+    needle = record.parts(run)["needle"][..., step]
     body = ""
-    for i in np.argsort(-needle, kind="stable")[:ROWS]:
-        layer, head = divmod(int(i), heads)
+    for i in np.argsort(-needle, axis=None, kind="stable")[:ROWS]:
+        layer, head = np.unravel_index(i, needle.shape)
         kept = "yes" if run.kept[layer, head, step] else "no"
         body += (
-            f"<tr><td>{record.layers[layer]}</td><td>{head}</td><td>{100 * needle[i]:.0f} %</td>"
+            f"<tr><td>{record.layers[layer]}</td><td>{head}</td><td>{100 * needle[layer, head]:.0f} %</td>"
             f"<td>{run.entropy[layer, head, step]:.1f}</td><td>{kept}</td></tr>"
         )
     return (

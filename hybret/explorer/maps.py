@@ -18,32 +18,7 @@ from hybret.store import read_rows
 LISTED = 200  # lines of the fallback table: one per condition
 
 
-class Explorer(Widget):
-    """What `explore` returns: shows itself as the last value of a notebook cell.
-
-    ``.selected`` lists the rows of the cell that the reader picked in the live view, as dictionaries, each with
-    ``"map"``: ``"A"`` or ``"B"``.
-    """
-
-    def __init__(self, rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterable[Needle] = ()):
-        self._rows = rows = checked(rows)
-        state, self._order = state_of(rows, contexts_of(prompts), needles)
-        names = ", ".join(dict.fromkeys(rows["model"].astype(str)))
-        super().__init__("maps.js", "maps.css", state, _table(state), f"Retrieval maps of {names}", self._picked)
-
-    def _picked(self, value: Any) -> list[dict[str, Any]]:
-        """Rows behind the numbers that the view sends."""
-        columns = [column for column in self._rows if column not in ("setting", "series", "step")]
-        return [
-            {"map": side.upper()} | {str(name): value for name, value in at.to_dict().items()}
-            for side in ("a", "b")
-            for number in value.get(side, ())
-            if 0 <= int(number) < len(self._order)
-            for at in [self._rows.loc[self._order[int(number)], columns]]
-        ]
-
-
-def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterable[Needle] = ()) -> Explorer:
+def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterable[Needle] = ()) -> Widget:
     """Retrieval maps to move through: two conditions, their difference, and every answer behind a cell.
 
     Parameters
@@ -53,11 +28,20 @@ def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterabl
     prompts : the prompts of these rows, for the text around the needle, which is left out without them.
     needles : those other than the paper's that occur, for the items of the score.
 
-    The view is live in a notebook; `Explorer.save` writes a page that works without a kernel or a network. A notebook
+    The view is live in a notebook; ``.save("maps.html")`` writes a page that works without a kernel or a network, and
+    ``.selected`` lists the rows of the cell that the reader picked, each with ``"map"``: ``"A"`` or ``"B"``. A notebook
     that is opened again shows the live view if JupyterLab saved it (Settings, Save Widget State Automatically) or once
     the cell has run.
     """
-    return Explorer(rows, prompts, needles)
+    rows = checked(rows)
+    state, order = state_of(rows, contexts_of(prompts), needles)
+
+    def picked(value: dict[str, list[int]]) -> list[dict[str, Any]]:
+        numbers = [(side, number) for side in ("a", "b") for number in value.get(side, ())]
+        return [{"map": side.upper(), **rows.loc[order[number]].to_dict()} for side, number in numbers]
+
+    names = ", ".join(dict.fromkeys(rows["model"].astype(str)))
+    return Widget("maps.js", "maps.css", state, _table(state), f"Retrieval maps of {names}", picked)
 
 
 def rows_of(run: str | Path) -> pd.DataFrame:
@@ -76,19 +60,17 @@ def rows_of(run: str | Path) -> pd.DataFrame:
 
 def _table(state: dict[str, Any]) -> str:
     """Accuracy of each condition: what is left of the maps where scripts do not run."""
-    lines = []
-    for step in state["steps"][:LISTED]:
-        series = state["series"][step["series"]]
-        cells = [
-            series["model"], series["recipe"], series["prompt"], series["setting"], step["label"],
-            f"{100 * step['accuracy']:.1f} %", f"{100 * step['low']:.1f} to {100 * step['high']:.1f}", step["n"],
-        ]  # fmt: skip
-        lines.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
     head = ("model", "recipe", "prompt", "setting", "condition", "accuracy", "95 % interval", "n")
-    rest = len(state["steps"]) - len(lines)
-    more = f"<p>{rest} more conditions are in the rows.</p>" if rest else ""
     top = "".join(f'<th scope="col">{name}</th>' for name in head)
+    body = ""
+    for step in state["steps"][:LISTED]:
+        low, mean, high = (f"{100 * step[name]:.1f}" for name in ("low", "accuracy", "high"))
+        series = [state["series"][step["series"]][name] for name in head[:4]]
+        cells = [*series, step["label"], f"{mean} %", f"{low} to {high}", step["n"]]
+        body += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+    rest = len(state["steps"]) - LISTED
+    more = f"<p>{rest} more conditions are in the rows.</p>" if rest > 0 else ""
     return (
         "<p>The maps need JavaScript. Accuracy of each condition:</p>"
-        f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+        f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>{more}"
     )

@@ -24,41 +24,28 @@ def model_html(model: Hybrid) -> str:
     """The model with a picture of its layers, the first one left."""
     what, attention = map(escape, model.facts())
     layers = mixers(model.net.config)
-    legend = "".join(
-        f'<span style="white-space:nowrap;margin-right:1em">{_legend_box(mixer)} {mixer}</span>'
-        for mixer in LOOKS
-        if mixer in layers
-    )
-    return (
-        f'<div class="hb-model"><b>{escape(printable(model.name))}</b><br>{what}<br>{_stack(layers, attention)}'
-        f"<div>{legend}</div>{attention[0].upper()}{attention[1:]}</div>"
-    )
-
-
-def _stack(layers: list[str], label: str) -> str:
     columns, rows = min(len(layers), PER_ROW), -(-len(layers) // PER_ROW)
     width, height = columns * (WIDTH + GAP) + GAP, rows * (HEIGHT + GAP) + GAP
-    boxes = []
+    boxes = legend = ""
     for i, mixer in enumerate(layers):
         x, y = GAP + (i % PER_ROW) * (WIDTH + GAP), GAP + (i // PER_ROW) * (HEIGHT + GAP)
         fill, ink, dashes = LOOKS[mixer]
-        boxes.append(
+        boxes += (
             f'<g><title>layer {i}: {mixer}</title><rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="3" '
             f'fill="{fill}" stroke="currentColor" stroke-dasharray="{dashes}"/>'
             f'<text x="{x + WIDTH / 2:g}" y="{y + HEIGHT / 2 + 4:g}" text-anchor="middle" font-size="11" '
             f'fill="{ink}">{i}</text></g>'
         )
+    for mixer in (mixer for mixer in LOOKS if mixer in layers):
+        legend += (
+            '<span style="white-space:nowrap;margin-right:1em"><svg xmlns="http://www.w3.org/2000/svg" '
+            'aria-hidden="true" width="12" height="12" style="vertical-align:-1px"><rect x="1" y="1" width="10" '
+            f'height="10" rx="2" fill="{LOOKS[mixer][0]}" stroke="currentColor" '
+            f'stroke-dasharray="{LOOKS[mixer][2]}"/></svg> {mixer}</span>'
+        )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}" viewBox="0 0 {width} {height}" '
+        f'<div class="hb-model"><b>{escape(printable(model.name))}</b><br>{what}<br>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{attention}" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" style="max-width:100%;height:auto;margin:4px 0;background:none">'
-        f"{''.join(boxes)}</svg>"
-    )
-
-
-def _legend_box(mixer: str) -> str:
-    fill, _, dashes = LOOKS[mixer]
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" aria-hidden="true" width="12" height="12" style="vertical-align:-1px">'
-        f'<rect x="1" y="1" width="10" height="10" rx="2" fill="{fill}" stroke="currentColor" '
-        f'stroke-dasharray="{dashes}"/></svg>'
+        f"{boxes}</svg><div>{legend}</div>{attention[0].upper()}{attention[1:]}</div>"
     )

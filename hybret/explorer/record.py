@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hybret import arguments
 from hybret.checkpoints import check_prompts
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
-from hybret.errors import HybretError
+from hybret.errors import HybretError, integer
+from hybret.errors import conditions as labelled
 from hybret.families import has_random_weights
 from hybret.interventions import Intervention, Keep, check_needs, resolve
 from hybret.recipe import CORRECTED, Recipe
@@ -91,13 +91,12 @@ class Look:
         frames = []
         for run in self.runs:
             layers, heads, steps = run.entropy.shape
-            levels = {"layer": self.layers, "head": range(heads), "step": range(steps)}
-            rows = pd.MultiIndex.from_product(list(levels.values()), names=list(levels)).to_frame(index=False)
-            rows.insert(0, "condition", run.condition)
-            rows["reads"], rows["gives"] = list(run.reads) * (layers * heads), list(run.gives) * (layers * heads)
-            for part, mass in self.parts(run).items():
-                rows[part] = mass.ravel()
-            frames.append(rows.assign(entropy=run.entropy.ravel(), kept=run.kept.ravel()))
+            levels = [[run.condition], self.layers, range(heads), range(steps)]
+            index = pd.MultiIndex.from_product(levels, names=["condition", "layer", "head", "step"])
+            texts = {"reads": [*run.reads] * (layers * heads), "gives": [*run.gives] * (layers * heads)}
+            numbers = self.parts(run) | {"entropy": run.entropy, "kept": run.kept}
+            values = texts | {name: value.ravel() for name, value in numbers.items()}
+            frames.append(index.to_frame(index=False).assign(**values))
         return pd.concat(frames, ignore_index=True)
 
     def telling(self, run: LookRun) -> int:
@@ -137,9 +136,8 @@ def look(
     recipe : where it leaves the first answer token to prefill (`Recipe.prompt_split`), the steps begin after it.
     """
     recipe = find_recipe(recipe)
-    conditions = arguments.conditions({"untouched": Keep()} if conditions is None else conditions)
-    if max_new_tokens < 1:
-        raise HybretError("max_new_tokens must be at least 1")
+    conditions = labelled({"untouched": Keep()} if conditions is None else conditions)
+    integer("max_new_tokens", max_new_tokens, 1)
     for condition in conditions.values():
         acting = resolve(condition, model, recipe)
         check_needs(acting.prefill + acting.generation, len(prompt.ids), None, prompt.question_span)
@@ -149,8 +147,8 @@ def look(
     which = torch.tensor([i for i, piece in enumerate(bins) for _ in range(piece.start, piece.end)])
     runs = [_run(model, prompt, label, what, recipe, max_new_tokens, which) for label, what in conditions.items()]
     end = max(run.position + len(run.reads) for run in runs)
-    texts = [str(model.tokenizer.decode(list(prompt.ids[piece.start : piece.end]))) for piece in bins]
-    bins = [replace(piece, text=text) for piece, text in zip(bins, texts, strict=True) if piece.start < end]
+    decode_text, ids = model.tokenizer.decode, list(prompt.ids)
+    bins = [replace(b, text=str(decode_text(ids[b.start : b.end]))) for b in bins if b.start < end]
     runs = [replace(run, mass=run.mass[..., : len(bins)]) for run in runs]
     return Look(model.name, model.digest, recipe.name, prompt.key, len(prompt.ids), model.window,
                 model.attention_layers, tuple(bins), tuple(runs))  # fmt: skip

@@ -7,7 +7,7 @@ A row is three numbers: its step (one condition of one series of conditions), it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -15,44 +15,36 @@ import numpy as np
 import pandas as pd
 
 from hybret import metrics
+from hybret import rows as table
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP, colormap, words
-from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
-from hybret.scoring import RUBRICS, score
+from hybret.prompts import PAPER_NEEDLE, Needle, Prompt, normalise
+from hybret.rows import CELL, MEASURE
+from hybret.scoring import PARTIAL, RUBRICS, Rubric, score
 
-NEEDED = ("model", "recipe", "condition", "template", "needle", "asked", "length", "depth", "answer", "score", "exact",
-          "prompt")  # fmt: skip
-OPTIONAL: dict[str, Any] = {
-    "weights": "", "intervention": None, "generation": None, "prefill": None, "k": pd.NA, "during": None,
-    "haystack": "", "haystack_seed": 0, "tokens": -1, "distance": -1, "in_window": True, "rubric": "table2",
-    "device": "", "dtype": "", "run": "",
-}  # fmt: skip
 SERIES = ("model", "weights", "recipe", "template", "setting", "rubric", "haystack", "asked", "dtype", "device", "run")
-PLACE = ("prompt", "template", "haystack", "haystack_seed", "needle", "asked", "length", "depth", "tokens", "distance",
-         "in_window")  # fmt: skip
-SAID = ("answer", "score", "exact", "rubric", "asked")
+PLACE = ("prompt", *CELL, "tokens", "distance", "in_window")
+SAID = (*MEASURE, "rubric", "asked")
+CONDITION = ("condition", "intervention", "generation", "prefill", "k", "during")
 OTHER = "manipulation (generation-prefill)"  # the setting of conditions that are not an order of k
 AROUND = 140  # characters of the prompt on each side of its needle
 
 
 def checked(rows: pd.DataFrame) -> pd.DataFrame:
-    """A copy of `rows` with every column that the state takes, control rows included; refused if they have no map."""
-    if not isinstance(rows, pd.DataFrame):
-        raise HybretError(f"explore() takes the rows of a sweep, a DataFrame, not {type(rows).__name__}")
-    if rows.empty:
+    """A copy of the rows that are drawn, control rows included; refused if they have no map."""
+    if isinstance(rows, pd.DataFrame) and rows.empty:
         raise HybretError("there are no rows to explore; run a sweep first, or check the selection")
-    if missing := [column for column in NEEDED if column not in rows]:
-        raise HybretError(f"these rows have no column {missing[0]!r}; pass rows of hybret.sweep or hybret.load_rows")
-    rows = rows.assign(**{name: value for name, value in OPTIONAL.items() if name not in rows}).reset_index(drop=True)
+    rows = table.checked(rows, [name for name in (*CONDITION, *PLACE, *SAID, *SERIES) if name != "setting"])
+    rows = rows.reset_index(drop=True)
     if rows["score"].isna().any():
         raise HybretError("some rows have no score; score them with hybret.scoring.rescore() first")
-    if unknown := sorted({*map(str, rows["rubric"].dropna())} - {*RUBRICS}):
+    if unknown := sorted({*map(str, rows["rubric"])} - {*RUBRICS}):
         raise HybretError(f"these rows have the unknown rubric {unknown[0]!r}; choose one of {', '.join(RUBRICS)}")
-    hidden = rows["needle"] != metrics.CONTROL
-    if not (hidden & rows["length"].notna() & rows["depth"].notna()).any():
+    control, placed = rows["needle"] == metrics.CONTROL, rows["length"].notna() & rows["depth"].notna()
+    if not (placed & ~control).any():
         raise HybretError("no row has a needle with a length and a depth, so there is no map; pass rows of a grid")
-    return metrics.normalised(rows[~hidden | (rows["length"].notna() & rows["depth"].notna())])
+    return metrics.normalised(rows[control | placed])
 
 
 def contexts_of(prompts: Iterable[Prompt]) -> dict[str, tuple[str, str]]:
@@ -96,19 +88,17 @@ def state_of(
         "colours": {"score": _colours(colormap("cividis")), "difference": _colours(matplotlib.colormaps["PuOr"])},
         "made_up": MADE_UP,
     }
-    state["start"] = _start(state)
-    return state, hidden.index.to_numpy()
+    return state | {"start": _start(state)}, hidden.index.to_numpy()
 
 
 def _numbered(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows with the numbers of their series and step, and the series."""
-    rows = rows.assign(
-        setting=_settings(rows),
-        rubric=rows["rubric"].where(rows["rubric"].isin(list(RUBRICS)), "table2"),
-        what=rows["intervention"].where(rows["intervention"].notna(), rows["condition"]),
-    )
+    # The slider of a series runs over k in one version, or over the other conditions.
+    norm = rows["intervention"].str.contains("'l2'", regex=False).map({True: ", by norm", False: ""})
+    setting = "k, " + rows["during"].map(lambda during: words("during", during)) + norm
     # The condition k = 5 of two sweeps is one step, whatever it was called there; what is not KeepHeads has no k.
-    rows["what"] = rows["k"].map(lambda k: "" if pd.isna(k) else f"k={int(k)}").where(rows["k"].notna(), rows["what"])
+    what = rows["intervention"].mask(rows["k"].notna(), "k=" + rows["k"].astype(str))
+    rows = rows.assign(setting=setting.where(rows["k"].notna(), OTHER), what=what)
     rows["series"], series = _codes(rows, SERIES)
     rows["step"], _ = _codes(rows, ("series", "what"))
     first = rows.drop_duplicates("step").set_index("step")
@@ -120,38 +110,38 @@ def _numbered(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def summarise_steps(rows: pd.DataFrame, hidden: pd.DataFrame, control: pd.DataFrame) -> dict[int, dict[str, Any]]:
     """Step number to its label, accuracy and floor, in order; steps without a row in `hidden` are left out."""
-    means = metrics.accuracy(hidden, by=["step"], n_boot=200).set_index("step")
-    floors = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else pd.Series(dtype=float)
-    first = rows.drop_duplicates("step").set_index("step").sort_index()
-    return {
-        step: {
+    means = metrics.accuracy(hidden, by=["step"], n_boot=200).set_index("step").sort_index()
+    floors = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else {}
+    first = rows.drop_duplicates("step").set_index("step")
+    steps = {}
+    for step, mean in means.iterrows():
+        line = first.loc[step]
+        k = None if pd.isna(line.k) else int(line.k)
+        steps[step] = {
             "series": int(line.series),
-            "label": f"k = {int(line.k)}" if not pd.isna(line.k) else printable(_pair(line)),
-            "k": None if pd.isna(line.k) else int(line.k),
-            "intervention": printable(line.intervention) if line.intervention is not None else "",
-            **{name: round(float(means.loc[step, name]), 4) for name in ("accuracy", "low", "high", "exact")},
-            "n": int(means.loc[step, "n"]),
-            "prompts": int(means.loc[step, "prompts"]),
+            "label": printable(_pair(line)) if k is None else f"k = {k}",
+            "k": k,
+            "intervention": printable(line.intervention),
+            **{name: round(float(mean[name]), 4) for name in ("accuracy", "low", "high", "exact")},
+            **{name: int(mean[name]) for name in ("n", "prompts")},
             "floor": round(float(floors[step]), 4) if step in floors else None,
         }
-        for step, line in ((step, first.loc[step]) for step in first.index if step in means.index)
-    }
+    return steps
 
 
 def encode_series(series: pd.DataFrame, hidden: pd.DataFrame) -> list[dict[str, Any]]:
     """What the conditions of each series have in common."""
-    encoded = []
-    for i, (line, asked) in enumerate(zip(series.to_dict("records"), _prompts(series, hidden), strict=True)):
-        part = hidden[hidden["series"] == i]
-        encoded.append({
+    seeds = hidden["haystack_seed"].astype(str).groupby(hidden["series"]).unique()
+    return [
+        {
             **{column: printable(line[column]) for column in SERIES},
             "prompt": printable(asked),
-            "random": any(map(has_random_weights, part["model"], part["weights"])),
-            "seeds": ", ".join(sorted(set(part["haystack_seed"].astype(str)))),
-            "haystack": printable(", ".join(sorted(set(part["haystack"].astype(str))))),
-            "ran": printable(" on ".join(filter(None, part[["dtype", "device"]].iloc[0]))) if len(part) else "",
-        })  # fmt: skip
-    return encoded
+            "random": has_random_weights(line["model"], line["weights"]),
+            "seeds": ", ".join(sorted(seeds.get(i, ()))),
+            "ran": printable(" on ".join(filter(None, (line["dtype"], line["device"])))),
+        }
+        for i, (line, asked) in enumerate(zip(series.to_dict("records"), _prompts(series, hidden), strict=True))
+    ]
 
 
 def encode_cells(
@@ -161,7 +151,11 @@ def encode_cells(
     place, places = _codes(hidden, PLACE)
     said, answers = _codes(hidden, SAID)
     texts, text = pd.factorize(answers["answer"].astype(str))
-    items, item = pd.factorize(pd.Series([json.dumps(lines) for lines in _items(answers, needles)]))
+    scored = [
+        json.dumps(_items(answer, points, exact, RUBRICS[rubric], needles.get(asked)))
+        for answer, points, exact, rubric, asked in answers.itertuples(index=False, name=None)
+    ]
+    items, item = pd.factorize(pd.Series(scored))
     around = [contexts.get(key, (None, None)) for key in places["prompt"]]
     return {
         "rows": {"place": place.tolist(), "said": said.tolist()},
@@ -183,14 +177,6 @@ def encode_cells(
         "answers": [str(answer) for answer in text],
         "needles": {asked: needle.sentence for asked, needle in needles.items() if asked in set(places["asked"])},
     }
-
-
-def _settings(rows: pd.DataFrame) -> pd.Series:
-    """What the slider of a row's series runs over: k in one version, or the other conditions."""
-    l2 = rows["intervention"].astype(str).str.contains("'l2'", regex=False)
-    named = rows["during"].map(lambda during: words("during", during) if isinstance(during, str) else "heads kept")
-    named = "k, " + named.astype(str) + l2.map({True: ", by norm", False: ""})
-    return named.where(rows["k"].notna(), OTHER)
 
 
 def _pair(line: Any) -> str:
@@ -216,11 +202,10 @@ def _prompts(series: pd.DataFrame, hidden: pd.DataFrame) -> list[str]:
     return [", ".join([words("template", line["template"]), *(str(line[c]) for c in several)]) for line in lines]
 
 
-def _codes(rows: pd.DataFrame, columns: Iterable[str]) -> tuple[np.ndarray, pd.DataFrame]:
+def _codes(rows: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
     """Number of each row's combination of values, in order of first appearance, and the combinations."""
-    columns = list(columns)
-    numbers = rows.groupby(columns, sort=False, dropna=False).ngroup().to_numpy()
-    return numbers, rows.iloc[np.unique(numbers, return_index=True)[1]][columns].reset_index(drop=True)
+    numbers = rows.groupby([*columns], sort=False, dropna=False).ngroup().to_numpy()
+    return numbers, rows.iloc[np.unique(numbers, return_index=True)[1]][[*columns]].reset_index(drop=True)
 
 
 def _plain(values: pd.Series) -> list[Any]:
@@ -228,29 +213,25 @@ def _plain(values: pd.Series) -> list[Any]:
     return [int(x) if float(x).is_integer() else round(float(x), 4) for x in values]
 
 
-def _items(answers: pd.DataFrame, needles: Mapping[str, Needle]) -> list[list[Any]]:
-    """Per answer, the score item by item: [phrase, points, found, whether it replaces the sum].
+def _items(answer: str, points: float, exact: bool, rubric: Rubric, needle: Needle | None) -> list[list[Any]]:
+    """The score of an answer item by item: [phrase, points, found, whether it replaces the sum].
 
-    Empty where the rows' score is not what the rubric gives, so that nothing is explained wrongly.
+    Empty where it is not what the rubric gives, so that nothing is explained wrongly.
     """
-    items: list[list[Any]] = []
-    for answer, points, exact, name, asked in answers.itertuples(index=False, name=None):
-        items.append([])
-        rubric, needle = RUBRICS[name], needles.get(asked)
-        scored = score(str(answer), rubric, needle) if needle is not None else None
-        if needle is None or scored is None or abs(scored.points - points) >= 1e-6 or scored.exact != bool(exact):
-            continue
-        items[-1].append(["the full needle", rubric.maximum, int(scored.exact), 1])
-        if needle.sentence == PAPER_NEEDLE.sentence:
-            for line in rubric.lines:
-                items[-1].append([line.phrase, line.points, int(scored.exact or line.phrase in scored.matched),
-                                  int(line.sets)])  # fmt: skip
-        else:
-            worth = 0.6 * rubric.maximum / max(1, len(needle.keywords)) if rubric.lines else 0.0
-            for word in needle.keywords:
-                matched = scored.exact or word in scored.matched or word.lower() in scored.matched
-                items[-1].append([word, worth, int(matched), 0])
-    return items
+    scored = score(answer, rubric, needle) if needle else None
+    if needle is None or scored is None or abs(scored.points - points) >= 1e-6 or scored.exact != exact:
+        return []
+    phrases = [(line.phrase, line.points, line.sets) for line in rubric.lines]
+    if needle.sentence != PAPER_NEEDLE.sentence:
+        worth = PARTIAL * rubric.maximum / max(1, len(needle.keywords)) if rubric.lines else 0.0
+        phrases = [(word, worth, False) for word in needle.keywords]
+    return [
+        ["the full needle", rubric.maximum, int(scored.exact), 1],
+        *(
+            [name, worth, int(scored.exact or normalise(name) in scored.matched), int(sets)]
+            for name, worth, sets in phrases
+        ),
+    ]
 
 
 def _colours(colours: Any) -> list[str]:

@@ -6,20 +6,17 @@ model does, over the state as JSON. Such a page asks for nothing, not even a fil
 
 from __future__ import annotations
 
-import hashlib
-import html
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hybret.errors import HybretError, printable
+from hybret.files import digest
 from hybret.progress import attended
 
-HERE = Path(__file__).parent
-BASE_JS = "widget.js"  # how every view shows foreign text
-BASE_CSS = "widget.css"  # light, dark and print colours of every view, as custom properties of `.hb-widget`
 _ENTRY = "export default"
 
 # anywidget's `model`, as far as a view may use it. `send` and custom messages need a kernel and are absent.
@@ -55,38 +52,31 @@ class Widget:
     """
 
     def __init__(
-        self,
-        esm: str,
-        css: str,
-        state: Mapping[str, Any],
-        fallback: str,
-        label: str,
-        resolve: Callable[[Any], Any] | None = None,
+        self, esm: str, css: str, state: dict[str, Any], fallback: str, label: str, resolve: Any = lambda picked: picked
     ) -> None:
-        self.esm, self.css = _source(BASE_JS) + _source(esm), _source(BASE_CSS) + _source(css)
+        self.esm, self.css = _source("widget.js") + _source(esm), _source("widget.css") + _source(css)
         if self.esm.count(_ENTRY) != 1:
             raise HybretError(f"a view's JavaScript has `{_ENTRY}` once, not {self.esm.count(_ENTRY)} times")
-        self.state, self.fallback, self.label, self.resolve = dict(state), fallback, printable(label), resolve
-        self._json = escaped_json(self.state)
+        self.state, self.fallback, self.label, self.resolve = state, fallback, printable(label), resolve
+        self._json = escaped_json(state)
         self._live: Any = None
 
     @property
     def selected(self) -> Any:
         """What the reader picked in the live view; None before that, and on a static page."""
-        return self._live.selected if self._live is not None else None
+        return self._live and self._live.selected
 
     @property
     def live(self) -> Any:
         """The anywidget behind the live view, with the trait `selected`: ``view.live.observe(f, "selected")``."""
-        if self._live is None:
-            if not find_spec("anywidget"):
-                raise HybretError("a live view needs anywidget: pip install anywidget ipywidgets")
-            self._live = _live(self)
+        if not find_spec("anywidget"):
+            raise HybretError("a live view needs anywidget: pip install anywidget ipywidgets")
+        self._live = self._live or _live(self)
         return self._live
 
     def html(self) -> str:
         """A piece of a page: works from disk, without a kernel, and several times on one page."""
-        key = hashlib.sha256((self.esm + self.css + self._json).encode()).hexdigest()[:12]
+        key = digest(self.esm, self.css, self._json)
         esm = self.esm.replace(_ENTRY, "const widget =", 1).replace("</script", "<\\/script")
         # Two copies of one view share a key: each script takes the first that no other has taken.
         return (
@@ -94,7 +84,7 @@ class Widget:
             f'<script type="application/json" class="hb-state">{self._json}</script>\n'
             f"<style>{self.css}</style>\n"
             f'<div class="hb-fallback">{self.fallback}</div>\n'
-            f'<div class="hb-view" role="group" aria-label="{html.escape(self.label)}"></div>\n'
+            f'<div class="hb-view" role="group" aria-label="{escape(self.label)}"></div>\n'
             '<script type="module">\n'
             f"const root = document.querySelector('[data-hb-view=\"{key}\"]:not([data-hb-taken])');\n"
             f'root.dataset.hbTaken = "";\n{_SHIM}\n{esm}\n'
@@ -109,7 +99,7 @@ class Widget:
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<link rel="icon" href="data:,">\n'  # or the browser asks for favicon.ico
-            f"<title>{html.escape(self.label)}</title>\n</head>\n"
+            f"<title>{escape(self.label)}</title>\n</head>\n"
             f'<body class="hb-page">\n{self.html()}\n</body>\n</html>\n'
         )
 
@@ -145,7 +135,7 @@ def escaped_json(state: Mapping[str, Any]) -> str:
 
 def _source(text: str) -> str:
     """A file of this package, where `text` names one; otherwise `text`."""
-    return (HERE / text).read_text(encoding="utf-8") if text.endswith((".js", ".css")) and "\n" not in text else text
+    return Path(__file__).with_name(text).read_text("utf-8") if text.endswith((".js", ".css")) else text
 
 
 def _live(view: Widget) -> Any:
@@ -161,13 +151,9 @@ def _live(view: Widget) -> Any:
         selected = traitlets.Any(None, allow_none=True)
 
     # A front end keeps one style sheet per class name: the last view would take the rules of the others away.
-    Live.__name__ += hashlib.sha256(view.css.encode()).hexdigest()[:12]
+    Live.__name__ += digest(view.css)
     live = Live(state=view.state)
     live.add_class("hb-widget")
 
-    def pick(change: Any) -> None:
-        picked = change["new"]
-        live.selected = view.resolve(picked) if view.resolve and picked is not None else picked
-
-    live.observe(pick, "picked")
+    live.observe(lambda change: live.set_trait("selected", view.resolve(change["new"])), "picked")
     return live

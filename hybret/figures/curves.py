@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError
 from hybret.figures import style
+from hybret.rows import checked
 
 FLOOR: Any = {"linestyle": ":"}
 EXACT: Any = {"linestyle": (0, (4, 2)), "linewidth": 1.0}
@@ -44,8 +45,7 @@ def line_keys(floor: pd.DataFrame) -> list[Line2D]:
 
 def heads_kept(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Rows of `KeepHeads` conditions, which must have these columns."""
-    arguments.table(rows, ["k", "needle", *columns], ("k",))
-    if not (kept := rows["k"].notna()).any():
+    if not (kept := checked(rows, ["k", "needle", *columns])["k"].notna()).any():
         raise HybretError("no rows that keep heads; run KeepHeads conditions")
     return rows[kept]
 
@@ -56,43 +56,33 @@ def reach_all_heads(rows: pd.DataFrame) -> bool:
     return not rows.loc[rows["k"] == rows["k"].max(), acted].to_numpy(dtype=float).any()
 
 
-def tick_step(heads: int, narrow: bool) -> int:
-    """How many heads lie between two ticks of the axis."""
-    return 2 ** sum(heads > most for most in ((7, 16) if narrow else (16,)))
-
-
-def _panel(axes: Axes, rows: pd.DataFrame, floor: pd.DataFrame, by: str, narrow: bool) -> None:
-    """Draw one model, a curve for each value of `by` in words."""
-    names, floor_names = (table[by].map(lambda value: style.words(by, value)) for table in (rows, floor))
-    for i, name in enumerate(dict.fromkeys(names)):
-        curve(axes, rows[names == name], floor[floor_names == name], name, i)
-    heads = int(rows["k"].max())
-    axes.set_xlabel("heads kept per layer, k" + (f", of {heads}" if reach_all_heads(rows) else ""))
-    axes.set_xticks(range(0, heads + 1, tick_step(heads, narrow)))
-    axes.set_xlim(-0.04 * max(heads, 10), heads + 0.04 * max(heads, 10))
-    style.percent_axis(axes)
-
-
 def _panels(rows: pd.DataFrame, floor_rows: pd.DataFrame | None, by: str, reference: Mapping[int, float]) -> Figure:
     rows, floor = style.split(heads_kept(rows, by), floor_rows)
+    names, floor_names = (table[by].map(lambda value: style.words(by, value)) for table in (rows, floor))
     models = list(dict.fromkeys(rows["model"]))
-    figure = style.canvas(3.9 if len(models) == 1 else 3.6)
+    narrow = len(models) > 1
+    figure = style.canvas(3.6 if narrow else 3.9)
     grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     marked = False
     for axes, model in zip(grid, models, strict=True):
-        of_model = rows[rows["model"] == model]
-        _panel(axes, of_model, floor[floor["model"] == model], by, len(models) > 1)
-        if (heads := int(of_model["k"].max())) in reference and reach_all_heads(of_model):
+        of_model, floor_of_model = rows["model"] == model, floor["model"] == model
+        for i, name in enumerate(dict.fromkeys(names[of_model])):
+            curve(axes, rows[of_model & (names == name)], floor[floor_of_model & (floor_names == name)], name, i)
+        heads, every = int(rows["k"][of_model].max()), reach_all_heads(rows[of_model])
+        axes.set_xlabel("heads kept per layer, k" + (f", of {heads}" if every else ""))
+        axes.set_xticks(range(0, heads + 1, 2 ** sum(heads > most for most in ((7, 16) if narrow else (16,)))))
+        axes.set_xlim(-0.04 * max(heads, 10), heads + 0.04 * max(heads, 10))
+        style.percent_axis(axes)
+        if heads in reference and every:
             axes.plot([reference[heads]], [0], clip_on=False, zorder=4, **TIPS)
             marked = True
-        if len(models) > 1:
+        if narrow:
             axes.set_title(model)
             axes.label_outer()
             axes.xaxis.label.set_visible(True)
-    names = dict.fromkeys(style.words(by, value) for value in rows[by])
     legend = [
         Line2D([], [], color=style.COLOURS[i % 7], marker=style.MARKERS[i % 7], label=name)
-        for i, name in enumerate(names)
+        for i, name in enumerate(dict.fromkeys(names))
     ]
     legend += [*line_keys(floor), *([Line2D([], [], **TIPS)] if marked else [])]
     figure.legend(handles=legend, loc="outside upper center", ncols=3 if marked else 4)
@@ -108,22 +98,16 @@ def accuracy_by_k(
 ) -> Figure:
     """Accuracy over the number of heads kept, generation and prefill versions (the paper's Figure 2).
 
+    A panel for each model. Lines: mean score, in per cent of the maximum, with 95 % bootstrap bands over prompts;
+    dashed: share of answers with the full needle; dotted: score without the needle.
+
     Parameters
     ----------
-    rows
-        Rows of `KeepHeads` conditions (k not NA) of one model or several. Rows without a needle among them are taken
+    rows : rows of `KeepHeads` conditions (k not NA) of one model or several. Rows without a needle among them are taken
         as the control of the rows with the same question, haystack, template and lengths.
-    floor_rows
-        The no-needle rows of the same conditions, if kept apart.
-    reference
-        Number of heads to the k at which the paper's model with as many heads tips. A triangle marks it for a model
-        whose rows go up to all heads. `book.paper.numbers.TIPPING_POINTS` has the paper's.
-
-    Returns
-    -------
-    Figure
-        A panel for each model. Lines: mean score, in per cent of the maximum, with 95 % bootstrap bands over prompts;
-        dashed: share of answers with the full needle; dotted: score without the needle.
+    floor_rows : the no-needle rows of the same conditions, if kept apart.
+    reference : number of heads to the k at which the paper's model with as many heads tips. A triangle marks it for a
+        model whose rows go up to all heads. `book.paper.numbers.TIPPING_POINTS` has the paper's.
     """
     return _panels(rows, floor_rows, "during", reference or {})
 

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator
 
-from hybret import arguments, metrics
-from hybret.errors import HybretError
+from hybret import metrics
+from hybret.errors import HybretError, integer
 from hybret.figures import style
+from hybret.rows import checked
 
 MANIPULATIONS = ("Keep", "Omit", "Only", "Binary", "Null")
 
@@ -23,14 +24,11 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
 
     Parameters
     ----------
-    rows
-        Rows whose `generation` and `prefill` are names of manipulations, in any case.
-    paper
-        (prefill, generation), in title case, to the paper's accuracy from 0 to 1; written beside ours.
+    rows : rows whose `generation` and `prefill` are names of manipulations, in any case.
+    paper : (prefill, generation), in title case, to the paper's accuracy from 0 to 1; written beside ours.
     """
-    rows, _ = style.split(rows)
     pair = ["prefill", "generation"]
-    arguments.table(rows, pair)
+    rows = checked(style.split(rows)[0], pair)
     rows = rows.assign(**{column: rows[column].astype(str).str.capitalize() for column in pair})
     down, across = ([name for name in MANIPULATIONS if name in set(rows[column])] for column in pair)
     if not down or not across:
@@ -66,21 +64,14 @@ def by_distance(rows: pd.DataFrame, window: int | None, by: str = "condition", b
 
     Parameters
     ----------
-    rows
-        Rows with a needle.
-    window
-        Attention window in tokens: the unit of x; None (global attention) gives x in tokens.
-    by
-        Column that makes the lines.
-    bins_per_window
-        Bins in a window; without a window ten bins span the data.
+    rows : rows with a needle.
+    window : attention window in tokens: the unit of x; None (global attention) gives x in tokens.
+    by : column that makes the lines.
+    bins_per_window : bins in a window; without a window ten bins span the data.
     """
-    rows, _ = style.split(rows)
-    arguments.table(rows, ["distance", by], ("distance",), ("distance", by))
-    if window is not None:
-        arguments.integer("window", window, 1)
-    arguments.integer("bins_per_window", bins_per_window, 1)
-    unit = window or 1
+    rows = checked(style.split(rows)[0], ["distance", by], ["distance", by])
+    unit = 1 if window is None else integer("window", window, 1)
+    integer("bins_per_window", bins_per_window, 1)
     step = 1 / bins_per_window if window else (rows["distance"].max() + 1) / 10
     edges = step * np.arange(int(rows["distance"].max() / unit / step) + 2)
     table = metrics.by_distance(rows, unit, edges.tolist(), by).sort_values("near")

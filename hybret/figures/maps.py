@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.figures import style
+from hybret.rows import checked
 
 FIVE = 5.0
 SCORES = Normalize(0, FIVE)
@@ -81,28 +82,22 @@ def retrieval_maps(
 ) -> Figure:
     """Retrieval maps as small multiples (the paper's Figures 4-7 and 10).
 
+    x: prompt length label (tokens); y: needle depth, start of the context on top; colour: mean score. Titles give the
+    accuracy and the share of full needles. A line parts the cells whose needle the last prompt token can attend to from
+    those whose needle has left the attention window.
+
     Parameters
     ----------
-    rows
-        Rows of one model, or of several with "model" as `row_by` or `col_by`. Repeated prompts of a cell (haystack
+    rows : rows of one model, or of several with "model" as `row_by` or `col_by`. Repeated prompts of a cell (haystack
         seeds) are averaged.
-    row_by, col_by
-        Columns whose values make the rows and columns of maps, in order of first appearance; None for one. Values with
-        the same words (the base and the instruct template) share a map. More than five columns go on in further rows.
-        The pair ("prefill", "generation") is laid out as Table 1.
-    palette
-        "cividis" or "authors".
-
-    Returns
-    -------
-    Figure
-        x: prompt length label (tokens); y: needle depth, start of the context on top; colour: mean score.
-        Titles give the accuracy and the share of full needles. A line parts the cells whose needle the last prompt
-        token can attend to from those whose needle has left the attention window.
+    row_by, col_by : columns whose values make the rows and columns of maps, in order of first appearance; None for one.
+        Values with the same words (the base and the instruct template) share a map. More than five columns go on in
+        further rows. The pair ("prefill", "generation") is laid out as Table 1.
+    palette : "cividis" or "authors".
     """
     rows = style.split(rows)[0].reset_index(drop=True)
     known = ["length", "depth", "score"]
-    arguments.table(rows, [*known, "in_window", *(by for by in (row_by, col_by) if by)], style.NUMBERS, known)
+    checked(rows, [*known, "in_window", *filter(None, (row_by, col_by))], known)
     rows, unit = in_fives(rows)
     bar = scores(palette)
     named = rows

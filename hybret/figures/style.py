@@ -18,22 +18,21 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from hybret import arguments, metrics
-from hybret.errors import HybretError, printable
+from hybret import metrics
+from hybret.errors import HybretError, one_of, printable
 from hybret.families import has_random_weights
 from hybret.prompts import CONTROL
+from hybret.rows import checked
 
 WIDTH = 7.0  # inches: the text width of a book page
 INK, GREY, PALE = "#222222", "#5A5A5A", "#D9D9D9"
 # Okabe and Ito's colours, told apart with every common colour blindness; yellow is left for the needle.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
-NUMBERS = ("k", "score", "exact", "length", "depth", "distance", "in_window")  # columns of a sweep
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NEEDLE = "#F0E442"
 MADE_UP = "random weights: nothing here is a result"  # in the small print of a figure that is marked so
 EDGE = "#D55E00"  # the attention window's edge and the kept heads, drawn on top of a map
 BANDS = "bands: 95 %, bootstrap over prompts"
-PALETTES = ("cividis", "authors")
 VERSIONS = {"generation": "generation version", "both": "prefill version", "prefill": "prefill only"}
 TEMPLATES = {"base": "standard prompt", "instruct": "standard prompt", "jrt": "JRT (read twice)"}
 # Names of random weights in small print: one of `hybret.families.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.
@@ -94,9 +93,7 @@ def legible(value: Any) -> Any:
 
 def colormap(palette: str = "cividis") -> Colormap:
     """Colours of a score from 0 to 5: "cividis" (perceptual, colour-blind safe), or "authors" (the paper's maps)."""
-    if palette not in PALETTES:
-        raise HybretError(f"unknown palette {palette!r}; allowed: {', '.join(PALETTES)}")
-    if palette == "authors":
+    if one_of("palette", palette, ("cividis", "authors")) == "authors":
         return LinearSegmentedColormap.from_list("authors", ["#F0496E", "yellow", "#0CD79F"])
     return matplotlib.colormaps["cividis"]
 
@@ -125,21 +122,19 @@ def footnote(figure: Figure, text: str, xlabel: str = "") -> None:
         text = text if MADE_UP in text else f"{text} · {MADE_UP}"
     width, height = figure.get_size_inches()
     limit = int(width * 15.5)  # characters of 8-point type in a line
-    first, *parts = text.split(" · ")
-    lines = [first]
-    for part in parts:
+    lines = [""]
+    for part in text.split(" · "):
         if lines[-1] and len(lines[-1]) + len(part) + 3 > limit:
             lines.append(part)
         else:
-            lines[-1] = f"{lines[-1]} · {part}" if lines[-1] else part
+            lines[-1] += f" · {part}" if lines[-1] else part
     figure.text(0.1 / width, 0.07 / height, "\n".join(lines), fontsize=8, color=GREY, va="bottom", ha="left")
     room = 0.12 + 0.145 * len(lines)
     if xlabel:  # constrained layout would put a figure's own x label on top of the small print
         figure.text(0.5, room / height, xlabel, fontsize=9, va="bottom", ha="center")
         room += 0.18
-    engine: Any = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(rect=(0.1 / width, room / height, 1 - 0.2 / width, 1 - (room + 0.08) / height))
+    layout: Any = figure.get_layout_engine()
+    layout.set(rect=(0.1 / width, room / height, 1 - 0.2 / width, 1 - (room + 0.08) / height))
 
 
 def band(axes: Axes, x: Any, table: pd.DataFrame, i: int, alpha: float, **look: Any) -> None:
@@ -177,19 +172,17 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
     haystacks or templates.
     """
     plain = ["needle", "model", "score", "exact", "prompt"]
-    arguments.table(rows, plain, NUMBERS, [name for name in plain if name != "score"])
+    checked(rows, plain, [name for name in plain if name != "score"])
     control = rows["needle"] == CONTROL
     if control.all():
         raise HybretError("no rows with a needle to draw; check the selection that was passed to the figure")
     rows = metrics.normalised(rows)
     needle, ground = rows[~control], rows[control]
     if floor_rows is not None:
-        ground = metrics.normalised(arguments.table(floor_rows, plain, NUMBERS))
+        ground = metrics.normalised(checked(floor_rows, plain))
         if len(ground) and metrics.matching_controls(ground, needle).empty:
-            raise HybretError(
-                "floor_rows are the control of other rows; give that of the same needle, haystack, template, lengths "
-                "and conditions"
-            )
+            fault = "floor_rows are the control of other rows"
+            raise HybretError(f"{fault}; give that of the same needle, haystack, template, lengths and conditions")
     return needle, metrics.matching_controls(ground, needle)
 
 

@@ -26,25 +26,18 @@ def weights(
 
     Parameters
     ----------
-    manipulations
-        Manipulation to weights (keys,) of one query, all over the same keys; the first is the original.
-    needle
-        Half-open range of the needle's keys.
-    tokens
-        Text of every key.
-    note
-        Small print: model, prompt, layer, head, step.
-    margin
-        Keys shown on either side of the needle. The panels give the weight of all keys, in and out of view.
+    manipulations : manipulation to weights (keys,) of one query, all over the same keys; the first is the original.
+    needle : half-open range of the needle's keys.
+    tokens : text of every key.
+    note : small print: model, prompt, layer, head, step.
+    margin : keys shown on either side of the needle. The panels give the weight of all keys, in and out of view.
     """
     panels = {name: np.asarray(values, dtype=float) for name, values in manipulations.items()}
     original = next(iter(panels.values()))
     keys = len(tokens)
     if not 0 <= needle[0] < needle[1] <= keys or any(values.shape != (keys,) for values in panels.values()):
-        raise HybretError(
-            f"every manipulation must have one weight for each of the {keys} tokens, needle {needle} among them"
-        )
-    start, end = max(0, needle[0] - margin), min(len(original), needle[1] + margin)
+        raise HybretError(f"give one weight of each manipulation for each of the {keys} tokens, {needle} among them")
+    start, end = max(0, needle[0] - margin), min(keys, needle[1] + margin)
     figure = canvas(1.5 + 0.82 * len(panels))
     stack = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
     x = np.arange(start, end)
@@ -78,14 +71,10 @@ def head_selection(
 
     Parameters
     ----------
-    entropy
-        Layer to entropies (heads, steps) in bits, as a trace records them.
-    kept
-        Layer to booleans of the same shape.
-    tokens
-        The token that each step reads.
-    note
-        Small print.
+    entropy : layer to entropies (heads, steps) in bits, as a trace records them.
+    kept : layer to booleans of the same shape.
+    tokens : the token that each step reads.
+    note : small print.
     """
     bits = {layer: np.asarray(values, dtype=float) for layer, values in entropy.items()}
     for layer, values in bits.items():

@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 import transformers
 
-from hybret import arguments
+from hybret import errors
+from hybret.devices import Budget
 from hybret.engine.likelihood import check
-from hybret.engine.schedule import Budget
 from hybret.errors import HybretError
 from hybret.files import digest, read_table, tables, unwritable, write_table
 from hybret.harness import tasks as benchmarks
@@ -78,7 +78,7 @@ def evaluate(
     compute : False runs no model: tasks of which not every row is stored are left out, and the table may be empty.
     """
     recipe = find_recipe(recipe)
-    arguments.conditions(conditions)
+    errors.conditions(conditions)
     if limit is not None and limit < 1:
         raise HybretError(f"limit is {limit}; give at least 1 document per task")
     for condition in conditions.values():
@@ -88,10 +88,12 @@ def evaluate(
     keys = {label: resolve(condition, model, recipe).key for label, condition in conditions.items()}
     distinct = {keys[label]: condition for label, condition in conditions.items()}
     shared = _identity(model, recipe, limit, seed, max_length)
-    paths = {(task.name, key): _path(out, task, {**shared, "task": task.digest, "does": key})
-             for task, key in product(wanted, distinct)}  # fmt: skip
-    stored = {cell: files for cell, path in paths.items() if path is not None and (files := tables(path))}
-    done = {cell: read_table(files[-1]) for cell, files in stored.items()}
+    paths = dict[tuple[str, str], Path]()
+    for task, key in product(wanted, distinct):  # the names hold all that decides the rows
+        identity = json.dumps({**shared, "task": task.digest, "does": key}, sort_keys=True)
+        if out is not None:
+            paths[task.name, key] = Path(out, "benchmarks", f"{task.name}-{digest(identity, digits=16)}")
+    done = {cell: read_table(files[-1]) for cell, path in paths.items() if (files := tables(path))}
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     missing = [task for task in wanted if any((task.name, key) not in done for key in distinct)]
     if not compute:
@@ -116,7 +118,8 @@ def evaluate(
             assert results is not None  # only other ranks of a distributed run get nothing
             for name, key in product(loaded, absent):
                 done[name, key] = _rows(results["samples"][name], lm, key, results["n-shot"][name])
-                _write(paths[name, key], done[name, key])
+                if path := paths.get((name, key)):
+                    _write(path, done[name, key])
     versions = {column: shared[column] for column in ("engine", "harness", "torch", "transformers", "lm_eval")}
     parts = [
         done[task.name, keys[label]].assign(**_labels(model, recipe, task, label, condition), **versions)
@@ -130,8 +133,7 @@ def evaluate(
 
 def _portions(tasks: Sequence[benchmarks.Task], limit: int | None) -> Iterator[dict[str, Any]]:
     """lm-eval's tasks, some thousand documents at a time."""
-    portion: list[benchmarks.Task] = []
-    documents = 0
+    portion, documents = list[benchmarks.Task](), 0
     for task in tasks:
         n = sum(1 for split, path in task.data.items() if split != "dev" for _ in path.open("rb"))
         n = min(n, limit or n)
@@ -206,15 +208,7 @@ def _identity(model: Model, recipe: Recipe, limit: int | None, seed: int, max_le
     }
 
 
-def _path(out: str | Path | None, task: benchmarks.Task, identity: dict[str, Any]) -> Path | None:
-    """Where the rows of one task under one condition lie, named by everything that decides them."""
-    name = f"{task.name}-{digest(json.dumps(identity, sort_keys=True), digits=16)}"
-    return Path(out) / "benchmarks" / name if out is not None else None
-
-
-def _write(path: Path | None, rows: pd.DataFrame) -> None:
-    if path is None:
-        return
+def _write(path: Path, rows: pd.DataFrame) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(path, rows)

@@ -18,8 +18,8 @@ import jinja2
 import torch
 from lm_eval.api.model import TemplateLM
 
+from hybret.devices import Budget, budget_of
 from hybret.engine.likelihood import Answer, log_likelihoods
-from hybret.engine.schedule import Budget, budget_of
 from hybret.errors import HybretError
 from hybret.interventions import Intervention
 from hybret.models import Model
@@ -84,9 +84,8 @@ class Hybrid(TemplateLM):
         return [*self._ids(string, add_special_tokens)] if before is None else [*before, *self._ids(rest, False)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
-        options["continue_final_message"] = not add_generation_prompt
-        write: Any = partial(self.tokenizer.apply_chat_template, **options)
+        options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+        write: Any = partial(self.tokenizer.apply_chat_template, tokenize=False, **options)
         try:
             return str(write(chat_history))
         except jinja2.exceptions.TemplateError:  # a template without a system turn; so does lm-eval's HFLM
@@ -101,9 +100,8 @@ class Hybrid(TemplateLM):
         return self._first([request.args for request in requests])
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[Answer]:
-        texts, pairs = [], []
+        texts, pairs = [strings for strings, _, _ in requests], []
         for strings, context, continuation in requests:
-            texts.append(strings)
             self.tokens[strings[0]] = len(context)
             if self.max_length is not None:
                 context = context[max(0, len(context) + len(continuation) - self.max_length - 1) :]
@@ -115,10 +113,8 @@ class Hybrid(TemplateLM):
                 break
             except torch.OutOfMemoryError as problem:
                 if budget == budget.half():
-                    raise HybretError(
-                        f"{self.hybrid.name} does not fit into the memory of {self.hybrid.device} even one text at a "
-                        "time; use a larger device or a smaller dtype (finished tasks are kept)"
-                    ) from problem
+                    fault = f"{self.hybrid.name} does not fit on {self.hybrid.device} even one text at a time"
+                    raise HybretError(f"{fault}; use a larger device or a smaller dtype") from problem
                 budget = budget.half()
                 torch.cuda.empty_cache()
         for strings, *scores in zip(texts, *answers, strict=True):

@@ -1,22 +1,19 @@
 """The tasks of Section 4 as lm-evaluation-harness reads them: the organisms' own, GLUE and MMLU.
 
-Every task is a YAML file that says what to ask and how: the organisms' lie in ``hybret/tasks``, those of GLUE and MMLU
-are lm-eval's. Where the questions are is added here: a generated file for each task that includes the other one and
-names JSONL files of this machine, so that nothing is downloaded while a benchmark runs.
+Every task is a YAML file that says what to ask and how: the organisms' lie in ``definitions``, those of GLUE and MMLU
+are lm-eval's. Where the questions are is added here: JSONL files of this machine, so that nothing is downloaded while a
+benchmark runs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-
-import yaml
 
 from hybret import data as fetched
 from hybret.errors import HybretError
@@ -64,21 +61,21 @@ def find(tasks: str | Sequence[str]) -> list[Task]:
     """
     if find_spec("lm_eval") is None:
         raise HybretError('lm-evaluation-harness is not installed; run `pip install "hybret[eval]"`')
-    homes: dict[str, Mapping[str, Any]] = {
-        "organism": _organism_definitions(),
-        "glue": _GLUE,
-        "mmlu": _mmlu_definitions(),
+    homes = {
+        "organism": (_organism_definitions(), organism),
+        "glue": (_GLUE, glue),
+        "mmlu": (_mmlu_definitions(), mmlu),
     }
     chosen: dict[str, Task] = {}
     for name in [part.strip() for part in tasks.split(",")] if isinstance(tasks, str) else tasks:
-        benchmark = next((home for home, members in homes.items() if name == home or name in members), None)
-        if benchmark is None:
+        read = [(home, members) for home, (names, members) in homes.items() if name == home or name in names]
+        if not read:
             raise HybretError(
                 f"unknown benchmark or task {name!r}; choose from {', '.join(BENCHMARKS)}, or name single tasks such "
                 f"as {next(iter(_organism_definitions()))}, cola or mmlu_astronomy, separated by commas"
             )
-        members = {"organism": organism, "glue": glue, "mmlu": mmlu}[benchmark]()
-        chosen |= {task.name: task for task in members if name in (benchmark, task.name)}
+        ((home, members),) = read
+        chosen |= {task.name: task for task in members() if name in (home, task.name)}
     return list(chosen.values())
 
 
@@ -102,8 +99,7 @@ def _items(task: str, split: Any, n: int, options: bool) -> bytes:
 
     `cluster` is one number for all items about one list or fact.
     """
-    lines = []
-    clusters: dict[str, int] = {}
+    lines, clusters = [], dict[str, int]()
     for item in skills.items(task, split, n):
         prompt = skills.rendered(item["question"], item["choices"]) if options else item["question"]
         cluster = clusters.setdefault(skills.subject(item["question"]), len(clusters))
@@ -121,9 +117,8 @@ def _written(task: str, split: str, n: int, options: bool) -> Path:
         if not path.is_file() or path.read_bytes() != text:
             write_whole(path, text)
     except OSError as problem:
-        raise HybretError(
-            f"cannot write {path} ({problem.strerror}); choose another folder with {fetched.CACHE}"
-        ) from problem
+        fault = f"cannot write {path} ({problem.strerror})"
+        raise HybretError(f"{fault}; choose another folder with {fetched.CACHE}") from problem
     return path
 
 
@@ -154,20 +149,18 @@ def mmlu() -> list[Task]:
 
 def load(tasks: Iterable[Task]) -> dict[str, Any]:
     """lm-eval's task objects by name, with all their documents."""
-    from lm_eval.tasks import TaskManager
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks._yaml_loader import load_yaml
 
-    tasks = list(tasks)
-    with TemporaryDirectory(prefix="hybret") as folder:
-        for task in tasks:
-            files = {split: str(path) for split, path in task.data.items()}
-            local = {"data_files": files, "cache_dir": str(fetched.cache_folder() / "datasets")}
-            generated = {"include": str(task.definition), "task": task.name, "dataset_path": "json",
-                         "dataset_name": None, "dataset_kwargs": local} | task.options  # fmt: skip
-            (Path(folder) / f"{task.name}.yaml").write_text(yaml.safe_dump(generated))
-        # lm-eval's own thousands of definitions are not read: that takes a quarter of a minute.
-        manager = TaskManager(include_path=folder, include_defaults=False)
-        loaded: dict[str, Any] = manager.load([task.name for task in tasks])["tasks"]
-        return loaded
+    loaded: dict[str, Any] = {}
+    for task in tasks:
+        files = {split: str(path) for split, path in task.data.items()}
+        local = {"data_files": files, "cache_dir": str(fetched.cache_folder() / "datasets")}
+        config = load_yaml(task.definition) | {"task": task.name, "dataset_path": "json", "dataset_name": None,
+                                               "dataset_kwargs": local} | task.options  # fmt: skip
+        # Not `TaskManager`, which reads lm-eval's own thousands of definitions: a quarter of a minute.
+        loaded[task.name] = ConfigurableTask(config={key: config[key] for key in config if key not in ("tag", "group")})
+    return loaded
 
 
 def _lm_eval_tasks() -> Path:
@@ -178,8 +171,7 @@ def _lm_eval_tasks() -> Path:
 
 @cache
 def _organism_definitions() -> dict[str, Path]:
-    paths = {f"organism_{name}": FOLDER / f"{name}.yaml" for name in skills.TASKS}
-    return {name: path for name, path in paths.items() if path.is_file()}
+    return {f"organism_{name}": FOLDER / f"{name}.yaml" for name in skills.TASKS}
 
 
 @cache

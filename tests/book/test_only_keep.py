@@ -110,9 +110,6 @@ def test_parts_of_attention_are_those_of_a_recorded_run(model):
         assert index.xs("needle", level="part")["mass"].min() > 0
 
 
-def test_words_of_an_answer_and_of_a_question(prompts):
-    needle = hb.PAPER_NEEDLE.sentence
-    answers = ["The best thing to do in Rome is", " the BEST, thing", "A best thing", "", needle + " And more."]
-    assert [only_keep.words_right(answer, needle) for answer in answers] == [6, 3, 0, 0, len(WORDS)]
+def test_words_of_the_needle_that_the_question_holds(prompts):
     assert only_keep.words_asked(prompts[0]) == WORDS.index("eat") == 9
     assert only_keep.words_asked(replace(prompts[0], needle=replace(prompts[0].needle, question="Where to go?"))) == 0

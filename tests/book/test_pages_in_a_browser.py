@@ -50,6 +50,7 @@ def test_a_page_asks_for_nothing_and_has_no_errors(opened: Any) -> None:
     assert opened.requests == []
     assert opened.problems == []
     assert opened.locator("h1").count() >= 1
+    assert str(REPO) not in opened.content(), "a folder of this machine is published"
 
 
 def test_a_page_fits_a_phone(opened: Any) -> None:

@@ -63,7 +63,7 @@ def test_attend_gives_outputs_denominators_and_entropies(queries, keys, window):
     weights = scores.softmax(-1)
     torch.testing.assert_close(output, weights @ v.repeat_interleave(3, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(lse, scores.logsumexp(-1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(bits, head_entropy(weights), atol=1e-4, rtol=0)
+    torch.testing.assert_close(bits, head_entropy(weights, CORRECTED), atol=1e-4, rtol=0)
 
 
 def test_kept_heads_are_those_of_the_exact_path(tiny):
@@ -78,7 +78,7 @@ def test_kept_heads_are_those_of_the_exact_path(tiny):
         hidden = (at > at[:, None]) | (at <= at[:, None] - block.sliding_window)
         scores = (q @ k.repeat_interleave(tiny.heads, 1).mT * block.scaling).masked_fill(hidden, -torch.inf)
         _, _, streamed = attend(q, k, v, block.scaling, block.sliding_window, CORRECTED, entropy=True)
-        found.append((head_entropy(scores.softmax(-1)), streamed))
+        found.append((head_entropy(scores.softmax(-1), CORRECTED), streamed))
 
     with ExitStack() as hooks, parallel_scans(), implementation(tiny.net):
         for i in tiny.attention_layers:
@@ -87,7 +87,7 @@ def test_kept_heads_are_those_of_the_exact_path(tiny):
         decode.prefill(tiny, ids, [(KeepHeads(5),)], (), CORRECTED, streaming=True)
     assert len(found) == len(tiny.attention_layers) and len(ids) > 2 * tiny.window
     for (exact, streamed), keep in product(found, (1, 5, 9)):
-        kept, chosen = (keep_lowest(bits, torch.tensor([keep])) for bits in (exact, streamed))
+        kept, chosen = (keep_lowest(bits, torch.tensor([keep]), CORRECTED) for bits in (exact, streamed))
         ordered = exact.sort(1).values
         tied = (ordered[:, keep] - ordered[:, keep - 1])[:, None] <= 1e-4
         assert ((kept == chosen) | tied).all()

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from huggingface_hub import constants
-from support import run
+from support import PAPER_ESSAYS, run
 
 import hybret as hb
 from hybret import HybretError, data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_what_breaks_is_noticed(case, monkeypatch):
         for module in model.net.modules():
             if hasattr(module, "sliding_window"):
                 module.sliding_window = None
-    line = verifying.judged(Probe(model), check)
+    line = verifying.judged(Probe(model), check, CHECKS[check])
     assert line["verdict"] == (DEFECT if case == "a recurrence from zero" else FAIL)
     if owner is FAMILIES and line["verdict"] == FAIL:
         found = run("verify", family)
@@ -106,6 +106,37 @@ def test_layers_that_share_a_module_are_told_apart():
         model.generate("The market opens at nine.", 3)
     assert list(trace.entropy) == [f"layer {i}" for i in model.attention_layers]
     assert len({tuple(entropy.shape) for entropy in trace.entropy.values()}) == 1
+
+
+def test_an_own_intervention_is_verified_too():
+    """One that counts positions from where the batch's padding begins, and one that does nothing, are noticed."""
+
+    @dataclass(frozen=True)
+    class Strided(hb.KeyMask):
+        during: interventions.During = "both"
+
+        def visible(self, keys):
+            return keys.position % 2 == 0
+
+    @dataclass(frozen=True)
+    class Misplaced(Strided):
+        def visible(self, keys):
+            return torch.arange(keys.position.shape[1]).expand_as(keys.position) % 2 == 0
+
+    @dataclass(frozen=True)
+    class Idle(Strided):
+        def visible(self, keys):
+            return keys.position > -1000
+
+    model = hb.load("random-griffin", device="cpu")
+    own = {"strided": Strided(), "omit": hb.Omit(), "pair": hb.PerPhase(generation=hb.Only(also=("question",)),
+           prefill=hb.KeepHeads(2)), "misplaced": Misplaced(), "idle": Idle()}  # fmt: skip
+    table = verify(model, progress=False, conditions=own).set_index("check")
+    found = {label: table.loc[f"{label}: in a sweep = alone", "verdict"] for label in own}
+    assert found == {"strided": PASS, "omit": PASS, "pair": PASS, "misplaced": FAIL, "idle": FAIL}
+    assert "changes nothing" in table.loc["idle: in a sweep = alone", "note"]
+    with pytest.raises(hb.HybretError, match="is not an intervention"):
+        verify(model, conditions={"class": Strided})
 
 
 def test_progress_is_a_bar_that_can_be_left_out(capsys):

@@ -1,4 +1,4 @@
-"""The claims of the paper as data, and how an interval decides one.
+"""The claims of the paper as data (`claims.yaml`), and how an interval decides one.
 
 A claim names a limit, and a number must lie on one side of it. It is *reproduced* if the whole 95 % interval does, *not
 reproduced* if the interval lies beyond the limit or across it, and *not testable on this model* if the model or the run
@@ -8,13 +8,14 @@ the limit inside the interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-from book.paper.claims.evidence import NO_MORE, Estimate, NotTestable, difference, over_floor, percent
+from book.paper.claims.evidence import NO_MORE, Estimate, NotTestable, difference, over_floor
+from hybret.metrics import unseen
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable on this model"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE)
@@ -25,17 +26,6 @@ HYPOTHESES = {
     "abstract": "The numbers of the abstract",
     "appendix": "What manipulated models say",
 }
-FLOOR = f"accuracy above the floor: interval at most {percent(NO_MORE)} %"
-
-
-class Outcome(NamedTuple):
-    """The answer to one claim."""
-
-    verdict: str  # one of `VERDICTS`
-    ours: str  # our figure in words, with its interval
-    estimate: Estimate | None  # the number that was compared with the limit
-    why: str  # the reason for the verdict, in words
-    slack: float = 0.0  # how far inside the limit the interval ends; negative beyond it
 
 
 class Claim(NamedTuple):
@@ -50,44 +40,42 @@ class Claim(NamedTuple):
     test: str  # the condition for "reproduced"; "interval" is the 95 % interval
     notebook: str  # notebook and figure of this book that measure it
     figure: str
-    judge: Callable[[Any], Outcome]  # of one `evidence.Evidence`, or where `across` is set of a list, one per model
     across: bool = False  # whether it compares models
 
 
-def claim(
-    label: str, where: str, paper: str, test: str, hypothesis: str, notebook: str, figure: str, across: bool = False
-) -> Callable[[Callable[[Any], Outcome]], Claim]:
-    """Make a claim of the function that judges it: its name is the claim's, its docstring the claim's sentence."""
+class Outcome(NamedTuple):
+    """The answer to one claim."""
 
-    def made(judge: Callable[[Any], Outcome]) -> Claim:
-        name, says = judge.__name__.replace("_", "-"), judge.__doc__ or ""
-        return Claim(name, label, hypothesis, says, where, paper, test, notebook, figure, judge, across)
-
-    return made
+    verdict: str  # one of `VERDICTS`
+    ours: str  # our figure in words, with its interval
+    estimate: Estimate | None  # the number that was compared with the limit
+    why: str  # the reason for the verdict, in words
+    slack: float = 0.0  # how far inside the limit the interval ends; negative beyond it
 
 
 def at_most(e: Estimate, limit: float, ours: str, best: float = 0.0) -> Outcome:
     """Whether a number is at most `limit`; `best` is its value in the clearest possible result."""
-    hopeless = e.best_bound(best, 1) > limit
-    return _decide(e, ours, limit - e.high, within=e.high <= limit, beyond=e.low > limit, hopeless=hopeless)
+    hopeless = best + unseen(e.prompts) * (e.scale[1] - best) > limit
+    return _decided(e, ours, limit - e.high, within=e.high <= limit, beyond=e.low > limit, hopeless=hopeless)
 
 
 def at_least(e: Estimate, limit: float, ours: str, best: float = 1.0) -> Outcome:
     """Whether a number is more than `limit`; as `at_most`."""
-    hopeless = e.best_bound(best, -1) < limit
-    return _decide(e, ours, e.low - limit, within=e.low > limit, beyond=e.high < limit, hopeless=hopeless)
+    hopeless = best + unseen(e.prompts) * (e.scale[0] - best) < limit
+    return _decided(e, ours, e.low - limit, within=e.low > limit, beyond=e.high < limit, hopeless=hopeless)
 
 
-def _decide(e: Estimate, ours: str, slack: float, *, within: bool, beyond: bool, hopeless: bool) -> Outcome:
+def _decided(e: Estimate, ours: str, slack: float, *, within: bool, beyond: bool, hopeless: bool) -> Outcome:
     """The verdict on an interval within the limit, beyond it or across it; `hopeless`: by too few prompts."""
+    verdict, why = NOT_REPRODUCED, "the interval includes the limit, so it is not shown"
     if within:
-        return Outcome(REPRODUCED, ours, e, "the interval is within the limit", slack)
-    if beyond:
-        return Outcome(NOT_REPRODUCED, ours, e, "the interval lies beyond the limit", slack)
-    if hopeless:
+        verdict, why = REPRODUCED, "the interval is within the limit"
+    elif beyond:
+        why = "the interval lies beyond the limit"
+    elif hopeless:
+        verdict = NOT_TESTABLE
         why = f"{e.prompts} prompts are too few: even the clearest result would leave the limit in the interval"
-        return Outcome(NOT_TESTABLE, ours, e, why, slack)
-    return Outcome(NOT_REPRODUCED, ours, e, "the interval includes the limit, so it is not shown", slack)
+    return Outcome(verdict, ours, e, why, slack)
 
 
 def nothing(cells: pd.DataFrame, where: str = "", column: str = "value") -> Outcome:
@@ -112,18 +100,15 @@ def hardest(outcomes: Iterable[Outcome]) -> Outcome:
     return min(outcomes, key=lambda outcome: (order.index(outcome.verdict), outcome.slack))
 
 
-def rising(found: Sequence[tuple[float, str, Estimate]], sizes: str) -> Outcome:
-    """Whether independent numbers of several models rise with their sizes, intervals apart.
-
-    `found` has the size, our figure in words and the number of each model; `sizes` names the sizes.
-    """
-    found = sorted(found, key=lambda model: model[:2])
-    ours = "; ".join(words for _, words, _ in found)
+def rising(models: Sequence[tuple[float, str, Estimate]], sizes: str) -> Outcome:
+    """Whether a number rises with size, intervals apart; `models`: the size, our figure in words, the number."""
+    models = sorted(models, key=lambda model: model[:2])
     steps = [
         Estimate(b.value - a.value, b.low - a.high, b.high - a.low, a.n + b.n, a.prompts + b.prompts, unit=a.unit)
-        for (small, _, a), (large, _, b) in combinations(found, 2)
+        for (small, _, a), (large, _, b) in combinations(models, 2)
         if small < large
     ]
     if not steps:
         raise NotTestable(f"it takes two models {sizes} that retrieve")
+    ours = "; ".join(words for _, words, _ in models)
     return hardest([at_least(step, 0.0, ours) for step in steps])

@@ -13,16 +13,13 @@ from book.paper import numbers as paper
 from book.paper.benchmark_scores import Average
 from book.paper.claims.evidence import Estimate, Evidence, NotTestable, percent
 
-B = {name: number.value for name, number in paper.BENCHMARKS.items()}
 LITTLE = 0.10  # a loss on GLUE that is still little: the paper's larger one, 9.1 points, rounded up
-KEPT = B["MMLU kept"] - 0.05  # share of base, with a tolerance of 5 points below the paper's
-HALF = B["MMLU ablated"] / 200  # half of the paper's loss of 42 points, as a fraction
+KEPT = paper.BENCHMARKS["MMLU kept"].value - 0.05  # share of base, with a tolerance of 5 points below the paper's
+HALF = paper.BENCHMARKS["MMLU ablated"].value / 200  # half of the paper's loss of 42 points, as a fraction
 GLUE = "glue"
 # The small models' tasks of the MMLU side have two parts: questions on facts in the weights, as MMLU's are, and
 # look-ups of one of many items far back in the context.
 LOOKUP, KNOWLEDGE = "mmlu-lookup", "mmlu"
-
-claim = partial(claims.claim, hypothesis="H2", notebook="benchmarks", figure="fig-benchmarks")
 CONFIGURATIONS = ("base", "sparse", "ablated")
 
 
@@ -74,28 +71,16 @@ def loss(side: Average, condition: str) -> Estimate:
     return measured(side.scores["base"] - side.scores[condition], side)
 
 
-@claim(
-    "GLUE falls little",
-    "Section 4.1, Figure 3",
-    f"ablated {B['GLUE ablated']:g}, sparse {B['GLUE sparse']:g} points below base",
-    f"loss of either: interval at most {100 * LITTLE:g} points",
-)
 def glue_kept(e: Evidence) -> claims.Outcome:
-    """On GLUE neither sparsification nor ablation costs much."""
+    """Whether neither configuration loses much on GLUE."""
     glue = able(side(e, GLUE), LITTLE)
     scores = in_words(glue, *CONFIGURATIONS)
     losses = {name: loss(glue, name) for name in ("ablated", "sparse")}
     return claims.hardest(claims.at_most(x, LITTLE, f"{scores}; {name} loses {x.points}") for name, x in losses.items())
 
 
-@claim(
-    "GLUE: ablated above sparse",
-    "Section 4.1, Figure 3",
-    f"{B['GLUE ablated over sparse']:g} points ({B['GLUE sparse'] - B['GLUE ablated']:.1f} by its losses)",
-    "ablated less sparse: interval above 0",
-)
 def glue_order(e: Evidence) -> claims.Outcome:
-    """On GLUE the ablated model is better than the sparse one."""
+    """Whether the ablated configuration is better than the sparse one on GLUE."""
     glue = able(side(e, GLUE))
     gain = measured(glue.scores["ablated"] - glue.scores["sparse"], glue)
     return claims.at_least(gain, 0.0, f"{in_words(glue, 'ablated', 'sparse')}: {gain.points}")
@@ -110,26 +95,6 @@ def sparse_keeps(e: Evidence, name: str) -> claims.Outcome:
     return claims.at_most(measured(KEPT * base - sparse, mmlu), 0.0, ours, best=KEPT - 1)
 
 
-sparse_claim = partial(
-    claim,
-    where="Abstract, Section 4.1",
-    paper=f"{100 * B['MMLU kept']:g} % of base; {B['MMLU sparse']:g} points below",
-    test=f"more than {100 * KEPT:g} % of base (tolerance 5): interval",
-)
-
-
-@sparse_claim("MMLU, knowledge: sparse keeps it", hypothesis="abstract")
-def mmlu_sparse_knowledge(e: Evidence) -> claims.Outcome:
-    """The sparse model keeps most of its MMLU score (facts in the weights)."""
-    return sparse_keeps(e, KNOWLEDGE)
-
-
-@sparse_claim("MMLU, lookup: sparse keeps it")
-def mmlu_sparse_lookup(e: Evidence) -> claims.Outcome:
-    """The sparse model keeps most of its MMLU score (look-ups far back)."""
-    return sparse_keeps(e, LOOKUP)
-
-
 def ablated_loses(e: Evidence, name: str) -> claims.Outcome:
     """Whether the ablated configuration loses much."""
     mmlu = able(side(e, name), HALF)
@@ -137,34 +102,8 @@ def ablated_loses(e: Evidence, name: str) -> claims.Outcome:
     return claims.at_least(lost, HALF, f"{in_words(mmlu, 'base', 'ablated')}: loses {lost.points}")
 
 
-ablated_claim = partial(
-    claim,
-    where="Section 4.1, Figure 3",
-    paper=f"around {B['MMLU ablated']:g} points below base",
-    test=f"loss: interval above {100 * HALF:g} points, half of the paper's",
-)
-
-
-@ablated_claim("MMLU, knowledge: ablated loses it")
-def mmlu_ablated_knowledge(e: Evidence) -> claims.Outcome:
-    """The ablated model loses much of its MMLU score (facts in the weights)."""
-    return ablated_loses(e, KNOWLEDGE)
-
-
-@ablated_claim("MMLU, lookup: ablated loses it")
-def mmlu_ablated_lookup(e: Evidence) -> claims.Outcome:
-    """The ablated model loses much of its MMLU score (look-ups far back)."""
-    return ablated_loses(e, LOOKUP)
-
-
-@claim(
-    "MMLU falls more than GLUE",
-    "Sections 4.1, 4.2",
-    f"about {B['MMLU ablated']:g} against {B['GLUE ablated']:g} points",
-    "loss on the MMLU side (mean of its parts) less that on the GLUE side: interval above 0",
-)
 def contrast(e: Evidence) -> claims.Outcome:
-    """Ablation costs more on MMLU than on GLUE."""
+    """Whether the ablated configuration loses more on the MMLU side (mean of its parts) than on the GLUE side."""
     lookup = [LOOKUP] if (items(e)["group"] == LOOKUP).any() else []
     sides = [able(side(e, name), LITTLE) for name in (GLUE, KNOWLEDGE, *lookup)]
     glue, *parts = [side.scores["base"] - side.scores["ablated"] for side in sides]
@@ -174,4 +113,12 @@ def contrast(e: Evidence) -> claims.Outcome:
     return claims.at_least(more, 0.0, f"{ours}: {more.points} more")
 
 
-CLAIMS = [value for value in vars().values() if isinstance(value, claims.Claim)]
+JUDGES = {
+    "glue-kept": glue_kept,
+    "glue-order": glue_order,
+    "mmlu-sparse-knowledge": partial(sparse_keeps, name=KNOWLEDGE),
+    "mmlu-sparse-lookup": partial(sparse_keeps, name=LOOKUP),
+    "mmlu-ablated-knowledge": partial(ablated_loses, name=KNOWLEDGE),
+    "mmlu-ablated-lookup": partial(ablated_loses, name=LOOKUP),
+    "contrast": contrast,
+}

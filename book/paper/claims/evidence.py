@@ -10,31 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from book.paper import numbers as paper
 from book.paper.tipping import RETRIEVES, heads_kept
 from hybret import metrics
-from hybret.metrics import NOTHING, mean_interval, unseen
+from hybret.metrics import NOTHING, mean_interval
 from hybret.recipe import RECIPES
+from hybret.rows import CELL
 
 NO_MORE = 0.05  # upper end of an interval that counts as zero: 0 of 100 prompts, the paper's number, reaches 0.037
-KEY = [column for column in metrics.CELL if column != "template"]  # JRT cells pair with those read once
+KEY = [column for column in CELL if column != "template"]  # JRT cells pair with those read once
 GROUND = ["haystack", "haystack_seed", "asked", "length"]  # what a cell shares with its control prompt
+VERSIONS = {"generation": "generation version", "both": "prefill version"}
 
 
-class NotTestable(Exception):  # noqa: N818 (not an error: an answer)
-    """A claim cannot be tested on these rows: `why`, and `ours`, which was measured all the same."""
-
-    def __init__(self, why: str, ours: str = "", estimate: Estimate | None = None) -> None:
-        super().__init__(why)
-        self.why, self.ours, self.estimate = why, ours, estimate
-
-
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A number with its 95 % interval, as a fraction (unit "share" of the maximum score, or of items) or in "heads"."""
 
     value: float
@@ -53,10 +46,13 @@ class Estimate:
         """A difference, in percentage points."""
         return f"{percent(self.value, '+')} points ({percent(self.low, '+')} to {percent(self.high, '+')})"
 
-    def best_bound(self, best: float, side: int) -> float:
-        """The upper (`side` 1) or lower (-1) end of the interval if all these prompts gave the value `best`."""
-        end = self.scale[1] if side > 0 else self.scale[0]
-        return best + unseen(self.prompts) * (end - best)
+
+class NotTestable(Exception):  # noqa: N818 (not an error: an answer)
+    """A claim cannot be tested on these rows: `why`, and `ours`, which was measured all the same."""
+
+    def __init__(self, why: str, ours: str = "", estimate: Estimate | None = None) -> None:
+        super().__init__(why)
+        self.why, self.ours, self.estimate = why, ours, estimate
 
 
 def percent(value: float, sign: str = "") -> str:
@@ -66,30 +62,18 @@ def percent(value: float, sign: str = "") -> str:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Rows and benchmark items of one model under one recipe; either may be empty.
-
-    Parameters
-    ----------
-    model, recipe : names, as in the rows.
-    rows : rows of sweeps.
-    benchmarks : one row per benchmark item and configuration (base, sparse, ablated).
-    heads_known : query heads per attention layer; None takes the largest k of the rows.
-    parameters : size of the model, None if unknown.
-    texts : text of each prompt by `Prompt.key`.
-    family : transformers' model type, empty if unknown.
-    questions : the questions of the prompts of `texts`.
-    """
+    """Rows and benchmark items of one model under one recipe; either may be empty."""
 
     model: str
     recipe: str
-    rows: pd.DataFrame
-    benchmarks: pd.DataFrame
-    heads_known: int | None = None
+    rows: pd.DataFrame  # of sweeps
+    benchmarks: pd.DataFrame  # one row per benchmark item and configuration (base, sparse, ablated)
+    heads_known: int | None = None  # query heads per attention layer; None takes the largest k of the rows
     parameters: int | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
-    family: str = ""
-    questions: Collection[str] = ()
-    _known: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
+    family: str | None = None  # transformers' model type
+    texts: Mapping[str, str] = field(default_factory=dict)  # of each prompt by `Prompt.key`
+    questions: Collection[str] = ()  # of those prompts
+    _cells: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def heads(self) -> int:
@@ -109,17 +93,16 @@ class Evidence:
 
     def kept(self, k: int, during: str = "generation", jrt: bool = False) -> pd.DataFrame:
         """Cells at k heads (`during` "generation" or "both"), prompts read once or twice."""
-        version = {"generation": "generation version", "both": "prefill version"}[during]
-        return self._cells((k, during, jrt), f"k = {k}, {version}{', read twice' if jrt else ''}")
+        return self.cells((k, during, jrt), f"k = {k}, {VERSIONS[during]}{', read twice' if jrt else ''}")
 
     def pair(self, name: str) -> pd.DataFrame:
         """Cells of a pair of manipulations, named as in the paper: "Generation-Prefill"."""
         if self.family == "jamba" and self.recipe in RECIPES and RECIPES[self.recipe].jamba_manipulation == "no-op":
             raise NotTestable("under this recipe manipulations do not act on Jamba, as in the authors' code")
-        return self._cells((*name.lower().split("-"), False), name)
+        return self.cells((*name.lower().split("-"), False), name)
 
     @cached_property
-    def _conditions(self) -> dict[Any, pd.DataFrame]:
+    def conditions(self) -> dict[Any, pd.DataFrame]:
         """Rows by (k, during, whether read twice) and by (generation, prefill, whether read twice)."""
         if self.rows.empty:
             return {}
@@ -128,24 +111,22 @@ class Evidence:
         keys = ((kept, ["k", "during", "_twice"]), (pairs, ["generation", "prefill", "_twice"]))
         return {key: part for table, by in keys for key, part in table.groupby(by, sort=False)}
 
-    def _cells(self, key: Any, name: str) -> pd.DataFrame:
+    def cells(self, key: Any, name: str) -> pd.DataFrame:
         """One line per cell: KEY, prompt, in_window, value (accuracy), floor, credit (any points) and its floor."""
-        if key in self._known:
-            return self._known[key]
-        if key not in self._conditions:
-            raise NotTestable(f"not run: {name}")
-        rows = self._conditions[key]
-        rows = rows.assign(value=metrics.fraction(rows), credit=(rows["score"] > 0).astype(float))
-        control = rows["needle"] == metrics.CONTROL
-        ground = rows[control].groupby(GROUND)[["value", "credit"]].mean()
-        cells = rows.loc[~control, [*KEY, "prompt", "in_window", "value", "credit"]].drop_duplicates(KEY)
-        if cells.empty:
-            raise NotTestable(f"not run: {name}")
-        cells = cells.join(ground.add_suffix("_floor"), on=GROUND, how="inner")
-        if cells.empty:
+        if key not in self._cells:
+            if key not in self.conditions:
+                raise NotTestable(f"not run: {name}")
+            rows = self.conditions[key]
+            rows = rows.assign(value=metrics.fraction(rows), credit=(rows["score"] > 0).astype(float))
+            control = rows["needle"] == metrics.CONTROL
+            ground = rows[control].groupby(GROUND)[["value", "credit"]].mean()
+            cells = rows.loc[~control, [*KEY, "prompt", "in_window", "value", "credit"]].drop_duplicates(KEY)
+            if cells.empty:
+                raise NotTestable(f"not run: {name}")
+            self._cells[key] = cells.join(ground.add_suffix("_floor"), on=GROUND, how="inner")
+        if self._cells[key].empty:
             raise NotTestable(f"not run: the control of {name}")
-        self._known[key] = cells
-        return cells
+        return self._cells[key]
 
     def unmodified(self, cells: pd.DataFrame) -> Estimate:
         """Accuracy of the unmodified model, which must retrieve: otherwise there is nothing to lose."""
@@ -158,7 +139,7 @@ class Evidence:
     @cached_property
     def ks(self) -> list[int]:
         """Numbers of heads that were kept, in rising order, in the generation version read once."""
-        return sorted(int(key[0]) for key in self._conditions if key[1:] == ("generation", False))
+        return sorted(int(key[0]) for key in self.conditions if key[1:] == ("generation", False))
 
     @cached_property
     def collapse(self) -> tuple[int, int, int]:
@@ -170,16 +151,15 @@ class Evidence:
         self.kept(0)
         ks = [k for k in self.ks if k < self.heads]
         estimates = [over_floor(self.kept(k)) for k in ks]
-        value = _leading(estimates, lambda e: e.value <= NOTHING)
-        low = _leading(estimates, lambda e: e.high <= NO_MORE)
-        high = _leading(estimates, lambda e: e.low <= NOTHING)
+
+        def leading(holds: Callable[[Estimate], bool]) -> int:
+            """How many estimates hold before the first that does not."""
+            return next((n for n, e in enumerate(estimates) if not holds(e)), len(estimates))
+
+        value, low = leading(lambda e: e.value <= NOTHING), leading(lambda e: e.high <= NO_MORE)
+        high = leading(lambda e: e.low <= NOTHING)
         gone = [-1, *ks]  # the largest of the first n ks
         return gone[value], gone[min(low, value)], [*ks, self.heads][max(high, value)] - 1
-
-
-def _leading(estimates: Sequence[Estimate], holds: Callable[[Estimate], bool]) -> int:
-    """How many estimates hold before the first that does not."""
-    return next((n for n, e in enumerate(estimates) if not holds(e)), len(estimates))
 
 
 def accuracy(cells: pd.DataFrame) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,12 +12,11 @@ import pandas as pd
 
 from book.paper import claims
 from book.paper import numbers as paper
-from book.paper.claims.evidence import Estimate, Evidence, NotTestable, accuracy, difference, less, paired
+from book.paper.claims.evidence import NO_MORE, Estimate, Evidence, NotTestable, accuracy, difference, less, paired
 from book.paper.tipping import HOLDS
 from hybret.metrics import unseen
 
 T = {name: number.value for name, number in paper.THRESHOLDS.items()}
-FIRST, LAST = int(T["first tipping point"]), int(T["last tipping point"])
 RECOVERS = 0.10  # accuracy that reading twice must not give back
 FOLLOWS = 0.10  # greatest difference between versions that still follow each other
 # How far the paper says that each of its models holds: down to this k it keeps this share of its accuracy. RG-9B has
@@ -27,9 +26,6 @@ HOLDS_AT = {
     "RG-9B": (int(T["RG-9B degrades down to"]), 0.05),
     "Jamba": (int(T["Jamba perfect down to"]), 0.95),
 }
-
-claim = partial(claims.claim, hypothesis="H1", notebook="sparsification", figure="fig-accuracy-by-k")
-jrt_claim = partial(claim, figure="fig-jrt-by-k")
 
 
 def unmodified(e: Evidence, jrt: bool = False) -> pd.DataFrame:
@@ -47,49 +43,8 @@ def nothing_left(e: Evidence, during: str = "generation", jrt: bool = False, col
     return claims.nothing(e.kept(0, during, jrt), column=column)
 
 
-@claim("k = 0 while answering: nothing", "Abstract, Sections 3.1, 3.2", "0 %", claims.FLOOR)
-def no_attention_generation(e: Evidence) -> claims.Outcome:
-    """Without attention while the answer is written, nothing is retrieved."""
-    return nothing_left(e)
-
-
-@claim("k = 0 throughout: nothing", "Sections 3.1, 3.2", "0 %", claims.FLOOR)
-def no_attention_prefill(e: Evidence) -> claims.Outcome:
-    """Without attention in either phase, nothing is retrieved."""
-    return nothing_left(e, "both")
-
-
-@claim(
-    "k = 0: no partial credit either",
-    "Section 3.2",
-    "none",
-    claims.FLOOR.replace("accuracy above the floor", "share of answers with any points, above the control's"),
-    figure="tab-accuracy-by-k",
-)
-def no_fuzzy_memory(e: Evidence) -> claims.Outcome:
-    """Without attention not even a fuzzy memory of the needle is left."""
-    return nothing_left(e, column="credit")
-
-
-@jrt_claim(
-    "k = 0, read twice: nothing",
-    "Section 3.1, Figures 3 and 5",
-    "0 %",
-    claims.FLOOR.replace(":", ", k = 0, read twice:"),
-)
-def jrt_no_attention(e: Evidence) -> claims.Outcome:
-    """Reading twice does not bring retrieval back without attention."""
-    return nothing_left(e, jrt=True)
-
-
-@jrt_claim(
-    "k = 1 and 2, read twice: no recovery",
-    "Section 3.1, Figures 3, 6 and 7",
-    "no recovery",
-    f"accuracy read twice less read once, where some was lost: interval at most {100 * RECOVERS:g} points",
-)
-def jrt_few_heads(e: Evidence) -> claims.Outcome:
-    """Nor does it at k = 1 and 2, where heads are few."""
+def read_twice(e: Evidence) -> claims.Outcome:
+    """Whether reading twice gives nothing back at k = 1 and 2, where something was lost."""
     full, outcomes = unmodified(e), []
     unmodified(e, jrt=True)  # if reading twice fails anyway, it recovers nothing for another reason
     for k in (1, 2):
@@ -121,52 +76,26 @@ def turns(e: Evidence, first: int, last: int) -> claims.Outcome:
         verdict, why = claims.REPRODUCED, "every k that the intervals allow is in the range"
     elif point.high < first or point.low > last:
         why = "no k that the intervals allow is in the range"
-    elif unseen(point.prompts) > claims.NO_MORE:
+    elif unseen(point.prompts) > NO_MORE:
         raise NotTestable(f"{point.prompts} prompts are too few to tell nothing from something", ours, point)
     return claims.Outcome(verdict, ours, point, why, slack)
 
 
-@claim(
-    f"falls to zero at k = {FIRST} to {LAST}",
-    "Section 3.1",
-    f"k from {FIRST} to {LAST}",
-    "the largest k with nothing above the floor, as far as the intervals allow, is in the paper's range",
-)
-def tipping_point(e: Evidence) -> claims.Outcome:
-    """At some last small k accuracy falls to zero."""
-    return turns(e, FIRST, LAST)
-
-
-@claim(
-    "at the k of the paper's model",
-    "Section 3.2",
-    ", ".join(f"{m.name} ({m.heads} heads) k = {T[f'{m.name} tipping point']:g}" for m in paper.MODELS),
-    "every k that the intervals allow is at most one head from the paper's",
-)
-def tipping_point_own(e: Evidence) -> claims.Outcome:
-    """Each model has its own: the one with as many heads here, too."""
+def turns_as_its_counterpart(e: Evidence) -> claims.Outcome:
+    """Whether the tipping point is at most one head from that of the paper's model with as many heads."""
     theirs = int(T[f"{e.counterpart} tipping point"])
     return turns(e, max(theirs - 1, 0), theirs + 1)
 
 
-def of_testable(models: Sequence[Evidence], number: Callable[[Evidence], Any]) -> list[tuple[Evidence, Any]]:
+def of_testable(models: Sequence[Evidence], number: Callable[[Evidence], Any]) -> Iterator[tuple[Evidence, Any]]:
     """A number of every model that has it."""
-    pairs = []
     for e in models:
         with suppress(NotTestable):
-            pairs.append((e, number(e)))
-    return pairs
+            yield e, number(e)
 
 
-@claim(
-    "at a larger k with more heads",
-    "Section 3.1",
-    "rises with 10, 16, 32 heads",
-    "it rises from model to model, intervals apart",
-    across=True,
-)
-def tipping_point_order(models: Sequence[Evidence]) -> claims.Outcome:
-    """Models with more heads have it at a larger k."""
+def turns_by_heads(models: Sequence[Evidence]) -> claims.Outcome:
+    """Whether models with more heads have their tipping point at a larger k."""
     points = [(e.heads, f"{e.model}: {words}", point) for e, (point, words) in of_testable(models, turning)]
     return claims.rising(points, "with different numbers of heads")
 
@@ -177,16 +106,13 @@ def held(e: Evidence, k: int, share: float, during: str = "generation", test: An
     return test(cells, full, share, f"{accuracy(cells)} at k = {k}, {accuracy(full)} with all {e.heads}")
 
 
-@claim(
-    "holds down to a threshold",
-    "Section 3.1",
-    f"RG-2B down to k = {HOLDS_AT['RG-2B'][0]}, Jamba 100 % down to k = {HOLDS_AT['Jamba'][0]}; RG-9B has degraded, "
-    f"not failed, at k = {HOLDS_AT['RG-9B'][0]}",
-    "; ".join(f"as {name} at k = {k}: more than {100 * share:g} % of full" for name, (k, share) in HOLDS_AT.items())
-    + " (or so at a smaller k)",
-)
+def few_hold(e: Evidence, during: str) -> claims.Outcome:
+    """Whether 15 % of the heads keep retrieval near-perfect."""
+    return held(e, paper.few_heads(e.heads), HOLDS, during)
+
+
 def plateau(e: Evidence) -> claims.Outcome:
-    """Until a threshold of its own, a model keeps what it can."""
+    """Whether a model keeps what the paper's model with as many heads does, down to that one's threshold."""
     unmodified(e)
     threshold, share = HOLDS_AT[e.counterpart]
     k = max((k for k in e.ks if k <= threshold), default=threshold)
@@ -197,15 +123,8 @@ def plateau(e: Evidence) -> claims.Outcome:
     return outcome
 
 
-@claim(
-    "prefill version falls, or follows",
-    "Sections 3.1, 3.2",
-    f"RG-2B {100 * T['RG-2B prefill']:g} %; Jamba almost identical",
-    "as RG-2B: with the fewest heads gone, below half of full; "
-    f"as Jamba: at most {100 * FOLLOWS:g} points apart at any k",
-)
 def prefill_version(e: Evidence) -> claims.Outcome:
-    """With the prefill sparsified too, RG-2B falls at once, while Jamba follows its generation version."""
+    """Whether the prefill version falls at once as in RG-2B, or follows the generation version as in Jamba."""
     unmodified(e)
     if e.counterpart == "RG-9B":
         raise NotTestable("the paper gives no number for its model with 16 heads")
@@ -238,15 +157,8 @@ def prefill_cost(e: Evidence) -> Estimate:
     return less(pd.concat(parts))
 
 
-@claim(
-    "prefill costs larger models less",
-    "Section 3.2",
-    "shrinks with size",
-    "accuracy lost to it, mean over k, falls from model to model, intervals apart",
-    across=True,
-)
-def prefill_order(models: Sequence[Evidence]) -> claims.Outcome:
-    """The larger the model, the less sparsifying the prefill costs."""
+def costs_by_size(models: Sequence[Evidence]) -> claims.Outcome:
+    """Whether sparsifying the prefill costs larger models less."""
     costs = [
         (-e.parameters, f"{e.model} ({e.parameters / 1e6:,.1f} million parameters): {cost.points}", cost)
         for e, cost in of_testable(models, prefill_cost)
@@ -255,31 +167,18 @@ def prefill_order(models: Sequence[Evidence]) -> claims.Outcome:
     return claims.rising(costs, "of different known size")
 
 
-FEW = f"with 15 % of the heads (rounded up): more than {100 * HOLDS:g} % of the accuracy with all"
-
-
-@claim(
-    "15 % of heads while answering",
-    "Abstract",
-    f"{100 * paper.BENCHMARKS['heads kept'].value:g} % of heads",
-    FEW,
-    hypothesis="abstract",
-)
-def few_heads_generation(e: Evidence) -> claims.Outcome:
-    """15 % of the heads keep retrieval near-perfect."""
-    return held(e, paper.few_heads(e.heads), HOLDS)
-
-
-@claim(
-    "15 % of heads throughout",
-    "Abstract, Section 4",
-    f"Jamba k = {T['Jamba sparse']:g} of 32",
-    FEW,
-    hypothesis="abstract",
-)
-def few_heads_prefill(e: Evidence) -> claims.Outcome:
-    """They do so with the prefill sparsified too."""
-    return held(e, paper.few_heads(e.heads), HOLDS, "both")
-
-
-CLAIMS = [value for value in vars().values() if isinstance(value, claims.Claim)]
+JUDGES = {
+    "no-attention-generation": nothing_left,
+    "no-attention-prefill": partial(nothing_left, during="both"),
+    "no-fuzzy-memory": partial(nothing_left, column="credit"),
+    "jrt-no-attention": partial(nothing_left, jrt=True),
+    "jrt-few-heads": read_twice,
+    "tipping-point": partial(turns, first=int(T["first tipping point"]), last=int(T["last tipping point"])),
+    "tipping-point-own": turns_as_its_counterpart,
+    "tipping-point-order": turns_by_heads,
+    "plateau": plateau,
+    "prefill-version": prefill_version,
+    "prefill-order": costs_by_size,
+    "few-heads-generation": partial(few_hold, during="generation"),
+    "few-heads-prefill": partial(few_hold, during="both"),
+}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import partial
 
 from book.paper import claims
 from book.paper import numbers as paper
-from book.paper.claims.evidence import Estimate, Evidence, NotTestable, accuracy, difference, estimate, paired
+from book.paper.claims.evidence import Estimate, Evidence, NotTestable, accuracy, difference, estimate, paired, percent
 from book.paper.tipping import HOLDS
 from book.paper.wrong_answers import wrong_answers
 from hybret.metrics import CONTROL
@@ -15,43 +15,13 @@ from hybret.metrics import CONTROL
 CEILING = 0.95  # accuracy of the unmodified model from which on hardly anything can be better
 FAR = 0.15  # accuracy beyond the window that still counts as none: a grid may have no more than 25 needles there
 PAIRS = [f"{g}-{p}" for p in paper.PREFILL for g in paper.GENERATION]
-
-claim = partial(claims.claim, hypothesis="H3", notebook="manipulation", figure="fig-table1")
-by_distance = partial(claim, figure="fig-by-distance")
+HIDDEN = ("Keep-Omit", "Keep-Only", "Keep-Null")  # prefill loses the needle, or all else, or everything
 
 
-def printed(*pairs: str) -> str:
-    """The paper's accuracies of pairs."""
-    cells = [(pair, paper.TABLE1[pair.split("-")[1], pair.split("-")[0]].value) for pair in pairs]
-    return ", ".join(f"{pair} {100 * value:.1f} %" for pair, value in cells)
-
-
-def fail(e: Evidence, pairs: Iterable[str]) -> claims.Outcome:
-    """Whether every pair earns nothing above the floor."""
+def fail(e: Evidence, chosen: Callable[[str], bool]) -> claims.Outcome:
+    """Whether every chosen pair earns nothing above the floor."""
     e.unmodified(e.pair("Keep-Keep"))
-    return claims.hardest([claims.nothing(e.pair(pair), f" in {pair}") for pair in pairs])
-
-
-@claim(
-    "needle hidden while answering: nothing",
-    "Section 5.1, Table 1",
-    f"{printed('Omit-Keep')}, the others 0 or 0.1 %",
-    f"{claims.FLOOR}, in each of the five Omit combinations",
-)
-def exposure(e: Evidence) -> claims.Outcome:
-    """Hidden during generation, the needle is not retrieved, whatever prefill saw."""
-    return fail(e, [pair for pair in PAIRS if pair.startswith("Omit")])
-
-
-@claim(
-    "Binary in either phase: nothing",
-    "Sections 5.1, 5.2, Table 1",
-    "0 to 3.7 %",
-    f"{claims.FLOOR}, in each of the eight Binary combinations",
-)
-def binary(e: Evidence) -> claims.Outcome:
-    """Equal weights on the needle, in either phase, end retrieval: exact weights matter."""
-    return fail(e, [pair for pair in PAIRS if "Binary" in pair])
+    return claims.hardest([claims.nothing(e.pair(pair), f" in {pair}") for pair in PAIRS if chosen(pair)])
 
 
 def gains(e: Evidence, gain: Estimate, ours: str) -> claims.Outcome:
@@ -59,7 +29,7 @@ def gains(e: Evidence, gain: Estimate, ours: str) -> claims.Outcome:
     room = e.unmodified(e.pair("Keep-Keep"))
     if room.value >= CEILING and gain.high >= 0:
         raise NotTestable(
-            f"untouched, the model already reaches {claims.percent(room.value)} %, so nothing can be much better"
+            f"untouched, the model already reaches {percent(room.value)} %, so nothing can be much better"
         )
     return claims.at_least(gain, 0.0, ours)
 
@@ -68,61 +38,34 @@ def better(e: Evidence, pair: str, than: str) -> claims.Outcome:
     """Whether a pair is better than another."""
     a, b = e.pair(pair), e.pair(than)
     gain = difference(a, b)
-    scores = f"{pair} {claims.percent(accuracy(a).value)} %, {than} {claims.percent(accuracy(b).value)} %"
+    scores = f"{pair} {percent(accuracy(a).value)} %, {than} {percent(accuracy(b).value)} %"
     return gains(e, gain, f"{scores}: {gain.points}")
 
 
-@claim(
-    "Only-Keep is the best of all",
-    "Section 5.1, Table 1",
-    printed("Only-Keep", "Keep-Keep"),
-    "Only-Keep less the best of the others: interval above 0",
-)
-def only_keep(e: Evidence) -> claims.Outcome:
-    """Seeing only the needle during generation is the best combination, better than the untouched model."""
+def only_keep_is_best(e: Evidence) -> claims.Outcome:
+    """Whether Only-Keep is better than the best of the others."""
     others = {pair: accuracy(e.pair(pair)).value for pair in PAIRS if pair != "Only-Keep"}
     return better(e, "Only-Keep", max(others, key=lambda pair: others[pair]))
 
 
-HIDDEN = ("Keep-Omit", "Keep-Only", "Keep-Null")  # prefill loses the needle, or all else, or everything
-
-
-@claim(
-    "hiding things in prefill improves",
-    "Section 5.1, Table 1",
-    printed(*HIDDEN, "Keep-Keep"),
-    "each less Keep-Keep: interval above 0",
-)
 def prefill_better(e: Evidence) -> claims.Outcome:
-    """Hiding the needle, or all else, during prefill improves on the untouched model."""
+    """Whether each way of hiding things in prefill is better than the untouched model."""
     return claims.hardest([better(e, pair, "Keep-Keep") for pair in HIDDEN])
 
 
-@claim(
-    "what prefill sees does not matter",
-    "Section 5.2",
-    printed(*HIDDEN),
-    f"each keeps more than {100 * HOLDS:g} % of Keep-Keep",
-)
 def prefill_idle(e: Evidence) -> claims.Outcome:
-    """What attention sees during prefill does not matter if generation sees enough."""
+    """Whether each way of hiding things in prefill keeps what the untouched model retrieves."""
     keep = e.pair("Keep-Keep")
     room, outcomes = e.unmodified(keep), []
     for pair in HIDDEN:
         cells = e.pair(pair)
-        ours = f"{pair} {accuracy(cells)}, Keep-Keep {claims.percent(room.value)} %"
+        ours = f"{pair} {accuracy(cells)}, Keep-Keep {percent(room.value)} %"
         outcomes.append(claims.keeps(cells, keep, HOLDS, ours))
     return claims.hardest(outcomes)
 
 
-@claim(
-    "needle alone, if prefill saw the rest",
-    "Section 5.2, Table 1",
-    printed("Only-Omit", "Only-Only"),
-    f"Only-Omit keeps more than {100 * HOLDS:g} % of Keep-Keep, Only-Only less than half of Only-Omit",
-)
 def context(e: Evidence) -> claims.Outcome:
-    """The needle alone is enough for generation where prefill saw its surroundings, and not where it did not."""
+    """Whether the needle alone is enough for generation if prefill saw its surroundings, and only then."""
     keep, with_context, without = (e.pair(pair) for pair in ("Keep-Keep", "Only-Omit", "Only-Only"))
     e.unmodified(keep)
     ours = f"Only-Omit {accuracy(with_context)}, Only-Only {accuracy(without)}"
@@ -141,40 +84,21 @@ def sides(e: Evidence, pair: str) -> tuple[Estimate, Estimate]:
     return claims.over_floor(cells[cells["in_window"]]), claims.over_floor(cells[~cells["in_window"]])
 
 
-@by_distance(
-    "Omit-Keep works inside the window",
-    "Section 5.2, Figure 4b",
-    "inside the window only",
-    f"Omit-Keep above the floor: interval above 0 inside, at most {100 * FAR:g} % beyond",
-)
 def inside_window(e: Evidence) -> claims.Outcome:
-    """Hidden during generation, the needle is still found inside the attention window, and only there."""
+    """Whether Omit-Keep finds the needle inside the window, and only there."""
     near, far = sides(e, "Omit-Keep")
     ours = f"Omit-Keep above the floor: {near} inside, {far} beyond"
     return claims.hardest([claims.at_least(near, 0.0, ours), claims.at_most(far, FAR, ours)])
 
 
-@by_distance(
-    "retrieval beyond the window",
-    "Section 5.2, Figure 4",
-    "yes, in RG-2B",
-    "Keep-Keep beyond the window, above the floor: interval above 0",
-)
 def beyond_window(e: Evidence) -> claims.Outcome:
-    """A needle that has left the attention window can still be retrieved."""
+    """Whether the untouched model finds needles that have left the window."""
     _, far = sides(e, "Keep-Keep")
     return claims.at_least(far, 0.0, f"{far} above the floor beyond the window, {far.n} prompts")
 
 
-@claim(
-    "two maps complement each other",
-    "Section 5.2, Figure 4",
-    "complementary maps",
-    "each alone adds cells to the other, and both together to Keep-Keep: intervals above 0",
-    figure="fig-maps-three",
-)
 def complement(e: Evidence) -> claims.Outcome:
-    """The maps of Keep-Omit and Omit-Keep complement each other to an improved Keep-Keep."""
+    """Whether Keep-Omit and Omit-Keep add cells to each other, and both together to Keep-Keep."""
     sides(e, "Keep-Keep")
     keep, first, second = (e.pair(pair) for pair in ("Keep-Keep", "Keep-Omit", "Omit-Keep"))
     union = paired(first, second)
@@ -187,17 +111,8 @@ def complement(e: Evidence) -> claims.Outcome:
     return claims.hardest([*(claims.at_least(added, 0.0, ours) for added in alone.values()), gains(e, gain, ours)])
 
 
-@claim(
-    "answers stand in no prompt",
-    "Appendix F",
-    "none",
-    "none of the wrong answers of five words or more",
-    hypothesis="appendix",
-    notebook="pearls",
-    figure="tab-pearls",
-)
 def invented(e: Evidence) -> claims.Outcome:
-    """What manipulated models say instead stands in none of the prompts."""
+    """Whether no wrong answer of a manipulated model stands in a prompt."""
     if not e.texts:
         raise NotTestable("not run: the texts of the prompts were not given")
     rows = e.rows[e.rows["needle"] != CONTROL]
@@ -211,11 +126,22 @@ def invented(e: Evidence) -> claims.Outcome:
     wrong = wrong_answers(rows[manipulated], e.texts, e.questions).drop_duplicates("said")
     if wrong.empty:
         raise NotTestable("no wrong answer is long enough to be a pearl")
-    n, copied = len(wrong), int(wrong["copied"].sum())
+    copied = int(wrong["copied"].sum())
     share = estimate(wrong.assign(prompt=wrong["said"]), wrong["copied"].astype(float), (0.0, 1.0))
-    ours = f"{copied} of {n} different answers stand in a prompt"
+    ours = f"{copied} of {len(wrong)} different answers stand in a prompt"
     why = "none of them was copied" if not copied else "some were copied: the wrong sentence was retrieved"
     return claims.Outcome(claims.NOT_REPRODUCED if copied else claims.REPRODUCED, ours, share, why, -float(copied))
 
 
-CLAIMS = [value for value in vars().values() if isinstance(value, claims.Claim)]
+JUDGES = {
+    "exposure": partial(fail, chosen=lambda pair: pair.startswith("Omit")),
+    "binary": partial(fail, chosen=lambda pair: "Binary" in pair),
+    "only-keep": only_keep_is_best,
+    "prefill-better": prefill_better,
+    "prefill-idle": prefill_idle,
+    "context": context,
+    "inside-window": inside_window,
+    "beyond-window": beyond_window,
+    "complement": complement,
+    "invented": invented,
+}

@@ -39,12 +39,7 @@ def _conditions(rows: pd.DataFrame) -> dict[str, str]:
 def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
     """Average scores per side and configuration, with 95 % intervals (the paper's Figure 3, right).
 
-    Parameters
-    ----------
-    rows
-        From `hybret.harness.evaluate`, of one model and recipe; one or more benchmarks.
-    seed
-        Of the bootstrap.
+    `rows` are from `hybret.harness.evaluate`, of one model and recipe; `seed` is that of the bootstrap.
     """
     table = averages.headline(rows, seed)
     names = _conditions(rows)
@@ -63,8 +58,8 @@ def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
             axes.annotate(f"{number:.1f}", (at, top), (0, 2), textcoords="offset points", ha="center", fontsize=8)
     chance = table.drop_duplicates(["benchmark", "group"]).set_index(["benchmark", "group"])["chance"].loc[sides]
     middle = np.arange(len(sides))
-    axes.hlines(100 * chance, middle - 0.45, middle + 0.45, color=GREY, linestyle="--", linewidth=1.2, zorder=4,
-                label="guessing")  # fmt: skip
+    ends = middle - 0.45, middle + 0.45
+    axes.hlines(100 * chance, *ends, color=GREY, linestyle="--", linewidth=1.2, zorder=4, label="guessing")
     axes.set_xticks(middle, [name_of(*side) for side in sides])
     axes.tick_params(axis="x", length=0)
     least = min(0.0, 100 * table["value"].min() - 4)
@@ -78,16 +73,9 @@ def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
 
 @styled
 def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure:
-    """Scores per task and configuration (the paper's Figures 8 and 9).
+    """Scores per task and configuration (the paper's Figures 8 and 9), from the rows of `benchmarks`.
 
-    Parameters
-    ----------
-    rows
-        As in `benchmarks`.
-    groups
-        Which groups, such as ``["glue"]`` or all that begin with ``"mmlu"``; drawn one below the other.
-    seed
-        Of the bootstrap.
+    `groups`, such as ``["glue"]`` or all that begin with ``"mmlu"``, are drawn one below the other.
     """
     rows = rows[rows["group"].isin(list(groups))]
     if rows.empty:
@@ -113,9 +101,8 @@ def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure
         axes.axhline(line + 0.5, color=PALE, linewidth=0.5, zorder=0)
     for group, height in pd.Series(y).groupby(tasks["group"].to_numpy(), sort=False).min().items():
         title = name_of(str(tasks["benchmark"].iloc[0]), str(group)).replace("\n", " ")
-        axes.text(
-            0, height - 1, title, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, fontweight="bold"
-        )
+        place = {"transform": axes.get_yaxis_transform(), "va": "center"}
+        axes.text(0, height - 1, title, fontsize=8.5, fontweight="bold", **place)
     axes.set_yticks(y, tasks["label"])
     axes.set_ylim(y[-1] + 0.7, -0.7)
     axes.tick_params(axis="y", length=0)

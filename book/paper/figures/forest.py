@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hybret import arguments
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, GREY, INK, MARKERS, PALE, canvas, footnote, styled
+from hybret.rows import checked
 
 
 def _list(axes: Axes, names: Sequence[str], xlabel: str) -> None:
@@ -31,27 +31,21 @@ def _estimate(axes: Axes, y: float, values: Sequence[float], colour: str, marker
     axes.plot([middle], [y], marker, color=colour, markersize=6, label=label or None, zorder=3)
 
 
-def _checked(table: pd.DataFrame, names: Sequence[str], number: str, what: str, source: str) -> pd.DataFrame:
-    arguments.table(table, [])
-    if table.empty:
+def _checked(table: pd.DataFrame, names: Sequence[str], number: str, what: str) -> pd.DataFrame:
+    if checked(table).empty:
         raise HybretError(f"no {what} to draw; the table is empty")
     numbers = [number, "low", "high"]
-    return arguments.table(table, [*names, *numbers], numbers, what=source)
+    return checked(table, [*names, *numbers], (), numbers, "hybret.metrics")
 
 
 @styled
 def departures(table: pd.DataFrame, note: str) -> Figure:
-    """What each decision of the recipe changes.
+    """What each decision of the recipe changes; `note` is small print.
 
-    Parameters
-    ----------
-    table
-        Columns `field`, `condition`, and `difference`, `low`, `high` of `hybret.metrics.departures` (-1 to 1). A
-        missing difference is written as "cannot show on this model".
-    note
-        Small print.
+    `table` has `field`, `condition`, and `difference`, `low`, `high` of `hybret.metrics.departures` (-1 to 1). A
+    missing difference is written as "cannot show on this model".
     """
-    table = _checked(table, ["field", "condition"], "difference", "departures", "tables.departures")
+    table = _checked(table, ["field", "condition"], "difference", "departures")
     figure = canvas(1.0 + 0.3 * len(table))
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=1)
@@ -83,20 +77,13 @@ def variants(
 
     Parameters
     ----------
-    table
-        Columns `variant`, and `accuracy`, `low`, `high` (0 to 1) of `hybret.metrics.accuracy`.
-    note
-        Small print.
-    ylabel
-        What the variants are.
-    series
-        Column whose values are told apart by colour and marker within each variant; None: one series.
-    paper
-        (variant, value of `series`, "" for one series) to the paper's accuracy, 0 to 1, drawn as an open diamond.
-    lines
-        Name to accuracy, drawn as a dashed vertical line.
+    table : columns `variant`, and `accuracy`, `low`, `high` (0 to 1) of `hybret.metrics.accuracy`.
+    note, ylabel : small print, and what the variants are.
+    series : column whose values are told apart by colour and marker within each variant; None: one series.
+    paper : (variant, value of `series`, "" for one series) to the paper's accuracy, 0 to 1: an open diamond.
+    lines : name to accuracy, drawn as a dashed vertical line.
     """
-    table = _checked(table, ["variant", *([series] if series else [])], "accuracy", "variants", "tables.accuracy")
+    table = _checked(table, ["variant", *([series] if series else [])], "accuracy", "variants")
     names = list(dict.fromkeys(table["variant"]))
     kinds = list(dict.fromkeys(table[series])) if series else [""]
     figure = canvas(1.35 + len(names) * (0.14 + 0.13 * len(kinds)))

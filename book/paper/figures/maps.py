@@ -14,16 +14,11 @@ from hybret.figures.maps import draw_map, in_fives, scores
 
 
 @style.styled
-def home(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
+def home(rows: pd.DataFrame) -> Figure:
     """Accuracy over the heads kept, beside the maps with all heads and with the fewest.
 
-    Parameters
-    ----------
-    rows
-        Rows of the generation version for every k, standard prompt, with the no-needle control. Several models make
-        one curve each, over the share of their heads; the maps are those of the first.
-    palette
-        As in `hybret.figures.retrieval_maps`.
+    `rows` are of the generation version for every k, standard prompt, with the no-needle control. Several models make
+    one curve each, over the share of their heads; the maps are those of the first.
     """
     rows, floor = style.split(heads_kept(rows, "length", "depth", "in_window"))
     models = list(dict.fromkeys(rows["model"]))
@@ -41,11 +36,11 @@ def home(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     figure.legend(handles=[*legend, *line_keys(floor)], loc="outside upper left", ncols=5)
     first, unit = in_fives(rows[rows["model"] == models[0]])
     for name, k in (("all", first["k"].max()), ("none", first["k"].min())):
-        draw_map(axes[name], first[first["k"] == k], palette)
+        draw_map(axes[name], first[first["k"] == k], "cividis")
         title = f"all {k} heads kept" if name == "all" else f"{k or 'no'} heads kept"
         axes[name].set_title(f"{models[0]}, {title}" if len(models) > 1 else title, pad=3)
     axes["none"].set_xlabel("prompt length (tokens)")
-    figure.colorbar(scores(palette), ax=[axes["all"], axes["none"]], aspect=25).set_label(unit)
+    figure.colorbar(scores("cividis"), ax=[axes["all"], axes["none"]], aspect=25).set_label(unit)
     n = style.counted(rows, ["model", "k", "during"])
     edge = ["line on the maps: edge of the attention window"] if first["in_window"].nunique() > 1 else []
     style.footnote(figure, style.provenance(rows, f"{n} prompts each", style.BANDS, *edge))
@@ -53,18 +48,11 @@ def home(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
 
 
 @style.styled
-def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
-    """One retrieval map with five numbered places.
+def annotated_map(rows: pd.DataFrame) -> Figure:
+    """One retrieval map with five numbered places, from rows of one condition of one model, one per cell.
 
     1: the axis of length; 2: of depth; 3 and 4: a cell of the best and of the worst score; 5: the window's edge, if
     the map has one.
-
-    Parameters
-    ----------
-    rows
-        Rows of one condition of one model, one per cell.
-    palette
-        As in `hybret.figures.retrieval_maps`.
     """
     rows = style.split(rows)[0]
     metrics.check_comparable(rows, [])
@@ -72,7 +60,7 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     rows, unit = in_fives(rows)
     figure = style.canvas(3.6, 5.2)
     axes = figure.subplots()
-    draw_map(axes, rows, palette)
+    draw_map(axes, rows, "cividis")
     cells = rows.pivot_table(index="depth", columns="length", values="score", aggfunc="mean").to_numpy(dtype=float)
     height, width = cells.shape
 
@@ -91,7 +79,7 @@ def annotated_map(rows: pd.DataFrame, palette: str = "cividis") -> Figure:
     for number, (x, y) in enumerate(places, 1):
         axes.text(x, y, str(number), fontsize=10, fontweight="bold", ha="center", va="center", zorder=10, bbox=disc)
     axes.set_xlabel("prompt length (tokens)", labelpad=9)
-    figure.colorbar(scores(palette), ax=axes, aspect=25).set_label(unit)
+    figure.colorbar(scores("cividis"), ax=axes, aspect=25).set_label(unit)
     axes.set_title(f"{20 * rows['score'].mean():.0f} % · full {100 * rows['exact'].mean():.0f} %", fontsize=9)
     conditions = map(str, dict.fromkeys(rows["condition"]))
     style.footnote(figure, style.provenance(rows, f"{style.counted(rows, ['model'])} prompts", *conditions))

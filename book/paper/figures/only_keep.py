@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hybret import arguments, metrics
+from hybret import metrics
 from hybret.errors import HybretError
 from hybret.figures import style
 from hybret.prompts import DIGITS
+from hybret.rows import checked
 
 PART_NAMES = {
     "needle": ("the needle", style.NEEDLE),
@@ -27,14 +28,7 @@ PART_NAMES = {
 def attention_parts(table: pd.DataFrame, tokens: Sequence[str], note: str) -> Figure:
     """Where attention goes at each generation step, one panel for each attention layer.
 
-    Parameters
-    ----------
-    table
-        From `book.paper.only_keep.attention_parts`.
-    tokens
-        The answer token of each step.
-    note
-        Small print.
+    `table` is from `book.paper.only_keep.attention_parts`; `tokens` has the answer token of each step.
     """
     layers, steps = list(dict.fromkeys(table["layer"])), int(table["step"].max()) + 1
     if steps > len(tokens):
@@ -60,21 +54,12 @@ def attention_parts(table: pd.DataFrame, tokens: Sequence[str], note: str) -> Fi
 
 @style.styled
 def doses(rows: pd.DataFrame, dose: str, xlabel: str, by: str = "variant") -> Figure:
-    """Accuracy over a dose (a total attention weight, a number of given words), one line for each variant.
+    """Accuracy over a dose (a total attention weight, a number of given words), one line for each value of `by`.
 
-    Parameters
-    ----------
-    rows
-        Rows with a needle.
-    dose
-        Column of x, numbers.
-    xlabel
-        The dose in words, with its unit.
-    by
-        Column that makes the lines.
+    `dose` is the column of x, numbers; `xlabel` says it in words, with its unit.
     """
     rows, _ = style.split(rows)
-    arguments.table(rows, [dose, by], (dose,), (dose, by))
+    checked(rows, [dose, by], (dose, by), (dose,))
     rows = rows.assign(**{dose: rows[dose].astype(float).round(DIGITS)})
     figure = style.canvas(3.5)
     axes = figure.subplots()

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from book.paper.claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
-from hybret import arguments
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, GREY, PALE, canvas, footnote, styled
+from hybret.rows import checked
 
 # Told apart by shape and fill as well as by colour.
 SYMBOLS: dict[str, dict[str, Any]] = {
@@ -23,16 +23,8 @@ SYMBOLS: dict[str, dict[str, Any]] = {
 
 @styled
 def verdicts(table: pd.DataFrame, note: str = "") -> Figure:
-    """Every verdict as a symbol, one line per claim, one column per model and recipe.
-
-    Parameters
-    ----------
-    table
-        From `book.paper.verdicts.of`.
-    note
-        Small print: models and weights.
-    """
-    arguments.table(table, ["claim", "hypothesis", "label", "across", "model", "recipe", "verdict"], what="verdicts.of")
+    """Every verdict as a symbol, one line per claim, one column per model and recipe, from `book.paper.verdicts.of`."""
+    checked(table, ["claim", "hypothesis", "label", "across", "model", "recipe", "verdict"], source="verdicts.of")
     if table.empty:
         raise HybretError("no verdicts to draw; the rows of no model were judged")
     columns = list(dict.fromkeys(zip(table["model"], table["recipe"], strict=True)))
@@ -71,5 +63,5 @@ def verdicts(table: pd.DataFrame, note: str = "") -> Figure:
                       textcoords="offset points", ha="center", fontweight="bold", fontsize=8.5)  # fmt: skip
     handles = [Line2D([], [], linestyle="none", label=verdict, **symbol) for verdict, symbol in SYMBOLS.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
-    footnote(figure, note or "one line per claim; the tables below say what was tested")
+    footnote(figure, note)
     return figure
