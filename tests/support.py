@@ -23,6 +23,7 @@ from hybret.cli import app
 from hybret.engine.schedule import Budget as Budget  # types of arguments, and builders, without a public name
 from hybret.engine.schedule import Timings as Timings
 from hybret.families import FAMILIES as FAMILIES
+from hybret.families import paper_config as paper_config
 from hybret.files import digest as digest
 from hybret.files import write_table as write_table
 from hybret.interventions import resolve as resolve

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from support import paper_config
 
 import hybret as hb
-from hybret import families
 from hybret.devices import GIB, Machine, check_on_gpus, free_bytes, weight_bytes
 
 JAMBA, GRIFFIN = "random:ai21labs/AI21-Jamba-Mini-1.6", "google/recurrentgemma-2b"
@@ -48,7 +48,7 @@ def test_what_is_not_there_or_does_not_fit_is_refused(case):
 def test_memory_is_checked_before_weights_are_read(tmp_path):
     """Of a folder with the configuration of one of the paper's models and no weights."""
     folder = tmp_path / "griffin"
-    families.paper_config(GRIFFIN).save_pretrained(folder)
+    paper_config(GRIFFIN).save_pretrained(folder)
     for options, there, says in (
         ({"device": "cpu"}, machine(cpu=2), "its weights take 5.0 GiB in bfloat16, and cpu has 2.0 GiB"),
         ({"device": "cpu"}, machine(cpu=6), "cannot load"),  # there are none
@@ -60,7 +60,7 @@ def test_memory_is_checked_before_weights_are_read(tmp_path):
 
 
 def test_auto_takes_one_gpu_where_it_has_room():
-    there, config = machine(2), families.paper_config(GRIFFIN)
+    there, config = machine(2), paper_config(GRIFFIN)
     place = there.fitted("x", config, "bfloat16", there.placement(), auto=True, read=True)
     assert (place.devices, place.device_map, place.spread) == (["cuda"], {"": "cuda"}, False)
     assert there.placement(device_map="auto").devices == ["cuda:0", "cuda:1"]

@@ -11,8 +11,7 @@ from support import FAMILIES, run
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 import hybret as hb
-from hybret import interventions, verifying
-from hybret.engine import attention, decode, state
+from hybret import verifying
 from hybret.verifying import CHECKS, DEFECT, FAIL, PASS, Probe, verify
 
 NAMES = {key: check.name for key, check in CHECKS.items()}
@@ -46,34 +45,35 @@ def test_the_defects_of_transformers_are_real(family):
     assert CHECKS["reading_on"].measure(probe) < 1e-4
 
 
+def heads_in_every_phase(self, _):
+    return (hb.KeepHeads(self.k),)
+
+
+# Family, check, what is replaced by what: an object of hybret, its mask, or a trait of the family.
 BREAKS = {
-    "no causal mask": ("jamba", "causal", None, "mask", lambda *_, **__: None),
-    "no window": ("recurrent_gemma", "window", None, "mask", eager_mask),
+    "no causal mask": ("jamba", "causal", "mask", lambda *_, **__: None),
+    "no window": ("recurrent_gemma", "window", "mask", eager_mask),
     "all heads always kept": (
-        "bamba", "no_op", attention, "keep_lowest", lambda score, *_: torch.ones_like(score, dtype=torch.bool)
+        "bamba", "no_op", "engine.attention.keep_lowest", lambda score, *_: torch.ones_like(score, dtype=torch.bool)
     ),
-    "phases mixed up": (
-        "jamba", "phases", interventions.Elementary, "at", lambda self, _: (interventions.KeepHeads(self.k),)
-    ),
-    "generation meets prefill": (
-        "lfm2", "prefill_untouched", interventions.Elementary, "at", lambda self, _: (interventions.KeepHeads(self.k),)
-    ),
-    "a fork that shares its state": ("jamba", "fork", state.State, "fork", lambda self: self),
-    "a gate overlooked": ("qwen3_next", "shared_prefill", FAMILIES, "qwen3_next", {"shares_lower_layers": True}),
-    "a recurrence from zero": ("zamba", "reading_on", FAMILIES, "zamba", {"chunked_prefill": True}),
+    "phases mixed up": ("jamba", "phases", "interventions.Elementary.at", heads_in_every_phase),
+    "generation meets prefill": ("lfm2", "prefill_untouched", "interventions.Elementary.at", heads_in_every_phase),
+    "a fork that shares its state": ("jamba", "fork", "engine.state.State.fork", lambda self: self),
+    "a gate overlooked": ("qwen3_next", "shared_prefill", "family", {"shares_lower_layers": True}),
+    "a recurrence from zero": ("zamba", "reading_on", "family", {"chunked_prefill": True}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BREAKS)
 def test_what_breaks_is_noticed(case, monkeypatch):
-    family, check, owner, name, broken = BREAKS[case]
+    family, check, what, broken = BREAKS[case]
     model = hb.load(family, device="cpu")
-    if owner is FAMILIES:
+    if what == "family":
         monkeypatch.setitem(FAMILIES, family, replace(FAMILIES[family], **broken))
-    elif name == "mask":
+    elif what == "mask":
         monkeypatch.setitem(AttentionMaskInterface._global_mapping, "hybret", broken)
     else:
-        monkeypatch.setattr(owner, name, broken)
+        monkeypatch.setattr(f"hybret.{what}", broken)
     if case == "no window":
         model = replace(model, window=model.window - 1)
         for module in model.net.modules():
@@ -81,7 +81,7 @@ def test_what_breaks_is_noticed(case, monkeypatch):
                 module.sliding_window = None
     line = verifying.judged(Probe(model), check, CHECKS[check])
     assert line["verdict"] == (DEFECT if case == "a recurrence from zero" else FAIL)
-    if owner is FAMILIES and line["verdict"] == FAIL:
+    if what == "family" and line["verdict"] == FAIL:
         found = run("verify", family)
         assert found.exit_code == 1 and "failed" in found.stdout and "no checks failed" not in found.stdout
 
@@ -96,8 +96,8 @@ def test_the_sweep_reads_zambas_prompts_whole(monkeypatch):
     assert list(together["answer"]) == [answer for rows in alone for answer in rows["answer"]]
     ids = prompts[0].ids
     with pytest.raises(hb.HybretError, match="cannot read on in a prompt with zamba"):
-        state = decode.prefill_chunk(model, decode.empty_state(model, 1), ids, 20, [()], (), hb.CORRECTED)
-        decode.prefill_chunk(model, state, ids, 40, [()], (), hb.CORRECTED)
+        state = verifying.prefill_chunk(model, verifying.empty_state(model, 1), ids, 20, [()], (), hb.CORRECTED)
+        verifying.prefill_chunk(model, state, ids, 40, [()], (), hb.CORRECTED)
 
 
 def test_layers_that_share_a_module_are_told_apart():
@@ -113,7 +113,7 @@ def test_an_own_intervention_is_verified_too():
 
     @dataclass(frozen=True)
     class Strided(hb.KeyMask):
-        during: interventions.During = "both"
+        during: str = "both"
 
         def visible(self, keys):
             return keys.position % 2 == 0
