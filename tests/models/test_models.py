@@ -205,7 +205,7 @@ def test_code_of_a_repository_does_not_run(tmp_path):
 
 @pytest.mark.parametrize("version", ["4.57.1", "5.13.0"])
 def test_an_old_transformers_is_refused(monkeypatch, version):
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(hb.models.transformers, "__version__", version)
     with pytest.raises(HybretError, match=rf"transformers {version} is too old.* install transformers>=5.13.1"):
         load("griffin-tiny")
 
