@@ -34,7 +34,7 @@ OPTIONS = {"max_new_tokens": 3, "budget": Budget(2, 200), "progress": False}
 MAIN = ["-c", "from hybret.cli import app; app()"]
 
 
-def sweep(model, out, lengths=(76, 100, 128), depths=(0, 50, 100), **options):
+def sweep(model, out, lengths=(76, 128), depths=(0, 100), **options):
     return hb.sweep(model, hb.niah.grid(model, lengths, depths), CONDITIONS, out=out, **(OPTIONS | options))
 
 
