@@ -10,10 +10,11 @@ import torch
 from conftest import random_ids
 from support import resolve
 
+import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase
 from hybret.engine.attach import implementation
-from hybret.engine.decode import decode, generate, prefill
-from hybret.engine.state import merge
+from hybret.engine.decode import decode, generate, prefill, prefill_chunk
+from hybret.engine.state import empty_state, merge
 
 STEPS = 8
 # Ragged: far past the 32-token window, just around it, inside it, and as short as BOS and one token.
@@ -153,3 +154,11 @@ def test_a_state_may_be_spread_over_devices(jamba):
     merged = merge([state.select(torch.tensor([0, 0])), state.select(torch.tensor([0]))]).preallocate(3)
     room = merged.cache.layers[4].key_room
     assert (room.device, len(room)) == (elsewhere, 3)
+
+
+def test_a_family_whose_recurrence_would_start_from_zero_is_read_in_one_pass():
+    model = hb.load("zamba", device="cpu")
+    ids = random_ids(model, 60)
+    state = prefill_chunk(model, empty_state(model, 1), ids, 20, [()], (), CORRECTED)
+    with pytest.raises(hb.HybretError, match="cannot read on in a prompt with zamba"):
+        prefill_chunk(model, state, ids, 40, [()], (), CORRECTED)
