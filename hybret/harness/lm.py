@@ -114,7 +114,8 @@ class Hybrid(TemplateLM):
             except torch.OutOfMemoryError as problem:
                 if budget == budget.half():
                     fault = f"{self.hybrid.name} does not fit on {self.hybrid.device} even one text at a time"
-                    raise HybretError(f"{fault}; use a larger device or a smaller dtype") from problem
+                    remedy = "use a larger device or a smaller dtype (finished tasks are kept)"
+                    raise HybretError(f"{fault}; {remedy}") from problem
                 budget = budget.half()
                 torch.cuda.empty_cache()
         for strings, *scores in zip(texts, *answers, strict=True):
