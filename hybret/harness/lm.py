@@ -84,8 +84,9 @@ class Hybrid(TemplateLM):
         return [*self._ids(string, add_special_tokens)] if before is None else [*before, *self._ids(rest, False)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
-        write: Any = partial(self.tokenizer.apply_chat_template, tokenize=False, **options)
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+        options["continue_final_message"] = not add_generation_prompt
+        write: Any = partial(self.tokenizer.apply_chat_template, **options)
         try:
             return str(write(chat_history))
         except jinja2.exceptions.TemplateError:  # a template without a system turn; so does lm-eval's HFLM
