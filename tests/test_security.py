@@ -21,9 +21,9 @@ from support import HOSTILE
 from book.paper import figures as paper_figures
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import data, figures, files, progress
+from hybret import data, figures, files
 from hybret.errors import HybretError, printable
-from hybret.sweeping import run_folder
+from hybret.sweeping import progress_bar, run_folder
 
 REPO = Path(__file__).resolve().parents[1]
 CODE = sorted([*(REPO / "hybret").rglob("*.py"), *(REPO / "book" / "_ext").glob("*.py")])
@@ -88,7 +88,7 @@ def test_a_model_is_called_by_its_name_as_text(griffin, text):
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 def test_a_progress_line_shows_foreign_text_as_text(text):
     said = io.StringIO()
-    with progress.bar(desc=text, total=2, file=said) as bar:
+    with progress_bar(True, text, total=2, file=said) as bar:
         bar.update()
     assert printable(text) in said.getvalue() and not set(said.getvalue()) & set("\x1b\x07\0\x08\u202e\u2066")
 

@@ -23,7 +23,7 @@ from book.paper.tipping import HOLDS
 from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
-from hybret.rows import CELL, checked
+from hybret.rows import ACTS, CELL, checked
 
 __all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]
 
@@ -50,16 +50,14 @@ def _claims() -> dict[str, Claim]:
 CLAIMS = _claims()
 JUDGES: dict[str, Any] = head_claims.JUDGES | benchmark_claims.JUDGES | weight_claims.JUDGES
 ACROSS = "all models"
-SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
-         "haystack", "haystack_seed", "needle", "asked", "length", "depth", "in_window", "answer", "score",
-         "prompt")  # fmt: skip
+SWEEP = ("model", "weights", "recipe", "condition", *ACTS, *CELL, "in_window", "answer", "score", "prompt")
 ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
          "choices")  # fmt: skip
 # The rows of a model must have one value of these, by name and column.
 ONE = {"needles": "asked", "haystacks": "haystack", "rubrics": "rubric", "devices": "device", "dtypes": "dtype",
        "answer lengths": "max_new_tokens"}  # fmt: skip
 # One answer is asked of each of these.
-ANSWERED = ["model", "recipe", "intervention", "prefill", "generation", "k", "during", *CELL]
+ANSWERED = ["model", "recipe", *ACTS, *CELL]
 MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
 _ABOUT = ("claim", *Claim._fields[1:])
 _NUMBERS = ("value", "low", "high", "unit", "n", "prompts")

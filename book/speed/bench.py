@@ -31,11 +31,12 @@ from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Timings
 from hybret.errors import HybretError
-from hybret.interventions import During, Intervention, KeepHeads, Omit, resolve, table1_conditions
+from hybret.interventions import During, Intervention, KeepHeads, Omit, table1_conditions
 from hybret.metrics import fraction
 from hybret.models import Model
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
+from hybret.resolving import resolve
 from hybret.sweeping import sweep
 from hybret.tasks import niah
 

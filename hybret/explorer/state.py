@@ -20,13 +20,12 @@ from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP, colormap, words
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt, normalise
-from hybret.rows import CELL, MEASURE
+from hybret.rows import ACTS, CELL, MEASURE
 from hybret.scoring import PARTIAL, RUBRICS, Rubric, score
 
 SERIES = ("model", "weights", "recipe", "template", "setting", "rubric", "haystack", "asked", "dtype", "device", "run")
 PLACE = ("prompt", *CELL, "tokens", "distance", "in_window")
 SAID = (*MEASURE, "rubric", "asked")
-CONDITION = ("condition", "intervention", "generation", "prefill", "k", "during")
 OTHER = "manipulation (generation-prefill)"  # the setting of conditions that are not an order of k
 AROUND = 140  # characters of the prompt on each side of its needle
 
@@ -35,7 +34,7 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     """A copy of the rows that are drawn, control rows included; refused if they have no map."""
     if isinstance(rows, pd.DataFrame) and rows.empty:
         raise HybretError("there are no rows to explore; run a sweep first, or check the selection")
-    rows = table.checked(rows, [name for name in (*CONDITION, *PLACE, *SAID, *SERIES) if name != "setting"])
+    rows = table.checked(rows, [name for name in ("condition", *ACTS, *PLACE, *SAID, *SERIES) if name != "setting"])
     rows = rows.reset_index(drop=True)
     if rows["score"].isna().any():
         raise HybretError("some rows have no score; score them with hybret.scoring.rescore() first")

@@ -10,7 +10,7 @@ import torch
 import hybret as hb
 from book.paper import only_keep
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase, niah, sweep
-from hybret.interventions import resolve
+from hybret.resolving import resolve
 
 WORDS = hb.PAPER_NEEDLE.sentence.split()
 

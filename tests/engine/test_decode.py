@@ -15,7 +15,7 @@ from hybret.engine.attach import implementation
 from hybret.engine.decode import decode, generate, prefill
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import merge
-from hybret.interventions import resolve
+from hybret.resolving import resolve
 
 TOKENS, STEPS = 70, 8
 # Ragged: far past the 32-token window, just around it, inside it, and as short as BOS and one token.

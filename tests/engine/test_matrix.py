@@ -14,7 +14,7 @@ from book.speed.stock import answer
 from hybret import CORRECTED, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine.schedule import Budget, Timings
 from hybret.families import FAMILIES
-from hybret.interventions import resolve
+from hybret.resolving import resolve
 
 STEPS = 5
 CONDITIONS = [

@@ -19,7 +19,7 @@ from hybret.engine.decode import prefill as whole_prefill
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Budget, Timings
 from hybret.engine.state import map_cache
-from hybret.interventions import resolve
+from hybret.resolving import resolve
 from hybret.tasks import niah
 
 

@@ -37,7 +37,7 @@ from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import empty_state, merge
 from hybret.families import FAMILIES
-from hybret.interventions import resolve
+from hybret.resolving import resolve
 from hybret.tasks import niah
 
 STEPS = 3

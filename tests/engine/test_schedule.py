@@ -11,7 +11,7 @@ import hybret as hb
 from hybret import KeepHeads, Omit, Only, PerPhase
 from hybret.engine import schedule as scheduling
 from hybret.engine.schedule import Budget, Timings, run, schedule, workload
-from hybret.interventions import resolve
+from hybret.resolving import resolve
 from hybret.tasks import niah
 
 CONDITIONS = (

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybret import HybretError
-from hybret.explorer.widget import Widget, escaped_json
+from hybret.explorer.widget import Widget, attended, escaped_json
 
 ESM = """
 export default {
@@ -97,6 +99,14 @@ def test_a_page_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HybretError, match="choose another file"):
         small().save(tmp_path / "file" / "page.html")
+
+
+def test_voila_is_a_front_end_though_nobody_can_be_asked(monkeypatch):
+    kernel = SimpleNamespace(_allow_stdin=False)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=kernel)))
+    assert not attended()
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    assert attended()
 
 
 def test_a_view_that_a_front_end_shows_is_live_too(monkeypatch):

@@ -147,7 +147,7 @@ def test_bad_input_is_one_sentence(rows, tmp_path):
     rows.assign(haystack="hills").to_parquet(tmp_path / "d" / "rows-1.parquet")
     found = run(tmp_path / "c", tmp_path / "d")
     assert found.exit_code == 2 and "no cell in common" in found.stderr and found.stderr.count("\n") == 1
-    assert "they differ in haystack embedded and hills" in found.stderr
+    assert "they differ in haystack" in found.stderr
     with pytest.raises(HybretError, match="the table holds no rows"):
         hb.diff(rows, rows[:0])
     with pytest.raises(HybretError, match="the table has no column 'prompt'"):

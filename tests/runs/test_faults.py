@@ -344,7 +344,7 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path, monkeyp
         interrupt(patch, decode, "decode", 1)
         stopped = run.invoke(app, words)
         assert stopped.exit_code == 130 and stopped.stderr.count("\n") <= 2
-        assert f"interrupted: finished answers are kept in {tmp_path / 'out'}; the same command" in stopped.stderr
+        assert "interrupted: with --out, finished answers are kept; the same command" in stopped.stderr
     with monkeypatch.context() as patch:
         calls = interrupt(patch, decode, "decode", 1)
         again = run.invoke(app, words)
@@ -352,7 +352,7 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path, monkeyp
     assert again.stdout == whole.stdout and files(tmp_path / "out") == files(tmp_path / "whole")
     interrupt(monkeypatch, decode, "decode", 0)
     stopped = run.invoke(app, WORDS)
-    assert stopped.exit_code == 130 and "nothing is kept; with --out FOLDER" in stopped.stderr
+    assert stopped.exit_code == 130 and "with --out, finished answers are kept" in stopped.stderr
     stopped = run.invoke(app, ["bench", "--lengths", "128,", "--depths", "0,"])
     assert stopped.exit_code == 130 and "interrupted: nothing is kept" in stopped.stderr
 
@@ -372,7 +372,7 @@ def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path, wh
     said = main.communicate(timeout=60)[1]
     assert (
         main.returncode == 130
-        and said == "interrupted: finished notebooks are kept; the same command runs the others\n"
+        and said == "interrupted: finished notebooks are kept; the same command computes the rest\n"
     )
     assert gone(root)
     plan = Project(root)

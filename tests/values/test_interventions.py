@@ -14,7 +14,7 @@ from conftest import random_ids
 
 import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Compose, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
-from hybret.interventions import resolve
+from hybret.resolving import resolve
 
 MODEL = SimpleNamespace(heads=6, attention_layers=(2, 5), family="recurrent_gemma")
 JAMBA = SimpleNamespace(heads=6, attention_layers=(2, 5), family="jamba")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import hybret as hb
 from hybret.engine.context import Keys
-from hybret.interventions import During, Elementary, KeyMask, Reweight, resolve
+from hybret.interventions import During, Elementary, KeyMask, Reweight
+from hybret.resolving import resolve
 
 MODEL = SimpleNamespace(heads=6, attention_layers=(2, 5), family="recurrent_gemma")
 
