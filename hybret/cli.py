@@ -6,9 +6,8 @@ import json
 import random
 import sys
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,11 +17,10 @@ from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
+import hybret as hb
 from hybret.errors import HybretError, one_of, printable
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from hybret.compare import Diff
     from hybret.prompts import Needle
 
@@ -34,18 +32,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-KEPT = defaultdict(lambda: "nothing is kept", {
-    "sweep": "nothing is kept; with --out FOLDER a second run goes on where the first stopped",
-    "sweep --out": "finished answers are kept in {out}; the same command computes the others",
-    "book": "finished notebooks are kept; the same command runs the others",
-    "fetch": "finished files are kept; the same command fetches the others",
-})  # fmt: skip
-"""What an interrupted command leaves for the next run of it."""
+# What an interrupted command leaves for its next run.
+KEPT = {"sweep": "with --out, finished answers are", "book": "finished notebooks are", "fetch": "finished files are"}
 
+During = Literal["generation", "prefill", "both"]
 ModelName = Annotated[str, Option(help="Name, Hugging Face id or folder (see `hybret models`).")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
 DType = Annotated[str, Option(help="auto, float32, bfloat16 or float16.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object instead of a table.")]
+Lengths = Annotated[str, Option(help="How many prompt lengths, or labels in tokens: 128,256 (one: 128,).")]
+Depths = Annotated[str, Option(help="How many needle depths, or per cents: 0,50,100 (one: 50,).")]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -69,17 +65,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             say("error: this command needs a clone of the project; run it there, after `pip install -e '.[book]'`")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            name, out = function.__name__, kwargs.get("out")
-            kept = KEPT["sweep --out" if name == "sweep" and out else name].format(out=out)
-            say(f"interrupted: {kept}")
+            say(f"interrupted: {KEPT.get(function.__name__, 'nothing is')} kept; the same command computes the rest")
             raise typer.Exit(130) from None
 
     return app.command()(run)
 
 
-def shown(text: object) -> str:
-    """Foreign text on one line of a terminal, every blank as it is: control codes come as ``\\x1b``."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+shown = partial(printable, squeeze=False)
 
 
 def say(line: str) -> None:
@@ -87,12 +79,22 @@ def say(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def show(head: Iterable[str], rows: Iterable[Iterable[Any]], bold: bool = True) -> None:
+def show(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """A table on the terminal, foreign text made printable."""
-    table = Table(*head, box=None, header_style="bold" if bold else "table.header")
+    table = Table(*head, box=None)
     for row in rows:
         table.add_row(*(Text(shown(cell)) for cell in row))
     Console(highlight=False).print(table)
+
+
+def report(result: Any, as_json: bool, head: Iterable[str], rows: Iterable[Iterable[Any]], title: str = "") -> None:
+    """The result of a command as one JSON object, or as a table below its title."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    if title:
+        Console(highlight=False).print(printable(title), markup=False)
+    show(head, rows)
 
 
 def numbers(name: str, text: str) -> int | list[int]:
@@ -108,152 +110,104 @@ def numbers(name: str, text: str) -> int | list[int]:
 @command
 def sweep(
     model: ModelName = "griffin-tiny",
-    k: Annotated[
-        list[int] | None, Option(min=0, help="Heads kept per layer; repeat for several. Default: all.")
-    ] = None,
-    during: Annotated[
-        Literal["generation", "prefill", "both"],
-        Option(help="When heads are dropped: generation, prefill, or both (the paper's prefill version)."),
-    ] = "generation",
-    recipe: Annotated[
-        Literal["CORRECTED", "PAPER"], Option(help="CORRECTED (the paper's text) or PAPER (the authors' code).")
-    ] = "CORRECTED",
+    k: Annotated[list[int] | None, Option(min=0, help="Heads kept per layer; repeatable. Default: all.")] = None,
+    during: Annotated[During, Option(help="When heads are dropped; both: the paper's prefill version.")] = "generation",
+    recipe: Annotated[Literal["CORRECTED", "PAPER"], Option(help="The paper's text, or its code.")] = "CORRECTED",
     template: Annotated[Literal["base", "instruct", "jrt"], Option(help="base, instruct or jrt.")] = "base",
-    lengths: Annotated[str, Option(help="How many prompt lengths, or labels in tokens: 128,256 (one: 128,).")] = "10",
-    depths: Annotated[str, Option(help="How many needle depths, or per cents: 0,50,100 (one: 50,).")] = "10",
+    lengths: Lengths = "10",
+    depths: Depths = "10",
     limit: Annotated[int | None, Option(min=1, help="Only so many prompts, drawn from the grid with the seed.")] = None,
     haystack: Annotated[str, Option(help="'embedded', 'essays' or a folder of .txt files.")] = "embedded",
     seed: Annotated[int, Option(help="Which embedded haystack.")] = 0,
     needle: Annotated[str | None, Option(help="A sentence to hide instead of the paper's.")] = None,
     question: Annotated[str | None, Option(help="The question that asks for it.")] = None,
-    keywords: Annotated[
-        str | None, Option(help="Words of it that earn part of the points: 'poplar,iris castle'.")
-    ] = None,
+    keywords: Annotated[str | None, Option(help="Words of it that earn points: 'poplar,iris castle'.")] = None,
     control: Annotated[bool, Option(help="Also run the prompts without the needle: the floor.")] = False,
     out: Annotated[Path | None, Option(help="Folder for the rows (Parquet); a second run resumes.")] = None,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Only say how much there is to compute, and how long it takes.")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say how much there is to compute, and how long.")] = False,
     as_json: Json = False,
     device: Device = "auto",
     dtype: DType = "auto",
     rows_per_batch: Annotated[int | None, Option(min=1, help="Rows that decode together. Default: what fits.")] = None,
-    engine: Annotated[
-        Literal["local", "ray"], Option(help="local, or ray: one batch at a time to each worker of a cluster.")
-    ] = "local",
+    engine: Annotated[Literal["local", "ray"], Option(help="ray: batches go to the workers of a cluster.")] = "local",
     address: Annotated[str | None, Option(help="Ray: host:port of the head node, or auto.")] = None,
     workers: Annotated[int | None, Option(help="Ray: processes that hold the model. Default: what fits.")] = None,
     gpus_per_worker: Annotated[float | None, Option(help="Ray: default 1, or 0 without GPUs.")] = None,
 ) -> None:
     """Needle-in-a-haystack accuracy with only the k most focused heads of every attention layer."""
-    from hybret import metrics, sweeping
-    from hybret.cluster import Ray
     from hybret.devices import Budget, budget_of
-    from hybret.interventions import KeepHeads
-    from hybret.models import load
-    from hybret.prompts import CONTROL
-    from hybret.recipe import recipe as find_recipe
-    from hybret.tasks import niah
+    from hybret.engine.decode import MAX_NEW_TOKENS
+    from hybret.engine.schedule import estimated_seconds, schedule, workload
+    from hybret.resolving import resolve
 
     if k and len(set(k)) < len(k):
         raise HybretError(f"--k {', '.join(map(str, k))} names a number of heads twice; give each one once")
     if engine == "local" and (address, workers, gpus_per_worker) != (None, None, None):
         raise HybretError("address, workers and gpus-per-worker are for --engine ray")
-    chosen = find_recipe(recipe)
     text = haystack if haystack in ("embedded", "essays", "") else Path(haystack)
     options: dict[str, Any] = {
         "lengths": numbers("lengths", lengths), "depths": numbers("depths", depths), "template": template,
-        "haystack": text, "seed": seed, "needle": _needle(needle, question, keywords), "recipe": chosen,
+        "haystack": text, "seed": seed, "needle": _needle(needle, question, keywords), "recipe": recipe,
     }  # fmt: skip
-    niah.load_haystack(text, seed)  # a missing folder is an error before the model is loaded
-    cluster = Ray(address, workers, gpus_per_worker) if engine == "ray" else None
-    subject = load(model, device=device, dtype=dtype)
-    conditions = {c.label: c for c in (KeepHeads(n, during=during) for n in k or range(subject.heads + 1))}
-    prompts = niah.grid(subject, **options)
+    hb.niah.load_haystack(text, seed)  # a missing folder is an error before the model is loaded
+    cluster = hb.Ray(address, workers, gpus_per_worker) if engine == "ray" else "local"
+    subject = hb.load(model, device=device, dtype=dtype)
+    conditions = {c.label: c for c in (hb.KeepHeads(n, during=during) for n in k or range(subject.heads + 1))}
+    prompts = hb.niah.grid(subject, **options)
     if limit is not None and limit < len(prompts):
         prompts = [prompts[i] for i in sorted(random.Random(seed).sample(range(len(prompts)), limit))]
     if control:
-        prompts += niah.grid(subject, control=True, **options)
-    budget = budget_of(subject)
-    budget = Budget(rows_per_batch, budget.max_tokens) if rows_per_batch else budget
-    head = f"{subject.name}, recipe {chosen.name}, template {template}, {subject.dtype} on {subject.device}"
+        prompts += hb.niah.grid(subject, control=True, **options)
+    fits = budget_of(subject)
+    budget = Budget(rows_per_batch or fits.max_sequences, fits.max_tokens)
+    head = f"{subject.name}, recipe {recipe}, template {template}, {subject.dtype} on {subject.device}"
     if dry_run:
-        work = _dry_run(subject, prompts, conditions, chosen, budget)
-        if as_json:
-            print(json.dumps(work))
-        else:
-            Console().print(printable(head), markup=False)
-            show(("to compute", ""), [(name.replace("_", " "), f"{value:,}") for name, value in work.items()])
+        chosen = hb.RECIPES[recipe]
+        resolved = [resolve(condition, subject, chosen) for condition in conditions.values()]
+        plan = schedule(subject, prompts, resolved, chosen, MAX_NEW_TOKENS, budget)
+        work = workload(subject, plan) | {"estimated_seconds": round(estimated_seconds(subject, plan))}
+        lines = [[name.replace("_", " "), f"{value:,}"] for name, value in work.items()]
+        report(work, as_json, ("to compute", ""), lines, head)
         return
-    shown = sys.stderr.isatty()
-    rows = sweeping.sweep(
-        subject, prompts, conditions, chosen, out, budget=budget, progress=shown, engine=cluster or "local"
-    )
-    summary = _summary(metrics.accuracy(rows[rows.needle != CONTROL], by=["condition"], seed=seed), conditions)
-    if control:
-        floors = _summary(metrics.floor(rows, by=["condition"]), conditions)
-        for name, line in summary.items():
-            line["floor"] = floors[name]["accuracy"]
-    if as_json:
-        print(json.dumps(summary))
-        return
-    Console().print(printable(head), markup=False)
+    progress = sys.stderr.isatty()
+    rows = hb.sweep(subject, prompts, conditions, recipe, out, budget=budget, progress=progress, engine=cluster)
+    table = hb.metrics.accuracy(rows, "condition", seed=seed).set_index("condition")
+    floors = hb.metrics.floor(rows, "condition").set_index("condition")["accuracy"] if control else {}
+    summary = {name: _summary(table.loc[name], floors.get(name)) for name in conditions}
     lines = [
         [name, f"{line['accuracy']:.1%}", f"{line['ci95'][0]:.1%} to {line['ci95'][1]:.1%}", f"{line['exact']:.1%}",
          line["n"], *([f"{line['floor']:.1%}"] if control else [])]
         for name, line in summary.items()
     ]  # fmt: skip
-    show(("condition", "accuracy", "95 % interval", "exact", "n", *(["floor"] if control else [])), lines, bold=False)
+    columns = ("condition", "accuracy", "95 % interval", "exact", "n", *(["floor"] if control else []))
+    report(summary, as_json, columns, lines, head)
 
 
 def _needle(sentence: str | None, question: str | None, keywords: str | None) -> Needle:
     """The needle of three options, named after its sentence; without any of them the paper's."""
     from hybret.files import digest
-    from hybret.prompts import PAPER_NEEDLE, Needle
 
     if (sentence, question, keywords) == (None, None, None):
-        return PAPER_NEEDLE
+        return hb.PAPER_NEEDLE
     if sentence is None or question is None:
         raise HybretError("a needle of your own is --needle SENTENCE and --question QUESTION; give both, or neither")
     words = tuple(word.strip() for word in keywords.split(",")) if keywords is not None else ()
-    return Needle(f"needle-{digest(sentence, digits=8)}", sentence, question, words)
+    return hb.Needle(f"needle-{digest(sentence, digits=8)}", sentence, question, words)
 
 
-def _dry_run(model: Any, prompts: list[Any], conditions: dict[str, Any], recipe: Any, budget: Any) -> dict[str, int]:
-    """What a sweep without stored answers computes, and its seconds, from one timed batch."""
-    from hybret.engine.decode import MAX_NEW_TOKENS
-    from hybret.engine.schedule import estimated_seconds, schedule, workload
-    from hybret.interventions import resolve
-
-    resolved = [resolve(condition, model, recipe) for condition in conditions.values()]
-    plan = schedule(model, prompts, resolved, recipe, MAX_NEW_TOKENS, budget)
-    return workload(model, plan) | {"estimated_seconds": round(estimated_seconds(model, plan))}
-
-
-def _summary(table: pd.DataFrame, conditions: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Condition to accuracy, exact share, n and interval, in the order of the conditions."""
-    table = table.set_index("condition")
-    return {
-        name: {
-            "accuracy": round(float(table.accuracy[name]), 6),
-            "exact": round(float(table.exact[name]), 6),
-            "n": int(table.n[name]),
-            "ci95": [round(float(table.low[name]), 6), round(float(table.high[name]), 6)],
-        }
-        for name in conditions
-    }
+def _summary(line: Any, floor: float | None) -> dict[str, Any]:
+    accuracy, exact, low, high = (round(float(line[name]), 6) for name in ("accuracy", "exact", "low", "high"))
+    summary = {"accuracy": accuracy, "exact": exact, "n": int(line["n"]), "ci95": [low, high]}
+    return summary if floor is None else summary | {"floor": round(float(floor), 6)}
 
 
 @command
 def bench(
     model: ModelName = "griffin-tiny",
-    weights: Annotated[
-        Literal["checkpoint", "random"],
-        Option(help="checkpoint; or random: one of the paper's models at full size, nothing downloaded."),
-    ] = "checkpoint",
+    weights: Annotated[Literal["checkpoint", "random"], Option(help="random: full size, no download.")] = "checkpoint",
     what: Annotated[list[str] | None, Option(help="figure2 or manipulation; repeatable. Default: both.")] = None,
-    lengths: Annotated[str, Option(help="How many prompt lengths, or labels in tokens.")] = "10",
-    depths: Annotated[str, Option(help="How many needle depths, or per cents.")] = "10",
+    lengths: Lengths = "10",
+    depths: Depths = "10",
     stock_prompts: Annotated[int, Option(min=1, help="Prompts that the stock path answers.")] = 5,
     stock_conditions: Annotated[int, Option(min=1, help="Conditions that the stock path answers.")] = 4,
     as_json: Json = False,
@@ -263,32 +217,26 @@ def bench(
 ) -> None:
     """Time whole sweeps against transformers' own path in the same run, and compare their tokens."""
     from book.speed import bench as measuring
-    from hybret.models import load
 
     sizes: dict[str, Any] = {"lengths": numbers("lengths", lengths), "depths": numbers("depths", depths)}
-    sweeps = [one_of("benchmark", name, measuring.SWEEPS) for name in what or measuring.SWEEPS]
     sizes |= {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
-    subject = load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
+    sweeps = [one_of("benchmark", name, measuring.SWEEPS) for name in what or measuring.SWEEPS]
+    subject = hb.load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
     measured = measuring.bench(subject, sweeps, **sizes, say=say)
-    if as_json:
-        print(json.dumps(measured))
-        return
     lines = [
         [name, f"{part['seconds']:.1f}", f"{part['stock']['seconds']:.0f} (from {part['stock']['answers']} answers)",
          f"{part['ratio']:.1f}", f"{part['answers_identical']} of {part['answers_compared']}", part["memory_gib"],
          part["stock"]["memory_gib"]]
         for name, part in ((name, measured[name]) for name in sweeps)
     ]  # fmt: skip
-    show(("sweep", "seconds", "stock path", "ratio", "tokens identical", "memory GiB", "stock GiB"), lines, bold=False)
+    columns = ("sweep", "seconds", "stock path", "ratio", "tokens identical", "memory GiB", "stock GiB")
+    report(measured, as_json, columns, lines)
 
 
 @command
 def verify(
     name: Annotated[str | None, Argument(metavar="[--model] MODEL", hidden=True)] = None,
-    model: Annotated[
-        str | None,
-        Option(help="Name, Hugging Face id, folder, or family such as bamba (tiny, random). Default: griffin-tiny."),
-    ] = None,
+    model: Annotated[str | None, Option(help="Name, id, folder, or a family (tiny). Default: griffin-tiny.")] = None,
     tokens: Annotated[int | None, Option(help="Length of the prompt. Default: past the window.")] = None,
     as_json: Json = False,
     device: Device = "auto",
@@ -314,12 +262,10 @@ def diff(
     a: Annotated[Path, Argument(help="Folder of a run (the --out of a sweep), or a Parquet file of rows.")],
     b: Annotated[Path, Argument(help="Another one.")],
     limit: Annotated[int, Option(help="Cells to print; --json has them all.")] = 20,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what made two runs different and which cells changed; status 0 if no cell did, 1 if one did."""
-    from hybret.compare import diff as compare
-
-    difference = compare(a, b)
+    difference = hb.diff(a, b)
     if as_json:
         parts = (difference.cells, difference.conditions)
         cells, conditions = (json.loads(part.to_json(orient="records")) for part in parts)
@@ -333,10 +279,9 @@ def diff(
 
 def _print_diff(difference: Diff, limit: int) -> None:
     console = Console(highlight=False)
-    if difference.provenance:
-        pairs = difference.provenance.items()
-        show(("made with", "a", "b"),
-             [[field, *(", ".join(map(str, v)) or "not recorded" for v in pair)] for field, pair in pairs])  # fmt: skip
+    if pairs := difference.provenance:
+        made = [[field, *(", ".join(map(str, v)) or "not recorded" for v in pair)] for field, pair in pairs.items()]
+        show(("made with", "a", "b"), made)
     else:
         console.print("both were made with the same")
     head = ("condition", "cells", "score", "answer", "only in a", "only in b", "mean a", "mean b")
@@ -378,11 +323,7 @@ def models() -> None:
 
 
 @command
-def fetch(
-    what: Annotated[
-        str, Argument(help="glue, mmlu, essays, or a model on Hugging Face: owner/name or owner/name@revision.")
-    ],
-) -> None:
+def fetch(what: Annotated[str, Argument(help="glue, mmlu, essays, or a model: owner/name@revision.")]) -> None:
     """Download what runs need, once: a model's weights, a benchmark's data, the essays. Goes on where it stopped."""
     from hybret import data
 
@@ -395,9 +336,7 @@ def book(
     only: Annotated[list[str] | None, Option(help="Only this notebook and those it needs; repeatable.")] = None,
     force: Annotated[bool, Option(help="Run although nothing changed.")] = False,
     jobs: Annotated[int, Option(help="Notebooks at a time; they share the cores.")] = 2,
-    publish: Annotated[
-        bool, Option(help="With --model: put its runs into book/published, where the book shows them.")
-    ] = False,
+    publish: Annotated[bool, Option(help="With --model: put its runs into book/published.")] = False,
 ) -> None:
     """Run the notebooks that changed and build the book."""
     from book.runner.build import BuildError, build

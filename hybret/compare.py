@@ -24,16 +24,11 @@ class Diff:
 
     Attributes
     ----------
-    provenance : dict of str to (list, list)
-        Fields of what made the runs that differ, each with the values of either run.
-    cells : pandas.DataFrame
-        Cells that differ, one per row: ``condition``, ``prompt``, ``length``, ``depth``, ``change`` (``"score"``,
-        ``"answer"`` with an equal score, ``"only in a"``, ``"only in b"``), and ``score_a``, ``score_b``, ``answer_a``,
-        ``answer_b``.
-    conditions : pandas.DataFrame
-        One row per condition: ``cells`` that both have, how many differ in ``score``, in ``answer`` alone, how many
-        are ``only in a`` and ``only in b``, and the mean scores (points, 0 to 5) of what both have, ``score_a`` and
-        ``score_b``.
+    provenance : fields of what made the runs that differ, each with the values of either run.
+    cells : those that differ, one per row: condition, prompt, length, depth, change (``"score"``, ``"answer"`` with an
+        equal score, ``"only in a"``, ``"only in b"``), score_a, score_b, answer_a, answer_b.
+    conditions : one row per condition: how many cells both have (cells), differ in score, in answer alone, are only in
+        a and only in b, and the mean scores (points) of what both have, score_a and score_b.
     """
 
     provenance: dict[str, tuple[list[Any], list[Any]]]
@@ -61,7 +56,12 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
     kept = [_one_run(rows, cell)[[*dict.fromkeys([*cell, "condition", *MEASURE])]] for rows in sides]
     both = kept[0].merge(kept[1], on=cell, how="outer", suffixes=("_a", "_b"), indicator="side")
     if not (both["side"] == "both").any():
-        raise _nothing_common(rows_a, rows_b, cell)
+        left, right = metrics.with_needle(rows_a), metrics.with_needle(rows_b)  # all controls have one name
+        apart = [column for column in cell if column != "prompt" and not set(left[column]) & set(right[column])]
+        raise HybretError(
+            f"the two have no cell in common (they differ in {', '.join(apart) or 'their prompts'}); compare runs that "
+            "have an intervention and a prompt in common"
+        )
     both["condition"] = both["condition_a"].fillna(both["condition_b"])
     scored = (both["score_a"] != both["score_b"]) | (both["exact_a"] != both["exact_b"])
     both["change"] = ""
@@ -111,22 +111,6 @@ def _one_run(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
     named = f" (they differ in {', '.join(apart)})" if apart else ""
     raise HybretError(
         f"one of the two holds several answers to one cell{named}: these are several runs; compare them one by one"
-    )
-
-
-def _nothing_common(rows_a: pd.DataFrame, rows_b: pd.DataFrame, cell: list[str]) -> HybretError:
-    """The error for two runs without a common cell, with the columns that keep them apart."""
-
-    def shown(values: pd.Series) -> str:
-        distinct = list(dict.fromkeys(map(str, values)))
-        return distinct[0][:60] if len(distinct) == 1 else f"({len(distinct)} values)"
-
-    left, right = metrics.with_needle(rows_a), metrics.with_needle(rows_b)  # all controls have one name
-    apart = [column for column in cell if column != "prompt" and not set(left[column]) & set(right[column])]
-    values = ", ".join(f"{column} {shown(left[column])} and {shown(right[column])}" for column in apart)
-    return HybretError(
-        "the two have no cell in common, the same intervention on the same prompt, so there is nothing to compare"
-        + (f": they differ in {values}" if values else "")
     )
 
 

@@ -19,9 +19,12 @@ Positive = Annotated[int, 1]
 T = TypeVar("T")
 
 
-def printable(text: object) -> str:
-    """A foreign text (a model's answer, a name, a path) on one line: control, bidi and colour codes become visible."""
-    line = " ".join(str(text).split())
+def printable(text: object, squeeze: bool = True) -> str:
+    """A foreign text (a model's answer, a name, a path) on one line: control, bidi and colour codes become visible.
+
+    Blanks become single, unless `squeeze` is False.
+    """
+    line = " ".join(str(text).split()) if squeeze else str(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 
@@ -38,14 +41,11 @@ class HybretError(ValueError):
 
 def integer(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """A whole number in a range, ends included; True and 2.0 are refused."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise HybretError(f"{name} is {value!r}; give a whole number {bound}")
-    value = int(value)
-    if value < least or (most is not None and value > most):
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
         bound = f"at least {least}" + ("" if most is None else f", at most {most}")
-        raise HybretError(f"{name} is {value}; {name} must be {bound}")
-    return value
+        raise HybretError(f"{name} is {value!r}; {name} must be {bound}, and a whole number")
+    return int(value)
 
 
 def number(name: str, value: Any) -> float:
@@ -70,7 +70,7 @@ def text(name: str, value: Any) -> str:
     return value
 
 
-def conditions(value: Any) -> Mapping[str, Any]:
+def check_conditions(value: Any) -> Mapping[str, Any]:
     """A mapping of labels to interventions with at least one entry."""
     if not isinstance(value, Mapping) or not value:
         raise HybretError(f"conditions are {value!r}; give a mapping of labels to interventions")

@@ -8,6 +8,8 @@ import io
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -60,10 +62,13 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
         raise HybretError(f"{path} is damaged; remove it, and its contents are computed again") from problem
 
 
-def unwritable(folder: Path, problem: OSError) -> HybretError:
-    """The error for a folder that cannot be written to."""
-    if problem.errno == errno.ENOSPC:
-        return HybretError(f"no space left to write rows in {folder}; free some and run again: finished rows are kept")
-    return HybretError(
-        f"cannot write rows in {folder} ({problem.strerror}); choose a folder you may write to for `out`"
-    )
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence that rows cannot be written to a folder."""
+    try:
+        yield
+    except OSError as problem:
+        sentence = f"cannot write rows in {folder} ({problem.strerror}); choose a folder you may write to for `out`"
+        if problem.errno == errno.ENOSPC:
+            sentence = f"no space left to write rows in {folder}; free some and run again: finished rows are kept"
+        raise HybretError(sentence) from problem

@@ -1,16 +1,13 @@
-"""Interventions on attention: frozen values that hold their fields, their label, what they need, and their arithmetic.
+"""Interventions on attention: frozen values with their label, what they need of a prompt, and their arithmetic.
 
-A value is equal to another with the same fields, hashable, and its ``repr`` is its key in the result files. An
-intervention of your own is a class like those below: a `KeyMask` says which keys stay visible, a `Reweight` changes the
-weights in any other way. Nothing else in hybret has to know of it.
+A value's ``repr`` is its key in the result files. An intervention of your own is a class like those below: a `KeyMask`
+says which keys stay visible, a `Reweight` changes the weights in any other way. Nothing else has to know of it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -19,14 +16,14 @@ from torch import Tensor
 from hybret.errors import Count, HybretError, checked
 
 if TYPE_CHECKING:
-    from hybret.engine.keys import Keys, Question, Spans, StreamedLayer
-    from hybret.hybrid import Hybrid
+    from hybret.engine.keys import Keys, StreamedLayer
     from hybret.recipe import Recipe
 
 Phase = Literal["prefill", "generation"]
 During = Literal["prefill", "generation", "both"]
 Also = Literal["self", "first", "question", "answer"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+Actions = tuple["Elementary", ...]
 
 
 class Intervention:
@@ -42,7 +39,7 @@ class Intervention:
 
     def parts(self, phases: Sequence[Phase] = PHASES) -> Iterator[tuple[Elementary, Sequence[Phase]]]:
         """The elementary interventions that this one is made of, and in which of `phases` each has its place."""
-        raise NotImplementedError
+        yield from ()
 
     def at(self, phase: Phase) -> tuple[Elementary, ...]:
         """What acts in `phase`, each part normalised to ``during="both"``."""
@@ -67,18 +64,6 @@ class Elementary(Intervention):
 
     def parts(self, phases: Sequence[Phase] = PHASES) -> Iterator[tuple[Elementary, Sequence[Phase]]]:
         yield self, phases
-
-    def check(self, model: Hybrid) -> None:
-        """Refuse what does not fit a model."""
-        if wrong := set(self.layers or ()) - set(model.attention_layers):
-            layers = ", ".join(map(str, model.attention_layers))
-            raise HybretError(f"layer {min(wrong)} is no attention layer of this model; choose some of {layers}")
-        if unknown := set(self.needs) - {"needle", "question"}:
-            raise HybretError(f"{self!r} needs {unknown.pop()!r}; what a prompt may have is needle and question")
-
-    def changes(self, model: Hybrid, recipe: Recipe) -> bool:
-        """Whether it changes anything in this model: the authors' code never applies manipulations to Jamba."""
-        return recipe.jamba_manipulation == "acts" or model.family != "jamba"
 
     def looks_ahead(self, recipe: Recipe) -> bool:
         """Whether what it does to a token depends on later ones, so that prompts cannot share a beginning under it."""
@@ -111,55 +96,41 @@ class KeyMask(Reweight):
     """Base of what hides keys and leaves the others alone: `visible` says which stay; it streams."""
 
     renormalise: bool = False  # divide what is left by its sum
-
-    @property
-    def keeps_self(self) -> bool:
-        """Whether each query's own position stays visible, too."""
-        return False
+    also: tuple[Also, ...] = ()  # with "self", each query's own position stays visible, too
 
     def visible(self, keys: Keys) -> Tensor:
         raise NotImplementedError
 
     def weights(self, weights: Tensor, unmodified: Tensor, keys: Keys) -> Tensor:
         left = weights.masked_fill(~self.visible(keys)[:, None, None], 0.0)
-        if self.keeps_self:
+        if "self" in self.also:
             offset = weights.shape[3] - weights.shape[2]  # the last query is the last key
             diagonal = torch.ones(weights.shape[2:], dtype=torch.bool, device=weights.device).tril(offset).triu(offset)
             left = left.where(~diagonal, weights)
         return _normalised(left) if self.renormalise else left
 
     def streamed(self, layer: StreamedLayer, keys: Keys) -> Tensor | None:
-        if not (self.keeps_self or self.renormalise):
-            return None
-        return layer.masked(self.visible(keys), self.keeps_self, self.renormalise)
+        if self.renormalise or "self" in self.also:
+            return layer.masked(self.visible(keys), "self" in self.also, self.renormalise)
+        return None
 
 
 @checked
 class Keep(Intervention):
     """Leave the attention weights alone (the paper's *Keep*)."""
 
-    @property
-    def label(self) -> str:
-        return "keep"
-
-    def parts(self, phases: Sequence[Phase] = PHASES) -> Iterator[tuple[Elementary, Sequence[Phase]]]:
-        yield from ()
+    label = "keep"
 
 
 @checked
 class KeepHeads(Elementary):
     """Keep the `k` most focused heads of every attention layer, for each query token separately (Section 2.2).
 
-    The other heads' outputs are multiplied by 0 before the output projection; nothing is renormalised. Scores come from
-    the untouched weights. ``k`` = 0 silences every head (RecurrentGemma's output bias survives).
-
-    Parameters
-    ----------
-    metric : {"entropy", "l2"}
-        ``"entropy"``: lowest entropy in bits of the post-softmax weights, the paper's Equation 1. ``"l2"``: largest
-        Euclidean norm of the head's output, the magnitude criterion of contextual sparsity (Liu et al., 2023).
-    during : {"prefill", "generation", "both"}
-        The paper's *generation version* is ``"generation"``, its *prefill version* ``"both"``.
+    The other heads' outputs are multiplied by 0 before the output projection, and nothing is renormalised; ``k`` = 0
+    silences every head (RecurrentGemma's output bias survives). By `metric`, heads of the lowest entropy of their
+    unmodified weights are kept (``"entropy"``, in bits, Equation 1), or of the largest Euclidean norm of their output
+    (``"l2"``, as in contextual sparsity, Liu et al., 2023). The paper's *generation version* is
+    ``during="generation"``, its *prefill version* ``"both"``.
     """
 
     k: Count
@@ -170,18 +141,6 @@ class KeepHeads(Elementary):
     def label(self) -> str:
         metric = "" if self.metric == "entropy" else f", {self.metric}"
         return f"k={self.k}{metric} ({'prefill + generation' if self.during == 'both' else self.during})"
-
-    def check(self, model: Hybrid) -> None:
-        if self.layers is not None:
-            raise HybretError(f"{self!r} names layers, and heads are chosen in all of them; leave `layers` out")
-        if self.k > model.heads:
-            raise HybretError(
-                f"k is {self.k}, but this model has {model.heads} heads per attention layer; choose k from 0 to "
-                f"{model.heads}"
-            )
-
-    def changes(self, model: Hybrid, recipe: Recipe) -> bool:
-        return self.k < model.heads
 
 
 @checked
@@ -201,14 +160,11 @@ class Only(KeyMask):
 
     Parameters
     ----------
-    renormalise : bool
-        Divide what is left by its sum. Off in the paper; the arm that separates lost context from lost attention mass.
-    also : tuple of {"self", "first", "question", "answer"}
-        What stays visible beside the needle; nothing in the paper. ``"self"``: the query's own position.
+    renormalise : divide what is left by its sum; off in the paper. It tells lost context from lost attention weight.
+    also : what stays visible beside the needle; nothing in the paper. ``"self"``: the query's own position.
         ``"first"``: the prompt's first token (BOS). ``"question"``: from the start of the question (its last copy in a
         JRT prompt) on, generated tokens included. ``"answer"``: the same from the end of the question on.
-    layers : tuple of int, optional
-        Indices of the attention layers in which it acts; all by default.
+    layers : indices of the attention layers in which it acts; all by default.
     """
 
     during: During = "both"
@@ -238,10 +194,6 @@ class Only(KeyMask):
     @property
     def needs(self) -> Collection[str]:
         return {"needle", "question"} if {"question", "answer"} & set(self.also) else {"needle"}
-
-    @property
-    def keeps_self(self) -> bool:
-        return "self" in self.also
 
     def visible(self, keys: Keys) -> Tensor:
         left = keys.needle
@@ -288,11 +240,7 @@ class Binary(Reweight):
 
 @checked
 class Null(Reweight):
-    """Set all attention weights to 0 (Section 2.5): the same as ``KeepHeads(0)``.
-
-    Not so under `PAPER` during generation once the needle has left the window (`Recipe.out_of_window`): the authors'
-    code then leaves the weights alone, in this mode as in the others.
-    """
+    """Set all attention weights to 0 (Section 2.5): the same as ``KeepHeads(0)``, but for `Recipe.out_of_window`."""
 
     during: During = "both"
 
@@ -307,9 +255,8 @@ class Null(Reweight):
 class Mass(Reweight):
     """Rescale the weights of every head and query to the sum `total`; the paper has nothing like it.
 
-    Alone it keeps the context and changes how much of it is read; after another manipulation, as in
-    ``Only() & Mass(1.0)``, it gives back the attention mass that this one took. Weights of 0 stay 0.
-    ``"needle"`` is the head's own untouched weight on the needle, so what `Only` would leave.
+    After another manipulation, as in ``Only() & Mass(1.0)``, it gives back the weight that this one took. Weights of 0
+    stay 0. ``"needle"`` is the head's unmodified weight on the needle, so what `Only` would leave.
     """
 
     total: float | Literal["needle"]
@@ -341,15 +288,12 @@ def _normalised(weights: Tensor) -> Tensor:
 
 @checked
 class Compose(Intervention):
-    """Several interventions at once: weights are manipulated in order, then heads are gated.
-
-    Head scores always come from the untouched weights.
-    """
+    """Several interventions at once: weights are changed in order, then heads are gated by their unmodified weights."""
 
     items: tuple[Intervention, ...]
 
     def __post_init__(self) -> None:
-        _require(*self.items)
+        require(*self.items)
 
     @property
     def label(self) -> str:
@@ -368,7 +312,7 @@ class PerPhase(Intervention):
     prefill: Intervention
 
     def __post_init__(self) -> None:
-        _require(self.generation, self.prefill)
+        require(self.generation, self.prefill)
 
     @property
     def label(self) -> str:
@@ -379,91 +323,13 @@ class PerPhase(Intervention):
             yield from getattr(self, phase).parts([phase] if phase in phases else [])
 
 
-def _require(*values: object) -> None:
+def require(*values: object) -> None:
     """Refuse what is no intervention, or none that is a value."""
     for value in values:
         params = vars(type(value)).get("__dataclass_params__")  # of the class itself, not of its base
         kinds = (KeepHeads, Reweight) if isinstance(value, Elementary) else Intervention
         if not isinstance(value, kinds) or params is None or not params.frozen:
-            raise HybretError(
-                f"{value!r} is not an intervention; use KeepHeads, Omit, Only, Binary, Null, Mass, Keep or PerPhase, "
-                "or a frozen dataclass made from KeyMask or Reweight"
-            )
-
-
-Actions = tuple[Elementary, ...]
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """What a condition does to one model under one recipe."""
-
-    prefill: Actions  # what acts in each phase, without what changes nothing
-    generation: Actions
-    key: str  # equal for conditions that do the same: they share their answers
-
-    def check_prompt(
-        self, tokens: int, reading: int, max_new_tokens: int, needle: Spans | None, question: Question
-    ) -> None:
-        """Refuse a prompt of so many `tokens`, `reading` of them in prefill, on which a part cannot act."""
-        if not reading and (idle := [a for a in self.prefill if a not in self.generation]):
-            raise HybretError(
-                f"{idle[0].label} would never act in prefill: the prompt's only token belongs to generation; give a "
-                "longer prompt"
-            )
-        if max_new_tokens <= (reading == tokens) and (idle := [a for a in self.generation if a not in self.prefill]):
-            raise HybretError(
-                f"{idle[0].label} would never act in generation: the first token of an answer comes from prefill under "
-                "this recipe, and no other one is asked for; give max_new_tokens of at least 2"
-            )
-        check_needs(self.prefill + self.generation, tokens, needle, question)
-
-
-def resolve(condition: Intervention, model: Hybrid, recipe: Recipe) -> Resolved:
-    """Check a condition against a model, and drop what changes nothing in it: computed once for each condition."""
-    _require(condition)
-    for part, phases in condition.parts():
-        if part.during not in ("both", *phases) or not phases:
-            raise HybretError(
-                f"{part!r} would never act in {condition!r}: it is in the place of a phase that it leaves out"
-            )
-        part.check(model)
-    prefill, generation = (tuple(a for a in condition.at(phase) if a.changes(model, recipe)) for phase in PHASES)
-    versions = sorted({_version(type(a)) for a in prefill + generation} - {""})
-    return Resolved(prefill, generation, " @ ".join([f"{prefill!r} | {generation!r}", *versions]))
-
-
-def _version(kind: type) -> str:
-    """A digest of the code of a class from outside hybret: stored answers must not outlive a change of it."""
-    classes = [c for c in kind.__mro__ if not c.__module__.startswith(("hybret.", "builtins"))]
-    code = "".join(_source(getattr(x, "fget", x)) for c in classes for x in vars(c).values())
-    return hashlib.sha256(code.encode()).hexdigest()[:8] if classes else ""
-
-
-def _source(member: object) -> str:
-    if not inspect.isfunction(member):
-        return ""
-    try:
-        return inspect.getsource(member)
-    except OSError:  # made without a file, as a dataclass does
-        return member.__code__.co_code.hex()
-
-
-def check_needs(actions: Actions, tokens: int, needle: Spans | None, question: Question) -> None:
-    """Refuse actions on a needle or a question that a prompt does not have; as needle None if that is on purpose."""
-    for action in actions:
-        there = needle is None or (needle and all(0 <= first < end <= tokens for first, end in needle))
-        if "needle" in action.needs and not there:
-            where = f"its intervals {list(needle)} hold no token of the prompt" if needle else "this prompt has none"
-            raise HybretError(
-                f"{action.label} acts on the needle, and {where}; use prompts of hybret.niah.grid (control=True gives "
-                "controls), or KeepHeads or Null"
-            )
-        if "question" in action.needs and question is None:
-            raise HybretError(
-                f"{action.label} needs the question, and this prompt does not say where its question is; use prompts "
-                "of hybret.niah.grid, or an intervention without 'question' and 'answer'"
-            )
+            raise HybretError(f"{value!r} is not an intervention; use hybret's, or a frozen dataclass of Reweight")
 
 
 def table1_conditions() -> dict[str, PerPhase]:

@@ -47,11 +47,7 @@ def accuracy(rows: pd.DataFrame, by: By = (), n_boot: int = 1000, seed: int = 0)
         `by`, then accuracy, low, high (0 to 1), exact (share of full needles), n (rows), prompts (distinct prompts).
     """
     rows, by = _checked(rows, by, "score", "exact", "prompt")
-    return _accuracy(with_needle(rows), by, n_boot, seed)
-
-
-def _accuracy(rows: pd.DataFrame, by: list[str], n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """`accuracy` of checked rows."""
+    rows = with_needle(rows)
     check_comparable(rows, by)
     check_unique(rows, by)
     table = grouped_means(rows.assign(_value=fraction(rows)), by, (0.0, 1.0), n_boot, seed)
@@ -65,18 +61,14 @@ def floor(rows: pd.DataFrame, by: By = ()) -> pd.DataFrame:
     needle only their own control counts (`matching_controls`).
     """
     rows, by = _checked(rows, by, "needle", "score", "exact", "prompt")
-    return _floor(rows, by)
-
-
-def _floor(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     control = rows["needle"] == CONTROL
-    ground = rows[control] if control.all() else matching_controls(rows[control], rows[~control])
+    ground = rows if control.all() else matching_controls(rows[control], rows[~control])
     if ground.empty:
         raise HybretError(
             "no control rows of what these rows ask for: run the same conditions on grid(..., control=True) as well, "
             "with the same needle, haystack, template and lengths"
         )
-    return _accuracy(ground, [column for column in by if column not in PLACE])
+    return accuracy(ground, [column for column in by if column not in PLACE])
 
 
 def above_floor(rows: pd.DataFrame, by: By = ()) -> pd.DataFrame:
@@ -86,17 +78,16 @@ def above_floor(rows: pd.DataFrame, by: By = ()) -> pd.DataFrame:
     needle. Groups without a control row of their own needle, haystack, template and lengths have NA there.
     """
     rows, by = _checked(rows, by, "needle", "score", "exact", "prompt")
-    needle = with_needle(rows)
-    table = _accuracy(needle, by)
+    table = accuracy(rows, by)
     # Within a group all that it shares with its control is equal, so the floor is looked up under that.
     ground = [column for column in GROUND if column in rows and column not in by]
     shared = [*(column for column in by if column not in PLACE), *ground]
-    floors = _floor(rows, shared)
+    floors = floor(rows, shared)
     control = rows["needle"] == CONTROL
     if "rubric" in rows and set(rows.loc[control, "rubric"]) != set(rows.loc[~control, "rubric"]):
         raise HybretError("control rows and needle rows have different rubrics; score them alike with rescore()")
     names = {"accuracy": "floor", "low": "floor_low", "high": "floor_high"}
-    table = _joined(table, needle[[*by, *ground]].drop_duplicates(), by)
+    table = _joined(table, with_needle(rows)[[*by, *ground]].drop_duplicates(), by)
     table = _joined(table, floors[[*shared, *names]].rename(columns=names), shared)
     return table.drop(columns=ground).assign(above=table["accuracy"] - table["floor"])
 
@@ -108,16 +99,8 @@ def _joined(table: pd.DataFrame, more: pd.DataFrame, by: list[str]) -> pd.DataFr
 def by_distance(rows: pd.DataFrame, window: int, edges: Sequence[float], by: By = "condition") -> pd.DataFrame:
     """Accuracy by the needle's distance from the end of the prompt, in attention windows (Section 5.2).
 
-    Parameters
-    ----------
-    window : tokens.
-    edges : of the bins, in windows. An edge at 1 keeps needles inside and outside the window apart.
-
-    Returns
-    -------
-    DataFrame
-        `by`, near and far (the bin's edges, in windows, near included), then as `accuracy`. Empty bins are
-        absent.
+    `window` is in tokens, the `edges` of the bins in windows: an edge at 1 keeps needles inside and outside the window
+    apart. Columns: `by`, near and far (the bin's edges, near included), then as `accuracy`. Empty bins are absent.
     """
     rows, by = _checked(rows, by, "distance", "score", "exact", "prompt")
     rows = rows[rows["distance"] >= 0]
@@ -136,35 +119,23 @@ def departures(rows_a: pd.DataFrame, rows_b: pd.DataFrame, by: By = "condition")
     """What changes from `rows_a` to `rows_b`, over the cells that both have: a paired comparison.
 
     Cells pair by template, haystack, needle, length and depth, not by prompt, since recipes may place a
-    needle differently.
-
-    Returns
-    -------
-    DataFrame
-        `by`, a, b (accuracies), difference (b - a) with its paired bootstrap interval low, high (-1 to 1),
-        changed (share of cells with another score), n (cells), prompts (distinct prompts of `rows_a`). Where
-        every prompt differs by the same amount, the interval is as in `accuracy`.
+    needle differently. Columns: `by`, a, b (accuracies), difference (b - a) with its paired bootstrap interval low,
+    high (-1 to 1), changed (share of cells with another score), n (cells), prompts (distinct prompts of `rows_a`).
     """
-    tables = [_checked(rows, by, "score", "prompt") for rows in (rows_a, rows_b)]
-    by = tables[0][1]
+    (rows_a, by), (rows_b, _) = (_checked(rows, by, "score", "prompt") for rows in (rows_a, rows_b))
     keys = [*by, *(column for column in CELL if column in rows_a and column in rows_b and column not in by)]
     sides = []
-    for rows in (with_needle(rows) for rows, _ in tables):
+    for rows in (with_needle(rows_a), with_needle(rows_b)):
         if rows.duplicated(keys).any():
             raise HybretError("several rows for one cell; compare one recipe of one model with one other")
         check_comparable(rows, by)
-        sides.append(rows.assign(_fraction=fraction(rows))[[*keys, "prompt", "_fraction"]])
-    pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_b"))
+        sides.append(rows.assign(a=fraction(rows))[[*keys, "prompt", "a"]])
+    pairs = sides[0].merge(sides[1].rename(columns={"a": "b"}), on=keys, suffixes=("", "_b"))
     if pairs.empty:
         raise HybretError("the two sets of rows share no cell and condition, so there is nothing to compare")
-    pairs["_value"] = pairs["_fraction_b"] - pairs["_fraction"]
-    pairs["exact"] = pairs["_value"] != 0
-    table = grouped_means(pairs, by, (-1.0, 1.0))
-    table = table.rename(columns={"mean": "difference", "exact": "changed"})
-    means = pairs.assign(_all=0).groupby(by or ["_all"], dropna=False, sort=False)[["_fraction", "_fraction_b"]].mean()
-    table.insert(len(by), "a", means["_fraction"].to_numpy())
-    table.insert(len(by) + 1, "b", means["_fraction_b"].to_numpy())
-    return table
+    pairs["_value"] = pairs["b"] - pairs["a"]
+    table = grouped_means(pairs.assign(exact=pairs["_value"] != 0), by, (-1.0, 1.0), beside=("a", "b"))
+    return table.rename(columns={"mean": "difference", "exact": "changed"})
 
 
 def model_table(models: Iterable[Any]) -> pd.DataFrame:
@@ -173,7 +144,7 @@ def model_table(models: Iterable[Any]) -> pd.DataFrame:
     Parameters are counted without embeddings, as the paper does; a window of NA is global attention.
     """
     lines = []
-    for model in models if isinstance(models, Iterable) else [models]:
+    for model in models:
         if hasattr(model, "net"):
             net = model.net
             parameters = sum(p.numel() for p in net.parameters()) - net.get_input_embeddings().weight.numel()
@@ -221,8 +192,7 @@ def check_comparable(rows: pd.DataFrame, by: Sequence[str]) -> None:
     for column in ALIKE:
         if column not in rows or column in by or rows[column].nunique(dropna=False) < 2:
             continue
-        number = rows.assign(_all=0).groupby([*by] or ["_all"], dropna=False, observed=True, sort=False).ngroup()
-        pairs = pd.DataFrame({"group": number, "value": rows[column]}).drop_duplicates()
+        pairs = pd.DataFrame({"group": _groups(rows, by).ngroup(), "value": rows[column]}).drop_duplicates()
         if (mixed := pairs[pairs["group"].duplicated(keep=False)]).empty:
             continue
         values = mixed.loc[mixed["group"] == mixed["group"].iloc[0], "value"].tolist()
@@ -277,23 +247,27 @@ def unseen(n: int) -> float:
     return _Z2 / (n + _Z2)
 
 
+def _groups(rows: pd.DataFrame, by: Sequence[str]) -> Any:
+    return rows.assign(_all=0).groupby([*by] or ["_all"], dropna=False, sort=False, observed=True)
+
+
 def grouped_means(
-    rows: pd.DataFrame, by: list[str], scale: tuple[float, float], n_boot: int = 1000, seed: int = 0
+    rows: pd.DataFrame,
+    by: list[str],
+    scale: tuple[float, float],
+    n_boot: int = 1000,
+    seed: int = 0,
+    beside: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Mean of the column `_value` per group, with its interval; rows also have `exact` and `prompt`.
 
-    Parameters
-    ----------
-    scale : least and greatest possible `_value`.
-
-    Returns
-    -------
-    DataFrame
-        `by`, mean, low, high, exact (mean of `exact`), n (rows), prompts (distinct prompts).
+    `scale` is the least and the greatest possible `_value`. Columns: `by`, the means of the columns `beside`, mean,
+    low, high, exact (mean of `exact`), n (rows), prompts (distinct prompts).
     """
-    rows = rows.assign(_all=0, exact=rows["exact"].astype(float))
-    groups = rows.groupby(by or ["_all"], dropna=False, sort=False, observed=True)
-    table = groups.agg(mean=("_value", "mean"), exact=("exact", "mean"), n=("_value", "size")).reset_index()
+    rows = rows.assign(exact=rows["exact"].astype(float))
+    groups = _groups(rows, by)
+    means = {"mean": ("_value", "mean"), "exact": ("exact", "mean"), "n": ("_value", "size")}
+    table = groups.agg(**means, **{column: (column, "mean") for column in beside}).reset_index()
     # Sum and count of every prompt in every group; groups are numbered in the order of `table`.
     units = rows.assign(_group=groups.ngroup()).groupby(["_group", "prompt"], sort=True)["_value"].agg(["sum", "size"])
     members = units.groupby(level="_group").indices
@@ -306,7 +280,7 @@ def grouped_means(
         take = np.stack([members[g] for g in same], axis=1)  # [prompts, groups]
         bounds[:, same] = _interval(sums[take], sizes[take], n, scale, n_boot, seed)
     table["low"], table["high"] = bounds
-    return table[[*by, "mean", "low", "high", "exact", "n", "prompts"]]
+    return table[[*by, *beside, "mean", "low", "high", "exact", "n", "prompts"]]
 
 
 def mean_interval(

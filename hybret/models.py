@@ -21,9 +21,10 @@ from hybret.engine.scan import parallel_scans
 from hybret.errors import SEEDS, HybretError, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
-from hybret.interventions import PHASES, Keep, resolve
+from hybret.interventions import PHASES, Keep
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
+from hybret.resolving import resolve
 
 __all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
 

@@ -16,9 +16,10 @@ from hybret.engine.context import ForwardContext, Question, Spans, forward_conte
 from hybret.engine.decode import decode, prefill, prefill_chunk, prompt_tokens
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, restore_recurrent
-from hybret.interventions import Actions, During, Elementary, KeepHeads, resolve
+from hybret.interventions import Actions, During, Elementary, KeepHeads
 from hybret.models import Model
 from hybret.recipe import CORRECTED, Recipe
+from hybret.resolving import resolve
 
 STEPS = 6
 """Tokens of an answer."""

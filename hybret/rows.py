@@ -1,79 +1,35 @@
-"""The columns of a row, once, as data; every list of columns elsewhere is derived from them."""
+"""The columns of a row and what each is for, once; every list of columns elsewhere is derived from them.
+
+The book's chapter "Rows" says what the columns mean. Their roles: acts (what the condition does), cell (tells the cells
+of a grid apart, in any recipe), alike (no mean is over two values of it), place (says where the needle is, so it means
+nothing in a control), made (what made the row), measure (the outcome), number (enters arithmetic).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hybret.errors import HybretError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-class Column(NamedTuple):
-    """A column of the table that `hybret.sweep` returns.
-
-    Attributes
-    ----------
-    roles : any of cell (tells the cells of a grid apart, in any recipe), alike (no mean is over two values of it),
-        place (says where the needle is, so it means nothing in a control), made (what made the row), measure (the
-        outcome), number (enters arithmetic).
-    """
-
-    name: str
-    dtype: str
-    roles: str
-    meaning: str
-
-
-HEX = "first 12 hex digits of a SHA-256 over"
-COLUMNS = tuple(
-    Column(*line)
-    for line in (
-        ("model", "str", "alike made", "name of the model"),
-        ("weights", "str", "alike made", f"{HEX} the model's weights; ``random`` and the seed for random ones"),
-        ("recipe", "str", "alike made", "which side the run takes where the paper's text and the authors' code differ"),
-        ("condition", "str", "", "the label given to the intervention"),
-        ("intervention", "str", "alike", "the intervention itself, as a Python value"),
-        ("prefill", "str", "", "what acts while the prompt is read"),
-        ("generation", "str", "", "what acts from the last prompt token on"),
-        ("k", "Int64", "number", "heads kept per layer, when the condition keeps heads"),
-        ("during", "str", "alike", "in which phase it keeps heads"),
-        ("acted_prefill", "int64", "", "prompt tokens on which the condition acted in every attention layer it names"),
-        ("acted_generation", "int64", "", "steps of the answer on which it acted; 0 where it does nothing"),
-        ("template", "str", "cell alike", "`base`, `instruct` or `jrt` (read twice)"),
-        ("haystack", "str", "cell alike", "`embedded`, `paul-graham`, or a folder's name with 8 hex digits"),
-        ("haystack_seed", "int64", "cell", "the seed of the embedded haystack"),
-        ("needle", "str", "cell alike place", "`paper`, another needle's name, or `none` in the control"),
-        ("asked", "str", "cell alike", f"{HEX} the needle that the prompt asks for, also in a control"),
-        ("length", "int64", "cell number", "label of the grid: tokens"),
-        ("depth", "float64", "cell place number", "label of the grid: per cent from the start of the context"),
-        ("tokens", "int64", "place", "real length of the prompt, BOS included"),
-        ("needle_start", "int64", "place", "first token of the needle (its last copy); -1 without a needle"),
-        ("needle_end", "int64", "place", "the token after the needle; -1 without a needle"),
-        ("distance", "int64", "place number", "tokens from the needle's first to the prompt's last; -1 without one"),
-        ("in_window", "bool", "place number", "whether the last prompt token can see the whole needle"),
-        ("answer", "str", "measure", "the words that the prompt gave, if any, and what the model wrote"),
-        ("score", "float64", "measure number", "points of the rubric"),
-        ("exact", "bool", "measure number", "whether the full needle stands in the answer"),
-        ("rubric", "str", "alike made", "the rubric that scored the answer"),
-        ("prompt", "str", "", f"{HEX} the prompt's tokens; cells with the same prompt share it"),
-        ("device", "str", "alike made", "kind of the device"),
-        ("dtype", "str", "alike made", "dtype of the model"),
-        ("max_new_tokens", "int64", "alike", "tokens that an answer could have at most"),
-        ("run", "str", "", "12 hex digits of what all rows of one folder share; they end the folder's name"),
-        ("batch", "str", "", "the batch of the answer: a file below `answers/`, with its budget and maker"),
-    )
-)  # fmt: skip
-
-
-def names(role: str) -> tuple[str, ...]:
-    """The columns with this role, in their order."""
-    return tuple(column.name for column in COLUMNS if role in column.roles.split())
-
-
-CELL, ALIKE, PLACE, MADE, MEASURE, NUMBERS = map(names, ("cell", "alike", "place", "made", "measure", "number"))
+COLUMNS = {
+    "model": "alike made", "weights": "alike made", "recipe": "alike made", "condition": "",
+    "intervention": "alike acts", "prefill": "acts", "generation": "acts", "k": "acts number", "during": "alike acts",
+    "acted_prefill": "", "acted_generation": "",
+    "template": "cell alike", "haystack": "cell alike", "haystack_seed": "cell", "needle": "cell alike place",
+    "asked": "cell alike", "length": "cell number", "depth": "cell place number",
+    "tokens": "place", "needle_start": "place", "needle_end": "place", "distance": "place number",
+    "in_window": "place number",
+    "answer": "measure", "score": "measure number", "exact": "measure number", "rubric": "alike made", "prompt": "",
+    "device": "alike made", "dtype": "alike made", "max_new_tokens": "alike", "run": "", "batch": "",
+}  # fmt: skip
+ACTS, CELL, ALIKE, PLACE, MADE, MEASURE, NUMBERS = (
+    tuple(column for column, roles in COLUMNS.items() if role in roles.split())
+    for role in ("acts", "cell", "alike", "place", "made", "measure", "number")
+)
 GROUND = tuple(column for column in ALIKE if column not in ("rubric", "needle"))
 """What rows share with the control that is their floor, beside the haystack's seed and the length."""
 

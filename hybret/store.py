@@ -21,7 +21,7 @@ import pandas as pd
 
 from hybret import __version__
 from hybret.errors import HybretError
-from hybret.files import digest, read_table, unwritable, write_table, write_whole
+from hybret.files import digest, read_table, write_table, write_whole, writing
 
 if TYPE_CHECKING:
     from hybret.devices import Budget
@@ -34,7 +34,7 @@ ABANDONED = 3600
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
 # Modules that decide, beside those of hybret/engine, what a model answers.
-DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe")
+DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe", "resolving")
 # Read once, with the code: a module edited while a run goes on does not change the run's name.
 _PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
 PACKAGE_DIGEST = digest(*_PACKAGE)
@@ -101,9 +101,7 @@ def commit(folder: Path) -> dict[str, Any]:
 
     def git(*words: str) -> str:
         try:
-            return subprocess.run(
-                ["git", *words], cwd=folder, capture_output=True, text=True, check=True
-            ).stdout.strip()
+            return subprocess.check_output(["git", *words], cwd=folder, stderr=subprocess.DEVNULL, text=True).strip()
         except (OSError, subprocess.CalledProcessError):
             return ""
 
@@ -155,10 +153,8 @@ class Store:
         self._makers: dict[str, str] = {}  # of each batch
         self._facts = {self.maker: made}
         if self.folder is not None:
-            try:
+            with writing(self.folder):
                 self._open(self.folder, run, made)
-            except OSError as problem:
-                raise unwritable(self.folder, problem) from problem
 
     def _open(self, folder: Path, run: dict[str, Any], made: dict[str, Any]) -> None:
         """Read the answers of an earlier process; refuse the folder of another run."""
@@ -214,12 +210,9 @@ class Store:
         self._write(f"rows-{digest(cells.to_csv(), digits=16)}", rows)
 
     def _write(self, name: str, table: pd.DataFrame) -> None:
-        if self.folder is None:
-            return
-        try:
-            write_table(self.folder / name, table)
-        except OSError as problem:
-            raise unwritable(self.folder, problem) from problem
+        if self.folder is not None:
+            with writing(self.folder):
+                write_table(self.folder / name, table)
 
 
 def read_rows(paths: Sequence[Path]) -> pd.DataFrame:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from hybret import scoring
 from hybret.checkpoints import check_prompts, warn_beyond
@@ -17,14 +19,13 @@ from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.schedule import Timings, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError, integer, one_of, text
-from hybret.errors import conditions as check_conditions
-from hybret.interventions import Intervention, KeepHeads, PerPhase, resolve
+from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
+from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
 from hybret.models import Model
-from hybret.progress import bar as progress_bar
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
+from hybret.resolving import resolve
 from hybret.rows import CELL
 from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
 from hybret.tasks.encoding import check_tokenizer
@@ -53,33 +54,20 @@ def sweep(
 
     Parameters
     ----------
-    model : Model
-    prompts : sequence of Prompt
-        Templates, haystack seeds and controls may be mixed.
-    conditions : mapping of str to Intervention
-        Row label to intervention.
-    recipe : Recipe or str
-        The prompts must come from the same recipe's `insertion`.
-    out : folder, optional
-        The rows are written here as Parquet, and each finished batch of answers below ``answers/``, so that a second
-        call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device kind
-        and version of the engine (`run_folder` names one).
-    max_new_tokens : int
-    budget : Budget, optional
-        Rows and tokens that run at one time; default what fits on the device (`budget_of`).
-    progress : bool
-        Show a progress bar.
-    stages : Timings, optional
-        Collects the seconds of each stage; with Ray summed over the workers.
-    engine : {"local", "ray"} or Ray
-        ``"ray"`` is `Ray` with its defaults. Workers then compute the batches of the local engine, and the rows are the
-        same; `out` may have been begun by the other engine.
+    prompts : templates, haystack seeds and controls may be mixed; all from the recipe's `insertion`.
+    conditions : row label to intervention.
+    out : a folder. The rows are written there as Parquet, each finished batch of answers below ``answers/``, so that
+        a second call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device
+        kind and version of the engine (`run_folder` names one).
+    budget : rows and tokens that run at one time; default what fits on the device (`budget_of`).
+    stages : collects the seconds of each stage; with Ray summed over the workers.
+    engine : ``"local"``, or a `Ray` (``"ray"`` is one with its defaults). Its workers compute the batches of the local
+        engine, and the rows are the same; `out` may have been begun by the other engine.
 
     Returns
     -------
     pandas.DataFrame
-        One row per prompt and condition; the columns are described in the book's chapter "Rows", and so is what
-        ``rows.attrs`` says of the run.
+        One row per prompt and condition; the book's chapter "Rows" describes the columns and ``rows.attrs``.
 
     Prompts of another model, an intervention that cannot act on a prompt and an unusable folder are refused before any
     model runs; an intervention that a layer did not carry out, afterwards.
@@ -111,7 +99,7 @@ def sweep(
     plan = schedule(model, prompts, list(resolved.values()), recipe, max_new_tokens, budget, store.answers.keys())
     finished = cluster.run(model, plan, stages, run) if cluster else run_schedule(model, plan, stages)
     total = sum(len(batch.rows) for batch in plan.batches)
-    bar = progress_bar(f"{model.name}, {recipe.name}", unit="answer", total=total, disable=not progress)
+    bar = progress_bar(progress and total > 0, f"{model.name}, {recipe.name}", unit="answer", total=total)
     with bar, closing(finished):
         for batch, tokens, ran in finished:
             bar.set_postfix_str(f"up to {ran.max_sequences} rows, {ran.max_tokens} tokens", refresh=False)
@@ -124,18 +112,23 @@ def sweep(
             store.add(batch.keys, answers, ran.max_sequences, ran.max_tokens)
             bar.update(len(tokens))
     with stages("scoring"):
-        lines = []
-        for p in prompts:
-            for label, condition in conditions.items():
-                key = p.key, resolved[label].key
-                line = _row(model, recipe, label, condition, p, store.answers[key])
-                lines.append(
-                    line | {"max_new_tokens": max_new_tokens, "run": name_of(run), "batch": store.batches[key]}
-                )
+        cells = [(p, label, (p.key, resolved[label].key)) for p in prompts for label in conditions]
+        lines = [_row(model, recipe, label, conditions[label], p, store.answers[key]) for p, label, key in cells]
         rows = pd.DataFrame(lines).astype({"k": "Int64"})
+        batches = [store.batches[key] for *_, key in cells]
+        rows = rows.assign(max_new_tokens=max_new_tokens, run=name_of(run), batch=batches)
     rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **_texts(prompts))
     store.write_rows(rows)
     return rows
+
+
+def progress_bar(shown: bool, desc: str, **options: Any) -> Any:
+    """A bar of tqdm, as text or as a notebook's widget; a log gets a line every 30 seconds."""
+    if not shown:
+        options["disable"] = True  # False would override TQDM_DISABLE
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        options |= {"mininterval": 30, "maxinterval": 30}
+    return tqdm(desc=printable(desc), **options)
 
 
 def _check(model: Any, prompts: Any, conditions: Any) -> None:
@@ -204,15 +197,16 @@ def _row(
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1
     sparse = condition if isinstance(condition, KeepHeads) else None
-    pair = condition if isinstance(condition, PerPhase) else None
+    acts = {phase: " & ".join(part.label for part in condition.at(phase)) or "keep" for phase in PHASES}
+    if isinstance(condition, PerPhase):
+        acts = {phase: getattr(condition, phase).label for phase in PHASES}
     return {
         "model": model.name,
         "weights": model.digest,
         "recipe": recipe.name,
         "condition": label,
         "intervention": repr(condition),
-        "prefill": pair.prefill.label if pair else _phase_label(condition, "prefill"),
-        "generation": pair.generation.label if pair else _phase_label(condition, "generation"),
+        **acts,
         "k": sparse.k if sparse else None,
         "during": sparse.during if sparse else None,
         "acted_prefill": answered.acted_prefill,
@@ -230,10 +224,6 @@ def _row(
         "device": model.device.type,
         "dtype": model.dtype,
     }
-
-
-def _phase_label(condition: Intervention, phase: Any) -> str:
-    return " & ".join(part.label for part in condition.at(phase)) or "keep"
 
 
 def _texts(prompts: Iterable[Prompt]) -> dict[str, Any]:

@@ -25,13 +25,13 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from hybret.engine.attach import implementation
 from hybret.engine.decode import prompt_tokens
 from hybret.engine.state import merge
-from hybret.errors import HybretError, integer, printable
-from hybret.errors import conditions as check_conditions
-from hybret.interventions import Actions, Intervention, Keep, KeepHeads, resolve
+from hybret.errors import HybretError, check_conditions, integer, printable
+from hybret.interventions import Actions, Intervention, Keep, KeepHeads
 from hybret.models import Model, load
 from hybret.probing import STEPS, Probe
-from hybret.progress import bar as progress_bar
 from hybret.recipe import CORRECTED, PAPER
+from hybret.resolving import resolve
+from hybret.sweeping import progress_bar
 
 MOST_TOKENS = 100_000
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
@@ -260,7 +260,7 @@ def verify(
         resolve(condition, probe.model, CORRECTED)
         checks[f"condition {label}"] = Check(f"{label}: in a sweep = alone", partial(batch, condition=condition))
     lines, who = [], {"model": probe.model.name, "family": probe.model.family}
-    with progress_bar(desc=probe.model.name, unit="check", total=len(checks), disable=not progress) as bar:
+    with progress_bar(progress, probe.model.name, unit="check", total=len(checks)) as bar:
         for key, check in checks.items():
             bar.set_postfix_str(check.name)
             lines.append({**who, "check": check.name, **judged(probe, key, check)})

@@ -17,20 +17,27 @@ from conftest import random_ids
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
+import hybret as hb
 from hybret import PAPER_NEEDLE, HybretError
 from hybret import data as data
 from hybret.cli import app
+from hybret.engine import attention as attention
+from hybret.engine import decode
+from hybret.engine import recurrences as recurrences
+from hybret.engine.scan import parallel_scans as parallel_scans
 from hybret.engine.schedule import Budget as Budget  # types of arguments, and builders, without a public name
 from hybret.engine.schedule import Timings as Timings
+from hybret.errors import printable as printable
 from hybret.families import FAMILIES as FAMILIES
 from hybret.families import paper_config as paper_config
 from hybret.files import digest as digest
 from hybret.files import write_table as write_table
-from hybret.interventions import resolve as resolve
 from hybret.organisms import skills as skills
 from hybret.prompts import Prompt
+from hybret.resolving import resolve as resolve
 from hybret.rows import COLUMNS as COLUMNS
 from hybret.scoring import score
+from hybret.store import ENGINE_DIGEST as ENGINE_DIGEST
 from hybret.tasks.haystack import PAPER_ESSAYS as PAPER_ESSAYS
 
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
@@ -47,6 +54,16 @@ def inputs_of(net) -> Iterator[list[tuple[int, int]]]:
     read: list[tuple[int, int]] = []
     with net.register_forward_pre_hook(lambda _, __, named: read.append(named["input_ids"].shape), with_kwargs=True):
         yield read
+
+
+@contextmanager
+def idle(model: Any) -> Iterator[None]:
+    """A block in which the model must not run."""
+    hook = model.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def rows_of(scores, **columns) -> pd.DataFrame:
@@ -184,6 +201,12 @@ def a_prompt(model, n=70, **changes) -> Prompt:
         spans={"needle": (NEEDLE,), "question": (QUESTION,)},
     )
     return replace(made, **changes)
+
+
+def answered(model, prompt, n) -> list[int]:
+    """Token ids of the untouched answer, by hybret's slow loop."""
+    with hb.attach(model):
+        return decode.generate(model, prompt.ids, hb.Keep(), prompt.needle_spans, hb.CORRECTED, n)
 
 
 HOSTILE = {

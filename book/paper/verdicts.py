@@ -23,7 +23,7 @@ from book.paper.tipping import HOLDS
 from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
-from hybret.rows import CELL, checked
+from hybret.rows import ACTS, CELL, checked
 
 __all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]
 
@@ -42,24 +42,22 @@ def _claims() -> dict[str, Claim]:
     claims = {}
     for name, fields in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         notebook, figure = fields.pop("measured").split("#")
-        texts = {key: text.format(**words) if isinstance(text, str) else text for key, text in fields.items()}
-        claims[name] = Claim(name, notebook=notebook, figure=figure, **texts)
+        fields |= {key: text.format(**words) for key, text in fields.items() if isinstance(text, str)}
+        claims[name] = Claim(name, notebook=notebook, figure=figure, **fields)
     return claims
 
 
 CLAIMS = _claims()
 JUDGES: dict[str, Any] = head_claims.JUDGES | benchmark_claims.JUDGES | weight_claims.JUDGES
 ACROSS = "all models"
-SWEEP = ("model", "weights", "recipe", "condition", "intervention", "prefill", "generation", "k", "during", "template",
-         "haystack", "haystack_seed", "needle", "asked", "length", "depth", "in_window", "answer", "score",
-         "prompt")  # fmt: skip
+SWEEP = ("model", "weights", "recipe", "condition", *ACTS, *CELL, "in_window", "answer", "score", "prompt")
 ITEMS = ("model", "recipe", "benchmark", "group", "task", "label", "condition", "doc_id", "cluster", "gold", "chosen",
          "choices")  # fmt: skip
 # The rows of a model must have one value of these, by name and column.
 ONE = {"needles": "asked", "haystacks": "haystack", "rubrics": "rubric", "devices": "device", "dtypes": "dtype",
        "answer lengths": "max_new_tokens"}  # fmt: skip
 # One answer is asked of each of these.
-ANSWERED = ["model", "recipe", "intervention", "prefill", "generation", "k", "during", *CELL]
+ANSWERED = ["model", "recipe", *ACTS, *CELL]
 MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
 _ABOUT = ("claim", *Claim._fields[1:])
 _NUMBERS = ("value", "low", "high", "unit", "n", "prompts")
@@ -101,8 +99,6 @@ def of(
     if unknown := [name for name in names if name not in CLAIMS]:
         raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
     known = {model.name: model for model in models}
-    texts = {prompt.key: prompt.text for prompt in prompts}
-    questions = {prompt.needle.question for prompt in prompts}
     pairs = [(model, recipe) for model in known for recipe in recipes]
     pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
     if tables and not pairs:
@@ -110,13 +106,12 @@ def of(
     evidence, lines = [], []
     for model, recipe in dict.fromkeys(pairs):
         swept, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
-        facts = (getattr(known.get(model), name, None) for name in ("heads", "parameters", "family"))
-        evidence.append(Evidence(model, recipe, swept, tested, *facts, texts, questions))
+        evidence.append(Evidence(model, recipe, swept, tested, known.get(model), prompts))
     for claim in (claim for name, claim in CLAIMS.items() if name in names):
         about = dict(zip(_ABOUT, claim, strict=True))
         judged: list[tuple[str, str, Any]] = [(e.model, e.recipe, e) for e in evidence]
         if claim.across:
-            by_recipe = {e.recipe: [other for other in evidence if other.recipe == e.recipe] for e in evidence}
+            by_recipe = {e.recipe: [beside for beside in evidence if beside.recipe == e.recipe] for e in evidence}
             judged = [(ACROSS, recipe, several) for recipe, several in by_recipe.items()]
         for model, recipe, rested_on in judged:
             try:

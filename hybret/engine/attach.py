@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from hybret.engine import attention
 from hybret.engine.context import ForwardContext, Spans, check_layers_called, forward_context, guarded
 from hybret.errors import HybretError
-from hybret.interventions import PHASES, Intervention, Keep, Phase, Resolved, check_needs, resolve
+from hybret.interventions import PHASES, Intervention, Keep, Phase
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
+from hybret.resolving import Resolved, check_needs, resolve
 
 if TYPE_CHECKING:
     from hybret.hybrid import Hybrid

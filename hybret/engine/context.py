@@ -16,7 +16,8 @@ from torch import Tensor
 from hybret.engine.keys import Keys, Question, Spans
 from hybret.errors import HybretError
 from hybret.families import attention_layers
-from hybret.interventions import Actions, KeepHeads, Phase, Reweight, check_needs
+from hybret.interventions import Actions, KeepHeads, Phase, Reweight
+from hybret.resolving import check_needs
 
 if TYPE_CHECKING:
     from hybret.hybrid import Hybrid

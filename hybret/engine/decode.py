@@ -24,8 +24,9 @@ from hybret.engine.context import ForwardContext, Question, Recorder, Spans, che
 from hybret.engine.state import State, empty_state, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
-from hybret.interventions import Actions, Intervention, resolve
+from hybret.interventions import Actions, Intervention
 from hybret.recipe import Recipe
+from hybret.resolving import resolve
 
 MAX_NEW_TOKENS = 40
 

@@ -25,8 +25,9 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, map_cache, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
-from hybret.interventions import Actions, Intervention, Keep, KeepHeads, resolve
+from hybret.interventions import Actions, Intervention, Keep, KeepHeads
 from hybret.recipe import Recipe
+from hybret.resolving import resolve
 
 T = TypeVar("T")
 Request = tuple[tuple[int, ...], tuple[int, ...]]

@@ -18,9 +18,10 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, merge
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
-from hybret.interventions import Actions, Resolved
+from hybret.interventions import Actions
 from hybret.prompts import Prompt
 from hybret.recipe import Recipe
+from hybret.resolving import Resolved
 
 Key = tuple[str, str]
 """Of an answer: its prompt's key and its condition's (`Resolved.key`)."""

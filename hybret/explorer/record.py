@@ -19,12 +19,12 @@ from hybret.checkpoints import check_prompts
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
-from hybret.errors import HybretError, integer
-from hybret.errors import conditions as labelled
+from hybret.errors import HybretError, check_conditions, integer
 from hybret.families import has_random_weights
-from hybret.interventions import Intervention, Keep, check_needs, resolve
+from hybret.interventions import Intervention, Keep
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
+from hybret.resolving import check_needs, resolve
 from hybret.tasks.encoding import check_tokenizer
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def look(
     recipe : where it leaves the first answer token to prefill (`Recipe.prompt_split`), the steps begin after it.
     """
     recipe = find_recipe(recipe)
-    conditions = labelled({"untouched": Keep()} if conditions is None else conditions)
+    conditions = check_conditions({"untouched": Keep()} if conditions is None else conditions)
     integer("max_new_tokens", max_new_tokens, 1)
     for condition in conditions.values():
         acting = resolve(condition, model, recipe)

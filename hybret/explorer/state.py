@@ -20,13 +20,12 @@ from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP, colormap, words
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt, normalise
-from hybret.rows import CELL, MEASURE
+from hybret.rows import ACTS, CELL, MEASURE
 from hybret.scoring import PARTIAL, RUBRICS, Rubric, score
 
 SERIES = ("model", "weights", "recipe", "template", "setting", "rubric", "haystack", "asked", "dtype", "device", "run")
 PLACE = ("prompt", *CELL, "tokens", "distance", "in_window")
 SAID = (*MEASURE, "rubric", "asked")
-CONDITION = ("condition", "intervention", "generation", "prefill", "k", "during")
 OTHER = "manipulation (generation-prefill)"  # the setting of conditions that are not an order of k
 AROUND = 140  # characters of the prompt on each side of its needle
 
@@ -35,7 +34,7 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     """A copy of the rows that are drawn, control rows included; refused if they have no map."""
     if isinstance(rows, pd.DataFrame) and rows.empty:
         raise HybretError("there are no rows to explore; run a sweep first, or check the selection")
-    rows = table.checked(rows, [name for name in (*CONDITION, *PLACE, *SAID, *SERIES) if name != "setting"])
+    rows = table.checked(rows, [name for name in ("condition", *ACTS, *PLACE, *SAID, *SERIES) if name != "setting"])
     rows = rows.reset_index(drop=True)
     if rows["score"].isna().any():
         raise HybretError("some rows have no score; score them with hybret.scoring.rescore() first")
@@ -111,11 +110,11 @@ def _numbered(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def summarise_steps(rows: pd.DataFrame, hidden: pd.DataFrame, control: pd.DataFrame) -> dict[int, dict[str, Any]]:
     """Step number to its label, accuracy and floor, in order; steps without a row in `hidden` are left out."""
     means = metrics.accuracy(hidden, by=["step"], n_boot=200).set_index("step").sort_index()
-    floors = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else {}
+    floors: Any = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else {}
     first = rows.drop_duplicates("step").set_index("step")
-    steps = {}
-    for step, mean in means.iterrows():
-        line = first.loc[step]
+    steps: dict[int, dict[str, Any]] = {}
+    for step in map(int, means.index):
+        line, mean = first.loc[step], means.loc[step]
         k = None if pd.isna(line.k) else int(line.k)
         steps[step] = {
             "series": int(line.series),

@@ -7,6 +7,8 @@ model does, over the state as JSON. Such a page asks for nothing, not even a fil
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping
 from html import escape
 from importlib.util import find_spec
@@ -15,7 +17,6 @@ from typing import Any
 
 from hybret.errors import HybretError, printable
 from hybret.files import digest
-from hybret.progress import attended
 
 _ENTRY = "export default"
 
@@ -120,6 +121,17 @@ class Widget:
         # A runner keeps its outputs for a time without a kernel: it gets the static view alone.
         bundle = {"text/plain": repr(self), "text/html": self.html()}
         return bundle | (self.live._repr_mimebundle_()[0] | bundle if attended() and find_spec("anywidget") else {})
+
+
+def attended() -> bool:
+    """Whether a front end shows this kernel's output; papermill and nbconvert keep it for later.
+
+    Such runners tell their kernel that nobody can be asked for input; so does voila, which is a front end.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    kernel = getattr(shell, "kernel", None)
+    voila = os.environ.get("SERVER_SOFTWARE", "").startswith("voila")
+    return kernel is not None and (voila or bool(getattr(kernel, "_allow_stdin", False)))
 
 
 def escaped_json(state: Mapping[str, Any]) -> str:

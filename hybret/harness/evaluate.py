@@ -19,19 +19,19 @@ import pandas as pd
 import torch
 import transformers
 
-from hybret import errors
 from hybret.devices import Budget
 from hybret.engine.likelihood import check
-from hybret.errors import HybretError
-from hybret.files import digest, read_table, tables, unwritable, write_table
+from hybret.errors import HybretError, check_conditions
+from hybret.files import digest, read_table, tables, write_table, writing
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
-from hybret.interventions import Intervention, KeepHeads, resolve
+from hybret.interventions import Intervention, KeepHeads
 from hybret.models import Model
-from hybret.progress import bar as progress_bar
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
+from hybret.resolving import resolve
 from hybret.store import ENGINE_DIGEST
+from hybret.sweeping import progress_bar
 
 ROWS_AT_ONCE = 5000
 """Documents of the tasks that one call of lm-eval evaluates: what an interruption loses."""
@@ -78,7 +78,7 @@ def evaluate(
     compute : False runs no model: tasks of which not every row is stored are left out, and the table may be empty.
     """
     recipe = find_recipe(recipe)
-    errors.conditions(conditions)
+    check_conditions(conditions)
     if limit is not None and limit < 1:
         raise HybretError(f"limit is {limit}; give at least 1 document per task")
     for condition in conditions.values():
@@ -100,7 +100,7 @@ def evaluate(
         wanted, missing = [task for task in wanted if task not in missing], []
         if not wanted:
             return pd.DataFrame()
-    with progress_bar(desc=f"{model.name}, {recipe.name}", unit="answer", disable=not progress) as bar:
+    with progress_bar(progress, f"{model.name}, {recipe.name}", unit="answer") as bar:
         for loaded in _portions(missing, limit):
             absent = {key: c for key, c in distinct.items() if any((name, key) not in done for name in loaded)}
             lm = Hybrid(model, absent, recipe, max_length, budget, bar)
@@ -209,8 +209,6 @@ def _identity(model: Model, recipe: Recipe, limit: int | None, seed: int, max_le
 
 
 def _write(path: Path, rows: pd.DataFrame) -> None:
-    try:
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(path, rows)
-    except OSError as problem:
-        raise unwritable(path.parent, problem) from problem

@@ -85,7 +85,11 @@ def grid(
     if not isinstance(needle, Needle) or needle.name == CONTROL:
         raise HybretError(f"needle is {needle!r}; give a Needle of another name than {CONTROL!r}, or control=True")
     key = tokenizer_key(model, template)
-    depths, lengths = _depths(depths), _lengths(lengths, getattr(model, "lengths", PAPER_LENGTHS))
+    depths, listed = _depths(depths), _listed("lengths", lengths, getattr(model, "lengths", PAPER_LENGTHS))
+    lengths = [integer("a length", n, 1, MOST_TOKENS) for n in listed]
+    for name, values in (("lengths", lengths), ("depths", depths)):
+        if len(set(values)) < len(values):
+            raise HybretError(f"{len(values)} {name} would hold an entry twice; give each one once, or fewer")
     buffer = integer("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
     cutter, sizes = _cut(getattr(model, "tokenizer", model), lengths, needle, buffer, haystack, seed, recipe)
     cells = [(n, *cell) for n in lengths for cell in _placed(cutter, sizes[n], [] if control else depths, needle)]
@@ -120,11 +124,7 @@ def _depths(depths: Any) -> list[float]:
     # All of them within the first per cent, and not only its ends: nobody asks for that.
     if max(found) <= 1 and (fractions := [d for d in found if 0 < d < 1]):
         raise HybretError(f"depths are per cent and {fractions[0]:g} is a fraction; give {100 * fractions[0]:g}")
-    return _once("depths", found)
-
-
-def _lengths(lengths: Any, ends: Sequence[int]) -> list[int]:
-    return _once("lengths", [integer("a length", n, 1, MOST_TOKENS) for n in _listed("lengths", lengths, ends)])
+    return found
 
 
 def _listed(name: str, value: Any, ends: Sequence[Any]) -> list[Any]:
@@ -134,12 +134,6 @@ def _listed(name: str, value: Any, ends: Sequence[Any]) -> list[Any]:
     if not isinstance(value, list | tuple | range | np.ndarray) or not len(value):
         raise HybretError(f"{name} is {value!r}; give a number of {name}, or a list with at least one")
     return list(value)
-
-
-def _once(name: str, values: list[Any]) -> list[Any]:
-    if len(set(values)) < len(values):
-        raise HybretError(f"{len(values)} {name} would hold an entry twice; give each one once, or fewer")
-    return values
 
 
 def _cut(
@@ -176,11 +170,8 @@ def _encoded(
     model: Any, contexts: list[str], template: str, needle: Needle
 ) -> Iterator[tuple[str, tuple[int, ...], dict[str, tuple[Span, ...]]]]:
     """(text, ids, spans) of each prompt: contexts in the template (Appendix B.1)."""
-    tokenizer, chat, asked = (
-        getattr(model, "tokenizer", model),
-        uses_chat(model, template),
-        f"QUESTION: {needle.question}",
-    )
+    tokenizer, chat = getattr(model, "tokenizer", model), uses_chat(model, template)
+    asked = f"QUESTION: {needle.question}"
     ending = " Output the most relevant sentence in the context, word by word!" if chat else (
         "\n\nANSWER: Here is the most relevant sentence in the context: "
     )  # fmt: skip

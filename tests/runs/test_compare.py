@@ -129,7 +129,7 @@ def test_bad_input_is_one_sentence(rows, tmp_path):
         assert found.exit_code == 2 and says in found.stderr and found.stderr.count("\n") == 1
     found = run("diff", folder(tmp_path / "c", rows), folder(tmp_path / "d", rows.assign(haystack="hills")))
     assert found.exit_code == 2 and "no cell in common" in found.stderr and found.stderr.count("\n") == 1
-    assert "they differ in haystack embedded and hills" in found.stderr
+    assert "they differ in haystack" in found.stderr
     with pytest.raises(HybretError, match="the table holds no rows"):
         hb.diff(rows, rows[:0])
     with pytest.raises(HybretError, match="the table has no column 'prompt'"):

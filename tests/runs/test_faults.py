@@ -211,14 +211,14 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path):
     with passes(len(all_of_them)):  # in the last step of the second of two batches
         stopped = run(*words)
     assert stopped.exit_code == 130 and stopped.stderr.count("\n") <= 2
-    assert f"interrupted: finished answers are kept in {tmp_path / 'out'}; the same command" in stopped.stderr
+    assert "interrupted: with --out, finished answers are kept; the same command" in stopped.stderr
     (kept,) = written(tmp_path / "out", "answers/*").items()
     with passes() as more:
         again = run(*words)
     assert again.exit_code == 0 and 0 < len(more) < len(all_of_them)
     assert kept in written(tmp_path / "out", "answers/*").items()
     assert again.stdout == whole.stdout and files(tmp_path / "out") == files(tmp_path / "whole")
-    for command, says in ((WORDS, "nothing is kept; with --out FOLDER"), (["bench", *WORDS[1:5]], "nothing is kept")):
+    for command, says in ((WORDS, "with --out, finished answers"), (["bench", *WORDS[1:5]], "nothing is kept")):
         with passes(1):
             stopped = run(*command)
         assert stopped.exit_code == 130 and "interrupted: " in stopped.stderr and says in stopped.stderr
@@ -282,7 +282,7 @@ def test_a_book_that_is_stopped_ends_its_notebooks_and_keeps_the_finished(tmp_pa
     end(main.pid, number)
     said = main.communicate(timeout=60)[1]
     if number == signal.SIGINT:
-        assert said == "interrupted: finished notebooks are kept; the same command runs the others\n"
+        assert said == "interrupted: finished notebooks are kept; the same command computes the rest\n"
     assert main.returncode == (130 if number == signal.SIGINT else -number)
     assert gone(root)
     assert states(root) == ["current", "not run", "current"]
