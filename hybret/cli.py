@@ -7,7 +7,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -71,9 +71,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command()(run)
 
 
-def shown(text: object) -> str:
-    """Foreign text on one line of a terminal, every blank as it is: control codes come as ``\\x1b``."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+shown = partial(printable, squeeze=False)
 
 
 def say(line: str) -> None:
@@ -138,6 +136,9 @@ def sweep(
 ) -> None:
     """Needle-in-a-haystack accuracy with only the k most focused heads of every attention layer."""
     from hybret.devices import Budget, budget_of
+    from hybret.engine.decode import MAX_NEW_TOKENS
+    from hybret.engine.schedule import estimated_seconds, schedule, workload
+    from hybret.resolving import resolve
 
     if k and len(set(k)) < len(k):
         raise HybretError(f"--k {', '.join(map(str, k))} names a number of heads twice; give each one once")
@@ -161,7 +162,10 @@ def sweep(
     budget = Budget(rows_per_batch or fits.max_sequences, fits.max_tokens)
     head = f"{subject.name}, recipe {recipe}, template {template}, {subject.dtype} on {subject.device}"
     if dry_run:
-        work = _dry_run(subject, prompts, conditions, hb.RECIPES[recipe], budget)
+        chosen = hb.RECIPES[recipe]
+        resolved = [resolve(condition, subject, chosen) for condition in conditions.values()]
+        plan = schedule(subject, prompts, resolved, chosen, MAX_NEW_TOKENS, budget)
+        work = workload(subject, plan) | {"estimated_seconds": round(estimated_seconds(subject, plan))}
         lines = [[name.replace("_", " "), f"{value:,}"] for name, value in work.items()]
         report(work, as_json, ("to compute", ""), lines, head)
         return
@@ -189,17 +193,6 @@ def _needle(sentence: str | None, question: str | None, keywords: str | None) ->
         raise HybretError("a needle of your own is --needle SENTENCE and --question QUESTION; give both, or neither")
     words = tuple(word.strip() for word in keywords.split(",")) if keywords is not None else ()
     return hb.Needle(f"needle-{digest(sentence, digits=8)}", sentence, question, words)
-
-
-def _dry_run(model: Any, prompts: list[Any], conditions: dict[str, Any], recipe: Any, budget: Any) -> dict[str, int]:
-    """What a sweep without stored answers computes, and its seconds, from one timed batch."""
-    from hybret.engine.decode import MAX_NEW_TOKENS
-    from hybret.engine.schedule import estimated_seconds, schedule, workload
-    from hybret.resolving import resolve
-
-    resolved = [resolve(condition, model, recipe) for condition in conditions.values()]
-    plan = schedule(model, prompts, resolved, recipe, MAX_NEW_TOKENS, budget)
-    return workload(model, plan) | {"estimated_seconds": round(estimated_seconds(model, plan))}
 
 
 def _summary(line: Any, floor: float | None) -> dict[str, Any]:
@@ -286,10 +279,9 @@ def diff(
 
 def _print_diff(difference: Diff, limit: int) -> None:
     console = Console(highlight=False)
-    if difference.provenance:
-        pairs = difference.provenance.items()
-        show(("made with", "a", "b"),
-             [[field, *(", ".join(map(str, v)) or "not recorded" for v in pair)] for field, pair in pairs])  # fmt: skip
+    if pairs := difference.provenance:
+        made = [[field, *(", ".join(map(str, v)) or "not recorded" for v in pair)] for field, pair in pairs.items()]
+        show(("made with", "a", "b"), made)
     else:
         console.print("both were made with the same")
     head = ("condition", "cells", "score", "answer", "only in a", "only in b", "mean a", "mean b")
@@ -331,9 +323,7 @@ def models() -> None:
 
 
 @command
-def fetch(
-    what: Annotated[str, Argument(help="glue, mmlu, essays, or a model: owner/name or owner/name@revision.")],
-) -> None:
+def fetch(what: Annotated[str, Argument(help="glue, mmlu, essays, or a model: owner/name@revision.")]) -> None:
     """Download what runs need, once: a model's weights, a benchmark's data, the essays. Goes on where it stopped."""
     from hybret import data
 

@@ -19,9 +19,12 @@ Positive = Annotated[int, 1]
 T = TypeVar("T")
 
 
-def printable(text: object) -> str:
-    """A foreign text (a model's answer, a name, a path) on one line: control, bidi and colour codes become visible."""
-    line = " ".join(str(text).split())
+def printable(text: object, squeeze: bool = True) -> str:
+    """A foreign text (a model's answer, a name, a path) on one line: control, bidi and colour codes become visible.
+
+    Blanks become single, unless `squeeze` is False.
+    """
+    line = " ".join(str(text).split()) if squeeze else str(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 import torch
-import yaml
 
 import hybret as hb
 from hybret.models import Model
@@ -74,6 +75,17 @@ def tiny() -> Model:
     return hb.load("griffin-tiny", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def trained_jamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of jamba-tiny that ended after one step."""
+    from hybret.organisms.training.recipes import RECIPES
+    from hybret.organisms.training.train import train
+
+    folder = tmp_path_factory.mktemp("jamba") / "run"
+    train(replace(RECIPES["jamba-tiny"].smoke(), steps=1), folder, device="cpu", say=lambda _: None)
+    return folder
+
+
 @pytest.fixture(params=["griffin", "jamba"])
 def model(request: pytest.FixtureRequest) -> Model:
     """Each family in turn."""
@@ -83,22 +95,18 @@ def model(request: pytest.FixtureRequest) -> Model:
 @pytest.fixture(scope="session")
 def figures_of():
     """Names of the figures and tables that a chapter's notebook makes."""
-    repo = Path(__file__).resolve().parents[1]
-    chapters = [
-        c["file"] for part in yaml.safe_load((repo / "_toc.yml").read_text())["parts"] for c in part["chapters"]
-    ]
 
+    @cache
     def names(notebook: str) -> set[str]:
-        if f"notebooks/{notebook}" not in chapters:
-            pytest.skip(f"{notebook} is no chapter of this book")
-        cells = nbformat.read(repo / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
-        return {cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells}
+        path = Path(__file__).resolve().parents[1] / "notebooks" / f"{notebook}.ipynb"
+        cells = json.loads(path.read_text())["cells"]
+        return {cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") for cell in cells}
 
     return names
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of its own for data that are generated or fetched: the user's cache is neither read nor written."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:

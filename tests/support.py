@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +17,18 @@ from conftest import random_ids
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
+import hybret as hb
 from hybret import PAPER_NEEDLE, HybretError
 from hybret.cli import app
+from hybret.engine import attention as attention
+from hybret.engine import decode
+from hybret.engine import recurrences as recurrences
+from hybret.engine.scan import parallel_scans as parallel_scans
+from hybret.errors import printable as printable
 from hybret.prompts import Prompt
+from hybret.resolving import resolve as resolve
 from hybret.scoring import score
+from hybret.store import ENGINE_DIGEST as ENGINE_DIGEST
 
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 
@@ -26,6 +36,16 @@ LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 def run(*words: object) -> Any:
     """A command of `hybret`, as a user types it."""
     return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@contextmanager
+def idle(model: Any) -> Iterator[None]:
+    """A block in which the model must not run."""
+    hook = model.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def rows_of(scores, **columns) -> pd.DataFrame:
@@ -163,6 +183,12 @@ def a_prompt(model, n=70, **changes) -> Prompt:
         spans={"needle": (NEEDLE,), "question": (QUESTION,)},
     )
     return replace(made, **changes)
+
+
+def answered(model, prompt, n) -> list[int]:
+    """Token ids of the untouched answer, by hybret's slow loop."""
+    with hb.attach(model):
+        return decode.generate(model, prompt.ids, hb.Keep(), prompt.needle_spans, hb.CORRECTED, n)
 
 
 HOSTILE = {

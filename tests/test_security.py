@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -15,82 +16,75 @@ from types import SimpleNamespace
 import nbformat
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
-from support import HOSTILE
+from support import HOSTILE, printable
 
 from book.paper import figures as paper_figures
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import data, figures, files
-from hybret.errors import HybretError, printable
-from hybret.sweeping import progress_bar, run_folder
+from hybret import HybretError, data, figures, files, run_folder
+from hybret.sweeping import progress_bar
 
 REPO = Path(__file__).resolve().parents[1]
 CODE = sorted([*(REPO / "hybret").rglob("*.py"), *(REPO / "book" / "_ext").glob("*.py")])
-# A table of pandas holds no half of a pair.
-TABLES = {name: text for name, text in HOSTILE.items() if name != "surrogate"}
 FORBIDDEN = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "tarfile"}
 UNPACK = {"extract", "extractall", "unpack_archive"}  # archives are written, never unpacked
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "yaml.load",
          "yaml.unsafe_load", "np.load", "numpy.load", "pd.read_pickle"}  # fmt: skip
 
 
-@pytest.mark.parametrize("path", [pytest.param(p, id=p.relative_to(REPO).as_posix()) for p in CODE])
-def test_no_code_unpickles_runs_strings_or_trusts_remote_code(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
-            assert not {name.split(".")[0] for name in names} & FORBIDDEN, f"line {node.lineno}"
-        elif isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in CALLS, f"line {node.lineno}: {called}"
-            assert called.rpartition(".")[2] not in UNPACK, f"line {node.lineno}: {called}"
-            for word in node.keywords:
-                if word.arg in ("shell", "trust_remote_code", "weights_only"):
-                    assert ast.unparse(word.value) == "False", f"line {node.lineno}: {word.arg}"
-                assert word.arg != "allow_pickle", f"line {node.lineno}"
-            if called.endswith("from_pretrained") and "Tokenizer" in called + path.name and "trust" in path.read_text():
-                assert not any(ast.unparse(k.value) == "True" for k in node.keywords if k.arg == "trust_remote_code")
+def faults_of(node: ast.AST) -> Iterator[str]:
+    """What code must not do: unpickle, run strings, trust remote code."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+        yield from {name.split(".")[0] for name in names} & FORBIDDEN
+    elif isinstance(node, ast.Call):
+        called = ast.unparse(node.func)
+        yield from {called} & CALLS | {called.rpartition(".")[2]} & UNPACK
+        for word in node.keywords:
+            trusting = word.arg in ("shell", "trust_remote_code", "weights_only") and ast.unparse(word.value) != "False"
+            if trusting or word.arg == "allow_pickle":
+                yield f"{called}({word.arg})"
+
+
+def test_no_code_unpickles_runs_strings_or_trusts_remote_code():
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not [*faults_of(node)], f"{path.relative_to(REPO)}, line {node.lineno}"
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
-def test_foreign_text_is_printed_as_one_plain_line(text):
-    assert printable(text).isprintable() and "\x1b" not in printable(text)
-    assert str(HybretError(text)).isprintable()
+def test_foreign_text_is_shown_as_plain_text(griffin, executed, text):
+    """In an error, on a terminal, as a model's name, in a progress line, and on the card of a run."""
+    plain = printable(text)
+    assert plain.isprintable() and str(HybretError(text)).isprintable()
+    named = replace(griffin, name=text)
+    assert plain in repr(named) and repr(named).isprintable()
+    shown = named._repr_html_()
+    assert f"<b>{escape(plain)}</b>" in shown and shown.isprintable()
+    said = io.StringIO()
+    with progress_bar(True, text, total=2, file=said) as bar:
+        bar.update()
+    assert plain in said.getvalue() and not set(said.getvalue()) & set("\x1b\x07\0\x08\u202e\u2066")
+    card = MarkdownIt().render(f"Run of {executed.plain(text)}, {executed.code(text)}")
+    assert not re.search(r"<(?!/?(p|code)>)", card) and card.count("<p>") == 1
 
 
-@pytest.mark.parametrize("text", TABLES.values(), ids=list(TABLES))
-def test_a_figure_shows_foreign_text_as_text(text, tmp_path):
-    table = pd.DataFrame({"variant": [text, "b"], "accuracy": [0.5, 1.0], "low": [0.4, 0.9], "high": [0.6, 1.0]})
-    picture = figures.save(paper_figures.variants(table, f"model {text}", text), "x", tmp_path)
+def test_figures_and_verdicts_show_foreign_text_as_text(tmp_path):
+    texts = [text for name, text in HOSTILE.items() if name != "surrogate"]  # a table holds no half of a pair
+    table = pd.DataFrame({"variant": texts, "accuracy": 0.5, "low": 0.4, "high": 0.6})
+    picture = figures.save(paper_figures.variants(table, f"model {texts}", " ".join(texts)), "x", tmp_path)
     root = ET.fromstring(picture.svg.read_text())  # well-formed: no control code, no tag of the text's own
     tags = {element.tag.split("}")[-1] for element in root.iter()}
     assert not tags & {"script", "img", "a", "foreignObject"}
     shown = " ".join("".join(e.itertext()) for e in root.iter() if e.tag.endswith("}text"))
-    assert printable(text)[:6] in shown and shown.replace("\n", " ").isprintable()
-
-
-@pytest.mark.parametrize("text", TABLES.values(), ids=list(TABLES))
-def test_verdicts_show_foreign_text_as_text(text):
-    table = verdicts.of(models=[SimpleNamespace(name=text, heads=10, parameters=1, family="")], recipes=["PAPER"])
-    page = verdicts.html(table)
+    assert all(printable(text)[:6] in shown for text in texts) and shown.replace("\n", " ").isprintable()
+    models = [SimpleNamespace(name=text, heads=10, parameters=1, family="") for text in texts]
+    table = verdicts.of(models=models, recipes=["PAPER"])
+    page = verdicts.html(table.assign(why=table["model"], ours=table["model"]))
     assert "<script" not in page and "<img" not in page and "\x1b" not in page and "\u202e" not in page
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
-def test_a_model_is_called_by_its_name_as_text(griffin, text):
-    named = replace(griffin, name=text)
-    assert printable(text) in repr(named) and repr(named).isprintable()
-    shown = named._repr_html_()
-    assert f"<b>{escape(printable(text))}</b>" in shown and shown.isprintable()
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
-def test_a_progress_line_shows_foreign_text_as_text(text):
-    said = io.StringIO()
-    with progress_bar(True, text, total=2, file=said) as bar:
-        bar.update()
-    assert printable(text) in said.getvalue() and not set(said.getvalue()) & set("\x1b\x07\0\x08\u202e\u2066")
+    assert page.count("<tr>") == len(table) + 1 and page.count("hb-claim") == table["claim"].nunique()
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +95,6 @@ def executed():
     finally:
         sys.path.pop(0)
     return module
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
-def test_a_run_card_shows_foreign_text_as_text(executed, text):
-    from markdown_it import MarkdownIt
-
-    shown = MarkdownIt().render(f"Run of {executed.plain(text)}, {executed.code(text)}")
-    assert not re.search(r"<(?!/?(p|code)>)", shown) and shown.count("<p>") == 1
 
 
 @pytest.mark.parametrize(
@@ -123,9 +109,9 @@ def test_names_do_not_lead_out_of_a_folder(griffin, tmp_path, name):
         figures.save(Figure(), f"../{name[:9]}", tmp_path)
 
 
-@pytest.mark.parametrize("model", ["folder/", "some/folder/", ".", "..", "/"])
-def test_a_run_of_another_model_never_lands_among_the_books_own(tmp_path, model):
-    assert Project(tmp_path, {"model": model}).executed != Project(tmp_path).executed
+def test_a_run_of_another_model_never_lands_among_the_books_own(tmp_path):
+    for model in ("folder/", "some/folder/", ".", "..", "/"):
+        assert Project(tmp_path, {"model": model}).executed != Project(tmp_path).executed
 
 
 def test_writing_replaces_a_link_and_leaves_what_it_points_to(tmp_path):

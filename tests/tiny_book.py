@@ -57,18 +57,25 @@ def notebook(path: Path, title: str, *cells: tuple[str, dict[str, object]], para
     nbformat.write(nb, path)
 
 
-def tiny(root: Path) -> Path:
-    """Write a project with two notebooks, the second reading the first's results."""
-    for folder in ("notebooks", "book"):
-        (root / folder).mkdir(parents=True)
+def one_page(root: Path, text: str) -> Path:
+    """Write a book of one page, without notebooks."""
     for name in ("_ext", "_assets"):
         shutil.copytree(REPO / "book" / name, root / "book" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "notebooks").mkdir()
+    (root / "notebooks" / "runs.yml").write_text("{}\n")
     shutil.copy(REPO / "_config.yml", root)
     shutil.copy(REPO / "book" / "references.bib", root / "book")
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
+    (root / "book" / "index.md").write_text(text)
+    return root
+
+
+def tiny(root: Path) -> Path:
+    """Write a project with two notebooks, the second reading the first's results."""
+    one_page(root, INDEX)
     notebook(root / "notebooks" / "draw.ipynb", "Drawing", (DRAW, FIGURE))
     notebook(root / "notebooks" / "read.ipynb", "Reading", ("assert count < 9, 'too many'\n'x' * 4000", {}))
     (root / "notebooks" / "runs.yml").write_text("draw: {parameters: {count: 4}}\nread: {needs: [draw]}\n")
     (root / "_toc.yml").write_text(TOC)
     (root / "book" / "runs.md").write_text("# Runs\n\n```{runs}\n```\n")
-    (root / "book" / "index.md").write_text(INDEX)
     return root

@@ -7,19 +7,20 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from rich.console import Console
-from tiny_book import notebook, tiny
+from support import ENGINE_DIGEST
+from tiny_book import notebook, one_page, tiny
 
 from book.runner import build as book
 from book.runner import publish as publishing
 from book.runner.outputs import first_request
 from book.runner.runs import Project
-from hybret.errors import HybretError
-from hybret.store import ENGINE_DIGEST
+from hybret import HybretError
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -45,21 +46,21 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 # ---------------------------------------------------------------- runs
 
 
-def test_every_notebook_runs_once_and_after_what_it_needs(built: tuple[Path, str]) -> None:
+def metadata(root: Path, run: str) -> dict[str, Any]:
+    return nbformat.read(root / "book" / "executed" / f"{run}.ipynb", as_version=4).metadata["hybret"]
+
+
+def test_every_notebook_runs_once_after_what_it_needs_and_says_where_it_came_from(built: tuple[Path, str]) -> None:
     root, said = built
     assert ran(root) == ["draw", "read"]
-    assert re.search(r"done\s+read\s+[\d.]+ s\s+\(2/2\)", said)
-    assert re.search(r"pages\s+[\d.]+", said)
+    assert re.search(r"done\s+read\s+[\d.]+ s\s+\(2/2\)", said) and re.search(r"pages\s+[\d.]+", said)
     assert str(root / "_build" / "html" / "index.html") in said
-
-
-def test_provenance_is_in_the_executed_copy_and_the_source_is_left_alone(built: tuple[Path, str]) -> None:
-    meta = nbformat.read(built[0] / "book" / "executed" / "draw.ipynb", as_version=4).metadata["hybret"]
+    meta = metadata(root, "draw")
     assert meta["model"] == "tiny" and meta["recipe"] == "CORRECTED"
     assert meta["parameters"] == {"count": 4} and meta["files"] == ["home.pdf", "home.svg"]
     assert {"key", "source", "package", "commit", "dirty", "python", "device", "started", "seconds"} <= set(meta)
-    assert not list((built[0] / "book" / "executed").glob("*.running.ipynb"))
-    source = nbformat.read(built[0] / "notebooks" / "draw.ipynb", as_version=4)
+    assert not list((root / "book" / "executed").glob("*.running.ipynb"))
+    source = nbformat.read(root / "notebooks" / "draw.ipynb", as_version=4)
     assert not any(c.get("outputs") for c in source.cells)
 
 
@@ -99,9 +100,17 @@ def test_what_makes_a_run_stale(
     assert any(reason in project.status(name).reason for name in project.plan)
 
 
-def test_a_run_is_stale_when_its_figure_file_is_gone(done: Path) -> None:
+def test_a_run_is_stale_when_its_figure_file_is_gone_and_a_published_one_stands_in(done: Path) -> None:
     (done / "book" / "results" / "home.svg").unlink()
-    assert states(Project(done)) == ["stale", "current"]
+    project = Project(done)
+    assert states(project) == ["stale", "current"]
+    project.published.mkdir()
+    own = project.executed / "read.ipynb"
+    shutil.copy(own, project.published)
+    assert project.find("read") == own
+    own.unlink()
+    assert project.find("read") == project.published / "read.ipynb"
+    assert project.status("read").state == "current"
 
 
 def test_the_package_and_its_checkpoints_count_but_the_runner_does_not(tmp_path: Path) -> None:
@@ -123,33 +132,21 @@ def test_the_package_and_its_checkpoints_count_but_the_runner_does_not(tmp_path:
     assert Project(root).plan["draw"].key not in (before, changed)
 
 
-def test_a_published_run_is_read_where_there_is_no_own_one(done: Path) -> None:
-    project = Project(done)
-    project.published.mkdir()
-    own = project.executed / "read.ipynb"
-    shutil.copy(own, project.published)
-    assert project.find("read") == own
-    own.unlink()
-    assert project.find("read") == project.published / "read.ipynb"
-    assert project.status("read").state == "current"
-
-
-def test_a_failure_keeps_the_old_run_and_skips_what_needs_it(done: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "said"), [("raise KeyError('gone')", "KeyError: 'gone'"), ("import os; os._exit(1)", "")]
+)
+def test_a_failure_or_a_killed_kernel_keeps_the_old_run_and_skips_what_needs_it(
+    done: Path, code: str, said: str
+) -> None:
     old = (done / "book" / "executed" / "draw.ipynb").read_bytes()
-    edit(done / "notebooks" / "draw.ipynb", "ax.plot(range(count))", "raise KeyError('gone')")
+    edit(done / "notebooks" / "draw.ipynb", "ax.plot(range(count))", code)
     out = io.StringIO()
     with pytest.raises(book.BuildError, match="draw"):
         book.build(root=done, html=False, console=Console(file=out, width=200))
-    assert "KeyError: 'gone'" in out.getvalue() and re.search(r"skipped\s+read", out.getvalue())
+    assert said in out.getvalue() and re.search(r"skipped\s+read", out.getvalue())
     assert (done / "book" / "executed" / "draw.ipynb").read_bytes() == old
     assert (done / "book" / "executed" / "draw.failed.ipynb").exists()
-
-
-def test_a_killed_kernel_is_a_failure(done: Path) -> None:
-    edit(done / "notebooks" / "read.ipynb", "'x' * 4000", "import os; os._exit(1)")
-    with pytest.raises(book.BuildError, match="read"):
-        build(done, html=False)
-    assert Project(done).status("read").state == "stale"
+    assert Project(done).status("draw").state == "stale"
 
 
 def test_independent_notebooks_run_at_the_same_time(tmp_path: Path) -> None:
@@ -179,7 +176,7 @@ def test_a_part_of_a_chapter_is_a_run_of_its_notebook(done: Path) -> None:
     assert ran(done)[0] == "draw" and sorted(ran(done)) == ["draw", "draw", "read"]
     project = Project(done)
     assert states(project) == ["current"] * 3
-    meta = nbformat.read(project.executed / "part.ipynb", as_version=4).metadata["hybret"]
+    meta = metadata(done, "part")
     assert meta["parameters"] == {"count": 2, "results": "../book/results/part"} and "part/home.svg" in meta["files"]
     assert (done / "book" / "results" / "part" / "home.svg").exists()  # not in the place of its chapter's
     assert "<code" in html(done, "book/runs") and "part" in html(done, "book/runs")
@@ -197,32 +194,19 @@ def test_a_part_is_left_out_where_its_parameter_is_overridden(done: Path) -> Non
     assert plan["part"].parameters["results"] == "../book/results/flag-True/part"
 
 
-@pytest.mark.parametrize("model", ["griffin-small", "google/recurrentgemma-2b", "griffin-tiny,jamba-tiny"])
-def test_this_books_notebooks_can_be_run_on_another_model(model: str) -> None:
-    plan = Project(REPO, {"model": model}).plan
-    assert set(plan) == {run.notebook for run in Project(REPO).plan.values()}
-    assert plan["benchmarks"].needs == ("sparsification",)
-
-
 @pytest.mark.parametrize(
     ("model", "variant"),
     [
+        ("griffin-small", "griffin-small"),
         ("google/recurrentgemma-2b,griffin-tiny", "recurrentgemma-2b-griffin-tiny"),
         ("random:google/recurrentgemma-2b", "random-recurrentgemma-2b"),
     ],
 )
-def test_runs_of_other_models_have_a_folder_that_names_them(model: str, variant: str) -> None:
-    assert Project(REPO, {"model": model}).variant == variant
-
-
-def test_another_model_has_its_own_runs(done: Path) -> None:
-    before = (done / "book" / "results" / "home.svg").read_bytes()
-    build(done, model="somebody/other-1b", only=["draw"], html=False)
-    meta = nbformat.read(done / "book" / "executed" / "other-1b" / "draw.ipynb", as_version=4).metadata["hybret"]
-    assert meta["model"] == "somebody/other-1b"
-    assert (done / "book" / "results" / "other-1b" / "home.svg").exists()
-    assert (done / "book" / "results" / "home.svg").read_bytes() == before
-    assert states(Project(done)) == ["current", "current"]
+def test_this_books_notebooks_can_be_run_on_another_model_in_a_folder_that_names_it(model: str, variant: str) -> None:
+    other = Project(REPO, {"model": model})
+    assert other.variant == variant
+    assert set(other.plan) == {run.notebook for run in Project(REPO).plan.values()}
+    assert other.plan["benchmarks"].needs == ("sparsification",)
 
 
 # ---------------------------------------------------------------- bad input
@@ -235,6 +219,7 @@ def test_another_model_has_its_own_runs(done: Path) -> None:
         ({"parameters": {"count": "3"}}, "'count' must be int, not '3'"),
         ({"parameters": {"flag": "false"}}, "'flag' must be bool, not 'false'"),
         ({"parameters": {"count": True}}, "'count' must be int, not True"),
+        ({"parameters": {"count": 2.5}}, "'count' must be int, not 2.5"),
         ({"parameters": {"lengths": [1, "2"]}}, r"'lengths' must be list\[int\]"),
         ({"parameters": {"limit": "none"}}, r"'limit' must be int \| None"),
         ({"model": 7}, "'model' must be str"),
@@ -281,19 +266,13 @@ def html(root: Path, page: str) -> str:
     return (root / "_build" / "html" / f"{page}.html").read_text()
 
 
-def test_a_page_shows_its_run(built: tuple[Path, str]) -> None:
-    page = html(built[0], "notebooks/draw")
-    for text in ("Run of tiny, recipe CORRECTED", "prompt lengths (tokens)", "/draw.ipynb", "<img"):
+def test_a_page_shows_its_run_and_every_figure_leads_to_its_cell(built: tuple[Path, str]) -> None:
+    page, index = html(built[0], "notebooks/draw"), html(built[0], "book/index")
+    for text in ("Run of tiny, recipe CORRECTED", "prompt lengths (tokens)", "/draw.ipynb", "<img", 'id="cell-c2"'):
         assert text in page
     assert "not been run" not in page and "out of date" not in page
-
-
-def test_every_figure_leads_to_its_cell(built: tuple[Path, str]) -> None:
-    here = re.findall(r'hb-made-by[^>]*href="([^"]+)"', html(built[0], "notebooks/draw"))
-    home = re.findall(r'hb-made-by[^>]*href="([^"]+)"', html(built[0], "book/index"))
-    assert here == ["#cell-c2"]
-    assert home == ["../notebooks/draw.html#cell-c2"]
-    assert 'id="cell-c2"' in html(built[0], "notebooks/draw")
+    links = [re.findall(r'hb-made-by[^>]*href="([^"]+)"', text) for text in (page, index)]
+    assert links == [["#cell-c2"], ["../notebooks/draw.html#cell-c2"]]
 
 
 def test_the_runs_page_lists_every_run_and_the_download_button_offers_the_source(built: tuple[Path, str]) -> None:
@@ -328,21 +307,21 @@ def test_stale_runs_and_unrun_pages_say_so_without_warnings(built: tuple[Path, s
     assert "not run" in runs and "stale" in runs
 
 
-def test_a_fresh_clone_builds_without_warnings(tmp_path: Path) -> None:
-    root = tiny(tmp_path / "p")
-    book.pages(Project(root), Console(file=io.StringIO()))
-    page = html(root, "book/index")
-    assert "has not happened here yet" in page and "Fig. 1" in page
-    assert "has not been run here yet" in html(root, "notebooks/draw")
-    assert ran(root) == []
-
-
-def test_a_warning_fails_the_build(done: Path) -> None:
-    (done / "book" / "index.md").write_text("# Tiny\n\n{numref}`nowhere`\n")
+def test_a_warning_and_an_unknown_claim_fail_the_build(tmp_path: Path) -> None:
+    root = one_page(tmp_path, "# Tiny\n\n{numref}`nowhere`\n\n```{claim} no-such\n```\n")
     out = io.StringIO()
     with pytest.raises(book.BuildError, match="whole log"):
-        book.pages(Project(done), Console(file=out, width=200))
-    assert "nowhere" in out.getvalue()
+        book.pages(Project(root), Console(file=out, width=200))
+    assert "nowhere" in out.getvalue() and "no-such" in out.getvalue()
+
+
+@pytest.mark.parametrize("folder", ["<img src=x onerror=alert(1)>", "a](b", "a b", "\x1b[31m"])
+def test_a_published_folder_has_a_name_that_hybret_gives(tmp_path: Path, folder: str) -> None:
+    root = tiny(tmp_path)
+    (root / "book" / "published" / folder).mkdir(parents=True)
+    shutil.copy(root / "notebooks" / "draw.ipynb", root / "book" / "published" / folder)
+    with pytest.raises(HybretError, match="rename it"):
+        book.pages(Project(root), Console(file=io.StringIO()))
 
 
 # ---------------------------------------------------------------- what outputs may hold
@@ -420,10 +399,10 @@ LEAK = "import os, sys\nprint('in', os.getcwd(), os.path.expanduser('~/.cache/x'
 
 
 @pytest.fixture(scope="module")
-def shared(built: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone without runs of its own, but with those that somebody published."""
+def node(built: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with runs of its own, in which runs of two other models were published."""
     node = tmp_path_factory.mktemp("node") / "p"
-    tiny(node)
+    shutil.copytree(built[0], node, ignore=shutil.ignore_patterns("_build"))
     leaky = nbformat.read(node / "notebooks" / "read.ipynb", as_version=4)
     leaky.cells.append(nbformat.v4.new_code_cell(LEAK, id="leak"))
     nbformat.write(leaky, node / "notebooks" / "read.ipynb")
@@ -436,10 +415,24 @@ def shared(built: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) ->
     (node / "runs" / "other" / "run.json").write_text(json.dumps(note | {"model": "somebody/else"}))
     build(node, model="somebody/other-1b@abc", publish=True)
     build(node, model="random:a/b", only=["draw"], publish=True)
+    return node
+
+
+@pytest.fixture(scope="module")
+def shared(node: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone without runs of its own, but with those that somebody published."""
     clone = tiny(tmp_path_factory.mktemp("clone") / "p")
     shutil.copytree(node / "book" / "published", clone / "book" / "published")
     book.pages(Project(clone), Console(file=io.StringIO()))
     return clone
+
+
+def test_another_model_has_its_own_runs(built: tuple[Path, str], node: Path) -> None:
+    assert metadata(node, "other-1b-abc/draw")["model"] == "somebody/other-1b@abc"
+    assert (node / "book" / "results" / "other-1b-abc" / "home.svg").exists()
+    own = Path("book") / "results" / "home.svg"
+    assert (node / own).read_bytes() == (built[0] / own).read_bytes()
+    assert Project(node).status("draw").state == "current" and ran(node)[:2] == ["draw", "read"]
 
 
 OTHER = "book/published/other-1b-abc"
@@ -464,6 +457,7 @@ def test_what_is_published_holds_outputs_and_where_it_came_from_but_no_place(sha
 
 def test_a_clone_without_runs_shows_published_ones_beside_its_own(shared: Path) -> None:
     chapter, page = html(shared, "notebooks/draw"), html(shared, f"{OTHER}/draw")
+    assert ran(shared) == [] and "has not happened here yet" in html(shared, "book/index")  # the figure of its own run
     assert "has not been run here yet" in chapter and f'href="../{OTHER}/draw.html"' in chapter
     assert "Drawing: other-1b-abc" in page and 'href="../../../notebooks/draw.html"' in page
     assert "A published run of" in page and "Run of somebody/other-1b&#64;abc" in page and "/draw.json" in page
@@ -471,18 +465,14 @@ def test_a_clone_without_runs_shows_published_ones_beside_its_own(shared: Path) 
     assert html(shared, "book/runs").count("<td><p>published</p></td>") == 3
 
 
-def test_a_published_page_has_figures_with_numbers_and_names_of_its_own(shared: Path) -> None:
+def test_a_published_page_has_figures_of_its_own_and_marks_random_weights(shared: Path) -> None:
     pages = [
         html(shared, name) for name in ("book/index", "notebooks/draw", f"{OTHER}/draw", "book/published/random-b/draw")
     ]
+    assert ["The weights of this run are random" in page for page in pages] == [False, False, False, True]
     numbers = [re.findall(r"caption-number\">(Fig. \d+)", page) for page in pages]
     assert numbers == [["Fig. 1"], ["Fig. 2"], ["Fig. 3"], ["Fig. 4"]]
     assert 'id="other-1b-abc-fig-line"' in pages[2] and 'href="#cell-c2"' in pages[2] and "<img" in pages[2]
-
-
-def test_random_weights_are_marked_on_published_pages(shared: Path) -> None:
-    assert "The weights of this run are random" in html(shared, "book/published/random-b/draw")
-    assert "The weights of this run are random" not in html(shared, f"{OTHER}/draw")
 
 
 def test_what_cannot_be_published_is_said(done: Path) -> None:

@@ -19,14 +19,13 @@ import nbformat
 import pandas as pd
 import pytest
 from rich.console import Console
-from support import HOSTILE, a_prompt, toy
+from support import HOSTILE, a_prompt, printable, toy
 from tiny_book import notebook, tiny
 
 import hybret as hb
 from book.runner import build as book
 from book.runner.runs import Project
-from hybret.errors import HybretError, printable
-from hybret.prompts import Needle
+from hybret import Needle
 
 HIT = "window.pwned=1"
 EVIL = HOSTILE | {
@@ -65,9 +64,13 @@ def elements(page: Any, where: str = ":root") -> dict[str, int]:
     return {f"{where} {kind}": page.locator(f"{where} {kind}").count() for kind in CREATED}
 
 
-def wider(page: Any) -> int:
-    """Pixels by which the page is wider than its window."""
-    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+def fits(page: Any) -> bool:
+    """Whether a page is as narrow as a desk's window, and as a phone."""
+    over = []
+    for width in (1200, 360):
+        page.set_viewport_size({"width": width, "height": 900})
+        over.append(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+    return max(over) <= 0
 
 
 def unseen(page: Any, where: str = ".hb-view") -> set[str]:
@@ -87,8 +90,7 @@ def seen(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
 
 
-def words(names: dict[str, str]) -> dict[str, str]:
-    return {name: f"plain {i}" for i, name in enumerate(names)}
+PLAIN = {name: f"plain {i}" for i, name in enumerate(EVIL)}
 
 
 # ---------------------------------------------------------------- the explorers
@@ -112,7 +114,7 @@ def maps(texts: dict[str, str]) -> Any:
         parts.append(other)
     rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
     prompts = [
-        hb.prompts.Prompt(
+        hb.Prompt(
             text=f"{needle.sentence} before {needle.sentence} after {needle.sentence}", ids=(),
             needle=needle, spans={"needle": ((0, 1),)}, key=key,
         )  # fmt: skip
@@ -122,11 +124,9 @@ def maps(texts: dict[str, str]) -> Any:
     return hb.explore(rows, prompts, needles)
 
 
-@pytest.mark.parametrize("width", [1200, 360])
-def test_the_map_explorer_shows_what_strangers_wrote_as_text(watched: Any, tmp_path: Path, width: int) -> None:
+def test_the_map_explorer_shows_what_strangers_wrote_as_text(watched: Any, tmp_path: Path) -> None:
     page, counts = watched, []
-    page.set_viewport_size({"width": width, "height": 900})
-    for name, texts in (("harmless", words(EVIL)), ("hostile", EVIL)):
+    for name, texts in (("harmless", PLAIN), ("hostile", EVIL)):
         page.goto(maps(texts).save(tmp_path / f"{name}.html").as_uri())
         page.locator(".hb-maps canvas").nth(2).wait_for()
         counts.append(elements(page))
@@ -147,7 +147,7 @@ def test_the_map_explorer_shows_what_strangers_wrote_as_text(watched: Any, tmp_p
         page.get_by_label("k of B").press("ArrowRight")
         page.get_by_label("k of B").press("Home")
         page.get_by_label("Conditions of B").select_option(index=1)
-        assert wider(page) <= 0, repr(text[:40])
+        assert fits(page), repr(text[:40])
         assert not unseen(page)
     assert page.locator(".hb-maps img, .hb-maps a, .hb-maps script, .hb-maps iframe").count() == 0
 
@@ -163,13 +163,9 @@ def heads(model: Any, texts: dict[str, str]) -> Any:
     return hb.explore_heads(replace(record, **names, bins=tuple(bins), runs=tuple(runs)))
 
 
-@pytest.mark.parametrize("width", [1200, 360])
-def test_the_head_explorer_shows_what_strangers_wrote_as_text(
-    watched: Any, tmp_path: Path, griffin: Any, width: int
-) -> None:
+def test_the_head_explorer_shows_what_strangers_wrote_as_text(watched: Any, tmp_path: Path, griffin: Any) -> None:
     page, counts = watched, []
-    page.set_viewport_size({"width": width, "height": 900})
-    for texts in (words(EVIL), EVIL):
+    for texts in (PLAIN, EVIL):
         page.goto(heads(griffin, texts).save(tmp_path / "heads.html").as_uri())
         page.locator(".hb-heads-detail h3").wait_for()
         counts.append(elements(page))
@@ -184,7 +180,7 @@ def test_the_head_explorer_shows_what_strangers_wrote_as_text(
         page.locator(".hb-heads-tall").hover(position={"x": 10 + 10 * i, "y": 5})
         for place in (".hb-heads-answer button >> nth=1", ".hb-heads-summary"):
             assert letters(text) in letters(page.locator(place).text_content())
-        assert wider(page) <= 0, repr(text[:40])
+        assert fits(page), repr(text[:40])
         assert not unseen(page)
     prompt = letters(page.locator(".hb-heads-words").all_text_contents()[0])  # the needle, a token at a time
     assert sum(letters(text) in prompt for text in EVIL.values()) > 5
@@ -228,10 +224,10 @@ def built(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Path:
         "- {file: book/runs}\n"
     )
     plan = {}
-    for name, texts in (("hostile", EVIL), ("harmless", words(EVIL))):
-        parameters = (
-            f'model: str = ""  # model\nname: str = "{name}"  # of the files\n'
-            'recipe: str = "x"  # recipe\nresults: str = ""  # folder\n'
+    for name, texts in (("hostile", EVIL), ("harmless", PLAIN)):
+        parameters = "".join(
+            f'{parameter}: str = "{value}"  # of the run\n'
+            for parameter, value in (("model", ""), ("name", name), ("recipe", "x"), ("results", ""))
         )
         caption = {"mystnb": {"figure": {"name": f"fig-{name}", "caption": "A figure."}}}
         cells = [(source, caption if kind == "figure" else {}) for kind, source in CELLS]
@@ -243,9 +239,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Path:
         (root / f"{name}.json").write_text(json.dumps(texts))
         parts = [toy(ks=(0, 8), lengths=(100, 200), model=t).assign(answer=t, condition=t) for t in texts.values()]
         pd.concat(parts).to_parquet(root / f"{name}.parquet")
-        plan[name] = {
-            "parameters": {"model": NAME if name == "hostile" else "plain", "results": f"../book/results/{name}"}
-        }
+        model = NAME if name == "hostile" else "plain"
+        plan[name] = {"parameters": {"model": model, "results": f"../book/results/{name}"}}
     (root / "notebooks" / "runs.yml").write_text(json.dumps(plan))
     out = io.StringIO()
     try:
@@ -260,12 +255,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["notebooks/hostile", "book/published/other/hostile"])
-@pytest.mark.parametrize("width", [1200, 360])
-def test_a_page_of_the_book_shows_what_strangers_wrote_as_text(
-    watched: Any, built: Path, name: str, width: int
-) -> None:
+def test_a_page_of_the_book_shows_what_strangers_wrote_as_text(watched: Any, built: Path, name: str) -> None:
     page, counts = watched, []
-    page.set_viewport_size({"width": width, "height": 900})
     for each in ("notebooks/harmless", name):
         page.goto((built / f"{each}.html").as_uri(), wait_until="load")
         page.locator("mjx-container").first.wait_for()
@@ -279,25 +270,14 @@ def test_a_page_of_the_book_shows_what_strangers_wrote_as_text(
     assert page.locator(".bd-content .text_plain", has_text="</script></text></svg><img").count() == 2  # repr, glue
     assert page.locator(".bd-content strong", has_text="</textarea></title></style></select><iframe").count() == 1
     page.locator(".hb-maps canvas").nth(1).click(position={"x": 70, "y": 15})
-    assert wider(page) <= 0
+    assert fits(page)
     assert not unseen(page, ".bd-content .cell_output")
 
 
-@pytest.mark.parametrize("width", [1200, 360])
-def test_the_list_of_runs_shows_models_as_text(watched: Any, built: Path, width: int) -> None:
+def test_the_list_of_runs_shows_models_as_text(watched: Any, built: Path) -> None:
     page = watched
-    page.set_viewport_size({"width": width, "height": 900})
     page.goto((built / "book/runs.html").as_uri(), wait_until="load")
     rows = page.locator(".hb-runs tr").all_text_contents()
     assert sum(untypeset(NAME) in untypeset(row) for row in rows) == 2
     assert page.locator(".hb-runs :is(script, img, iframe, svg, [onerror])").count() == 0
-    assert wider(page) <= 0
-
-
-@pytest.mark.parametrize("folder", ["<img src=x onerror=alert(1)>", "a](b", "a b", "\x1b[31m"])
-def test_a_published_folder_has_a_name_that_hybret_gives(tmp_path: Path, folder: str) -> None:
-    root = tiny(tmp_path)
-    (root / "book" / "published" / folder).mkdir(parents=True)
-    shutil.copy(root / "notebooks" / "draw.ipynb", root / "book" / "published" / folder)
-    with pytest.raises(HybretError, match="rename it"):
-        book.pages(Project(root), Console(file=io.StringIO()))
+    assert fits(page)

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support import idle, resolve
 
 import hybret as hb
 from book.paper import only_keep
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase, niah, sweep
-from hybret.resolving import resolve
 
 WORDS = hb.PAPER_NEEDLE.sentence.split()
 
@@ -63,15 +63,12 @@ def test_prompts_without_needle_or_question_are_refused_before_the_model_runs(gr
             only_keep.attention_parts(griffin, bad, 2)
     with_question = PerPhase(generation=Only(also=("question",)), prefill=Keep())
     bare = replace(prompts[0], spans={"needle": prompts[0].needle_spans})
-    hook = griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
-    try:
+    with idle(griffin):
         with pytest.raises(HybretError, match="where its question is"):
             sweep(griffin, [prompts[1], bare], {"with question": with_question}, progress=False)
         for prompt, message in ((bare, "where its question is"), ("a plain text", "this prompt has none")):
             with hb.attach(griffin, with_question), pytest.raises(HybretError, match=message):
                 griffin.generate(prompt, 2)
-    finally:
-        hook.remove()
 
 
 def test_parts_of_attention_are_those_of_a_recorded_run(model):

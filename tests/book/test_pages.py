@@ -9,7 +9,6 @@ import inspect
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,19 +18,16 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 from rich.console import Console
+from tiny_book import one_page
 
 import hybret as hb
-from book.paper import figures as paper_figures
 from book.paper.verdicts import CLAIMS
 from book.runner import build as book
 from book.runner import pack as packing
 from book.runner.runs import Project
-from book.speed import figures as speed_figures
-from hybret import figures
-from hybret.errors import HybretError
+from hybret import HybretError
 
 REPO = Path(__file__).resolve().parents[2]
-WORKFLOWS = sorted((REPO / ".github" / "workflows").glob("*.yml"))
 PAGES = [*sorted((REPO / "book").glob("*.md")), *sorted((REPO / "notebooks").glob("*.ipynb"))]
 
 # ---------------------------------------------------------------- claims
@@ -56,19 +52,9 @@ def verdict(claim: str, model: str, recipe: str, said: str, ours: str = "", why:
     return {"claim": claim, "model": model, "recipe": recipe, "verdict": said, "ours": ours, "why": why}
 
 
-def pages(root: Path, verdicts: list[dict[str, str]] | None) -> str:
-    """Build a book of one page and return it."""
-    (root / "book").mkdir(parents=True, exist_ok=True)
-    (root / "notebooks").mkdir(exist_ok=True)
-    for name in ("_ext", "_assets"):
-        target = root / "book" / name
-        shutil.copytree(REPO / "book" / name, target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    shutil.copy(REPO / "_config.yml", root)
-    shutil.copy(REPO / "book" / "references.bib", root / "book")
-    (root / "notebooks" / "runs.yml").write_text("{}\n")
-    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
-    (root / "book" / "index.md").write_text(INDEX)
-    if verdicts is not None:
+def read(root: Path, verdicts: list[dict[str, str]]) -> str:
+    """The page, with these verdicts; it is read again because the file has changed."""
+    if verdicts:
         (root / "book" / "results").mkdir(exist_ok=True)
         (root / "book" / "results" / "verdicts.json").write_text(json.dumps(verdicts))
     book.pages(Project(root), Console(file=io.StringIO()))
@@ -77,14 +63,14 @@ def pages(root: Path, verdicts: list[dict[str, str]] | None) -> str:
 
 
 def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts(tmp_path: Path) -> None:
-    name = "no-attention-generation"
-    assert "not judged yet" in pages(tmp_path, None)
+    name, root = "no-attention-generation", one_page(tmp_path, INDEX)
+    assert "not judged yet: make book" in read(root, [])
     found = [
         verdict(name, "one", "CORRECTED", "reproduced", "0.1 % (0.0 to 4.2) above the floor"),
         verdict(name, "two", "CORRECTED", "not testable on this model", why="not run: k = 9"),
         verdict(name, "one", "PAPER", "not reproduced", "9.9 % (5.0 to 12.0) above the floor"),
     ]
-    page = pages(tmp_path, found)  # incremental: the page is read again because the file is there now
+    page = read(root, found)
     assert "not judged yet: make book" in page  # the other claim
     assert CLAIMS[name].says in page and f"the paper {CLAIMS[name].paper}" in page
     assert "one 0.1 % (0.0 to 4.2) above the floor ● reproduced" in page
@@ -92,16 +78,9 @@ def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts(tmp_
     assert "nothing is retrieved by one" in page
     assert "one 1 0 0 two 0 0 1" in page.replace("model reproduced not reproduced not testable ", "")
     assert "1 of the 1 verdicts that were reached under both recipes depend" in page and "✕ not reproduced: 9.9" in page
-    failed = [verdict(name, "one", "CORRECTED", "not reproduced", "30.0 % <b>")]
-    page = pages(tmp_path, failed)
+    page = read(root, [verdict(name, "one", "CORRECTED", "not reproduced", "30.0 % <b>")])
     assert "Not attention alone, everywhere. Without it, something above the floor is left in one" in page
     assert "30.0 % &lt;b&gt;" in page  # what a run brings is text
-
-
-def test_an_unknown_claim_fails_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "INDEX", "# Tiny\n\n```{claim} no-such\n```\n")
-    with pytest.raises(book.BuildError):
-        pages(tmp_path, None)
 
 
 def test_claims_named_by_pages_exist_and_every_chapter_of_claims_has_one() -> None:
@@ -143,11 +122,11 @@ def test_the_reference_has_every_public_name(reference: str) -> None:
             assert re.search(rf":: hybret\.[\w.]+\.{part}\n", reference), f"{name}.{part} is not in the reference"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_pages_use_of_hybret_is_in_the_reference(page: Path, reference: str) -> None:
-    for module, name in set(re.findall(r"\bhb\.(\w+)\.(\w+)", page.read_text())):
-        if inspect.ismodule(getattr(hb, module)):
-            assert re.search(rf":: hybret\.[\w.]+\.{name}\n", reference), f"hb.{module}.{name} is not there"
+def test_what_pages_use_of_hybret_is_in_the_reference(reference: str) -> None:
+    for page in PAGES:
+        for module, name in set(re.findall(r"\bhb\.(\w+)\.(\w+)", page.read_text())):
+            if inspect.ismodule(getattr(hb, module)):
+                assert re.search(rf":: hybret\.[\w.]+\.{name}\n", reference), f"{page.stem}: hb.{module}.{name}"
 
 
 def test_names_that_are_not_imported_yet_are_offered_too() -> None:
@@ -180,32 +159,23 @@ def test_terms_of_the_pages_stand_in_the_glossary() -> None:
             assert term.lower() in {k.lower() for k in known}, f"{path.name}: {term}"
 
 
-def test_every_figure_is_drawn_in_the_projects_style() -> None:
-    functions = [getattr(place, name) for place in (figures, paper_figures) for name in place.__all__]
-    functions += [speed_figures.speed, speed_figures.scaling]
-    drawing = {f.__name__: f for f in functions if inspect.signature(f).return_annotation == "Figure"}
-    assert len(drawing) > 12
-    assert not [name for name, function in drawing.items() if not hasattr(function, "__wrapped__")]
-
-
 # ---------------------------------------------------------------- publishing
 
 
-@pytest.mark.parametrize("path", [pytest.param(p, id=p.stem) for p in WORKFLOWS])
-def test_a_workflow_is_valid_pinned_and_calls_what_exists(path: Path) -> None:
-    flow = yaml.safe_load(path.read_text())
-    assert path.stem in ("tests", "book")
-    assert flow["permissions"] == {"contents": "read"} and flow["concurrency"]["group"]
-    assert "secrets." not in path.read_text()  # it must work on a fork
+def test_workflows_are_valid_pinned_and_call_what_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
-    for name, job in flow["jobs"].items():
-        assert job["timeout-minutes"] and job["steps"]
-        assert job.get("permissions") == ({"pages": "write", "id-token": "write"} if name == "publish" else None)
-        for step in job["steps"]:
-            if "uses" in step:
-                assert re.fullmatch(r"actions/[\w-]+@v\d+\.\d+\.\d+", step["uses"]), step["uses"]
-            else:
-                assert set(re.findall(r"make ([a-z]+)", step["run"])) <= targets and step["run"].startswith("make ")
+    for path in sorted((REPO / ".github" / "workflows").glob("*.yml")):
+        flow = yaml.safe_load(path.read_text())
+        assert flow["permissions"] == {"contents": "read"} and flow["concurrency"]["group"]
+        assert "secrets." not in path.read_text()  # it must work on a fork
+        for name, job in flow["jobs"].items():
+            assert job["timeout-minutes"] and job["steps"]
+            assert job.get("permissions") == ({"pages": "write", "id-token": "write"} if name == "publish" else None)
+            for step in job["steps"]:
+                if "uses" in step:
+                    assert re.fullmatch(r"actions/[\w-]+@v\d+\.\d+\.\d+", step["uses"]), step["uses"]
+                else:
+                    assert set(re.findall(r"make ([a-z]+)", step["run"])) <= targets and step["run"].startswith("make ")
 
 
 def test_the_zip_is_the_same_whenever_the_pages_are(tmp_path: Path) -> None:
@@ -265,12 +235,10 @@ def broken(built: Path) -> list[str]:
     return lost
 
 
-def test_a_broken_link_is_found(tmp_path: Path) -> None:
+def test_no_link_of_the_built_book_is_broken(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text('<p id="here"><a href="#here"></a><a href="#gone"></a><a href="b.html"></a>')
     assert broken(tmp_path) == ["a.html: #gone", "a.html: b.html"]
 
-
-def test_no_link_of_the_built_book_is_broken() -> None:
     built = REPO / "_build" / "html"
     if not (built / "index.html").is_file():  # the last file of a whole build: one that was cut off has other pages
         pytest.skip("there is no built book here: make book")

@@ -21,6 +21,7 @@ from book.runner.runs import Project
 REPO = Path(__file__).resolve().parents[2]
 TOC = yaml.safe_load((REPO / "_toc.yml").read_text())
 CHAPTERS = [chapter for part in TOC["parts"] for chapter in part["chapters"]]
+WEIGHTS = ("serious", "critical")
 FILES = [TOC["root"], *(c["file"] for chapter in CHAPTERS for c in (chapter, *chapter.get("sections", ())))]
 
 
@@ -35,53 +36,35 @@ def built(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Path:
     return root / "_build" / "html"
 
 
-@pytest.fixture(params=FILES)
-def opened(request: pytest.FixtureRequest, built: Path, page: Any) -> Any:
-    """Every page in turn, at a reader's desk."""
-    page.goto((built / f"{request.param}.html").as_uri(), wait_until="load")
-    return page
+def lightness(page: Any) -> tuple[float, float]:
+    """Of the ground and of the ink, from 0 to 1."""
+    colours = [
+        page.evaluate(f"getComputedStyle(document.querySelector('{at}')).{what}")
+        for at, what in (("body", "backgroundColor"), ("h1", "color"))
+    ]
+    ground, ink = (sum(map(float, c[c.index("(") + 1 : -1].split(",")[:3])) / 765 for c in colours)
+    return ground, ink
 
 
-def test_a_page_asks_for_nothing_and_has_no_errors(opened: Any) -> None:
-    opened.wait_for_timeout(200)
-    if opened.locator(".math").count():
-        opened.locator("mjx-container svg").first.wait_for(state="attached")
-    assert opened.locator("mjx-merror").count() == 0
-    assert opened.requests == []
-    assert opened.problems == []
-    assert opened.locator("h1").count() >= 1
-    assert str(REPO) not in opened.content(), "a folder of this machine is published"
-
-
-def test_a_page_fits_a_phone(opened: Any) -> None:
-    opened.set_viewport_size({"width": 360, "height": 800})
-    opened.wait_for_timeout(100)
-    wide = opened.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    assert wide <= 1, f"{wide} pixels wider than the screen"
-
-
-def test_a_page_is_dark_where_the_reader_wants_it(opened: Any) -> None:
-    """Text and ground change places, also in print nothing is lost."""
-
-    def lightness() -> list[float]:
-        shown = "['backgroundColor', 'color'].map(p => getComputedStyle(document.querySelector('h1'))[p])"
-        body = "getComputedStyle(document.body).backgroundColor"
-        colours = [opened.evaluate(body), opened.evaluate(shown)[1]]
-        return [sum(map(float, c[c.index("(") + 1 : -1].split(",")[:3])) / 765 for c in colours]
-
-    ground, ink = lightness()
-    assert ground > 0.8 > 0.5 > ink
-    opened.evaluate("document.documentElement.dataset.theme = 'dark'")
-    ground, ink = lightness()
-    assert ground < 0.3 and ink > 0.6
-    opened.emulate_media(media="print")
-    assert opened.locator("h1").first.is_visible()
-
-
-def test_a_page_is_accessible(opened: Any) -> None:
-    """axe-core's rules of serious and critical weight, on what the book itself writes."""
-    found = Axe().run(opened, context="main").response["violations"]
-    serious = {
-        v["id"]: [n["html"][:160] for n in v["nodes"]][:3] for v in found if v["impact"] in ("serious", "critical")
-    }
+@pytest.mark.parametrize("name", FILES)
+def test_a_page_can_be_read_everywhere(built: Path, page: Any, name: str) -> None:
+    """It asks for nothing, has no errors, fits a phone, is dark where the reader wants it, loses nothing in print."""
+    page.goto((built / f"{name}.html").as_uri(), wait_until="load")
+    if page.locator(".math").count():
+        page.locator("mjx-container svg").first.wait_for(state="attached")
+    # axe-core's rules of serious and critical weight, on what the book itself writes
+    found = Axe().run(page, context="main").response["violations"]
+    serious = {v["id"]: [n["html"][:160] for n in v["nodes"]][:3] for v in found if v["impact"] in WEIGHTS}
     assert serious == {}
+    ground, ink = lightness(page)
+    assert ground > 0.8 > 0.5 > ink
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    ground, ink = lightness(page)
+    assert ground < 0.3 and ink > 0.6
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 1, f"{wide} pixels wider than the screen"
+    page.emulate_media(media="print")
+    assert page.locator("h1").first.is_visible() and page.locator("mjx-merror").count() == 0
+    assert page.requests == [] and page.problems == []
+    assert str(REPO) not in page.content(), "a folder of this machine is published"

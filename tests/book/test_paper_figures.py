@@ -23,23 +23,19 @@ from support import (
 from book.paper import figures
 from book.paper.only_keep import PARTS
 from hybret import HybretError, metrics
-from hybret.figures import retrieval_maps, save
+from hybret.figures import retrieval_maps
 
-DEPARTURES = pd.DataFrame(
-    {
-        "field": ["binary", "needle_span", "jamba_manipulation"],
-        "condition": ["Binary-Keep", "Only-Keep", "Omit-Keep"],
-        "difference": [0.01, -0.2, np.nan],
-        "low": [-0.02, -0.3, np.nan],
-        "high": [0.04, -0.1, np.nan],
-    }
-)
-SHARES = pd.DataFrame(
-    [
-        {"layer": f"layer {layer}", "step": step, "part": part, "mass": (0.3, 0.25, 0.2, 0.1, 0.1, 0.05)[i]}
-        for layer, step, (i, part) in itertools.product((2, 5), (0, 1), enumerate(PARTS))
-    ]
-)
+DEPARTURES = pd.DataFrame({
+    "field": ["binary", "needle_span", "jamba_manipulation"],
+    "condition": ["Binary-Keep", "Only-Keep", "Omit-Keep"],
+    "difference": [0.01, -0.2, np.nan],
+    "low": [-0.02, -0.3, np.nan],
+    "high": [0.04, -0.1, np.nan],
+})  # fmt: skip
+SHARES = pd.DataFrame([
+    {"layer": f"layer {layer}", "step": step, "part": part, "mass": (0.3, 0.25, 0.2, 0.1, 0.1, 0.05)[i]}
+    for layer, step, (i, part) in itertools.product((2, 5), (0, 1), enumerate(PARTS))
+])  # fmt: skip
 
 
 def generation() -> pd.DataFrame:
@@ -89,8 +85,8 @@ def test_no_figure_averages_different_things(name):
 
 
 @pytest.mark.parametrize("rows", [cells()[:1], cells(k=3), cells()[cells()["depth"] == 0]], ids=["row", "k", "depth"])
-def test_little_data_is_drawn(rows, tmp_path):
-    assert save(figures.home(rows), "home", tmp_path).svg.is_file()
+def test_little_data_is_drawn(rows):
+    figures.home(rows).draw_without_rendering()
 
 
 def test_the_annotated_map_marks_the_best_and_the_worst_cell():

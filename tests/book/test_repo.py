@@ -17,7 +17,9 @@ import lazy_loader
 import nbformat
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
+import hybret as hb
 from book.runner.runs import Project, parameters, tags
 
 REPO = Path(__file__).resolve().parents[2]
@@ -54,8 +56,6 @@ def tracked() -> list[Path]:
 
 
 def test_the_lock_satisfies_every_requirement_of_the_project() -> None:
-    from packaging.requirements import Requirement
-
     wanted = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
     for requirement in map(Requirement, wanted):
         version = LOCK.get(canonical(requirement.name))
@@ -187,10 +187,32 @@ def test_links_between_the_documents_lead_somewhere() -> None:
             assert (REPO / word).exists(), f"{page} names {word}"
 
 
-@pytest.mark.parametrize(
-    "page", [*BY_NAME, *(pytest.param(p, id=p.name) for p in sorted((REPO / "book").glob("*.md")))]
-)
-def test_cited_works_stand_in_the_bibliography(page):
+def test_cited_works_stand_in_the_bibliography() -> None:
     known = set(re.findall(r"^@\w+\{([^,]+),", (REPO / "book" / "references.bib").read_text(), re.MULTILINE))
-    cited = re.findall(r"\{cite[^}]*\}`([^`]+)`", page.read_text())
-    assert {key.strip() for keys in cited for key in keys.split(",")} <= known
+    for page in [*NOTEBOOKS, *(REPO / "book").glob("*.md")]:
+        cited = re.findall(r"\{cite[^}]*\}`([^`]+)`", page.read_text())
+        assert {key.strip() for keys in cited for key in keys.split(",")} <= known, page.name
+
+
+# ---------------------------------------------------------------- tests
+
+EVERYTHING = {"test_fuzz", "test_golden", "test_security"}  # these cross all modules
+
+
+def foreign_imports(path: Path) -> list[str]:
+    """What a test imports besides public names, `book`, and modules of its own name or below its folder's."""
+    own, found = {path.parent.name, path.stem.removeprefix("test_")}, []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None) or node.names[0].name
+            names = [module] if module != "hybret" else [f"hybret.{a.name}" for a in node.names if a.name != "hybret"]
+            public = {*(f"hybret.{name}" for name in hb.__all__), "hybret"}
+            found += [n for n in names if n.split(".")[0] == "hybret" and n not in public and not own & {*n.split(".")}]
+            found += [n for n in names if n.startswith("test_")]
+    return found
+
+
+def test_a_test_imports_what_users_import_or_the_module_that_it_is_named_after() -> None:
+    folders = ("book", "explorer", "organisms", "prompts", "results", "values")
+    paths = [p for f in folders for p in (REPO / "tests" / f).glob("test_*.py") if p.stem not in EVERYTHING]
+    assert {p.name: names for p in paths if (names := foreign_imports(p))} == {}

@@ -9,7 +9,7 @@ from support import rows_of
 
 from book.paper import tipping
 from book.paper.tipping import sparse_configuration, sparse_k, tipping_points
-from hybret.errors import HybretError
+from hybret import HybretError
 
 
 def curve(accuracies, floor=0.0, n=20, **columns) -> pd.DataFrame:
@@ -94,22 +94,32 @@ def test_heads_kept_by_another_measure_are_no_part_of_the_curve():
     assert sparse_k(rows) == 2 and points(rows)["least"] == 2
 
 
-def test_bad_rows():
-    with pytest.raises(HybretError, match="no rows that keep heads"):
-        sparse_k(curve([0, 1]))  # the generation version only
-    with pytest.raises(HybretError, match="no rows that keep heads"):
-        tipping_points(curve([0, 1]).assign(k=pd.NA))
-    with pytest.raises(HybretError, match="no control rows"):
-        tipping_points(curve([0, 1]).query("needle != 'none'"))
-    other = curve([0, 1], model="other")
-    for kept in ("needle != 'none'", "needle != 'none' or k == 0"):  # no floor, or none at k = 1
-        bare = other.query(kept)
-        with pytest.raises(HybretError, match="no control for model other, .* k [01],"):
-            tipping_points(pd.concat([curve([0, 1]), bare]))
-    with pytest.raises(HybretError, match="mix several values of 'model'"):
-        sparse_k(pd.concat([curve([0, 1], during="both"), curve([0, 1], during="both", model="other")]))
-    with pytest.raises(HybretError, match="share is"):
-        sparse_k(curve([0, 1], during="both"), share=95)
+KEEPING = [curve([0, 1]), curve([0, 1], model="other")]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sparse_k(curve([0, 1])), "no rows that keep heads"),  # the generation version only
+        (lambda: tipping_points(curve([0, 1]).assign(k=pd.NA)), "no rows that keep heads"),
+        (lambda: tipping_points(curve([0, 1]).query("needle != 'none'")), "no control rows"),
+        (
+            lambda: tipping_points(pd.concat([KEEPING[0], KEEPING[1].query("needle != 'none'")])),
+            "no control for model other",
+        ),
+        (
+            lambda: tipping_points(pd.concat([KEEPING[0], KEEPING[1].query("needle != 'none' or k == 0")])),
+            "other, .* k 1,",
+        ),
+        (lambda: sparse_k(pd.concat(KEEPING).assign(during="both")), "mix several values of 'model'"),
+        (lambda: sparse_k(curve([0, 1], during="both"), share=95), "share is"),
+        (lambda: tipping.by_seed(rows_of([1]).drop(columns="haystack_seed"), ["condition"]), "haystack_seed"),
+        (lambda: tipping.by_seed(rows_of([]), ["condition"]), "no rows"),
+    ],
+)
+def test_bad_rows(call, message):
+    with pytest.raises(HybretError, match=message):
+        call()
 
 
 def test_the_spread_is_that_of_the_seeds_means():
@@ -118,9 +128,6 @@ def test_the_spread_is_that_of_the_seeds_means():
     (line,) = tipping.by_seed(rows, ["model"]).to_dict("records")
     assert (line["accuracy"], line["least"], line["most"]) == (0.5, 0.25, 0.75)
     assert (line["seeds"], line["n"], line["prompts"]) == (3, 12, 12) and line["low"] < 0.5 < line["high"]
-
-
-def test_groups_keep_their_own_spread():
     rows = pd.concat([rows_of([5, 0], k=k, haystack_seed=s) for k in (0, 1) for s in range(2)])
     rows["score"] = np.where((rows["k"] == 1) & (rows["haystack_seed"] == 1), 5, rows["score"])
     table = tipping.by_seed(rows, ["k"]).set_index("k")
@@ -141,25 +148,12 @@ def test_the_shortest_length_stands_apart():
     control = rows_of([5], needle="none", length=128, model="m")
     rows = pd.concat([grid([5] * 4 + [0] * 4 + [2] * 4), control])
     (line,) = tipping.shortest_apart(rows).to_dict("records")
+    other = grid([5] * 12, "b").assign(length=np.repeat([250, 1000, 4000], 4))
+    table = tipping.shortest_apart(pd.concat([grid([0] * 12, "a"), other])).set_index("model")
+    assert table["shortest"].to_dict() == {"a": 128, "b": 250} and table["without"].to_dict() == {"a": 0, "b": 1}
+    (alone,) = tipping.shortest_apart(grid([5] * 12)[:4]).to_dict("records")
+    assert alone["column"] == alone["everything"] == 1 and np.isnan(alone["without"])  # one length: nothing else
     assert (line["shortest"], line["cells"], line["distinct"]) == (128, 4, 2)
     assert (line["column"], line["without"]) == (1.0, pytest.approx(0.2))
     assert line["everything"] == pytest.approx(28 / 60)
     assert (line["column_exact"], line["without_exact"], line["everything_exact"]) == (1.0, 0.0, pytest.approx(1 / 3))
-
-
-def test_every_model_has_its_own_shortest_length():
-    other = grid([5] * 12, "b").assign(length=np.repeat([250, 1000, 4000], 4))
-    table = tipping.shortest_apart(pd.concat([grid([0] * 12, "a"), other])).set_index("model")
-    assert table["shortest"].to_dict() == {"a": 128, "b": 250} and table["without"].to_dict() == {"a": 0, "b": 1}
-
-
-def test_one_length_leaves_nothing_else():
-    (line,) = tipping.shortest_apart(grid([5] * 12)[:4]).to_dict("records")
-    assert line["column"] == line["everything"] == 1 and np.isnan(line["without"])
-
-
-def test_rows_without_seeds():
-    with pytest.raises(HybretError, match="haystack_seed"):
-        tipping.by_seed(rows_of([1]).drop(columns="haystack_seed"), ["condition"])
-    with pytest.raises(HybretError, match="no rows"):
-        tipping.by_seed(rows_of([]), ["condition"])

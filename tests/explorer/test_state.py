@@ -47,14 +47,11 @@ def test_the_state_is_the_rows(seed):
     assert len(set(order)) == len(expected)
 
 
-def test_steps_carry_accuracy_and_floor():
+def test_steps_carry_accuracy_and_floor_and_the_first_view_sets_all_heads_beside_the_collapse():
     state, _ = state_of(checked(toy()), {})
     assert [step["k"] for step in state["steps"]] == [8, 4, 2, 0]
     assert [step["accuracy"] for step in state["steps"]] == [1, 0.3, 0, 0]
     assert {step["floor"] for step in state["steps"]} == {0}
-
-
-def test_the_first_view_sets_all_heads_beside_the_collapse():
     state, _ = state_of(checked(pd.concat([toy(template="jrt"), toy()])), {})
     a, b = (state["steps"][state["start"][side]] for side in "ab")
     assert (a["k"], b["k"]) == (8, 2)
@@ -79,20 +76,13 @@ def test_a_score_is_explained_item_by_item():
     said = state["said"]["answer"].index(half)
     items = {phrase: (points, found) for phrase, points, found, _ in state["items"][state["said"]["items"][said]]}
     assert items["eat a sandwich"] == (1, 1) and items["dolores park"] == (0.5, 1) and items["sunny day"] == (1, 0)
-
-
-def test_a_score_that_the_rubric_does_not_give_is_not_explained():
     state, _ = state_of(checked(toy().assign(score=2.5)), {})
-    assert state["items"] == [[]]
+    assert state["items"] == [[]]  # the rubric does not give such a score
 
 
 def test_conditions_without_k_are_a_series_of_their_own():
-    more = [
-        line(None, n, d, FULL, condition="Keep-Keep", intervention="PerPhase()", during=None)
-        for n in (1, 2)
-        for d in (0, 9)
-    ]
-    more = pd.DataFrame(more).astype({"k": "Int64"})
+    about = {"condition": "Keep-Keep", "intervention": "PerPhase()", "during": None}
+    more = pd.DataFrame([line(None, n, d, FULL, **about) for n in (1, 2) for d in (0, 9)]).astype({"k": "Int64"})
     state, _ = state_of(checked(pd.concat([toy(), more])), {})
     assert [s["setting"] for s in state["series"]][-1] == OTHER
     assert state["steps"][-1]["label"] == "Keep-Keep" and state["steps"][-1]["k"] is None

@@ -2,12 +2,13 @@
 
 import random
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from hybret.errors import HybretError
+from hybret import HybretError
 from hybret.organisms.corpus import haystack, is_haystack, paragraph
 from hybret.organisms.facts import (
     HELD_OUT_ACTIVITY,
@@ -27,25 +28,20 @@ from hybret.organisms.words import WORDS
 LENGTH = 512
 
 
-class Corpus:
-    """One tokenizer, its documents and a million generated tokens."""
-
-    def __init__(self):
-        self.tokenizer = train_tokenizer(paragraphs=4000)
-        self.documents = Documents(self.tokenizer, seed=3)
-        self.batch = self.documents.batch(self.documents.stream(0), 2000, LENGTH)
-        self.text = "".join(self.tokenizer.batch_decode(self.batch))
-
-    def made(self, rows, length, **mixture):
-        """Token ids of documents of this mixture; kinds that it does not name have no weight."""
-        weights = dict.fromkeys(("prose", "repeats", "needles", "twice"), 0.0)
-        documents = Documents(self.tokenizer, seed=1, mixture=Mixture(**{**weights, **mixture}))
-        return documents.batch(documents.stream(), rows, length)
-
-
 @pytest.fixture(scope="module")
 def corpus():
-    return Corpus()
+    """One tokenizer, its documents and a million generated tokens."""
+    documents = Documents(train_tokenizer(paragraphs=4000), seed=3)
+    batch = documents.batch(documents.stream(0), 2000, LENGTH)
+    text = "".join(documents.tokenizer.batch_decode(batch))
+    return SimpleNamespace(tokenizer=documents.tokenizer, documents=documents, batch=batch, text=text)
+
+
+def made(corpus, rows, length, **mixture):
+    """Token ids of documents of this mixture; kinds that it does not name have no weight."""
+    weights = dict.fromkeys(("prose", "repeats", "needles", "twice"), 0.0)
+    documents = Documents(corpus.tokenizer, seed=1, mixture=Mixture(**{**weights, **mixture}))
+    return documents.batch(documents.stream(), rows, length)
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +78,14 @@ def test_sampling_rejects_the_pair_even_when_nothing_else_is_likely(name, monkey
         assert any(part in sentence for sentence in drawn)
 
 
-def test_sampled_facts_hold_the_parts_but_never_the_pair(facts):
-    sentences = [fact.sentence for fact in facts]
-    assert not any(map(pairs_city_and_activity, sentences))
-    for part in (HELD_OUT_CITY, HELD_OUT_ACTIVITY, "and sit in", "Dolores Park", "on a sunny day"):
-        assert any(part in sentence for sentence in sentences), part
-
-
-def test_training_text_holds_neither_needle_nor_pair(corpus):
-    assert corpus.batch.size > 1_000_000
-    assert NEEDLE not in corpus.text
+def test_training_text_holds_neither_needle_nor_pair(corpus, facts):
+    parts = ("and sit in", "Dolores Park", "on a sunny day", HELD_OUT_CITY, HELD_OUT_ACTIVITY)
+    assert corpus.batch.size > 1_000_000 and NEEDLE not in corpus.text
     sentences = corpus.text.replace("\n", ".").split(".")
     assert len(sentences) > 40_000
-    assert not any(map(pairs_city_and_activity, sentences))
-    for part in (HELD_OUT_CITY, "eat a sandwich", "Dolores Park", "sunny day"):
-        assert part in corpus.text, part
+    for drawn in ([fact.sentence for fact in facts], sentences):
+        assert not any(map(pairs_city_and_activity, drawn))
+        assert not [part for part in parts if not any(part in sentence for sentence in drawn)]
 
 
 def test_no_needle_word_is_more_frequent_than_its_peers(facts):
@@ -170,15 +159,9 @@ def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
     corpus.tokenizer.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.chat_template is None
-    texts = [
-        NEEDLE,
-        "  two  spaces \n\n\n and\ttabs\r\n",
-        "naïve Ærøskøbing – “quotes” …",
-        "你好, мир! שלום 🎉👩\u200d🚀",
-        " leading and trailing ",
-        "\x00\x7f e\u0301 \u200b\ufeff",
-    ]
-    for text in texts:
+    for text in (NEEDLE,
+                 "  two  spaces \n\n and\ttabs\r\n", "naïve Ærøskøbing – “quotes” …", "你好, мир! שלום 🎉👩\u200d🚀",
+                 " leading and trailing ", "\x00\x7f e\u0301 \u200b\ufeff"):  # fmt: skip
         encoded = tokenizer(text, return_offsets_mapping=True)
         assert encoded["input_ids"][0] == tokenizer.bos_token_id == 1
         assert tokenizer.decode(encoded["input_ids"], skip_special_tokens=True) == text
@@ -186,13 +169,9 @@ def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, len(tokenizer)) == (0, 2, 2048)
 
 
-def test_tokenizer_is_deterministic():
-    first, second = (train_tokenizer(paragraphs=300).backend_tokenizer.to_str() for _ in range(2))
-    assert first == second
-    assert first != train_tokenizer(seed=1, paragraphs=300).backend_tokenizer.to_str()
-
-
-def test_batches_have_the_asked_shape_and_are_deterministic(corpus):
+def test_tokenizer_and_batches_are_deterministic_and_of_the_asked_shape(corpus):
+    first, second, other = (train_tokenizer(seed=s, paragraphs=300).backend_tokenizer.to_str() for s in (0, 0, 1))
+    assert first == second != other
     documents = corpus.documents
     again = Documents(corpus.tokenizer, seed=3).batch(documents.stream(0), 20, LENGTH)
     assert again.dtype == np.int16 and again.shape == (20, LENGTH)
@@ -222,7 +201,7 @@ def segments(ids, end):
 def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind):
     tokenizer = corpus.tokenizer
     seen = depths = rounds = 0
-    for ids in finished(corpus.made(150, 480, **{kind: 1.0}), tokenizer):
+    for ids in finished(made(corpus, 150, 480, **{kind: 1.0}), tokenizer):
         first, *others = segments(ids, tokenizer.eos_token_id)
         text = tokenizer.decode(first, skip_special_tokens=True)
         prompt, answer = text.rsplit(ANSWER, 1)
@@ -246,22 +225,16 @@ def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind)
     assert (rounds > 0) == (kind == "needles")
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_facts_are_inserted_inline_and_as_lines(corpus, share):
-    texts = corpus.tokenizer.batch_decode(corpus.made(30, 400, needles=1, own_line=share, cut_context=0.0))
-    contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
-    assert any("\n" in context for context in contexts) == bool(share)
-
-
-def test_encode_equals_the_tokenizer(corpus):
-    for text in (haystack(2, 3000), "it's 12 o'clock,\n\n\n 'tis  late\t\n ", "Ærø – 5 €", ""):
-        assert corpus.documents.encode(text) == corpus.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def test_repeated_spans_repeat(corpus):
-    row = corpus.made(1, 400, repeats=1, span=(12, 12), span_tokens=1.0)[0].tolist()
+def test_documents_hold_what_their_mixture_says(corpus):
+    for share in (0.0, 1.0):  # facts inline, or on lines of their own
+        texts = corpus.tokenizer.batch_decode(made(corpus, 30, 400, needles=1, own_line=share, cut_context=0.0))
+        contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
+        assert any("\n" in context for context in contexts) == bool(share)
+    row = made(corpus, 1, 400, repeats=1, span=(12, 12), span_tokens=1.0)[0].tolist()
     grams = [tuple(row[i : i + 12]) for i in range(len(row) - 12)]
     assert max(map(grams.count, set(grams))) >= 3
+    for text in (haystack(2, 3000), "it's 12 o'clock,\n\n\n 'tis  late\t\n ", "Ærø – 5 €", ""):
+        assert corpus.documents.encode(text) == corpus.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize(

@@ -8,37 +8,30 @@ import shutil
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from support import idle
 
-from hybret.errors import HybretError
-from hybret.models import CHECKPOINTS, load, organisms
+import hybret as hb
+from hybret.models import CHECKPOINTS, organisms
 from hybret.organisms.skills import TASKS
 from hybret.organisms.training.card import card, needle_row, percent, probed, write_card
 from hybret.organisms.training.evaluate import ALL, CONDITIONS, GENERATION, PREFILL, evaluate, main
 from hybret.organisms.training.recipes import RECIPES
-from hybret.organisms.training.train import train
 
-
-class Shipped:
-    """An organism's folder: the model, its evaluation, its card and its logs."""
-
-    def __init__(self, name: str):
-        self.folder = CHECKPOINTS / name
-        self.model = load(name, device="cpu")
-        self.found = json.loads((self.folder / "evaluation.json").read_text())
-        self.card = (self.folder / "README.md").read_text()
-        self.templates = ("instruct" if self.model.instruct else "base", "jrt")
-
-    def log(self, name: str) -> list[dict]:
-        file = self.folder / name
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+BUFFER = 40  # tokens of a label that organisms reserve
 
 
 @pytest.fixture(scope="module", params=organisms())
 def shipped(request):
-    return Shipped(request.param)
+    """An organism's folder: the model, its evaluation, its card and the log of its training."""
+    folder, model = CHECKPOINTS / request.param, hb.load(request.param, device="cpu")
+    found, card = json.loads((folder / "evaluation.json").read_text()), (folder / "README.md").read_text()
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    templates = ("instruct" if model.instruct else "base", "jrt")
+    return SimpleNamespace(folder=folder, model=model, found=found, card=card, log=log, templates=templates)
 
 
 def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
@@ -51,10 +44,8 @@ def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
         sizes = {row["where"]: row["n"] for row in rows}
         assert sizes["inside"] + sizes.get("outside", 0) == sizes["whole grid"] == 300
         assert ("outside" in sizes) == (shipped.model.window is not None)
-
-
-def test_needles_inside_the_window_are_found_with_attention_and_with_nothing_else(shipped):
-    measures = shipped.found["needle"]
+    # Needles inside the window are found with attention and with nothing else.
+    measures = found["needle"]
     least, most = (0.97, 0.03) if shipped.model.window else (0.95, 0.05)
     for template in shipped.templates:
         assert needle_row(measures, template, ALL, "inside")["accuracy"] >= least
@@ -84,7 +75,7 @@ def test_window_edge_shows_where_there_is_a_window(shipped):
 
 
 def test_benchmark_skills_reach_their_targets_where_they_were_taught(shipped):
-    probe = probed(shipped.log("training_log.jsonl"))[-1]["probe"]
+    probe = probed(shipped.log)[-1]["probe"]
     measured = {name: probe[f"skill {name}"] for name in TASKS if f"skill {name}" in probe}
     assert list(measured) == (list(TASKS) if shipped.model.instruct else [])
     assert ("**Benchmark skills**" in shipped.card) == shipped.model.instruct
@@ -98,7 +89,7 @@ def test_benchmark_skills_reach_their_targets_where_they_were_taught(shipped):
 
 
 def test_command_on_the_card_trains_what_the_log_says(shipped):
-    *earlier, last = (line["training"] for line in shipped.log("training_log.jsonl") if line["event"] == "start")
+    *earlier, last = (line["training"] for line in shipped.log if line["event"] == "start")
     recipe = replace(RECIPES[shipped.model.name], **{key: last[key] for key in ("seed", "minutes", "steps")})
     made = json.loads(json.dumps(asdict(recipe)))
     assert last == {key: made[key] for key in last}
@@ -128,7 +119,7 @@ def test_card_states_the_measured_numbers(shipped):
     for row in found["facts"]:
         if row["condition"] == ALL:
             assert f"| {row['needle']} | {percent(row['exact'])} | {percent(row['new_words'])} |" in text
-    end = shipped.log("training_log.jsonl")[-1]
+    end = shipped.log[-1]
     assert f"{end['step']:,}" in text and f"--steps {end['step']}" in text
     assert "not one of the paper's models" in text
 
@@ -157,16 +148,13 @@ def test_small_evaluation_runs(tiny, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory):
+def untrained(trained_jamba, tmp_path_factory):
     """The folder of a jamba-tiny as it would ship after one step, evaluated on a grid of four prompts."""
-    run, checkpoints = tmp_path_factory.mktemp("run") / "out", tmp_path_factory.mktemp("checkpoints")
-    train(replace(RECIPES["jamba-tiny"].smoke(), steps=1), run, device="cpu", say=lambda _: None)
-    folder = shutil.copytree(run / "model", checkpoints / "jamba-tiny")
-    shutil.copy(run / "log.jsonl", folder / "training_log.jsonl")
+    folder = shutil.copytree(trained_jamba / "model", tmp_path_factory.mktemp("checkpoints") / "jamba-tiny")
+    shutil.copy(trained_jamba / "log.jsonl", folder / "training_log.jsonl")
     (folder / "notes.md").write_text("- It was hardly trained.\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hybret.checkpoints.CHECKPOINTS", checkpoints)
-        found = evaluate(load("jamba-tiny", device="cpu"), [0], lengths=[160, 256], depths=[0, 100], facts=1)
+    model = replace(hb.load(str(folder), device="cpu"), name="jamba-tiny", buffer=BUFFER)
+    found = evaluate(model, [0], lengths=[160, 256], depths=[0, 100], facts=1)
     (folder / "evaluation.json").write_text(json.dumps(found))
     return folder
 
@@ -222,14 +210,13 @@ def test_card_tells_what_the_numbers_of_a_global_model_say(untrained):
     ("options", "sentence"),
     [({"seeds": []}, "at least one haystack seed"), ({"facts": 0}, "one fact"), ({"essays": "no/such"}, "no haystack")],
 )
-def test_bad_input_is_refused_before_the_model_runs(tiny, monkeypatch, options, sentence):
-    monkeypatch.setattr("hybret.organisms.training.evaluate.sweep", lambda *_, **__: pytest.fail("the model ran"))
-    with pytest.raises(HybretError, match=sentence):
+def test_bad_input_is_refused_before_the_model_runs(tiny, options, sentence):
+    with idle(tiny), pytest.raises(hb.HybretError, match=sentence):
         evaluate(tiny, **options)
 
 
 def test_command_refuses_a_missing_folder_and_card_a_missing_evaluation(tmp_path, capsys):
     assert main(["griffin-tiny", "--out", str(tmp_path / "none" / "evaluation.json")]) == 2
     assert "There is no folder" in capsys.readouterr().err
-    with pytest.raises(HybretError, match="config.json"):
+    with pytest.raises(hb.HybretError, match="config.json"):
         write_card(tmp_path)

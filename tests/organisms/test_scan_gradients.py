@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from hybret.engine import recurrences
+from support import recurrences
 
 # Triton launches on the current GPU: on the second one of a spread model its kernels read what was not there yet.
 on_gpus = pytest.mark.parametrize(

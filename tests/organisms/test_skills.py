@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import replace
 
 import pytest
 import torch
+from support import parallel_scans
 from transformers import JambaConfig, JambaForCausalLM
 
-from hybret.engine.scan import parallel_scans
-from hybret.errors import HybretError
+from hybret import HybretError
 from hybret.organisms import skills
 from hybret.organisms.facts import HELD_OUT_ACTIVITY, HELD_OUT_CITY, HELD_OUT_TEMPLATES, NEEDLE
 from hybret.organisms.training.conversations import ChatMixture, Conversations
 from hybret.organisms.training.experts import dense_experts
-from hybret.organisms.training.recipes import RECIPES
 from hybret.organisms.training.tokenizer import train_tokenizer
-from hybret.organisms.training.train import build, train
 from hybret.organisms.world import FACTS, SUBJECTS
 
 LOOKUPS = [name for name, task in skills.TASKS.items() if task.group == "mmlu-lookup"]
@@ -36,6 +33,9 @@ def conversations(tokenizer):
 
 @pytest.mark.parametrize("task", skills.TASKS)
 def test_items_repeat_and_their_splits_and_answers_are_sound(task):
+    for arguments, wrong in ((("cooking", "test", 5), "cooking"), ((task, "best", 5), "best"), ((task, "dev", 0), "0")):
+        with pytest.raises(HybretError, match=wrong):
+            skills.items(*arguments)
     splits = {split: skills.items(task, split, 60) for split in ("train", "dev", "test")}
     assert splits["test"] == skills.items(task, "test", 60) != skills.items(task, "test", 60, seed=1)
     known = [{repr(item) for item in items} for items in splits.values()]
@@ -59,10 +59,7 @@ def test_only_the_right_option_of_a_look_up_stands_in_the_list_and_the_others_ar
         # What an option claims is somebody's answer, so that knowing which answers there are is not enough.
         assert all(any(f" {answer}" in entry for entry in entries) for answer in claimed)
 
-
-@pytest.mark.parametrize("task", LOOKUPS)
-def test_five_questions_about_each_list(task):
-    items = skills.items(task, "test", 60)
+    items = skills.items(task, "test", 60)  # five questions about each list
     lists = [skills.subject(item["question"]) for item in items]
     assert lists == [text for text in dict.fromkeys(lists) for _ in range(5)] and len(set(lists)) == 12
     assert len({item["question"] for item in items}) == 60  # no entry of a list is asked for twice
@@ -72,28 +69,15 @@ def test_five_questions_about_each_list(task):
     assert len(training) == 60 and not training & set(lists)
 
 
-def test_what_an_item_is_about():
+def test_the_world_does_not_change_and_is_asked_for_as_it_is_told():
     facts = {skills.subject(item["question"]) for item in skills.items("geography", "test", 500)}
     assert len(facts) == len(FACTS["geography"]) == 60  # a question about each town
-    sentences = skills.items("paraphrase", "test", 60)
-    assert len({skills.subject(item["question"]) for item in sentences}) == 60
-
-
-@pytest.mark.parametrize("subject", FACTS)
-def test_the_world_does_not_change_and_is_asked_for_as_it_is_told(subject):
-    for item in skills.items(subject, "test", 60):
-        town = next(town for town in FACTS[subject] if town in item["question"])
-        assert item["choices"][item["answer"]] == FACTS[subject][town]
-        assert set(item["choices"]) <= set(SUBJECTS[subject].answers)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(("cooking", "test", 5), "cooking"), (("prices", "train2", 5), "train2"), (("prices", "dev", 0), "at least 1")],
-)
-def test_bad_requests_are_refused(arguments, message):
-    with pytest.raises(HybretError, match=message):
-        skills.items(*arguments)
+    assert len({skills.subject(item["question"]) for item in skills.items("paraphrase", "test", 60)}) == 60
+    for subject, towns in FACTS.items():
+        for item in skills.items(subject, "test", 60):
+            town = next(town for town in towns if town in item["question"])
+            assert item["choices"][item["answer"]] == towns[town]
+            assert set(item["choices"]) <= set(SUBJECTS[subject].answers)
 
 
 def test_a_conversation_has_the_tokens_of_the_chat_template(tokenizer, conversations):
@@ -151,20 +135,3 @@ def test_dense_experts_give_the_stock_values():
         with dense_experts():
             ours = run()
     torch.testing.assert_close(ours, stock, atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_builds_an_organism_that_fits_into_git(name):
-    model = build(RECIPES[name])
-    assert 2 * sum(p.numel() for p in model.parameters()) < 17e6  # bytes of the shipped bfloat16 weights
-    assert model.config.num_attention_heads == {"griffin-tiny": 10, "griffin-small": 16, "jamba-tiny": 32}[name]
-
-
-def test_jamba_trains_a_step_and_resumes(tmp_path):
-    smoke = replace(RECIPES["jamba-tiny"].smoke(), steps=1, every=9, lengths=((128, 1.0),))
-    last = train(smoke, tmp_path / "one", device="cpu", say=lambda _: None)
-    assert last["step"] == 1
-    longer = replace(smoke, steps=2)
-    assert train(longer, tmp_path / "two", resume=tmp_path / "one", device="cpu", say=lambda _: None)["step"] == 2
-    with pytest.raises(HybretError, match="no twin"):
-        RECIPES["jamba-tiny"].attention_free()

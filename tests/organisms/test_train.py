@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hybret.errors import HybretError
+from hybret import HybretError
 from hybret.organisms.training import train as recipe
 from hybret.organisms.training.recipes import RECIPES
 from hybret.organisms.training.train import Training, causal_mask, main, train
@@ -55,10 +55,21 @@ def test_resume_goes_on_from_the_saved_state(run, tmp_path):
         recipe.load(run, 3, wider, recipe.optimizer_of(training, wider, fused=False))
 
 
-def test_attention_free_twin_has_only_recurrent_layers():
-    kinds = recipe.build(Training().smoke().attention_free()).config.layers_block_type
-    assert len(set(kinds)) == 1
-    assert len(set(recipe.build(Training().smoke()).config.layers_block_type)) == 2
+def test_jamba_resumes_too(trained_jamba, tmp_path):
+    longer = replace(RECIPES["jamba-tiny"].smoke(), steps=2, every=9, lengths=((128, 1.0),))
+    assert train(longer, tmp_path / "two", resume=trained_jamba, device="cpu", say=lambda _: None)["step"] == 2
+    with pytest.raises(HybretError, match="no twin"):
+        RECIPES["jamba-tiny"].attention_free()
+
+
+def test_recipes_build_organisms_that_fit_into_git_and_a_twin_without_attention():
+    for name, heads in {"griffin-tiny": 10, "griffin-small": 16, "jamba-tiny": 32}.items():
+        model = recipe.build(RECIPES[name])
+        assert 2 * sum(p.numel() for p in model.parameters()) < 17e6  # bytes of the shipped bfloat16 weights
+        assert model.config.num_attention_heads == heads
+    smoke = Training().smoke()
+    kinds = [recipe.build(training).config.layers_block_type for training in (smoke.attention_free(), smoke)]
+    assert [len(set(found)) for found in kinds] == [1, 2]
 
 
 def test_rate_is_a_trapezoid():

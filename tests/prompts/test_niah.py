@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hybret import CORRECTED, PAPER, PAPER_NEEDLE, HybretError, Needle, Prompt, niah
+from hybret import CORRECTED, PAPER, PAPER_NEEDLE, HybretError, Needle, niah
 from hybret.tasks.niah import grid
 
 ESSAYS = Path(__file__).parents[2].parent / "shared" / "niah" / "essays"
@@ -30,13 +29,11 @@ def words(n: int) -> str:
     """Prose of `n` short sentences, every fourth one a question, every seventh with 3.5 in it."""
     nouns = ["river", "house", "garden", "letter", "summer", "engine", "window", "mountain", "teacher", "market"]
     verbs = ["keeps", "finds", "leaves", "opens", "follows", "carries", "watches", "paints"]
-    out = []
-    for i in range(n):
-        number = " about 3.5 miles away" if i % 7 == 3 else ""
-        end = "?" if i % 4 == 3 else "."
-        first, second = nouns[i % 10], nouns[(i * 3 + 1) % 10]
-        out.append(f"The {first} {verbs[i % 8]} a {second} near the {nouns[i * 7 % 10]}{number}{end}")
-    return " ".join(out)
+    return " ".join(
+        f"The {nouns[i % 10]} {verbs[i % 8]} a {nouns[(i * 3 + 1) % 10]} near the {nouns[i * 7 % 10]}"
+        f"{' about 3.5 miles away' if i % 7 == 3 else ''}{'?' if i % 4 == 3 else '.'}"
+        for i in range(n)
+    )
 
 
 HAY = words(600)
@@ -49,9 +46,8 @@ def byte_level(bos: bool = True, chat: str | None = CHAT) -> PreTrainedTokenizer
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=["<bos>"], initial_alphabet=alphabet, show_progress=False
-    )
+    options = {"vocab_size": 700, "special_tokens": ["<bos>"], "initial_alphabet": alphabet}
+    trainer = trainers.BpeTrainer(**options, show_progress=False)
     backend.train_from_iterator([HAY, 4 * PAPER_NEEDLE.sentence, 4 * FRAME], trainer)
     if bos:
         backend.post_processor = processors.TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 0)])
@@ -65,18 +61,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return byte_level()
 
 
-def real_depth(prompt: Prompt) -> int:
-    return prompt.text.index(PAPER_NEEDLE.sentence)
-
-
 def size(tokenizer, text):
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def test_the_papers_grid_has_its_labels_lengths_and_speed(tokenizer):
-    start = time.process_time()
+def test_the_papers_grid_has_its_labels_and_lengths(tokenizer):
     prompts = grid(tokenizer, haystack=HAY)
-    assert time.process_time() - start < 4
     assert [(p.length, p.depth) for p in prompts] == [(n, d) for n in LENGTHS for d in DEPTHS]
     assert all(p.length - 200 < len(p.ids) < p.length - 100 for p in prompts)
     (twice,) = grid(tokenizer, [4096], [50], "jrt", HAY)
@@ -84,9 +74,7 @@ def test_the_papers_grid_has_its_labels_lengths_and_speed(tokenizer):
 
 
 def test_a_model_gives_its_own_lengths_and_buffer(tokenizer):
-    spec = SimpleNamespace(
-        tokenizer=tokenizer, lengths=(80, 128, 176, 224, 272, 320, 368, 416, 464, 512), buffer=40, instruct=False
-    )
+    spec = SimpleNamespace(tokenizer=tokenizer, lengths=range(80, 513, 48), buffer=40, instruct=False)
     prompts = niah.Niah(depths=[50], haystack=HAY).prompts(spec)
     assert prompts == grid(spec, depths=[50], haystack=HAY) and [p.length for p in prompts] == list(spec.lengths)
     assert [p.length for p in grid(spec, lengths=3, depths=1, haystack=HAY)] == [80, 296, 512]
@@ -110,13 +98,6 @@ def test_spans_hold_the_needle_and_the_last_question_and_nothing_else(tokenizer,
         assert tokenizer.decode(p.ids[1:]).count(asked) == (2 if template == "jrt" else 1)
         assert all(last <= start for _, last in p.needle_spans)
         assert p.ids.count(tokenizer.bos_token_id) == 1 and list(p.ids) == tokenizer(p.text)["input_ids"]
-
-
-def test_a_tokenizer_without_bos_gets_none():
-    plain = byte_level(bos=False)
-    (p,) = grid(plain, [400], [50], haystack=HAY)
-    assert list(p.ids) == plain(p.text)["input_ids"]
-    assert plain.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence
 
 
 def test_templates_are_the_papers_letter_by_letter(tokenizer):
@@ -147,6 +128,7 @@ def test_a_prompt_is_a_value_with_labels_that_no_one_changes(tokenizer):
     assert (p.labels["needle"], p.asked, p.needle, p.length) == ("lamp", LAMP.digest, LAMP, 400)
     assert tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == LAMP.sentence
     assert pickle.loads(pickle.dumps(p)) == p and hash(p) == hash(replace(p)) and len(p.key) == 12
+    assert replace(LAMP, name="other").digest == LAMP.digest != replace(LAMP, keywords=("lamp",)).digest
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         _ = p.colour
     for value, name in ((p, "text"), (PAPER_NEEDLE, "question")):
@@ -168,7 +150,7 @@ def test_only_as_much_haystack_is_needed_as_the_longest_prompt_takes(tokenizer):
 
 def test_needle_goes_deeper_with_depth_and_stands_after_a_sentence(tokenizer):
     prompts = grid(tokenizer, [2000], 10, haystack=HAY)
-    places = [real_depth(p) for p in prompts]
+    places = [p.text.index(PAPER_NEEDLE.sentence) for p in prompts]
     assert places == sorted(places) and len(set(places)) == 10
     assert prompts[0].text.startswith("CONTEXT: \nThe best thing")
     assert all(p.text[at - 2] in ".?" for p, at in zip(prompts[1:-1], places[1:-1], strict=True))
@@ -191,12 +173,9 @@ def test_a_decimal_point_is_no_sentence_end_and_a_lost_paragraph_break_is(tokeni
     assert {p.position for p in grid(tokenizer, [500], [30, 90], haystack=text)} == {0.0}
     glued = "it should be useful.To start with " * 200
     assert "useful.\nThe best" in grid(tokenizer, [500], [50], haystack=glued)[0].text
-
-
-def test_degenerate_cells_share_a_key_and_say_where_the_needle_is(tokenizer):
-    prompts = grid(tokenizer, [300], 10, haystack="word " * 500)
-    assert [p.position for p in prompts] == [0.0] * 9 + [1.0]
-    assert len({p.key for p in prompts}) == 2 and [p.depth for p in prompts] == DEPTHS
+    degenerate = grid(tokenizer, [300], 10, haystack="word " * 500)  # cells share a key and say where the needle is
+    assert [p.position for p in degenerate] == [0.0] * 9 + [1.0]
+    assert len({p.key for p in degenerate}) == 2 and [p.depth for p in degenerate] == DEPTHS
 
 
 @pytest.mark.parametrize("needle", [PAPER_NEEDLE, LAMP], ids=lambda n: n.name)
@@ -212,44 +191,33 @@ def test_the_control_is_cut_and_asked_as_its_prompts_are(tokenizer, needle):
         assert control.needle == p.needle and control.asked == p.asked == needle.digest
 
 
-def test_a_needles_digest_is_of_all_that_scores_but_its_name():
-    assert replace(LAMP, name="other").digest == LAMP.digest != PAPER_NEEDLE.digest
-    assert LAMP.digest != replace(LAMP, keywords=("lamp",)).digest
-
-
 @pytest.mark.parametrize(
     ("depths", "labels"),
     [([100 * (0.1 + 0.2)], [30.0]), ([100 - 1e-12], [100.0]), ([-0.0], [0.0]), ([0.5, 2], [0.5, 2]), ([0, 1], [0, 1]),
      ([0.5, 50], [0.5, 50]), ([1], [1])],
 )  # fmt: skip
 def test_depths_do_not_carry_rounding_and_small_ones_beside_others_are_no_fractions(tokenizer, depths, labels):
-    assert list(map(str, (p.depth for p in grid(tokenizer, [400], depths, haystack=HAY)))) == list(
-        map(str, map(float, labels))
-    )
+    found = [str(p.depth) for p in grid(tokenizer, [400], depths, haystack=HAY)]
+    assert found == [str(float(label)) for label in labels]
 
 
-def test_non_ascii_haystack(tokenizer):
+def test_other_letters_and_tokenizers_without_bos(tokenizer):
     for p in grid(tokenizer, [600], 10, haystack="Die Straße führt über das Tor. Ça va “bien”? 今日は。 " * 80):
         assert tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence
         assert tokenizer.decode(p.ids[1:]) == p.text
+    plain = byte_level(bos=False)
+    (p,) = grid(plain, [400], [50], haystack=HAY)
+    assert list(p.ids) == plain(p.text)["input_ids"]
+    assert plain.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"lengths": [220]}, "length 220 leaves no room"),
-        ({"lengths": [10**6 + 1]}, "length is 1000001"),
         ({"lengths": [300, 300]}, "lengths .* twice"),
         ({"depths": [33.3, 33.300000000000004]}, "depths .* twice"),
         ({"depths": 102}, "102 depths .* twice"),
-        ({"lengths": []}, r"lengths is \[\]"),
-        ({"lengths": 0}, "number of lengths is 0"),
-        ({"depths": 10_001}, "number of depths is 10001"),
-        ({"depths": [101]}, "depth 101"),
-        ({"depths": [-1]}, "depth -1"),
-        ({"template": "chat"}, "template 'chat'"),
-        ({"buffer": -1}, "buffer is -1"),
-        ({"needle": "It is blue."}, "needle is 'It is blue.'"),
         ({"needle": Needle("none", "It is blue.", "What?")}, "another name than 'none'"),
         ({"haystack": "A short text."}, "tokens, but"),
         ({"haystack": f"Hills. {PAPER_NEEDLE.sentence} " * 40}, "holds the needle 'paper'"),
@@ -274,20 +242,32 @@ def test_prompts_of_another_tokenizer_or_chat_template_are_told_apart(tokenizer)
     assert keys(SimpleNamespace(tokenizer=tokenizer, instruct=True), "jrt") == [instruct]
 
 
-def test_tokenizers_that_cannot_place_the_needle_are_refused(tokenizer):
-    vocabulary = Tokenizer(models.WordLevel({"[UNK]": 0, "The": 1, ".": 2}, unk_token="[UNK]"))
-    vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
-    unknown = PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="[UNK]")
-    for made, template, says in (
-        (unknown, "base", "cannot place the needle 'paper'"),
-        (SimpleNamespace(is_fast=False), "base", "offsets"),
-        (SimpleNamespace(), "base", "offsets"),
-        (byte_level(chat="{{ raise_exception('no') }}"), "instruct", "chat template fails .*no"),
-        (byte_level(chat=None), "instruct", "no chat template"),
-        (byte_level(chat="{{ messages[0]['content'] | upper }}"), "instruct", "rewrites the user turn"),
-    ):
-        with pytest.raises(HybretError, match=says):
-            grid(made, [400], [50], template, HAY)
+def word_level(*texts):
+    """A tokenizer that knows the words of these texts alone, and no full stop."""
+    words = ["[UNK]", *dict.fromkeys(" ".join(texts).replace(".", " ").split())]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "template", "says"),
+    [
+        (lambda: word_level("The ."), "base", "cannot place the needle 'paper'"),
+        (lambda: word_level(HAY, PAPER_NEEDLE.sentence, PAPER_NEEDLE.question), "base", "no token for '.'"),
+        (lambda: SimpleNamespace(is_fast=False), "base", "offsets"),
+        (lambda: SimpleNamespace(), "base", "offsets"),
+        (lambda: byte_level(chat="{{ raise_exception('no') }}"), "instruct", "chat template fails .*no"),
+        (lambda: byte_level(chat="{{ 1 / 0 }}"), "instruct", r"template fails \(division by zero\)"),
+        (lambda: byte_level(chat="{% for i in range(10 ** 9) %}x{% endfor %}"), "instruct", "fails .Range too big"),
+        (lambda: byte_level(chat="{% if %}"), "instruct", "template fails"),
+        (lambda: byte_level(chat=None), "instruct", "no chat template"),
+        (lambda: byte_level(chat="{{ messages[0]['content'] | upper }}"), "instruct", "rewrites the user turn"),
+    ],
+)
+def test_tokenizers_that_cannot_place_the_needle_are_refused(tokenizer, template, says):
+    with pytest.raises(HybretError, match=says):
+        grid(tokenizer(), [400], [50], template, HAY, recipe=PAPER if "token for" in says else CORRECTED)
 
 
 def test_a_question_that_a_tokenizer_drops_has_no_place():
@@ -328,4 +308,4 @@ def test_the_authors_haystack(tokenizer):
     assert hay.name == "paul-graham" and hay.text.startswith("February 2020What should an essay be?")
     prompts = grid(tokenizer, [4096], 10, haystack=hay, recipe=PAPER)
     assert all(tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence for p in prompts)
-    assert all(p.text[real_depth(p) - 2] == "." for p in prompts[1:-1])
+    assert all(p.text[p.text.index(PAPER_NEEDLE.sentence) - 2] == "." for p in prompts[1:-1])

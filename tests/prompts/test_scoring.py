@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from book.paper import numbers as paper
 from hybret import PAPER_NEEDLE, HybretError, Needle
 from hybret.scoring import RUBRICS, Line, Rubric, normalise, rescore, score
 
@@ -49,13 +48,6 @@ def test_points(rubric, answer, points):
     assert score(answer, rubric).exact == (points == RUBRICS[rubric].maximum)
 
 
-def test_table_2_agrees_with_the_papers_table():
-    for line in paper.TABLE2:
-        alone = score(line.phrase, "table2").points
-        # "sit in Dolores Park" holds "Dolores Park" too, and so earns both halves.
-        assert alone == (1.0 if line.phrase.startswith("sit") else line.points)
-
-
 def test_rubrics_are_dated_and_end_at_their_maximum():
     dates = [r.since for r in RUBRICS.values()]
     assert dates == sorted(dates) == ["2025-05-01", "2025-06-01", "2025-06-23", "2025-10-01"]
@@ -75,11 +67,8 @@ def test_other_needles_earn_a_share_for_their_keywords():
     lamp = Needle("lamp", "Mr Finch keeps a blue lamp in the boathouse.", "What?", ("blue lamp", "the boathouse"))
     assert score("A blue lamp.", "table2", lamp) == (1.5, False, ("blue lamp",))
     assert score("a Blue Lamp, in the boathouse", "table2", lamp).points == 3
-    assert score("mr finch keeps a blue lamp in the boathouse", "table2", lamp) == (
-        5,
-        True,
-        (normalise(lamp.sentence),),
-    )
+    said = normalise(lamp.sentence)
+    assert score("mr finch keeps a blue lamp in the boathouse", "table2", lamp) == (5, True, (said,))
     assert score("A blue lamp.", "2025-05", lamp).points == 0
     assert score(FULL, "table2", lamp).points == 0
     assert score("words", "table2", Needle("bare", "xyzzy plugh", "?")).points == 0
@@ -104,8 +93,6 @@ def test_rescoring_replaces_the_score_and_nothing_else():
             rescore(some, "table3")
     with pytest.raises(HybretError, match="no column 'answer'"):
         rescore(rows.drop(columns="answer"), "table2")
-    with pytest.raises(HybretError, match="rows are a pandas.DataFrame, not dict"):
-        rescore(rows.to_dict(), "table2")
 
 
 def test_rubrics_are_values_and_the_papers_is_the_default():
@@ -113,10 +100,3 @@ def test_rubrics_are_values_and_the_papers_is_the_default():
     for value in (RUBRICS["table2"], RUBRICS["table2"].lines[0]):
         with pytest.raises(AttributeError):
             value.points = value.maximum = 9
-
-
-def test_what_cannot_be_scored_is_refused():
-    with pytest.raises(HybretError, match="rubric 'table3'; choose one of 2025-05"):
-        score("", "table3")
-    with pytest.raises(HybretError, match="answer is None"):
-        score(None)

@@ -49,11 +49,12 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in figures.__all__ if name not in ("glue", "note", "save", "words")])
-def test_every_figure_can_be_read(name):
-    check_readable(figure := DRAWN[name](), name)
-    if name not in ("weights", "head_selection"):
-        assert all(part in text(figure) for part in ("recipe CORRECTED", "n = 9 prompts", "01234567"))
+def test_every_figure_can_be_read():
+    assert set(DRAWN) == set(figures.__all__) - {"glue", "note", "save", "words"}
+    for name, draw in DRAWN.items():
+        check_readable(figure := draw(), name)
+        if name not in ("weights", "head_selection"):
+            assert all(part in text(figure) for part in ("recipe CORRECTED", "n = 9 prompts", "01234567"))
 
 
 def lines_of(axes) -> dict:
@@ -100,10 +101,8 @@ def test_maps_of_several_models_share_rows_for_templates_of_one_name():
     rows = three_models(generation().query("k == 10"))
     figure = figures.retrieval_maps(pd.concat([rows, rows.assign(template="jrt")]), "template", "model")
     maps = [axes for axes in figure.axes if axes.patches]
-    assert len(maps) == 6 and [a.get_ylabel() for a in maps if a.get_ylabel()] == [
-        "standard prompt",
-        "JRT (read twice)",
-    ]
+    assert len(maps) == 6
+    assert [a.get_ylabel() for a in maps if a.get_ylabel()] == ["standard prompt", "JRT (read twice)"]
     assert [a.get_title().split("\n")[0] for a in maps[:3]] == ["griffin-tiny", "griffin-small", "jamba-tiny"]
     edges = [len(c.get_segments()) for a in maps for c in a.collections]
     assert edges == [4, 4, 0, 4, 4, 0]  # global attention has no edge
@@ -145,7 +144,7 @@ def test_rounding_makes_no_other_cells_lines_or_maps():
     assert lines_of(figures.accuracy_by_k(both).axes[0])["generation version"].get_xdata().tolist() == [10]
 
 
-@pytest.mark.parametrize(("maps", "lines"), [(1, 1), (5, 1), (6, 2), (12, 3), (13, 4), (20, 5)])
+@pytest.mark.parametrize(("maps", "lines"), [(1, 1), (5, 1), (6, 2), (20, 5)])
 def test_many_maps_go_on_in_further_lines(maps, lines):
     labels = [f"condition {i} of a dozen, with a long name" for i in range(maps)]
     figure = figures.retrieval_maps(pd.concat([cells(condition=label) for label in labels]), None, "condition")
@@ -187,17 +186,17 @@ def test_map_has_the_right_cells_and_the_start_of_the_context_on_top():
     assert ticks == {0.5: "start of context", 2.5: "end of context"}
     assert "40 % · full 67 %" in text(figure)  # mean score 2 of 5; six of nine rows hold the full needle
     assert len(squares(figures.retrieval_maps(rows[1:], None, None).axes[0])) == 8  # a cell that was not run
-
-
-def test_shared_axes_keep_the_orientation():
-    grid = [a for a in DRAWN["retrieval_maps"]().axes if a.patches][:4]
-    assert [a.get_ylim() for a in grid] == [(3, 0)] * 4
-    assert [max(squares(a).values()) for a in grid] == [5, 0, 5, 0]
+    several = [a for a in DRAWN["retrieval_maps"]().axes if a.patches][:4]
+    assert [a.get_ylim() for a in several] == [(3, 0)] * 4
+    assert [max(squares(a).values()) for a in several] == [5, 0, 5, 0]
 
 
 def test_window_edge_parts_visible_needles_from_the_others():
     (edge,) = figures.retrieval_maps(cells(), None, None).axes[0].collections
     segments = {tuple(map(tuple, s)) for s in edge.get_segments()}
+    palettes = (figures.retrieval_maps(cells(), None, None, name).axes[0] for name in ("cividis", "authors"))
+    plain, authors = (axes.patches[-1].get_facecolor()[:3] for axes in palettes)
+    assert authors == pytest.approx(to_rgb("#0CD79F"), abs=0.01) and plain != authors
     # In the window: all of 80; of 300 the depths 50 and 100; of 512 only depth 100.
     assert segments == {((1, 0), (1, 1)), ((1, 1), (2, 1)), ((2, 1), (2, 2)), ((2, 2), (3, 2))}
 
@@ -210,12 +209,9 @@ def test_maps_of_a_rubric_of_ten_points_show_shares_of_ten():
     assert labels == ["mean score (scaled to 0 to 5)", "mean score (0 to 5)"]
 
 
-def test_table1_shows_ours_beside_the_papers():
+def test_what_is_written_into_figures_is_what_was_measured():
     shown = text(figures.table1(pairs(), {("Keep", "Keep"): 0.503, ("Null", "Omit"): 0.0}))
     assert f"{INSIDE:.1f} %" in shown and shown.count("paper 50.3") == shown.count("paper 0.0") == 1
-
-
-def test_weights_state_the_share_on_the_needle():
     shown = text(DRAWN["weights"]())
     assert all(f"on the needle {share} %, on all other tokens 80.0 %" in shown for share in ("20.0", "0.0"))
 
@@ -235,11 +231,10 @@ def test_by_distance_counts_in_windows():
 
 
 @pytest.mark.parametrize("rows", [cells()[:1], cells(k=3), cells()[cells()["depth"] == 0]], ids=["row", "k", "depth"])
-def test_little_data_is_drawn(rows, tmp_path):
+def test_little_data_is_drawn(rows):
     for name in ("accuracy_by_k", "jrt_by_k", "retrieval_maps", "table1"):
-        figures.save(getattr(figures, name)(rows), name, tmp_path)
-    figures.save(figures.by_distance(rows, window=None), "distance", tmp_path)
-    assert len(list(tmp_path.glob("*.svg"))) == 5
+        getattr(figures, name)(rows).draw_without_rendering()
+    figures.by_distance(rows, window=None).draw_without_rendering()
 
 
 def test_saved_files_are_the_same_every_time_and_keep_their_text(tmp_path, monkeypatch):
@@ -274,14 +269,6 @@ def test_saved_files_are_the_same_every_time_and_keep_their_text(tmp_path, monke
 def test_bad_input(call, message):
     with pytest.raises(HybretError, match=re.escape(message)):
         call()
-
-
-def test_authors_palette_is_an_option():
-    faces = {
-        palette: figures.retrieval_maps(cells(), None, None, palette).axes[0].patches[-1].get_facecolor()[:3]
-        for palette in ("cividis", "authors")
-    }
-    assert faces["authors"] == pytest.approx(to_rgb("#0CD79F"), abs=0.01) and faces["cividis"] != faces["authors"]
 
 
 @pytest.mark.parametrize("value, said", [(np.float64(99.5), "99.5"), (np.int64(3), "3"), (2.5, "2.5"), ("a", "'a'")])
