@@ -150,7 +150,7 @@ def sweep(
         "haystack": text, "seed": seed, "needle": _needle(needle, question, keywords), "recipe": recipe,
     }  # fmt: skip
     hb.niah.load_haystack(text, seed)  # a missing folder is an error before the model is loaded
-    cluster = hb.Ray(address, workers, gpus_per_worker) if engine == "ray" else "local"
+    cluster: Any = hb.Ray(address, workers, gpus_per_worker) if engine == "ray" else "local"
     subject = hb.load(model, device=device, dtype=dtype)
     conditions = {c.label: c for c in (hb.KeepHeads(n, during=during) for n in k or range(subject.heads + 1))}
     prompts = hb.niah.grid(subject, **options)
@@ -172,7 +172,7 @@ def sweep(
     progress = sys.stderr.isatty()
     rows = hb.sweep(subject, prompts, conditions, recipe, out, budget=budget, progress=progress, engine=cluster)
     table = hb.metrics.accuracy(rows, "condition", seed=seed).set_index("condition")
-    floors = hb.metrics.floor(rows, "condition").set_index("condition")["accuracy"] if control else {}
+    floors: Any = hb.metrics.floor(rows, "condition").set_index("condition")["accuracy"] if control else {}
     summary = {name: _summary(table.loc[name], floors.get(name)) for name in conditions}
     lines = [
         [name, f"{line['accuracy']:.1%}", f"{line['ci95'][0]:.1%} to {line['ci95'][1]:.1%}", f"{line['exact']:.1%}",
