@@ -150,7 +150,7 @@ def sweep(
         "haystack": text, "seed": seed, "needle": _needle(needle, question, keywords), "recipe": recipe,
     }  # fmt: skip
     hb.niah.load_haystack(text, seed)  # a missing folder is an error before the model is loaded
-    cluster = hb.Ray(address, workers, gpus_per_worker) if engine == "ray" else "local"
+    cluster: Any = hb.Ray(address, workers, gpus_per_worker) if engine == "ray" else "local"
     subject = hb.load(model, device=device, dtype=dtype)
     conditions = {c.label: c for c in (hb.KeepHeads(n, during=during) for n in k or range(subject.heads + 1))}
     prompts = hb.niah.grid(subject, **options)

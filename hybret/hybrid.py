@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hybret.errors import printable
 from hybret.families import Family, has_random_weights, mixers, traits
+from hybret.picture import model_html
 
 PAPER_LENGTHS = (250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096)
 PAPER_BUFFER = 200
@@ -60,9 +61,7 @@ class Hybrid:
         return f"<Model {printable(self.name)}: {'; '.join(self.facts())}>"
 
     def _repr_html_(self) -> str:
-        from hybret.explorer.picture import model_html
-
-        return model_html(self)
+        return model_html(printable(self.name), self.facts(), mixers(self.net.config))
 
     @property
     def device(self) -> torch.device:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from hybret import scoring
 from hybret.checkpoints import check_prompts, warn_beyond
@@ -19,9 +17,10 @@ from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.schedule import Timings, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
+from hybret.errors import HybretError, check_conditions, integer, one_of, text
 from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
 from hybret.models import Model
+from hybret.progress import progress_bar
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
@@ -120,15 +119,6 @@ def sweep(
     rows.attrs.update(run=run, made=store.made_of(rows["batch"]), **_texts(prompts))
     store.write_rows(rows)
     return rows
-
-
-def progress_bar(shown: bool, desc: str, **options: Any) -> Any:
-    """A bar of tqdm, as text or as a notebook's widget; a log gets a line every 30 seconds."""
-    if not shown:
-        options["disable"] = True  # False would override TQDM_DISABLE
-    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
-        options |= {"mininterval": 30, "maxinterval": 30}
-    return tqdm(desc=printable(desc), **options)
 
 
 def _check(model: Any, prompts: Any, conditions: Any) -> None:

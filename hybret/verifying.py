@@ -26,12 +26,12 @@ from hybret.engine.attach import implementation
 from hybret.engine.decode import prompt_tokens
 from hybret.engine.state import merge
 from hybret.errors import HybretError, check_conditions, integer, printable
-from hybret.interventions import Actions, Intervention, Keep, KeepHeads
+from hybret.interventions import PHASES, Actions, Intervention, Keep, KeepHeads
 from hybret.models import Model, load
 from hybret.probing import STEPS, Probe
+from hybret.progress import progress_bar
 from hybret.recipe import CORRECTED, PAPER
 from hybret.resolving import resolve
-from hybret.sweeping import progress_bar
 
 MOST_TOKENS = 100_000
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
@@ -163,7 +163,7 @@ def phases(probe: Probe) -> float:
     for recipe in (CORRECTED, PAPER):
         # The last prompt token belongs to generation; under PAPER Jamba's does not.
         reading = torch.arange(length) < prompt_tokens(probe.model, probe.ids, recipe)
-        for during, expected in (("prefill", ~reading), ("generation", reading)):
+        for during, expected in zip(PHASES, (~reading, reading), strict=True):
             layers = probe.recorded(during, recipe, 0)[0].kept
             for kept in (heads.any(0) for heads in layers.values()):
                 wrong += int((kept != expected[: len(kept)]).sum()) + abs(len(kept) - length)

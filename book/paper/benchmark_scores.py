@@ -8,8 +8,7 @@ paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -26,48 +25,40 @@ CORRELATION, WITH_F1, TWICE = ("cola",), ("mrpc", "qqp"), ("mnli", "mnli_mismatc
 BASE = "base"
 DRAWS = 1000  # of the bootstrap
 
-Weights = dict[tuple[str, str], float]
-"""The weight of each (task, measure) in an average, with the sum 1; empty without tasks."""
+VARIANTS = {
+    "glue": {
+        "mean of tasks, mcc for cola, accuracy elsewhere": "mcc",
+        "mean of tasks, accuracy": "",
+        "mean of tasks, mcc for cola, F1 too for mrpc and qqp": "mcc f1",
+        "mnli counted once, mcc for cola, accuracy elsewhere": "mcc once",
+        "GLUE's own: mnli counted once, mcc for cola, F1 too for mrpc and qqp": "mcc f1 once",
+        "without wnli, mcc for cola, accuracy elsewhere": "mcc no-wnli",
+        "weighted by size, accuracy": "size",
+    },
+    "mmlu": {"weighted by size, accuracy": "size", "mean of tasks, accuracy": ""},
+    "organism": {"mean of tasks, accuracy": "", "weighted by size, accuracy": "size"},
+}
+"""By benchmark and name, the rule of `_weights`; the first one is the default."""
 
 
-def _macro(sizes: Mapping[str, int]) -> Weights:
-    return {(task, "acc"): 1 / len(sizes) for task in sizes}
+def _weights(sizes: Mapping[str, int], rule: str) -> dict[tuple[str, str], float]:
+    """The weight of each (task, measure) in an average, with the sum 1; empty without tasks.
 
-
-def _by_size(sizes: Mapping[str, int]) -> Weights:
-    return {(task, "acc"): n / sum(sizes.values()) for task, n in sizes.items()}
-
-
-def _glue(sizes: Iterable[str], f1: bool = False) -> Weights:
-    """Equal weights of tasks, and within a task of its measures."""
-    of_task: dict[str, tuple[str, ...]] = dict.fromkeys(sizes, ("acc",))
-    of_task |= {task: ("mcc",) for task in sizes if task in CORRELATION}
-    of_task |= {task: ("acc", "f1") for task in sizes if f1 and task in WITH_F1}
-    return {(task, name): 1 / len(of_task) / len(names) for task, names in of_task.items() for name in names}
-
-
-def _mnli_once(sizes: Mapping[str, int], f1: bool = False) -> Weights:
-    """The two halves of mnli as one task, as on GLUE's own leaderboard."""
-    weights = _glue([task for task in sizes if task != TWICE[1]], f1)
-    if set(TWICE) <= set(sizes):
+    Tasks weigh as much as each other, and within a task its measures, but for these words of a rule: size (tasks weigh
+    as their documents), mcc and f1 (GLUE's own measures), no-wnli, and once (the halves of mnli are one task, as on
+    GLUE's own leaderboard).
+    """
+    words = rule.split()
+    if "size" in words:
+        return {(task, "acc"): n / sum(sizes.values()) for task, n in sizes.items()}
+    left_out = {"wnli"} if "no-wnli" in words else {TWICE[1]} if "once" in words else set()
+    special: dict[str, tuple[str, ...]] = dict.fromkeys(CORRELATION, ("mcc",)) if "mcc" in words else {}
+    special |= dict.fromkeys(WITH_F1, ("acc", "f1")) if "f1" in words else {}
+    measures = {task: special.get(task, ("acc",)) for task in sizes if task not in left_out}
+    weights = {(task, name): 1 / len(measures) / len(names) for task, names in measures.items() for name in names}
+    if "once" in words and set(TWICE) <= set(sizes):
         weights |= dict.fromkeys([(task, "acc") for task in TWICE], weights[TWICE[0], "acc"] / 2)
     return weights
-
-
-VARIANTS: dict[str, dict[str, Callable[[Mapping[str, int]], Weights]]] = {
-    "glue": {
-        "mean of tasks, mcc for cola, accuracy elsewhere": _glue,
-        "mean of tasks, accuracy": _macro,
-        "mean of tasks, mcc for cola, F1 too for mrpc and qqp": partial(_glue, f1=True),
-        "mnli counted once, mcc for cola, accuracy elsewhere": _mnli_once,
-        "GLUE's own: mnli counted once, mcc for cola, F1 too for mrpc and qqp": partial(_mnli_once, f1=True),
-        "without wnli, mcc for cola, accuracy elsewhere": lambda sizes: _glue([t for t in sizes if t != "wnli"]),
-        "weighted by size, accuracy": _by_size,
-    },
-    "mmlu": {"weighted by size, accuracy": _by_size, "mean of tasks, accuracy": _macro},
-    "organism": {"mean of tasks, accuracy": _macro, "weighted by size, accuracy": _by_size},
-}
-"""By benchmark and name, from the sizes of its tasks; the first one is the default."""
 
 
 def per_task(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -105,8 +96,8 @@ def averages(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         # The small models' look-ups, facts and sentences have only the model in common: no average is over all.
         parts = groups if benchmark == "organism" else {"all": tasks} | (groups if len(groups) > 1 else {})
         for group, members in parts.items():
-            for number, (variant, weights) in enumerate(VARIANTS[benchmark].items()):
-                average = _average(weights, members)
+            for number, (variant, rule) in enumerate(VARIANTS[benchmark].items()):
+                average = _average(rule, members)
                 base = average.scores.get(BASE, np.full(1 + DRAWS, np.nan))
                 for condition, score in average.scores.items():
                     value, low, high = interval(score, average.clusters)
@@ -142,9 +133,9 @@ def default(rows: pd.DataFrame) -> Average:
     return _average(next(iter(VARIANTS[samples[0].about["benchmark"]].values())), samples)
 
 
-def _average(weigh: Callable[[Mapping[str, int]], Weights], members: Sequence[_Sample]) -> Average:
+def _average(rule: str, members: Sequence[_Sample]) -> Average:
     by_name = {s.about["task"]: s for s in members}
-    weights = weigh({task: s.n for task, s in by_name.items()})
+    weights = _weights({task: s.n for task, s in by_name.items()}, rule)
     scores = {
         condition: np.sum([w * by_name[t].score(condition, measure) for (t, measure), w in weights.items()], axis=0)
         for condition in members[0].conditions
@@ -158,7 +149,7 @@ def _average(weigh: Callable[[Mapping[str, int]], Weights], members: Sequence[_S
 class _Sample(NamedTuple):
     """Answers to one task: how often each combination of right and chosen answers occurs, in the data and in draws."""
 
-    about: dict[str, Any]  # benchmark, group, task and label
+    about: dict[Any, Any]  # benchmark, group, task and label
     conditions: list[str]
     chance: float
     cells: np.ndarray  # (cells, 1 + conditions): the right choice, then what each condition chose

@@ -80,5 +80,5 @@ def of_other_models(chapter: Chapter, hybrid: hb.Model) -> pd.DataFrame:
         base = rows(chapter, another, names, chapter.decisions)
         return one_by_one(chapter, another, base, fields).assign(model=another.name, weights=another.digest)
 
-    found = [part for part in chapter.each(measure, chapter.names[1:]) if len(part)]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    parts = [part for part in chapter.each(measure, chapter.names[1:]) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

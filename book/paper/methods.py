@@ -31,16 +31,18 @@ def first_step(hybrid: hb.Model, prompt: hb.Prompt, kinds: Iterable[hb.Intervent
         raise hb.HybretError(
             f"the window of {hybrid.name}, {hybrid.window} tokens, hides the needle; take another model"
         )
-    found: dict[str, dict[str, torch.Tensor]] = {}
+    recorded: dict[str, dict[str, torch.Tensor]] = {}
     on_needle: dict[str, torch.Tensor] = {}
     for kind in kinds:
         with hb.attach(hybrid, kind, recipe=recipe, weights=True) as trace:
             hybrid.generate(prompt, max_new_tokens=2)
-        found[type(kind).__name__] = {layer: _last(passes, len(prompt.ids)) for layer, passes in trace.weights.items()}
+        recorded[type(kind).__name__] = {
+            layer: _last(passes, len(prompt.ids)) for layer, passes in trace.weights.items()
+        }
         on_needle = on_needle or {layer: mass[:, len(prompt.ids) - 1] for layer, mass in trace.needle_mass.items()}
     layer = max(on_needle, key=lambda name: float(on_needle[name].max()))
     head = int(on_needle[layer].argmax())
-    weights = {name: layers[layer][head].numpy() for name, layers in found.items()}
+    weights = {name: layers[layer][head].numpy() for name, layers in recorded.items()}
     plain = next(iter(weights.values()))
     first = len(prompt.ids) - len(plain)  # the window may have dropped the first keys
     tokens = [str(hybrid.tokenizer.decode([i])) for i in prompt.ids[first:]]

@@ -242,11 +242,11 @@ def begun_sweep(
 
 def by_recipe(chapter: Chapter, model: Model, variants: Variants) -> pd.DataFrame:
     """Rows of Only-Keep under both recipes and the two fields that concern it; of Keep-Keep under both recipes."""
-    start, other = chapter.decisions, chapter.other
+    start, end = chapter.decisions, chapter.other
     fields = ("needle_span", "out_of_window")
     parts = []
-    for recipe in (start, *(start.replace(**{f: getattr(other, f)}) for f in fields), other):
-        names = ("Keep", "Only") if recipe in (start, other) else ("Only",)
+    for recipe in (start, *(start.replace(**{f: getattr(end, f)}) for f in fields), end):
+        names = ("Keep", "Only") if recipe in (start, end) else ("Only",)
         cells = chapter.prompts(model, control=False, recipe=recipe)
         rows = sweep(chapter, model, {name: variants[name] for name in names}, cells, recipe=recipe)
         side = rows["in_window"].map({True: "inside", False: "outside"})

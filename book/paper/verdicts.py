@@ -42,8 +42,8 @@ def _claims() -> dict[str, Claim]:
     claims = {}
     for name, fields in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         notebook, figure = fields.pop("measured").split("#")
-        texts = {key: text.format(**words) if isinstance(text, str) else text for key, text in fields.items()}
-        claims[name] = Claim(name, notebook=notebook, figure=figure, **texts)
+        fields |= {key: text.format(**words) for key, text in fields.items() if isinstance(text, str)}
+        claims[name] = Claim(name, notebook=notebook, figure=figure, **fields)
     return claims
 
 
@@ -99,8 +99,6 @@ def of(
     if unknown := [name for name in names if name not in CLAIMS]:
         raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
     known = {model.name: model for model in models}
-    texts = {prompt.key: prompt.text for prompt in prompts}
-    questions = {prompt.needle.question for prompt in prompts}
     pairs = [(model, recipe) for model in known for recipe in recipes]
     pairs += [pair for table in (rows, benchmarks) for pair in zip(table["model"], table["recipe"], strict=True)]
     if tables and not pairs:
@@ -108,13 +106,12 @@ def of(
     evidence, lines = [], []
     for model, recipe in dict.fromkeys(pairs):
         swept, tested = (t[(t["model"] == model) & (t["recipe"] == recipe)] for t in (rows, benchmarks))
-        facts = (getattr(known.get(model), name, None) for name in ("heads", "parameters", "family"))
-        evidence.append(Evidence(model, recipe, swept, tested, *facts, texts, questions))
+        evidence.append(Evidence(model, recipe, swept, tested, known.get(model), prompts))
     for claim in (claim for name, claim in CLAIMS.items() if name in names):
         about = dict(zip(_ABOUT, claim, strict=True))
         judged: list[tuple[str, str, Any]] = [(e.model, e.recipe, e) for e in evidence]
         if claim.across:
-            by_recipe = {e.recipe: [other for other in evidence if other.recipe == e.recipe] for e in evidence}
+            by_recipe = {e.recipe: [beside for beside in evidence if beside.recipe == e.recipe] for e in evidence}
             judged = [(ACROSS, recipe, several) for recipe, several in by_recipe.items()]
         for model, recipe, rested_on in judged:
             try:

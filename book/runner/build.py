@@ -105,7 +105,7 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
     console.print(f"notebooks: {len(todo)} to run, {fresh} unchanged or not asked for, {jobs} at a time")
     threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting, unfinished, failed = list(todo), {run.name for run in todo}, list[str]()
-    running: dict[cf.Future[tuple[float, str]], tuple[Run, cf.Executor]] = {}
+    running: dict[cf.Future[tuple[float, str]], tuple[Run, cf.ProcessPoolExecutor]] = {}
     try:
         while waiting or running:
             for run in [run for run in waiting if not unfinished & set(run.needs)][: jobs - len(running)]:

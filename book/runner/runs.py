@@ -204,8 +204,8 @@ def expand(entries: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any]) 
     chapters = {name: entries[name]["notebook"] for name in replaced}
     expanded = {}
     for name in dict.fromkeys(chapters.get(name, name) for name in entries):
-        needs = dict.fromkeys(chapters.get(need, need) for need in entries[name]["needs"])
-        expanded[name] = {**entries[name], "needs": [need for need in needs if need != name]}
+        needs = [need for need in entries[name]["needs"] if chapters.get(need) != name]
+        expanded[name] = {**entries[name], "needs": [*dict.fromkeys(chapters.get(need, need) for need in needs)]}
     return expanded
 
 

@@ -22,16 +22,17 @@ import torch
 import transformers
 from torch import Tensor
 
+from book.paper.chapter import keep_heads
 from book.speed.stock import answer
 from hybret import __version__
-from hybret.devices import budget_of
+from hybret.devices import GIB, budget_of
 from hybret.engine import decode, streaming
 from hybret.engine.attach import implementation
 from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Timings
 from hybret.errors import HybretError
-from hybret.interventions import During, Intervention, KeepHeads, Omit, table1_conditions
+from hybret.interventions import Intervention, KeepHeads, Omit, table1_conditions
 from hybret.metrics import fraction
 from hybret.models import Model
 from hybret.prompts import Prompt
@@ -40,22 +41,14 @@ from hybret.resolving import resolve
 from hybret.sweeping import sweep
 from hybret.tasks import niah
 
-GIB = 2**30
 REPEATS = 5  # of a prefill
 Say = Callable[[str], None]
 Conditions = Mapping[str, Intervention]
 Pairs = Sequence[tuple[Prompt, Intervention]]
 
 
-def figure2_conditions(model: Model) -> dict[str, Intervention]:
-    """Both versions of the paper's Figure 2, every k."""
-    versions: tuple[During, ...] = ("generation", "both")
-    kept = product(versions, range(model.heads + 1))
-    return {condition.label: condition for condition in (KeepHeads(k, during=during) for during, k in kept)}
-
-
 SWEEPS: dict[str, Callable[[Model], Conditions]] = {
-    "figure2": figure2_conditions,
+    "figure2": lambda model: keep_heads(model, "generation", "both", ks=range(model.heads + 1)),
     "manipulation": lambda _: table1_conditions(),
 }
 
@@ -160,6 +153,12 @@ def _timed_sweep(
     return rows, timings, {**counts, "stages": stages, "memory_gib": memory.gib}
 
 
+def sparse_prefill(model: Model, prompt: Prompt, ids: Sequence[int]) -> None:
+    """Read tokens with half of the heads kept."""
+    with implementation(model.net):
+        decode.prefill(model, ids, [(KeepHeads(model.heads // 2),)], prompt.needle_spans, CORRECTED, streaming=True)
+
+
 def prefill_ratio(model: Model, prompt: Prompt) -> dict[str, Any]:
     """Time a sparsified prefill (half of the heads kept) and a plain one through SDPA; medians in seconds.
 
@@ -168,11 +167,7 @@ def prefill_ratio(model: Model, prompt: Prompt) -> dict[str, Any]:
     again = -(-prompt.length // len(prompt.ids))
     ids = torch.tensor([list(prompt.ids) * again], device=model.device)[:, : prompt.length + 1]
     position = torch.arange(prompt.length, device=model.device)[None]
-    action = [(KeepHeads(model.heads // 2),)]
-
-    def sparse() -> None:
-        with implementation(model.net):
-            decode.prefill(model, ids[0].tolist(), action, prompt.needle_spans, CORRECTED, streaming=True)
+    sparse = partial(sparse_prefill, model, prompt, ids[0].tolist())
 
     def plain() -> None:
         model.net.set_attn_implementation("sdpa")
@@ -210,9 +205,8 @@ def kept_share(model: Model, prompt: Prompt) -> float:
 
     streaming.attend = watched
     try:
-        with parallel_scans(), implementation(model.net):
-            action = [(KeepHeads(model.heads // 2),)]
-            decode.prefill(model, prompt.ids, action, prompt.needle_spans, CORRECTED, streaming=True)
+        with parallel_scans():
+            sparse_prefill(model, prompt, prompt.ids)
     finally:
         streaming.attend = original
     return round(statistics.mean(shares), 5)
@@ -232,8 +226,7 @@ def long_maps(
     and ``ended`` says so.
     """
     half = model.heads // 2
-    kept = (*(KeepHeads(k, during="generation") for k in (model.heads, half, 0)), KeepHeads(half))
-    conditions: Conditions = {condition.label: condition for condition in kept}
+    conditions = keep_heads(model, "generation", ks=[model.heads, half, 0]) | keep_heads(model, "both", ks=[half])
     record: dict[str, Any] = {"machine": machine(model), "rows": [], "ended": "all were read"}
     template = "instruct" if model.instruct else "base"
     grids = [niah.grid(model, [length], depths, template) for length in lengths]
@@ -276,8 +269,8 @@ def flops_per_token(net: Any) -> float:
 
 def machine(model: Model) -> dict[str, Any]:
     """What the figures were measured on."""
-    where = machine_of(model.name, str(model.device), model.dtype)
-    return {**where, "weights": model.digest, "parameters": model.parameters}
+    more = {"weights": model.digest, "parameters": model.parameters}
+    return machine_of(model.name, str(model.device), model.dtype) | more
 
 
 def machine_of(name: str, device: str, dtype: str) -> dict[str, Any]:

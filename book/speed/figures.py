@@ -93,8 +93,8 @@ def speed(rows: pd.DataFrame) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.set_title(where["model"] + (", random weights" if where["random"] else ""), loc="left", fontweight="bold")
         axes.set_title(f"{where['dtype']} on {where['device']}", loc="right", fontsize=8)
-    own = "; each panel has its own scale" if len(panels) > 1 else ""
-    stack[-1].set_xlabel(f"wall-clock time (s){own}")
+    scales = "; each panel has its own scale" if len(panels) > 1 else ""
+    stack[-1].set_xlabel(f"wall-clock time (s){scales}")
     keys: list[Any] = [Patch(color=colour, label=stage) for stage, colour in STAGES.items()]
     limit = "limit (matrix products of the prefills)"
     keys.append(Line2D([], [], color=INK, marker="|", markersize=11, markeredgewidth=2, linestyle="none", label=limit))
@@ -116,8 +116,8 @@ def _stacked(axes: Axes, at: int, row: Mapping[Any, Any], reach: float) -> None:
         left += seconds
     axes.plot([row["limit"]] * 2, [at - 0.3, at + 0.3], color=INK, linewidth=2, solid_capstyle="butt")
     stock = f"stock path {duration(row['stock_seconds'])}, extrapolated from {row['stock_answers']}"
-    said = f"{row['answers']:,} answers in {duration(row['seconds'])} · {stock} · ratio {row['ratio']:g}"
-    axes.text(pad, at - 0.33, said, fontsize=8, va="bottom")
+    words = f"{row['answers']:,} answers in {duration(row['seconds'])} · {stock} · ratio {row['ratio']:g}"
+    axes.text(pad, at - 0.33, words, fontsize=8, va="bottom")
 
 
 @styled

@@ -37,10 +37,10 @@ def _line(kind: str, row: dict[str, Any]) -> dict[str, object]:
     weights = ", ".join(filter(None, [row.get("weights"), row["dtype"]]))
     line = {"model": row["model"].rpartition("/")[2], "weights": weights, "on": f"{row['gpus']} × {gpu}"}
     if kind == "checks":
-        own = [check for check in row["rows"] if not check["check"].startswith("transformers")]
-        errors = [c["error"] for c in own if c["verdict"] == "pass" and "no silent no-op" not in c["check"]]
+        ours = [check for check in row["rows"] if not check["check"].startswith("transformers")]
+        errors = [c["error"] for c in ours if c["verdict"] == "pass" and "no silent no-op" not in c["check"]]
         failed = [f"{check['check']} ({check['error']:.3g})" for check in row["rows"] if check["verdict"] == "fail"]
-        passed = f"{sum(check['verdict'] == 'pass' for check in own)} of {len(own)}"
+        passed = f"{sum(check['verdict'] == 'pass' for check in ours)} of {len(ours)}"
         more = {"layers": row["layers"], "passed": passed, "largest error of those": f"{max(errors):.3g}"}
         return line | more | {"failed": ", ".join(failed) or "none"}
     if kind == "exact":

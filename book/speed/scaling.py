@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers.models.jamba.modeling_jamba import JambaAttention
 
-from book.speed.bench import GIB, clock, machine_of
+from book.speed.bench import clock, machine_of
+from hybret.devices import GIB
 from hybret.engine import attention
 from hybret.engine.context import ForwardContext, forward_context
 from hybret.errors import HybretError

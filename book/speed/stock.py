@@ -55,28 +55,22 @@ def _attention(
     needle = torch.zeros_like(position, dtype=torch.bool)
     for start, end in state.needle:
         needle |= (position >= start) & (position < end)
-    more = {"first": position == 0, "question": position >= state.question[0], "answer": position >= state.question[1]}
-    own = position == position[-query.shape[2] :, None]
+    keys = {"needle": needle, "first": position == 0}
+    keys |= {"question": position >= state.question[0], "answer": position >= state.question[1]}
+    itself = position == position[-query.shape[2] :, None]
     last = query.shape[2] - 1
     outputs = []
     for part, actions in ((slice(0, last), state.prefill), (slice(last, last + 1), state.generation)):
         if part.stop > part.start:
             active = [a for a in actions if module.layer_idx in (getattr(a, "layers", None) or [module.layer_idx])]
-            kept = more | {"self": own[part]}
-            outputs.append(_act(active, weights[:, :, part], visible[:, :, part], needle, kept, value, query.dtype))
+            outputs.append(_act(active, weights[:, :, part], visible[:, :, part], keys | {"self": itself[part]}, value))
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), weights
 
 
 def _act(
-    actions: Sequence[Intervention],
-    weights: Tensor,
-    visible: Tensor,
-    needle: Tensor,
-    more: dict[str, Tensor],
-    value: Tensor,
-    dtype: torch.dtype,
+    actions: Sequence[Intervention], weights: Tensor, visible: Tensor, keys: dict[str, Tensor], value: Tensor
 ) -> Tensor:
-    used, kept = weights, None
+    used, kept, needle = weights, None, keys["needle"]
     for action in actions:
         if isinstance(action, KeepHeads):
             entropy = -torch.special.xlogy(weights, weights).sum(-1)
@@ -87,7 +81,7 @@ def _act(
         elif isinstance(action, Only):
             left = needle
             for name in action.also:
-                left = left | more[name]
+                left = left | keys[name]
             used = used * left
             used = used / used.sum(-1, keepdim=True).clamp_min(1e-38) if action.renormalise else used
         elif isinstance(action, Mass):
@@ -98,7 +92,7 @@ def _act(
         elif isinstance(action, Binary):
             shown = needle & visible
             used = shown * ((used * shown).sum(-1, keepdim=True) / shown.sum(-1, keepdim=True).clamp_min(1))
-    output = torch.matmul(used.to(dtype), value)
+    output = torch.matmul(used.to(value.dtype), value)
     return output if kept is None else output * kept[..., None]
 
 
@@ -124,14 +118,9 @@ def answer(model: Model, prompt: Prompt, condition: Intervention, max_new_tokens
         with _hooked(model), torch.inference_mode():
             if hasattr(model.net, "_setup_cache"):  # generate() itself leaves the state of the prompt before
                 model.net._setup_cache(model.net.config, 1, model.device, model.net.dtype)
-            output = model.net.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=sorted(model.eos) or None,
-                pad_token_id=0,
-            )
+            mask, stop = torch.ones_like(ids), sorted(model.eos) or None
+            options = {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": stop, "pad_token_id": 0}
+            output = model.net.generate(ids, attention_mask=mask, **options)
     finally:
         _PASS.reset(token)
     new = output[0, ids.shape[1] :].tolist()

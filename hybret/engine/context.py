@@ -17,7 +17,6 @@ from hybret.engine.keys import Keys, Question, Spans
 from hybret.errors import HybretError
 from hybret.families import attention_layers
 from hybret.interventions import Actions, KeepHeads, Phase, Reweight
-from hybret.resolving import check_needs
 
 if TYPE_CHECKING:
     from hybret.hybrid import Hybrid
@@ -64,8 +63,11 @@ class ForwardContext:
         changes: dict[tuple[int, Reweight], list[int]] = {}
         self.questions = self.questions or [None] * len(self.rows)
         for row, (actions, question) in enumerate(zip(self.rows, self.questions, strict=True)):
-            check_needs(actions, 0, None, question)
             for order, action in enumerate(actions):
+                if question is None and "question" in action.needs:
+                    raise HybretError(
+                        f"{action.label} needs the question, and a row does not say where its question is"
+                    )
                 if isinstance(action, KeepHeads):
                     ks = gates.setdefault(action.metric, {})
                     ks[row] = min(action.k, ks.get(row, action.k))
@@ -86,9 +88,8 @@ class ForwardContext:
         shift = 1 if self.recipe.needle_span == "shifted" else 0
         self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2) - shift
         # The weights need not be formed if nobody records them, and no row's outputs change twice.
-        once = [row for rows in changes.values() for row in rows] + list(
-            gates.get("l2", ())
-        )  # l2: of untouched outputs
+        once = [row for rows in changes.values() for row in rows]
+        once += gates.get("l2", ())  # it looks at the untouched outputs
         streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
         self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
 

@@ -36,6 +36,20 @@ def prompt_tokens(model: Hybrid, ids: Sequence[int], recipe: Recipe) -> int:
     return len(ids) if recipe.prompt_split == "family" and model.family == "jamba" else len(ids) - 1
 
 
+def forward(
+    model: Hybrid, state: State, context: ForwardContext, ids: Tensor, positions: Tensor, **options: Any
+) -> Tensor:
+    """Logits of one pass on from `state`, which moves on; every attention layer must have gone through `context`."""
+    restore_recurrent(model.net, state.recurrent)
+    with torch.inference_mode(), forward_context(context):
+        logits: Tensor = model.net(
+            input_ids=ids, position_ids=positions, past_key_values=state.cache, use_cache=True, **options
+        ).logits
+    check_layers_called(context, model)
+    state.recurrent = recurrent(model.net)
+    return logits
+
+
 def prefill_chunk(
     model: Hybrid,
     state: State,
@@ -59,7 +73,7 @@ def prefill_chunk(
     streaming : without the attention weights where that is possible, and the layers below the first attention layer for
         one row only. Off: the slow reference, bit-identical to plain eager attention where nothing acts.
     """
-    net, device, read = model.net, model.device, int(state.position[0])
+    device, read = model.device, int(state.position[0])
     complete = until == len(ids)
     following = None if complete else torch.tensor([[ids[until]]], device=device).expand(len(rows), 1)
     if read == until:
@@ -75,18 +89,11 @@ def prefill_chunk(
     shared = context.streams and len(rows) > 1 and first_o_proj(model) is not None
     state = state if shared else state.unshared()
     inputs = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
-    restore_recurrent(net, state.recurrent)
-    with torch.inference_mode(), forward_context(context), fan_out(model, context) if shared else nullcontext():
-        logits = net(
-            input_ids=inputs,
-            position_ids=torch.arange(read, until, device=device).expand(len(inputs), -1),
-            past_key_values=state.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-    check_layers_called(context, model)
+    positions = torch.arange(read, until, device=device).expand(len(inputs), -1)
+    with fan_out(model, context) if shared else nullcontext():
+        logits = forward(model, state, context, inputs, positions, logits_to_keep=1)
     token = logits[:, -1].argmax(-1, keepdim=True) if following is None else following
-    return State(state.cache, recurrent(net), token, position, complete)
+    return State(state.cache, state.recurrent, token, position, complete)
 
 
 def prefill(
@@ -170,16 +177,7 @@ def decode(
         if not alive:
             break
         context.last = state.position
-        restore_recurrent(model.net, state.recurrent)
-        with torch.inference_mode(), forward_context(context):
-            logits = model.net(
-                input_ids=state.token,
-                position_ids=state.position[:, None],
-                past_key_values=state.cache,
-                use_cache=True,
-            ).logits
-        check_layers_called(context, model)
-        state.recurrent = recurrent(model.net)
+        logits = forward(model, state, context, state.token, state.position[:, None])
         state.token = logits[:, -1].argmax(-1, keepdim=True)
         state.position = state.position + 1
         running = _append(answers, alive, state.token, model.eos)

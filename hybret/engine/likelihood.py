@@ -19,10 +19,10 @@ from torch import Tensor
 from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.attach import implementation
-from hybret.engine.context import ForwardContext, check_layers_called, forward_context
+from hybret.engine.context import ForwardContext
 from hybret.engine.prefix_tree import shared_tokens
 from hybret.engine.scan import parallel_scans
-from hybret.engine.state import State, empty_state, map_cache, recurrent, restore_recurrent
+from hybret.engine.state import State, empty_state, map_cache
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions, Intervention, Keep, KeepHeads
@@ -190,23 +190,16 @@ class _Reader:
         request, row, column, target = torch.tensor(wanted or [(0, 0, 0, 0)], device=device).unbind(1)
         first_row = torch.arange(copies, device=device)[:, None] * count
         places = (first_row + row).flatten(), column.repeat(copies)
-        restore_recurrent(model.net, state.recurrent)
-        shared, fewer = fan_out_texts(model, context, count), logits_at(model, *places)
-        with torch.inference_mode(), forward_context(context), shared, fewer:
-            logits = model.net(
-                input_ids=ids,
-                position_ids=torch.arange(at, at + width, device=device)[None],
-                past_key_values=state.cache,
-                use_cache=True,
-            ).logits
-        check_layers_called(context, model)
+        positions = torch.arange(at, at + width, device=device)[None]
+        with fan_out_texts(model, context, count), logits_at(model, *places):
+            logits = decode.forward(model, state, context, ids, positions)
         if wanted:
             chances = logits[0].unflatten(0, (copies, -1)).float().log_softmax(-1)
             owner = request.expand(copies, -1)
             self.total.scatter_add_(1, owner, chances.gather(-1, target.expand(copies, -1)[..., None])[..., 0])
             missed = (chances.argmax(-1) != target).long()
             self.greedy &= torch.zeros_like(self.greedy, dtype=torch.long).scatter_add_(1, owner, missed) == 0
-        return replace(state, recurrent=recurrent(model.net))
+        return state
 
 
 def _spread(state: State, texts: int, parents: Tensor) -> State:

@@ -110,11 +110,11 @@ def _numbered(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def summarise_steps(rows: pd.DataFrame, hidden: pd.DataFrame, control: pd.DataFrame) -> dict[int, dict[str, Any]]:
     """Step number to its label, accuracy and floor, in order; steps without a row in `hidden` are left out."""
     means = metrics.accuracy(hidden, by=["step"], n_boot=200).set_index("step").sort_index()
-    floors = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else {}
+    floors: Any = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else {}
     first = rows.drop_duplicates("step").set_index("step")
-    steps = {}
-    for step, mean in means.iterrows():
-        line = first.loc[step]
+    steps: dict[int, dict[str, Any]] = {}
+    for step in map(int, means.index):
+        line, mean = first.loc[step], means.loc[step]
         k = None if pd.isna(line.k) else int(line.k)
         steps[step] = {
             "series": int(line.series),

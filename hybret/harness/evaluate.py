@@ -27,11 +27,11 @@ from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.interventions import Intervention, KeepHeads
 from hybret.models import Model
+from hybret.progress import progress_bar
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
 from hybret.store import ENGINE_DIGEST
-from hybret.sweeping import progress_bar
 
 ROWS_AT_ONCE = 5000
 """Documents of the tasks that one call of lm-eval evaluates: what an interruption loses."""

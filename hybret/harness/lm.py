@@ -84,8 +84,9 @@ class Hybrid(TemplateLM):
         return [*self._ids(string, add_special_tokens)] if before is None else [*before, *self._ids(rest, False)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
-        write: Any = partial(self.tokenizer.apply_chat_template, tokenize=False, **options)
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+        options["continue_final_message"] = not add_generation_prompt
+        write: Any = partial(self.tokenizer.apply_chat_template, **options)
         try:
             return str(write(chat_history))
         except jinja2.exceptions.TemplateError:  # a template without a system turn; so does lm-eval's HFLM
@@ -114,7 +115,8 @@ class Hybrid(TemplateLM):
             except torch.OutOfMemoryError as problem:
                 if budget == budget.half():
                     fault = f"{self.hybrid.name} does not fit on {self.hybrid.device} even one text at a time"
-                    raise HybretError(f"{fault}; use a larger device or a smaller dtype") from problem
+                    remedy = "use a larger device or a smaller dtype (finished tasks are kept)"
+                    raise HybretError(f"{fault}; {remedy}") from problem
                 budget = budget.half()
                 torch.cuda.empty_cache()
         for strings, *scores in zip(texts, *answers, strict=True):

@@ -8,7 +8,7 @@ benchmark runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -61,7 +61,7 @@ def find(tasks: str | Sequence[str]) -> list[Task]:
     """
     if find_spec("lm_eval") is None:
         raise HybretError('lm-evaluation-harness is not installed; run `pip install "hybret[eval]"`')
-    homes = {
+    homes: dict[str, tuple[Mapping[str, Any], Any]] = {
         "organism": (_organism_definitions(), organism),
         "glue": (_GLUE, glue),
         "mmlu": (_mmlu_definitions(), mmlu),

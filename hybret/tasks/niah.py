@@ -87,7 +87,8 @@ def grid(
     key = tokenizer_key(model, template)
     depths, listed = _depths(depths), _listed("lengths", lengths, getattr(model, "lengths", PAPER_LENGTHS))
     lengths = [integer("a length", n, 1, MOST_TOKENS) for n in listed]
-    for name, values in (("lengths", lengths), ("depths", depths)):
+    axes: dict[str, list[Any]] = {"lengths": lengths, "depths": depths}
+    for name, values in axes.items():
         if len(set(values)) < len(values):
             raise HybretError(f"{len(values)} {name} would hold an entry twice; give each one once, or fewer")
     buffer = integer("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)

@@ -253,7 +253,7 @@ def test_several_answers_to_one_cell_are_refused_in_any_order(changed):
 
 def test_every_claim_is_tried_here():
     tried = {*(claim for _, claim, _ in CHANGES), *BENCH_CHANGES, "tipping-point-order", "prefill-order", "invented"}
-    assert tried == set(verdicts.CLAIMS)
+    assert tried == set(verdicts.CLAIMS) == set(verdicts.JUDGES)
     assert {claim.hypothesis for claim in verdicts.CLAIMS.values()} == set(verdicts.HYPOTHESES)
 
 

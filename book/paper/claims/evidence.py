@@ -7,7 +7,7 @@ prompt by prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -68,18 +68,15 @@ class Evidence:
     recipe: str
     rows: pd.DataFrame  # of sweeps
     benchmarks: pd.DataFrame  # one row per benchmark item and configuration (base, sparse, ablated)
-    heads_known: int | None = None  # query heads per attention layer; None takes the largest k of the rows
-    parameters: int | None = None
-    family: str | None = None  # transformers' model type
-    texts: Mapping[str, str] = field(default_factory=dict)  # of each prompt by `Prompt.key`
-    questions: Collection[str] = ()  # of those prompts
+    known: Any  # the loaded model, or anything with heads, parameters and family; without heads the largest k counts
+    prompts: Sequence[Any]  # of the rows
     _cells: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def heads(self) -> int:
         """Heads of a layer."""
-        if self.heads_known is not None:
-            return self.heads_known
+        if (heads := getattr(self.known, "heads", None)) is not None:
+            return heads
         if self.rows.empty or self.rows["k"].isna().all():
             raise NotTestable("not run: no sweep over the number of heads")
         return int(self.rows["k"].max())
@@ -97,7 +94,8 @@ class Evidence:
 
     def pair(self, name: str) -> pd.DataFrame:
         """Cells of a pair of manipulations, named as in the paper: "Generation-Prefill"."""
-        if self.family == "jamba" and self.recipe in RECIPES and RECIPES[self.recipe].jamba_manipulation == "no-op":
+        idle = self.recipe in RECIPES and RECIPES[self.recipe].jamba_manipulation == "no-op"
+        if idle and getattr(self.known, "family", None) == "jamba":
             raise NotTestable("under this recipe manipulations do not act on Jamba, as in the authors' code")
         return self.cells((*name.lower().split("-"), False), name)
 

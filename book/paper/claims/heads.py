@@ -160,9 +160,9 @@ def prefill_cost(e: Evidence) -> Estimate:
 def costs_by_size(models: Sequence[Evidence]) -> claims.Outcome:
     """Whether sparsifying the prefill costs larger models less."""
     costs = [
-        (-e.parameters, f"{e.model} ({e.parameters / 1e6:,.1f} million parameters): {cost.points}", cost)
+        (-size, f"{e.model} ({size / 1e6:,.1f} million parameters): {cost.points}", cost)
         for e, cost in of_testable(models, prefill_cost)
-        if e.parameters is not None
+        if (size := getattr(e.known, "parameters", None)) is not None
     ]
     return claims.rising(costs, "of different known size")
 

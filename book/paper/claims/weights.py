@@ -113,7 +113,8 @@ def complement(e: Evidence) -> claims.Outcome:
 
 def invented(e: Evidence) -> claims.Outcome:
     """Whether no wrong answer of a manipulated model stands in a prompt."""
-    if not e.texts:
+    texts = {prompt.key: prompt.text for prompt in e.prompts}
+    if not texts:
         raise NotTestable("not run: the texts of the prompts were not given")
     rows = e.rows[e.rows["needle"] != CONTROL]
     manipulated = (rows[["generation", "prefill"]] != "keep").any(axis=1)
@@ -121,9 +122,10 @@ def invented(e: Evidence) -> claims.Outcome:
         manipulated &= (rows["k"] != e.heads).fillna(True)  # with all its heads a model is not manipulated
     if not manipulated.any():
         raise NotTestable("not run: no manipulated model")
-    if unread := len(set(rows.loc[manipulated, "prompt"]) - set(e.texts)):
+    if unread := len(set(rows.loc[manipulated, "prompt"]) - set(texts)):
         raise NotTestable(f"not run: the texts of {unread} of the prompts were not given, and answers may stand there")
-    wrong = wrong_answers(rows[manipulated], e.texts, e.questions).drop_duplicates("said")
+    questions = {prompt.needle.question for prompt in e.prompts}
+    wrong = wrong_answers(rows[manipulated], texts, questions).drop_duplicates("said")
     if wrong.empty:
         raise NotTestable("no wrong answer is long enough to be a pearl")
     copied = int(wrong["copied"].sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,7 @@ def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure
         axes.axhline(line + 0.5, color=PALE, linewidth=0.5, zorder=0)
     for group, height in pd.Series(y).groupby(tasks["group"].to_numpy(), sort=False).min().items():
         title = name_of(str(tasks["benchmark"].iloc[0]), str(group)).replace("\n", " ")
-        place = {"transform": axes.get_yaxis_transform(), "va": "center"}
+        place: Any = {"transform": axes.get_yaxis_transform(), "va": "center"}
         axes.text(0, height - 1, title, fontsize=8.5, fontweight="bold", **place)
     axes.set_yticks(y, tasks["label"])
     axes.set_ylim(y[-1] + 0.7, -0.7)

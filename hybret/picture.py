@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
-
-from hybret.errors import printable
-from hybret.families import mixers
-from hybret.hybrid import Hybrid
 
 # Fill, number and dashes of the outline, by what a layer mixes tokens with; lines and words take the page's own colour.
 LOOKS = {
@@ -20,10 +17,9 @@ WIDTH, HEIGHT, GAP = 22, 26, 3  # of a layer, in pixels
 PER_ROW = 13  # layers, for a phone
 
 
-def model_html(model: Hybrid) -> str:
-    """The model with a picture of its layers, the first one left."""
-    what, attention = map(escape, model.facts())
-    layers = mixers(model.net.config)
+def model_html(name: str, facts: tuple[str, str], layers: Sequence[str]) -> str:
+    """A model's name, two sentences on it and on its attention, and a picture of its layers, the first one left."""
+    what, attention = map(escape, facts)
     columns, rows = min(len(layers), PER_ROW), -(-len(layers) // PER_ROW)
     width, height = columns * (WIDTH + GAP) + GAP, rows * (HEIGHT + GAP) + GAP
     boxes = legend = ""
@@ -44,7 +40,7 @@ def model_html(model: Hybrid) -> str:
             f'stroke-dasharray="{LOOKS[mixer][2]}"/></svg> {mixer}</span>'
         )
     return (
-        f'<div class="hb-model"><b>{escape(printable(model.name))}</b><br>{what}<br>'
+        f'<div class="hb-model"><b>{escape(name)}</b><br>{what}<br>'
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{attention}" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" style="max-width:100%;height:auto;margin:4px 0;background:none">'
         f"{boxes}</svg><div>{legend}</div>{attention[0].upper()}{attention[1:]}</div>"
