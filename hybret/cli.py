@@ -172,7 +172,7 @@ def sweep(
     progress = sys.stderr.isatty()
     rows = hb.sweep(subject, prompts, conditions, recipe, out, budget=budget, progress=progress, engine=cluster)
     table = hb.metrics.accuracy(rows, "condition", seed=seed).set_index("condition")
-    floors = hb.metrics.floor(rows, "condition").set_index("condition")["accuracy"] if control else {}
+    floors: Any = hb.metrics.floor(rows, "condition").set_index("condition")["accuracy"] if control else {}
     summary = {name: _summary(table.loc[name], floors.get(name)) for name in conditions}
     lines = [
         [name, f"{line['accuracy']:.1%}", f"{line['ci95'][0]:.1%} to {line['ci95'][1]:.1%}", f"{line['exact']:.1%}",

@@ -187,7 +187,7 @@ def _row(
     start, end = p.needle_spans[-1] if p.needle_spans else (-1, -1)
     distance = len(p.ids) - 1 - start if p.needle_spans else -1
     sparse = condition if isinstance(condition, KeepHeads) else None
-    acts = {phase: " & ".join(part.label for part in condition.at(phase)) or "keep" for phase in PHASES}
+    acts: dict[str, str] = {phase: " & ".join(part.label for part in condition.at(phase)) or "keep" for phase in PHASES}
     if isinstance(condition, PerPhase):
         acts = {phase: getattr(condition, phase).label for phase in PHASES}
     return {
