@@ -114,7 +114,8 @@ def summarise_steps(rows: pd.DataFrame, hidden: pd.DataFrame, control: pd.DataFr
     first = rows.drop_duplicates("step").set_index("step")
     steps: dict[int, dict[str, Any]] = {}
     for step in map(int, means.index):
-        line, mean = first.loc[step], means.loc[step]
+        line: Any = first.loc[step]
+        mean: Any = means.loc[step]
         k = None if pd.isna(line.k) else int(line.k)
         steps[step] = {
             "series": int(line.series),
