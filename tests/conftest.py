@@ -75,6 +75,15 @@ def tiny() -> Model:
     return hb.load("griffin-tiny", device="cpu")
 
 
+@pytest.fixture
+def asleep(griffin: Model, jamba: Model) -> Iterator[None]:
+    """Until the test ends, the random models fail it when they run."""
+    hooks = [m.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran")) for m in (griffin, jamba)]
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
 @pytest.fixture(scope="session")
 def trained_jamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training of jamba-tiny that ended after one step."""

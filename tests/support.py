@@ -19,16 +19,28 @@ from typer.testing import CliRunner
 
 import hybret as hb
 from hybret import PAPER_NEEDLE, HybretError
+from hybret import data as data
 from hybret.cli import app
 from hybret.engine import attention as attention
 from hybret.engine import decode
 from hybret.engine import recurrences as recurrences
 from hybret.engine.scan import parallel_scans as parallel_scans
+from hybret.engine.schedule import Budget as Budget  # types of arguments, and builders, without a public name
+from hybret.engine.schedule import Timings as Timings
 from hybret.errors import printable as printable
+from hybret.families import FAMILIES as FAMILIES
+from hybret.families import paper_config as paper_config
+from hybret.files import digest as digest
+from hybret.files import write_table as write_table
+from hybret.organisms import skills as skills
 from hybret.prompts import Prompt
 from hybret.resolving import resolve as resolve
+from hybret.rows import COLUMNS as COLUMNS
 from hybret.scoring import score
 from hybret.store import ENGINE_DIGEST as ENGINE_DIGEST
+from hybret.store import Store as Store
+from hybret.sweeping import progress_bar as progress_bar
+from hybret.tasks.haystack import PAPER_ESSAYS as PAPER_ESSAYS
 
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 
@@ -36,6 +48,14 @@ LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 def run(*words: object) -> Any:
     """A command of `hybret`, as a user types it."""
     return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@contextmanager
+def inputs_of(net) -> Iterator[list[tuple[int, int]]]:
+    """(rows, tokens) of every forward pass of `net` inside the block."""
+    read: list[tuple[int, int]] = []
+    with net.register_forward_pre_hook(lambda _, __, named: read.append(named["input_ids"].shape), with_kwargs=True):
+        yield read
 
 
 @contextmanager

@@ -50,53 +50,34 @@ EVERYTHING = ("self", "first", "question", "answer")
 def conditions(model: hb.Model) -> list[hb.Intervention]:
     """Every intervention, with every field of it at several values, alone and together."""
     heads, first, last = model.heads, model.attention_layers[0], model.attention_layers[-1]
-    phases = ("prefill", "generation", "both")
+    phases, metrics = ("prefill", "generation", "both"), ("entropy", "l2")
     return [
         Keep(),
-        *(KeepHeads(k, metric) for metric in ("entropy", "l2") for k in (0, 1, 2, heads)),
-        *(KeepHeads(2, metric, during) for metric in ("entropy", "l2") for during in ("prefill", "generation")),
+        *(KeepHeads(k, metric) for metric in metrics for k in (0, 1, 2, heads)),
+        *(KeepHeads(2, metric, during) for metric in metrics for during in ("prefill", "generation")),
         *(kind(during=during) for kind in (Omit, Only, Binary, Null) for during in phases),
-        Only(renormalise=True),
-        Only("generation", renormalise=True),
+        Only(renormalise=True), Only("generation", renormalise=True),
         *(Only(also=also) for also in (("self",), ("first",), ("question",), ("answer",), EVERYTHING)),
         Only("prefill", renormalise=True, also=("self", "first")),
-        Only(layers=(first,)),
-        Only("generation", layers=(last,), also=("answer",)),
+        Only(layers=(first,)), Only("generation", layers=(last,), also=("answer",)),
         *(Mass(total) for total in (0.0, 0.5, 3.0, "needle")),
         *(Mass(total, during) for total in (0.5, "needle") for during in ("prefill", "generation")),
-        Only() & Mass(1.0),
-        Only("generation") & Mass(2.0, "generation"),
-        Omit() & Mass("needle"),
-        KeepHeads(2) & Omit(),
-        Binary() & KeepHeads(1, "l2"),
-        KeepHeads(2, during="generation") & Omit("prefill"),
-        PerPhase(generation=Only(), prefill=Omit()),
-        PerPhase(generation=Omit(), prefill=Keep()),
-        PerPhase(generation=Keep(), prefill=Null()),
-        PerPhase(generation=Binary(), prefill=Only()),
+        Only() & Mass(1.0), Only("generation") & Mass(2.0, "generation"), Omit() & Mass("needle"),
+        KeepHeads(2) & Omit(), Binary() & KeepHeads(1, "l2"), KeepHeads(2, during="generation") & Omit("prefill"),
+        PerPhase(generation=Only(), prefill=Omit()), PerPhase(generation=Omit(), prefill=Keep()),
+        PerPhase(generation=Keep(), prefill=Null()), PerPhase(generation=Binary(), prefill=Only()),
         PerPhase(generation=KeepHeads(1), prefill=KeepHeads(3, "l2")),
         PerPhase(generation=Only() & Mass(1.0), prefill=Mass(0.5)),
-    ]
+    ]  # fmt: skip
 
 
-def fewer(model: hb.Model) -> list[hb.Intervention]:
+def fewer(_: hb.Model) -> list[hb.Intervention]:
     """Each intervention once or twice."""
     return [
-        Keep(),
-        KeepHeads(2),
-        KeepHeads(1, "l2"),
-        KeepHeads(2, during="generation"),
-        Omit(),
-        Only(),
-        Only("generation"),
-        Only(also=EVERYTHING),
-        Binary(),
-        Null("generation"),
-        Mass(0.5),
-        Only() & Mass(1.0),
-        KeepHeads(2) & Omit(),
-        PerPhase(generation=Only(), prefill=Omit()),
-    ]
+        Keep(), KeepHeads(2), KeepHeads(1, "l2"), KeepHeads(2, during="generation"), Omit(), Only(),
+        Only("generation"), Only(also=EVERYTHING), Binary(), Null("generation"), Mass(0.5), Only() & Mass(1.0),
+        KeepHeads(2) & Omit(), PerPhase(generation=Only(), prefill=Omit()),
+    ]  # fmt: skip
 
 
 def loaded(name: str) -> hb.Model:
@@ -106,17 +87,22 @@ def loaded(name: str) -> hb.Model:
 def rows_of(name: str, recipe: str) -> tuple[pd.DataFrame, list[hb.Prompt], list[hb.Intervention]]:
     """The grid and its control under every condition, labelled by number: labels are among what is compared."""
     model = loaded(name)
-    made_up = name.startswith("random")
-    lengths, depths = RANDOM_GRID if made_up else ORGANISM_GRID
-    prompts = [
-        prompt
-        for control in (False, True)
-        for prompt in hb.niah.grid(model, lengths, depths, control=control, recipe=recipe)
-    ]
-    found = conditions(model) if made_up else fewer(model)
+    grid, several = (RANDOM_GRID, conditions) if name.startswith("random") else (ORGANISM_GRID, fewer)
+    prompts = [p for c in (False, True) for p in hb.niah.grid(model, *grid, control=c, recipe=recipe)]
+    found = several(model)
     numbered = {f"{i:02}": condition for i, condition in enumerate(found)}
     rows = hb.sweep(model, prompts, numbered, recipe, max_new_tokens=STEPS, progress=False)
     return rows, prompts, found
+
+
+def once(values: list[Any]) -> Any:
+    return values[0] if all(v == values[0] for v in values) else values
+
+
+def environment() -> dict[str, str]:
+    """What else a number can depend on."""
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "transformers": transformers.__version__, "cpu": cpu}
 
 
 def summary(values: Any) -> Any:
@@ -182,45 +168,28 @@ def benchmark() -> dict[str, Any]:
     return {"columns": [*rows.columns, "loglikelihoods"], "conditions": kept}
 
 
-def once(values: list[Any]) -> Any:
-    return values[0] if all(v == values[0] for v in values) else values
-
-
-def environment() -> dict[str, str]:
-    """What else a number can depend on."""
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def differences(old: Any, new: Any, cells: list[str], where: tuple[str, ...] = ()) -> list[str]:
+def differences(old: Any, new: Any, cells: list[str], *where: str) -> list[str]:
     """What differs, each as a path of names and both values; the cells where a column holds one value for each."""
     if isinstance(old, dict) and isinstance(new, dict):
-        lines = [f"{' > '.join((*where, key))}: only in the recorded rows" for key in old if key not in new]
-        lines += [f"{' > '.join((*where, key))}: not in the recorded rows" for key in new if key not in old]
-        for key in old:
-            if key in new:
-                lines += differences(old[key], new[key], cells, (*where, key))
-        return lines
+        pairs = {key: (old.get(key, "absent"), new.get(key, "absent")) for key in (*old, *new)}
+        return [line for key, pair in pairs.items() for line in differences(*pair, cells, *where, key)]
     if old == new:
         return []
-    path, said = " > ".join(where), f"{old!r} is now {new!r}"
+    said = f"{' > '.join(where)}: {old!r} is now {new!r}"
     if where[-1] == "loglikelihoods":
-        return [] if torch.allclose(torch.tensor(old), torch.tensor(new), rtol=0, atol=1e-4) else [f"{path}: {said}"]
-    before, now = (v.split(" ") if isinstance(v, str) else [] for v in (old, new))
-    if len(before) == len(now) == len(cells):
-        changed = [cell for cell, a, b in zip(cells, before, now, strict=True) if a != b]
-        said = f"{len(changed)} of {len(cells)} cells differ, at length/depth {', '.join(changed)}"
-    return [f"{path}: {said}"]
+        return [] if torch.allclose(torch.tensor(old), torch.tensor(new), rtol=0, atol=1e-4) else [said]
+    before, after = (v.split(" ") if isinstance(v, str) else [] for v in (old, new))
+    if len(before) == len(after) == len(cells):
+        changed = [cell for cell, a, b in zip(cells, before, after, strict=True) if a != b]
+        return [f"{' > '.join(where)}: {len(changed)} of {len(cells)} cells differ, at {', '.join(changed)}"]
+    return [said]
 
 
 def assert_as_recorded(name: str, new: dict[str, Any]) -> None:
     file = FOLDER / f"{name}.json"
     old = json.loads(file.read_text())
     was = old.pop("environment")
-    lines = differences(old, json.loads(json.dumps(new)), old.get("cells", []), (name,))
+    lines = differences(old, json.loads(json.dumps(new)), old.get("cells", []), name)
     if lines:
         told = f"{len(lines)} differences from {file.name}, recorded with {was}; this is {environment()}:"
         pytest.fail("\n".join([told, *lines[:40]]), pytrace=False)
@@ -246,11 +215,12 @@ def test_recorded_rows_tell_conditions_apart() -> None:
 
 def test_a_difference_is_named() -> None:
     old = {"cells": ["1/0", "1/50"], "conditions": {"Null()": {"answer": "aa bb", "label": "null"}}}
-    new = {"cells": ["1/0", "1/50"], "conditions": {"Null()": {"answer": "aa cc", "label": "none"}}}
-    assert differences(old, old, old["cells"], ("m",)) == []
-    assert differences(old, new, old["cells"], ("m",)) == [
-        "m > conditions > Null() > answer: 1 of 2 cells differ, at length/depth 1/50",
-        "m > conditions > Null() > label: 'null' is now 'none'",
+    new = {"cells": ["1/0", "1/50"], "conditions": {"Null()": {"answer": "aa cc", "points": 0}}}
+    assert differences(old, old, old["cells"], "m") == []
+    assert differences(old, new, old["cells"], "m") == [
+        "m > conditions > Null() > answer: 1 of 2 cells differ, at 1/50",
+        "m > conditions > Null() > label: 'null' is now 'absent'",
+        "m > conditions > Null() > points: 'absent' is now 0",
     ]
 
 

@@ -8,38 +8,31 @@ from collections import Counter
 import pytest
 import torch
 from conftest import random_ids
+from support import resolve
 
 import hybret as hb
 from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase
 from hybret.engine.attach import implementation
-from hybret.engine.decode import decode, generate, prefill
-from hybret.engine.scan import parallel_scans
-from hybret.engine.state import merge
-from hybret.resolving import resolve
+from hybret.engine.decode import decode, generate, prefill, prefill_chunk
+from hybret.engine.state import empty_state, merge
 
-TOKENS, STEPS = 70, 8
+STEPS = 8
 # Ragged: far past the 32-token window, just around it, inside it, and as short as BOS and one token.
 LENGTHS = {90: ((70, 80),), 41: ((3, 9), (20, 26)), 33: ((20, 25),), 17: (), 2: ((1, 2),)}
 CONDITIONS = {
     "CORRECTED": [
-        Keep(),
-        KeepHeads(0, during="generation"),
-        KeepHeads(2),
-        KeepHeads(3, "l2", "generation"),
-        Only("prefill"),
-        Omit() & KeepHeads(4),
-        PerPhase(generation=Binary(), prefill=Null()),
-        PerPhase(generation=Only(renormalise=True), prefill=Omit()),
+        Keep(), KeepHeads(0, during="generation"), KeepHeads(3, "l2", "generation"), Omit() & KeepHeads(4),
+        PerPhase(generation=Binary(), prefill=Null()), PerPhase(generation=Only(renormalise=True), prefill=Omit()),
     ],
     "PAPER": [Keep(), KeepHeads(1, "l2"), PerPhase(generation=Only(), prefill=Binary()), Omit("generation")],
-}
+}  # fmt: skip
 RECIPES = pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
 
 
 @pytest.fixture(autouse=True)
-def _engine(model):
+def _engine(griffin, jamba):
     """As `sweep` and `Model.generate` run it, but with the stock recurrences (bit-identical to transformers)."""
-    with implementation(model.net):
+    with implementation(griffin.net), implementation(jamba.net):
         yield
 
 
@@ -75,15 +68,15 @@ def batched(model, cases, recipe, steps=STEPS):
     return [answers[i : i + len(conditions)] for i in range(0, len(answers), len(conditions))]
 
 
-@pytest.mark.parametrize("prompt", [2, 5, 33, 70])
+@pytest.mark.parametrize("prompt", [2, 33, 70])
 def test_keep_is_transformers_own_greedy_decoding(model, prompt):
     ids = random_ids(model, prompt)
-    ours = generate(model, ids, Keep(), (), CORRECTED, 40)
+    ours = generate(model, ids, Keep(), (), CORRECTED, 20)
     model.net.set_attn_implementation("eager")
-    expected = model.net.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=40)[0, prompt:].tolist()
+    expected = model.net.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, prompt:].tolist()
     eos = next((i for i, token in enumerate(expected) if token in model.eos), len(expected))
     assert ours == expected[:eos]
-    assert len(set(ours)) > 5
+    assert len(set(ours)) > 2
 
 
 @RECIPES
@@ -92,7 +85,7 @@ def test_one_ragged_batch_is_one_prompt_at_a_time(model, cases, recipe, slow):
     assert batched(model, cases, recipe) == expected
     if recipe is CORRECTED:  # rows can be told apart
         for (_, spans), row in zip(cases, expected, strict=True):
-            assert len({tuple(answer) for answer in row}) >= (len(row) - 1 if len(spans) == 1 else 5)
+            assert len({tuple(answer) for answer in row}) >= (len(row) - 1 if len(spans) == 1 else 4)
 
 
 @RECIPES
@@ -109,11 +102,8 @@ def test_rows_that_end_early_leave_the_batch(model, cases, recipe, slow):
     lengths = Counter(len(answer) for row in expected for answer in row)
     assert len(lengths) >= 4 and lengths[STEPS] < 0.75 * lengths.total()  # the batch shrinks more than once
     sizes = []
-    hook = model.net.register_forward_hook(lambda m, _, out: sizes.append(out.logits.shape[0]))
-    try:
+    with model.net.register_forward_hook(lambda m, _, out: sizes.append(out.logits.shape[0])):
         assert batched(ending, cases, recipe) == expected
-    finally:
-        hook.remove()
     assert len(set(sizes[-STEPS:])) > 1
     ids, spans = cases[0]
     for condition, answer in zip(CONDITIONS[recipe.name][:2], expected[0], strict=False):
@@ -123,13 +113,10 @@ def test_rows_that_end_early_leave_the_batch(model, cases, recipe, slow):
 def test_decoding_ends_when_every_row_has_ended(model):
     ids, calls = random_ids(model, 20), []
     first, second = generate(model, ids, Keep(), (), CORRECTED, 2)
-    hook = model.net.register_forward_hook(lambda *_: calls.append(1))
-    try:
+    with model.net.register_forward_hook(lambda *_: calls.append(1)):
         for recipe in (CORRECTED, PAPER):
             ending = dataclasses.replace(model, eos=frozenset({first}))
             assert generate(ending, ids, Keep(), (), recipe, 40) == []
-    finally:
-        hook.remove()
     assert len(calls) == (4 if model.family == "recurrent_gemma" else 3)  # Jamba's answer began in prefill under PAPER
     if first != second:
         assert generate(dataclasses.replace(model, eos=frozenset({second})), ids, Keep(), (), CORRECTED, 40) == [first]
@@ -138,13 +125,12 @@ def test_decoding_ends_when_every_row_has_ended(model):
 def test_the_longest_row_may_end_with_its_first_token(jamba):
     """Under PAPER Jamba's first answer token comes from prefill; what is left of the batch keeps its columns."""
     short, long = random_ids(jamba, 20, seed=1), random_ids(jamba, 45, seed=2)
-    with implementation(jamba.net):
-        state = merge([prefill(jamba, ids, [()], (), PAPER) for ids in (short, long)])
-        other, first = state.token[:, 0].tolist()
-        assert other != first
-        ending = dataclasses.replace(jamba, eos=frozenset({first}))
-        alone = generate(ending, short, Keep(), (), PAPER, 12)
-        assert decode(ending, state, [(), ()], [(), ()], PAPER, 12) == [alone, []]
+    state = merge([prefill(jamba, ids, [()], (), PAPER) for ids in (short, long)])
+    other, first = state.token[:, 0].tolist()
+    assert other != first
+    ending = dataclasses.replace(jamba, eos=frozenset({first}))
+    alone = generate(ending, short, Keep(), (), PAPER, 12)
+    assert decode(ending, state, [(), ()], [(), ()], PAPER, 12) == [alone, []]
 
 
 def test_the_state_of_another_prompt_does_not_leak(model):
@@ -158,25 +144,21 @@ def test_the_state_of_another_prompt_does_not_leak(model):
     assert [generate(model, i, Keep(), (), CORRECTED, 4) for i in (short, ids)] == fresh[::-1]
 
 
-def test_prompt_split_by_family(model):
-    """Heads silenced in generation alone: the first answer token is affected, unless it comes from prefill."""
-    ids, by_family = random_ids(model, TOKENS), CORRECTED.replace(prompt_split="family")
-    plain, silent = generate(model, ids, Keep(), (), CORRECTED, 3), KeepHeads(0, during="generation")
-    last_token, family = (generate(model, ids, silent, (), recipe, 3) for recipe in (CORRECTED, by_family))
-    assert last_token[0] != plain[0]
-    if model.family == "jamba":
-        assert family[0] == plain[0] and family[1:] != plain[1:]
-    else:
-        assert family == last_token
-    assert generate(model, ids, Keep(), (), by_family, 3) == plain  # without an intervention the split changes nothing
+def test_a_state_may_be_spread_over_devices(jamba):
+    """Another device without one: mixing its tensors with the CPU's raises."""
+    state, elsewhere = prefill(jamba, random_ids(jamba, 12), [()], (), CORRECTED), torch.device("meta")
+    for layer in state.cache.layers[4:]:
+        for name in ("keys", "values"):
+            if isinstance(getattr(layer, name, None), torch.Tensor):
+                setattr(layer, name, getattr(layer, name).to(elsewhere))
+    merged = merge([state.select(torch.tensor([0, 0])), state.select(torch.tensor([0]))]).preallocate(3)
+    room = merged.cache.layers[4].key_room
+    assert (room.device, len(room)) == (elsewhere, 3)
 
 
-def test_parallel_scans_and_the_public_way_answer_alike(model):
-    text = "The market opens at nine. " * 12
-    ids = model.tokenizer(text).input_ids
-    for condition in (Keep(), KeepHeads(0), KeepHeads(2, during="generation")):
-        stock = generate(model, ids, condition, (), CORRECTED, 6)
-        with parallel_scans():
-            assert generate(model, ids, condition, (), CORRECTED, 6) == stock
-        with hb.attach(model, condition):
-            assert model.generate(text, max_new_tokens=6) == model.tokenizer.decode(stock, skip_special_tokens=True)
+def test_a_family_whose_recurrence_would_start_from_zero_is_read_in_one_pass():
+    model = hb.load("zamba", device="cpu")
+    ids = random_ids(model, 60)
+    state = prefill_chunk(model, empty_state(model, 1), ids, 20, [()], (), CORRECTED)
+    with pytest.raises(hb.HybretError, match="cannot read on in a prompt with zamba"):
+        prefill_chunk(model, state, ids, 40, [()], (), CORRECTED)

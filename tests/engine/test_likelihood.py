@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import random_ids
+from support import inputs_of
 
 import hybret as hb
+from hybret import CORRECTED, PAPER
 from hybret.engine.likelihood import log_likelihoods
 from hybret.engine.schedule import Budget
-from hybret.recipe import CORRECTED, PAPER
 
 
 def slow(model, context, continuation, condition, recipe):
@@ -24,7 +25,7 @@ def slow(model, context, continuation, condition, recipe):
 def ragged(model, shared=40):
     """Questions of several lengths behind shots that all share; choices of one to three tokens, some alike at first."""
     shots = random_ids(model, shared)
-    contexts = [shots + random_ids(model, 3 + 11 * i, seed=i + 1)[1:] for i in range(4)]
+    contexts = [shots + random_ids(model, 3 + 11 * i, seed=i + 1)[1:] for i in range(3)]
     choices = [random_ids(model, 2 + i % 3, seed=50 + i)[1:] for i in range(3)]
     choices.append(choices[2][:2] + (9,))
     return [(context, choice) for context in contexts for choice in choices]
@@ -35,16 +36,17 @@ def agree(found, expected):
     assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
 
 
-@pytest.mark.parametrize("budget", [None, Budget(8, 60), Budget(1, 1)], ids=["default", "small", "one at a time"])
 @pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=["CORRECTED", "PAPER"])
-def test_batches_give_what_single_texts_give(model, recipe, budget):
-    requests = ragged(model)
-    conditions = [hb.Keep(), hb.KeepHeads(3), hb.KeepHeads(0), hb.KeepHeads(model.heads)]
-    found = log_likelihoods(model, requests, conditions, recipe, budget)
-    assert found.pop() == found[0] and conditions.pop()  # all heads are the untouched model
-    for condition, scores in zip(conditions, found, strict=True):
-        agree(scores, [slow(model, *request, condition, recipe) for request in requests])
-    assert len({scores[0] for scores in found}) == 3, "the conditions make no difference on this model"
+def test_batches_give_what_single_texts_give(model, recipe):
+    """All at once, in small batches, and one at a time."""
+    requests, conditions = ragged(model), [hb.Keep(), hb.KeepHeads(3), hb.KeepHeads(0)]
+    expected = [[slow(model, *request, condition, recipe) for request in requests] for condition in conditions]
+    assert len({scores[0] for scores in expected}) == 3, "the conditions make no difference on this model"
+    for budget in (None, Budget(8, 60), Budget(1, 1)):
+        found = log_likelihoods(model, requests, [*conditions, hb.KeepHeads(model.heads)], recipe, budget)
+        assert found.pop() == found[0]  # all heads are the untouched model
+        for scores, wanted in zip(found, expected, strict=True):
+            agree(scores, wanted)
 
 
 def test_texts_that_share_nothing(model):
@@ -55,14 +57,10 @@ def test_texts_that_share_nothing(model):
 
 
 def test_choices_of_one_token_cost_one_text(model):
-    context, rows = random_ids(model, 20), []
-    hook = model.net.model.register_forward_pre_hook(
-        lambda _, __, named: rows.append(len(named["input_ids"])), with_kwargs=True
-    )
-    # Two of its choices go on with the same token: one text answers all three.
-    log_likelihoods(model, [(context, (5,)), (context, (6,)), (context, (6, 7))], [hb.Keep()], CORRECTED)
-    hook.remove()
-    assert rows == [1, 1]  # the common beginning, and the rest of one text
+    context = random_ids(model, 20)
+    with inputs_of(model.net.model) as read:  # two of its choices go on with the same token: one text answers all three
+        log_likelihoods(model, [(context, (5,)), (context, (6,)), (context, (6, 7))], [hb.Keep()], CORRECTED)
+    assert [rows for rows, _ in read] == [1, 1]  # the common beginning, and the rest of one text
 
 
 def passages(model):
@@ -77,34 +75,26 @@ def passages(model):
     return within + [(context, choice) for context in contexts for choice in choices]
 
 
-@pytest.mark.parametrize("budget", [None, Budget(2, 40)], ids=["default", "small"])
-def test_passages_are_read_once(model, budget):
-    requests, conditions, read = passages(model), [hb.KeepHeads(3), hb.KeepHeads(0)], []
-    hook = model.net.model.register_forward_pre_hook(
-        lambda _, __, named: read.append(named["input_ids"].numel()), with_kwargs=True
-    )
-    found = log_likelihoods(model, requests, conditions, CORRECTED, budget)
-    hook.remove()
-    assert sum(read) < 0.7 * sum(len(context) for context in {context for context, _ in requests[6:]})
-    for condition, scores in zip(conditions, found, strict=True):
-        agree(scores, [slow(model, *request, condition, CORRECTED) for request in requests])
+def test_passages_are_read_once(model):
+    requests, conditions = passages(model), [hb.KeepHeads(3), hb.KeepHeads(0)]
+    expected = [[slow(model, *request, condition, CORRECTED) for request in requests] for condition in conditions]
+    contexts = {context for context, _ in requests[6:]}
+    for budget in (None, Budget(2, 40)):
+        with inputs_of(model.net.model) as read:
+            found = log_likelihoods(model, requests, conditions, CORRECTED, budget)
+        assert sum(rows * tokens for rows, tokens in read) < 0.7 * sum(map(len, contexts))
+        for scores, wanted in zip(found, expected, strict=True):
+            agree(scores, wanted)
 
 
-@pytest.mark.parametrize(
-    ("condition", "said"),
-    [
+def test_what_cannot_act_or_be_read_is_refused(griffin):
+    for condition, says in (
         (hb.KeepHeads(2, during="generation"), "would never act"),
         (hb.Omit(), "hold no needle"),
         (hb.KeepHeads(99), "choose k from 0"),
-    ],
-    ids=["generation", "needle", "too many heads"],
-)
-def test_conditions_that_cannot_act_are_refused(model, condition, said):
-    with pytest.raises(hb.HybretError, match=said):
-        log_likelihoods(model, ragged(model), [hb.Keep(), condition], CORRECTED)
-
-
-def test_nothing_to_read_is_refused(griffin):
+    ):
+        with pytest.raises(hb.HybretError, match=says):
+            log_likelihoods(griffin, ragged(griffin), [hb.Keep(), condition], CORRECTED)
     with pytest.raises(hb.HybretError, match="at least one token each"):
         log_likelihoods(griffin, [((), (5,))], [hb.Keep()], CORRECTED)
     assert log_likelihoods(griffin, [], [hb.Keep()], CORRECTED) == [[]]

@@ -8,39 +8,22 @@ attention layer. Prompts are longer than the window of the Griffin (32 tokens), 
 from __future__ import annotations
 
 import pytest
+from support import FAMILIES, resolve
 
 import hybret as hb
 from book.speed.stock import answer
 from hybret import CORRECTED, Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine.schedule import Budget, Timings
-from hybret.families import FAMILIES
-from hybret.resolving import resolve
 
 STEPS = 5
 CONDITIONS = [
-    Keep(),
-    KeepHeads(0),
-    KeepHeads(3),
-    KeepHeads(2, during="generation"),
-    KeepHeads(2, during="prefill"),
-    Omit(),
-    Omit("prefill"),
-    Only(),
-    Only(renormalise=True),
-    Only(also=("self",)),
-    Only(renormalise=True, also=("self", "first", "question")),
-    Only("prefill", also=("answer",)),
-    Binary(),
-    Null("generation"),
-    Null("prefill"),
-    Mass(0.5),
-    Mass("needle", "prefill"),
-    Omit() & KeepHeads(3),
-    Only() & Mass(1.0),
-    Binary() & Omit("prefill") & KeepHeads(4),
-    PerPhase(generation=Only(), prefill=Binary()),
-    PerPhase(generation=Binary() & Mass(1.0), prefill=Null()),
-]
+    Keep(), KeepHeads(0), KeepHeads(3), KeepHeads(2, during="generation"), KeepHeads(2, during="prefill"),
+    Omit(), Omit("prefill"), Only(), Only(renormalise=True), Only(also=("self",)),
+    Only(renormalise=True, also=("self", "first", "question")), Only("prefill", also=("answer",)),
+    Binary(), Null("generation"), Null("prefill"), Mass(0.5), Mass("needle", "prefill"),
+    Omit() & KeepHeads(3), Only() & Mass(1.0), Binary() & Omit("prefill") & KeepHeads(4),
+    PerPhase(generation=Only(), prefill=Binary()), PerPhase(generation=Binary() & Mass(1.0), prefill=Null()),
+]  # fmt: skip
 
 
 def tokens(model, prompts, conditions, **options):

@@ -13,32 +13,17 @@ import torch
 from conftest import random_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import FAMILIES, resolve
 from transformers import AttentionInterface
 
 import hybret as hb
-from hybret import (
-    CORRECTED,
-    PAPER,
-    Binary,
-    Compose,
-    Keep,
-    KeepHeads,
-    Mass,
-    Null,
-    Omit,
-    Only,
-    PerPhase,
-    scoring,
-)
+from hybret import CORRECTED, PAPER, Binary, Compose, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 from hybret.engine import attention, decode
 from hybret.engine.attach import implementation
 from hybret.engine.context import ForwardContext, current_context, forward_context
-from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.entropy import head_entropy
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import empty_state, merge
-from hybret.families import FAMILIES
-from hybret.resolving import resolve
-from hybret.tasks import niah
 
 STEPS = 3
 FIELDS = ("needle_span", "out_of_window", "binary", "entropy_dtype", "entropy_eps", "tie_break", "prompt_split")
@@ -63,9 +48,8 @@ def listening(net):
         now = current_context()
         # Of rows that share the layers below, only one is handed on; the others are in the frame.
         whole = now.outputs if now.streams else output
-        heard.append(
-            (module.layer_idx, getattr(module, "sliding_window", None), scaling, *tensors, whole.numpy().copy())
-        )
+        window = getattr(module, "sliding_window", None)
+        heard.append((module.layer_idx, window, scaling, *tensors, whole.numpy().copy()))
         return output, weights
 
     AttentionInterface.register(attention.NAME, spy)
@@ -87,29 +71,22 @@ def margins(recipe):
     return margin
 
 
-def compare(record, row, intervention, where, recipe, wrong=False):
-    """One row of one layer of one pass against the reference; how many queries were too near a tie to say.
-
-    `wrong`: return instead whether anything differs.
-    """
+def compare(record, row, intervention, where, recipe):
+    """One row of one layer of one pass against the reference; how many queries were too near a tie to say."""
     layer, window, scaling, q, k, v, out = record
     where.layer, where.window = layer, window
     q, k, v = (x[row if len(x) > 1 else 0] for x in (q, k, v))
     out = out[row].transpose(1, 0, 2)
     expected, choices = reference.layer(q, k, v, scaling, intervention, where, recipe)
-    unsure, differs = 0, False
-    for i in range(q.shape[1]):
+    unsure = 0
+    for i in range(q.shape[1] if choices else 0):
         audible = {h for h in range(len(q)) if np.abs(expected[h, i]).max() > 1e-4}
         heard = {h for h in range(len(q)) if np.abs(out[h, i]).max() > 0}
-        if choices:
-            kept, sure = reference.kept_heads(choices, i, heard, margins(recipe), recipe)
-            unsure += not sure
-            differs |= kept & audible != heard & audible
-            assert wrong or kept & audible == heard & audible
-            for h in set(range(len(q))) - kept:
-                expected[h, i] = 0
-    if wrong:
-        return differs or not np.allclose(out, expected, atol=1e-5, rtol=1e-5)
+        kept, sure = reference.kept_heads(choices, i, heard, margins(recipe), recipe)
+        unsure += not sure
+        assert kept & audible == heard & audible
+        for h in set(range(len(q))) - kept:
+            expected[h, i] = 0
     np.testing.assert_allclose(out, expected, atol=1e-5, rtol=1e-5)
     return unsure
 
@@ -134,17 +111,9 @@ def run(model, prompts, conditions, recipe, streaming=True, parts=(), steps=STEP
             states.append(state)
         merged = merge(states)
         before, last = len(heard), [int(p) for p in merged.position]
-        many = [c for _ in prompts for c in conditions]
-        places = [(spans, question) for _, spans, question in prompts for _ in conditions]
-        decode.decode(
-            model,
-            merged,
-            [resolve(c, model, recipe).generation for c in many],
-            [spans for spans, _ in places],
-            recipe,
-            steps + int(merged.answered),
-            questions=[question for _, question in places],
-        )
+        many, places = [c for _ in prompts for c in conditions], [(s, q) for _, s, q in prompts for _ in conditions]
+        rows, (needles, questions) = [resolve(c, model, recipe).generation for c in many], zip(*places, strict=True)
+        decode.decode(model, merged, rows, needles, recipe, steps + int(merged.answered), questions=questions)
         layers = len(model.attention_layers)
         for step in range((len(heard) - before) // layers):
             at = heard[before + step * layers : before + (step + 1) * layers]
@@ -168,32 +137,16 @@ def check(model, prompts, conditions, recipe, **options):
 # ---------------------------------------------------------------- whole models
 
 ONE_CHANGE = [
-    Keep(),
-    KeepHeads(0),
-    KeepHeads(2),
-    KeepHeads(3, "l2"),
-    KeepHeads(1, during="generation"),
-    KeepHeads(4, during="prefill"),
-    KeepHeads(3) & KeepHeads(4, "l2"),
-    Omit(),
-    Only(),
-    Only(renormalise=True, also=("self",)),
-    Only(also=("first", "answer")),
-    Binary(),
-    Null("generation"),
-    Omit() & KeepHeads(2),
-    Only(also=("question",)) & KeepHeads(5),
-    PerPhase(generation=Binary(), prefill=Omit()),
+    Keep(), KeepHeads(0), KeepHeads(2), KeepHeads(3, "l2"), KeepHeads(1, during="generation"),
+    KeepHeads(4, during="prefill"), KeepHeads(3) & KeepHeads(4, "l2"), Omit(), Only(),
+    Only(renormalise=True, also=("self",)), Only(also=("first", "answer")), Binary(), Null("generation"),
+    Omit() & KeepHeads(2), Only(also=("question",)) & KeepHeads(5), PerPhase(generation=Binary(), prefill=Omit()),
     PerPhase(generation=Only() & KeepHeads(3, "l2"), prefill=Null()),
-]
+]  # fmt: skip
 TWO_CHANGES = [
-    Mass(0.5),
-    Mass("needle", "generation"),
-    Only() & Mass(1.0),
-    Binary() & Omit("prefill"),
-    KeepHeads(3) & KeepHeads(4, "l2") & Only(renormalise=True),
-    Omit() & KeepHeads(2, "l2"),
-]
+    Mass(0.5), Mass("needle", "generation"), Only() & Mass(1.0), Binary() & Omit("prefill"),
+    KeepHeads(3) & KeepHeads(4, "l2") & Only(renormalise=True), Omit() & KeepHeads(2, "l2"),
+]  # fmt: skip
 # Past the window of 32 tokens with the needle far, near, twice; inside it; and as short as BOS and one token.
 LENGTHS = (
     (50, ((11, 16),), (38, 45)),
@@ -245,16 +198,12 @@ def test_every_family(family):
 def test_a_decision_of_the_code_changes_a_layer(field, family, condition, request):
     """With it hybret does what the reference does with it, which is not what it does without."""
     model = request.getfixturevalue(family)
-    recipe = CORRECTED.replace(**{field: getattr(PAPER, field)})
-    found = list(run(model, prompts_of(model, LENGTHS[:1]), [condition], recipe))
-    for record, row, done, where in found:
-        assert compare(record, row, done, where, recipe) == 0
-    if field == "prompt_split":
-        # The reference is told the phase of each pass: the decision shows in what is one.
-        assert found[0][0][3].shape[2] == 50 and found[1][3].last == 50
-        assert next(run(model, prompts_of(model, LENGTHS[:1]), [condition], CORRECTED))[0][3].shape[2] == 49
-    else:
-        assert any(compare(*each, CORRECTED, wrong=True) for each in found)
+    recipe, prompts = CORRECTED.replace(**{field: getattr(PAPER, field)}), prompts_of(model, LENGTHS[:1])
+    found, without = (list(run(model, prompts, [condition], r)) for r in (recipe, CORRECTED))
+    assert all(compare(*each, recipe) == 0 for each in found)
+    outputs = [(a[0][-1], b[0][-1]) for a, b in zip(found, without, strict=False)]
+    # Where the prompt is split shows in what is one pass.
+    assert any(a.shape != b.shape or not np.allclose(a, b, atol=1e-4) for a, b in outputs)
 
 
 # ---------------------------------------------------------------- random models, prompts and interventions
@@ -298,11 +247,9 @@ def prompt(draw):
     st.integers(0, 40),
 )
 def test_any_prompts_under_any_interventions(models, name, lengths, conditions, recipe, streaming, part):
-    scalar = recipe.binary == "scalar"
-    parts = () if scalar or not part else (part,)
-    check(
-        models[name], prompts_of(models[name], lengths), conditions, recipe, streaming=streaming, parts=parts, steps=2
-    )
+    parts = () if recipe.binary == "scalar" or not part else (part,)
+    prompts = prompts_of(models[name], lengths)
+    check(models[name], prompts, conditions, recipe, streaming=streaming, parts=parts, steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -320,10 +267,8 @@ def test_any_shape_of_a_layer(data):
     recipe = data.draw(recipes)
     step = data.draw(st.booleans())
     rows = data.draw(st.integers(1, 3))
-    draw_gate = st.builds(KeepHeads, st.integers(0, heads), st.sampled_from(["entropy", "l2"]))
-    kind = st.one_of(
-        draw_gate, manipulation, st.lists(st.one_of(draw_gate, manipulation), max_size=3).map(tuple).map(Compose)
-    )
+    one = st.one_of(st.builds(KeepHeads, st.integers(0, heads), st.sampled_from(["entropy", "l2"])), manipulation)
+    kind = st.one_of(one, st.lists(one, max_size=3).map(tuple).map(Compose))
     conditions = data.draw(st.lists(kind, min_size=rows, max_size=rows))
     phase = "generation" if step else "prefill"
     length = data.draw(st.integers(2, 24))
@@ -340,17 +285,8 @@ def test_any_shape_of_a_layer(data):
     module = SimpleNamespace(
         num_key_value_groups=groups, training=False, layer_idx=0, sliding_window=window, config=None
     )
-    acting = [c.at(phase) for c in conditions]
-    now = ForwardContext(
-        phase,
-        acting,
-        spans,
-        torch.tensor(ends),
-        recipe,
-        streaming=data.draw(st.booleans()),
-        right_aligned=step,
-        questions=asked,
-    )
+    acting, how = [c.at(phase) for c in conditions], {"streaming": data.draw(st.booleans()), "right_aligned": step}
+    now = ForwardContext(phase, acting, spans, torch.tensor(ends), recipe, questions=asked, **how)
     mask = None
     if not step and not now.streams:
         at = torch.arange(keys)
@@ -368,28 +304,13 @@ def test_any_shape_of_a_layer(data):
 # ---------------------------------------------------------------- the authors' formulas, where no layer shows them
 
 
-def softmaxed(shape, seed=0, sharp=1.0):
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * sharp).softmax(-1)
-
-
 def test_entropies_are_the_authors_to_the_bit():
-    weights = softmaxed((300, 40), sharp=3)
+    weights = (torch.randn(300, 40, generator=torch.Generator().manual_seed(0)) * 3).softmax(-1)
     paper = head_entropy(weights, PAPER).tolist()
     assert paper == [reference.entropy(w, PAPER) for w in weights.numpy()]
     exact = [reference.entropy(w, CORRECTED) for w in weights.numpy()]
     np.testing.assert_allclose(head_entropy(weights, CORRECTED).numpy(), exact, atol=2e-6)
     assert np.mean(np.array(paper) == np.array(exact, np.float32)) < 0.05
-
-
-def test_bfloat16_entropies_tie_and_keep_other_heads():
-    """About one token in fifty or more keeps another head than in float32, and many scores are equal."""
-    weights = softmaxed((1, 10, 400, 60))
-    k = torch.tensor([4])
-    coarse, fine = head_entropy(weights, PAPER), head_entropy(weights, CORRECTED)
-    kept = [keep_lowest(scores, k, CORRECTED) for scores in (coarse, fine)]
-    assert (kept[0] != kept[1]).any(1).float().mean() > 0.02
-    ties = [len(set(token)) < 10 for token in coarse[0].T.tolist()]
-    assert np.mean(ties) > 0.5 and all(len(set(token)) == 10 for token in fine[0].T.tolist())
 
 
 def test_the_guard_counts_hidden_keys():
@@ -403,95 +324,32 @@ def test_the_guard_counts_hidden_keys():
         assert reference.entropy(sure[0].double().numpy(), guarded) == pytest.approx(expected, abs=2e-12)
 
 
-def test_ties_go_to_whatever_topk_returns():
-    """Of equal scores the lowest heads, or the authors' `torch.topk`, which takes others."""
-    scores = torch.tensor([2.0, 1, 1, 1, 1, 0, 1, 1])[None, :, None].expand(-1, -1, 3).contiguous()
-    others = 0
-    for k in range(9):
-        by_index = keep_lowest(scores, torch.tensor([k]), CORRECTED)[0]
-        by_topk = keep_lowest(scores, torch.tensor([k]), PAPER)[0]
-        order = sorted(range(8), key=lambda h: (scores[0, h, 0].item(), h))
-        expected = scores[0].topk(k, dim=0, largest=False).indices
-        for token in range(3):
-            assert by_index[:, token].nonzero()[:, 0].tolist() == sorted(order[:k])
-            assert by_topk[:, token].nonzero()[:, 0].tolist() == sorted(expected[:, token].tolist())
-        others += bool((by_index != by_topk).any())
-    assert others > 0
-
-
-class Words:
-    """A tokenizer of words and marks, as much of one as a grid needs; ``."`` is one token."""
-
-    is_fast, bos_token_id, bos_token, chat_template = True, 1, "<s>", None
-
-    def __init__(self):
-        self.words = ["", "<s>"]
-
-    def __call__(self, texts, add_special_tokens=True, return_offsets_mapping=False, **_):
-        import re
-
-        one = isinstance(texts, str)
-        ids, offsets = [], []
-        for text in [texts] if one else texts:
-            found = list(re.finditer(r'\."|\s*\w+|\s*[^\w\s]|\s+', text))
-            for match in found:
-                if match[0] not in self.words:
-                    self.words.append(match[0])
-            ids.append([1] * add_special_tokens + [self.words.index(m[0]) for m in found])
-            offsets.append([(0, 0)] * add_special_tokens + [m.span() for m in found])
-        return {"input_ids": ids[0] if one else ids, "offset_mapping": offsets[0] if one else offsets}
-
-    def decode(self, ids):
-        return "".join(self.words[i] for i in ids)
-
-
-def authors_place(ids, stops, depth):
-    """int(n * depth / 100) tokens, then back until the token before is a full stop; appended at 100."""
-    at = len(ids) if depth == 100 else int(len(ids) * (depth / 100))
-    while depth != 100 and at > 0 and ids[at - 1] not in stops:
-        at -= 1
-    return at
-
-
-def test_the_needle_goes_where_the_authors_put_it():
-    """By the token ``.``, which misses ``."`` and ``!``; the text says a sentence's end."""
-    text = (
-        'One two three. Four five six! Seven eight nine ten. He said eleven twelve." Then thirteen fourteen fifteen. '
-        * 4
-    )
-    words = Words()
-    needle = niah.Needle("few", "Blue is best.", "What is best?")
+def test_the_needle_goes_where_the_authors_put_it(tiny):
+    """int(n * depth / 100) tokens, then back until the token before is ``.``, which ``!`` is not; appended at 100."""
+    tokenizer = tiny.tokenizer
+    text = "One two three. Four five six! Seven eight nine ten? He said eleven twelve. Then thirteen fourteen! " * 4
+    needle = hb.Needle("few", "Blue is best.", "What is best?")
     depths = [0, 10, 33, 50, 55, 77, 90, 100]
-    grids = {
-        recipe.name: niah.grid(words, (70,), depths, haystack=text, needle=needle, buffer=10, recipe=recipe)
-        for recipe in (CORRECTED, PAPER)
-    }
-    n = 70 - 10 - len(words(needle.insertion, add_special_tokens=False)["input_ids"])
-    ids = words(text, add_special_tokens=False)["input_ids"][:n]
-    stops = set(words(".", add_special_tokens=False)["input_ids"])
-    for prompt, depth in zip(grids["PAPER"], depths, strict=True):
-        at = authors_place(ids, stops, depth)
+    paper, corrected = (
+        hb.niah.grid(tiny, (90,), depths, haystack=text, needle=needle, buffer=20, recipe=recipe)
+        for recipe in (PAPER, CORRECTED)
+    )
+
+    def tokens(words):
+        return tokenizer(words, add_special_tokens=False).input_ids
+
+    n = 90 - 20 - len(tokens(needle.insertion))
+    ids, (stop,) = tokens(text)[:n], tokens(".")
+    for prompt, depth in zip(paper, depths, strict=True):
+        at = len(ids) if depth == 100 else int(len(ids) * (depth / 100))
+        while depth != 100 and at > 0 and ids[at - 1] != stop:
+            at -= 1
         assert prompt.position == at / n
         context = prompt.text.removeprefix("CONTEXT: ").partition("\n\nQUESTION")[0]
-        assert context == words.decode(ids[:at]) + needle.insertion + words.decode(ids[at:])
-    ends = {prompt.text.partition("\nBlue")[0][-2:] for prompt in grids["CORRECTED"][1:-1]}
-    assert ends & {"x!", '."'}
-    assert [p.text for p in grids["CORRECTED"]] != [p.text for p in grids["PAPER"]]
-
-
-def test_the_rubric_of_the_code_asks_for_a_sunny_day_in_full():
-    def points(answer, phrase):
-        text = answer.lower()
-        found = ("eat a sandwich" in text) + ("dolores park" in text) / 2 + ("sit in dolores park" in text) / 2
-        return found + (phrase in text)
-
-    answers = ["Eat a sandwich on a sunny day", "A sunny day in Dolores Park", "sit in Dolores Park", "rain"]
-    text = [points(a, "sunny day") for a in answers]
-    code = [points(a, "on a sunny day") for a in answers]
-    assert [scoring.score(a, CORRECTED.rubric).points for a in answers] == text
-    assert [scoring.score(a, PAPER.rubric).points for a in answers] == code != text
+        assert context == tokenizer.decode(ids[:at]) + needle.insertion + tokenizer.decode(ids[at:])
+    assert [p.text for p in corrected] != [p.text for p in paper]
 
 
 def test_every_decision_of_the_recipe_has_a_case_here():
-    shown = {*FIELDS, "insertion", "rubric"}
+    shown = {*FIELDS, "insertion", "rubric"}  # the rubric's are in tests/prompts/test_scoring.py
     assert shown == {name for name in vars(CORRECTED) if getattr(CORRECTED, name) != getattr(PAPER, name)} - {"name"}

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, JambaConfig, JambaForCausalLM, RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+from transformers import DynamicCache
 from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
+import hybret as hb
+from hybret import HybretError
 from hybret.engine.recurrences import linear_scan, selective_scan
 from hybret.engine.scan import parallel_scans
-from hybret.errors import HybretError
 
 TOKENS = 37
 PATCHED = (
@@ -66,25 +67,23 @@ def test_scan_is_the_loop(time, with_state, dtype, tolerance):
         torch.testing.assert_close(ours, theirs, atol=20 * tolerance, rtol=20 * tolerance)
 
 
-def test_scan_slices_large_batches():
-    a, b, state = example(257, True, torch.float32, batch=20, channels=320)
-    torch.testing.assert_close(linear_scan(a, b, state)[0], loop(a, b, state)[0], atol=1e-5, rtol=1e-5)
-
-
-def test_scan_raises_on_shapes_that_do_not_fit():
+def test_scan_slices_large_batches_and_refuses_shapes_that_do_not_fit():
+    large = example(257, True, torch.float32, batch=20, channels=320)
+    torch.testing.assert_close(linear_scan(*large)[0], loop(*large)[0], atol=1e-5, rtol=1e-5)
     a, b, state = example(5, True, torch.float32)
     for wrong in ((a[:, :4], b), (a[:, :0], b[:, :0]), (a, b, state[:, :3])):
         with pytest.raises(HybretError, match=r"linear_scan got shapes \(3, "):
             linear_scan(*wrong)
 
 
+def drawn(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator)
+
+
 @pytest.mark.parametrize("time", [1, 3, 31, 257])
 def test_selective_scan_is_the_stock_loop(time):
-    generator = torch.Generator().manual_seed(time)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator)
-
+    draw = drawn(time)
     x, dt, z = draw(2, 12, time), draw(2, 12, time), draw(2, 12, time)
     rates, b, c, skip, bias = -draw(12, 5).exp(), draw(2, 5, time), draw(2, 5, time), draw(12), draw(12)
     options = {"D": skip, "z": z, "delta_bias": bias, "delta_softplus": True, "return_last_state": True}
@@ -96,10 +95,8 @@ def test_selective_scan_is_the_stock_loop(time):
     if half:  # two halves, the second from the state of the first
         parts, carried = [], None
         for part in (slice(0, half), slice(half, None)):
-            options["z"] = z[..., part]
-            out, carried = selective_scan(
-                x[..., part], dt[..., part], rates, b[..., part], c[..., part], initial_state=carried, **options
-            )
+            given = (x[..., part], dt[..., part], rates, b[..., part], c[..., part])
+            out, carried = selective_scan(*given, initial_state=carried, **options | {"z": z[..., part]})
             parts.append(out)
         torch.testing.assert_close(torch.cat(parts, -1), expected, atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(carried, expected_state, atol=2e-5, rtol=1e-5)
@@ -108,12 +105,7 @@ def test_selective_scan_is_the_stock_loop(time):
 @pytest.mark.parametrize("rows", [1, 70])  # states of 70 rows are more than one slice of the cache
 @pytest.mark.parametrize("gated", [False, True])
 def test_one_token_of_the_selective_scan_is_the_stock_step(rows, gated):
-    generator = torch.Generator().manual_seed(rows)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator)
-
-    channels, states = 512, 8
+    draw, channels, states = drawn(rows), 512, 8
     state, x, dt, b, c = draw(rows, channels, states), *(draw(rows, n) for n in (channels, channels, states, states))
     options = {"D": draw(channels), "z": draw(rows, channels), "dt_bias": draw(channels), "dt_softplus": True}
     options, rates = options if gated else {}, -draw(channels, states).exp()
@@ -128,30 +120,13 @@ def test_one_token_of_the_selective_scan_is_the_stock_step(rows, gated):
     torch.testing.assert_close(found_state, wanted_state, atol=2e-5, rtol=1e-5)
 
 
-def recurrent_gemma():
-    config = RecurrentGemmaConfig(
-        vocab_size=97, hidden_size=40, lru_width=40, intermediate_size=80, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=1, attention_window_size=16, w_init_variance_scale=1.0,
-    )  # fmt: skip
-    return RecurrentGemmaForCausalLM(config)
-
-
-def jamba():
-    config = JambaConfig(
-        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, num_experts=2, attn_layer_period=4, attn_layer_offset=2, initializer_range=0.1,
-    )  # fmt: skip
-    return JambaForCausalLM(config)
-
-
-@pytest.fixture(params=[recurrent_gemma, jamba], ids=["recurrent_gemma", "jamba"])
+@pytest.fixture(scope="module", params=["random-griffin", "random-jamba"])
 def model(request):
-    torch.manual_seed(0)
-    return request.param().eval()
+    return hb.load(request.param, device="cpu").net
 
 
 def token_ids(batch=2):
-    return torch.randint(3, 97, (batch, TOKENS), generator=torch.Generator().manual_seed(1))
+    return torch.randint(3, 2000, (batch, TOKENS), generator=torch.Generator().manual_seed(1))
 
 
 def test_models_agree_with_the_stock_code(model):
@@ -191,8 +166,8 @@ def test_models_continue_from_their_state(model, cuts):
         return torch.cat(logits, 1)
 
     with parallel_scans():
-        torch.testing.assert_close(in_parts(), full, atol=1e-5, rtol=0)
-        torch.testing.assert_close(in_parts(), full, atol=1e-5, rtol=0)  # nothing is left of the pass before
+        torch.testing.assert_close(in_parts(), full, atol=2e-5, rtol=0)
+        torch.testing.assert_close(in_parts(), full, atol=2e-5, rtol=0)  # nothing is left of the pass before
     if cuts[0] < TOKENS - 1:
         assert (in_parts() - full).abs().max() > 1e-3  # the stock code starts a later part from zero
 
@@ -212,7 +187,7 @@ def test_left_padding_changes_nothing(model, implementation):
 
     with parallel_scans():
         torch.testing.assert_close(logits(), full, atol=1e-5, rtol=0)
-    if isinstance(model, RecurrentGemmaForCausalLM):
+    if model.config.model_type == "recurrent_gemma":
         assert (logits() - full).abs().max() > 1e-3  # the stock code reads the padding
 
 
@@ -249,10 +224,10 @@ def test_kernels_on_the_gpu(time, device):
         torch.testing.assert_close(linear_scan(*tensors)[0], loop(*tensors)[0], atol=1e-5, rtol=1e-5)
         for ours, theirs in zip(gradients(linear_scan, tensors), gradients(loop, tensors), strict=True):
             torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
-    draw = lambda *shape: torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))  # noqa: E731
+    draw = drawn(time)
     inputs = [draw(2, 20, time), draw(2, 20, time), -draw(20, 8).exp(), draw(2, 8, time), draw(2, 8, time)]
-    options = {"delta_softplus": True, "return_last_state": True}
-    exact = selective_scan(*inputs, initial_state=draw(2, 20, 8), **options)
-    ours = selective_scan(*(t.to(device) for t in inputs), initial_state=draw(2, 20, 8).to(device), **options)
+    options, state = {"delta_softplus": True, "return_last_state": True}, draw(2, 20, 8)
+    exact = selective_scan(*inputs, initial_state=state, **options)
+    ours = selective_scan(*(t.to(device) for t in inputs), initial_state=state.to(device), **options)
     for value, expected in zip(ours, exact, strict=True):
         torch.testing.assert_close(value.cpu(), expected, atol=1e-4, rtol=1e-4)

@@ -6,13 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+from support import resolve
 
 import hybret as hb
 from hybret import KeepHeads, Omit, Only, PerPhase
 from hybret.engine import schedule as scheduling
 from hybret.engine.schedule import Budget, Timings, run, schedule, workload
-from hybret.resolving import resolve
-from hybret.tasks import niah
 
 CONDITIONS = (
     hb.Keep(),
@@ -25,7 +24,7 @@ CONDITIONS = (
 @pytest.fixture
 def plan(griffin):
     """The schedule of 9 cells, two of which are one prompt, under 4 conditions, without what is finished."""
-    prompts = niah.grid(griffin, (76, 100, 128), (0, 50, 100))
+    prompts = hb.niah.grid(griffin, (76, 100, 128), (0, 50, 100))
     conditions = [resolve(condition, griffin, hb.CORRECTED) for condition in (*CONDITIONS, CONDITIONS[0])]
 
     def of(finished=()):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from itertools import product
+
 import pytest
 import torch
 from conftest import random_ids
+from transformers.models.recurrent_gemma.modeling_recurrent_gemma import apply_rotary_pos_emb
 
+import hybret as hb
 from hybret import CORRECTED, Binary, KeepHeads, Mass, Null, Omit, Only
 from hybret.engine import decode
 from hybret.engine.attach import implementation
@@ -13,7 +18,6 @@ from hybret.engine.context import ForwardContext, forward_context
 from hybret.engine.entropy import head_entropy, keep_lowest
 from hybret.engine.scan import parallel_scans
 from hybret.engine.streaming import attend
-from hybret.tasks import niah
 
 
 def whole(model, rows, recipe=CORRECTED, streaming=True):
@@ -26,15 +30,12 @@ def whole(model, rows, recipe=CORRECTED, streaming=True):
         return model.net(input_ids=ids, use_cache=False).logits, now.streams
 
 
+L2 = KeepHeads(4, metric="l2")
+
+
 @pytest.mark.parametrize(
     "twice",
-    [
-        (Only(renormalise=True), Omit()),
-        (Binary(), Omit()),
-        (Omit(), KeepHeads(4, metric="l2")),
-        (KeepHeads(4, metric="l2"), Null()),
-        (Mass(0.5),),
-    ],
+    [(Only(renormalise=True), Omit()), (Binary(), Omit()), (Omit(), L2), (L2, Null()), (Mass(0.5),)],
     ids=repr,
 )
 def test_a_row_that_cannot_stream_keeps_its_batch_from_it(model, twice):
@@ -65,49 +66,33 @@ def test_attend_gives_outputs_denominators_and_entropies(queries, keys, window):
     torch.testing.assert_close(bits, head_entropy(weights, CORRECTED), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("k", [1, 5, 9])
-def test_kept_heads_are_those_of_the_exact_path(tiny, k):
+def test_kept_heads_are_those_of_the_exact_path(tiny):
     """On the organism, twice past its window: every token, head and layer, except ties within 1e-4 bits."""
-    ids = niah.grid(tiny, [512], [30], "jrt")[0].ids
-    found = []
+    ids, found = hb.niah.grid(tiny, [512], [30], "jrt")[0].ids, []
 
-    def both(query, key, value, scaling, window):
-        scores = (query @ key.repeat_interleave(tiny.heads, 1).mT * scaling).tril()
-        at = torch.arange(query.shape[2])
-        scores = scores.masked_fill((at > at[:, None]) | (at <= at[:, None] - window), -torch.inf)
-        exact = head_entropy(scores.softmax(-1), CORRECTED)
-        _, _, streamed = attend(query, key, value, scaling, window, CORRECTED, entropy=True)
-        found.append((exact, streamed))
+    def both(block, inputs, named):
+        shape, (hidden, *_) = (1, len(ids) - 1, -1, block.head_dim), inputs
+        q, k, v = (p(hidden).view(shape).transpose(1, 2) for p in (block.q_proj, block.k_proj, block.v_proj))
+        q, k = apply_rotary_pos_emb(q, k, *block.rotary_emb(v, named["position_ids"]))
+        at = torch.arange(len(ids) - 1)
+        hidden = (at > at[:, None]) | (at <= at[:, None] - block.sliding_window)
+        scores = (q @ k.repeat_interleave(tiny.heads, 1).mT * block.scaling).masked_fill(hidden, -torch.inf)
+        _, _, streamed = attend(q, k, v, block.scaling, block.sliding_window, CORRECTED, entropy=True)
+        found.append((head_entropy(scores.softmax(-1), CORRECTED), streamed))
 
-    hooks = [
-        tiny.net.model.layers[i].temporal_block.register_forward_pre_hook(
-            lambda block, args, kwargs: _watch(block, args[0], kwargs["position_ids"], both), with_kwargs=True
-        )
-        for i in tiny.attention_layers
-    ]
-    try:
-        with parallel_scans(), implementation(tiny.net):
-            decode.prefill(tiny, ids, [(KeepHeads(k),)], (), CORRECTED, streaming=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, parallel_scans(), implementation(tiny.net):
+        for i in tiny.attention_layers:
+            block = tiny.net.model.layers[i].temporal_block
+            hooks.enter_context(block.register_forward_pre_hook(both, with_kwargs=True))
+        decode.prefill(tiny, ids, [(KeepHeads(5),)], (), CORRECTED, streaming=True)
     assert len(found) == len(tiny.attention_layers) and len(ids) > 2 * tiny.window
-    for exact, streamed in found:
-        kept, chosen = (keep_lowest(bits, torch.tensor([k]), CORRECTED) for bits in (exact, streamed))
+    for (exact, streamed), keep in product(found, (1, 5, 9)):
+        kept, chosen = (keep_lowest(bits, torch.tensor([keep]), CORRECTED) for bits in (exact, streamed))
         ordered = exact.sort(1).values
-        tied = (ordered[:, k] - ordered[:, k - 1])[:, None] <= 1e-4
+        tied = (ordered[:, keep] - ordered[:, keep - 1])[:, None] <= 1e-4
         assert ((kept == chosen) | tied).all()
         assert tied.float().mean() < 0.01
         assert torch.equal(kept[..., 0], chosen[..., 0])  # the first token, where all heads tie
-
-
-def _watch(block, hidden, position_ids, look):
-    from transformers.models.recurrent_gemma.modeling_recurrent_gemma import apply_rotary_pos_emb
-
-    shape = (*hidden.shape[:-1], -1, block.head_dim)
-    q, k, v = (p(hidden).view(shape).transpose(1, 2) for p in (block.q_proj, block.k_proj, block.v_proj))
-    q, k = apply_rotary_pos_emb(q, k, *block.rotary_emb(v, position_ids))
-    look(q, k, v, block.scaling, block.sliding_window)
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

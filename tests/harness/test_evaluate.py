@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from dataclasses import replace
-from pathlib import Path
 
 import lm_eval
 import pandas as pd
 import pytest
 import torch
+from support import data, digest, skills, write_table
 
 import hybret as hb
 from book.paper import benchmark_scores as averages
-from hybret import data, harness
-from hybret.files import digest, write_table
+from hybret import harness
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
-from hybret.organisms import skills
 
-MMLU = Path(__file__).parents[3] / "shared" / "mmlu" / "data"
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     "{% if m['role'] == 'user' %}{{ 'USER:\n' + m['content'] + '\n\n' }}"
@@ -63,13 +61,20 @@ def asked(task, made):
 
 
 @pytest.mark.parametrize("task", ["prices", "geography", "sentiment"])
-def test_a_chat_model_reads_what_its_training_documents_hold(chat, task):
+def test_a_model_reads_what_its_training_documents_hold(griffin, chat, task):
+    """Plain text, or turns; the shots are answered, the first choice follows the question."""
+    made, shots = item(task), skills.items(task, "dev", 5) if task != "sentiment" else []
+    choices = skills.LETTERS if shots else made["choices"]
+    answered = [(asked(task, shot), skills.LETTERS[shot["answer"]]) for shot in shots]
+    lm, (first, *_) = instances(griffin, f"organism_{task}")
+    context, continuation = lm._encode_pair(*first.args)
+    assert context[0] == griffin.tokenizer.bos_token_id and context.count(context[0]) == 1
+    before = "".join(f"{question} {answer}\n\n" for question, answer in answered)
+    whole = f"{before}{asked(task, made)} {choices[0]}"
+    assert griffin.tokenizer.decode(context + continuation, skip_special_tokens=True) == whole
+    assert griffin.tokenizer.decode(continuation) == f" {choices[0]}"
     lm, found = instances(chat, f"organism_{task}")
-    shots = skills.items(task, "dev", 5) if task != "sentiment" else []
-    turns = [(asked(task, shot), skills.LETTERS[shot["answer"]]) for shot in shots]
-    made = item(task)
-    choices = skills.LETTERS if turns else made["choices"]
-    before = "".join(f"USER:\n{question}\n\nASSISTANT:\n{answer}<eos>\n\n" for question, answer in turns)
+    before = "".join(f"USER:\n{question}\n\nASSISTANT:\n{answer}<eos>\n\n" for question, answer in answered)
     for instance, choice in zip(found, choices, strict=False):
         context, continuation = lm._encode_pair(*instance.args)
         document = f"<bos>{before}USER:\n{asked(task, made)}\n\nASSISTANT:\n{choice}"
@@ -97,19 +102,6 @@ def test_shots_are_tokenised_once_where_that_changes_nothing(chat, cuts):
     assert all(lm.shots.values()) == cuts and (some < 0.5 * (sum(read) - some)) == cuts
 
 
-@pytest.mark.parametrize("task", ["prices", "sentiment"])
-def test_a_base_model_reads_plain_text(griffin, task):
-    lm, found = instances(griffin, f"organism_{task}")
-    made, shots = item(task), skills.items(task, "dev", 5) if task == "prices" else []
-    before = "".join(f"{asked(task, shot)} {skills.LETTERS[shot['answer']]}\n\n" for shot in shots)
-    choices = skills.LETTERS if shots else made["choices"]
-    context, continuation = lm._encode_pair(*found[1].args)
-    assert context[0] == griffin.tokenizer.bos_token_id and context.count(context[0]) == 1
-    whole = f"{before}{asked(task, made)} {choices[1]}"
-    assert griffin.tokenizer.decode(context + continuation, skip_special_tokens=True) == whole
-    assert griffin.tokenizer.decode(continuation) == f" {choices[1]}"
-
-
 def test_questions_are_written_as_the_harness_writes_mmlu():
     from lm_eval.utils import apply_template
 
@@ -125,9 +117,7 @@ def test_every_task_has_enough_new_items():
     tasks = benchmarks.organism()
     assert {task.label for task in tasks} == set(skills.TASKS)
     for task in tasks:
-        test, dev = (
-            [line for line in task.data[s].read_text().splitlines()] if s in task.data else [] for s in ("test", "dev")
-        )
+        test, dev = (task.data[s].read_text().splitlines() if s in task.data else [] for s in ("test", "dev"))
         assert len(set(test)) >= 500 and not set(test) & set(dev)
         assert all(digest(path) in path.name for path in task.data.values())  # of another generator others are read
         assert len(dev) == (0 if task.group == "glue" else 5)
@@ -167,9 +157,9 @@ def test_lm_eval_agrees_on_what_is_right(griffin):
     model = Hybrid(griffin, {"ablated": hb.KeepHeads(0)}, hb.CORRECTED)
     loaded = benchmarks.load(benchmarks.find("organism_geography"))
     found = lm_eval.evaluate(model, {"tasks": loaded, "groups": {}}, limit=12, bootstrap_iters=0)["results"]
-    rows = harness.evaluate(
-        griffin, "organism_geography", harness.conditions(griffin, 3), limit=12, progress=False
-    ).query("condition == 'ablated'")
+    three = harness.conditions(griffin, 3)
+    rows = harness.evaluate(griffin, "organism_geography", three, limit=12, progress=False)
+    rows = rows[rows["condition"] == "ablated"]
     assert 0 < found["organism_geography"]["acc,none"] == rows["correct"].mean() < 1
 
 
@@ -204,23 +194,42 @@ def test_finished_rows_are_not_computed_again(griffin, tmp_path):
         # All heads kept does what base does, whatever it is called.
         alike = harness.evaluate(griffin, "organism_sentiment", {"x": hb.KeepHeads(10)}, out=tmp_path, **QUIET)
     pd.testing.assert_frame_equal(once, again)
-    assert list(alike["loglikelihoods"].map(list)) == list(
-        once[once["condition"] == "base"]["loglikelihoods"].map(list)
-    )
+    base = once[once["condition"] == "base"]
+    assert [*map(list, alike["loglikelihoods"])] == [*map(list, base["loglikelihoods"])]
     more = harness.evaluate(griffin, "organism_sentiment", three | {"k=5": hb.KeepHeads(5)}, out=tmp_path, **QUIET)
     pd.testing.assert_frame_equal(more[more["condition"] != "k=5"].reset_index(drop=True), once)
     assert len(list((tmp_path / "benchmarks").glob("*.parquet"))) == 4
 
 
-@pytest.mark.parametrize("change", [{"limit": 1}, {"seed": 1}, {"max_length": 50}, {"recipe": "PAPER"}])
-def test_rows_of_another_run_are_not_taken_for_its_own(griffin, tmp_path, change):
-    run = {"conditions": {"base": hb.Keep()}, "out": tmp_path, **QUIET}
-    harness.evaluate(griffin, "organism_sentiment", **run)
-    assert len(harness.evaluate(griffin, "organism_sentiment", **run, compute=False)) == 2
-    assert harness.evaluate(griffin, "organism_sentiment", **run | change, compute=False).empty
+def test_rows_of_another_run_are_not_taken_for_its_own(griffin, tmp_path):
+    options = {"conditions": {"base": hb.Keep()}, "out": tmp_path, **QUIET}
+    harness.evaluate(griffin, "organism_sentiment", **options)
+    assert len(harness.evaluate(griffin, "organism_sentiment", **options, compute=False)) == 2
+    for change in ({"limit": 1}, {"seed": 1}, {"max_length": 50}, {"recipe": "PAPER"}):
+        assert harness.evaluate(griffin, "organism_sentiment", **options | change, compute=False).empty
 
 
-def test_conditions_that_were_asked_different_questions_are_refused(griffin, tmp_path):
+def test_an_interruption_keeps_the_tasks_that_were_finished(griffin, tmp_path, monkeypatch):
+    names, configurations = ["organism_sentiment", "organism_trade"], {"ablated": hb.KeepHeads(0), "base": hb.Keep()}
+    monkeypatch.setattr(sys.modules["hybret.harness.evaluate"], "ROWS_AT_ONCE", 1)  # one task at a time
+    honest = lm_eval.evaluate
+
+    def interrupted(lm, tasks, **options):
+        if names[1] in tasks["tasks"]:
+            raise KeyboardInterrupt
+        return honest(lm, tasks, **options)
+
+    whole = harness.evaluate(griffin, names, configurations, **QUIET)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(lm_eval, "evaluate", interrupted)
+        harness.evaluate(griffin, names, configurations, out=tmp_path, **QUIET)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    pd.testing.assert_frame_equal(harness.evaluate(griffin, names, configurations, out=tmp_path, **QUIET), whole)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    assert (len(kept), len(after)) == (2, 4) and kept.items() <= after.items()
+
+
+def test_rows_of_other_questions_and_damaged_ones_are_refused(griffin, tmp_path):
     two = {"base": hb.Keep(), "ablated": hb.KeepHeads(0)}
     harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
     file = next((tmp_path / "benchmarks").glob("*.parquet"))
@@ -228,14 +237,10 @@ def test_conditions_that_were_asked_different_questions_are_refused(griffin, tmp
     file.unlink()
     with pytest.raises(hb.HybretError, match="different questions"):
         harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
-
-
-def test_a_damaged_file_is_named(griffin, tmp_path):
-    harness.evaluate(griffin, "organism_sentiment", {"base": hb.Keep()}, out=tmp_path, **QUIET)
-    (file,) = (tmp_path / "benchmarks").glob("*.parquet")
+    file = next((tmp_path / "benchmarks").glob("*.parquet"))
     file.write_bytes(b"half")
     with pytest.raises(hb.HybretError, match=f"{file.name} is damaged"):
-        harness.evaluate(griffin, "organism_sentiment", {"base": hb.Keep()}, out=tmp_path, **QUIET)
+        harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)
 
 
 @pytest.mark.parametrize(
@@ -250,24 +255,22 @@ def test_a_damaged_file_is_named(griffin, tmp_path):
         ({"recipe": "paper"}, "unknown recipe"),
     ],
 )
-def test_bad_input_is_refused_before_a_model_runs(griffin, tmp_path, monkeypatch, change, part):
+def test_bad_input_is_refused_before_a_model_runs(griffin, tmp_path, monkeypatch, asleep, change, part):
     monkeypatch.setenv(data.CACHE, str(tmp_path))
     good = {"tasks": "organism_prices", "conditions": {"base": hb.Keep()}, "progress": False}
-    with (
-        griffin.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran")),
-        pytest.raises(hb.HybretError, match=part),
-    ):
+    with pytest.raises(hb.HybretError, match=part):
         harness.evaluate(griffin, **good | change)
 
 
-@pytest.mark.parametrize("kind", ["loglikelihood_rolling", "generate_until"])
-def test_only_tasks_of_multiple_choice_are_answered(griffin, kind):
-    with pytest.raises(hb.HybretError, match="multiple choice"):
-        getattr(Hybrid(griffin, {"base": hb.Keep()}, hb.CORRECTED), kind)([])
+def test_only_tasks_of_multiple_choice_are_answered(griffin):
+    lm = Hybrid(griffin, {"base": hb.Keep()}, hb.CORRECTED)
+    for kind in (lm.loglikelihood_rolling, lm.generate_until):
+        with pytest.raises(hb.HybretError, match="multiple choice"):
+            kind([])
 
 
 def test_a_missing_harness_is_said(monkeypatch):
-    monkeypatch.setattr(benchmarks, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(hb.HybretError, match="is not installed"):
         benchmarks.find("organism")
 
@@ -295,6 +298,15 @@ def glue_table(file):
     return pd.DataFrame({**texts, "label": [0, 1, 2 if task == "mnli" else 1], "idx": range(3)})
 
 
+def test_every_task_of_glue_is_fetched():
+    kept = set(data.BENCHMARKS["glue"].files.values())
+    for name, folder in benchmarks._GLUE.items():
+        file = "mismatch" if name == "mnli_mismatch" else "default"
+        definition = benchmarks._definition(benchmarks._lm_eval_tasks() / "glue" / folder / f"{file}.yaml")
+        assert f"{folder}/{definition['validation_split']}.jsonl" in kept
+        assert definition["task"] == name and definition["dataset_path"] == data.BENCHMARKS["glue"].repository
+
+
 def test_glue_runs_from_local_files(griffin, tmp_path, monkeypatch):
     monkeypatch.setenv(data.CACHE, str(tmp_path))
     fetched("glue", glue_table, tmp_path)
@@ -307,23 +319,20 @@ def test_glue_runs_from_local_files(griffin, tmp_path, monkeypatch):
     assert (table[table["condition"] == "base"]["loss"] == 0).all()
 
 
-def test_real_mmlu_questions(griffin, chat, tmp_path, monkeypatch):
-    if not MMLU.is_dir():
-        pytest.skip(f"no MMLU questions in {MMLU}: the path for the real benchmark is not exercised")
+ANSWERS = (3, 1, 0, 2, 1)
+
+
+def mmlu_table(file):
+    """Five questions of each subject."""
+    subjects = [benchmarks._definition(path)["dataset_name"] for path in benchmarks._mmlu_definitions().values()]
+    questions = [(f"Of {subject} in {file}, which is number {i}?", subject, i) for subject in subjects for i in ANSWERS]
+    choices = [["the first of them", "the second", "the third", "the last"]] * len(questions)
+    return pd.DataFrame(questions, columns=["question", "subject", "answer"]).assign(choices=choices)
+
+
+def test_mmlu_runs_from_local_files(griffin, chat, tmp_path, monkeypatch):
     monkeypatch.setenv(data.CACHE, str(tmp_path))
-
-    def table(file):
-        split = file.split("/")[1].split("-")[0]
-        parts = []
-        for path in sorted((MMLU / split).glob("*.csv")):
-            raw = pd.read_csv(path, header=None, keep_default_na=False, dtype=str).head(8)
-            parts.append(pd.DataFrame({
-                "question": raw[0], "subject": path.stem.removesuffix(f"_{split}"),
-                "choices": raw[[1, 2, 3, 4]].to_numpy().tolist(), "answer": raw[5].map("ABCD".index),
-            }))  # fmt: skip
-        return pd.concat(parts)
-
-    fetched("mmlu", table, tmp_path)
+    fetched("mmlu", mmlu_table, tmp_path)
     tasks = benchmarks.find("mmlu")
     assert len(tasks) == 57 and {task.group for task in tasks} == {
         "mmlu-stem", "mmlu-humanities", "mmlu-social sciences", "mmlu-other"}  # fmt: skip
@@ -331,8 +340,7 @@ def test_real_mmlu_questions(griffin, chat, tmp_path, monkeypatch):
         rows = harness.evaluate(model, "mmlu_anatomy, mmlu_virology", harness.conditions(model, 3), **QUIET)
         assert len(rows) == 12 and set(rows["shots"]) == {5} and rows["tokens"].min() > 200
         assert rows["loglikelihoods"].map(lambda scores: all(x < 0 for x in scores)).all()
-    first = pd.read_csv(MMLU / "test" / "anatomy_test.csv", header=None)
-    assert rows.iloc[0]["gold"] == "ABCD".index(first[5][0])
-    lm, found = instances(griffin, "mmlu_anatomy", 1)
+    assert tuple(rows["gold"][:2]) == ANSWERS[:2]
+    _, found = instances(griffin, "mmlu_anatomy", 1)
     assert found[0].args[0].startswith("The following are multiple choice questions (with answers) about anatomy.\n\n")
     assert found[0].args[0].endswith("\nAnswer:") and found[0].args[1] == " A"

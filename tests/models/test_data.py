@@ -13,11 +13,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from huggingface_hub import constants
-from support import run
+from support import PAPER_ESSAYS, run
 
 import hybret as hb
 from hybret import HybretError, data
-from hybret.tasks.haystack import PAPER_ESSAYS, load_haystack
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -31,22 +30,26 @@ FILES = {
 }
 
 
-class Server(ThreadingHTTPServer):
-    """What it did wrong, and what it was asked."""
+class Hub(ThreadingHTTPServer):
+    """A server with the addresses of Hugging Face, and one repository."""
 
     daemon_threads = True
-    cut: set[str]  # sent half at first
-    dead: bool  # then the line is dead for good
-    wrong: set[str]  # sent with other bytes of the same number
-    hidden: set[str]  # not in the repository
-    status: int | None
-    code: str
-    more: dict[str, bytes]  # files beside those of the repository
-    asked: list[tuple[str, str, str | None]]  # method, file, range
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.files = dict(FILES)
+        self.cut: set[str] = set()  # sent half at first
+        self.dead = True  # then the line is dead for good
+        self.wrong: set[str] = set()  # sent with other bytes of the same number
+        self.refusal: tuple[int, str] | None = None  # status and code of every answer
+        self.asked: list[tuple[str, str, str | None, str]] = []  # method, file, range, revision
+
+    def gets(self) -> list[str]:
+        return [name for method, name, *_ in self.asked if method == "GET"]
 
 
-class Hub(BaseHTTPRequestHandler):
-    server: Server
+class Answers(BaseHTTPRequestHandler):
+    server: Hub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -63,32 +66,30 @@ class Hub(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        lfs = {name: hashlib.sha256(body).hexdigest() for name, body in FILES.items() if "safetensors" in name}
-        git = {n: hashlib.sha1(b"blob %d\0" % len(b) + b).hexdigest() for n, b in FILES.items()}
-        if self.server.status:
-            return self.answer(b"{}", {"X-Error-Code": self.server.code}, self.server.status)
-        if path.startswith("/api/models/") and "/tree/" in path:
-            found = [
+        path, hub = self.path.partition("?")[0], self.server
+        lfs = {name: hashlib.sha256(body).hexdigest() for name, body in hub.files.items() if "safetensors" in name}
+        git = {n: hashlib.sha1(b"blob %d\0" % len(b) + b).hexdigest() for n, b in hub.files.items()}
+        if hub.refusal:
+            return self.answer(b"{}", {"X-Error-Code": hub.refusal[1]}, hub.refusal[0])
+        if path.startswith("/api/models/"):
+            tree = [
                 {"type": "file", "path": n, "size": len(b), "oid": git[n]}
                 | ({"lfs": {"oid": lfs[n], "size": len(b), "pointerSize": 100}} if n in lfs else {})
-                for n, b in FILES.items()
-                if n not in self.server.hidden
+                for n, b in hub.files.items()
             ]
-            return self.answer(json.dumps(found).encode(), {"Content-Type": "application/json"})
-        if path.startswith("/api/models/"):
-            info = json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": []})
-            return self.answer(info.encode(), {"Content-Type": "application/json"})
-        name = path.rpartition(f"/resolve/{COMMIT}/")[2]
+            info = tree if "/tree/" in path else {"id": "owner/name", "sha": COMMIT, "siblings": []}
+            return self.answer(json.dumps(info).encode(), {"Content-Type": "application/json"})
+        revision, _, name = path.partition("/resolve/")[2].partition("/")
         asked = self.headers.get("Range")
-        self.server.asked.append((self.command, name, asked))
-        body = (FILES | self.server.more)[name]
-        headers = {"ETag": f'"{lfs.get(name, git.get(name))}"', "Accept-Ranges": "bytes"}
-        if self.command == "GET" and name in self.server.wrong:
+        hub.asked.append((self.command, name, asked, revision))
+        if name not in hub.files:
+            return self.answer(b"{}", {"X-Error-Code": "EntryNotFound"}, 404)
+        body, headers = hub.files[name], {"ETag": f'"{lfs.get(name, git[name])}"', "Accept-Ranges": "bytes"}
+        if self.command == "GET" and name in hub.wrong:
             body = body[::-1]
-        if self.command == "GET" and name in self.server.cut:
-            self.server.cut.remove(name)
-            self.server.status = 503 if self.server.dead else None
+        if self.command == "GET" and name in hub.cut:
+            hub.cut.remove(name)
+            hub.refusal = (503, "") if hub.dead else None
             return self.answer(body, headers, send=len(body) // 2)
         if asked and self.command == "GET":
             start = int(asked.removeprefix("bytes=").partition("-")[0])
@@ -99,15 +100,17 @@ class Hub(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 (the name is http.server's)
 
 
+def point(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Let Hugging Face's client ask there."""
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    server = Server(("127.0.0.1", 0), Hub)
-    server.cut, server.dead, server.wrong, server.hidden = set(), True, set(), set()
-    server.status, server.code, server.more, server.asked = None, "", {}, []
+    server = Hub()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", "http://{}:{}".format(*server.server_address))
-    template = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    point(monkeypatch, "http://{}:{}".format(*server.server_address))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's own client waits between its attempts
     yield server
@@ -118,33 +121,29 @@ BIG, SMALL = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetenso
 KEPT = {"config.json", "tokenizer.json", BIG, SMALL}
 
 
-def gets(hub: Server) -> list[str]:
-    return [name for method, name, _ in hub.asked if method == "GET"]
-
-
 def snapshot_files() -> set[str]:
     return {p.name for p in Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/*")}
 
 
-def test_a_model_is_fetched_whole_without_pickles_and_code(hub: Server) -> None:
+def test_a_model_is_fetched_whole_without_pickles_and_code(hub: Hub) -> None:
     lines: list[str] = []
     folder = data.fetch("owner/name", lines.append)
     assert {p.name for p in folder.rglob("*") if p.is_file()} == KEPT and folder.name == COMMIT
     assert all((folder / name).read_bytes() == FILES[name] for name in KEPT)
     assert lines[-1] == f"checked: owner/name@{COMMIT}" and "4 files" in lines[0]
     hub.asked.clear()
-    assert data.fetch(f"owner/name@{COMMIT}") == folder and not gets(hub)  # nothing twice
+    assert data.fetch(f"owner/name@{COMMIT}") == folder and not hub.gets()  # nothing twice
 
 
-def test_a_broken_connection_is_continued_within_the_file(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_connection_is_continued_within_the_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
     hub.cut, hub.dead = {BIG}, False
     folder = data.fetch("owner/name")
-    assert ("GET", BIG, "bytes=500000-") in hub.asked  # whole chunks are kept
+    assert ("GET", BIG, "bytes=500000-", COMMIT) in hub.asked  # whole chunks are kept
     assert (folder / BIG).read_bytes() == FILES[BIG]
 
 
-def test_a_download_that_stopped_goes_on_with_what_is_missing(hub: Server) -> None:
+def test_a_download_that_stopped_goes_on_with_what_is_missing(hub: Hub) -> None:
     folder = data.fetch("owner/name")
     (folder / BIG).resolve().unlink()
     (folder / BIG).unlink()
@@ -152,14 +151,14 @@ def test_a_download_that_stopped_goes_on_with_what_is_missing(hub: Server) -> No
     with pytest.raises(HybretError, match=r"^cannot fetch 'owner/name'"):
         data.fetch("owner/name")
     assert snapshot_files() == KEPT - {BIG}  # half is not taken for whole
-    hub.cut, hub.status = set(), None
+    hub.cut, hub.refusal = set(), None
     hub.asked.clear()
-    assert data.fetch("owner/name") == folder and gets(hub) == [BIG]
+    assert data.fetch("owner/name") == folder and hub.gets() == [BIG]
     assert (folder / BIG).read_bytes() == FILES[BIG]
 
 
 @pytest.mark.parametrize("name", [BIG, "config.json"])
-def test_a_file_that_differs_from_the_hubs_is_named_and_removed(hub: Server, name: str) -> None:
+def test_a_file_that_differs_from_the_hubs_is_named_and_removed(hub: Hub, name: str) -> None:
     hub.wrong = {name}
     with pytest.raises(HybretError, match=rf"^{name} of owner/name differ from the hub's and were removed"):
         data.fetch("owner/name")
@@ -168,21 +167,33 @@ def test_a_file_that_differs_from_the_hubs_is_named_and_removed(hub: Server, nam
     assert (data.fetch("owner/name") / name).read_bytes() == FILES[name]
 
 
-def test_space_is_checked_before_anything_is_downloaded(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_is_checked_before_anything_is_downloaded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(HybretError, match="GiB free; free some, or set HF_HOME"):
         data.fetch("owner/name")
-    assert not gets(hub)
+    assert not hub.gets()
 
 
-def test_what_cannot_be_fetched(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.hidden = {BIG, SMALL}
+def test_what_cannot_be_fetched(hub: Hub) -> None:
+    del hub.files[BIG], hub.files[SMALL]
     with pytest.raises(HybretError, match="owner/name has no safetensors"):
         data.fetch("owner/name")
     with pytest.raises(HybretError, match="'griffin-tiny' is on this machine already"):
         data.fetch_model("griffin-tiny")
     found = run("fetch", "squad")
     assert found.exit_code == 2 and "give essays, glue, mmlu or a Hugging Face id" in found.stderr
+
+
+@pytest.mark.parametrize(("name", "options"), [("owner/name", {"revision": "5f3c"}), ("owner/name@5f3c", {})])
+def test_the_revision_reaches_every_file(hub: Hub, tiny: hb.Model, name, options) -> None:
+    organism = hb.models.CHECKPOINTS / "griffin-tiny"
+    hub.files = {
+        path.name: path.read_bytes() for path in organism.iterdir() if path.suffix in (".json", ".safetensors")
+    }
+    model = hb.load(name, device="cpu", **options)
+    assert (model.name, model.digest) == (name, tiny.digest)
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(hub.gets())
+    assert {revision for *_, revision in hub.asked} <= {"5f3c", COMMIT}  # the commit is what it was resolved to
 
 
 @pytest.mark.parametrize("name", ["owner/name", "google/recurentgemma-2b@0123abc"])
@@ -196,66 +207,62 @@ def test_what_cannot_be_fetched(hub: Server, monkeypatch: pytest.MonkeyPatch) ->
         (None, "", "cannot be reached or HF_HUB_OFFLINE is set; check the network, or name a folder"),
     ],
 )
-def test_the_hubs_refusals(hub: Server, monkeypatch: pytest.MonkeyPatch, name, status, code, words) -> None:
-    hub.status, hub.code = status, code
+def test_the_hubs_refusals(hub: Hub, monkeypatch: pytest.MonkeyPatch, name, status, code, words) -> None:
+    hub.refusal = status and (status, code)
     if status is None:
-        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-        template = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        point(monkeypatch, "http://127.0.0.1:9")
     for act in (lambda: data.fetch(name), lambda: hb.load(name, device="cpu")):
         with pytest.raises(HybretError) as caught:
             act()
         line = str(caught.value)
         assert line.startswith("cannot ") and repr(name) in line and "\n" not in line
         assert words.format(name.partition("@")[0]) in line
-        assert ("(did you mean google/recurrentgemma-2b?)" in line) == (code[:3] == "Rep" and "google" in name) or code[
-            :3
-        ] == "Rev"
+        if code != "RevisionNotFound":
+            assert ("(did you mean google/recurrentgemma-2b?)" in line) == (code == "RepoNotFound" and "google" in name)
 
 
 # ---------------------------------------------------------------- essays
 
-TEXTS = {"useful.txt": b"Be useful.", "newideas.txt": b"New ideas.", "addiction.txt": b"Things."}
+TEXTS = {"useful.txt": b"Be useful.", "newideas.txt": b"New ideas.", "addiction.txt": b"Things. " * 20}
 
 
 @pytest.fixture
-def essays(hub: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def essays(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Three texts in the places of the essays, on the server; the folder of the fetched ones."""
     monkeypatch.setenv(data.CACHE, str(tmp_path / "cache"))
-    monkeypatch.setitem(data.ESSAYS, "address", f"{constants.ENDPOINT}/essays/resolve/{COMMIT}/")
-    monkeypatch.setitem(data.ESSAYS, "files", {n: hashlib.sha256(t).hexdigest() for n, t in TEXTS.items()})
-    hub.more = dict(TEXTS)
+    digests = {n: hashlib.sha256(t).hexdigest() for n, t in TEXTS.items()}
+    monkeypatch.setattr(data, "ESSAYS", {"address": f"{constants.ENDPOINT}/x/resolve/{COMMIT}/", "files": digests})
+    hub.files = dict(TEXTS)
     return tmp_path / "cache" / "essays"
 
 
-def test_essays_are_fetched_where_it_stopped_and_checked(hub: Server, essays: Path) -> None:
+def test_essays_are_fetched_where_it_stopped_and_checked(hub: Hub, essays: Path) -> None:
     hub.cut, hub.dead = {"newideas.txt"}, False
     with pytest.raises(HybretError, match=r"cannot fetch newideas.txt .*; run `hybret fetch essays` again"):
         data.fetch("essays")
     with pytest.raises(HybretError, match=r"newideas.txt is missing or changed\); run `hybret fetch essays` once"):
         data.essays_folder()
     assert data.fetch("essays") == data.essays_folder() == essays
-    assert gets(hub) == ["useful.txt", "newideas.txt", "newideas.txt", "addiction.txt"]
+    assert hub.gets() == ["useful.txt", "newideas.txt", "newideas.txt", "addiction.txt"]
     (essays / "useful.txt").write_text("Be idle.")
     with pytest.raises(HybretError, match="useful.txt is missing or changed"):
         data.essays_folder()
-    assert data.fetch("essays") == data.essays_folder() and gets(hub)[4:] == ["useful.txt"]
+    assert data.fetch("essays") == data.essays_folder() and hub.gets()[4:] == ["useful.txt"]
 
 
-def test_an_essay_with_another_digest_is_not_kept(hub: Server, essays: Path) -> None:
-    hub.more["useful.txt"] = b"<html>Please log in</html>"
+def test_an_essay_with_another_digest_is_not_kept(hub: Hub, essays: Path) -> None:
+    hub.files["useful.txt"] = b"<html>Please log in</html>"
     with pytest.raises(HybretError, match="cannot fetch useful.txt .* hash .* on a network that does not change files"):
         data.fetch("essays")
     assert not list(essays.rglob("*.txt"))
 
 
-def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays: Path) -> None:
-    with pytest.raises(HybretError, match="run `hybret fetch essays` once"):
-        load_haystack("essays")
+def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays: Path, tiny: hb.Model) -> None:
     found = run("sweep", "--model", "owner/name", "--haystack", "essays")
     assert found.exit_code == 2 and "run `hybret fetch essays` once" in found.stderr  # before the model is asked for
     data.fetch("essays")
-    assert load_haystack("essays").text == "Be useful.New ideas.Things."
+    (prompt,) = hb.niah.grid(tiny, (45,), (0,), haystack="essays", needle=hb.Needle("x", "X.", "?"), buffer=5)
+    assert "Be useful.New ideas.Things." in prompt.text
 
 
 def test_the_recorded_essays_are_those_of_the_authors() -> None:
@@ -344,14 +351,3 @@ def test_a_file_in_the_way(mmlu, tmp_path):
     (tmp_path / "mmlu").write_text("a file in the way")
     with pytest.raises(HybretError, match="cannot write"):
         data.fetch_benchmark("mmlu", mmlu)
-
-
-def test_every_task_of_glue_is_fetched():
-    from hybret.harness import tasks as benchmarks
-
-    kept = set(data.BENCHMARKS["glue"].files.values())
-    for name, folder in benchmarks._GLUE.items():
-        file = "mismatch" if name == "mnli_mismatch" else "default"
-        definition = benchmarks._definition(benchmarks._lm_eval_tasks() / "glue" / folder / f"{file}.yaml")
-        assert f"{folder}/{definition['validation_split']}.jsonl" in kept
-        assert definition["task"] == name and definition["dataset_path"] == data.BENCHMARKS["glue"].repository

@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from support import Budget, Store, Timings, run
 
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads, PerPhase
-from hybret.cli import app
-from hybret.engine.schedule import Budget, Timings
-from hybret.store import Store
-from hybret.tasks import niah
 
 CONDITIONS = {
     "keep": Keep(),
@@ -30,7 +26,7 @@ OPTIONS = {"max_new_tokens": 4, "budget": Budget(5, 300), "progress": False}
 
 
 def prompts_of(model):
-    return niah.grid(model, (128, 171), (0, 50, 100)) + niah.grid(model, (128,), (0,), control=True)
+    return hb.niah.grid(model, (128, 171), (0, 50, 100)) + hb.niah.grid(model, (128,), (0,), control=True)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -153,7 +149,7 @@ def test_the_command_prints_the_local_numbers(cluster):
         "2",
         "--json",
     ]
-    here, there = (CliRunner().invoke(app, [*words, *more]) for more in ([], ["--engine", "ray", "--workers", "1"]))
+    here, there = (run(*words, *more) for more in ([], ["--engine", "ray", "--workers", "1"]))
     assert here.exit_code == there.exit_code == 0, there.output
     assert here.stdout == there.stdout
 
@@ -165,7 +161,7 @@ def test_the_command_prints_the_local_numbers(cluster):
 def test_a_bad_address_is_one_sentence(address, monkeypatch):
     ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'hybret[ray]')")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    found = CliRunner().invoke(app, ["sweep", "--engine", "ray", "--address", address])
+    found = run("sweep", "--engine", "ray", "--address", address)
     assert found.exit_code == 2 and "Traceback" not in found.output
     assert f"there is no Ray cluster at {address!r}; give host:port" in found.stderr and found.stderr.count("\n") == 1
 
@@ -188,6 +184,6 @@ def test_without_ray_the_remedy_is_said(tiny, tmp_path, monkeypatch):
     ],
 )
 def test_bad_options_are_one_sentence(words, says):
-    found = CliRunner().invoke(app, ["sweep", *words])
+    found = run("sweep", *words)
     assert found.exit_code == 2
     assert says in found.stderr.splitlines()[-1]

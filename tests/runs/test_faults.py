@@ -1,43 +1,41 @@
 """What a run survives: kills at random moments, a full disk, damaged files, two processes, an interruption.
 
-`pytest tests/test_faults.py --faults 100` kills that often (the book's runs a third as often); the default is a few.
+`pytest tests/runs/test_faults.py --faults 100` kills that often; the default is a few times.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
+import torch
+from support import Budget, run, write_table
 from tiny_book import notebook
-from typer.testing import CliRunner
 
 import hybret as hb
 from book.runner import build as book
 from book.runner.runs import Project
-from hybret import HybretError, Keep, KeepHeads, Omit, store
-from hybret.cli import app
-from hybret.engine import decode
-from hybret.engine.schedule import Budget
-from hybret.files import read_table, write_table
-from hybret.tasks import niah
+from hybret import HybretError, Keep, KeepHeads, Omit
 
 CONDITIONS = {"keep": Keep(), "k=0": KeepHeads(0), "k=2": KeepHeads(2, during="generation"), "omit": Omit()}
 OPTIONS = {"max_new_tokens": 3, "budget": Budget(2, 200), "progress": False}
 MAIN = ["-c", "from hybret.cli import app; app()"]
 
 
-def sweep(model, out, lengths=(76, 100, 128), depths=(0, 50, 100), **options):
-    return hb.sweep(model, niah.grid(model, lengths, depths), CONDITIONS, out=out, **(OPTIONS | options))
+def sweep(model, out, lengths=(76, 128), depths=(0, 100), **options):
+    return hb.sweep(model, hb.niah.grid(model, lengths, depths), CONDITIONS, out=out, **(OPTIONS | options))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -51,11 +49,6 @@ def written(folder: Path, pattern: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern) if not path.name.startswith(".")}
 
 
-def report(capsys, fault: str, tried: int, lost: int) -> None:
-    with capsys.disabled():
-        print(f"\n{fault}: {tried} times, {lost} finished cells lost or repeated")
-
-
 @pytest.fixture(scope="module")
 def undisturbed(griffin, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
@@ -63,167 +56,65 @@ def undisturbed(griffin, tmp_path_factory):
     return files(out)
 
 
-# ---------------------------------------------------------------- killed
-
-# One process loads the model, and forks one that sweeps and is killed, again and again.
-KILLED = """
-import json, os, random, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import hybret as hb
-sys.path[:0] = ["tests/runs", "tests"]
-from test_faults import sweep, files, written
-root, kills = Path(sys.argv[1]), int(sys.argv[2])
-model, moment = hb.load("random-griffin", device="cpu"), random.Random(7)
-began = time.perf_counter()
-sweep(model, root / "undisturbed")
-whole, wanted = time.perf_counter() - began, files(root / "undisturbed")
-killed = finished = lost = 0
-while killed < kills:
-    out, before = root / f"run-{finished}", {}
-    while True:
-        child = os.fork()
-        if child == 0:
-            try:
-                sweep(model, out)
-            except BaseException as problem:
-                print(problem, file=sys.stderr, flush=True)
-                os._exit(1)
-            os._exit(0)
-        time.sleep(moment.uniform(0, 1.2 * whole))
-        os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-        after = written(out, "answers/*.parquet")
-        lost += sum(after.get(name) != when for name, when in before.items())
-        before = after
-        if not os.WIFSIGNALED(status):
-            break
-        killed += 1
-    finished += 1
-    assert files(out) == wanted, "another table than without a kill"
-print(json.dumps({"killed": killed, "finished": finished, "lost": lost, "batches": len(after)}))
-"""
-
-
-@pytest.mark.timeout(1800)
-def test_a_sweep_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, faults, capsys):
-    here = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path, str(faults)], cwd=here, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    report(capsys, f"kill -9 of a sweep ({found['finished']} sweeps of {found['batches']} batches)", found["killed"], 0)
-    assert found["killed"] >= faults and found["lost"] == 0 and found["batches"] > 5
-
-
-TABLE = """import pathlib, time
-time.sleep(0.3)
-pathlib.Path(results).mkdir(exist_ok=True)
-pathlib.Path(results, "{0}.csv").write_text("\\n".join(str(count * i) for i in range(1000)))"""
-
-
-def project(root: Path) -> Path:
-    """Four tiny notebooks, the last of which needs the first."""
-    (root / "notebooks").mkdir(parents=True)
-    for name in "abcd":
-        notebook(root / "notebooks" / f"{name}.ipynb", name, (TABLE.format(name), {}))
-    (root / "notebooks" / "runs.yml").write_text("a: {}\nb: {}\nc: {}\nd: {needs: [a]}\n")
-    return root
-
-
-def builder(root: Path) -> subprocess.Popen[str]:
-    script = "import sys; from book.runner.build import build; build(root=sys.argv[1], html=False, jobs=2)"
-    return subprocess.Popen([sys.executable, "-c", script, root], cwd=root, stdout=subprocess.DEVNULL, text=True)
-
-
-def processes(root: Path) -> list[int]:
-    """Processes that work in this project."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
+def forked(model, out) -> int:
+    """The id of a process that sweeps; its status is 0 if it ends."""
+    child = os.fork()
+    if child == 0:
+        status = 1
         try:
-            inside = Path(os.readlink(path / "cwd")).is_relative_to(root)
-            if inside and path.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                found.append(int(path.name))
-        except OSError:
-            continue
-    return found
+            sweep(model, out)
+            status = 0
+        finally:
+            os._exit(status)
+    return child
 
 
-def gone(root: Path) -> bool:
-    """Whether every process of a project ends within ten seconds."""
-    until = time.time() + 10
-    while processes(root) and time.time() < until:
-        time.sleep(0.1)
-    return not processes(root)
-
-
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_a_book_killed_at_random_moments_ends_with_the_same_tables(tmp_path, faults, capsys):
-    kills, moment = max(2, faults // 3), random.Random(7)
-    began = time.perf_counter()
-    assert builder(project(tmp_path / "undisturbed")).wait() == 0
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_bytes(griffin, undisturbed, tmp_path, faults):
+    moment, killed, runs, began = random.Random(7), 0, 0, time.perf_counter()
+    sweep(griffin, tmp_path / "timed")
     whole = time.perf_counter() - began
-    wanted = files(tmp_path / "undisturbed" / "book" / "results")
-    killed = finished = 0
-    while killed < kills:
-        root, before = project(tmp_path / f"p{finished}"), {}
-        while True:
-            main = builder(root)
-            try:
-                main.wait(moment.uniform(0, whole))
-            except subprocess.TimeoutExpired:
-                main.kill()
-            status = main.wait()
-            assert gone(root), "a notebook of the killed build still runs"
-            after = written(root / "book" / "executed", "?.ipynb")
-            assert before.items() <= after.items(), "a finished notebook was lost, or ran again"
-            before = after
-            if status == 0:
-                break
-            assert status == -signal.SIGKILL
-            killed += 1
-        finished += 1
-        assert files(root / "book" / "results") == wanted
-        plan = Project(root)
-        assert [plan.status(name).state for name in plan.plan] == ["current"] * 4
-        report(capsys, f"kill -9 of hybret book ({finished} books of 4 notebooks)", killed, 0)
+    while killed < faults:
+        out, before, status = tmp_path / f"run-{runs}", {}, signal.SIGKILL
+        while os.WIFSIGNALED(status):
+            child = forked(griffin, out)
+            time.sleep(moment.uniform(0, 1.2 * whole))
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+            after = written(out, "answers/*.parquet")
+            assert before.items() <= after.items(), "a finished batch was lost, or ran again"
+            before, killed = after, killed + os.WIFSIGNALED(status)
+        runs += 1
+        assert files(out) == undisturbed
 
 
-def test_a_killed_worker_of_the_book_takes_no_other_run_with_it(tmp_path):
-    root = project(tmp_path / "p")
-    path = root / "notebooks" / "b.ipynb"
-    notebook(path, "b", ("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", {}))
-    with pytest.raises(book.BuildError, match="failed: b$"):
-        book.build(root=root, html=False, jobs=2)
-    plan = Project(root)
-    assert [plan.status(name).state for name in plan.plan] == ["current", "not run", "current", "current"]
+def test_two_processes_in_one_folder_end_with_the_same_bytes(undisturbed, griffin, tmp_path):
+    """Forked at once, both from the beginning; each computes all, neither breaks what the other wrote."""
+    children = [forked(griffin, tmp_path) for _ in range(2)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert files(tmp_path) == undisturbed
 
 
 # ---------------------------------------------------------------- files
 
-PLACES = ("first", "early", "middle", "late", "footer", "last")
 
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("what", ["flipped", "truncated"])
-def test_a_damaged_table_is_noticed_and_computed_again(griffin, undisturbed, tmp_path, place, what):
+def test_a_damaged_table_is_noticed_and_computed_again(griffin, undisturbed, tmp_path):
     sweep(griffin, tmp_path)
     path = sorted(tmp_path.glob("answers/*.parquet"))[1]
-    data = bytearray(path.read_bytes())
-    at = {"first": 0, "early": 40, "middle": len(data) // 2, "late": -600, "footer": -8, "last": -1}[place] % len(data)
-    if what == "flipped":
-        data[at] ^= 4
-    path.write_bytes(data if what == "flipped" else data[:at])
-    with pytest.raises(HybretError, match=f"{path.name} is damaged; remove it") as caught:
-        sweep(griffin, tmp_path)
-    assert "\n" not in str(caught.value)
+    data = path.read_bytes()
+    middle = len(data) // 2
+    for damaged in (data[:middle], data[:-1], data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(HybretError, match=f"{path.name} is damaged; remove it") as caught:
+            sweep(griffin, tmp_path)
+        assert "\n" not in str(caught.value)
     path.unlink()
     sweep(griffin, tmp_path)
     assert files(tmp_path) == undisturbed
+    (path,) = tmp_path.glob("rows-*.parquet")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(HybretError, match=f"{path.name} is damaged"):
+        hb.diff(tmp_path, tmp_path)
 
 
 def test_any_flipped_bit_is_noticed(tmp_path):
@@ -233,15 +124,7 @@ def test_any_flipped_bit_is_noticed(tmp_path):
     for at in range(0, len(data), 7):
         path.write_bytes(data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :])
         with pytest.raises(HybretError, match="is damaged"):
-            read_table(path)
-
-
-def test_a_damaged_rows_file_is_noticed_by_those_who_read_it(griffin, tmp_path):
-    sweep(griffin, tmp_path)
-    (path,) = tmp_path.glob("rows-*.parquet")
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(HybretError, match=f"{path.name} is damaged"):
-        hb.diff(tmp_path, tmp_path)
+            hb.diff(path, path)
 
 
 @pytest.mark.parametrize("note", ["run.json", "made"])
@@ -261,10 +144,11 @@ def test_a_changed_note_is_refused(griffin, tmp_path, note):
         sweep(griffin, tmp_path)
 
 
-@pytest.mark.parametrize("at", [0, 3, 5])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize(("at", "code"), [(0, errno.EROFS), (3, errno.EDQUOT), (None, errno.ENOSPC)])
 def test_a_disk_that_fills_up_costs_nothing_that_was_finished(griffin, undisturbed, tmp_path, monkeypatch, at, code):
+    """After so many batches, or before the table of rows."""
     original, calls = os.fsync, []
+    at = sum(name.startswith("answers/") for name in undisturbed) if at is None else at
 
     def full(descriptor):
         calls.append(descriptor)
@@ -274,150 +158,150 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_finished(griffin, undisturb
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(HybretError) as caught:
+        with pytest.raises(HybretError, match="finished rows are kept" if code == errno.ENOSPC else "") as caught:
             sweep(griffin, tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
-    assert len(written(tmp_path, "answers/*")) == at and not list(tmp_path.rglob(".*"))
     before = written(tmp_path, "answers/*")
+    assert len(before) == at and not list(tmp_path.rglob(".*")) and not list(tmp_path.glob("rows-*"))
     sweep(griffin, tmp_path)
     assert before.items() <= written(tmp_path, "answers/*").items()
     assert files(tmp_path) == undisturbed
 
 
-def test_what_killed_writers_left_goes_after_an_hour(griffin, tmp_path):
+def test_what_killed_writers_left_goes_after_an_hour_and_others_can_read_the_rest(griffin, undisturbed, tmp_path):
     sweep(griffin, tmp_path)
+    assert files(tmp_path) == undisturbed  # the same sweep again writes the same bytes
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o644}
     old, new = (tmp_path / "answers" / f".hybret-{age}" for age in ("old", "new"))
     for path in (old, new):
         path.write_bytes(b"half")
-    os.utime(old, (time.time() - 2 * store.ABANDONED,) * 2)
+    os.utime(old, (time.time() - 2 * 3600,) * 2)
     sweep(griffin, tmp_path)
     assert not old.exists() and new.exists()
 
 
-def test_results_can_be_read_by_others(griffin, tmp_path):
-    sweep(griffin, tmp_path)
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o644}
+# ---------------------------------------------------------------- interrupted
 
 
-# ---------------------------------------------------------------- at the same time, interrupted
+@contextmanager
+def passes(stop: int | None = None) -> Iterator[list[int]]:
+    """The rows of every forward pass, of whatever model; Ctrl-C in the one after `stop`."""
+    made: list[int] = []
 
+    def listen(net, _, logits):
+        if hasattr(net, "lm_head"):
+            made.append(len(logits.logits))
+            if len(made) == stop:
+                raise KeyboardInterrupt
 
-def test_two_processes_in_one_folder_end_with_the_same_bytes(undisturbed, griffin, tmp_path):
-    """Forked at once, both from the beginning; each computes all, neither breaks what the other wrote."""
-    children = []
-    for _ in range(2):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                sweep(griffin, tmp_path)
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    assert files(tmp_path) == undisturbed
-
-
-def interrupt(monkeypatch, module, name, after):
-    """Ctrl-C in the call after so many."""
-    original, calls = getattr(module, name), []
-
-    def interrupted(*args, **kwargs):
-        if len(calls) == after:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(module, name, interrupted)
-    return calls
+    handle = torch.nn.modules.module.register_module_forward_hook(listen)
+    try:
+        yield made
+    finally:
+        handle.remove()
 
 
 WORDS = ["sweep", "--lengths", "128,", "--depths", "0,100", "--k", "0", "--k", "10", "--rows-per-batch", "2", "--json"]
 
 
-def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path, monkeypatch):
-    run = CliRunner()
-    whole = run.invoke(app, [*WORDS, "--out", str(tmp_path / "whole")])
-    words = [*WORDS, "--out", str(tmp_path / "out")]
-    with monkeypatch.context() as patch:
-        interrupt(patch, decode, "decode", 1)
-        stopped = run.invoke(app, words)
-        assert stopped.exit_code == 130 and stopped.stderr.count("\n") <= 2
-        assert "interrupted: with --out, finished answers are kept; the same command" in stopped.stderr
-    with monkeypatch.context() as patch:
-        calls = interrupt(patch, decode, "decode", 1)
-        again = run.invoke(app, words)
-        assert again.exit_code == 0 and len(calls) == 1  # two batches in all, one of them kept
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path):
+    words = [*WORDS, "--out", tmp_path / "out"]
+    with passes() as all_of_them:
+        whole = run(*WORDS, "--out", tmp_path / "whole")
+    with passes(len(all_of_them)):  # in the last step of the second of two batches
+        stopped = run(*words)
+    assert stopped.exit_code == 130 and stopped.stderr.count("\n") <= 2
+    assert "interrupted: with --out, finished answers are kept; the same command" in stopped.stderr
+    (kept,) = written(tmp_path / "out", "answers/*").items()
+    with passes() as more:
+        again = run(*words)
+    assert again.exit_code == 0 and 0 < len(more) < len(all_of_them)
+    assert kept in written(tmp_path / "out", "answers/*").items()
     assert again.stdout == whole.stdout and files(tmp_path / "out") == files(tmp_path / "whole")
-    interrupt(monkeypatch, decode, "decode", 0)
-    stopped = run.invoke(app, WORDS)
-    assert stopped.exit_code == 130 and "with --out, finished answers are kept" in stopped.stderr
-    stopped = run.invoke(app, ["bench", "--lengths", "128,", "--depths", "0,"])
-    assert stopped.exit_code == 130 and "interrupted: nothing is kept" in stopped.stderr
+    for command, says in ((WORDS, "with --out, finished answers"), (["bench", *WORDS[1:5]], "nothing is kept")):
+        with passes(1):
+            stopped = run(*command)
+        assert stopped.exit_code == 130 and "interrupted: " in stopped.stderr and says in stopped.stderr
 
 
-@pytest.mark.parametrize("who", ["driver", "group"])  # `kill -INT`, and a terminal, which tells all of its processes
-def test_ctrl_c_in_a_book_ends_its_notebooks_and_keeps_the_finished(tmp_path, who):
-    root = project(tmp_path / "p")
-    notebook(root / "notebooks" / "b.ipynb", "b", ("import time\ntime.sleep(600)", {}))
-    words = [sys.executable, *MAIN, "book", "--only", "b", "--only", "d"]
+# ---------------------------------------------------------------- a book
+
+TABLE = """import pathlib, time
+time.sleep(0.3)
+pathlib.Path(results).mkdir(exist_ok=True)
+pathlib.Path(results, "{0}.csv").write_text("\\n".join(str(count * i) for i in range(1000)))"""
+
+
+def project(root: Path, b: str = TABLE.format("b")) -> Path:
+    """Three tiny notebooks, the last of which needs the first."""
+    (root / "notebooks").mkdir(parents=True, exist_ok=True)
+    for name, cell in {"a": TABLE.format("a"), "b": b, "c": TABLE.format("c")}.items():
+        notebook(root / "notebooks" / f"{name}.ipynb", name, (cell, {}))
+    (root / "notebooks" / "runs.yml").write_text("a: {}\nb: {}\nc: {needs: [a]}\n")
+    return root
+
+
+def states(root: Path) -> list[str]:
+    plan = Project(root)
+    return [plan.status(name).state for name in plan.plan]
+
+
+def gone(root: Path) -> bool:
+    """Whether every process that works in a project ends within ten seconds."""
+    until = time.time() + 10
+    while time.time() < until:
+        time.sleep(0.1)
+        inside = (p for p in psutil.process_iter(["cwd", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE)
+        if not any(Path(p.info["cwd"] or "/").is_relative_to(root) for p in inside):
+            return True
+    return False
+
+
+def test_a_killed_worker_of_the_book_takes_no_other_run_with_it(tmp_path):
+    root = project(tmp_path / "p", b="import os, signal\nos.kill(os.getppid(), signal.SIGKILL)")
+    with pytest.raises(book.BuildError, match="failed: b$"):
+        book.build(root=root, html=False, jobs=2)
+    assert states(root) == ["current", "not run", "current"]
+
+
+# `kill -INT`; a terminal, which tells all of its processes; and what nobody can handle.
+@pytest.mark.parametrize(
+    ("end", "number"),
+    [(os.kill, signal.SIGINT), (os.killpg, signal.SIGINT), (os.kill, signal.SIGKILL)],
+    ids=["driver", "group", "killed"],
+)
+def test_a_book_that_is_stopped_ends_its_notebooks_and_keeps_the_finished(tmp_path, end, number):
+    root = project(tmp_path / "p", b="import time\ntime.sleep(600)")
+    words = [sys.executable, *MAIN, "book", "--only", "b", "--only", "c"]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is started deaf
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     main = subprocess.Popen(words, cwd=root, **pipes, preexec_fn=heard, start_new_session=True)
     until = time.time() + 90
-    while not (root / "book" / "executed" / "d.ipynb").exists() and time.time() < until:
+    while not (root / "book" / "executed" / "c.ipynb").exists() and time.time() < until:
         time.sleep(0.1)
-    (os.kill if who == "driver" else os.killpg)(main.pid, signal.SIGINT)
+    end(main.pid, number)
     said = main.communicate(timeout=60)[1]
-    assert (
-        main.returncode == 130
-        and said == "interrupted: finished notebooks are kept; the same command computes the rest\n"
-    )
+    if number == signal.SIGINT:
+        assert said == "interrupted: finished notebooks are kept; the same command computes the rest\n"
+    assert main.returncode == (130 if number == signal.SIGINT else -number)
     assert gone(root)
-    plan = Project(root)
-    assert [plan.status(name).state for name in plan.plan] == ["current", "not run", "not run", "current"]
-
-
-def test_a_harness_keeps_the_tasks_that_were_finished(griffin, tmp_path, monkeypatch):
-    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (pip install 'hybret[eval]')")
-    from hybret import harness
-    from hybret.harness import evaluate
-    from hybret.harness import tasks as benchmarks
-
-    names = [task.name for task in benchmarks.find("organism")[:2]]
-    monkeypatch.setattr(sys.modules[evaluate.__module__], "ROWS_AT_ONCE", 1)  # one task at a time
-    options = {"limit": 2, "progress": False}
-    conditions = {"ablated": KeepHeads(0), "base": Keep()}
-    whole = harness.evaluate(griffin, names, conditions, out=tmp_path / "whole", **options)
-    with monkeypatch.context() as patch:
-        interrupt(patch, pytest.importorskip("lm_eval"), "evaluate", 1)
-        with pytest.raises(KeyboardInterrupt):
-            harness.evaluate(griffin, names, conditions, out=tmp_path / "out", **options)
-    kept = written(tmp_path / "out", "benchmarks/*.parquet")
-    assert kept and len(kept) < len(files(tmp_path / "whole"))
-    pd.testing.assert_frame_equal(harness.evaluate(griffin, names, conditions, out=tmp_path / "out", **options), whole)
-    assert kept.items() <= written(tmp_path / "out", "benchmarks/*.parquet").items()
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert states(root) == ["current", "not run", "current"]
+    before = written(root / "book" / "executed", "?.ipynb")
+    book.build(root=project(root), html=False, jobs=2)  # now its second notebook ends
+    assert before.items() <= written(root / "book" / "executed", "?.ipynb").items() and len(before) == 2
 
 
 # ---------------------------------------------------------------- the same bytes
 
 
-@pytest.mark.parametrize("out", ["a", "b"])
-def test_the_same_sweep_again_writes_the_same_bytes(griffin, undisturbed, tmp_path, out):
-    sweep(griffin, tmp_path / out)
-    assert files(tmp_path / out) == undisturbed
-
-
 def test_the_same_command_prints_and_writes_the_same_bytes_in_another_process(tmp_path):
     """And with another number of threads the same answers, from another maker."""
-    found = {"a": CliRunner().invoke(app, [*WORDS, "--out", str(tmp_path / "a")]).stdout}
+    said = {"a": run(*WORDS, "--out", tmp_path / "a").stdout}
     for name, threads in (("b", "1"), ("c", "2")):
         words = [sys.executable, *MAIN, *WORDS, "--out", str(tmp_path / name)]
         environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        found[name] = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
-    assert found["a"] == found["b"] == found["c"]
+        said[name] = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said["a"] == said["b"] == said["c"]
     assert files(tmp_path / "a") == files(tmp_path / "b")
     threads = hb.diff(tmp_path / "a", tmp_path / "c")
     assert threads.same and threads.provenance == {"threads": ([1], [2])}

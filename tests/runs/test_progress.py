@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 
+from support import progress_bar
+
 import hybret as hb
-from hybret.sweeping import progress_bar
 
 BAR = """
 from hybret.sweeping import progress_bar

@@ -1,0 +1,80 @@
+"""Devices: which there are, and what is refused before anything is built because it does not fit on them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from support import paper_config
+
+import hybret as hb
+from hybret.devices import GIB, Machine, check_on_gpus, free_bytes, weight_bytes
+
+JAMBA, GRIFFIN = "random:ai21labs/AI21-Jamba-Mini-1.6", "google/recurrentgemma-2b"
+
+
+def machine(gpus=0, accelerate=True, free=20, cpu=20):
+    """GiB free on each GPU and on the CPU."""
+    return Machine(gpus, accelerate, lambda device: (cpu if device == "cpu" else free) * GIB)
+
+
+REFUSED = {
+    "CPU": (JAMBA, {"device": "cpu"}, machine(), "take 192.1 GiB in float32, and cpu has 20.0 GiB free; use a larger "
+            'machine; dtype="bfloat16" needs half as much'),
+    "one GPU of two": (JAMBA, {"device": "cuda"}, machine(2),
+                       "in bfloat16, and cuda has 20.0 GiB free; spread it over the GPUs with device_map"),
+    "auto takes both": (JAMBA, {}, machine(2), "and cuda:0 and cuda:1 have 40.0 GiB free"),
+    "spread": (JAMBA, {"device_map": "balanced"}, machine(2), "and cuda:0 and cuda:1 have 40.0 GiB free"),
+    "auto without accelerate": (JAMBA, {}, machine(2, accelerate=False), "and cuda has 20.0 GiB free"),
+    "map": ("griffin-tiny", {"device_map": "sideways"}, machine(2),
+            "unknown device_map 'sideways'; choose one of auto, balanced"),
+    "map without a GPU": ("griffin-tiny", {"device_map": "auto"}, machine(), "over GPUs, and there is none"),
+    "map without accelerate": ("griffin-tiny", {"device_map": "auto"}, machine(2, accelerate=False),
+                               "needs accelerate; pip install accelerate"),
+    "no GPU": ("griffin-tiny", {"device": "cuda"}, machine(), "device 'cuda' is not available; choose auto, cpu"),
+    "no third GPU": ("griffin-tiny", {"device": "cuda:2"}, machine(2), "device 'cuda:2' is not available"),
+    "TPU": ("griffin-tiny", {"device": "tpu"}, machine(2), "device 'tpu' is not available"),
+    "meta": ("griffin-tiny", {"device": "meta"}, machine(2), "device 'meta' is not available"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_there_or_does_not_fit_is_refused(case):
+    name, options, there, words = REFUSED[case]
+    with pytest.raises(hb.HybretError, match=words):
+        hb.load(name, **options, machine=there)
+
+
+def test_memory_is_checked_before_weights_are_read(tmp_path):
+    """Of a folder with the configuration of one of the paper's models and no weights."""
+    folder = tmp_path / "griffin"
+    paper_config(GRIFFIN).save_pretrained(folder)
+    for options, there, says in (
+        ({"device": "cpu"}, machine(cpu=2), "its weights take 5.0 GiB in bfloat16, and cpu has 2.0 GiB"),
+        ({"device": "cpu"}, machine(cpu=6), "cannot load"),  # there are none
+        ({"device": "cuda"}, machine(1, accelerate=False, free=80, cpu=2),
+         "cpu has 2.0 GiB free; install accelerate, which reads weights straight"),
+    ):  # fmt: skip
+        with pytest.raises(hb.HybretError, match=says):
+            hb.load(str(folder), dtype="bfloat16", **options, machine=there)
+
+
+def test_auto_takes_one_gpu_where_it_has_room():
+    there, config = machine(2), paper_config(GRIFFIN)
+    place = there.fitted("x", config, "bfloat16", there.placement(), auto=True, read=True)
+    assert (place.devices, place.device_map, place.spread) == (["cuda"], {"": "cuda"}, False)
+    assert there.placement(device_map="auto").devices == ["cuda:0", "cuda:1"]
+    assert machine(1, accelerate=False).placement().device_map is None and machine().placement().devices == ["cpu"]
+
+
+def test_the_estimate_of_memory_is_exact(griffin):
+    assert weight_bytes(griffin.net.config, "float32") == 4 * griffin.parameters
+    assert weight_bytes(griffin.net.config, "bfloat16") == 2 * griffin.parameters
+    assert 2**20 < free_bytes("cpu") < 2**60
+
+
+def test_a_model_that_is_partly_off_the_gpus_is_refused():
+    whole, partly = (SimpleNamespace(hf_device_map=m) for m in ({"": 0}, {"model.layers.0": 0, "lm_head": "cpu"}))
+    check_on_gpus("x", whole)
+    with pytest.raises(hb.HybretError, match="x does not fit on the GPUs: accelerate left lm_head in slower memory"):
+        check_on_gpus("x", partly)
