@@ -250,7 +250,7 @@ def test_rows_of_other_questions_and_damaged_ones_are_refused(griffin, tmp_path)
         ({"tasks": "glue"}, "run `hybret fetch glue` once"),
         ({"tasks": "mmlu_anatomy"}, "run `hybret fetch mmlu` once"),
         ({"conditions": {}}, "conditions are {}"),
-        ({"limit": 0}, "at least 1 document"),
+        ({"limit": 0}, "limit must be at least 1"),
         ({"conditions": {"x": hb.KeepHeads(3, during="generation")}}, "would never act"),
         ({"recipe": "paper"}, "unknown recipe"),
     ],
