@@ -38,7 +38,6 @@ from hybret.resolving import resolve as resolve
 from hybret.rows import COLUMNS as COLUMNS
 from hybret.scoring import score
 from hybret.store import ENGINE_DIGEST as ENGINE_DIGEST
-from hybret.store import Store as Store
 from hybret.sweeping import progress_bar as progress_bar
 from hybret.tasks.haystack import PAPER_ESSAYS as PAPER_ESSAYS
 

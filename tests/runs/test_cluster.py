@@ -6,11 +6,12 @@ import dataclasses
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from support import Budget, Store, Timings, run
+from support import Budget, Timings, run
 
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads, PerPhase
@@ -66,56 +67,59 @@ def engine(cluster):
     return hb.Ray(workers=2)
 
 
-@pytest.fixture
-def added(monkeypatch):
-    """The batches that a driver keeps, in order; `after` is called when one was kept."""
-    kept, original = [], Store.add
-    calls = type("Added", (), {"kept": kept, "after": staticmethod(lambda: None)})()
+class Computed(dict):
+    """Answers by (prompt, what acts), as `Timings.tokens` collects them: a batch, then it is kept, then the next."""
 
-    def add(self, keys, *args, **kwargs):
-        original(self, keys, *args, **kwargs)
-        kept.append(tuple(keys))
-        calls.after()
+    def __init__(self, before):
+        super().__init__()
+        self.before, self.batches = before, []
 
-    monkeypatch.setattr(Store, "add", add)
-    return calls
+    def update(self, answers):
+        answers = dict(answers)
+        assert not self.keys() & answers.keys(), "computed twice"
+        self.before(len(self.batches))
+        self.batches.append(answers)
+        super().update(answers)
+
+
+def sweep(model, before=lambda batches: None, **options):
+    """The batches that a sweep computes; `before` is called with the number of those that are kept."""
+    computed = Computed(before)
+    stages = Timings(tokens=computed)
+    with suppress(KeyboardInterrupt):
+        hb.sweep(model, prompts_of(model), CONDITIONS, **OPTIONS | {"stages": stages} | options)
+    return computed.batches, stages
 
 
 # ---------------------------------------------------------------- on Ray
 
 
-def test_a_killed_worker_costs_its_batch_only(cluster, engine, subject, local, added, tmp_path):
+def test_a_killed_worker_costs_its_batch_only(cluster, engine, subject, local, tmp_path):
     few, two = prompts_of(subject)[:2], OPTIONS | {"budget": Budget(2, 300)}
     hb.sweep(subject, few, {"null": hb.Null(), "binary": hb.Binary()}, **two, engine=engine)
     first, second = engine._pool
     pid = cluster.get(first.__ray_call__.remote(lambda _: os.getpid()))
-    added.kept.clear()
-    added.after = lambda: os.kill(pid, signal.SIGKILL) if len(added.kept) == 1 else None
-    stages = Timings()
-    hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, stages=stages, engine=engine)
+    kill = lambda batches: os.kill(pid, signal.SIGKILL) if batches == 0 else None  # noqa: E731
+    batches, stages = sweep(subject, kill, out=tmp_path, engine=engine)
     assert engine._pool[0] is not first and engine._pool[1] is second
-    assert files(tmp_path) == local
-    assert len(added.kept) == len(set(added.kept)) == batches_in(local)
+    assert files(tmp_path) == local and len(batches) == batches_in(local)
     assert set(stages.seconds) == {"prefill", "fork", "decode", "scoring"}
 
 
-def test_a_driver_that_starts_again_computes_only_what_is_missing(engine, subject, local, added, tmp_path):
-    def stop():
-        if len(added.kept) == 3:
+def test_a_driver_that_starts_again_computes_only_what_is_missing(engine, subject, local, tmp_path):
+    def stop(batches):
+        if batches == 3:
             raise KeyboardInterrupt
 
-    added.after = stop
-    with pytest.raises(KeyboardInterrupt):
-        hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, engine=engine)
+    first, _ = sweep(subject, stop, out=tmp_path, engine=engine)
     assert engine._pool == [] and len(list(tmp_path.glob("answers/*.parquet"))) == 3 < batches_in(local)
     other = hb.Ray(workers=1)
-    hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, engine=other)
-    assert len(added.kept) == len(set(added.kept)) == batches_in(local)
+    second, _ = sweep(subject, out=tmp_path, engine=other)
+    assert len(first) == 3 and len(second) == batches_in(local) - 3
     assert files(tmp_path) == local
     with pytest.raises(HybretError, match=r"another run \(it differs in window: \d+ there, 31 here\)"):
-        hb.sweep(dataclasses.replace(subject, window=31), prompts_of(subject), CONDITIONS, **OPTIONS, engine=other)
-    hb.sweep(subject, prompts_of(subject), CONDITIONS, out=tmp_path, **OPTIONS, engine="ray")
-    assert len(added.kept) == batches_in(local)
+        sweep(dataclasses.replace(subject, window=31), engine=other)
+    assert sweep(subject, out=tmp_path, engine="ray")[0] == []
 
 
 def test_what_workers_cannot_do_is_one_sentence(cluster, griffin, tiny):
@@ -149,7 +153,7 @@ def test_the_command_prints_the_local_numbers(cluster):
         "2",
         "--json",
     ]
-    here, there = (run(*words, *more) for more in ([], ["--engine", "ray", "--workers", "1"]))
+    here, there = (run(*words, *more) for more in (["--json"], ["--json", "--engine", "ray", "--workers", "1"]))
     assert here.exit_code == there.exit_code == 0, there.output
     assert here.stdout == there.stdout
 
