@@ -280,7 +280,7 @@ def check_state(model: Hybrid) -> None:
     if (now := checksum(model.net)) != model.checksum:
         changed = digest(model.net)
         model.digest = f"random{changed[:6]}" if model.digest.startswith("random") else changed
-        model.checksum = now
+        model.checksum, model.changed = now, True
 
 
 def check_prompts(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:

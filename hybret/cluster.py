@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from hybret.checkpoints import digest, organisms
+from hybret.checkpoints import organisms
 from hybret.devices import Budget
 from hybret.engine.schedule import Batch, Schedule, Timings
 from hybret.engine.schedule import run as run_schedule
@@ -199,6 +199,11 @@ class Ray:
 
     def _hold(self, model: Model) -> None:
         """End workers that hold another model, and refuse one that workers cannot load as it is."""
+        if model.changed:
+            raise HybretError(
+                f"the weights of {model.name} were changed after it was loaded, and workers cannot load them; write "
+                "them to a folder with save_pretrained (its tokenizer too) and load that"
+            )
         number, folder = model.digest.removeprefix("random"), model.name.removeprefix(RANDOM)
         local = model.name not in organisms() and (Path(folder) / "config.json").is_file()
         options = {  # of `hybret.load`, to get this model in another process, whatever folder that works in
@@ -209,11 +214,6 @@ class Ray:
         }
         if self._holds == options:
             return
-        if not model.digest.startswith("random") and digest(model.net) != model.digest:
-            raise HybretError(
-                f"the weights of {model.name} were changed after it was loaded, and workers cannot load them; write "
-                "them to a folder with save_pretrained (its tokenizer too) and load that"
-            )
         self.close()
         self._holds = options
 

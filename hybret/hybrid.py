@@ -57,6 +57,7 @@ class Hybrid:
     embedded: bool = False
     eos: frozenset[int] = field(default=frozenset())
     checksum: tuple[Any, ...] = ()  # of the weights that `digest` is of (`checkpoints.check_state`)
+    changed: bool = False  # whether they are other weights than were loaded
 
     def __repr__(self) -> str:
         return f"<Model {printable(self.name)}: {'; '.join(self.facts())}>"

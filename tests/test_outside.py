@@ -178,7 +178,7 @@ def test_logits_that_are_no_numbers_stop_the_run(overflowing, measure):
     from hybret.engine.likelihood import log_likelihoods
 
     prompts = grid(overflowing)
-    with pytest.raises(HybretError, match=r"float32 gives NaN or infinite numbers (from layer 1 on|at the end)"):
+    with pytest.raises(HybretError, match=r"float32 gives NaN or infinite numbers from layer 1 on"):
         if measure == "sweep":
             sweep(overflowing, prompts)
         elif measure == "generate":

@@ -36,7 +36,7 @@ class NotFiniteError(HybretError):
     """A row of a batch has no next token: its logits hold NaN or an infinity."""
 
     def __init__(self, row: int) -> None:
-        super().__init__("a model's logits hold NaN or an infinity; load it with dtype='bfloat16' or 'float32'")
+        super().__init__("a model's logits hold NaN or an infinity; load it in bfloat16 or float32")
         self.row = row
 
     def explained(self, model: Hybrid, ids: Sequence[int]) -> HybretError:
@@ -55,10 +55,10 @@ class NotFiniteError(HybretError):
         finally:
             for hook in hooks:
                 hook.remove()
-        where = f"from layer {wrong[0]} on" if wrong else "at the end of the network"
+        where = f"from layer {wrong[0]} on" if wrong else "(under an intervention; its last plain pass is finite)"
         return HybretError(
             f"{model.name} in {model.dtype} gives NaN or infinite numbers {where} on a prompt of {len(ids)} tokens, so "
-            "there is no answer; load it with dtype='bfloat16' or 'float32'"
+            "there is no answer; load it in bfloat16 or float32, or look at its weights"
         )
 
 
