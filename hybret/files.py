@@ -16,6 +16,9 @@ import pandas as pd
 
 from hybret.errors import HybretError
 
+UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(UMASK)
+
 
 def digest(*parts: bytes | str | Path, digits: int = 12) -> str:
     """The first hex digits of the SHA-256 of texts, bytes and the contents of files, one after another."""
@@ -31,7 +34,7 @@ def write_whole(path: Path, data: bytes) -> None:
         try:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), 0o644)  # temporary files are private to their maker, results are not
+            os.fchmod(file.fileno(), 0o666 & ~UMASK)  # temporary files are private, results are as the user has them
             os.fsync(file.fileno())
             file.close()
             os.replace(file.name, path)

@@ -18,6 +18,7 @@ import nbformat
 
 from book.runner.outputs import without_bars
 from book.runner.runs import Project, Run
+from hybret.files import digest
 from hybret.store import commit
 
 # This environment's kernel and not the user's; no progress bars among a page's results (`without_bars` catches those of
@@ -90,7 +91,9 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         files = Path(private, "files")  # where `hybret.figures.save` writes down what it saved
         own = {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private, "HYBRET_RUN_FILES": str(files)}
         os.environ |= ENVIRONMENT | own
-        os.environ.pop("JUPYTER_PATH", None)  # a kernel of its name, python3, would be another Python
+        # A kernel called python3 there would be another Python, and another hybret may be on the path.
+        os.environ.pop("JUPYTER_PATH", None)
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(project.root), *filter(None, [os.environ.get("PYTHONPATH")])])
         try:
             with gpu_memory() as memory:
                 nb = papermill.execute_notebook(
@@ -128,7 +131,7 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         "started": times["start_time"],
         "seconds": round(times["duration"], 1),
         "memory_gib": memory,
-        "files": sorted({os.path.relpath(path, project.results.resolve()) for path in saved}),
+        "files": {os.path.relpath(path, project.results.resolve()): digest(Path(path)) for path in sorted({*saved})},
     }
     nbformat.write(nb, part)
     os.replace(part, done)

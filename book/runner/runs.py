@@ -180,8 +180,12 @@ class Project:
             return Status("not run")
         meta = meta_of(path)
         if meta.get("key") == run.key:
-            lost = [file for file in meta.get("files", []) if not (self.results / file).is_file()]
-            return Status("stale", path, meta, f"its file {lost[0]} is gone") if lost else Status("current", path, meta)
+            for file, written in dict(meta.get("files") or {}).items():
+                there = self.results / file
+                if not there.is_file() or digest(there) != written:
+                    fault = "is another run's" if there.is_file() else "is gone"
+                    return Status("stale", path, meta, f"its file {file} {fault}")
+            return Status("current", path, meta)
         changed = {
             "the notebook's code": meta.get("source") != run.source,
             "its parameters": meta.get("parameters") != run.parameters,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hybret.errors import HybretError, printable
-from hybret.files import digest
+from hybret.files import digest, write_whole
 
 _ENTRY = "export default"
 
@@ -109,7 +109,7 @@ class Widget:
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.page(), encoding="utf-8")
+            write_whole(path, self.page().encode())
         except OSError as problem:
             raise HybretError(f"cannot write {path} ({problem.strerror or problem}); choose another file") from problem
         return path
