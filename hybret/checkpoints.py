@@ -122,6 +122,8 @@ def resolve(name: str, random: bool = False, revision: str | None = None) -> Sou
     random = random or kind == "tiny"
     if revision is not None and (random or kind != "hub"):
         raise HybretError(f"{name!r} has no revisions; only the weights of a Hugging Face id have")
+    if revision is not None and "@" not in name:
+        name = f"{name}@{revision}"  # rows carry it
     revision = revision or (name.partition("@")[2] if kind == "hub" else None) or None
     if kind == "tiny":
         config = tiny_config(name, len(AutoTokenizer.from_pretrained(location)))

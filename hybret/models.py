@@ -84,8 +84,8 @@ def load(
         a folder with config.json is built at full size without any download, to measure time and memory. The tokenizer
         is a small model's (fewer tokens, so a length holds less text), answers mean nothing, and the digest begins with
         ``"random"``.
-    revision : commit, tag or branch of a Hugging Face id; default the newest. Written in the name, rows carry it:
-        ``"google/recurrentgemma-2b@2a4c..."``.
+    revision : commit, tag or branch of a Hugging Face id, as ``@`` behind it; default the newest. Rows carry it in the
+        model's name: ``"google/recurrentgemma-2b@2a4c..."``.
     device_map : ``"auto"`` or ``"balanced"`` spreads the layers over all GPUs with accelerate; `device` is not used.
     machine : devices and memory to decide by; default this machine's.
     """

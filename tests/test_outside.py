@@ -318,3 +318,16 @@ def test_a_window_given_to_attention_alone_is_refused(tmp_path):
     model = hb.load(str(tmp_path), weights="random")
     with pytest.raises(HybretError, match="window of 40 tokens"):
         model.generate("A river runs by the house.")
+
+
+def test_the_cache_of_another_user_is_only_read(griffin, tmp_path, monkeypatch):
+    harness = pytest.importorskip("hybret.harness", reason="lm-evaluation-harness is not installed")
+    monkeypatch.setenv("HYBRET_CACHE", str(tmp_path))
+
+    def rows():
+        return harness.evaluate(griffin, "organism_sentiment", {"base": hb.Keep()}, limit=2, progress=False)
+
+    rows()
+    before = {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
+    assert before and rows() is not None
+    assert before == {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}

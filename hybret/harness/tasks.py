@@ -8,6 +8,7 @@ benchmark runs.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -157,12 +158,18 @@ def load(tasks: Iterable[Task]) -> dict[str, Any]:
     loaded: dict[str, Any] = {}
     for task in tasks:
         files = {split: str(path) for split, path in task.data.items()}
-        local = {"data_files": files, "cache_dir": str(fetched.cache_folder() / "datasets")}
+        local = {"data_files": files, "cache_dir": _scratch().name}
         config = load_yaml(task.definition) | {"task": task.name, "dataset_path": "json", "dataset_name": None,
                                                "dataset_kwargs": local} | task.options  # fmt: skip
         # Not `TaskManager`, which reads lm-eval's own thousands of definitions: a quarter of a minute.
         loaded[task.name] = ConfigurableTask(config={key: config[key] for key in config if key not in ("tag", "group")})
     return loaded
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Where `datasets` writes its copies and locks: to this process alone, so that a cache of others is only read."""
+    return tempfile.TemporaryDirectory(prefix="hybret-datasets-")
 
 
 def _lm_eval_tasks() -> Path:

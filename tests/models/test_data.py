@@ -191,7 +191,7 @@ def test_the_revision_reaches_every_file(hub: Hub, tiny: hb.Model, name, options
         path.name: path.read_bytes() for path in organism.iterdir() if path.suffix in (".json", ".safetensors")
     }
     model = hb.load(name, device="cpu", **options)
-    assert (model.name, model.digest) == (name, tiny.digest)
+    assert (model.name, model.digest) == ("owner/name@5f3c", tiny.digest)
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(hub.gets())
     assert {revision for *_, revision in hub.asked} <= {"5f3c", COMMIT}  # the commit is what it was resolved to
 
