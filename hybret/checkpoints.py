@@ -122,9 +122,12 @@ def resolve(name: str, random: bool = False, revision: str | None = None) -> Sou
     random = random or kind == "tiny"
     if revision is not None and (random or kind != "hub"):
         raise HybretError(f"{name!r} has no revisions; only the weights of a Hugging Face id have")
-    if revision is not None and "@" not in name:
+    written = name.partition("@")[2] if kind == "hub" else ""
+    if revision is not None and written not in ("", revision):
+        raise HybretError(f"{name!r} names the revision {written!r}, and revision is {revision!r}; give it once")
+    if revision is not None and not written:
         name = f"{name}@{revision}"  # rows carry it
-    revision = revision or (name.partition("@")[2] if kind == "hub" else None) or None
+    revision = revision or written or None
     if kind == "tiny":
         config = tiny_config(name, len(AutoTokenizer.from_pretrained(location)))
     elif copied:

@@ -327,7 +327,7 @@ def require(*values: object) -> None:
     """Refuse what is no intervention, or none that is a value."""
     for value in values:
         params = vars(type(value)).get("__dataclass_params__")  # of the class itself, not of its base
-        kinds = (KeepHeads, Reweight) if isinstance(value, Elementary) else Intervention
+        kinds = (KeepHeads, Reweight) if isinstance(value, Elementary) else (Keep, Compose, PerPhase)
         if not isinstance(value, kinds) or params is None or not params.frozen:
             raise HybretError(f"{value!r} is not an intervention; use hybret's, or a frozen dataclass of Reweight")
 

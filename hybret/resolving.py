@@ -67,6 +67,8 @@ def _check_fits(part: Elementary, model: Hybrid) -> None:
             raise HybretError(
                 f"k is {part.k}, but this model has {model.heads} heads; choose k from 0 to {model.heads}"
             )
+    if part.layers is not None and not part.layers:
+        raise HybretError(f"{part!r} names no layer, so it would never act; name some, or leave `layers` out")
     if wrong := set(part.layers or ()) - set(model.attention_layers):
         layers = ", ".join(map(str, model.attention_layers))
         raise HybretError(f"layer {min(wrong)} is no attention layer of this model; choose some of {layers}")

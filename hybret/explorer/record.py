@@ -140,7 +140,8 @@ def look(
     integer("max_new_tokens", max_new_tokens, 1)
     for condition in conditions.values():
         acting = resolve(condition, model, recipe)
-        check_needs(acting.prefill + acting.generation, len(prompt.ids), None, prompt.question_span)
+        spans = None if prompt.control else prompt.needle_spans
+        check_needs(acting.prefill + acting.generation, len(prompt.ids), spans, prompt.question_span)
     check_tokenizer(model, [prompt])
     check_state(model)
     check_prompts(model, [prompt.ids], max_new_tokens)

@@ -468,11 +468,11 @@ def test_sentences_follow_the_verdicts():
 
 
 MIXED = [({"weights": "other"}, "weights"), ({"asked": "b"}, "needles"), ({"haystack": "b"}, "haystacks"),
-         ({"dtype": "b"}, "dtypes")]  # fmt: skip
+         ({"dtype": "b"}, "dtypes"), ({"device": "b"}, "devices")]  # fmt: skip
 
 
 def test_bad_input():
-    rows = world().assign(dtype="float32")
+    rows = world().assign(dtype="float32", device="cpu")
     for other, kind in MIXED:
         with pytest.raises(HybretError, match=f"tiny come from different {kind}"):
             verdicts.of(pd.concat([rows, rows.assign(**other)]))

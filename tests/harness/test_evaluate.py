@@ -207,6 +207,9 @@ def test_rows_of_another_run_are_not_taken_for_its_own(griffin, tmp_path):
     assert len(harness.evaluate(griffin, "organism_sentiment", **options, compute=False)) == 2
     for change in ({"limit": 1}, {"seed": 1}, {"max_length": 50}, {"recipe": "PAPER"}):
         assert harness.evaluate(griffin, "organism_sentiment", **options | change, compute=False).empty
+    for change in ({"digest": "0" * 12}, {"window": 31}):
+        other = replace(griffin, **change)
+        assert harness.evaluate(other, "organism_sentiment", **options, compute=False).empty
 
 
 def test_an_interruption_keeps_the_tasks_that_were_finished(griffin, tmp_path, monkeypatch):

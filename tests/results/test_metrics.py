@@ -101,6 +101,8 @@ def test_by_distance_keeps_the_edge_of_the_window():
     assert list(only["accuracy"]) == [1, 0] and only["n"].sum() < 60
     with pytest.raises(HybretError, match="rising edges"):
         metrics.by_distance(rows, window=256, edges=[1, 0])
+    with pytest.raises(HybretError, match="window"):
+        metrics.by_distance(rows, window=0, edges=[0, 1])
 
 
 def test_departures_pair_cells_not_prompts():

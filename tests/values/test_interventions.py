@@ -99,6 +99,19 @@ class Neither(Elementary):
     during: str = "both"
 
 
+@dataclass(frozen=True)
+class Bare(hb.Intervention):
+    """No part that acts."""
+
+
+@dataclass(frozen=True)
+class NoLayer(hb.KeyMask):
+    """It names layers, and none."""
+
+    during: str = "both"
+    layers: tuple[int, ...] = ()
+
+
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
@@ -109,6 +122,8 @@ class Neither(Elementary):
         ("omit", "'omit' is not an intervention"),
         (hb.Intervention(), "is not an intervention"),
         (Neither(), "is not an intervention"),
+        (Bare(), "is not an intervention"),
+        (NoLayer(), "names no layer"),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(condition, message):
