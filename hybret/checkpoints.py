@@ -135,7 +135,7 @@ def resolve(name: str, random: bool = False, revision: str | None = None) -> Sou
     else:
         with explained(name, "read the configuration of"):
             if not random:
-                check_files(name, location, revision, kind == "folder")
+                check_adapter(name, location, revision)
             config = AutoConfig.from_pretrained(location, revision=revision or "main", trust_remote_code=False)
     if kind not in ("organism", "tiny") and getattr(config, "attention_window_size", None) == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
@@ -245,15 +245,21 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
                 )
 
 
-def check_files(name: str, location: str, revision: str | None, folder: bool) -> None:
-    """Refuse a checkpoint that would be loaded in part: one with an adapter, or without a tokenizer."""
+def check_adapter(name: str, location: str, revision: str | None) -> None:
+    """Refuse a checkpoint with an adapter, which would be passed over."""
     if find_adapter_config_file(location, revision=revision):
         raise HybretError(
             f"{name!r} holds an adapter (adapter_config.json), which hybret does not load; merge it into its base "
             "model (peft: merge_and_unload) and save that"
         )
-    if folder and not any((Path(location) / file).is_file() for file in TOKENIZERS):
-        raise HybretError(f"there is no tokenizer in {name!r}; put {' or '.join(TOKENIZERS[:2])} beside config.json")
+
+
+def check_tokenizer_files(source: Source) -> None:
+    """Refuse a folder without a tokenizer: transformers would make one up."""
+    if source.kind == "folder" and not any((Path(source.location) / file).is_file() for file in TOKENIZERS):
+        raise HybretError(
+            f"there is no tokenizer in {source.name!r}; put {' or '.join(TOKENIZERS[:2])} beside config.json"
+        )
 
 
 def window(net: Any) -> int | None:

@@ -157,6 +157,8 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
             torch.manual_seed(seed)
             with torch.device(place.devices[0]):
                 net = AutoModelForCausalLM.from_config(src.config, **options)
+        if not src.random:
+            checkpoints.check_tokenizer_files(src)
         tokenizer = AutoTokenizer.from_pretrained(src.location, **files)
         tokenizer("a")  # settings that break the first text are met here, and not in a sweep
     if place.spread:

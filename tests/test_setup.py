@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
+# This may run below another make, whose flags and level are not this one's.
+ALONE = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 
 
 @pytest.fixture
@@ -21,13 +23,14 @@ def clone(tmp_path):
     (tmp_path / "requirements.lock").write_text("not-on-any-index==1.0\n")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "precious").touch()
-    stamp = subprocess.run(["make", "--eval=stamp: ; @echo $(READY)", "stamp"], cwd=tmp_path, capture_output=True)
+    question = ["make", "--no-print-directory", "--eval=stamp: ; @echo $(READY)", "stamp"]
+    stamp = subprocess.run(question, cwd=tmp_path, env=ALONE, capture_output=True)
     (tmp_path / stamp.stdout.decode().strip()).touch()
     return tmp_path
 
 
 def setup(clone, *words):
-    environment = os.environ | {"PIP_NO_INDEX": "1"}
+    environment = ALONE | {"PIP_NO_INDEX": "1"}
     command = ["make", "setup", f"PYTHON={sys.executable}", *words]
     return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
 

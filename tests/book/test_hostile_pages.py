@@ -113,15 +113,13 @@ def maps(texts: dict[str, str]) -> Any:
         other = part[part["k"] == 0].assign(k=pd.NA, condition=f"other {text}", during=None)
         parts.append(other)
     rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
-    prompts = [
-        hb.Prompt(
-            text=f"{needle.sentence} before {needle.sentence} after {needle.sentence}", ids=(),
-            needle=needle, spans={"needle": ((0, 1),)}, key=key,
-        )  # fmt: skip
-        for i, needle in enumerate(needles)
-        for key in rows.loc[rows["prompt"].str.startswith(f"{i}-"), "prompt"].unique()
-    ]  # fmt: skip
-    return hb.explore(rows, prompts, needles)
+    prompts = {}
+    for number, key in enumerate(rows["prompt"].unique()):
+        needle = needles[int(key.partition("-")[0])]
+        text = f"{needle.sentence} before {needle.sentence} after {needle.sentence}"
+        prompts[key] = hb.Prompt(text=text, ids=(number,), needle=needle, spans={"needle": ((0, 1),)})
+    rows["prompt"] = rows["prompt"].map({key: prompt.key for key, prompt in prompts.items()})
+    return hb.explore(rows, list(prompts.values()), needles)
 
 
 def test_the_map_explorer_shows_what_strangers_wrote_as_text(watched: Any, tmp_path: Path) -> None:

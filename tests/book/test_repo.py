@@ -196,7 +196,7 @@ def test_cited_works_stand_in_the_bibliography() -> None:
 
 # ---------------------------------------------------------------- tests
 
-EVERYTHING = {"test_fuzz", "test_golden", "test_security"}  # these cross all modules
+EVERYTHING = {"test_fuzz", "test_golden", "test_outside", "test_security"}  # these cross all modules
 
 
 def foreign_imports(path: Path) -> list[str]:
