@@ -10,14 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hybret import HybretError
-from hybret.checkpoints import check_config
 from hybret.families import CONFIGS, FAMILIES, PAPER_MODELS, Family, attention_layers, paper_config, tiny_config
 
 
-def test_configurations_that_contradict_themselves_are_refused():
-    parts = {"num_attention_heads": 2, "vocab_size": 9, "num_hidden_layers": 3}
-    with pytest.raises(HybretError, match="kinds for 2 layers, and num_hidden_layers = 3"):
-        check_config("mine", SimpleNamespace(layer_types=["full_attention", "conv"], **parts))
+def test_attention_layers_without_heads_are_refused():
     with pytest.raises(HybretError, match="attention layers without heads"):
         attention_layers(SimpleNamespace(layer_types=["full_attention"], num_attention_heads=0), "mine")
 
