@@ -31,7 +31,7 @@ def clone(tmp_path):
 
 def setup(clone, *words):
     environment = ALONE | {"PIP_NO_INDEX": "1"}
-    command = ["make", "setup", f"PYTHON={sys.executable}", *words]
+    command = ["make", "setup", f"PYTHON='{sys.executable}'", *words]
     return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
 
 
