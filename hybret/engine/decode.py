@@ -55,7 +55,7 @@ class NotFiniteError(HybretError):
         finally:
             for hook in hooks:
                 hook.remove()
-        where = f"from layer {wrong[0]} on" if wrong else "(under an intervention; its last plain pass is finite)"
+        where = f"from layer {wrong[0]} on" if wrong else "under this intervention"
         return HybretError(
             f"{model.name} in {model.dtype} gives NaN or infinite numbers {where} on a prompt of {len(ids)} tokens, so "
             "there is no answer; load it in bfloat16 or float32, or look at its weights"
