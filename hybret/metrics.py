@@ -4,10 +4,13 @@ Accuracy is the mean score divided by the rubric's maximum (0 to 1), over compar
 rows, whose prompts leave the needle out, never enter an accuracy beside rows with a needle; their score is the floor of
 the needle that they leave out, and of no other.
 
-Intervals are percentile intervals of a bootstrap over prompts: all rows of a prompt are drawn together, since cells
-with identical prompts are one observation. Where all prompts of a group have one value, resampling shows nothing: the
-interval is then what the mean would be if the share of prompts that behave otherwise, of which none was seen in n,
-stood at its Wilson bound z^2 / (n + z^2) and they lay at the end of the scale: 0 of 100 gives 0 to 3.7 %.
+Intervals say how far a mean could move with other texts at the same places of the grid. All rows of a prompt are drawn
+together, since cells with identical prompts are one observation. How many prompts lie inside and how many beyond the
+attention window (`in_window`) is the design of a grid, no chance: each side is resampled apart, and their intervals are
+joined by the squares of their halves (MOVER). Where all prompts of a side have one value nothing is resampled: its
+interval is what the mean would be if the share of prompts that behave otherwise, of which none was seen in n, were at
+its Wilson bound z^2 / (n + z^2) and they lay at the end of the scale: 0 of 100 gives 0 to 3.7 %. Where all prompts of
+both sides have one value they are one side. Other needles and other trainings of a model are in no interval.
 """
 
 from __future__ import annotations
@@ -268,44 +271,53 @@ def grouped_means(
     groups = _groups(rows, by)
     means = {"mean": ("_value", "mean"), "exact": ("exact", "mean"), "n": ("_value", "size")}
     table = groups.agg(**means, **{column: (column, "mean") for column in beside}).reset_index()
-    # Sum and count of every prompt in every group; groups are numbered in the order of `table`.
-    units = rows.assign(_group=groups.ngroup()).groupby(["_group", "prompt"], sort=True)["_value"].agg(["sum", "size"])
-    members = units.groupby(level="_group").indices
-    sums, sizes = units["sum"].to_numpy(float), units["size"].to_numpy(float)
-    table["prompts"] = [len(members[g]) for g in range(len(table))]
-    bounds = np.empty((2, len(table)))
-    # Groups with as many prompts share their draws, so that one product serves them all.
-    for n in sorted(set(table["prompts"])):
-        same = np.flatnonzero(table["prompts"] == n)
-        take = np.stack([members[g] for g in same], axis=1)  # [prompts, groups]
-        bounds[:, same] = _interval(sums[take], sizes[take], n, scale, n_boot, seed)
-    table["low"], table["high"] = bounds
+    group = groups.ngroup().to_numpy()  # in the order of `table`
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    values, prompts = rows["_value"].to_numpy(float), pd.factorize(rows["prompt"])[0]
+    sides = rows["in_window"].to_numpy(bool) if "in_window" in rows else None
+    bounds = [
+        mean_interval(values[take], prompts[take], scale, None if sides is None else sides[take], n_boot, seed)[1:]
+        for take in members
+    ]
+    table[["low", "high", "prompts"]] = pd.DataFrame(bounds, index=table.index)
     return table[[*by, *beside, "mean", "low", "high", "exact", "n", "prompts"]]
 
 
 def mean_interval(
-    values: np.ndarray, prompts: np.ndarray, scale: tuple[float, float]
+    values: np.ndarray,
+    prompts: np.ndarray,
+    scale: tuple[float, float],
+    sides: np.ndarray | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float, float, int]:
-    """`grouped_means` for one group, without a table: mean, low, high, and the number of distinct prompts."""
-    names, unit = np.unique(prompts.astype(str), return_inverse=True)
+    """Mean, low, high and the number of distinct prompts of one group; `sides`: whether each is inside the window."""
+    _, first, unit = np.unique(prompts, return_index=True, return_inverse=True)
     sums, sizes = np.bincount(unit, values), np.bincount(unit).astype(float)
-    low, high = _interval(sums[:, None], sizes[:, None], len(names), scale)
-    return float(values.mean()), float(low[0]), float(high[0]), len(names)
+    each, mean = sums / sizes, float(values.mean())
+    side = np.zeros(len(first)) if sides is None or np.ptp(each) < 1e-12 else np.asarray(sides)[first]
+    # By value, so that no draw depends on how prompts are named or in which order they come.
+    order = np.lexsort((sizes, each))
+    below = above = 0.0
+    for one in np.unique(side):
+        take = order[side[order] == one]
+        share, middle = sizes[take].sum() / len(values), sums[take].sum() / sizes[take].sum()
+        low, high = _interval(sums[take], sizes[take], scale, n_boot, seed)
+        below, above = below + (share * (middle - low)) ** 2, above + (share * (high - middle)) ** 2
+    return mean, mean - below**0.5, mean + above**0.5, len(first)
 
 
 def _interval(
-    sums: np.ndarray, sizes: np.ndarray, n: int, scale: tuple[float, float], n_boot: int = 1000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of sum(sums) / sum(sizes), both [prompts, groups], prompts resampled together."""
+    sums: np.ndarray, sizes: np.ndarray, scale: tuple[float, float], n_boot: int, seed: int
+) -> tuple[float, float]:
+    """95 % interval of sum(sums) / sum(sizes), both by prompt, of one side."""
+    n = len(sums)
+    if np.ptp(sums / sizes) < 1e-12:
+        mean = sums[0] / sizes[0]
+        return mean - unseen(n) * (mean - scale[0]), mean + unseen(n) * (scale[1] - mean)
     weights = [_drawn(n, n_boot, seed)] if n <= _KEPT else _draws(n, n_boot, seed)
-    means = [(w @ sums) / (w @ sizes) for w in weights]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
-    each = sums / sizes
-    mean = sums.sum(axis=0) / sizes.sum(axis=0)
-    constant = np.ptp(each, axis=0) < 1e-12
-    low = np.where(constant, mean - unseen(n) * (mean - scale[0]), low)
-    high = np.where(constant, mean + unseen(n) * (scale[1] - mean), high)
-    return low, high
+    low, high = np.percentile(np.concatenate([(w @ sums) / (w @ sizes) for w in weights]), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _draws(n: int, n_boot: int, seed: int) -> Iterator[np.ndarray]:

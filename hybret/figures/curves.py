@@ -98,7 +98,7 @@ def accuracy_by_k(
 ) -> Figure:
     """Accuracy over the number of heads kept, generation and prefill versions (the paper's Figure 2).
 
-    A panel for each model. Lines: mean score, in per cent of the maximum, with 95 % bootstrap bands over prompts;
+    A panel for each model. Lines: mean score, in per cent of the maximum, with 95 % bands;
     dashed: share of answers with the full needle; dotted: score without the needle.
 
     Parameters

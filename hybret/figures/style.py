@@ -32,7 +32,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NEEDLE = "#F0E442"
 MADE_UP = "random weights: nothing here is a result"  # in the small print of a figure that is marked so
 EDGE = "#D55E00"  # the attention window's edge and the kept heads, drawn on top of a map
-BANDS = "bands: 95 %, bootstrap over prompts"
+BANDS = "bands: 95 %, over prompts, inside and beyond the window apart"
 VERSIONS = {"generation": "generation version", "both": "prefill version", "prefill": "prefill only"}
 TEMPLATES = {"base": "standard prompt", "instruct": "standard prompt", "jrt": "JRT (read twice)"}
 # Names of random weights in small print: one of `hybret.families.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.

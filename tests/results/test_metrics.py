@@ -46,10 +46,27 @@ def test_seeds_decide_the_interval():
     rows = rows_of(np.random.default_rng(0).choice([0, 1, 3, 5], 60))
     first = metrics.accuracy(rows, "condition", seed=3)
     pd.testing.assert_frame_equal(first, metrics.accuracy(rows, "condition", seed=3))
-    assert list(first["low"]) != list(metrics.accuracy(rows, "condition", seed=4)["low"])
+    assert any(list(first["low"]) != list(metrics.accuracy(rows, "condition", seed=n)["low"]) for n in (4, 5, 6))
     # A group's interval does not depend on which other groups are in the table.
     more = pd.concat([rows, rows_of([0, 5, 1], condition="other")])
     assert list(metrics.accuracy(more, "condition", seed=3)["low"])[0] == first["low"][0]
+
+
+def test_an_interval_depends_neither_on_the_names_of_prompts_nor_on_the_order_of_rows():
+    rows = rows_of(np.random.default_rng(0).choice([0, 1, 3, 5], 60)).assign(in_window=[True, False, True] * 20)
+    other = rows.assign(prompt=[f"{(7 * i) % 60:02d}" for i in range(60)]).sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(*(metrics.accuracy(table) for table in (rows, other)))
+
+
+def test_how_many_prompts_lie_beyond_the_window_is_no_chance():
+    inside = np.arange(100) < 75
+    grid = one(metrics.accuracy(rows_of(5.0 * inside, in_window=inside)))
+    unseen = {n: metrics.unseen(n) for n in (75, 25)}  # nothing was resampled on either side
+    assert (grid["low"], grid["high"]) == pytest.approx((0.75 * (1 - unseen[75]), 0.75 + 0.25 * unseen[25]))
+    assert one(metrics.accuracy(rows_of([0] * 100, in_window=inside)))["high"] == pytest.approx(0.037, abs=6e-4)
+    half = one(metrics.accuracy(rows_of(5.0 * (np.arange(100) % 2) * inside, in_window=inside)))
+    part = one(metrics.accuracy(rows_of(5.0 * (np.arange(75) % 2))))
+    assert half["low"] == pytest.approx(half["accuracy"] - 0.75 * (part["accuracy"] - part["low"]))
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
