@@ -14,9 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from book.paper import numbers
 from book.paper.chapter import Chapter, with_needle
-from book.paper.tipping import RETRIEVES
 from hybret import metrics
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
@@ -145,40 +143,16 @@ def words_asked(prompt: Prompt) -> int:
     return next((i for i, word in enumerate(words) if word not in asked), len(words))
 
 
-STATEMENTS = (  # what the paper says, the conditions it is about, whether they should fail
-    ("hiding the needle during generation ends retrieval", [f"Omit-{p}" for p in numbers.PREFILL], True),
-    ("Binary during generation ends it too", [f"Binary-{p}" for p in numbers.PREFILL], True),
-    ("Binary during prefill ends it too", [f"{g}-Binary" for g in numbers.GENERATION], True),
-    ("what is seen during prefill does not matter", ["Keep-Omit", "Keep-Only", "Keep-Null"], False),
-    ("seeing only the needle during generation is enough", ["Only-Keep"], False),
-    ("... but not without its surroundings during prefill", ["Only-Only", "Only-Null"], True),
-)
+def wording(rows: pd.DataFrame, prompt: Prompt) -> pd.DataFrame:
+    """What answers hold, by model: columns model, answers, points (0 to 1), exact and content (how many).
 
-
-def hardest_cases(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each statement of the paper about Table 1 the condition that speaks most against it.
-
-    `rows` are of `hybret.table1_conditions`, with their control. Columns: says, case, paper, here, full (in words),
-    holds: "holds", "does not hold", or "cannot be tried" where the unmodified model hardly retrieves.
+    Content: the words of the needle from the first one on that its question lacks; `prompt` has both.
     """
-    ours: Any = metrics.accuracy(rows, by="condition").set_index("condition")
-    floor: Any = metrics.floor(rows, by="condition")["accuracy"].max()
-    keep = ours.loc["Keep-Keep", "accuracy"]
-    tried = keep > floor + RETRIEVES
-    lines = []
-    for says, names, fails in STATEMENTS:
-        accuracies = ours.loc[names, "accuracy"]
-        case = accuracies.idxmax() if fails else accuracies.idxmin()
-        line = ours.loc[case]
-        generation, prefill = case.split("-")
-        holds = line["accuracy"] <= 0.2 * keep + floor if fails else line["accuracy"] >= 0.8 * keep
-        lines.append({
-            "says": says, "case": case, "paper": f"{100 * numbers.TABLE1[prefill, generation].value:.1f} %",
-            "here": f"{100 * line['accuracy']:.1f} % ({100 * line['low']:.0f} to {100 * line['high']:.0f})",
-            "full": f"{100 * line['exact']:.1f} %",
-            "holds": ("holds" if holds else "does not hold") if tried else "cannot be tried",
-        })  # fmt: skip
-    return pd.DataFrame(lines)
+    news = " ".join(normalise(prompt.needle.sentence).split()[words_asked(prompt) :])
+    rows = with_needle(rows).assign(points=metrics.fraction)
+    rows = rows.assign(content=[news in normalise(answer) for answer in rows["answer"]])
+    counts = {"answers": ("points", "size"), "points": ("points", "mean"), "exact": ("exact", "sum")}
+    return rows.groupby("model", sort=False).agg(**counts, content=("content", "sum")).reset_index()
 
 
 def predictions(table: pd.DataFrame, parts: pd.DataFrame, reading: pd.DataFrame, outside: float | None) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from rich.console import Console
 from tiny_book import one_page
 
 import hybret as hb
+from book.paper.numbers import LIMITS
 from book.paper.verdicts import CLAIMS
 from book.runner import build as book
 from book.runner import pack as packing
@@ -37,6 +38,9 @@ INDEX = """# Tiny
 ```{answer}
 ```
 
+```{limits}
+```
+
 ```{claim} no-attention-generation tipping-point-order
 ```
 
@@ -48,8 +52,9 @@ INDEX = """# Tiny
 """
 
 
-def verdict(claim: str, model: str, recipe: str, said: str, ours: str = "", why: str = "") -> dict[str, str]:
-    return {"claim": claim, "model": model, "recipe": recipe, "verdict": said, "ours": ours, "why": why}
+def verdict(claim: str, model: str, recipe: str, said: str, ours: str = "", **more: str) -> dict[str, str]:
+    line = {"claim": claim, "model": model, "recipe": recipe, "verdict": said, "ours": ours}
+    return line | {"why": "", "exactly": "", "interval": ""} | more
 
 
 def read(root: Path, verdicts: list[dict[str, str]]) -> str:
@@ -66,21 +71,21 @@ def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts(tmp_
     name, root = "no-attention-generation", one_page(tmp_path, INDEX)
     assert "not judged yet: make book" in read(root, [])
     found = [
-        verdict(name, "one", "CORRECTED", "reproduced", "0.1 % (0.0 to 4.2) above the floor"),
-        verdict(name, "two", "CORRECTED", "not testable on this model", why="not run: k = 9"),
-        verdict(name, "one", "PAPER", "not reproduced", "9.9 % (5.0 to 12.0) above the floor"),
+        verdict(name, "one", "CORRECTED", "agrees", "0 of 100", interval="0.0 to 4.1 %; n = 100, 90 of them different"),
+        verdict(name, "two", "CORRECTED", "not run", why="k = 9"),
+        verdict(name, "one", "PAPER", "contradicts", "9 of 100", exactly="agrees"),
     ]
     page = read(root, found)
     assert "not judged yet: make book" in page  # the other claim
     assert CLAIMS[name].says in page and f"the paper {CLAIMS[name].paper}" in page
-    assert "one 0.1 % (0.0 to 4.2) above the floor ● reproduced" in page
-    assert "two (not run: k = 9)" in page and "PAPER: one not reproduced" in page
-    assert "nothing is retrieved by one" in page
-    assert "one 1 0 0 two 0 0 1" in page.replace("model reproduced not reproduced not testable ", "")
-    assert "1 of the 1 verdicts that were reached under both recipes depend" in page and "✕ not reproduced: 9.9" in page
-    page = read(root, [verdict(name, "one", "CORRECTED", "not reproduced", "30.0 % <b>")])
-    assert "Not attention alone, everywhere. Without it, something above the floor is left in one" in page
-    assert "30.0 % &lt;b&gt;" in page  # what a run brings is text
+    assert "one 0 of 100 [0.0 to 4.1 %; n = 100, 90 of them different] ● agrees" in page
+    assert "Not run: two (k = 9)" in page and "PAPER: one ✕ contradicts (by exact answers: agrees)" in page
+    assert "nothing is retrieved by one" in page and all(line in page for line in LIMITS)
+    assert "one 1 0 0 0 0 two 0 0 0 1 0" in page
+    assert "1 of the 1 verdicts that were reached under both recipes depend" in page and "agrees): 9 of 100" in page
+    page = read(root, [verdict(name, "one", "CORRECTED", "contradicts", "30 of 100 <b>")])
+    assert "Not attention alone, everywhere. Without it, something is left in one" in page
+    assert "30 of 100 &lt;b&gt;" in page  # what a run brings is text
 
 
 def test_claims_named_by_pages_exist_and_every_chapter_of_claims_has_one() -> None:
