@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from hybret import scoring
 from hybret.checkpoints import check_prompts, warn_beyond
-from hybret.cluster import Ray
 from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.schedule import Timings, schedule, tokens_acted_on
@@ -29,6 +28,9 @@ from hybret.rows import CELL
 from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
 from hybret.tasks.encoding import check_tokenizer
 from hybret.tasks.niah import Niah
+
+if TYPE_CHECKING:
+    from hybret.cluster import Ray
 
 MOST_NEW_TOKENS = 4096
 
@@ -86,10 +88,13 @@ def sweep(
         reading, needle = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
         for action in resolved.values():
             action.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
-    if engine not in ("local", "ray") and not isinstance(engine, Ray):
-        raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
-    cluster = engine if isinstance(engine, Ray) else Ray() if engine == "ray" else None
-    if cluster:
+    cluster = None
+    if engine != "local":
+        from hybret.cluster import Ray  # a sweep on this machine needs none of it
+
+        cluster = Ray() if engine == "ray" else engine
+        if not isinstance(cluster, Ray):
+            raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
         cluster.connect()
     budget = budget or budget_of(model)
     stages = stages or Timings()
