@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 import hybret as hb
-from hybret.errors import HybretError, printable
+from hybret.errors import HybretError, one_of, printable
 
 app = typer.Typer(
     help="In hybrid language models, which part does the retrieving? Run the experiments and build the book.",
@@ -32,7 +32,6 @@ app = typer.Typer(
 KEPT = {"sweep": "with --out, finished answers are", "book": "finished notebooks are", "fetch": "finished files are"}
 
 During = Literal["generation", "prefill", "both"]
-Sweep = Literal["figure2", "manipulation"]
 ModelName = Annotated[str, Option(help="Name, Hugging Face id or folder (see `hybret models`).")]
 Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
 DType = Annotated[str, Option(help="auto, float32, bfloat16 or float16.")]
@@ -195,7 +194,7 @@ def _needle(sentence: str | None, question: str | None, keywords: str | None) ->
 def bench(
     model: ModelName = "griffin-tiny",
     weights: Annotated[Literal["checkpoint", "random"], Option(help="random: full size, no download.")] = "checkpoint",
-    what: Annotated[list[Sweep] | None, Option(help="figure2 or manipulation; repeatable. Default: both.")] = None,
+    what: Annotated[list[str] | None, Option(help="figure2 or manipulation; repeatable. Default: both.")] = None,
     lengths: Lengths = "10",
     depths: Depths = "10",
     stock_prompts: Annotated[int, Option(min=1, help="Prompts that the stock path answers.")] = 5,
@@ -206,13 +205,13 @@ def bench(
     device_map: Annotated[str | None, Option(help="auto or balanced: spread the model over all GPUs.")] = None,
 ) -> None:
     """Time whole sweeps against transformers' own path in the same run, and compare their tokens."""
-    from book.speed.bench import bench as measure
+    from book.speed import bench as measuring
 
     grid = numbers("lengths", lengths), numbers("depths", depths)
     stock = {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
+    sweeps = [one_of("sweep", name, measuring.SWEEPS) for name in what or measuring.SWEEPS]
     subject = hb.load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
-    sweeps = what or get_args(Sweep)
-    measured = measure(subject, sweeps, *grid, **stock, say=say)
+    measured = measuring.bench(subject, sweeps, *grid, **stock, say=say)
     lines = [
         [name, f"{part['seconds']:.1f}", f"{part['stock']['seconds']:.0f} (from {part['stock']['answers']} answers)",
          f"{part['ratio']:.1f}", f"{part['answers_identical']} of {part['answers_compared']}", part["memory_gib"],
