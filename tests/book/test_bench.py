@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import run
 
-from book.speed.bench import bench, long_maps, matmul_rate
+from book.speed.bench import bench, matmul_rate
 from book.speed.scaling import scaling
 from hybret import HybretError
 
@@ -47,15 +47,6 @@ def test_the_scaling_of_one_layer():
     assert all(r["seconds"] > 0 and r["extra_gib"] is None for r in found["rows"])
     assert found["shape"] == {"heads": 32, "key_value_heads": 8, "head_dim": 128, "hidden": 4096}
     assert set(found["slopes"]) == {"sparsified", "plain", "eager"} and found["eager_gib_at_longest"] is None
-
-
-def test_long_maps_have_a_row_for_every_length(griffin):
-    found = long_maps(griffin, [76, 100], [0, 50], max_new_tokens=3)
-    assert json.loads(json.dumps(found)) == found and found["ended"] == "all were read"
-    assert [row["length"] for row in found["rows"]] == [76, 100]
-    for row in found["rows"]:
-        assert row["tokens"] <= row["length"] and row["prompts"] * row["conditions"] == row["answers"] == 8
-        assert row["prompt_tokens_per_second"] > 0 and len(row["accuracy"]) == 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
