@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +16,11 @@ import matplotlib
 import pytest
 import torch
 from conftest import random_model
+from rich.console import Console
+from tiny_book import tiny
 
 import hybret as hb
+from book.runner.build import BuildError, build
 from hybret import HybretError, Needle, Omit, store
 from hybret.models import CHECKPOINTS
 from hybret.prompts import words
@@ -302,3 +307,40 @@ def test_the_cache_of_another_user_is_only_read(griffin, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
     assert before and rows() is not None
     assert before == {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
+
+
+# ---------------------------------------------------------------- clones and kernels
+
+
+def test_a_kernel_is_this_python_with_the_clones_hybret_or_does_not_start(tmp_path, monkeypatch):
+    for path, text in (
+        ("jupyter/kernels/python3/kernel.json", '{"argv": ["false"], "display_name": "", "language": "python"}'),
+        ("path/sitecustomize.py", f"import sys; sys.path.insert(0, {str(tmp_path / 'other')!r})"),
+        ("other/hybret.py", ""),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")]))
+    said = io.StringIO()
+    with pytest.raises(BuildError, match="failed: draw"):
+        build(root=tiny(tmp_path / "clone"), html=False, console=Console(file=said, width=999))
+    assert f"the kernel's Python is {sys.executable}" in said.getvalue()
+    assert f"imports hybret from {tmp_path}/other/hybret.py, and not from {hb.__file__}" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "blocked", "says"),
+    [
+        ("br[ab]", "", r"br\[ab\] holds \[\], which Sphinx"), ("a*", "", "holds \\*, which Sphinx"),
+        ("a", "_build", "cannot write in .*/a/_build"), ("a", "book/executed", "cannot write in .*/book/executed"),
+        ("a", "book/results", "cannot write in .*/book/results"),
+    ],
+)  # fmt: skip
+def test_a_clone_that_cannot_hold_a_book_is_refused_before_a_notebook_runs(tmp_path, name, blocked, says):
+    root = tiny(tmp_path / name)
+    if blocked:
+        (root / blocked).touch()
+    with pytest.raises(HybretError, match=says):
+        build(root=root)
+    assert not (root / "ran.txt").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html.parser
-import importlib.util
 import inspect
 import io
 import json
@@ -19,6 +18,7 @@ from rich.console import Console
 from tiny_book import one_page
 
 import hybret as hb
+from book._ext import api
 from book.paper.verdicts import CLAIMS
 from book.runner import build as book
 from book.runner import pack as packing
@@ -98,9 +98,6 @@ def test_claims_named_by_pages_exist_and_every_chapter_of_claims_has_one() -> No
 @pytest.fixture(scope="module")
 def reference() -> str:
     """The text of all pages of the reference."""
-    spec = importlib.util.spec_from_file_location("api", REPO / "book" / "_ext" / "api.py")
-    assert spec and spec.loader
-    spec.loader.exec_module(api := importlib.util.module_from_spec(spec))
     pages = sorted((REPO / "book" / "reference").glob("*.md"))
     named = [module for page in pages for marks in api.MARK.findall(page.read_text()) for module in marks.split()]
     assert sorted(named) == sorted(api.public()), "every public module stands on one page of the reference"
