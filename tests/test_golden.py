@@ -213,17 +213,6 @@ def test_recorded_rows_tell_conditions_apart() -> None:
         assert kept["distinct conditions"] >= len(kept["conditions"]) / (2 if name.startswith("random") else 4), name
 
 
-def test_a_difference_is_named() -> None:
-    old = {"cells": ["1/0", "1/50"], "conditions": {"Null()": {"answer": "aa bb", "label": "null"}}}
-    new = {"cells": ["1/0", "1/50"], "conditions": {"Null()": {"answer": "aa cc", "points": 0}}}
-    assert differences(old, old, old["cells"], "m") == []
-    assert differences(old, new, old["cells"], "m") == [
-        "m > conditions > Null() > answer: 1 of 2 cells differ, at 1/50",
-        "m > conditions > Null() > label: 'null' is now 'absent'",
-        "m > conditions > Null() > points: 'absent' is now 0",
-    ]
-
-
 def record(prefix: str = "") -> None:
     """Write the files whose names begin with `prefix` from what the code gives now."""
     torch.set_num_threads(THREADS)

@@ -68,17 +68,6 @@ def batched(model, cases, recipe, steps=STEPS):
     return [answers[i : i + len(conditions)] for i in range(0, len(answers), len(conditions))]
 
 
-@pytest.mark.parametrize("prompt", [2, 33, 70])
-def test_keep_is_transformers_own_greedy_decoding(model, prompt):
-    ids = random_ids(model, prompt)
-    ours = generate(model, ids, Keep(), (), CORRECTED, 20)
-    model.net.set_attn_implementation("eager")
-    expected = model.net.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, prompt:].tolist()
-    eos = next((i for i, token in enumerate(expected) if token in model.eos), len(expected))
-    assert ours == expected[:eos]
-    assert len(set(ours)) > 2
-
-
 @RECIPES
 def test_one_ragged_batch_is_one_prompt_at_a_time(model, cases, recipe, slow):
     expected = slow(model, cases, recipe)

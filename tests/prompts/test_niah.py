@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,6 @@ from transformers import PreTrainedTokenizerFast
 from hybret import CORRECTED, PAPER, PAPER_NEEDLE, HybretError, Needle, niah
 from hybret.tasks.niah import grid
 
-ESSAYS = Path(__file__).parents[2].parent / "shared" / "niah" / "essays"
 LENGTHS = [250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096]
 DEPTHS = [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
 CHAT = (
@@ -299,12 +297,3 @@ def test_embedded_haystacks_differ_by_seed_and_keep_their_beginning(tokenizer):
     for seed, hay in enumerate((one, two)):
         (p,) = grid(tokenizer, [400], [50], seed=seed)
         assert (p.haystack, p.haystack_seed, p.haystack_sha256) == ("embedded", seed, hay.sha256)
-
-
-@pytest.mark.skipif(not ESSAYS.is_dir(), reason="the essays are not part of the repository")
-def test_the_authors_haystack(tokenizer):
-    hay = niah.load_haystack(ESSAYS)
-    assert hay.name == "paul-graham" and hay.text.startswith("February 2020What should an essay be?")
-    prompts = grid(tokenizer, [4096], 10, haystack=hay, recipe=PAPER)
-    assert all(tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence for p in prompts)
-    assert all(p.text[p.text.index(PAPER_NEEDLE.sentence) - 2] == "." for p in prompts[1:-1])

@@ -93,10 +93,3 @@ def test_rescoring_replaces_the_score_and_nothing_else():
             rescore(some, "table3")
     with pytest.raises(HybretError, match="no column 'answer'"):
         rescore(rows.drop(columns="answer"), "table2")
-
-
-def test_rubrics_are_values_and_the_papers_is_the_default():
-    assert score("a sunny day") == score("a sunny day", RUBRICS["table2"]) == (1, False, ("sunny day",))
-    for value in (RUBRICS["table2"], RUBRICS["table2"].lines[0]):
-        with pytest.raises(AttributeError):
-            value.points = value.maximum = 9
