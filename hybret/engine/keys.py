@@ -72,7 +72,8 @@ class StreamedLayer(NamedTuple):
         seen = on[:, None, None] & ~hidden(at, columns, self.window)
         key = self._per_head(self.key[self.rows][:, :, columns])
         scores = torch.matmul(query, key.transpose(2, 3)).float() * self.scaling
-        return (scores - self.lse[self.rows][..., None]).exp() * seen, seen
+        # Hidden before the exponential: a key that a query must not see may score 88 nats above all that it sees.
+        return (scores - self.lse[self.rows][..., None]).masked_fill(~seen, -torch.inf).exp(), seen
 
     def masked(self, visible: Tensor, keeps_self: bool, renormalise: bool) -> Tensor:
         """Output over the `visible` keys ``(n, keys)`` and perhaps each query's own, perhaps divided by their mass."""

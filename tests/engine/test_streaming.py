@@ -43,6 +43,18 @@ def test_a_row_that_cannot_stream_keeps_its_batch_from_it(model, twice):
     torch.testing.assert_close(fast, slow[1:], atol=3e-5, rtol=0)
 
 
+@pytest.mark.parametrize("action", [Binary(), Only()], ids=repr)
+def test_weights_of_sharp_heads_do_not_overflow(model, monkeypatch, action):
+    """Keys to come may score more than e^88 times what a query sees: they are hidden before the exponential."""
+    for module in model.net.modules():
+        if hasattr(module, "scaling"):
+            monkeypatch.setattr(module, "scaling", 150.0)
+    fast, streamed = whole(model, [(action,)])
+    slow, _ = whole(model, [(action,)], streaming=False)
+    assert streamed and fast.isfinite().all()
+    torch.testing.assert_close(fast, slow, atol=1e-2, rtol=0)
+
+
 @pytest.mark.parametrize("window", [None, 37, 400])
 @pytest.mark.parametrize(("queries", "keys"), [(300, 300), (50, 300), (1, 20), (129, 129)])
 def test_attend_gives_outputs_denominators_and_entropies(queries, keys, window):
