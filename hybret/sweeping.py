@@ -26,7 +26,7 @@ from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
 from hybret.rows import CELL
 from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
-from hybret.tasks.encoding import check_tokenizer
+from hybret.tasks.encoding import check_made_for
 from hybret.tasks.niah import Niah
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def sweep(
 
     Parameters
     ----------
-    prompts : templates, haystack seeds and controls may be mixed; all from the recipe's `insertion`.
+    prompts : templates, haystack seeds and controls may be mixed; all built with the recipe's `insertion`.
     conditions : row label to intervention.
     out : a folder. The rows are written there as Parquet, each finished batch of answers below ``answers/``, so that
         a second call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device
@@ -74,7 +74,7 @@ def sweep(
     model runs; an intervention that a layer did not carry out, afterwards.
     """
     recipe = find_recipe(recipe)
-    _check(model, prompts, conditions)
+    _check(model, prompts, conditions, recipe)
     integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
     check_prompts(model, [p.ids for p in prompts], max_new_tokens)
     warn_beyond(model, [p.ids for p in prompts])
@@ -126,7 +126,7 @@ def sweep(
     return rows
 
 
-def _check(model: Any, prompts: Any, conditions: Any) -> None:
+def _check(model: Any, prompts: Any, conditions: Any, recipe: Recipe) -> None:
     """Refuse prompts and conditions that would give wrong rows."""
     if not isinstance(model, Model):
         raise HybretError(f"model is {model!r}; give what hybret.load returns")
@@ -145,7 +145,7 @@ def _check(model: Any, prompts: Any, conditions: Any) -> None:
         if name != "embedded" and known != p.haystack_sha256:
             raise HybretError(f"two different haystacks are called {name!r}; give each a name of its own")
     check_conditions(conditions)
-    check_tokenizer(model, prompts)
+    check_made_for(model, prompts, recipe)
 
 
 def run_folder(

@@ -15,6 +15,13 @@ Spans = tuple[tuple[int, int], ...]
 Question = tuple[int, int] | None
 
 
+def needle_of(spans: Spans, recipe: Recipe) -> Spans:
+    """The intervals that count as the needle (`Recipe.needle_span`, `Recipe.needle_copies`), of those in a prompt."""
+    early = recipe.needle_span == "shifted"
+    copies = sorted(spans)[:1] if recipe.needle_copies == "first" else spans
+    return tuple((max(0, first - early), max(0, end - early)) for first, end in copies)
+
+
 class Keys:
     """The key columns that some rows of a batch attend to in a pass, and what stands there.
 
@@ -36,11 +43,6 @@ class Keys:
         position = self.position[:, None]
         first, end = self._needle.unbind(-1)  # (rows, copies)
         return ((position >= first[..., None]) & (position < end[..., None])).any(1)
-
-    @property
-    def needle_tokens(self) -> Tensor:
-        """How many tokens of its prompt are the needle, ``(rows,)``."""
-        return self._needle.diff(dim=-1).sum((1, 2))
 
     def stands(self, name: Literal["first", "question", "answer"]) -> Tensor:
         """bool ``(rows, keys)``: the first token (BOS); all from the question's start on; all from its end on."""
