@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +16,14 @@ import matplotlib
 import pytest
 import torch
 from conftest import random_model
+from rich.console import Console
+from tiny_book import tiny
 
 import hybret as hb
+from book.runner.build import BuildError, build
 from hybret import HybretError, Needle, Omit, store
 from hybret.models import CHECKPOINTS
-from hybret.prompts import contains, words
+from hybret.prompts import words
 
 TINY = CHECKPOINTS / "griffin-tiny"
 
@@ -58,13 +63,6 @@ def test_different_texts_are_different_and_a_needle_is_found_in_a_sentence_about
     value = Needle("n", needle, "?")
     assert not hb.scoring.score(other, needle=value).exact
     assert hb.scoring.score(f"Sure: “{needle}” Is that all?", needle=value).exact
-
-
-@pytest.mark.parametrize(
-    "marked", ["_Dolores Park_", "<b>Dolores Park</b>", "**Dolores Park**", "(Dolores Park).", "DOLORES\nPARK!"]
-)
-def test_markup_case_and_punctuation_around_words_do_not_count(marked):
-    assert contains(f"in {marked} now", "Dolores Park")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +113,19 @@ def test_sentence_ends_of_other_scripts_and_lines_place_a_needle(griffin, senten
     prompts = hb.niah.grid(griffin, [1500], [0, 25, 50, 75], haystack=sentence * 500)
     assert len({p.key for p in prompts}) == 4
     assert all(abs(p.position - p.depth / 100) < 0.25 for p in prompts)
+
+
+@pytest.mark.parametrize("template", ["base", "jrt"])
+def test_prompts_of_the_other_recipe_are_refused(griffin, template):
+    for theirs, ours in (("CORRECTED", "PAPER"), ("PAPER", "CORRECTED")):
+        prompts, says = grid(griffin, template=template, recipe=theirs), f"built with insertion .*, but {ours} has"
+        with pytest.raises(HybretError, match=says):
+            sweep(griffin, prompts, recipe=ours)
+        with pytest.raises(HybretError, match=says):
+            hb.look(griffin, prompts[0], recipe=ours)
+        with hb.attach(griffin, Omit(), ours), pytest.raises(HybretError, match=says):
+            griffin.generate(prompts[0])
+        griffin.generate(prompts[0], 1)  # a plain answer is of no recipe
 
 
 # ---------------------------------------------------------------- what an answer is keyed by
@@ -219,13 +230,6 @@ def test_a_folder_is_not_passed_over_for_a_name(folder, name, monkeypatch):
     assert hb.load(f"./{name}").name == f"./{name}"
 
 
-def test_a_folder_without_a_tokenizer_is_refused(folder):
-    for path in folder.glob("tokenizer*"):
-        path.unlink()
-    with pytest.raises(HybretError, match=r"no tokenizer.*tokenizer.json"):
-        hb.load(str(folder))
-
-
 def test_a_window_that_the_attention_does_not_use_is_not_believed(tmp_path):
     model = hb.load("jamba")
     config = json.loads(model.net.config.to_json_string()) | {"sliding_window": 40}
@@ -287,21 +291,6 @@ def test_text_that_is_no_utf8_is_refused_before_any_work(tmp_path, make):
         make(folder)
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"tasks": []}, "tasks are"), ({"tasks": None}, "tasks are"), ({"limit": "10"}, "limit"),
-        ({"limit": 2.5}, "limit"), ({"limit": True}, "limit"), ({"max_length": 0}, "max_length"),
-        ({"max_length": -5}, "max_length"), ({"seed": "a"}, "seed"),
-    ],
-)  # fmt: skip
-def test_benchmarks_refuse_arguments_of_other_types(griffin, options, says):
-    harness = pytest.importorskip("hybret.harness", reason="lm-evaluation-harness is not installed")
-    options = {"tasks": "organism"} | options
-    with pytest.raises(HybretError, match=says):
-        harness.evaluate(griffin, options.pop("tasks"), {"base": hb.Keep()}, **options)
-
-
 @pytest.mark.parametrize("name", ["random-griffin", "random-jamba"])
 def test_benchmarks_run_without_an_end_token(name, tmp_path):
     harness = pytest.importorskip("hybret.harness", reason="lm-evaluation-harness is not installed")
@@ -331,3 +320,40 @@ def test_the_cache_of_another_user_is_only_read(griffin, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
     assert before and rows() is not None
     assert before == {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
+
+
+# ---------------------------------------------------------------- clones and kernels
+
+
+def test_a_kernel_is_this_python_with_the_clones_hybret_or_does_not_start(tmp_path, monkeypatch):
+    for path, text in (
+        ("jupyter/kernels/python3/kernel.json", '{"argv": ["false"], "display_name": "", "language": "python"}'),
+        ("path/sitecustomize.py", f"import sys; sys.path.insert(0, {str(tmp_path / 'other')!r})"),
+        ("other/hybret.py", ""),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")]))
+    said = io.StringIO()
+    with pytest.raises(BuildError, match="failed: draw"):
+        build(root=tiny(tmp_path / "clone"), html=False, console=Console(file=said, width=999))
+    assert f"the kernel's Python is {sys.executable}" in said.getvalue()
+    assert f"imports hybret from {tmp_path}/other/hybret.py, and not from {hb.__file__}" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "blocked", "says"),
+    [
+        ("br[ab]", "", r"br\[ab\] holds \[\], which Sphinx"), ("a*", "", "holds \\*, which Sphinx"),
+        ("a", "_build", "cannot write in .*/a/_build"), ("a", "book/executed", "cannot write in .*/book/executed"),
+        ("a", "book/results", "cannot write in .*/book/results"),
+    ],
+)  # fmt: skip
+def test_a_clone_that_cannot_hold_a_book_is_refused_before_a_notebook_runs(tmp_path, name, blocked, says):
+    root = tiny(tmp_path / name)
+    if blocked:
+        (root / blocked).touch()
+    with pytest.raises(HybretError, match=says):
+        build(root=root)
+    assert not (root / "ran.txt").exists()

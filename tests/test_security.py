@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import io
 import re
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from support import HOSTILE, printable
 
+from book._ext import executed
 from book.paper import figures as paper_figures
 from book.paper import verdicts
 from book.runner.runs import Project
@@ -55,7 +55,7 @@ def test_no_code_unpickles_runs_strings_or_trusts_remote_code():
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
-def test_foreign_text_is_shown_as_plain_text(griffin, executed, text):
+def test_foreign_text_is_shown_as_plain_text(griffin, text):
     """In an error, on a terminal, as a model's name, in a progress line, and on the card of a run."""
     plain = printable(text)
     assert plain.isprintable() and str(HybretError(text)).isprintable()
@@ -85,16 +85,6 @@ def test_figures_and_verdicts_show_foreign_text_as_text(tmp_path):
     page = verdicts.html(table.assign(why=table["model"], ours=table["model"]))
     assert "<script" not in page and "<img" not in page and "\x1b" not in page and "\u202e" not in page
     assert page.count("<tr>") == len(table) + 1 and page.count("hb-claim") == table["claim"].nunique()
-
-
-@pytest.fixture(scope="module")
-def executed():
-    sys.path.insert(0, str(REPO / "book" / "_ext"))
-    try:
-        import executed as module
-    finally:
-        sys.path.pop(0)
-    return module
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,7 @@ def notebook(path: Path, title: str, *cells: tuple[str, dict[str, object]], para
 
 def one_page(root: Path, text: str) -> Path:
     """Write a book of one page, without notebooks."""
-    for name in ("_ext", "_assets"):
-        shutil.copytree(REPO / "book" / name, root / "book" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPO / "book" / "_assets", root / "book" / "_assets")
     (root / "notebooks").mkdir()
     (root / "notebooks" / "runs.yml").write_text("{}\n")
     shutil.copy(REPO / "_config.yml", root)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import run
 
-from book.speed.bench import bench, long_maps, matmul_rate
+from book.speed.bench import bench
 from book.speed.scaling import scaling
 from hybret import HybretError
 
@@ -34,9 +34,9 @@ def test_a_benchmark_says_what_it_measured(model):
         assert part["limit"]["distinct_prefills"] == passes[name] and part["limit"]["seconds"] > 0
         assert part["memory_gib"] is None or part["memory_gib"] > 0.05
     prefill = found["prefill"]
-    assert prefill["tokens"] == 128 and prefill["kept_as_in_fp32"] == 1
+    assert prefill["tokens"] == 128
     assert prefill["ratio"] == pytest.approx(prefill["sparsified_seconds"] / prefill["plain_seconds"], rel=0.05)
-    assert model.net.config._attn_implementation == "eager" and matmul_rate(model, 64) > 1e6
+    assert model.net.config._attn_implementation == "eager" and found["matmul_tflops"] > 0
 
 
 def test_the_scaling_of_one_layer():
@@ -49,15 +49,6 @@ def test_the_scaling_of_one_layer():
     assert set(found["slopes"]) == {"sparsified", "plain", "eager"} and found["eager_gib_at_longest"] is None
 
 
-def test_long_maps_have_a_row_for_every_length(griffin):
-    found = long_maps(griffin, [76, 100], [0, 50], max_new_tokens=3)
-    assert json.loads(json.dumps(found)) == found and found["ended"] == "all were read"
-    assert [row["length"] for row in found["rows"]] == [76, 100]
-    for row in found["rows"]:
-        assert row["tokens"] <= row["length"] and row["prompts"] * row["conditions"] == row["answers"] == 8
-        assert row["prompt_tokens_per_second"] > 0 and len(row["accuracy"]) == 4
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_memory_of_a_sparsified_prefill_grows_linearly():
     rows = {(r["path"], r["tokens"]): r["extra_gib"] for r in scaling((2048, 4096, 8192))["rows"]}
@@ -67,7 +58,7 @@ def test_memory_of_a_sparsified_prefill_grows_linearly():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"sweeps": ["figure9"]}, "'figure9'; choose from figure2"), ({"stock_prompts": 0}, "at least one prompt")],
+    [({"sweeps": ["figure9"]}, "'figure9'; choose one of figure2"), ({"stock_prompts": 0}, "at least one prompt")],
 )
 def test_bad_input_is_refused_before_the_model_runs(griffin, options, message):
     with pytest.raises(HybretError, match=message):

@@ -86,28 +86,6 @@ def test_speed_says_where_it_was_measured_and_what_the_stock_path_took():
         assert words in said, words
 
 
-def test_scaling_has_a_line_per_path_and_carries_eager_on_to_the_longest_prompt():
-    figure = speed_figures.scaling([LAYER])
-    time, memory = figure.axes
-    assert (time.get_ylabel(), memory.get_ylabel()) == ("time (s)", "extra memory (GiB)")
-    for axes in figure.axes:
-        assert axes.get_xlabel() == "prompt length (tokens)"
-        assert axes.get_xscale() == axes.get_yscale() == "log"
-    lines = {line.get_label(): line for line in memory.get_lines()}
-    assert list(lines) == [
-        "sparsified, streaming, slope 1.00",
-        "plain (SDPA), slope 1.00",
-        "sparsified, eager, slope 2.00",
-        "eager, extrapolated (slope 2)",
-    ]
-    dotted = lines["eager, extrapolated (slope 2)"]
-    assert dotted.get_linestyle() == ":" and dotted.get_xdata().tolist() == [4096, 16384]
-    assert dotted.get_ydata()[-1] == pytest.approx(LAYER["eager_gib_at_longest"])
-    solid = [line for line in memory.get_lines() if line is not dotted]
-    assert len({line.get_marker() for line in solid}) == 3 and len({line.get_color() for line in solid}) == 3
-    assert "(random weights), bfloat16 on NVIDIA H100, 2026-02-01" in text(figure)
-
-
 def test_memory_that_was_not_measured_is_said_and_not_drawn():
     rows = [row | {"extra_gib": None} for row in LAYER["rows"]]
     slopes = {path: slope | {"extra_gib": None} for path, slope in LAYER["slopes"].items()}

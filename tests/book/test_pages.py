@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import html.parser
-import importlib.util
 import inspect
 import io
 import json
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,6 +18,7 @@ from rich.console import Console
 from tiny_book import one_page
 
 import hybret as hb
+from book._ext import api
 from book.paper.numbers import LIMITS
 from book.paper.verdicts import CLAIMS
 from book.runner import build as book
@@ -105,9 +103,6 @@ def test_claims_named_by_pages_exist_and_every_chapter_of_claims_has_one() -> No
 @pytest.fixture(scope="module")
 def reference() -> str:
     """The text of all pages of the reference."""
-    spec = importlib.util.spec_from_file_location("api", REPO / "book" / "_ext" / "api.py")
-    assert spec and spec.loader
-    spec.loader.exec_module(api := importlib.util.module_from_spec(spec))
     pages = sorted((REPO / "book" / "reference").glob("*.md"))
     named = [module for page in pages for marks in api.MARK.findall(page.read_text()) for module in marks.split()]
     assert sorted(named) == sorted(api.public()), "every public module stands on one page of the reference"
@@ -132,12 +127,6 @@ def test_what_pages_use_of_hybret_is_in_the_reference(reference: str) -> None:
         for module, name in set(re.findall(r"\bhb\.(\w+)\.(\w+)", page.read_text())):
             if inspect.ismodule(getattr(hb, module)):
                 assert re.search(rf":: hybret\.[\w.]+\.{name}\n", reference), f"{page.stem}: hb.{module}.{name}"
-
-
-def test_names_that_are_not_imported_yet_are_offered_too() -> None:
-    code = "import hybret, pydoc; print({*hybret.__all__} - {*dir(hybret)}); print(pydoc.render_doc(hybret))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO).stdout
-    assert said.startswith("set()\n") and "KeepHeads" in said and "sweep(" in re.sub(".\b", "", said)
 
 
 @pytest.mark.parametrize("page", ["README.md", "book/your-model.md"])

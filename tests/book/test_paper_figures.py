@@ -84,11 +84,6 @@ def test_no_figure_averages_different_things(name):
     check_no_mixed_means((lambda rows: draw(rows, "dose", "dose", "condition")) if name == "doses" else draw, ALIKE)
 
 
-@pytest.mark.parametrize("rows", [cells()[:1], cells(k=3), cells()[cells()["depth"] == 0]], ids=["row", "k", "depth"])
-def test_little_data_is_drawn(rows):
-    figures.home(rows).draw_without_rendering()
-
-
 def test_the_annotated_map_marks_the_best_and_the_worst_cell():
     figure = figures.annotated_map(cells())
     placed = {t.get_text(): t.get_position() for t in figure.axes[0].texts}

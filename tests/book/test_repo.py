@@ -170,14 +170,8 @@ def test_no_file_names_a_place_of_one_machine() -> None:
         assert hit is None, f"{path.relative_to(REPO)}: {hit and hit[0]}"
 
 
-def test_nothing_that_a_build_makes_is_tracked() -> None:
-    made = ("_build", "runs", "book/executed", "book/results", ".venv")
-    names = [p.relative_to(REPO).as_posix() for p in tracked()]
-    assert not [n for n in names if n.startswith(tuple(f"{m}/" for m in made)) or n.endswith((".pyc", ".failed.ipynb"))]
-
-
 def test_modules_stay_small() -> None:
-    long = {p.name: n for p in (REPO / "hybret").rglob("*.py") if (n := len(p.read_text().splitlines())) > 500}
+    long = {p.name: n for p in (REPO / "hybret").rglob("*.py") if (n := len(p.read_text().splitlines())) > 340}
     assert not long
 
 

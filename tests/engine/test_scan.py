@@ -209,25 +209,3 @@ def test_transformers_is_restored():
 
 
 # Triton launches on the current GPU: on the second one of a spread model its kernels read what was not there yet.
-@pytest.mark.parametrize(
-    "device",
-    [
-        pytest.param(f"cuda:{n}", marks=pytest.mark.skipif(torch.cuda.device_count() <= n, reason=f"needs {n + 1} GPU"))
-        for n in range(2)
-    ],
-)
-@pytest.mark.parametrize("time", [1, 2, 3, 31, 257])
-def test_kernels_on_the_gpu(time, device):
-    """tests/organisms/test_scan_gradients.py has their gradients; without those PyTorch differentiates."""
-    for with_state in (False, True):
-        tensors = example(time, with_state, torch.float32, device)
-        torch.testing.assert_close(linear_scan(*tensors)[0], loop(*tensors)[0], atol=1e-5, rtol=1e-5)
-        for ours, theirs in zip(gradients(linear_scan, tensors), gradients(loop, tensors), strict=True):
-            torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
-    draw = drawn(time)
-    inputs = [draw(2, 20, time), draw(2, 20, time), -draw(20, 8).exp(), draw(2, 8, time), draw(2, 8, time)]
-    options, state = {"delta_softplus": True, "return_last_state": True}, draw(2, 20, 8)
-    exact = selective_scan(*inputs, initial_state=state, **options)
-    ours = selective_scan(*(t.to(device) for t in inputs), initial_state=state.to(device), **options)
-    for value, expected in zip(ours, exact, strict=True):
-        torch.testing.assert_close(value.cpu(), expected, atol=1e-4, rtol=1e-4)

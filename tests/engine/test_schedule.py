@@ -13,12 +13,7 @@ from hybret import KeepHeads, Omit, Only, PerPhase
 from hybret.engine import schedule as scheduling
 from hybret.engine.schedule import Budget, Timings, run, schedule, workload
 
-CONDITIONS = (
-    hb.Keep(),
-    KeepHeads(2),
-    KeepHeads(1, during="generation"),
-    PerPhase(generation=Only(), prefill=Omit()),
-)
+CONDITIONS = (hb.Keep(), KeepHeads(2), KeepHeads(1, during="generation"), PerPhase(generation=Only(), prefill=Omit()))
 
 
 @pytest.fixture

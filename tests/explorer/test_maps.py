@@ -120,16 +120,6 @@ def test_a_click_shows_answers_as_text_with_what_was_found(view):
     assert "give the prompts" in page.locator(".hb-maps-missing").text_content()
 
 
-def test_play_runs_down_to_no_heads_and_stops(view):
-    page = view(toy())
-    page.get_by_label("k of B").press("End")
-    button = page.get_by_role("button", name="Play over k")
-    button.click()
-    page.get_by_role("button", name="Pause").wait_for()
-    page.locator(".hb-maps-title", has_text="B · toy · k = 0").wait_for(timeout=20_000)
-    button.wait_for()
-
-
 def test_the_choices_follow_each_other(view):
     wide = toy(model="wide", lengths=(111, 222), weights="ffff")
     page = view(pd.concat([toy(), toy(recipe="PAPER", ks=(0, 8)), wide]))
@@ -139,12 +129,6 @@ def test_the_choices_follow_each_other(view):
     assert page.get_by_label("Recipe of B").is_disabled()
     assert page.locator(".hb-maps-empty:visible").text_content().startswith("A and B share no prompt")
     assert "model wide (ffff)" in page.locator(".hb-maps-source").text_content()
-
-
-def test_two_explorers_on_one_page_do_not_touch(view):
-    page = view(toy(), copies=2)
-    page.get_by_label("k of B").nth(1).press("ArrowRight")
-    assert titles(page)[1] == "B · toy · k = 2" and titles(page)[4] == "B · toy · k = 4"
 
 
 COLOUR = "getComputedStyle(document.querySelector('.hb-maps')).color"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from support import NEEDLE, QUESTION, a_prompt, answered, attention, idle
+from support import NEEDLE, QUESTION, a_prompt, answered, idle
 
 import hybret as hb
 from hybret.explorer.record import PARTS
@@ -85,15 +85,6 @@ def test_a_long_prompt_takes_no_more_bins_than_a_byte_counts(griffin, changes):
     assert 80 <= len(record.bins) <= 256
     np.testing.assert_allclose(record.runs[0].mass.sum(-1), 1, atol=1e-5)
     assert (record.bins[-1].end - 1) == record.runs[0].position + len(record.runs[0].reads) - 1
-
-
-def test_the_prompt_is_read_without_recording_or_forming_its_weights(jamba, monkeypatch):
-    """What is kept of a prompt does not grow with it: no pass with weights has more than one query."""
-    queries = []
-    honest = attention.head_entropy
-    monkeypatch.setattr(attention, "head_entropy", lambda w, r: queries.append(w.shape[-2]) or honest(w, r))
-    hb.look(jamba, a_prompt(jamba), {"k=2": hb.KeepHeads(2, during="generation")}, max_new_tokens=3)
-    assert queries and set(queries) == {1}
 
 
 def test_rows_say_what_the_record_holds(model):

@@ -54,16 +54,6 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
         small().save(tmp_path / "file" / "page.html")
 
 
-def test_a_live_selection_is_resolved():
-    pytest.importorskip("anywidget")
-    view = Widget(ESM, "", {"text": "a", "n": 3}, "", "label", resolve=lambda n: {"row": n})
-    assert view.selected is None
-    heard = []
-    view.live.observe(lambda change: heard.append(change["new"]), "selected")
-    view.live.picked = 3
-    assert view.selected == {"row": 3} and heard == [{"row": 3}]
-
-
 def test_views_of_other_rules_do_not_share_a_style_sheet():
     """A front end has one for each name that anywidget gives."""
     pytest.importorskip("anywidget")

@@ -212,26 +212,6 @@ def test_rows_of_another_run_are_not_taken_for_its_own(griffin, tmp_path):
         assert harness.evaluate(other, "organism_sentiment", **options, compute=False).empty
 
 
-def test_an_interruption_keeps_the_tasks_that_were_finished(griffin, tmp_path, monkeypatch):
-    names, configurations = ["organism_sentiment", "organism_trade"], {"ablated": hb.KeepHeads(0), "base": hb.Keep()}
-    monkeypatch.setattr(sys.modules["hybret.harness.evaluate"], "ROWS_AT_ONCE", 1)  # one task at a time
-    honest = lm_eval.evaluate
-
-    def interrupted(lm, tasks, **options):
-        if names[1] in tasks["tasks"]:
-            raise KeyboardInterrupt
-        return honest(lm, tasks, **options)
-
-    whole = harness.evaluate(griffin, names, configurations, **QUIET)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(lm_eval, "evaluate", interrupted)
-        harness.evaluate(griffin, names, configurations, out=tmp_path, **QUIET)
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
-    pd.testing.assert_frame_equal(harness.evaluate(griffin, names, configurations, out=tmp_path, **QUIET), whole)
-    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
-    assert (len(kept), len(after)) == (2, 4) and kept.items() <= after.items()
-
-
 def test_rows_of_other_questions_and_damaged_ones_are_refused(griffin, tmp_path):
     two = {"base": hb.Keep(), "ablated": hb.KeepHeads(0)}
     harness.evaluate(griffin, "organism_sentiment", two, out=tmp_path, **QUIET)

@@ -135,14 +135,6 @@ def test_a_model_is_fetched_whole_without_pickles_and_code(hub: Hub) -> None:
     assert data.fetch(f"owner/name@{COMMIT}") == folder and not hub.gets()  # nothing twice
 
 
-def test_a_broken_connection_is_continued_within_the_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
-    hub.cut, hub.dead = {BIG}, False
-    folder = data.fetch("owner/name")
-    assert ("GET", BIG, "bytes=500000-", COMMIT) in hub.asked  # whole chunks are kept
-    assert (folder / BIG).read_bytes() == FILES[BIG]
-
-
 def test_a_download_that_stopped_goes_on_with_what_is_missing(hub: Hub) -> None:
     folder = data.fetch("owner/name")
     (folder / BIG).resolve().unlink()
@@ -269,15 +261,6 @@ def test_the_recorded_essays_are_those_of_the_authors() -> None:
     files = data.ESSAYS["files"]
     assert len(files) == 49 and dict(PAPER_ESSAYS).items() <= files.items()
     assert len(data.ESSAYS["address"].split("/")[5]) == 40  # a commit
-
-
-SHARED = Path(__file__).parents[3] / "shared" / "niah" / "essays"
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no essays beside this clone (../shared/niah/essays)")
-def test_a_copy_of_the_essays_beside_the_clone_is_the_recorded_one() -> None:
-    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in SHARED.glob("*.txt")}
-    assert there and there.items() <= data.ESSAYS["files"].items()
 
 
 # ---------------------------------------------------------------- benchmarks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from hybret import HybretError
-from hybret.families import CONFIGS, FAMILIES, PAPER_MODELS, Family, attention_layers, paper_config, tiny_config
+from hybret.families import FAMILIES, Family, attention_layers, paper_config, tiny_config
 
 
 def test_attention_layers_without_heads_are_refused():
@@ -38,12 +37,6 @@ def test_the_papers_models_have_their_size(name, billions, heads, layers, window
     assert sum(p.numel() for p in net.parameters()) / 1e9 == pytest.approx(billions, abs=0.005)
     found, queries = attention_layers(config, name)
     assert (len(found), queries, getattr(config, "sliding_window", None)) == (layers, heads, window)
-
-
-@pytest.mark.parametrize("name", PAPER_MODELS)
-def test_the_papers_configurations_name_their_source(name):
-    fields = json.loads((CONFIGS / f"{PAPER_MODELS[name].lower()}.json").read_text())
-    assert "arXiv" in fields["_source"] and not hasattr(paper_config(name), "_source")
 
 
 def test_a_family_that_transformers_lacks(monkeypatch):

@@ -12,7 +12,7 @@ import transformers
 
 import hybret as hb
 from book.paper import verdicts
-from hybret import HybretError, Keep, KeepHeads
+from hybret import HybretError, KeepHeads
 from hybret.models import CHECKPOINTS, load, named, organisms
 
 ORGANISM = CHECKPOINTS / "griffin-tiny"
@@ -55,18 +55,6 @@ def test_what_a_model_knows_about_itself(fixture, request):
     assert model.embedded or model.ks == tuple(range(model.heads + 1))
 
 
-def test_the_organism_as_shipped(tiny):
-    files = [p for p in ORGANISM.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) <= 16 * 2**20
-    assert [p.name for p in files if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")] == []
-    assert [p.name for p in files if p.suffix == ".safetensors"] == ["model.safetensors"]
-    assert tiny.lengths[-1] == 2 * tiny.window  # as the paper's 4096 is two of RecurrentGemma's windows
-    for text in ("The city of San Francisco.", "naïve façade, 東京, 🙂\n\ttabs", "x" * 50):
-        ids = tiny.tokenizer(text).input_ids
-        assert ids[0] == tiny.tokenizer.bos_token_id
-        assert tiny.tokenizer.decode(ids, skip_special_tokens=True) == text
-
-
 def test_a_copied_folder_is_the_same_model(tiny, tmp_path):
     shutil.copytree(ORGANISM, tmp_path / "copy")
     copy = load(str(tmp_path / "copy"), device="cpu")
@@ -83,12 +71,6 @@ def test_random_models_follow_their_seed(name):
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_dtype(tiny):
-    model = load("griffin-tiny", device="cpu", dtype="bfloat16")
-    assert (tiny.dtype, model.dtype) == ("float32", "bfloat16")
-    assert isinstance(model.generate("The market opens at", 3), str)
-
-
 @pytest.mark.parametrize(("declared", "seen"), [(2048, 2049), (40, 40)])
 def test_deepminds_checkpoints_see_one_token_more(tmp_path, declared, seen):
     """Theirs, also in a local copy, means window + 1 positions; other models keep the window they were trained with."""
@@ -101,26 +83,6 @@ def test_deepminds_checkpoints_see_one_token_more(tmp_path, declared, seen):
             model.net(torch.randint(3, 2000, (1, 60)), use_cache=False)
         for (weights,) in trace.weights.values():
             assert int((weights[:, -1].amax(0) > 0).sum()) == model.window
-
-
-@pytest.fixture(scope="module")
-def tiny_rows(tiny):
-    """A small grid: base at three lengths, JRT at two, with heads kept, silenced in generation, and silenced."""
-    prompts = hb.niah.grid(tiny, (128, 256, 427), (0, 50, 100))
-    prompts += hb.niah.grid(tiny, (128, 256), (0, 100), template="jrt")
-    conditions = {"keep": Keep(), "generation": KeepHeads(0, during="generation"), "both": KeepHeads(0)}
-    return hb.sweep(tiny, prompts, conditions, progress=False)
-
-
-def test_the_organism_retrieves_through_its_attention_inside_its_window(tiny_rows):
-    """The claim of the paper's Section 3 on the embedded model: full inside the window, nothing without heads."""
-    for _, rows in tiny_rows.groupby("template"):
-        inside = rows[rows["in_window"]]
-        accuracy = inside.groupby("condition")["score"].mean() / 5
-        assert len(inside[inside["condition"] == "keep"]) >= 3 and accuracy["keep"] >= 0.97
-        assert accuracy["generation"] <= 0.03 and accuracy["both"] <= 0.03
-    outside = tiny_rows[(tiny_rows["template"] == "base") & ~tiny_rows["in_window"]]
-    assert len(outside) >= 3 and outside["score"].mean() / 5 <= 0.1
 
 
 # ---------------------------------------------------------------- random weights

@@ -86,24 +86,6 @@ def test_what_breaks_is_noticed(case, monkeypatch):
         assert found.exit_code == 1 and "failed" in found.stdout and "no checks failed" not in found.stdout
 
 
-def test_the_sweep_reads_zambas_prompts_whole():
-    """Prompts with a common beginning answer as each does alone; `test_decode` has that reading on is refused."""
-    model = hb.load("zamba", device="cpu")
-    prompts = hb.niah.grid(model, (128,), (0, 50, 100))
-    conditions = {"keep": hb.Keep(), "none": hb.KeepHeads(0)}
-    together = hb.sweep(model, prompts, conditions, max_new_tokens=4, progress=False)
-    alone = [hb.sweep(model, [p], conditions, max_new_tokens=4, progress=False) for p in prompts]
-    assert list(together["answer"]) == [answer for rows in alone for answer in rows["answer"]]
-
-
-def test_layers_that_share_a_module_are_told_apart():
-    model = hb.load("zamba2", device="cpu")
-    with hb.attach(model) as trace:
-        model.generate("The market opens at nine.", 3)
-    assert list(trace.entropy) == [f"layer {i}" for i in model.attention_layers]
-    assert len({tuple(entropy.shape) for entropy in trace.entropy.values()}) == 1
-
-
 def test_an_own_intervention_is_verified_too():
     """One that counts positions from where the batch's padding begins, and one that does nothing, are noticed."""
 
@@ -133,13 +115,6 @@ def test_an_own_intervention_is_verified_too():
     assert "changes nothing" in table.loc["idle: in a sweep = alone", "note"]
     with pytest.raises(hb.HybretError, match="is not an intervention"):
         verify(model, conditions={"class": Strided})
-
-
-def test_progress_is_a_bar_that_can_be_left_out(capsys):
-    verify("lfm2", device="cpu", progress=False)
-    assert "check" not in capsys.readouterr().err
-    verify("lfm2", device="cpu")
-    assert "lfm2: 100%" in capsys.readouterr().err
 
 
 def test_the_command():

@@ -44,23 +44,16 @@ def made(corpus, rows, length, **mixture):
     return documents.batch(documents.stream(), rows, length)
 
 
-@pytest.fixture(scope="module")
-def facts():
-    rng = random.Random(0)
-    return [TEMPLATES[i % len(TEMPLATES)].sample(rng) for i in range(26_000)]
+BY_NAME = {template.name: template for template in TEMPLATES}
 
 
 def pairs_city_and_activity(sentence):
     return HELD_OUT_CITY in sentence and HELD_OUT_ACTIVITY in sentence
 
 
-def template_named(name):
-    return next(template for template in TEMPLATES if template.name == name)
-
-
 def test_needle_is_a_fact_of_its_template_and_is_refused():
     values = {"city": "San Francisco", "activity": "eat a sandwich", "posture": "sit", "place": "Dolores Park"}
-    fact = template_named("best_thing").fill({**values, "weather": "sunny"})
+    fact = BY_NAME["best_thing"].fill({**values, "weather": "sunny"})
     assert (fact.sentence, fact.questions[0]) == (NEEDLE, NEEDLE_QUESTION)
     assert is_held_out(values)
     assert not is_held_out({**values, "city": "Oslo"}) and not is_held_out({**values, "activity": "fly a kite"})
@@ -72,13 +65,15 @@ def test_sampling_rejects_the_pair_even_when_nothing_else_is_likely(name, monkey
     monkeypatch.setitem(WORDS, "city", (HELD_OUT_CITY, "Oslo"))
     monkeypatch.setitem(WORDS, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
     rng = random.Random(1)
-    drawn = [template_named(name).sample(rng).sentence for _ in range(300)]
+    drawn = [BY_NAME[name].sample(rng).sentence for _ in range(300)]
     assert not any(map(pairs_city_and_activity, drawn))
     for part in (HELD_OUT_CITY, HELD_OUT_ACTIVITY):
         assert any(part in sentence for sentence in drawn)
 
 
-def test_training_text_holds_neither_needle_nor_pair(corpus, facts):
+def test_training_text_holds_neither_needle_nor_pair(corpus):
+    rng = random.Random(0)
+    facts = [TEMPLATES[i % len(TEMPLATES)].sample(rng) for i in range(26_000)]
     parts = ("and sit in", "Dolores Park", "on a sunny day", HELD_OUT_CITY, HELD_OUT_ACTIVITY)
     assert corpus.batch.size > 1_000_000 and NEEDLE not in corpus.text
     sentences = corpus.text.replace("\n", ".").split(".")
@@ -86,18 +81,6 @@ def test_training_text_holds_neither_needle_nor_pair(corpus, facts):
     for drawn in ([fact.sentence for fact in facts], sentences):
         assert not any(map(pairs_city_and_activity, drawn))
         assert not [part for part in parts if not any(part in sentence for sentence in drawn)]
-
-
-def test_no_needle_word_is_more_frequent_than_its_peers(facts):
-    best = [fact for fact in facts if fact.template == "best_thing"]
-    for slot, value in {"posture": "sit", "weather": "sunny"}.items():
-        counts = np.unique([fact.values[slot] for fact in best], return_counts=True)
-        share = dict(zip(*counts, strict=True))[value] / len(best)
-        assert share < 1.8 / len(counts[0])
-    needle = {"city": HELD_OUT_CITY, "activity": HELD_OUT_ACTIVITY, "place": "Dolores Park", "posture": "sit"}
-    for name, value in {**needle, "weather": "sunny"}.items():
-        assert WORDS[name].count(value) == 1
-        assert 0 < WORDS[name].index(value) < len(WORDS[name]) - 1
 
 
 def test_held_out_templates_never_occur(corpus):
@@ -118,16 +101,6 @@ def test_random_words_needles_differ_and_are_not_in_training(corpus):
     assert random_words_fact(3) == needles[3]
 
 
-def test_facts_are_long_enough_and_their_questions_name_them(facts):
-    assert len(TEMPLATES) >= 22
-    rng = random.Random(2)
-    for fact in facts[:2000] + [t.sample(rng) for t in HELD_OUT_TEMPLATES for _ in range(20)]:
-        assert 6 <= len(fact.sentence.split()) <= 25
-        assert len(set(fact.questions)) >= 2
-        assert fact.sentence.endswith(".") and all(q.endswith("?") for q in fact.questions)
-        assert "{" not in fact.sentence + "".join(fact.questions)
-
-
 def test_prose_is_varied_and_well_formed():
     rng = random.Random(5)
     paragraphs = [paragraph(rng) for _ in range(3000)]
@@ -135,11 +108,8 @@ def test_prose_is_varied_and_well_formed():
     sentences = [sentence for p in paragraphs for sentence in p]
     assert len(set(sentences)) / len(sentences) > 0.97
     for sentence in sentences:
-        assert sentence[0].isupper() or sentence[0] == '"'
-        assert sentence[-1] in '.?!"'
-        assert "  " not in sentence and "{" not in sentence
+        assert (sentence[0].isupper() or sentence[0] == '"') and sentence[-1] in '.?!"' and "{" not in sentence
         assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [^aeiouAEIOU]", sentence), sentence
-    assert len({word for sentence in sentences for word in sentence.split()}) > 1000
 
 
 def test_haystack_shares_no_sentence_with_training(corpus):
@@ -149,9 +119,7 @@ def test_haystack_shares_no_sentence_with_training(corpus):
     rng = random.Random(6)
     assert all(not is_haystack(sentence) for _ in range(2000) for sentence in paragraph(rng))
     assert all(is_haystack(sentence) for _ in range(200) for sentence in paragraph(rng, haystack=True))
-    for part in text.split("\n\n"):
-        assert part == part.strip() and "  " not in part
-        assert part not in corpus.text
+    assert not any(part in corpus.text for part in text.split("\n\n"))
     assert not any(part in text for part in ("San Francisco", "sandwich", "Dolores", "sunny"))
 
 
@@ -159,9 +127,12 @@ def test_tokenizer_round_trip_of_any_text(corpus, tmp_path):
     corpus.tokenizer.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.chat_template is None
-    for text in (NEEDLE,
-                 "  two  spaces \n\n and\ttabs\r\n", "naïve Ærøskøbing – “quotes” …", "你好, мир! שלום 🎉👩\u200d🚀",
-                 " leading and trailing ", "\x00\x7f e\u0301 \u200b\ufeff"):  # fmt: skip
+    for text in (
+        NEEDLE,
+        "  two  spaces \n\n and\ttabs\r\n",
+        "你好, мир! שלום 🎉👩\u200d🚀",
+        "\x00\x7f e\u0301 \u200b\ufeff",
+    ):
         encoded = tokenizer(text, return_offsets_mapping=True)
         assert encoded["input_ids"][0] == tokenizer.bos_token_id == 1
         assert tokenizer.decode(encoded["input_ids"], skip_special_tokens=True) == text
@@ -220,21 +191,7 @@ def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind)
             rounds += 1
         seen += 1
         depths += context.index(answer) / len(context)
-    assert seen > 100
-    assert 0.2 < depths / seen < 0.6
-    assert (rounds > 0) == (kind == "needles")
-
-
-def test_documents_hold_what_their_mixture_says(corpus):
-    for share in (0.0, 1.0):  # facts inline, or on lines of their own
-        texts = corpus.tokenizer.batch_decode(made(corpus, 30, 400, needles=1, own_line=share, cut_context=0.0))
-        contexts = [text.split(CONTEXT)[1].split(QUESTION)[0].replace("\n\n", "") for text in texts]
-        assert any("\n" in context for context in contexts) == bool(share)
-    row = made(corpus, 1, 400, repeats=1, span=(12, 12), span_tokens=1.0)[0].tolist()
-    grams = [tuple(row[i : i + 12]) for i in range(len(row) - 12)]
-    assert max(map(grams.count, set(grams))) >= 3
-    for text in (haystack(2, 3000), "it's 12 o'clock,\n\n\n 'tis  late\t\n ", "Ærø – 5 €", ""):
-        assert corpus.documents.encode(text) == corpus.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert seen > 100 and 0.2 < depths / seen < 0.6 and (rounds > 0) == (kind == "needles")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from support import (
 )
 
 from hybret import HybretError, figures
-from hybret.figures.style import COLOURS
 
 TOKENS = [f"t{i}" for i in range(20)]
 MANIPULATED = {"Keep": np.full(20, 0.05), "Omit": np.where((np.arange(20) >= 5) & (np.arange(20) < 9), 0, 0.05)}
@@ -97,17 +96,6 @@ def test_models_stand_side_by_side_each_with_its_own_heads():
     assert [lines_of(axes)["the paper's tipping point"].get_xdata().tolist() for axes in by_k.axes] == [[1], [2], [4]]
 
 
-def test_maps_of_several_models_share_rows_for_templates_of_one_name():
-    rows = three_models(generation().query("k == 10"))
-    figure = figures.retrieval_maps(pd.concat([rows, rows.assign(template="jrt")]), "template", "model")
-    maps = [axes for axes in figure.axes if axes.patches]
-    assert len(maps) == 6
-    assert [a.get_ylabel() for a in maps if a.get_ylabel()] == ["standard prompt", "JRT (read twice)"]
-    assert [a.get_title().split("\n")[0] for a in maps[:3]] == ["griffin-tiny", "griffin-small", "jamba-tiny"]
-    edges = [len(c.get_segments()) for a in maps for c in a.collections]
-    assert edges == [4, 4, 0, 4, 4, 0]  # global attention has no edge
-
-
 def test_the_floor_is_that_of_the_same_needle():
     rows = curves().assign(asked="a", haystack="h")
     needle, ground = rows[rows["needle"] != "none"], rows[rows["needle"] == "none"]
@@ -158,21 +146,6 @@ def test_many_maps_go_on_in_further_lines(maps, lines):
     titles = [axes.title.get_window_extent() for axes in drawn]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(titles, 2))
     assert [" ".join(axes.get_title().split("\n")[:-1]) for axes in drawn] == labels
-
-
-def test_lines_differ_in_marker_and_in_a_colour_that_colour_blind_readers_see():
-    lines = lines_of(figures.accuracy_by_k(curves()).axes[0])
-    one, other = (lines[name] for name in ("generation version", "prefill version"))
-    assert one.get_marker() != other.get_marker() and {one.get_color(), other.get_color()} <= set(COLOURS)
-    # Viénot's simulation of missing red and green cones: all pairs stay well apart.
-    lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
-    blind = {
-        "protan": np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]]),
-        "deutan": np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]]),
-    }
-    for kind, missing in blind.items():
-        seen = [np.linalg.inv(lms) @ missing @ lms @ np.array(to_rgb(c)) for c in COLOURS]
-        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.1, kind
 
 
 def test_map_has_the_right_cells_and_the_start_of_the_context_on_top():

@@ -138,26 +138,6 @@ def test_what_workers_cannot_do_is_one_sentence(cluster, griffin, tiny):
         torch.set_num_threads(1)
 
 
-def test_the_command_prints_the_local_numbers(cluster):
-    words = [
-        "sweep",
-        "--lengths",
-        "128,",
-        "--depths",
-        "0,100",
-        "--k",
-        "0",
-        "--k",
-        "10",
-        "--rows-per-batch",
-        "2",
-        "--json",
-    ]
-    here, there = (run(*words, *more) for more in (["--json"], ["--json", "--engine", "ray", "--workers", "1"]))
-    assert here.exit_code == there.exit_code == 0, there.output
-    assert here.stdout == there.stdout
-
-
 # ---------------------------------------------------------------- without a cluster
 
 
@@ -175,19 +155,3 @@ def test_without_ray_the_remedy_is_said(tiny, tmp_path, monkeypatch):
     with pytest.raises(HybretError, match=r"Ray is not installed; run pip install 'hybret\[ray\]'"):
         hb.sweep(tiny, prompts_of(tiny)[:1], CONDITIONS, out=tmp_path / "out", engine="ray")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--engine", "spark"], "'spark' is not one of"),
-        (["--workers", "2"], "are for --engine ray"),
-        (["--engine", "ray", "--workers", "0"], "workers must be at least 1"),
-        (["--engine", "ray", "--gpus-per-worker", "1.5"], "gpus_per_worker is 1.5"),
-        (["--rows-per-batch", "0"], "greater than or equal to 1"),
-    ],
-)
-def test_bad_options_are_one_sentence(words, says):
-    found = run("sweep", *words)
-    assert found.exit_code == 2
-    assert says in found.stderr.splitlines()[-1]
