@@ -15,7 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from book.paper.claims import AGREES, CANNOT, CONTRADICTS, JUDGED, NOT_RUN, UNDECIDED
+from book.paper.claims import AGREES, JUDGED, VERDICTS
 from book.paper.numbers import LIMITS
 from book.paper.verdicts import ACROSS, CLAIMS, Claim, words
 
@@ -148,15 +148,14 @@ class VerdictCounts(FromVerdicts):
         if not (table := self.verdicts()):
             return [paragraph("No claim has been judged here yet: make book. ", self.link("The verdict"), ".")]
         first = [line for line in table if line["recipe"] == table[0]["recipe"]]
-        states = (AGREES, CONTRADICTS, UNDECIDED, NOT_RUN, CANNOT)
         rows = []
         for model in dict.fromkeys(line["model"] for line in first):
             verdicts = [line["verdict"] for line in first if line["model"] == model]
             name = "models against each other" if model == ACROSS else model
-            rows.append([name, *(str(verdicts.count(state)) for state in states)])
+            rows.append([name, *(str(verdicts.count(state)) for state in VERDICTS)])
         recipe = f"Recipe {table[0]['recipe']}. "
         foot = paragraph(recipe, self.link("The claims, their tests and numbers"), ".", *self.outdated())
-        return [grid(["model", *(state.removesuffix(" on this model") for state in states)], rows, "hb-names"), foot]
+        return [grid(["model", *(state.removesuffix(" on this model") for state in VERDICTS)], rows, "hb-names"), foot]
 
 
 class Limits(SphinxDirective):

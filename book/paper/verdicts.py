@@ -15,18 +15,7 @@ import pandas as pd
 import yaml
 
 from book.paper import numbers as paper
-from book.paper.claims import (
-    AGREES,
-    CANNOT,
-    CONTRADICTS,
-    HYPOTHESES,
-    JUDGED,
-    NOT_RUN,
-    UNDECIDED,
-    VERDICTS,
-    Claim,
-    outcome,
-)
+from book.paper.claims import HYPOTHESES, JUDGED, VERDICTS, Claim, outcome
 from book.paper.claims import benchmarks as benchmark_claims
 from book.paper.claims import heads as head_claims
 from book.paper.claims import weights as weight_claims
@@ -70,7 +59,7 @@ ONE = {"needles": "asked", "haystacks": "haystack", "rubrics": "rubric", "device
        "answer lengths": "max_new_tokens"}  # fmt: skip
 # One answer is asked of each of these.
 ANSWERED = ["model", "recipe", *ACTS, *CELL]
-MARKS = {AGREES: "●", CONTRADICTS: "✕", UNDECIDED: "◐", NOT_RUN: "○", CANNOT: "–"}
+MARKS = dict(zip(VERDICTS, "●✕◐○–", strict=True))
 _ABOUT = ("claim", *Claim._fields[1:])
 _NUMBERS = ("value", "low", "high", "unit", "n", "prompts")
 _COLUMNS = [*_ABOUT, "model", "recipe", "verdict", "exactly", "ours", "interval", *_NUMBERS, "why"]

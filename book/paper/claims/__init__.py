@@ -14,16 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from book.paper.claims.evidence import (
-    NO_MORE,
-    CannotTest,
-    Estimate,
-    NotJudged,
-    NotRun,
-    difference,
-    over_floor,
-    words,
-)
+from book.paper.claims.evidence import NO_MORE, CannotTest, Estimate, NotRun, Unjudged, difference, over_floor, words
 
 AGREES, CONTRADICTS, UNDECIDED, NOT_RUN, CANNOT = VERDICTS = (
     "agrees", "contradicts", "undecided", NotRun.state, CannotTest.state
@@ -87,7 +78,7 @@ def outcome(judge: Callable[..., Outcome], *args: Any, **options: Any) -> Outcom
     """What a judge answers, also where nothing could be decided."""
     try:
         return judge(*args, **options)
-    except NotJudged as reason:
+    except Unjudged as reason:
         return Outcome(reason.state, reason.ours, None, reason.why)
 
 

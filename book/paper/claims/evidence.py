@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
         return f"{percent(self.value, '+')} points ({percent(self.low, '+')} to {percent(self.high, '+')})"
 
 
-class NotJudged(Exception):  # noqa: N818 (not an error: an answer)
+class Unjudged(Exception):  # noqa: N818 (not an error: an answer)
     """Nothing was decided: `why`, and `ours`, which was measured all the same."""
 
     state = "not run"
@@ -56,11 +56,11 @@ class NotJudged(Exception):  # noqa: N818 (not an error: an answer)
         self.why, self.ours = why, ours
 
 
-class NotRun(NotJudged):
+class NotRun(Unjudged):
     """The rows that would decide are not there."""
 
 
-class CannotTest(NotJudged):
+class CannotTest(Unjudged):
     """The unmodified model lacks what the claim rests on."""
 
     state = "cannot be tested on this model"

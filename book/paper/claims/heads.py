@@ -12,17 +12,7 @@ import pandas as pd
 
 from book.paper import claims
 from book.paper import numbers as paper
-from book.paper.claims.evidence import (
-    CannotTest,
-    Estimate,
-    Evidence,
-    NotJudged,
-    NotRun,
-    difference,
-    less,
-    paired,
-    words,
-)
+from book.paper.claims.evidence import CannotTest, Estimate, Evidence, NotRun, Unjudged, difference, less, paired, words
 from book.paper.tipping import HOLDS
 
 T = {name: number.value for name, number in paper.THRESHOLDS.items()}
@@ -78,7 +68,7 @@ def turns(e: Evidence) -> claims.Outcome:
 def of_testable(models: Sequence[Evidence], number: Callable[[Evidence], Any]) -> Iterator[tuple[Evidence, Any]]:
     """A number of every model that has it."""
     for e in models:
-        with suppress(NotJudged):
+        with suppress(Unjudged):
             yield e, number(e)
 
 
@@ -120,9 +110,7 @@ def prefill_version(e: Evidence) -> claims.Outcome:
     outcomes = []
     for k in below:
         gap = difference(e.kept(k), e.kept(k, "both"))
-        size = gap._replace(
-            value=abs(gap.value), low=max(0.0, gap.low, -gap.high), high=max(-gap.low, gap.high), scale=(0.0, 1.0)
-        )
+        size = Estimate(abs(gap.value), max(0.0, gap.low, -gap.high), max(-gap.low, gap.high), gap.n, gap.prompts)
         outcomes.append(claims.at_most(size, FOLLOWS, f"at most {100 * size.value:.1f} points apart, at k = {k}"))
     return claims.hardest(outcomes)
 
