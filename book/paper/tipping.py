@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -128,7 +129,7 @@ def read_twice(rows: pd.DataFrame) -> pd.DataFrame:
     """
     cells = metrics.with_needle(heads_kept(rows))
     cells = cells.assign(read=cells["template"].eq("jrt").map({True: "twice", False: "once"}))
-    counts = cells.groupby(["model", "k", "read"], sort=False)["exact"].agg(["sum", "size"]).unstack("read")
+    counts: Any = cells.groupby(["model", "k", "read"], sort=False)["exact"].agg(["sum", "size"]).unstack("read")
     table = counts["sum"][["once", "twice"]].astype(int).assign(prompts=counts["size"]["once"])
     return table[table["once"] != table["twice"]].rename_axis(columns=None).reset_index()
 
