@@ -130,7 +130,7 @@ def read_twice(rows: pd.DataFrame) -> pd.DataFrame:
     cells = metrics.with_needle(heads_kept(rows))
     cells = cells.assign(read=cells["template"].eq("jrt").map({True: "twice", False: "once"}))
     counts: Any = cells.groupby(["model", "k", "read"], sort=False)["exact"].agg(["sum", "size"]).unstack("read")
-    table = counts["sum"][["once", "twice"]].astype(int).assign(prompts=counts["size"]["once"])
+    table = counts["sum"][["once", "twice"]].assign(prompts=counts["size"]["once"]).dropna().astype(int)
     return table[table["once"] != table["twice"]].rename_axis(columns=None).reset_index()
 
 
