@@ -71,8 +71,9 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]], *classes: str) -> 
 
 
 def number(line: Verdict) -> str:
-    """Return our figure in words, with the interval of the number that was tested."""
-    return f"{line['ours'] or line['why']}{' [' + line['interval'] + ']' if line['interval'] else ''}"
+    """Return our figure in words, with the interval of the number that was tested, or why none was."""
+    ours = f"{line['ours']} [{line['interval']}]" if line["interval"] else line["ours"]
+    return "; ".join(filter(None, (ours, "" if line["verdict"] in JUDGED else line["why"])))
 
 
 class ClaimBox(FromVerdicts):

@@ -13,7 +13,6 @@ from support import idle, resolve, rows_of
 import hybret as hb
 from book.paper import methods, only_keep
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase, niah, sweep
-from hybret.explorer.record import Bin
 
 WORDS = hb.PAPER_NEEDLE.sentence.split()
 
@@ -126,7 +125,7 @@ def test_answers_that_hold_the_needles_content_are_counted_beside_exact_ones(pro
 def test_a_peak_that_moves_with_the_answer_is_counted(turn, met):
     """One head looks at the token that follows, or at the one after it; the other looks elsewhere."""
     tokens = ["eat", " a", " sandwich"]
-    bins = (Bin(0, 4, "context", "x"), *(Bin(4 + i, 5 + i, "needle", token) for i, token in enumerate(tokens)))
+    bins = [SimpleNamespace(part="needle" if i else "context", text=text) for i, text in enumerate(["x", *tokens])]
     mass = np.zeros((1, 2, 4, 4), np.float32)
     mass[0, 1, :, 0] = 1.0
     for step in range(3):
