@@ -508,7 +508,7 @@ def test_the_figure_shows_every_verdict():
     drawn = [line for line in axes.lines if line.get_linestyle() == "None"]
     assert len(drawn) == len(table) + (table["exactly"] != "").sum()
     assert [t.get_text() for t in axes.get_yticklabels()] == list(dict.fromkeys(table["label"]))
-    looks = {(line.get_marker(), line.get_fillstyle()) for line in drawn}
+    looks = {(key.get_marker(), key.get_fillstyle()) for key in figure.legends[0].legend_handles}
     assert len(looks) == 5 == len(verdicts.VERDICTS)  # told apart without colour
     assert {t.get_text() for t in figure.legends[0].get_texts()} == set(verdicts.VERDICTS)
     with pytest.raises(HybretError, match="no verdicts"):
