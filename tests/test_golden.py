@@ -10,15 +10,12 @@ Only public names make the rows, so that the code behind them may move. The rows
 thread: elsewhere the sums of a random model can end on the other side of a tie.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -47,7 +44,7 @@ BENCHMARK = ("griffin-tiny", "organism_prices", 3)  # model, task, documents
 EVERYTHING = ("self", "first", "question", "answer")
 
 
-def conditions(model: hb.Model) -> list[hb.Intervention]:
+def conditions(model):
     """Every intervention, with every field of it at several values, alone and together."""
     heads, first, last = model.heads, model.attention_layers[0], model.attention_layers[-1]
     phases, metrics = ("prefill", "generation", "both"), ("entropy", "l2")
@@ -71,7 +68,7 @@ def conditions(model: hb.Model) -> list[hb.Intervention]:
     ]  # fmt: skip
 
 
-def fewer(_: hb.Model) -> list[hb.Intervention]:
+def fewer(_):
     """Each intervention once or twice."""
     return [
         Keep(), KeepHeads(2), KeepHeads(1, "l2"), KeepHeads(2, during="generation"), Omit(), Only(),
@@ -80,11 +77,11 @@ def fewer(_: hb.Model) -> list[hb.Intervention]:
     ]  # fmt: skip
 
 
-def loaded(name: str) -> hb.Model:
+def loaded(name):
     return random_model(name) if name.startswith("random") else hb.load(name, device="cpu", dtype="float32")
 
 
-def rows_of(name: str, recipe: str) -> tuple[pd.DataFrame, list[hb.Prompt], list[hb.Intervention]]:
+def rows_of(name, recipe):
     """The grid and its control under every condition, labelled by number: labels are among what is compared."""
     model = loaded(name)
     grid, several = (RANDOM_GRID, conditions) if name.startswith("random") else (ORGANISM_GRID, fewer)
@@ -95,17 +92,17 @@ def rows_of(name: str, recipe: str) -> tuple[pd.DataFrame, list[hb.Prompt], list
     return rows, prompts, found
 
 
-def once(values: list[Any]) -> Any:
+def once(values):
     return values[0] if all(v == values[0] for v in values) else values
 
 
-def environment() -> dict[str, str]:
+def environment():
     """What else a number can depend on."""
     cpu = torch.backends.cpu.get_cpu_capability()
     return {"torch": torch.__version__, "transformers": transformers.__version__, "cpu": cpu}
 
 
-def summary(values: Any) -> Any:
+def summary(values):
     """One value if all cells have it, else six hex digits of each cell's."""
     plain = [None if isinstance(v, float) and v != v or v is pd.NA else v for v in pd.Series(values).tolist()]
     if all(v == plain[0] for v in plain):
@@ -113,11 +110,11 @@ def summary(values: Any) -> Any:
     return " ".join(digest(v)[:6] for v in plain)
 
 
-def digest(value: Any) -> str:
+def digest(value):
     return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
 
 
-def sweep_of(name: str, recipe: str) -> dict[str, Any]:
+def sweep_of(name, recipe):
     """What is kept of a sweep; lists that belong to cells are in the order of the prompts."""
     rows, prompts, found = rows_of(name, recipe)
     of_conditions = [c for c in rows.columns if c not in (*OF_PROMPTS, *LEFT_OUT, "condition", "intervention")]
@@ -151,7 +148,7 @@ def sweep_of(name: str, recipe: str) -> dict[str, Any]:
     }
 
 
-def benchmark() -> dict[str, Any]:
+def benchmark():
     """One task under two conditions, document by document."""
     name, task, documents = BENCHMARK
     two = {"base": Keep(), "sparse": KeepHeads(2)}
@@ -168,7 +165,7 @@ def benchmark() -> dict[str, Any]:
     return {"columns": [*rows.columns, "loglikelihoods"], "conditions": kept}
 
 
-def differences(old: Any, new: Any, cells: list[str], *where: str) -> list[str]:
+def differences(old, new, cells, *where):
     """What differs, each as a path of names and both values; the cells where a column holds one value for each."""
     if isinstance(old, dict) and isinstance(new, dict):
         pairs = {key: (old.get(key, "absent"), new.get(key, "absent")) for key in (*old, *new)}
@@ -185,7 +182,7 @@ def differences(old: Any, new: Any, cells: list[str], *where: str) -> list[str]:
     return [said]
 
 
-def assert_as_recorded(name: str, new: dict[str, Any]) -> None:
+def assert_as_recorded(name, new):
     file = FOLDER / f"{name}.json"
     old = json.loads(file.read_text())
     was = old.pop("environment")
@@ -197,15 +194,15 @@ def assert_as_recorded(name: str, new: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("recipe", ["CORRECTED", "PAPER"])
 @pytest.mark.parametrize("name", MODELS)
-def test_rows_are_as_recorded(name: str, recipe: str) -> None:
+def test_rows_are_as_recorded(name, recipe):
     assert_as_recorded(f"{name}-{recipe}", sweep_of(name, recipe))
 
 
-def test_a_benchmark_is_as_recorded() -> None:
+def test_a_benchmark_is_as_recorded():
     assert_as_recorded("benchmark", benchmark())
 
 
-def test_recorded_rows_tell_conditions_apart() -> None:
+def test_recorded_rows_tell_conditions_apart():
     """Rows that say the same whatever is done to a model would guard nothing."""
     for name in MODELS:
         kept = json.loads((FOLDER / f"{name}-CORRECTED.json").read_text())
@@ -213,7 +210,7 @@ def test_recorded_rows_tell_conditions_apart() -> None:
         assert kept["distinct conditions"] >= len(kept["conditions"]) / (2 if name.startswith("random") else 4), name
 
 
-def record(prefix: str = "") -> None:
+def record(prefix=""):
     """Write the files whose names begin with `prefix` from what the code gives now."""
     torch.set_num_threads(THREADS)
     FOLDER.mkdir(exist_ok=True)

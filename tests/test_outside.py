@@ -1,7 +1,5 @@
 """What other people's situations broke: no wrong number without a word (public reports about other tools)."""
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -41,9 +39,6 @@ def grid(model, **options):
 def sweep(model, prompts=None, out=None, **options):
     conditions = {"keep": hb.KeepHeads(model.heads)}
     return hb.sweep(model, prompts or grid(model), conditions, out=out, max_new_tokens=4, progress=False, **options)
-
-
-# ---------------------------------------------------------------- scores
 
 
 @pytest.mark.parametrize(
@@ -89,9 +84,6 @@ def test_a_keyword_is_not_found_inside_a_number():
     assert words("The range is 3-5; see fig. 2!") == ["the", "range", "is", "3-5", "see", "fig", "2"]
 
 
-# ---------------------------------------------------------------- labels
-
-
 @pytest.mark.parametrize("recipe", ["CORRECTED", "PAPER"])
 def test_depths_that_a_text_cannot_give_are_refused(griffin, recipe):
     with pytest.raises(HybretError, match="depth 50 would hide the needle at 0 per cent"):
@@ -113,9 +105,6 @@ def test_sentence_ends_of_other_scripts_and_lines_place_a_needle(griffin, senten
     prompts = hb.niah.grid(griffin, [1500], [0, 25, 50, 75], haystack=sentence * 500)
     assert len({p.key for p in prompts}) == 4
     assert all(abs(p.position - p.depth / 100) < 0.25 for p in prompts)
-
-
-# ---------------------------------------------------------------- what an answer is keyed by
 
 
 def test_changed_weights_are_another_model(griffin, tmp_path):
@@ -161,9 +150,6 @@ def test_prompts_of_one_text_with_other_intervals_are_two_prompts(tmp_path):
     assert answers(prompt, out=tmp_path) + answers(other, out=tmp_path) == alone
 
 
-# ---------------------------------------------------------------- numbers that are none
-
-
 @pytest.fixture
 def overflowing(griffin):
     """A model whose activations are no numbers from layer 1 on, as after an overflow; its weights are finite."""
@@ -186,9 +172,6 @@ def test_logits_that_are_no_numbers_stop_the_run(overflowing, measure):
                 overflowing.generate(prompts[0])
         else:
             log_likelihoods(overflowing, [(prompts[0].ids[:9], (5, 6))], [hb.KeepHeads(1, during="both")], hb.CORRECTED)
-
-
-# ---------------------------------------------------------------- names
 
 
 @pytest.fixture
@@ -227,7 +210,7 @@ def test_a_window_that_the_attention_does_not_use_is_not_believed(tmp_path):
 
 @pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE"])
 def test_the_commit_is_that_of_the_code_whatever_a_hook_sets(tmp_path, monkeypatch, variable):
-    def git(*command: str) -> None:
+    def git(*command):
         subprocess.run(
             ["git", "-c", "user.name=a", "-c", "user.email=a@b", *command],
             cwd=tmp_path,
@@ -251,9 +234,6 @@ def test_home_is_meant_by_a_tilde(griffin, tmp_path, monkeypatch):
     sweep(griffin, out="~/runs")
     assert (tmp_path / "runs" / "run.json").is_file() and not Path("~").exists()
     assert hb.run_folder("~/runs", griffin).parent == tmp_path / "runs"
-
-
-# ---------------------------------------------------------------- environments
 
 
 def test_figures_do_not_depend_on_the_users_settings(griffin, monkeypatch):
@@ -307,9 +287,6 @@ def test_the_cache_of_another_user_is_only_read(griffin, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
     assert before and rows() is not None
     assert before == {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
-
-
-# ---------------------------------------------------------------- clones and kernels
 
 
 def test_a_kernel_is_this_python_with_the_clones_hybret_or_does_not_start(tmp_path, monkeypatch):

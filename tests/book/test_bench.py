@@ -1,7 +1,5 @@
 """The benchmark: what it reports, that its numbers belong together, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,17 +1,11 @@
 """Measurements: figures and tables say what the files say, and the page stands on any files it may find."""
 
-import ast
-import json
-from pathlib import Path
-
-import nbformat
 import pytest
 from support import text
 
 from book.speed import figures as speed_figures
 from hybret import HybretError
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "speed.ipynb"
 SWEEP = {
     "prompts": 100, "longest_prompt_tokens": 507, "conditions": 22, "answers": 2200, "max_new_tokens": 40,
     "seconds": 45.0, "stages": {"prefill": 30.0, "fork": 0.2, "decode": 14.0, "scoring": 0.3}, "memory_gib": 0.75,
@@ -46,9 +40,6 @@ LAYER = {
     },
     "eager_gib_at_longest": 76.8,
 }
-
-
-# ---------------------------------------------------------------- figures
 
 
 def test_measured_has_a_row_for_every_sweep_that_is_there():
@@ -100,46 +91,6 @@ def test_durations_are_written_as_they_are_said_and_nothing_is_not_drawn():
     for draw, records in ((speed_figures.speed, speed_figures.measured([])), (speed_figures.scaling, [])):
         with pytest.raises(HybretError, match="no measurements to draw; make one with"):
             draw(records)
-
-
-# ---------------------------------------------------------------- the page
-
-
-def page(tmp_path: Path, **files: dict) -> dict[str, object]:
-    """Run the notebook's cells on these files and `CPU` as what its benchmark finds; cell name to what it shows."""
-    folders = {name: tmp_path / name for name in ("out", "results", "published")}
-    folders["published"].mkdir(parents=True)
-    for name, record in files.items():
-        (folders["published"] / f"{name.replace('_', '-')}.json").write_text(json.dumps(record))
-    space: dict[str, object] = {}
-    shown = {}
-    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
-        if cell.cell_type != "code":
-            continue
-        body = ast.parse(cell.source).body
-        last = body.pop() if isinstance(body[-1], ast.Expr) else None
-        exec(compile(ast.Module(body, []), cell.id, "exec"), space)
-        if cell.id == "parameters":
-            space |= {name: str(folder) for name, folder in folders.items()}
-        if "bench" in space:
-            space["bench"] = lambda *_, **__: CPU
-        if last is not None:
-            shown[cell.id] = eval(compile(ast.Expression(last.value), cell.id, "eval"), space)
-    shown["figures"] = {path.name for path in folders["results"].glob("*.svg")}
-    return shown
-
-
-def test_the_page_shows_what_is_there(tmp_path):
-    shown = page(tmp_path / "none")
-    assert shown["speed"] is shown["speed-table"] is shown["scaling"] is None
-    assert shown["figures"] == {"speed-live.svg"}
-    shown = page(tmp_path / "all", bench_cpu=CPU, bench_gpu=GPU, scaling_gpu=LAYER)
-    table = shown["speed-table"].data
-    assert list(table["ratio"]) == ["21.2", "19", "272"] and table["identical tokens"][2] == "17 of 20"
-    assert table["stock path"][0] == "15 min 54 s, from 20"
-    assert table["measurement"][2] == "recurrentgemma-2b (random weights), bfloat16 on NVIDIA H100, 2026-02-01"
-    assert list(table["peak GiB"]) == ["0.75 / 0.50", "0.75 / 0.50", "? / 0.50"]
-    assert shown["figures"] == {"speed-live.svg", "speed.svg", "scaling.svg"}
 
 
 def test_answers_that_differ_in_float32_are_a_fault():

@@ -1,7 +1,5 @@
 """Figures that judge the paper: drawn from rows and tables made by hand."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -38,11 +36,11 @@ SHARES = pd.DataFrame([
 ])  # fmt: skip
 
 
-def generation() -> pd.DataFrame:
+def generation():
     return curves().query("during == 'generation'")
 
 
-def doses() -> pd.DataFrame:
+def doses():
     return pairs().assign(mass=lambda rows: rows["length"] / 80)
 
 

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from book.speed.records import tables
@@ -22,7 +21,7 @@ CHECKS = [
 ]
 
 
-def written(folder: Path, content: object) -> dict[str, pd.DataFrame]:
+def written(folder, content):
     (folder / "full-size-a.json").write_text(json.dumps(content))
     return tables(folder)
 

@@ -1,7 +1,5 @@
 """The registered attention function inside real models: what it leaves alone, what it hides, what it records."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 
@@ -170,8 +168,6 @@ def test_a_batch_cannot_be_traced(griffin):
     with hb.attach(griffin, Keep()) as trace, pytest.raises(HybretError, match="one prompt at a time"):
         decode.prefill(griffin, ids, [(), ()], (), CORRECTED, trace)
 
-
-# ---------------------------------------------------------------- one layer of random tensors
 
 HEADS, KV_HEADS, DIM = 6, 2, 4
 MODULE = SimpleNamespace(num_key_value_groups=HEADS // KV_HEADS, training=False, layer_idx=0, config=object())

@@ -3,8 +3,6 @@
 An intervention that does nothing in silence would give the untouched model's numbers.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from types import SimpleNamespace
@@ -35,9 +33,6 @@ def placed(prompt, **spans):
 
 def run(model, prompts, conditions, **options):
     return hb.sweep(model, prompts, conditions, progress=False, **{"max_new_tokens": STEPS, **options})
-
-
-# ---------------------------------------------------------------- on how many tokens something acted
 
 
 def test_rows_say_on_how_many_tokens_the_condition_acted(model):
@@ -75,9 +70,6 @@ def test_steps_are_counted_as_the_loop_makes_them(model):
             hook.remove()
             # The first pass reads the prompt; an answer that prefill ended has no step at all.
             assert rows["acted_generation"].item() == len(passes) - 1
-
-
-# ---------------------------------------------------------------- a layer that was not reached is noticed
 
 
 @pytest.fixture(params=["elsewhere", "without the context"])
@@ -179,9 +171,6 @@ def test_every_row_of_a_context_has_a_question_or_none_has():
         with pytest.raises(HybretError, match="does not say where its question is"):
             of([(action,), (action,)], [(1, 2), None])
         of([(action,), (Only(also=("self",)),)], [(1, 2), None])
-
-
-# ---------------------------------------------------------------- what cannot act is refused
 
 
 @pytest.mark.parametrize(

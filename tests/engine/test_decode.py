@@ -1,7 +1,5 @@
 """Batched decoding against one prompt at a time and transformers' own loop (`hybret.verify` checks states)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Entropies of heads, and which heads are kept; `test_reference` has the authors' entropies, to the bit."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

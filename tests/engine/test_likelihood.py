@@ -1,7 +1,5 @@
 """Log-likelihoods of a benchmark against a forward pass of each request by itself, without anything shared."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from conftest import random_ids

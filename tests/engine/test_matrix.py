@@ -5,8 +5,6 @@ can; and sweeps of ragged batches, in which prompts share their beginnings and c
 attention layer. Prompts are longer than the window of the Griffin (32 tokens), and the needle leaves it.
 """
 
-from __future__ import annotations
-
 import pytest
 from support import FAMILIES, resolve
 

@@ -1,7 +1,5 @@
 """Prompts that begin alike, read as a tree, against each read by itself."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from itertools import product

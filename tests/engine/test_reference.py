@@ -185,27 +185,6 @@ def test_every_family(family):
         assert compared > 100 and unsure < 0.05 * compared
 
 
-@pytest.mark.parametrize(
-    ("field", "family", "condition"),
-    [
-        ("needle_span", "griffin", Omit()),
-        ("out_of_window", "griffin", Only("generation")),
-        ("binary", "griffin", Binary("prefill")),
-        ("prompt_split", "jamba", KeepHeads(0, during="generation")),
-        ("jamba_manipulation", "jamba", Omit()),
-    ],
-)
-def test_a_decision_of_the_code_changes_a_layer(field, family, condition, request):
-    """With it hybret does what the reference does with it, which is not what it does without."""
-    model = request.getfixturevalue(family)
-    recipe, prompts = CORRECTED.replace(**{field: getattr(PAPER, field)}), prompts_of(model, LENGTHS[:1])
-    found, without = (list(run(model, prompts, [condition], r)) for r in (recipe, CORRECTED))
-    assert all(compare(*each, recipe) == 0 for each in found)
-    outputs = [(a[0][-1], b[0][-1]) for a, b in zip(found, without, strict=False)]
-    # Where the prompt is split shows in what is one pass.
-    assert any(a.shape != b.shape or not np.allclose(a, b, atol=1e-4) for a, b in outputs)
-
-
 # ---------------------------------------------------------------- random models, prompts and interventions
 
 during = st.sampled_from(["prefill", "generation", "both"])

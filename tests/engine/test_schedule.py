@@ -1,7 +1,5 @@
 """The batches of a sweep: what they hold, what is left of them after a stop, and what there is to compute."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """Attention without its weights against attention with them; `test_matrix` has the answers of every intervention."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from conftest import random_ids

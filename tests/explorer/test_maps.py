@@ -1,7 +1,5 @@
 """The retrieval-map explorer: its page is safe, and it does what its controls say."""
 
-from __future__ import annotations
-
 import json
 import re
 
@@ -11,8 +9,6 @@ from support import FULL, NASTY, toy
 
 import hybret as hb
 from hybret.explorer import maps
-
-# ---------------------------------------------------------------- the page
 
 
 def test_answers_cannot_leave_the_state_and_the_fallback_is_a_table_of_accuracies():
@@ -45,9 +41,6 @@ def test_a_folder_without_rows_is_one_sentence(tmp_path, name):
         toy().assign(score=5.0).to_parquet(tmp_path / name / f"rows-1.{'0' * 12}.parquet")
     with pytest.raises(hb.HybretError, match="no run folder|holds no rows|is damaged"):
         maps.rows_of(tmp_path / name)
-
-
-# ---------------------------------------------------------------- in a browser
 
 
 @pytest.fixture

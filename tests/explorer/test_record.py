@@ -1,9 +1,6 @@
 """What each head looks at: the record against a slow recomputation, and what its view shows."""
 
-from __future__ import annotations
-
 import base64
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -26,9 +23,6 @@ def slow_weights(model, ids):
         for handle in handles:
             handle.remove()
     return torch.stack(seen).numpy()
-
-
-# ---------------------------------------------------------------- the record
 
 
 def test_bins_hold_exactly_what_a_slow_recomputation_puts_there(model):
@@ -131,9 +125,6 @@ def test_what_cannot_be_recorded_is_said_before_the_model_runs(griffin, argument
         hb.look(griffin, a_prompt(griffin), **arguments)
 
 
-# ---------------------------------------------------------------- the view
-
-
 @pytest.fixture(scope="module")
 def records():
     """The records of the chapter's two default models."""
@@ -166,11 +157,8 @@ def test_the_view_holds_the_numbers_of_the_record(records):
     assert sum(len(hb.explore_heads(record).html().encode()) for record in records) < 500_000
 
 
-# ---------------------------------------------------------------- in a browser
-
-
 @pytest.fixture
-def opened(page, tmp_path) -> Iterator:
+def opened(page, tmp_path):
     """Open a view as a page from disk, as narrow as a phone; nothing may be asked for or go wrong."""
 
     def visit(view):

@@ -1,7 +1,5 @@
 """The explorer's state is the rows: what is drawn of them, what is kept apart, and what the floor is."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd
@@ -12,7 +10,7 @@ import hybret as hb
 from hybret.explorer.state import OTHER, checked, contexts_of, state_of
 
 
-def decoded(state) -> pd.DataFrame:
+def decoded(state):
     """The rows that a state stands for."""
     found = []
     for step, (first, last) in enumerate(zip(state["starts"], state["starts"][1:], strict=False)):

@@ -1,7 +1,5 @@
 """The base of the interactive views: escaping, several on one page, the shim of anywidget's model."""
 
-from __future__ import annotations
-
 import json
 import sys
 from types import SimpleNamespace
@@ -27,7 +25,7 @@ export default {
 NASTY = "</script><img src=x onerror=alert(1)> \u2028 \x1b[31m &lt; [a](javascript:alert(1)) <!--"
 
 
-def small(text: str = NASTY, n: int = 1) -> Widget:
+def small(text=NASTY, n=1):
     return Widget(ESM, ".small { color: red; }", {"text": text, "n": n}, "<table></table>", f"View <{n}>")
 
 

@@ -1,7 +1,5 @@
 """Benchmarks through lm-evaluation-harness: what is asked, what is scored, what is kept."""
 
-from __future__ import annotations
-
 import copy
 import json
 import sys
@@ -10,7 +8,6 @@ from dataclasses import replace
 import lm_eval
 import pandas as pd
 import pytest
-import torch
 from support import data, digest, skills, write_table
 
 import hybret as hb
@@ -55,9 +52,6 @@ def item(task, split="test", i=0, n=benchmarks.TEST_ITEMS):
 
 def asked(task, made):
     return skills.rendered(made["question"], made["choices"]) if len(made["choices"]) == 4 else made["question"]
-
-
-# ---------------------------------------------------------------- what is asked
 
 
 @pytest.mark.parametrize("task", ["prices", "geography", "sentiment"])
@@ -125,34 +119,6 @@ def test_every_task_has_enough_new_items():
         assert answers.value_counts(normalize=True).max() < 0.6
 
 
-# ---------------------------------------------------------------- what is scored
-
-
-@pytest.mark.parametrize("which", ["griffin", "chat"])
-def test_scores_are_those_of_single_texts(which, request):
-    model = request.getfixturevalue(which)
-    configurations = harness.conditions(model, 3)
-    rows = harness.evaluate(model, ["organism_trade", "organism_paraphrase"], configurations, **QUIET)
-    for task, label in (("organism_trade", "trade"), ("organism_paraphrase", "paraphrase")):
-        lm, found = instances(model, task)
-        part = rows[rows["task"] == task].set_index(["condition", "doc_id"])
-        choices = len(found) // 2
-        for name, condition in configurations.items():
-            for doc in range(2):
-                line, scores = part.loc[(name, doc)], []
-                for instance in found[doc * choices : (doc + 1) * choices]:
-                    context, continuation = lm._encode_pair(*instance.args)
-                    ids = context + continuation
-                    with hb.attach(model, condition), torch.no_grad(), hb.phase("prefill", [len(ids) - 2]):
-                        chances = model.net(torch.tensor([ids[:-1]])).logits[0, len(context) - 1 :].log_softmax(-1)
-                    scores.append(float(chances.gather(-1, torch.tensor(continuation)[:, None]).sum()))
-                assert list(line["loglikelihoods"]) == pytest.approx(scores, abs=2e-4)
-                assert line["chosen"] == scores.index(max(scores))
-                assert line["gold"] == item(label, i=doc)["answer"]
-                assert line["correct"] == (line["chosen"] == line["gold"])
-                assert line["tokens"] == len(context)
-
-
 def test_lm_eval_agrees_on_what_is_right(griffin):
     model = Hybrid(griffin, {"ablated": hb.KeepHeads(0)}, hb.CORRECTED)
     loaded = benchmarks.load(benchmarks.find("organism_geography"))
@@ -180,9 +146,6 @@ def test_long_texts_lose_their_beginning_and_say_so(griffin):
     assert list(whole["cluster"]) == [0, 0]  # two questions about the first list
     assert list(short["tokens"]) == list(whole["tokens"]) and min(short["tokens"]) > 60
     assert [*map(list, short["loglikelihoods"])] != [*map(list, whole["loglikelihoods"])]
-
-
-# ---------------------------------------------------------------- what is kept
 
 
 def test_finished_rows_are_not_computed_again(griffin, tmp_path):
@@ -256,9 +219,6 @@ def test_a_missing_harness_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(hb.HybretError, match="is not installed"):
         benchmarks.find("organism")
-
-
-# ---------------------------------------------------------------- the real ones
 
 
 def fetched(name, tables, folder):

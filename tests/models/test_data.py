@@ -1,7 +1,5 @@
 """Fetching models, essays and benchmarks, partly from a server of this process that breaks off, lies and refuses."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -35,7 +33,7 @@ class Hub(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(("127.0.0.1", 0), Answers)
         self.files = dict(FILES)
         self.cut: set[str] = set()  # sent half at first
@@ -44,7 +42,7 @@ class Hub(ThreadingHTTPServer):
         self.refusal: tuple[int, str] | None = None  # status and code of every answer
         self.asked: list[tuple[str, str, str | None, str]] = []  # method, file, range, revision
 
-    def gets(self) -> list[str]:
+    def gets(self):
         return [name for method, name, *_ in self.asked if method == "GET"]
 
 
@@ -52,10 +50,10 @@ class Answers(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         pass
 
-    def answer(self, body: bytes, headers: dict[str, str], code: int = 200, send: int | None = None) -> None:
+    def answer(self, body, headers, code=200, send=None):
         self.send_response(code)
         for key, value in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
             self.send_header(key, value)
@@ -65,7 +63,7 @@ class Answers(BaseHTTPRequestHandler):
         if send is not None:
             self.close_connection = True
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         path, hub = self.path.partition("?")[0], self.server
         lfs = {name: hashlib.sha256(body).hexdigest() for name, body in hub.files.items() if "safetensors" in name}
         git = {n: hashlib.sha1(b"blob %d\0" % len(b) + b).hexdigest() for n, b in hub.files.items()}
@@ -100,14 +98,14 @@ class Answers(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 (the name is http.server's)
 
 
-def point(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def point(monkeypatch, address):
     """Let Hugging Face's client ask there."""
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def hub(monkeypatch, tmp_path):
     server = Hub()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     point(monkeypatch, "http://{}:{}".format(*server.server_address))
@@ -121,11 +119,11 @@ BIG, SMALL = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetenso
 KEPT = {"config.json", "tokenizer.json", BIG, SMALL}
 
 
-def snapshot_files() -> set[str]:
+def snapshot_files():
     return {p.name for p in Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/*")}
 
 
-def test_a_model_is_fetched_whole_without_pickles_and_code(hub: Hub) -> None:
+def test_a_model_is_fetched_whole_without_pickles_and_code(hub):
     lines: list[str] = []
     folder = data.fetch("owner/name", lines.append)
     assert {p.name for p in folder.rglob("*") if p.is_file()} == KEPT and folder.name == COMMIT
@@ -135,7 +133,7 @@ def test_a_model_is_fetched_whole_without_pickles_and_code(hub: Hub) -> None:
     assert data.fetch(f"owner/name@{COMMIT}") == folder and not hub.gets()  # nothing twice
 
 
-def test_a_download_that_stopped_goes_on_with_what_is_missing(hub: Hub) -> None:
+def test_a_download_that_stopped_goes_on_with_what_is_missing(hub):
     folder = data.fetch("owner/name")
     (folder / BIG).resolve().unlink()
     (folder / BIG).unlink()
@@ -150,7 +148,7 @@ def test_a_download_that_stopped_goes_on_with_what_is_missing(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("name", [BIG, "config.json"])
-def test_a_file_that_differs_from_the_hubs_is_named_and_removed(hub: Hub, name: str) -> None:
+def test_a_file_that_differs_from_the_hubs_is_named_and_removed(hub, name):
     hub.wrong = {name}
     with pytest.raises(HybretError, match=rf"^{name} of owner/name differ from the hub's and were removed"):
         data.fetch("owner/name")
@@ -159,14 +157,14 @@ def test_a_file_that_differs_from_the_hubs_is_named_and_removed(hub: Hub, name: 
     assert (data.fetch("owner/name") / name).read_bytes() == FILES[name]
 
 
-def test_space_is_checked_before_anything_is_downloaded(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_is_checked_before_anything_is_downloaded(hub, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(HybretError, match="GiB free; free some, or set HF_HOME"):
         data.fetch("owner/name")
     assert not hub.gets()
 
 
-def test_what_cannot_be_fetched(hub: Hub) -> None:
+def test_what_cannot_be_fetched(hub):
     del hub.files[BIG], hub.files[SMALL]
     with pytest.raises(HybretError, match="owner/name has no safetensors"):
         data.fetch("owner/name")
@@ -177,7 +175,7 @@ def test_what_cannot_be_fetched(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), [("owner/name", {"revision": "5f3c"}), ("owner/name@5f3c", {})])
-def test_the_revision_reaches_every_file(hub: Hub, tiny: hb.Model, name, options) -> None:
+def test_the_revision_reaches_every_file(hub, tiny, name, options):
     organism = hb.models.CHECKPOINTS / "griffin-tiny"
     hub.files = {
         path.name: path.read_bytes() for path in organism.iterdir() if path.suffix in (".json", ".safetensors")
@@ -199,7 +197,7 @@ def test_the_revision_reaches_every_file(hub: Hub, tiny: hb.Model, name, options
         (None, "", "cannot be reached or HF_HUB_OFFLINE is set; check the network, or name a folder"),
     ],
 )
-def test_the_hubs_refusals(hub: Hub, monkeypatch: pytest.MonkeyPatch, name, status, code, words) -> None:
+def test_the_hubs_refusals(hub, monkeypatch, name, status, code, words):
     hub.refusal = status and (status, code)
     if status is None:
         point(monkeypatch, "http://127.0.0.1:9")
@@ -213,13 +211,11 @@ def test_the_hubs_refusals(hub: Hub, monkeypatch: pytest.MonkeyPatch, name, stat
             assert ("(did you mean google/recurrentgemma-2b?)" in line) == (code == "RepoNotFound" and "google" in name)
 
 
-# ---------------------------------------------------------------- essays
-
 TEXTS = {"useful.txt": b"Be useful.", "newideas.txt": b"New ideas.", "addiction.txt": b"Things. " * 20}
 
 
 @pytest.fixture
-def essays(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def essays(hub, monkeypatch, tmp_path):
     """Three texts in the places of the essays, on the server; the folder of the fetched ones."""
     monkeypatch.setenv(data.CACHE, str(tmp_path / "cache"))
     digests = {n: hashlib.sha256(t).hexdigest() for n, t in TEXTS.items()}
@@ -228,7 +224,7 @@ def essays(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "cache" / "essays"
 
 
-def test_essays_are_fetched_where_it_stopped_and_checked(hub: Hub, essays: Path) -> None:
+def test_essays_are_fetched_where_it_stopped_and_checked(hub, essays):
     hub.cut, hub.dead = {"newideas.txt"}, False
     with pytest.raises(HybretError, match=r"cannot fetch newideas.txt .*; run `hybret fetch essays` again"):
         data.fetch("essays")
@@ -242,14 +238,14 @@ def test_essays_are_fetched_where_it_stopped_and_checked(hub: Hub, essays: Path)
     assert data.fetch("essays") == data.essays_folder() and hub.gets()[4:] == ["useful.txt"]
 
 
-def test_an_essay_with_another_digest_is_not_kept(hub: Hub, essays: Path) -> None:
+def test_an_essay_with_another_digest_is_not_kept(hub, essays):
     hub.files["useful.txt"] = b"<html>Please log in</html>"
     with pytest.raises(HybretError, match="cannot fetch useful.txt .* hash .* on a network that does not change files"):
         data.fetch("essays")
     assert not list(essays.rglob("*.txt"))
 
 
-def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays: Path, tiny: hb.Model) -> None:
+def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays, tiny):
     found = run("sweep", "--model", "owner/name", "--haystack", "essays")
     assert found.exit_code == 2 and "run `hybret fetch essays` once" in found.stderr  # before the model is asked for
     data.fetch("essays")
@@ -257,13 +253,11 @@ def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays: Path
     assert "Be useful.New ideas.Things." in prompt.text
 
 
-def test_the_recorded_essays_are_those_of_the_authors() -> None:
+def test_the_recorded_essays_are_those_of_the_authors():
     files = data.ESSAYS["files"]
     assert len(files) == 49 and dict(PAPER_ESSAYS).items() <= files.items()
     assert len(data.ESSAYS["address"].split("/")[5]) == 40  # a commit
 
-
-# ---------------------------------------------------------------- benchmarks
 
 DEV, TEST = data.BENCHMARKS["mmlu"].files
 
@@ -328,9 +322,3 @@ def test_changed_benchmarks_are_noticed_and_restored(mmlu, changed):
         data.benchmark_files("mmlu")
     data.fetch_benchmark("mmlu", mmlu)
     assert data.benchmark_files("mmlu") and path.read_bytes() == good
-
-
-def test_a_file_in_the_way(mmlu, tmp_path):
-    (tmp_path / "mmlu").write_text("a file in the way")
-    with pytest.raises(HybretError, match="cannot write"):
-        data.fetch_benchmark("mmlu", mmlu)

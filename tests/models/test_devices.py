@@ -1,7 +1,5 @@
 """Devices: which there are, and what is refused before anything is built because it does not fit on them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

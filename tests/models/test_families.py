@@ -1,7 +1,5 @@
 """Configurations: which layers have attention, and the paper's models at their size."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """Loading: the embedded organism as shipped, what a model knows about itself, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
 
@@ -85,9 +83,6 @@ def test_deepminds_checkpoints_see_one_token_more(tmp_path, declared, seen):
             assert int((weights[:, -1].amax(0) > 0).sum()) == model.window
 
 
-# ---------------------------------------------------------------- random weights
-
-
 def test_random_weights_of_a_folder(tmp_path):
     """A folder with nothing but its configuration, as it would be at full size; both spellings; the seed counts."""
     folder = with_config(tmp_path / "config-only", num_hidden_layers=3)
@@ -120,9 +115,6 @@ def test_rows_of_random_weights_are_marked_everywhere(tmp_path):
         assert ("random weights</text>" in svg) == marked == ("nothing here is a result" in svg)
     with pytest.raises(HybretError, match="random weights: what it answers means nothing"):
         verdicts.of(pd.concat([trained, rows]))
-
-
-# ---------------------------------------------------------------- what is refused (more in values/test_bad_input.py)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """How a model shows itself: a line in a terminal, its layers in a notebook."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 import hybret as hb
 
 
-def drawn(model) -> ET.Element:
+def drawn(model):
     return ET.fromstring(model._repr_html_().replace("<br>", "<br/>"))
 
 

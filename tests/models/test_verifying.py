@@ -1,7 +1,5 @@
 """`hybret.verify`: every family of hybrids, what is wrong in transformers, and that each check can fail."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 

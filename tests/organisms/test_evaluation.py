@@ -1,7 +1,5 @@
 """The shipped models, their evaluations and their cards agree, and reach what the project asked for."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -144,10 +142,12 @@ def test_global_attention_leaves_no_needle_outside_and_a_card_claims_nothing_tha
 
 def test_bad_input_is_refused_before_the_model_runs(tiny, tmp_path, capsys):
     bad = {"one haystack seed": {"seeds": []}, "one fact": {"facts": 0}, "no haystack": {"essays": "no/such"}}
-    for sentence, options in {**bad, "window of 100 tokens is too short": {"window": 100}}.items():
-        model = replace(tiny, window=options.pop("window", tiny.window))
+    few = {"lengths": [128], "depths": [0]}
+    for sentence, options in bad.items():
         with idle(tiny), pytest.raises(hb.HybretError, match=sentence):
-            evaluate(model, **options)
+            evaluate(tiny, **few | options)
+    with idle(tiny), pytest.raises(hb.HybretError, match="window of 64 tokens is too short"):
+        evaluate(replace(tiny, window=64, buffer=0), [0], **few)
     assert main(["griffin-tiny", "--out", str(tmp_path / "none" / "evaluation.json")]) == 2
     assert "There is no folder" in capsys.readouterr().err
     with pytest.raises(hb.HybretError, match="config.json"):

@@ -1,7 +1,5 @@
 """The kernels' backward passes, which training registers, against PyTorch's gradients of the same scans."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from support import recurrences

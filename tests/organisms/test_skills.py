@@ -1,7 +1,5 @@
 """The benchmark skills and the conversations that teach them: answers right, splits apart, tokens the template's."""
 
-from __future__ import annotations
-
 import random
 import re
 

@@ -1,7 +1,5 @@
 """Prompts: the grid's labels, where the needle is, and what is refused."""
 
-from __future__ import annotations
-
 import math
 import pickle
 from dataclasses import replace
@@ -23,7 +21,7 @@ CHAT = (
 LAMP = Needle("lamp", "A blue lamp.", "What does Mr Finch keep in the boathouse?", ("blue lamp",))
 
 
-def words(n: int) -> str:
+def words(n):
     """Prose of `n` short sentences, every fourth one a question, every seventh with 3.5 in it."""
     nouns = ["river", "house", "garden", "letter", "summer", "engine", "window", "mountain", "teacher", "market"]
     verbs = ["keeps", "finds", "leaves", "opens", "follows", "carries", "watches", "paints"]
@@ -39,7 +37,7 @@ ENDING = "ANSWER: Here is the most relevant sentence in the context: "
 FRAME = f"CONTEXT: QUESTION: {PAPER_NEEDLE.question} ANSWER: Here is the most relevant sentence in the context: "
 
 
-def byte_level(bos: bool = True, chat: str | None = CHAT) -> PreTrainedTokenizerFast:
+def byte_level(bos=True, chat=CHAT):
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -55,7 +53,7 @@ def byte_level(bos: bool = True, chat: str | None = CHAT) -> PreTrainedTokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer():
     return byte_level()
 
 
@@ -144,16 +142,6 @@ def test_only_as_much_haystack_is_needed_as_the_longest_prompt_takes(tokenizer):
     grid(tokenizer, (longest,), (0,), haystack=hay)
     with pytest.raises(HybretError, match="give a longer haystack"):
         grid(tokenizer, (longest + 1,), (0,), haystack=hay)
-
-
-def test_needle_goes_deeper_with_depth_and_stands_after_a_sentence(tokenizer):
-    prompts = grid(tokenizer, [2000], 10, haystack=HAY)
-    places = [p.text.index(PAPER_NEEDLE.sentence) for p in prompts]
-    assert places == sorted(places) and len(set(places)) == 10
-    assert prompts[0].text.startswith("CONTEXT: \nThe best thing")
-    assert all(p.text[at - 2] in ".?" for p, at in zip(prompts[1:-1], places[1:-1], strict=True))
-    assert [p.position for p in prompts[:1] + prompts[-1:]] == [0.0, 1.0]
-    assert all(0 <= p.depth / 100 - p.position < 0.05 for p in prompts)
 
 
 def test_token_id_misses_the_sentence_ends_that_characters_find(tokenizer):

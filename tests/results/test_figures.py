@@ -1,7 +1,5 @@
 """Figures: what is drawn is what the rows say, it can be read by everybody, and a file is the same every time."""
 
-from __future__ import annotations
-
 import itertools
 import re
 
@@ -33,7 +31,7 @@ INSIDE = 100 * cells()["in_window"].mean()
 TIPPING = {10: 1, 16: 2, 32: 4}
 
 
-def generation() -> pd.DataFrame:
+def generation():
     return curves().query("during == 'generation'")
 
 
@@ -56,7 +54,7 @@ def test_every_figure_can_be_read():
             assert all(part in text(figure) for part in ("recipe CORRECTED", "n = 9 prompts", "01234567"))
 
 
-def lines_of(axes) -> dict:
+def lines_of(axes):
     return {line.get_label(): line for line in axes.get_lines()}
 
 

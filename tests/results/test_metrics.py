@@ -1,7 +1,5 @@
 """Tables: means, intervals that do not claim too much, floors, pairs."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +12,7 @@ from book.paper import numbers as paper
 from hybret import HybretError, metrics
 
 
-def one(table: pd.DataFrame) -> pd.Series:
+def one(table):
     assert len(table) == 1
     return table.iloc[0]
 
@@ -129,7 +127,7 @@ def test_departures_pair_cells_not_prompts():
         metrics.departures(a, pd.concat([b, b]))
 
 
-def two(**column) -> pd.DataFrame:
+def two(**column):
     """The rows of two sweeps that differ in one thing."""
     ((name, (one, other)),) = column.items()
     same = {"model": "m", "asked": "a", "intervention": "Keep()", "dtype": "float32", "k": 2, "weights": "w"}

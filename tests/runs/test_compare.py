@@ -1,7 +1,5 @@
 """Two runs side by side: what made them, which cells changed, and what a terminal is shown of it."""
 
-from __future__ import annotations
-
 import json
 import re
 

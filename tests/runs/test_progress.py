@@ -1,7 +1,5 @@
 """How progress shows itself."""
 
-from __future__ import annotations
-
 from support import progress_bar
 
 import hybret as hb

@@ -1,7 +1,5 @@
 """Sweeps: what a row says, what is computed once, what a folder keeps, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -50,9 +48,6 @@ def computed(model, prompts, conditions=CONDITIONS, **options):
 def assert_same(found, rows):
     """But for which run and which batch made them."""
     pd.testing.assert_frame_equal(*(part.drop(columns=["run", "batch"]) for part in (found, rows)))
-
-
-# ---------------------------------------------------------------- what a row says
 
 
 def test_columns_and_order(rows, prompts):
@@ -124,9 +119,6 @@ def test_all_heads_is_keep_and_conditions_differ(rows):
     assert (answers.drop(columns="all heads").nunique(axis=1) == 4).all()
 
 
-# ---------------------------------------------------------------- what is computed, and once
-
-
 @pytest.mark.parametrize("budget", [Budget(1, 1), Budget(7, 50)], ids=str)
 def test_answers_do_not_depend_on_the_budget(griffin, prompts, rows, budget):
     assert_same(run(griffin, prompts[1:4], budget=budget), rows[5:20].reset_index(drop=True))
@@ -142,9 +134,6 @@ def test_identical_prompts_and_conditions_are_computed_once(griffin):
     assert rows["answer"][:6].tolist() == rows["answer"][6:12].tolist()
     labelled = rows.set_index("condition")["answer"]
     assert labelled["again"].tolist() == labelled["k=0"].tolist()
-
-
-# ---------------------------------------------------------------- what a folder keeps
 
 
 def test_resuming_computes_only_what_is_missing(griffin, prompts, rows, tmp_path):
@@ -218,9 +207,6 @@ def test_stored_rows_are_read_not_computed(griffin, prompts, tmp_path, request):
     assert len(same) == len(first) and (same["score"] == same["score_b"]).all()
     few = hb.load_rows(tmp_path, griffin, prompts[:1], max_new_tokens=STEPS)
     assert set(few["prompt"]) == {prompts[0].key}
-
-
-# ---------------------------------------------------------------- what is refused before any model runs
 
 
 def test_a_folder_that_cannot_be_used_is_refused(griffin, prompts, tmp_path, monkeypatch, asleep):

@@ -1,7 +1,5 @@
 """Bad input, in tables: what is given, and what the one sentence that it ends with names. Nothing runs before it."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -37,7 +35,7 @@ def world(griffin, tmp_path_factory):
         yield SimpleNamespace(model=griffin, prompts=prompts[:4], rows=rows, folder=tmp_path_factory.mktemp("bad"))
 
 
-def refusal(call) -> str:
+def refusal(call):
     with pytest.raises(HybretError) as caught:
         call()
     said = str(caught.value)
@@ -123,9 +121,6 @@ def test_a_value_is_refused_by_its_parameters_name(world, call, name, values):
         said = refusal(lambda value=value: call(world, **{name: value}))
         wrong = value[-1] if isinstance(value, list | tuple) and value else value
         assert name.rstrip("s") in said and (repr(value) in said or repr(wrong) in said), said
-
-
-# ---------------------------------------------------------------- what crosses several parameters
 
 
 def folder_of(w, name, data=PROSE * 100):
@@ -244,8 +239,6 @@ def test_bad_input_is_one_sentence_before_anything_runs(world, case):
     assert sentence in (said := refusal(lambda: call(world))), said
 
 
-# ---------------------------------------------------------------- checkpoints that are not what they say
-
 EMBEDDING, BIAS = "model.embed_tokens.weight", "model.layers.7.mlp_block.up_proj.bias"
 INDEX = b'{"metadata": {}, "weight_map": {"a": "../../../etc/hostname"}}'
 
@@ -323,9 +316,6 @@ def test_a_checkpoint_that_lies_is_refused(tmp_path, changes, sentence):
     shutil.rmtree(folder)
 
 
-# ---------------------------------------------------------------- tables
-
-
 def by_k(table):
     return metrics.accuracy(table, "k")
 
@@ -374,8 +364,6 @@ def test_a_column_that_only_labels_may_hold_anything(world):
     assert not verdicts.of(odd).empty and len(tipping.heads_kept(odd)) == len(world.rows)
 
 
-# ---------------------------------------------------------------- the command line
-
 OWN = ["sweep", "--needle", "It is blue.", "--question", "What?", "--keywords"]
 COMMANDS = [
     (["sweep", "--k", "3", "--k", "3"], "names a number of heads twice"),
@@ -413,9 +401,6 @@ def test_a_bad_command_ends_with_one_sentence_and_status_2(words, sentence):
     assert sentence in " ".join(done.stderr.replace("│", " ").split())
     assert sum(line.lower().startswith("error") for line in done.stderr.splitlines()) == 1
     assert "Traceback" not in done.output and "\x1b" not in done.output
-
-
-# ---------------------------------------------------------------- what is no fault, and how a sentence is written
 
 
 def test_a_haystack_of_another_system_is_read(tmp_path):
