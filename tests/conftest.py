@@ -37,16 +37,6 @@ def random_ids(model, n, seed=0):
     return (model.net.config.bos_token_id, *ids.tolist())
 
 
-def pytest_addoption(parser):
-    parser.addoption("--faults", type=int, default=4, help="how often tests/test_faults.py kills a sweep (default 4)")
-
-
-@pytest.fixture
-def faults(request):
-    """How often a process is killed."""
-    return request.config.getoption("--faults")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _threads():
     torch.set_num_threads(THREADS)

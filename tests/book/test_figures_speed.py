@@ -42,18 +42,6 @@ LAYER = {
 }
 
 
-def test_measured_has_a_row_for_every_sweep_that_is_there():
-    rows = speed_figures.measured([CPU, GPU])
-    assert list(zip(rows["model"], rows["sweep"], strict=True)) == [
-        ("griffin-tiny", "Figure 2"),
-        ("griffin-tiny", "Table 1"),
-        ("recurrentgemma-2b", "Figure 2"),
-    ]
-    assert rows["random"].tolist() == [False, False, True] and rows["identical"].tolist() == [20, 20, 17]
-    assert rows["other"].tolist() == pytest.approx([0.5, 15.5, 0.0])
-    assert speed_figures.measured([]).empty
-
-
 def test_bars_are_the_stages_end_to_end_and_the_line_is_the_limit():
     figure = speed_figures.speed(speed_figures.measured([CPU, GPU]))
     cpu, gpu = figure.axes

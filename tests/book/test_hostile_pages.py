@@ -18,7 +18,6 @@ from tiny_book import notebook, tiny
 
 import hybret as hb
 from book.runner import build as book
-from hybret import Needle
 
 HIT = "window.pwned=1"
 EVIL = HOSTILE | {
@@ -85,58 +84,6 @@ def seen(text):
 
 
 PLAIN = {name: f"plain {i}" for i, name in enumerate(EVIL)}
-
-
-def maps(texts):
-    """Every text in every place that a row has for one."""
-    parts, needles = [], []
-    for text in texts.values():
-        part = toy(ks=(0, 8), lengths=(100, 200), depths=(0, 50))
-        some = {name: text for name in ("model", "recipe", "template", "haystack", "device", "dtype", "answer")}
-        part = part.assign(**some, condition=text, weights=text, intervention=text)
-        part.loc[part["needle"] != "none", "needle"] = text
-        name = text.replace("\0", "")  # a needle with the character is refused,
-        phrase = f"{name} word"  # and so is a keyword without a word
-        needles.append(Needle(name, phrase, name, (phrase,)))
-        part["asked"] = needles[-1].digest
-        part["prompt"] = [f"{len(needles) - 1}-{key}" for key in part["prompt"]]
-        parts.append(part)
-        other = part[part["k"] == 0].assign(k=pd.NA, condition=f"other {text}", during=None)
-        parts.append(other)
-    rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
-    prompts = {}
-    for number, key in enumerate(rows["prompt"].unique()):
-        needle = needles[int(key.partition("-")[0])]
-        text = f"{needle.sentence} before {needle.sentence} after {needle.sentence}"
-        prompts[key] = hb.Prompt(text=text, ids=(number,), needle=needle, spans={"needle": ((0, 1),)})
-    rows["prompt"] = rows["prompt"].map({key: prompt.key for key, prompt in prompts.items()})
-    return hb.explore(rows, list(prompts.values()), needles)
-
-
-def test_the_map_explorer_shows_what_strangers_wrote_as_text(watched, tmp_path):
-    page, counts = watched, []
-    for name, texts in (("harmless", PLAIN), ("hostile", EVIL)):
-        page.goto(maps(texts).save(tmp_path / f"{name}.html").as_uri())
-        page.locator(".hb-maps canvas").nth(2).wait_for()
-        counts.append(elements(page))
-    assert counts[0] == counts[1]
-    models = page.get_by_label("Model of B")
-    assert models.locator("option").all_text_contents() == [printable(text) for text in EVIL.values()]
-    for i, text in enumerate(EVIL.values()):
-        page.get_by_label("Model of B").select_option(index=i)
-        page.get_by_label("Model of A").select_option(index=i)
-        shown = printable(text)
-        assert page.locator(".hb-maps-title b").nth(1).text_content().startswith(f"B · {shown} ·")
-        assert f"recipe {shown}" in page.locator(".hb-maps-source").text_content()
-        canvas = page.locator("canvas").nth(1)
-        canvas.click(position={"x": 70, "y": 15})
-        assert page.locator(".hb-maps-detail h3").text_content() == "Length 100, depth 0 %"
-        for said in page.locator(".hb-maps-said").all_text_contents() + page.locator("blockquote").all_text_contents():
-            assert letters(text) in letters(said)
-        page.get_by_label("Conditions of B").select_option(index=1)
-        assert text != EVIL["long"] or fits(page)
-        assert not unseen(page)
-    assert page.locator(".hb-maps img, .hb-maps a, .hb-maps script, .hb-maps iframe").count() == 0
 
 
 def heads(model, texts):
@@ -213,7 +160,8 @@ def built(tmp_path_factory, chromium):
     cells: list[tuple[str, dict[str, object]]] = [(SETUP, {})]
     for name, texts in (("harmless", PLAIN), ("hostile", EVIL)):
         (root / f"{name}.json").write_text(json.dumps(texts))
-        parts = [toy(ks=(0, 8), lengths=(100, 200), model=t).assign(answer=t, condition=t) for t in texts.values()]
+        names = ("model", "recipe", "template", "haystack", "device", "dtype", "answer", "condition", "weights")
+        parts = [toy(ks=(0, 8), lengths=(100, 200)).assign(**dict.fromkeys(names, t)) for t in texts.values()]
         pd.concat(parts).to_parquet(root / f"{name}.parquet")
         caption = {"mystnb": {"figure": {"name": f"fig-{name}", "caption": "A figure."}}}
         cells += [(cell.replace("NAME", name), caption if "variants" in cell else {}) for cell in CELLS]
@@ -245,7 +193,13 @@ def test_a_page_of_the_book_shows_what_strangers_wrote_as_text(watched, built):
     assert untypeset(MODEL) in untypeset(page.locator(".hb-card").text_content())
     assert page.locator(".bd-content .text_plain", has_text="</script></text></svg><img").count() == 2  # repr, glue
     assert page.locator(".bd-content strong", has_text="</textarea></title></style></select><iframe").count() == 1
-    page.locator(".hb-maps canvas").nth(4).click(position={"x": 70, "y": 15})
+    models = page.get_by_label("Model of B").nth(1)
+    assert models.locator("option").all_text_contents() == [printable(text) for text in EVIL.values()]
+    for text in EVIL.values():
+        models.select_option(index=list(EVIL.values()).index(text))
+        assert f"B · {printable(text)} ·" in page.locator(".hb-maps-title b").nth(4).text_content()
+        page.locator(".hb-maps canvas").nth(4).click(position={"x": 70, "y": 15})
+        assert letters(text) in letters(page.locator(".hb-maps-said").last.text_content())
     assert fits(page)
     assert not unseen(page, ".bd-content .cell_output")
     page.goto((built / "book/runs.html").as_uri(), wait_until="load")

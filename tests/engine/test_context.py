@@ -190,11 +190,14 @@ def test_a_part_in_the_wrong_phase_is_refused(condition, griffin, cells, asleep)
         pytest.fail("attached")
 
 
-def test_what_is_left_alone_on_purpose_is_allowed(griffin, asleep):
+def test_what_is_left_alone_on_purpose_and_what_needs_no_needle_is_allowed(griffin, cells):
+    ends = placed(cells[0], needle=((len(cells[0].ids) - 2, len(cells[0].ids)), (0, 1)))
+    assert len(run(griffin, [ends], {"omit": Omit()})) == 1
+    for condition in (KeepHeads(1), Mass(0.5)):
+        with hb.attach(griffin, condition):
+            griffin.generate("The market opens at nine.", 1)
     for condition in (
-        Keep(),
         PerPhase(generation=Keep(), prefill=Keep()),
-        PerPhase(generation=Omit("generation"), prefill=Omit("both")),
         PerPhase(generation=PerPhase(generation=Omit(), prefill=Keep()), prefill=Only("prefill") & Keep()),
         *hb.table1_conditions().values(),
     ):
@@ -255,14 +258,6 @@ def test_controls_have_no_needle_on_purpose(model):
     generation = {name: PerPhase(generation=c, prefill=Keep()) for name, c in conditions.items()}
     # Without a needle in the window the authors' code leaves the weights alone, in every mode.
     assert run(model, [control], generation, recipe=PAPER)["answer"].nunique() == 1
-
-
-def test_what_is_there_or_is_not_needed_is_allowed(griffin, cells):
-    ends = placed(cells[0], needle=((len(cells[0].ids) - 2, len(cells[0].ids)), (0, 1)))
-    assert len(run(griffin, [ends], {"omit": Omit()})) == 1
-    for condition in (KeepHeads(1), Null(), Mass(0.5), Keep()):
-        with hb.attach(griffin, condition):
-            griffin.generate("The market opens at nine.", 1)
 
 
 def test_the_only_token_of_an_answer_may_come_from_prefill(jamba):

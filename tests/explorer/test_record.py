@@ -184,21 +184,3 @@ def test_the_view_begins_with_the_token_that_is_looked_up_and_the_head_that_find
     tokens = page.locator(".hb-heads-answer button").all_inner_texts()
     assert "".join(tokens[:-1]) == "".join(records[0].runs[1].gives[:-1])
     assert page.locator(".hb-heads-list [aria-label$=kept]").count() == 4 * len(records[0].layers)
-
-
-def test_the_view_is_used_by_keys_alone(opened, records):
-    page = opened(hb.explore_heads(records[1]))
-    page.focus(".hb-heads-answer [aria-pressed=true]")
-    page.keyboard.press("ArrowRight")
-    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
-    assert page.locator(".hb-heads-answer [aria-pressed=true]").inner_text() == " a"
-    page.focus(".hb-heads-list")
-    before = page.inner_text(".hb-heads-detail h3")
-    page.keyboard.press("ArrowDown")
-    assert page.inner_text(".hb-heads-detail h3") != before
-    chosen = page.get_attribute(".hb-heads-list", "aria-activedescendant")
-    assert page.get_attribute(f"#{chosen}", "aria-selected") == "true"
-    assert page.get_attribute(".hb-heads-list", "data-lm-suppress-shortcuts") == ""  # JupyterLab leaves it its keys
-    page.keyboard.press("End")
-    row, box = (page.locator(s).bounding_box() for s in ("[aria-selected=true]", ".hb-heads-list"))
-    assert box["y"] <= row["y"] and row["y"] + row["height"] <= box["y"] + box["height"] + 1

@@ -4,10 +4,10 @@ import json
 
 import pandas as pd
 import pytest
-from support import FULL, HALF, line, toy
+from support import FULL, HALF, toy
 
 import hybret as hb
-from hybret.explorer.state import OTHER, checked, contexts_of, state_of
+from hybret.explorer.state import checked, contexts_of, state_of
 
 
 def decoded(state):
@@ -76,16 +76,6 @@ def test_a_score_is_explained_item_by_item():
     assert items["eat a sandwich"] == (1, 1) and items["dolores park"] == (0.5, 1) and items["sunny day"] == (1, 0)
     state, _ = state_of(checked(toy().assign(score=2.5)), {})
     assert state["items"] == [[]]  # the rubric does not give such a score
-
-
-def test_conditions_without_k_are_a_series_of_their_own():
-    about = {"condition": "Keep-Keep", "intervention": "PerPhase()", "during": None}
-    more = pd.DataFrame([line(None, n, d, FULL, **about) for n in (1, 2) for d in (0, 9)]).astype({"k": "Int64"})
-    state, _ = state_of(checked(pd.concat([toy(), more])), {})
-    assert [s["setting"] for s in state["series"]][-1] == OTHER
-    assert state["steps"][-1]["label"] == "Keep-Keep" and state["steps"][-1]["k"] is None
-    named = more.assign(condition="as in another chapter", generation="only + self", prefill="keep")
-    assert state_of(checked(named), {})[0]["steps"][0]["label"] == "Only + self-Keep"
 
 
 @pytest.mark.parametrize(

@@ -69,13 +69,6 @@ def test_recipes_build_organisms_that_fit_into_git_and_a_twin_without_attention(
     assert len(set(recipe.build(twin).config.layers_block_type)) == 1
 
 
-def test_rate_is_a_trapezoid():
-    training = Training()
-    assert training.rate(0.0) < training.rate(0.01) < training.lr
-    assert training.rate(0.02) == training.rate(0.6) == training.lr
-    assert training.lr > training.rate(0.8) > training.rate(1.0) == pytest.approx(0.02 * training.lr)
-
-
 def test_mask_is_the_one_of_transformers():
     training = Training().smoke()
     model = recipe.build(training).eval()

@@ -12,8 +12,6 @@ from transformers import PreTrainedTokenizerFast
 from hybret import CORRECTED, PAPER, PAPER_NEEDLE, HybretError, Needle, niah
 from hybret.tasks.niah import grid
 
-LENGTHS = [250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096]
-DEPTHS = [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
 CHAT = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} [/]{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -59,14 +57,6 @@ def tokenizer():
 
 def size(tokenizer, text):
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def test_the_papers_grid_has_its_labels_and_lengths(tokenizer):
-    prompts = grid(tokenizer, haystack=HAY)
-    assert [(p.length, p.depth) for p in prompts] == [(n, d) for n in LENGTHS for d in DEPTHS]
-    assert all(p.length - 200 < len(p.ids) < p.length - 100 for p in prompts)
-    (twice,) = grid(tokenizer, [4096], [50], "jrt", HAY)
-    assert 7700 < len(twice.ids) < 8000 and twice.length == 4096
 
 
 def test_a_model_gives_its_own_lengths_and_buffer(tokenizer):
@@ -176,16 +166,6 @@ def test_the_control_is_cut_and_asked_as_its_prompts_are(tokenizer, needle):
         assert control.needle == p.needle and control.asked == p.asked == needle.digest
 
 
-@pytest.mark.parametrize(
-    ("depths", "labels"),
-    [([100 * (0.1 + 0.2)], [30.0]), ([100 - 1e-12], [100.0]), ([-0.0], [0.0]), ([0.5, 2], [0.5, 2]), ([0, 1], [0, 1]),
-     ([0.5, 50], [0.5, 50]), ([1], [1])],
-)  # fmt: skip
-def test_depths_do_not_carry_rounding_and_small_ones_beside_others_are_no_fractions(tokenizer, depths, labels):
-    found = [str(p.depth) for p in grid(tokenizer, [400], depths, haystack=HAY)]
-    assert found == [str(float(label)) for label in labels]
-
-
 def test_other_letters_and_tokenizers_without_bos(tokenizer):
     for p in grid(tokenizer, [600], 10, haystack="Die Straße führt über das Tor. Ça va “bien”? 今日は。 " * 80):
         assert tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence
@@ -276,12 +256,3 @@ def test_folders(tmp_path, tokenizer):
     assert hay.name == f"{tmp_path.name}-{hay.sha256[:8]}"  # not the authors' essays, so not their name
     (tmp_path / "useful.txt").unlink()
     assert [name for name, _ in niah.load_haystack(tmp_path).sources] == ["a.txt", "newideas.txt"]
-
-
-def test_embedded_haystacks_differ_by_seed_and_keep_their_beginning(tokenizer):
-    one, two = niah.load_haystack("embedded", 0), niah.load_haystack("embedded", 1)
-    assert one.text != two.text and one.sha256 != two.sha256
-    assert niah.load_haystack("embedded", 0, tokens=8000).text.startswith(one.text)
-    for seed, hay in enumerate((one, two)):
-        (p,) = grid(tokenizer, [400], [50], seed=seed)
-        assert (p.haystack, p.haystack_seed, p.haystack_sha256) == ("embedded", seed, hay.sha256)

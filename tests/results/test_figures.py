@@ -1,6 +1,5 @@
 """Figures: what is drawn is what the rows say, it can be read by everybody, and a file is the same every time."""
 
-import itertools
 import re
 
 import matplotlib
@@ -119,33 +118,6 @@ def test_n_counts_prompts_and_not_cells():
     assert "n = 18 prompts a map" in text(figures.retrieval_maps(seeds, None, None))
 
 
-def test_rounding_makes_no_other_cells_lines_or_maps():
-    rows = cells().astype({"k": float})
-    noisy = rows.assign(depth=rows["depth"] * (1 + 1e-15) + 1e-13, k=rows["k"] * (1 - 1e-15))
-    noisy = noisy.assign(length=rows["length"] + 1000, prompt="other " + rows["prompt"])
-    both = pd.concat([rows, noisy], ignore_index=True)
-    assert both["depth"].nunique() > 3 and both["k"].nunique() == 2
-    (drawn,) = [axes for axes in figures.retrieval_maps(both).axes if axes.patches and axes.get_title()]
-    assert drawn.get_title().startswith("k = 10\n") and len(squares(drawn)) == 18
-    assert lines_of(figures.accuracy_by_k(both).axes[0])["generation version"].get_xdata().tolist() == [10]
-
-
-@pytest.mark.parametrize(("maps", "lines"), [(1, 1), (5, 1), (6, 2), (20, 5)])
-def test_many_maps_go_on_in_further_lines(maps, lines):
-    labels = [f"condition {i} of a dozen, with a long name" for i in range(maps)]
-    figure = figures.retrieval_maps(pd.concat([cells(condition=label) for label in labels]), None, "condition")
-    figure.draw_without_rendering()
-    drawn = [axes for axes in figure.axes if len(squares(axes)) == 9]
-    assert len(drawn) == maps and len({round(axes.get_position().y0, 2) for axes in drawn}) == lines
-    width, height = figure.get_size_inches()
-    sizes = {(axes.get_position().width * width, axes.get_position().height * height) for axes in drawn}
-    assert width <= 7 and height < 13
-    assert min(w for w, _ in sizes) > 0.9 and min(h for _, h in sizes) > 0.6  # inches
-    titles = [axes.title.get_window_extent() for axes in drawn]
-    assert not any(a.overlaps(b) for a, b in itertools.combinations(titles, 2))
-    assert [" ".join(axes.get_title().split("\n")[:-1]) for axes in drawn] == labels
-
-
 def test_map_has_the_right_cells_and_the_start_of_the_context_on_top():
     rows = cells()
     rows["score"] = np.arange(9) / 2.0  # length major, then depth
@@ -240,11 +212,3 @@ def test_saved_files_are_the_same_every_time_and_keep_their_text(tmp_path, monke
 def test_bad_input(call, message):
     with pytest.raises(HybretError, match=re.escape(message)):
         call()
-
-
-@pytest.mark.parametrize("value, said", [(np.float64(99.5), "99.5"), (np.int64(3), "3"), (2.5, "2.5"), ("a", "'a'")])
-def test_a_value_that_a_page_quotes_is_written_as_a_number_that_it_can_format(monkeypatch, value, said):
-    shown: list = []
-    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
-    figures.glue("name", value)
-    assert shown == [{"application/papermill.record/text/plain": said}]

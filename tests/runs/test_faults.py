@@ -1,6 +1,6 @@
 """What a run survives: kills at random moments, a full disk, damaged files, two processes, an interruption.
 
-`pytest tests/runs/test_faults.py --faults 100` kills that often; the default is a few times.
+`HYBRET_FAULTS=100 pytest tests/runs/test_faults.py` kills that often; the default is a few times.
 """
 
 import errno
@@ -66,11 +66,11 @@ def forked(model, out):
     return child
 
 
-def test_a_sweep_killed_at_random_moments_ends_with_the_same_bytes(griffin, undisturbed, tmp_path, faults):
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_bytes(griffin, undisturbed, tmp_path):
     moment, killed, runs, began = random.Random(7), 0, 0, time.perf_counter()
     sweep(griffin, tmp_path / "timed")
     whole = time.perf_counter() - began
-    while killed < faults:
+    while killed < int(os.environ.get("HYBRET_FAULTS", 4)):
         out, before, status = tmp_path / f"run-{runs}", {}, signal.SIGKILL
         while os.WIFSIGNALED(status):
             child = forked(griffin, out)
