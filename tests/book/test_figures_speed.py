@@ -1,4 +1,4 @@
-"""Measurements: figures and tables say what the files say, and the page stands on any files it may find."""
+"""Measurements: figures and tables say what the files say."""
 
 import pytest
 from support import text
@@ -14,32 +14,14 @@ SWEEP = {
     "limit": {"what": "matrix products", "distinct_prefills": 11, "seconds": 32.0},
 }  # fmt: skip
 WHERE = {"dtype": "float32", "device": "2 CPU threads", "date": "2026-01-31"}
-PREFILL = {"tokens": 507, "sparsified_seconds": 0.0995, "plain_seconds": 0.0908, "ratio": 1.096}
 CPU = {
     "machine": {"model": "griffin-tiny", "weights": "0123456789ab", "parameters": 7_500_000, **WHERE},
     "figure2": SWEEP,
     "manipulation": {**SWEEP, "seconds": 60.0, "ratio": 19.0},
-    "prefill": PREFILL,
 }
-GPU_WHERE = {"dtype": "bfloat16", "device": "NVIDIA H100", "date": "2026-02-01"}
-RG = {"model": "google/recurrentgemma-2b", "weights": "random000000", "parameters": 2_700_000_000, **GPU_WHERE}
-GPU = {
-    "machine": RG,
-    "figure2": {**SWEEP, "seconds": 27.0, "ratio": 272.0, "answers_identical": 17, "memory_gib": None},
-}
-LAYER = {
-    "machine": {"model": "attention layer of griffin-tiny", **GPU_WHERE},
-    "rows": [
-        {"path": path, "tokens": 1024 * 2**i, "seconds": 0.001 * 4**i, "extra_gib": base * grows**i}
-        for path, base, grows, n in (("sparsified", 0.05, 2, 5), ("plain", 0.02, 2, 5), ("eager", 0.3, 4, 3))
-        for i in range(n)
-    ],
-    "slopes": {
-        path: {"seconds": 2.0, "extra_gib": memory}
-        for path, memory in (("sparsified", 1.0), ("plain", 1.0), ("eager", 2.0))
-    },
-    "eager_gib_at_longest": 76.8,
-}
+WHERE = {"dtype": "bfloat16", "device": "NVIDIA H100", "date": "2026-02-01"}
+RG = {"model": "google/recurrentgemma-2b", "weights": "random000000", "parameters": 2_700_000_000, **WHERE}
+GPU = {"machine": RG, "figure2": {**SWEEP, "seconds": 27.0, "ratio": 272.0, "answers_identical": 17}}
 
 
 def test_bars_are_the_stages_end_to_end_and_the_line_is_the_limit():
@@ -57,19 +39,11 @@ def test_bars_are_the_stages_end_to_end_and_the_line_is_the_limit():
 def test_speed_says_where_it_was_measured_and_what_the_stock_path_took():
     said = text(speed_figures.speed(speed_figures.measured([CPU, GPU])))
     for words in (
-        "wall-clock time (s); each panel has its own scale",
         "2,200 answers in 45 s · stock path 15 min 54 s, extrapolated from 20 · ratio 21.2",
         "model griffin-tiny (01234567), float32 on 2 CPU threads, 2026-01-31",
         "model recurrentgemma-2b (random weights), bfloat16 on NVIDIA H100, 2026-02-01",
     ):
         assert words in said, words
-
-
-def test_memory_that_was_not_measured_is_said_and_not_drawn():
-    rows = [row | {"extra_gib": None} for row in LAYER["rows"]]
-    slopes = {path: slope | {"extra_gib": None} for path, slope in LAYER["slopes"].items()}
-    time, memory = speed_figures.scaling([LAYER | {"rows": rows, "slopes": slopes, "eager_gib_at_longest": None}]).axes
-    assert "measured on a GPU only" in text(memory) and not memory.get_lines() and len(time.get_lines()) == 4
 
 
 def test_durations_are_written_as_they_are_said_and_nothing_is_not_drawn():

@@ -14,7 +14,6 @@ from support import (
     pairs,
     squares,
     text,
-    three_models,
 )
 
 from book.paper import figures
@@ -56,13 +55,6 @@ def test_every_figure_can_be_read():
     assert {*drawn, "benchmarks", "subtasks", "verdicts"} == set(figures.__all__)  # the last three: see their tests
     for name, figure in drawn.items():
         check_readable(figure, name)
-
-
-def test_home_puts_models_with_different_heads_on_one_scale():
-    figure = figures.home(three_models(generation()))
-    ends = {line.get_label(): line.get_xdata()[-1] for line in figure.axes[0].get_lines()}
-    assert [ends[name] for name in ("griffin-tiny", "griffin-small", "jamba-tiny")] == pytest.approx([100] * 3)
-    assert "griffin-tiny, all 10 heads kept" in text(figure) and "jamba-tiny, all" not in text(figure)
 
 
 def test_home_needs_all_heads_and_draws_no_other_floor():

@@ -125,13 +125,6 @@ def test_trace_of_an_answer(model, k):
         assert torch.equal(prefill.sum(-1) > 0, kept[:, : TOKENS - 1])
 
 
-def test_a_pass_that_is_recorded_forms_the_weights_where_others_stream(model):
-    ids = random_ids(model, TOKENS)
-    with hb.attach(model, Keep()) as trace:
-        decode.prefill(model, ids, [()], (SPAN,), CORRECTED, trace, streaming=True)
-    assert [len(x) for x in trace.entropy.values()] == [model.heads] * len(model.attention_layers)
-
-
 def test_recorded_weights_are_those_used(model):
     """Entropy and needle mass are of the untouched weights, `weights` is what is left after the manipulation."""
     ids = random_ids(model, TOKENS)

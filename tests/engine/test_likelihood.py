@@ -47,13 +47,6 @@ def test_batches_give_what_single_texts_give(model, recipe):
             agree(scores, wanted)
 
 
-def test_texts_that_share_nothing(model):
-    requests = [(random_ids(model, 9, seed=i)[i % 2 :], (7 + i,)) for i in range(4)]
-    conditions = [hb.KeepHeads(2), hb.KeepHeads(0)]
-    for condition, scores in zip(conditions, log_likelihoods(model, requests, conditions, CORRECTED), strict=True):
-        agree(scores, [slow(model, *request, condition, CORRECTED) for request in requests])
-
-
 def test_choices_of_one_token_cost_one_text(model):
     context = random_ids(model, 20)
     with inputs_of(model.net.model) as read:  # two of its choices go on with the same token: one text answers all three

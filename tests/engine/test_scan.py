@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import DynamicCache
 from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
@@ -148,47 +147,6 @@ def test_models_agree_with_the_stock_code(model):
     for mine, theirs in zip(ours, [*stock, stock[0]], strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
     assert len(stock) > 11
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("cuts", [(20,), (7, 8, 9, 33), (TOKENS - 1,)])
-def test_models_continue_from_their_state(model, cuts):
-    ids = token_ids()
-    full = model(ids, use_cache=False).logits
-
-    def in_parts():
-        cache, logits = DynamicCache(config=model.config), []
-        if hasattr(model, "_setup_cache"):
-            model._setup_cache(model.config, len(ids), ids.device, torch.float32)
-        for part in map(slice, (0, *cuts), (*cuts, TOKENS)):
-            position = torch.arange(TOKENS)[None, part].expand(len(ids), -1)
-            logits.append(model(ids[:, part], past_key_values=cache, use_cache=True, position_ids=position).logits)
-        return torch.cat(logits, 1)
-
-    with parallel_scans():
-        torch.testing.assert_close(in_parts(), full, atol=2e-5, rtol=0)
-        torch.testing.assert_close(in_parts(), full, atol=2e-5, rtol=0)  # nothing is left of the pass before
-    if cuts[0] < TOKENS - 1:
-        assert (in_parts() - full).abs().max() > 1e-3  # the stock code starts a later part from zero
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_left_padding_changes_nothing(model, implementation):
-    model.set_attn_implementation(implementation)
-    ids, pad = token_ids(), 9
-    full = model(ids, use_cache=False).logits
-    padded = torch.cat([torch.full((len(ids), pad), 5), ids], 1)
-    mask = (torch.arange(TOKENS + pad) >= pad).long().expand(len(ids), -1)
-    position = (mask.cumsum(1) - 1).clamp_min(0)
-
-    def logits():
-        return model(padded, attention_mask=mask, position_ids=position, use_cache=False).logits[:, pad:]
-
-    with parallel_scans():
-        torch.testing.assert_close(logits(), full, atol=1e-5, rtol=0)
-    if model.config.model_type == "recurrent_gemma":
-        assert (logits() - full).abs().max() > 1e-3  # the stock code reads the padding
 
 
 def test_transformers_is_restored():

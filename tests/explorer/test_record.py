@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import pytest
 import torch
-from support import NEEDLE, QUESTION, a_prompt, answered, idle
+from support import NEEDLE, QUESTION, a_prompt, answered
 
 import hybret as hb
 from hybret.explorer.record import PARTS
@@ -110,19 +110,6 @@ def test_answers_are_those_of_the_model_under_the_same_condition(tiny):
     assert record.runs[0].gives[step] == " eat"
     last = record.runs[0].mass[-1, :, step]
     assert {record.bins[i].text for i in last.argmax(-1)} == {" eat"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ({"conditions": {}}, "conditions are {}"),
-        ({"conditions": {"k": hb.KeepHeads(99)}}, "99"),
-        ({"max_new_tokens": 0}, "at least 1"),
-    ],
-)
-def test_what_cannot_be_recorded_is_said_before_the_model_runs(griffin, arguments, says):
-    with idle(griffin), pytest.raises(hb.HybretError, match=says):
-        hb.look(griffin, a_prompt(griffin), **arguments)
 
 
 @pytest.fixture(scope="module")

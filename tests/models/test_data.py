@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from huggingface_hub import constants
-from support import PAPER_ESSAYS, run
+from support import run
 
 import hybret as hb
 from hybret import HybretError, data
@@ -239,12 +239,6 @@ def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays, tiny
     data.fetch("essays")
     (prompt,) = hb.niah.grid(tiny, (45,), (0,), haystack="essays", needle=hb.Needle("x", "X.", "?"), buffer=5)
     assert "Be useful.New ideas.Things." in prompt.text
-
-
-def test_the_recorded_essays_are_those_of_the_authors():
-    files = data.ESSAYS["files"]
-    assert len(files) == 49 and dict(PAPER_ESSAYS).items() <= files.items()
-    assert len(data.ESSAYS["address"].split("/")[5]) == 40  # a commit
 
 
 DEV, TEST = data.BENCHMARKS["mmlu"].files

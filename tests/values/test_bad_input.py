@@ -76,6 +76,8 @@ ARGUMENTS = [
     (sweep, "recipe", [["PAPER"]]),
     (sweep, "out", [3, "", "a\0b"]),
     (sweep, "engine", [None]),
+    (lambda w, **given: hb.look(w.model, w.prompts[0], **given), "conditions", [{}]),
+    (lambda w, **given: hb.look(w.model, w.prompts[0], **given), "max_new_tokens", [0]),
     (lambda w, prompt: w.model.generate(prompt), "prompt", ["", b"x"]),
     (lambda w, **given: w.model.generate("x", **given), "max_new_tokens", [0]),
     (lambda w, model: hb.attach(model, Null()).__enter__(), "model", [None]),

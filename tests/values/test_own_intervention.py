@@ -101,15 +101,6 @@ def test_attached_it_acts_in_the_layers_that_it_names(griffin):
     assert Strided().label == "strided" and repr(Sharpen(2.0, "prefill")) == "Sharpen(power=2.0, during='prefill')"
 
 
-def test_a_subclass_with_other_weights_does_not_stream_as_its_base_does():
-    @dataclass(frozen=True)
-    class Some(hb.Null):
-        def weights(self, weights, unmodified, keys):
-            return weights / 2
-
-    assert hb.Null().streams and not Some().streams
-
-
 def test_every_guard_holds_for_it(griffin):
     (prompt,) = hb.niah.grid(griffin, (76,), (60,))
 
