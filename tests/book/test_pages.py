@@ -78,17 +78,6 @@ def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts(tmp_
     assert "30.0 % &lt;b&gt;" in page  # what a run brings is text
 
 
-def test_claims_named_by_pages_exist_and_every_chapter_of_claims_has_one():
-    opened = {}
-    for path in PAGES:
-        text = path.read_text()
-        if path.suffix == ".ipynb":
-            text = "".join(json.loads(text)["cells"][0]["source"])
-        opened[path.stem] = {name for names in re.findall(r"```\{claim\} ([^\n]+)", text) for name in names.split()}
-    assert set().union(*opened.values()) <= set(CLAIMS)
-    assert all(opened[claim.notebook] for claim in CLAIMS.values())
-
-
 @pytest.fixture(scope="module")
 def reference():
     """The text of all pages of the reference."""
@@ -131,15 +120,6 @@ def test_the_code_that_a_newcomer_copies_runs(page, tmp_path, monkeypatch):
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(code, page, "exec"), space)
     assert len(space["rows"]) and any((tmp_path / "runs").rglob("rows-*.parquet"))
-
-
-def test_terms_of_the_pages_stand_in_the_glossary():
-    glossary = (REPO / "book" / "glossary.md").read_text()
-    known = set(re.findall(r"^(\S.*)\n  \S", glossary, re.MULTILINE))
-    for path in PAGES:
-        for text in re.findall(r"\{term\}`([^`]+)`", path.read_text()):
-            term = re.sub(r".*<(.*)>", r"\1", text.replace("\n", " "))
-            assert term.lower() in {k.lower() for k in known}, f"{path.name}: {term}"
 
 
 def test_workflows_are_valid_pinned_and_call_what_exists():

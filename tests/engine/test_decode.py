@@ -9,7 +9,7 @@ from conftest import random_ids
 import hybret as hb
 from hybret import CORRECTED, PAPER, Keep
 from hybret.engine.attach import implementation
-from hybret.engine.decode import decode, generate, prefill, prefill_chunk
+from hybret.engine.decode import decode, first_o_proj, generate, prefill, prefill_chunk
 from hybret.engine.state import empty_state, merge
 
 
@@ -72,3 +72,10 @@ def test_a_family_whose_recurrence_would_start_from_zero_is_read_in_one_pass():
     state = prefill_chunk(model, empty_state(model, 1), ids, 20, [()], (), CORRECTED)
     with pytest.raises(hb.HybretError, match="cannot read on in a prompt with zamba"):
         prefill_chunk(model, state, ids, 40, [()], (), CORRECTED)
+
+
+def test_a_family_that_changes_attention_before_its_output_projection_is_refused(griffin):
+    prompts, conditions = hb.niah.grid(griffin, (76,), (0,)), {"k=1": hb.KeepHeads(1), "keep": Keep()}
+    gate = first_o_proj(griffin).register_forward_pre_hook(lambda _, inputs: (2 * inputs[0],))
+    with gate, pytest.raises(hb.HybretError, match="changes what attention gives before its output projection"):
+        hb.sweep(griffin, prompts, conditions, max_new_tokens=1, progress=False)

@@ -89,3 +89,9 @@ def test_what_cannot_act_or_be_read_is_refused(griffin):
     with pytest.raises(hb.HybretError, match="at least one token each"):
         log_likelihoods(griffin, [((), (5,))], [hb.Keep()], CORRECTED)
     assert log_likelihoods(griffin, [], [hb.Keep()], CORRECTED) == [[]]
+
+
+def test_scores_of_a_bfloat16_model_are_float32():
+    model = hb.load("random-griffin", device="cpu", dtype="bfloat16")
+    scores = torch.tensor([score for score, _ in log_likelihoods(model, ragged(model), [hb.Keep()], CORRECTED)[0]])
+    assert (scores != scores.bfloat16()).all()  # in bfloat16 many choices would tie

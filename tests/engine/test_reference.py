@@ -188,7 +188,6 @@ def test_every_family(family):
 # ---------------------------------------------------------------- random models, prompts and interventions
 
 during = st.sampled_from(["prefill", "generation", "both"])
-always = st.sampled_from([Omit(), Only(), Only(renormalise=True, also=("self",)), Binary(), Null(), Mass("needle")])
 also = st.lists(st.sampled_from(["self", "first", "question", "answer"]), max_size=2).map(tuple)
 manipulation = st.one_of(
     st.builds(Omit, during),
@@ -196,13 +195,6 @@ manipulation = st.one_of(
     st.builds(Binary, during),
     st.builds(Null, during),
     st.builds(Mass, st.sampled_from([0.3, 2.0, "needle"]), during),
-)
-gate = st.builds(KeepHeads, st.integers(0, 8), st.sampled_from(["entropy", "l2"]), during)
-alone = st.one_of(gate, manipulation)
-condition = st.one_of(
-    alone,
-    st.lists(alone, min_size=2, max_size=3).map(tuple).map(Compose),
-    st.builds(PerPhase, always, st.one_of(st.just(Keep()), st.builds(KeepHeads, st.integers(0, 8)))),
 )
 recipes = st.sets(st.sampled_from(FIELDS)).map(lambda names: CORRECTED.replace(**{n: getattr(PAPER, n) for n in names}))
 
@@ -214,26 +206,6 @@ def prompt(draw):
     spans = tuple(zip(cuts[::2], cuts[1::2], strict=False)) or ((1, 2),)
     asked = draw(st.integers(1, n - 1))
     return n, spans, (asked, draw(st.integers(asked, n)))
-
-
-@examples(10)
-@given(
-    st.sampled_from(["griffin", "jamba"]),
-    st.lists(prompt(), min_size=1, max_size=3, unique_by=lambda p: p[0]),
-    st.lists(condition, min_size=1, max_size=4),
-    recipes,
-    st.booleans(),
-    st.integers(0, 40),
-)
-def test_any_prompts_under_any_interventions(models, name, lengths, conditions, recipe, streaming, part):
-    parts = () if recipe.binary == "scalar" or not part else (part,)
-    prompts = prompts_of(models[name], lengths)
-    check(models[name], prompts, conditions, recipe, streaming=streaming, parts=parts, steps=2)
-
-
-@pytest.fixture(scope="module")
-def models(griffin, jamba):
-    return {"griffin": griffin, "jamba": jamba}
 
 
 @examples(250)

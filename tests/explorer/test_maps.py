@@ -3,7 +3,6 @@
 import json
 import re
 
-import pandas as pd
 import pytest
 from support import FULL, NASTY, toy
 
@@ -104,17 +103,6 @@ def test_a_click_shows_answers_as_text_with_what_was_found(view):
     found = page.locator(".hb-maps-answer").nth(1).locator("tr.hb-maps-found td:nth-child(2)").all_text_contents()
     assert found == ["eat a sandwich", "dolores park"]
     assert "give the prompts" in page.locator(".hb-maps-missing").text_content()
-
-
-def test_the_choices_follow_each_other(view):
-    wide = toy(model="wide", lengths=(111, 222), weights="ffff")
-    page = view(pd.concat([toy(), toy(recipe="PAPER", ks=(0, 8)), wide]))
-    page.get_by_label("Recipe of B").select_option("PAPER")
-    assert titles(page)[1] in ("B · toy · k = 0", "B · toy · k = 8")
-    page.get_by_label("Model of B").select_option("wide")
-    assert page.get_by_label("Recipe of B").is_disabled()
-    assert page.locator(".hb-maps-empty:visible").text_content().startswith("A and B share no prompt")
-    assert "model wide (ffff)" in page.locator(".hb-maps-source").text_content()
 
 
 COLOUR = "getComputedStyle(document.querySelector('.hb-maps')).color"

@@ -144,22 +144,10 @@ def test_the_view_holds_the_numbers_of_the_record(records):
     assert sum(len(hb.explore_heads(record).html().encode()) for record in records) < 500_000
 
 
-@pytest.fixture
-def opened(page, tmp_path):
-    """Open a view as a page from disk, as narrow as a phone; nothing may be asked for or go wrong."""
-
-    def visit(view):
-        page.set_viewport_size({"width": 360, "height": 800})
-        page.goto(view.save(tmp_path / "heads.html").as_uri())
-        page.wait_for_selector(".hb-heads-detail h3")
-        return page
-
-    yield visit
-    assert not page.requests and not page.problems
-
-
-def test_the_view_begins_with_the_token_that_is_looked_up_and_the_head_that_finds_it(opened, records):
-    page = opened(hb.explore_heads(records[0]))
+def test_the_view_begins_with_the_token_that_is_looked_up_and_the_head_that_finds_it(page, records, tmp_path):
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.goto(hb.explore_heads(records[0]).save(tmp_path / "heads.html").as_uri())
+    page.wait_for_selector(".hb-heads-detail h3")
     assert page.locator(".hb-heads-answer [aria-pressed=true]").all_inner_texts() == [" eat"]
     first = page.locator(".hb-heads-list [role=option]").first
     assert first.get_attribute("aria-selected") == "true"
@@ -171,3 +159,4 @@ def test_the_view_begins_with_the_token_that_is_looked_up_and_the_head_that_find
     tokens = page.locator(".hb-heads-answer button").all_inner_texts()
     assert "".join(tokens[:-1]) == "".join(records[0].runs[1].gives[:-1])
     assert page.locator(".hb-heads-list [aria-label$=kept]").count() == 4 * len(records[0].layers)
+    assert not page.requests and not page.problems

@@ -20,7 +20,7 @@ from hybret.organisms.facts import (
     is_held_out,
 )
 from hybret.organisms.training.documents import Documents, Mixture
-from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION, train_tokenizer
+from hybret.organisms.training.tokenizer import train_tokenizer
 from hybret.organisms.words import WORDS
 
 LENGTH = 512
@@ -33,13 +33,6 @@ def corpus():
     batch = documents.batch(documents.stream(0), 2000, LENGTH)
     text = "".join(documents.tokenizer.batch_decode(batch))
     return SimpleNamespace(tokenizer=documents.tokenizer, documents=documents, batch=batch, text=text)
-
-
-def made(corpus, rows, length, **mixture):
-    """Token ids of documents of this mixture; kinds that it does not name have no weight."""
-    weights = dict.fromkeys(("prose", "repeats", "needles", "twice"), 0.0)
-    documents = Documents(corpus.tokenizer, seed=1, mixture=Mixture(**{**weights, **mixture}))
-    return documents.batch(documents.stream(), rows, length)
 
 
 BY_NAME = {template.name: template for template in TEMPLATES}
@@ -129,48 +122,6 @@ def test_tokenizer_and_batches_are_deterministic_and_of_the_asked_shape(corpus):
     assert not np.array_equal(again, documents.batch(documents.stream(1), 20, LENGTH))
     assert (corpus.batch[:, 0] == corpus.tokenizer.bos_token_id).all()
     assert corpus.batch.min() >= 1 and corpus.batch.max() < len(corpus.tokenizer)
-
-
-def finished(ids, tokenizer):
-    """The complete needle documents among token ids: split at <bos>, kept up to the last <eos>."""
-    for row in ids:
-        for part in np.split(row, np.flatnonzero(row == tokenizer.bos_token_id))[1:]:
-            ends = np.flatnonzero(part == tokenizer.eos_token_id)
-            if len(ends):
-                yield part[: ends[-1] + 1].tolist()
-
-
-def segments(ids, end):
-    """Split token ids after which `end` stands; the last id must be `end`."""
-    ends = [-1, *(i for i, token in enumerate(ids) if token == end)]
-    assert ends[-1] == len(ids) - 1
-    return [ids[start + 1 : stop] for start, stop in zip(ends, ends[1:], strict=False)]
-
-
-@pytest.mark.parametrize("kind", ["needles", "twice"])
-def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind):
-    tokenizer = corpus.tokenizer
-    seen = depths = rounds = 0
-    for ids in finished(made(corpus, 150, 480, **{kind: 1.0}), tokenizer):
-        first, *others = segments(ids, tokenizer.eos_token_id)
-        text = tokenizer.decode(first, skip_special_tokens=True)
-        prompt, answer = text.rsplit(ANSWER, 1)
-        length = len(tokenizer(prompt + ANSWER)["input_ids"])
-        assert ids[:length] == tokenizer(prompt + ANSWER)["input_ids"]
-        assert tokenizer.decode(ids[length - 1]) == " "
-        assert tokenizer(answer)["input_ids"][1:] == first[length:]
-        context = prompt[len(CONTEXT) :].split(QUESTION)[0]
-        assert prompt.startswith(CONTEXT)
-        assert context.count(answer) == 1
-        block = f"{CONTEXT}{context}{QUESTION}{prompt.rsplit(QUESTION, 1)[1]}"
-        assert prompt == ("\n\n".join([block] * 2) if kind == "twice" else block)
-        for other in others:
-            more = tokenizer.decode(other)
-            assert more.startswith(QUESTION) and more.split(ANSWER)[1] in context
-            rounds += 1
-        seen += 1
-        depths += context.index(answer) / len(context)
-    assert seen > 100 and 0.2 < depths / seen < 0.6 and (rounds > 0) == (kind == "needles")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from support import idle
 
 import hybret as hb
 from hybret.models import CHECKPOINTS, organisms
-from hybret.organisms.skills import TASKS
-from hybret.organisms.training.card import needle_row, probed, write_card
+from hybret.organisms.training.card import needle_row, write_card
 from hybret.organisms.training.evaluate import ALL, CONDITIONS, GENERATION, PREFILL, evaluate, main
 from hybret.organisms.training.recipes import RECIPES
 
@@ -50,24 +49,6 @@ def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
             assert needle_row(measures, template, condition, "whole grid")["accuracy"] <= most
         for condition in CONDITIONS:
             assert needle_row(measures, template, condition, "no needle")["accuracy"] <= most
-
-
-def test_whole_grid_is_found_read_twice(shipped, request):
-    if shipped.model.window:
-        missed = "an unmet target: read twice, no needle outside the window is found (75 %)"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=missed))
-    least = 0.97 if shipped.model.window else 0.95
-    assert needle_row(shipped.found["needle"], "jrt", ALL, "whole grid")["accuracy"] >= least
-
-
-def test_benchmark_skills_reach_their_targets_where_they_were_taught(shipped):
-    probe = probed(shipped.log)[-1]["probe"]
-    measured = {name: probe[f"skill {name}"] for name in TASKS if f"skill {name}" in probe}
-    assert list(measured) == (list(TASKS) if shipped.model.instruct else [])
-    assert ("**Benchmark skills**" in shipped.card) == shipped.model.instruct
-    for group, aim in (("glue", 0.8), ("mmlu-lookup", 0.6)):
-        rates = [found["all"]["exact"] for name, found in measured.items() if TASKS[name].group == group]
-        assert not rates or sum(rates) / len(rates) >= aim
 
 
 def test_command_on_the_card_trains_what_the_log_says(shipped):

@@ -134,16 +134,6 @@ def test_only_as_much_haystack_is_needed_as_the_longest_prompt_takes(tokenizer):
         grid(tokenizer, (longest + 1,), (0,), haystack=hay)
 
 
-def test_token_id_misses_the_sentence_ends_that_characters_find(tokenizer):
-    ask = "Is it so? " * 10 + "It is. " + "Is it so? " * 200
-    by_id = grid(tokenizer, [1000], [5, 20], haystack=ask, recipe=PAPER)
-    by_character = grid(tokenizer, [1000], [5, 20], haystack=ask, recipe=CORRECTED)
-    assert by_id[0].position == 0
-    assert by_character[0].position > 0.03
-    assert "It is.\nThe best thing" in by_id[1].text
-    assert "so?\nThe best thing" in by_character[1].text
-
-
 def test_a_decimal_point_is_no_sentence_end_and_a_lost_paragraph_break_is(tokenizer):
     text = "one 3.5 and 4.5 " * 200
     assert {p.position for p in grid(tokenizer, [500], [10, 30], haystack=text)} == {0.0}

@@ -173,13 +173,6 @@ def test_by_distance_counts_in_windows():
     assert set(near) == {100.0} and set(far) == {0.0} and len(near) and len(far)
 
 
-@pytest.mark.parametrize("rows", [cells()[:1], cells(k=3), cells()[cells()["depth"] == 0]], ids=["row", "k", "depth"])
-def test_little_data_is_drawn(rows):
-    for name in ("accuracy_by_k", "jrt_by_k", "retrieval_maps", "table1"):
-        getattr(figures, name)(rows).draw_without_rendering()
-    figures.by_distance(rows, window=None).draw_without_rendering()
-
-
 def test_saved_files_are_the_same_every_time_and_keep_their_text(tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRET_RUN_FILES", str(tmp_path / "files"))
     before = dict(matplotlib.rcParams)

@@ -2,10 +2,11 @@
 
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import run
+from support import ENGINE_DIGEST, digest, run
 
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads
@@ -50,13 +51,6 @@ def test_rows_point_at_their_batch_and_its_maker(griffin, tmp_path):
         assert {"rows_per_batch", "tokens_per_pass"} <= set(part)
     assert [path.name for path in out.glob("made-*")] == [f"made-{maker}.json" for maker in rows.attrs["made"]]
     assert hb.load_rows(tmp_path, griffin, prompts, max_new_tokens=3).attrs == rows.attrs
-
-
-def test_the_same_rows_do_not_differ(rows, tmp_path):
-    found = hb.diff(rows, folder(tmp_path / "a", rows.iloc[:3], rows))  # several tables, some cells twice
-    assert found.same and found.provenance == {}
-    counts = found.conditions[["cells", "score", "answer", "only in a", "only in b"]]
-    assert counts.to_numpy().tolist() == [[4, 0, 0, 0, 0]] * 2
 
 
 def test_what_changed_is_said_cell_by_cell(rows, changed):
@@ -118,3 +112,16 @@ def test_bad_input_is_one_sentence(rows, tmp_path):
         hb.diff(rows, rows[:0])
     with pytest.raises(HybretError, match="the table has no column 'prompt'"):
         hb.diff(rows.drop(columns="prompt"), rows)
+
+
+def test_the_digest_of_a_run_covers_every_module_that_decides_an_answer():
+    """Loading, the recipe, and what the engine imports, but for what only checks, names or draws."""
+    package, decides = Path(hb.__file__).parent, {"checkpoints", "devices", "models"}
+    todo = [*(package / "engine").glob("*.py")]
+    while todo:
+        imported = set(re.findall(r"^from hybret\.(\w+) import", todo.pop().read_text(), re.MULTILINE))
+        new = imported - decides - {"engine", "errors", "files", "picture", "prompts"}
+        todo += [package / f"{name}.py" for name in new]
+        decides |= new
+    named = [package / f"{name}.py" for name in decides]
+    assert digest(*sorted([*named, *(package / "engine").glob("*.py")])) == ENGINE_DIGEST

@@ -58,16 +58,6 @@ def test_composition_keeps_order_and_is_flat():
     assert both.at("generation") == (Omit(), KeepHeads(2), Only())
 
 
-@pytest.mark.parametrize("kind", [Omit, Only, Binary, Null, lambda during: KeepHeads(3, during=during)])
-def test_phases_of_an_intervention(kind):
-    always = (kind("both"),)
-    assert (kind("prefill").at("prefill"), kind("prefill").at("generation")) == (always, ())
-    assert (kind("generation").at("prefill"), kind("generation").at("generation")) == ((), always)
-    assert kind("both").at("prefill") == kind("both").at("generation") == always
-    assert PerPhase(generation=kind("both"), prefill=Keep()).at("generation") == always
-    assert PerPhase(generation=kind("both"), prefill=Keep()).at("prefill") == ()
-
-
 def test_table_1_has_every_pair_once():
     table = hb.table1_conditions()
     assert list(table)[:5] == ["Keep-Keep", "Omit-Keep", "Only-Keep", "Binary-Keep", "Keep-Omit"]
