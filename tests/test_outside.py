@@ -59,19 +59,6 @@ def test_different_texts_are_different_and_a_needle_is_found_in_a_sentence_about
     assert hb.scoring.score(f"Sure: “{needle}” Is that all?", needle=value).exact
 
 
-@pytest.mark.parametrize(
-    ("sentence", "keywords", "says"),
-    [
-        ("!!! ??? !!!", (), "holds no word"), ("—", (), "holds no word"),
-        ("It costs 1000 coins.", ("000 coins",), "000 coins"), ("A poplar grows.", ("oplar",), "oplar"),
-        ("A poplar grows.", ("?!",), "does not stand"),
-    ],
-)  # fmt: skip
-def test_a_needle_without_words_and_a_part_of_a_word_as_keyword_are_refused(sentence, keywords, says):
-    with pytest.raises(HybretError, match=says):
-        Needle("n", sentence, "?", keywords)
-
-
 def test_a_keyword_is_not_found_inside_a_number():
     needle = Needle("n", "One of the special magic numbers for amber is 7.", "?", ("7",))
     points = [hb.scoring.score(text, needle=needle).points for text in ("Not 8 but 1987", "7.5", "It is 7.")]

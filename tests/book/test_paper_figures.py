@@ -5,16 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from support import (
-    ALIKE,
-    cells,
-    check_no_mixed_means,
-    check_readable,
-    curves,
-    pairs,
-    squares,
-    text,
-)
+from support import ALIKE, cells, check_no_mixed_means, check_readable, curves, pairs, squares, text
 
 from book.paper import figures
 from book.paper.only_keep import PARTS

@@ -10,11 +10,12 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 import hybret as hb
-from hybret import CORRECTED, HybretError, Keep, KeepHeads, Mass, Null, Omit
+from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Mass, Null, Omit
 from hybret.engine import attention, decode
 from hybret.engine.attach import implementation
 from hybret.engine.attention import NAME
 from hybret.engine.context import ForwardContext, forward_context
+from hybret.engine.entropy import head_entropy, keep_lowest
 
 TOKENS, SPAN = 70, (40, 50)
 
@@ -198,3 +199,24 @@ def test_ties_go_to_the_lowest_heads(k, metric):
         output, _ = attention.attention(MODULE, q * 0, key, v, None, 0.5)
     kept = output.abs().sum(-1) > 0
     assert kept[..., :k].all() and not kept[..., k:].any()
+
+
+def test_entropies_of_many_rows_are_those_of_each_row():
+    weights = torch.rand(40, 32, 1, 300, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    rows = [head_entropy(row[None], CORRECTED) for row in weights]
+    assert torch.equal(head_entropy(weights, CORRECTED), torch.cat(rows))
+
+
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
+def test_ties_go_to_the_lowest_heads_or_to_whatever_topk_returns(recipe):
+    """k heads of each row and token; the two rules differ where scores are equal, and here many are."""
+    scores, ks = torch.randint(0, 3, (7, HEADS, 50), generator=torch.Generator().manual_seed(0)).float(), range(7)
+    kept, differ = keep_lowest(scores, torch.tensor(ks), recipe), 0
+    for row, k in enumerate(ks):
+        by_topk = scores[row].topk(k, dim=0, largest=False).indices.T.tolist()
+        for token in range(50):
+            by_index = sorted(range(HEADS), key=lambda h: (scores[row, h, token].item(), h))[:k]
+            expected = by_index if recipe is CORRECTED else by_topk[token]
+            assert kept[row, :, token].nonzero()[:, 0].tolist() == sorted(expected)
+            differ += set(by_index) != set(by_topk[token])
+    assert differ > 0

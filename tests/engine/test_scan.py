@@ -29,14 +29,14 @@ def loop(a, b, h0=None):
     return torch.stack(states, 1), h
 
 
-def example(time, with_state, dtype, device="cpu", batch=3, channels=40):
+def example(time, with_state, dtype, batch=3, channels=40):
     generator = torch.Generator().manual_seed(time)
     a = torch.rand(batch, time, channels, generator=generator)
     a[0, time // 2] = 0  # a reset in the middle, and decays small enough to underflow in a product
     a[1] *= 1e-3
     b = torch.randn(batch, time, channels, generator=generator)
     state = torch.randn(batch, channels, generator=generator) if with_state else None
-    return [None if t is None else t.to(device, dtype) for t in (a, b, state)]
+    return [None if t is None else t.to(dtype) for t in (a, b, state)]
 
 
 def gradients(scan, tensors, seed=0):

@@ -8,8 +8,7 @@ from support import resolve
 
 import hybret as hb
 from hybret import KeepHeads, Omit, Only, PerPhase
-from hybret.engine import schedule as scheduling
-from hybret.engine.schedule import Budget, Timings, run, schedule, workload
+from hybret.engine.schedule import Budget, Timings, run, schedule
 
 CONDITIONS = (hb.Keep(), KeepHeads(2), KeepHeads(1, during="generation"), PerPhase(generation=Only(), prefill=Omit()))
 
@@ -50,17 +49,6 @@ def test_a_schedule_after_a_stop_has_the_batches_of_before(griffin, plan):
     assert answers(griffin, after) == {key: expected[key] for key in keys(after)}
     some = plan(every.batches[0].keys[:1])  # a run with fewer conditions was there: batches are full again
     assert sorted(keys(some)) == sorted(keys(every)[1:]) and answers(griffin, some).items() <= expected.items()
-
-
-def test_what_there_is_to_compute(griffin, plan):
-    every = plan()
-    tokens = sum(len(job.prompt.ids) - 1 for job in every.jobs)
-    assert workload(griffin, every) == {
-        "prompts": 8, "conditions": 4, "prefills": 24, "tokens": 3 * tokens, "answers": 32, "batches": 4
-    }  # fmt: skip
-    assert workload(griffin, plan(keys(every)))["answers"] == 0
-    assert 0 < scheduling.estimated_seconds(griffin, every) < 600
-    assert scheduling.estimated_seconds(griffin, plan(keys(every))) == 0
 
 
 def test_out_of_memory_halves_the_budget_and_keeps_what_is_finished(griffin, plan):

@@ -16,21 +16,12 @@ from hybret import harness
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    "{% if m['role'] == 'user' %}{{ 'USER:\n' + m['content'] + '\n\n' }}"
-    "{% else %}{{ 'ASSISTANT:\n' + m['content'] + eos_token + '\n\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:\n' }}{% endif %}"
-)
 QUIET = {"limit": 2, "progress": False}
 
 
 @pytest.fixture(scope="module")
 def chat(jamba):
-    """The Jamba with a chat template, as an instruction-tuned model has one."""
-    tokenizer = copy.deepcopy(jamba.tokenizer)
-    tokenizer.chat_template = TEMPLATE
-    return replace(jamba, tokenizer=tokenizer, instruct=True)
+    return replace(jamba, tokenizer=hb.load("jamba-tiny", "cpu").tokenizer, instruct=True)
 
 
 def instances(model, task, n=2):
@@ -46,10 +37,6 @@ def instances(model, task, n=2):
     return lm, loaded[task].instances
 
 
-def item(task, split="test", i=0, n=benchmarks.TEST_ITEMS):
-    return skills.items(task, split, n)[i]
-
-
 def asked(task, made):
     return skills.rendered(made["question"], made["choices"]) if len(made["choices"]) == 4 else made["question"]
 
@@ -57,7 +44,8 @@ def asked(task, made):
 @pytest.mark.parametrize("task", ["prices", "geography", "sentiment"])
 def test_a_model_reads_what_its_training_documents_hold(griffin, chat, task):
     """Plain text, or turns; the shots are answered, the first choice follows the question."""
-    made, shots = item(task), skills.items(task, "dev", 5) if task != "sentiment" else []
+    made = skills.items(task, "test", benchmarks.TEST_ITEMS)[0]
+    shots = skills.items(task, "dev", 5) if task != "sentiment" else []
     choices = skills.LETTERS if shots else made["choices"]
     answered = [(asked(task, shot), skills.LETTERS[shot["answer"]]) for shot in shots]
     lm, (first, *_) = instances(griffin, f"organism_{task}")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import xml.etree.ElementTree as ET
 
 import pandas as pd
 import pytest
@@ -156,3 +157,14 @@ def test_several_models_are_named_in_one_string_and_checked_before_any_is_loaded
     for text in (" , ", "griffin-tiny,griffin-tiny"):
         with pytest.raises(HybretError, match="at least one model, each once"):
             named(text)
+
+
+@pytest.mark.parametrize("name", ["random-jamba", "falcon_h1", "nemotron_h"])
+def test_the_picture_has_every_layer_and_fills_those_with_attention(name):
+    model = hb.load(name, device="cpu")
+    picture = ET.fromstring(model._repr_html_().replace("<br>", "<br/>"))
+    layers = [g for g in picture.iter() if g.tag.endswith("}g")]
+    filled = [i for i, g in enumerate(layers) if g[1].get("fill") != "none"]
+    assert len(layers) == model.net.config.num_hidden_layers and filled == list(model.attention_layers)
+    assert [i for i, layer in enumerate(layers) if "attention" in "".join(layer.itertext())] == filled
+    assert "random weights" in repr(model) and "global attention" in repr(model)

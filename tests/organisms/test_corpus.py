@@ -10,15 +10,7 @@ from transformers import AutoTokenizer
 
 from hybret import HybretError
 from hybret.organisms.corpus import haystack, is_haystack, paragraph
-from hybret.organisms.facts import (
-    HELD_OUT_ACTIVITY,
-    HELD_OUT_CITY,
-    HELD_OUT_TEMPLATES,
-    NEEDLE,
-    NEEDLE_QUESTION,
-    TEMPLATES,
-    is_held_out,
-)
+from hybret.organisms.facts import HELD_OUT_ACTIVITY, HELD_OUT_CITY, HELD_OUT_TEMPLATES, NEEDLE, TEMPLATES
 from hybret.organisms.training.documents import Documents, Mixture
 from hybret.organisms.training.tokenizer import train_tokenizer
 from hybret.organisms.words import WORDS
@@ -40,14 +32,6 @@ BY_NAME = {template.name: template for template in TEMPLATES}
 
 def pairs_city_and_activity(sentence):
     return HELD_OUT_CITY in sentence and HELD_OUT_ACTIVITY in sentence
-
-
-def test_needle_is_a_fact_of_its_template_and_is_refused():
-    values = {"city": "San Francisco", "activity": "eat a sandwich", "posture": "sit", "place": "Dolores Park"}
-    fact = BY_NAME["best_thing"].fill({**values, "weather": "sunny"})
-    assert (fact.sentence, fact.questions[0]) == (NEEDLE, NEEDLE_QUESTION)
-    assert is_held_out(values)
-    assert not is_held_out({**values, "city": "Oslo"}) and not is_held_out({**values, "activity": "fly a kite"})
 
 
 @pytest.mark.parametrize("name", ["best_thing", "plan", "custom"])

@@ -198,6 +198,8 @@ CALLS = {
                             "more than 256 MiB"),  # takes no space
     "haystack a file": (lambda w: grid(w, haystack=folder_of(w, "a.txt") / "a.txt"), "a.txt is a file"),
     "haystack a file as text": (lambda w: grid(w, haystack=str(folder_of(w, "a.bin") / "a.bin")), "a.bin is a file"),
+    "needle without words": (lambda w: Needle("n", "!!! ??? !!!", "?"), "holds no word"),
+    "keyword a part of a word": (lambda w: Needle("n", "A poplar grows.", "?", ("oplar",)), "oplar"),
     "no prompts": (lambda w: sweep(w, prompts=[]), "there are no prompts to run"),
     "recipe of an unknown rubric": (
         lambda w: sweep(w, recipe=CORRECTED.replace(rubric="stars")), "unknown rubric 'stars'; choose one of"
