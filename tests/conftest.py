@@ -31,7 +31,6 @@ def random_model(name, seed=0):
 
 
 def random_ids(model, n, seed=0):
-    """`n` token ids, BOS first."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, model.net.config.vocab_size, (n - 1,), generator=generator)
     return (model.net.config.bos_token_id, *ids.tolist())
@@ -56,7 +55,6 @@ def jamba():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The embedded organism."""
     return hb.load("griffin-tiny", device="cpu")
 
 
@@ -82,14 +80,11 @@ def trained_jamba(tmp_path_factory):
 
 @pytest.fixture(params=["griffin", "jamba"])
 def model(request):
-    """Each family in turn."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")
 def figures_of():
-    """Names of the figures and tables that a chapter's notebook makes."""
-
     @cache
     def names(notebook):
         path = Path(__file__).resolve().parents[1] / "notebooks" / f"{notebook}.ipynb"

@@ -40,7 +40,6 @@ LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 
 
 def run(*words):
-    """A command of `hybret`, as a user types it."""
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
@@ -87,7 +86,6 @@ def cells(**columns):
 
 
 def control(rows, score):
-    """The no-needle prompts of `rows`: one for each length."""
     kept = rows[rows["depth"] == 0]
     return kept.assign(needle="none", depth=np.nan, distance=-1, in_window=False, score=score, exact=False)
 
@@ -162,7 +160,6 @@ NASTY = (
 
 
 def line(k, length, depth, answer, **more):
-    """A row of the explorer's toy sweep."""
     points, exact, _ = score(answer, "table2")
     return {
         "model": "toy", "weights": "abc123abc123", "recipe": "CORRECTED", "condition": f"k={k} (generation)",

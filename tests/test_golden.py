@@ -69,7 +69,6 @@ def conditions(model):
 
 
 def fewer(_):
-    """Each intervention once or twice."""
     return [
         Keep(), KeepHeads(2), KeepHeads(1, "l2"), KeepHeads(2, during="generation"), Omit(), Only(),
         Only("generation"), Only(also=EVERYTHING), Binary(), Null("generation"), Mass(0.5), Only() & Mass(1.0),
@@ -97,7 +96,6 @@ def once(values):
 
 
 def environment():
-    """What else a number can depend on."""
     cpu = torch.backends.cpu.get_cpu_capability()
     return {"torch": torch.__version__, "transformers": transformers.__version__, "cpu": cpu}
 
@@ -149,7 +147,6 @@ def sweep_of(name, recipe):
 
 
 def benchmark():
-    """One task under two conditions, document by document."""
     name, task, documents = BENCHMARK
     two = {"base": Keep(), "sparse": KeepHeads(2)}
     rows = hb.harness.evaluate(loaded(name), task, two, limit=documents, progress=False)

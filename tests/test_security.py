@@ -53,7 +53,6 @@ def test_no_code_unpickles_runs_strings_or_trusts_remote_code():
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 def test_foreign_text_is_shown_as_plain_text(griffin, text):
-    """In an error, on a terminal, as a model's name, in a progress line, and on the card of a run."""
     plain = printable(text)
     assert plain.isprintable() and str(HybretError(text)).isprintable()
     named = replace(griffin, name=text)

@@ -42,7 +42,6 @@ CREATED = (
 
 @pytest.fixture
 def watched(page):
-    """A page on which nothing may happen by itself."""
     page.dialogs = []
     page.on("dialog", lambda dialog: (page.dialogs.append(dialog.message), dialog.dismiss()))
     yield page
@@ -67,7 +66,6 @@ def fits(page):
 
 
 def unseen(page, where=".hb-view"):
-    """Characters that do something instead of being seen."""
     text = "".join(page.locator(where).all_text_contents())
     return {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")} - set("\n\t")
 
@@ -87,7 +85,6 @@ PLAIN = {name: f"plain {i}" for i, name in enumerate(EVIL)}
 
 
 def heads(model, texts):
-    """Every text as a token of a run that is called by it, and as a word of the prompt; all of them as other names."""
     record, said = hb.look(model, a_prompt(model), max_new_tokens=3), list(texts.values())
     (run,) = record.runs
     steps = len(run.reads)

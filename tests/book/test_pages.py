@@ -78,7 +78,6 @@ def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts(tmp_
 
 @pytest.fixture(scope="module")
 def reference():
-    """The text of all pages of the reference."""
     pages = sorted((REPO / "book" / "reference").glob("*.md"))
     named = [module for page in pages for marks in api.MARK.findall(page.read_text()) for module in marks.split()]
     assert sorted(named) == sorted(api.public()), "every public module stands on one page of the reference"

@@ -34,7 +34,6 @@ def built(tmp_path_factory, chromium):
 
 
 def lightness(page):
-    """Of the ground and of the ink, from 0 to 1."""
     colours = [
         page.evaluate(f"getComputedStyle(document.querySelector('{at}')).{what}")
         for at, what in (("body", "backgroundColor"), ("h1", "color"))

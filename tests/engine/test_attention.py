@@ -33,7 +33,6 @@ def prefilled(model, ids, intervention, recipe=CORRECTED, spans=(SPAN,), weights
 
 
 def test_what_changes_nothing_is_bit_identical_to_eager(model):
-    """One pass; and every forward of a decoding loop, prefill and one-token steps."""
     ids, seen = random_ids(model, TOKENS), []
     plain = logits(model, ids)
     for condition in (Keep(), KeepHeads(model.heads), KeepHeads(model.heads, "l2")):
@@ -56,7 +55,6 @@ def test_without_the_registered_mask_the_model_would_not_be_causal(model, monkey
 
 
 def test_attach_leaves_nothing_behind(model):
-    """Also when something fails in it; `test_scan` has the scans."""
     ids = random_ids(model, 40)
     plain, stock = logits(model, ids), AttentionInterface()["sdpa"]
     with pytest.raises(KeyboardInterrupt), hb.attach(model, Null()):
@@ -93,7 +91,6 @@ def test_what_is_not_declared_is_refused(griffin):
 
 
 def test_another_model_runs_freely_while_one_is_attached_and_this_one_afterwards(griffin, jamba):
-    """Through hybret's attention too, which without a declared phase is eager attention."""
     plain = {m.name: logits(m, random_ids(m, 8)) for m in (griffin, jamba)}
     with hb.attach(griffin, KeepHeads(1)), implementation(jamba.net):
         assert torch.equal(logits(jamba, random_ids(jamba, 8)), plain[jamba.name])
@@ -209,7 +206,6 @@ def test_entropies_of_many_rows_are_those_of_each_row():
 
 @pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
 def test_ties_go_to_the_lowest_heads_or_to_whatever_topk_returns(recipe):
-    """k heads of each row and token; the two rules differ where scores are equal, and here many are."""
     scores, ks = torch.randint(0, 3, (7, HEADS, 50), generator=torch.Generator().manual_seed(0)).float(), range(7)
     kept, differ = keep_lowest(scores, torch.tensor(ks), recipe), 0
     for row, k in enumerate(ks):

@@ -27,7 +27,6 @@ def cells(griffin):
 
 
 def placed(prompt, **spans):
-    """A prompt in which something stands elsewhere, or nowhere."""
     return dataclasses.replace(prompt, spans={**prompt.spans, **spans})
 
 
@@ -57,7 +56,6 @@ def test_rows_say_on_how_many_tokens_the_condition_acted(model):
 
 
 def test_steps_are_counted_as_the_loop_makes_them(model):
-    """Forward passes in which a row was still answering, against what its row says; some answers end early."""
     (prompt,) = hb.niah.grid(model, (76,), (100,))
     with hb.attach(model, KeepHeads(1)):
         answer = model.tokenizer(model.generate(prompt, STEPS), add_special_tokens=False).input_ids
@@ -93,7 +91,6 @@ def faulty(request, model, monkeypatch):
 
 @pytest.mark.parametrize("condition", [KeepHeads(1), Omit("generation"), Null("prefill"), Mass(0.5)], ids=repr)
 def test_a_layer_that_is_not_reached_is_noticed(faulty, condition):
-    """Prefills that stream or not, for one row and for rows that share layers; and steps of an answer."""
     model, prompts = faulty, hb.niah.grid(faulty, (76, 100), (100,))
     layer = model.attention_layers[-1]
     for conditions in ({"one": condition}, {"one": condition, "keep": Keep()}):

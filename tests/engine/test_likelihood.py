@@ -36,7 +36,6 @@ def agree(found, expected):
 
 @pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=["CORRECTED", "PAPER"])
 def test_batches_give_what_single_texts_give(model, recipe):
-    """All at once, in small batches, and one at a time."""
     requests, conditions = ragged(model), [hb.Keep(), hb.KeepHeads(3), hb.KeepHeads(0)]
     expected = [[slow(model, *request, condition, recipe) for request in requests] for condition in conditions]
     assert len({scores[0] for scores in expected}) == 3, "the conditions make no difference on this model"

@@ -89,7 +89,7 @@ def test_rows_that_end_early_leave_the_batch(expected):
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"recurrent_gemma", "jamba"}))
 def test_every_family(family):
-    """Dense and alone as in a ragged batch whose prefill streams; `test_reference` has each layer's numbers."""
+    """Dense and alone as in a ragged batch whose prefill streams."""
     model = hb.load(family, device="cpu")
     prompts = hb.niah.grid(model, (76, 100), (60,))
     conditions = [Keep(), KeepHeads(1), Omit(), Only(renormalise=True, also=("self",)), Binary("prefill"), Mass(0.5)]

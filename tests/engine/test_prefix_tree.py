@@ -57,7 +57,6 @@ def test_prompts_of_one_grid_share_their_haystack(tiny):
 
 
 def tensors(state):
-    """Every tensor of a state."""
     collected = list(state.recurrent)
     map_cache([state.cache], lambda parts: collected.append(parts[0]) or parts[0])
     return collected

@@ -40,7 +40,6 @@ def example(time, with_state, dtype, batch=3, channels=40):
 
 
 def gradients(scan, tensors, seed=0):
-    """Gradients of a random function of all states and the last one."""
     leaves = [t.clone().requires_grad_() for t in tensors if t is not None]
     h, last = scan(*leaves)
     generator = torch.Generator().manual_seed(seed)
@@ -129,7 +128,6 @@ def token_ids(batch=2):
 
 
 def test_models_agree_with_the_stock_code(model):
-    """Logits and gradients."""
     ids = token_ids()
 
     def run():

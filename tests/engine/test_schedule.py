@@ -52,7 +52,6 @@ def test_a_schedule_after_a_stop_has_the_batches_of_before(griffin, plan):
 
 
 def test_out_of_memory_halves_the_budget_and_keeps_what_is_finished(griffin, plan):
-    """A model that takes a few rows at a time, in prefill and in generation; then one that takes none."""
     every, most, ran = plan(), 6, []
 
     def small(_, inputs, named):

@@ -44,8 +44,6 @@ def test_a_folder_without_rows_is_one_sentence(tmp_path, name):
 
 @pytest.fixture
 def view(page, tmp_path):
-    """Open rows in the browser; returns the page."""
-
     def opened(rows, width=1200, **context):
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(**context)

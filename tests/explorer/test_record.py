@@ -114,7 +114,6 @@ def test_answers_are_those_of_the_model_under_the_same_condition(tiny):
 
 @pytest.fixture(scope="module")
 def records():
-    """The records of the chapter's two default models."""
     found = []
     for name in ("griffin-tiny", "jamba-tiny"):
         model = hb.load(name, device="cpu")

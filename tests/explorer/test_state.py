@@ -11,7 +11,6 @@ from hybret.explorer.state import checked, contexts_of, state_of
 
 
 def decoded(state):
-    """The rows that a state stands for."""
     found = []
     for step, (first, last) in enumerate(zip(state["starts"], state["starts"][1:], strict=False)):
         series = state["series"][state["steps"][step]["series"]]

@@ -25,7 +25,6 @@ def chat(jamba):
 
 
 def instances(model, task, n=2):
-    """lm-eval's requests for the first documents of a task."""
     loaded = benchmarks.load(benchmarks.find(task))
     lm = Hybrid(model, {"base": hb.Keep()}, hb.CORRECTED)
     loaded[task].build_all_requests(
@@ -204,7 +203,6 @@ def fetched(name, tables, folder):
 
 
 def glue_table(file):
-    """Three rows in the format of a GLUE task."""
     task = file.split("/")[0]
     pair = {"qnli": ("question", "sentence"), "qqp": ("question1", "question2"), "mnli": ("premise", "hypothesis")}
     columns = ("sentence",) if task in ("cola", "sst2") else pair.get(task, ("sentence1", "sentence2"))
@@ -228,7 +226,6 @@ ANSWERS = (3, 1, 0, 2, 1)
 
 
 def mmlu_table(file):
-    """Five questions of each subject."""
     subjects = [benchmarks._definition(path)["dataset_name"] for path in benchmarks._mmlu_definitions().values()]
     questions = [(f"Of {subject} in {file}, which is number {i}?", subject, i) for subject in subjects for i in ANSWERS]
     choices = [["the first of them", "the second", "the third", "the last"]] * len(questions)

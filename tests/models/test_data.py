@@ -27,8 +27,6 @@ FILES = {
 
 
 class Hub(ThreadingHTTPServer):
-    """A server with the addresses of Hugging Face, and one repository."""
-
     daemon_threads = True
 
     def __init__(self):
@@ -97,7 +95,6 @@ class Answers(BaseHTTPRequestHandler):
 
 
 def point(monkeypatch, address):
-    """Let Hugging Face's client ask there."""
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
 

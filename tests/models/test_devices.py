@@ -44,7 +44,6 @@ def test_what_is_not_there_or_does_not_fit_is_refused(case):
 
 
 def test_memory_is_checked_before_weights_are_read(tmp_path):
-    """Of a folder with the configuration of one of the paper's models and no weights."""
     folder = tmp_path / "griffin"
     paper_config(GRIFFIN).save_pretrained(folder)
     for options, there, says in (

@@ -69,7 +69,6 @@ def test_deepminds_checkpoints_see_one_token_more(tmp_path, declared, seen):
 
 
 def test_random_weights_of_a_folder(tmp_path):
-    """A folder with nothing but its configuration, as it would be at full size; both spellings; the seed counts."""
     folder = with_config(tmp_path / "config-only", num_hidden_layers=3)
     (tmp_path / "config-only" / "tokenizer.json").unlink()
     model = load(folder, device="cpu", weights="random", dtype="bfloat16", seed=5)
@@ -84,7 +83,6 @@ def test_random_weights_of_a_folder(tmp_path):
 
 
 def test_rows_of_random_weights_are_marked_everywhere(tmp_path):
-    """In the table, on the figure, and refused by the verdicts; a trained model's are not."""
     model = load(with_config(tmp_path / "config-only", num_hidden_layers=3), device="cpu", weights="random")
     grid = ((256,), (0, 100))
     prompts = [*hb.niah.grid(model, *grid), *hb.niah.grid(model, *grid, control=True)]

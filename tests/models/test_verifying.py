@@ -1,6 +1,5 @@
 """`hybret.verify`: every family of hybrids, what is wrong in transformers, and that each check can fail."""
 
-import json
 from dataclasses import dataclass, replace
 
 import pytest
@@ -109,12 +108,3 @@ def test_an_own_intervention_is_verified_too():
     assert "changes nothing" in table.loc["idle: in a sweep = alone", "note"]
     with pytest.raises(hb.HybretError, match="is not an intervention"):
         verify(model, conditions={"class": Strided})
-
-
-def test_the_command():
-    found = run("verify", "lfm2")
-    assert found.exit_code == 0 and "no checks failed" in found.stdout
-    found = run("verify", "--model", "lfm2", "--json", "--device", "cpu")
-    rows = json.loads(found.stdout)
-    assert found.stderr == ""  # no progress where nobody looks
-    assert [row["check"] for row in rows] == [*NAMES.values()] and {row["model"] for row in rows} == {"lfm2"}

@@ -36,7 +36,6 @@ def pairs_city_and_activity(sentence):
 
 @pytest.mark.parametrize("name", ["best_thing", "plan", "custom"])
 def test_sampling_rejects_the_pair_even_when_nothing_else_is_likely(name, monkeypatch):
-    """With two cities and two activities a quarter of all draws would be the held-out pair."""
     monkeypatch.setitem(WORDS, "city", (HELD_OUT_CITY, "Oslo"))
     monkeypatch.setitem(WORDS, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
     rng = random.Random(1)

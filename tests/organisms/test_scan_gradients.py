@@ -13,7 +13,6 @@ def draw(*shape):
 
 
 def scanned(scan, inputs, device):
-    """Values and gradients."""
     tensors = [x.to(device).requires_grad_() for x in inputs]
     values, last = scan(*tensors)
     ((values * values).sum() + last.sum()).backward()

@@ -113,7 +113,6 @@ def test_departures_pair_cells_not_prompts():
 
 
 def two(**column):
-    """The rows of two sweeps that differ in one thing."""
     ((name, (one, other)),) = column.items()
     same = {"model": "m", "asked": "a", "intervention": "Keep()", "dtype": "float32", "k": 2, "weights": "w"}
     parts = [rows_of([5, 0], **(same | {name: value})) for value in (one, other)]

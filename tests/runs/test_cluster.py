@@ -50,7 +50,6 @@ def local(subject, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A Ray of two cores."""
     ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'hybret[ray]')")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -54,7 +54,6 @@ def undisturbed(griffin, tmp_path_factory):
 
 
 def forked(model, out):
-    """The id of a process that sweeps; its status is 0 if it ends."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -139,7 +138,6 @@ def test_a_changed_note_is_refused(griffin, tmp_path, note):
 
 @pytest.mark.parametrize(("at", "code"), [(0, errno.EROFS), (3, errno.EDQUOT), (None, errno.ENOSPC)])
 def test_a_disk_that_fills_up_costs_nothing_that_was_finished(griffin, undisturbed, tmp_path, monkeypatch, at, code):
-    """After so many batches, or before the table of rows."""
     original, calls = os.fsync, []
     at = sum(name.startswith("answers/") for name in undisturbed) if at is None else at
 
@@ -222,7 +220,6 @@ pathlib.Path(results, "{0}.csv").write_text("\\n".join(str(count * i) for i in r
 
 
 def project(root, b=None):
-    """Three tiny notebooks, the last of which needs the first."""
     (root / "notebooks").mkdir(parents=True, exist_ok=True)
     for name, cell in {"a": TABLE.format("a"), "b": b or TABLE.format("b"), "c": TABLE.format("c")}.items():
         notebook(root / "notebooks" / f"{name}.ipynb", name, (cell, {}))

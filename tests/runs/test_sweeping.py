@@ -25,7 +25,6 @@ KEEP = {"keep": Keep()}
 
 @pytest.fixture(scope="module")
 def prompts(griffin):
-    """Two lengths at two depths, and the control without a needle."""
     grid = ((76, 128), (0, 100))
     return [*hb.niah.grid(griffin, *grid), *hb.niah.grid(griffin, *grid, control=True)]
 

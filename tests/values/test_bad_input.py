@@ -153,7 +153,6 @@ def chatty(w, template="<user> {{ messages[0]['content'] }} <model> "):
 
 
 def told(w):
-    """A prompt through a chat template."""
     return niah.grid(chatty(w), [300], [50], "instruct")
 
 

@@ -93,7 +93,6 @@ VALUES = st.sampled_from([None, float("nan"), float("inf"), -1, 10**9, "x", "", 
 @fuzz(25)
 @given(st.sampled_from(sorted(USES)), st.data())
 def test_rows(table, use, data):
-    """Rows with a column gone or filled with something else."""
     changed = table.assign(model="m", weights="w")
     for column in data.draw(st.lists(st.sampled_from(sorted(changed)), min_size=1, max_size=2, unique=True)):
         if data.draw(st.booleans()):
