@@ -25,7 +25,7 @@ from hybret.interventions import PHASES, Keep
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
 from hybret.resolving import resolve
-from hybret.tasks.encoding import check_tokenizer
+from hybret.tasks.encoding import check_made_for
 
 __all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
 
@@ -45,7 +45,7 @@ class Model(Hybrid):
         on = attached(self.net)
         rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
         if isinstance(prompt, Prompt):
-            check_tokenizer(self, [prompt])
+            check_made_for(self, [prompt], on.recipe if on else None)
             ids, spans, question, control = prompt.ids, prompt.needle_spans, prompt.question_span, prompt.control
         else:
             ids, spans, question, control = self.tokenizer(text("prompt", prompt)).input_ids, (), None, False

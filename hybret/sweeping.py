@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from hybret import scoring
 from hybret.checkpoints import check_prompts, warn_beyond
-from hybret.cluster import Ray
 from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.schedule import Timings, schedule, tokens_acted_on
@@ -27,8 +26,11 @@ from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
 from hybret.rows import CELL
 from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
-from hybret.tasks.encoding import check_tokenizer
+from hybret.tasks.encoding import check_made_for
 from hybret.tasks.niah import Niah
+
+if TYPE_CHECKING:
+    from hybret.cluster import Ray
 
 MOST_NEW_TOKENS = 4096
 
@@ -53,7 +55,7 @@ def sweep(
 
     Parameters
     ----------
-    prompts : templates, haystack seeds and controls may be mixed; all from the recipe's `insertion`.
+    prompts : templates, haystack seeds and controls may be mixed; all built with the recipe's `insertion`.
     conditions : row label to intervention.
     out : a folder. The rows are written there as Parquet, each finished batch of answers below ``answers/``, so that
         a second call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device
@@ -72,7 +74,7 @@ def sweep(
     model runs; an intervention that a layer did not carry out, afterwards.
     """
     recipe = find_recipe(recipe)
-    _check(model, prompts, conditions)
+    _check(model, prompts, conditions, recipe)
     integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
     check_prompts(model, [p.ids for p in prompts], max_new_tokens)
     warn_beyond(model, [p.ids for p in prompts])
@@ -86,10 +88,13 @@ def sweep(
         reading, needle = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
         for action in resolved.values():
             action.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
-    if engine not in ("local", "ray") and not isinstance(engine, Ray):
-        raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
-    cluster = engine if isinstance(engine, Ray) else Ray() if engine == "ray" else None
-    if cluster:
+    cluster = None
+    if engine != "local":
+        from hybret.cluster import Ray  # a sweep on this machine needs none of it
+
+        cluster = Ray() if engine == "ray" else engine
+        if not isinstance(cluster, Ray):
+            raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
         cluster.connect()
     budget = budget or budget_of(model)
     stages = stages or Timings()
@@ -121,7 +126,7 @@ def sweep(
     return rows
 
 
-def _check(model: Any, prompts: Any, conditions: Any) -> None:
+def _check(model: Any, prompts: Any, conditions: Any, recipe: Recipe) -> None:
     """Refuse prompts and conditions that would give wrong rows."""
     if not isinstance(model, Model):
         raise HybretError(f"model is {model!r}; give what hybret.load returns")
@@ -140,7 +145,7 @@ def _check(model: Any, prompts: Any, conditions: Any) -> None:
         if name != "embedded" and known != p.haystack_sha256:
             raise HybretError(f"two different haystacks are called {name!r}; give each a name of its own")
     check_conditions(conditions)
-    check_tokenizer(model, prompts)
+    check_made_for(model, prompts, recipe)
 
 
 def run_folder(

@@ -32,8 +32,10 @@ PATIENCE = 5.0  # seconds: nbclient answers a signal by asking its kernel to shu
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
 
 
-class BuildError(RuntimeError):
+class BuildError(HybretError):
     """A notebook raised, or the pages could not be built without warnings."""
+
+    status = 1
 
 
 def build(

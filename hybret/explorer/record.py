@@ -25,7 +25,7 @@ from hybret.interventions import Intervention, Keep
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import check_needs, resolve
-from hybret.tasks.encoding import check_tokenizer
+from hybret.tasks.encoding import check_made_for
 
 if TYPE_CHECKING:
     from hybret.models import Model
@@ -142,7 +142,7 @@ def look(
         acting = resolve(condition, model, recipe)
         spans = None if prompt.control else prompt.needle_spans
         check_needs(acting.prefill + acting.generation, len(prompt.ids), spans, prompt.question_span)
-    check_tokenizer(model, [prompt])
+    check_made_for(model, [prompt], recipe)
     check_state(model)
     check_prompts(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)

@@ -7,7 +7,7 @@ import pytest
 from support import run
 
 from book.speed import figures as speed_figures
-from book.speed.bench import bench, matmul_rate
+from book.speed.bench import bench
 from book.speed.records import tables
 from book.speed.scaling import scaling
 from hybret import HybretError
@@ -34,9 +34,9 @@ def test_a_benchmark_says_what_it_measured(griffin):
         assert part["limit"]["distinct_prefills"] == passes[name] and part["limit"]["seconds"] > 0
         assert part["memory_gib"] is None or part["memory_gib"] > 0.05
     prefill = found["prefill"]
-    assert prefill["tokens"] == 128 and prefill["kept_as_in_fp32"] == 1
+    assert prefill["tokens"] == 128
     assert prefill["ratio"] == pytest.approx(prefill["sparsified_seconds"] / prefill["plain_seconds"], rel=0.05)
-    assert model.net.config._attn_implementation == "eager" and matmul_rate(model, 64) > 1e6
+    assert model.net.config._attn_implementation == "eager" and found["matmul_tflops"] > 0
 
 
 def test_the_scaling_of_one_layer():

@@ -28,10 +28,10 @@ from hybret.engine.state import merge
 from hybret.errors import HybretError, check_conditions, integer, printable
 from hybret.interventions import PHASES, Actions, Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.probing import STEPS, Probe
 from hybret.progress import progress_bar
 from hybret.recipe import CORRECTED, PAPER
 from hybret.resolving import resolve
+from hybret.verifying.probe import STEPS, Probe
 
 MOST_TOKENS = 100_000
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
