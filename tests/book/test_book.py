@@ -376,7 +376,7 @@ def test_a_clone_shows_published_runs_beside_its_own_and_says_which_is_out_of_da
     assert "out of date: the notebook's code changed" in own.replace("’", "'")
     assert "Drawing again" in own  # prose is no part of the run
     assert "has not been run here yet" in chapter and f'href="../{OTHER}/read.html"' in chapter
-    assert "Drawing again: other-1b-abc" in page and 'href="../../../notebooks/draw.html"' in page
+    assert "Drawing: other-1b-abc" in page and 'href="../../../notebooks/draw.html"' in page
     assert "A published run of" in page and "Run of somebody/other-1b&#64;abc" in page and "/draw.json" in page
     runs = html(shared, "book/runs")
     assert [runs.count(f"<td><p>{state}</p></td>") for state in ("published", "stale", "not run")] == [3, 1, 1]
