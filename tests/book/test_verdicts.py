@@ -509,3 +509,9 @@ def test_the_figure_shows_every_verdict():
 def test_a_claim_leads_to_where_it_is_measured(figures_of):
     for claim in verdicts.CLAIMS.values():
         assert claim.figure in figures_of(claim.notebook), claim.name
+
+
+def test_conditions_that_share_no_prompt_are_not_compared():
+    rows = world()
+    line = verdict("prefill-better", rows.assign(length=rows["length"] + 1000 * (rows["condition"] == "Keep-Keep")))
+    assert line["verdict"] == NOT_TESTABLE and "not run on the same prompts" in line["why"]
