@@ -194,7 +194,7 @@ def test_a_page_of_the_book_shows_what_strangers_wrote_as_text(watched, built):
     assert models.locator("option").all_text_contents() == [printable(text) for text in EVIL.values()]
     for text in EVIL.values():
         models.select_option(index=list(EVIL.values()).index(text))
-        assert f"B · {printable(text)} ·" in page.locator(".hb-maps-title b").nth(4).text_content()
+        assert f"B · {printable(text)} ·" in page.locator(".hb-maps-title b").nth(5).text_content()
         page.locator(".hb-maps canvas").nth(4).click(position={"x": 70, "y": 15})
         assert letters(text) in letters(page.locator(".hb-maps-said").last.text_content())
     assert fits(page)
