@@ -292,9 +292,9 @@ def explore(
     out: Annotated[Path | None, Option(help="The page to write. Default: explorer.html in that folder.")] = None,
 ) -> None:
     """Write the retrieval maps of a stored run as one page that needs neither kernel nor network; print its path."""
-    from hybret.explorer import maps
+    from hybret.store import rows_of
 
-    print(shown(maps.explore(maps.rows_of(run)).save(out or run / "explorer.html")))
+    print(shown(hb.explore(rows_of(run)).save(out or run / "explorer.html")))
 
 
 @command

@@ -231,9 +231,22 @@ def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
         for key, value in part.attrs.items():
             attrs[str(key)] = {**attrs.get(str(key), {}), **value} if isinstance(value, dict) else value
         part.attrs = {}
-    rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
+    rows = pd.concat(parts, ignore_index=True)
+    rows = rows.astype({"k": "Int64"}) if "k" in rows else rows
     rows.attrs.update(attrs)
     return rows
+
+
+def rows_of(source: str | Path) -> pd.DataFrame:
+    """Rows of a Parquet file, or all that a folder holds: of one run, or of the runs in it."""
+    path = Path(source)
+    paths = sorted(path.glob("rows-*.parquet")) or sorted(path.glob("*/rows-*.parquet"))
+    if not path.is_file() and not paths:
+        raise HybretError(f"{path} holds no finished rows; give the folder of a finished sweep, or a Parquet file")
+    try:
+        return read_rows([path] if path.is_file() else paths)
+    except OSError as problem:
+        raise HybretError(f"cannot read rows of {path} ({problem})") from problem
 
 
 def _json(value: dict[str, Any]) -> bytes:

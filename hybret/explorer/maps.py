@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hybret.errors import HybretError
 from hybret.explorer.state import checked, contexts_of, state_of
 from hybret.explorer.widget import Widget
 from hybret.prompts import Needle, Prompt
-from hybret.store import read_rows
 
 LISTED = 200  # lines of the fallback table: one per condition
 
@@ -42,20 +39,6 @@ def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterabl
 
     names = ", ".join(dict.fromkeys(rows["model"].astype(str)))
     return Widget("maps.js", "maps.css", state, _table(state), f"Retrieval maps of {names}", picked)
-
-
-def rows_of(run: str | Path) -> pd.DataFrame:
-    """All rows that a folder holds: of one run, or of all the runs in it."""
-    run = Path(run)
-    if not run.is_dir():
-        raise HybretError(f"there is no run folder {run}; give a folder that `hybret sweep --out` wrote")
-    paths = sorted(run.glob("rows-*.parquet")) or sorted(run.glob("*/rows-*.parquet"))
-    if not paths:
-        raise HybretError(f"{run} holds no rows (rows-*.parquet): the run has not finished, or it is another folder")
-    try:
-        return read_rows(paths)
-    except OSError as problem:
-        raise HybretError(f"cannot read rows of {run} ({problem})") from problem
 
 
 def _table(state: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from hybret import metrics
 from hybret import rows as table
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
-from hybret.figures.style import MADE_UP, colormap, words
+from hybret.figures.style import MADE_UP, SCORES, words
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.rows import ACTS, CELL, MEASURE
 from hybret.scoring import PARTIAL, RUBRICS, Rubric, score
@@ -84,7 +84,7 @@ def state_of(
         "starts": np.searchsorted(hidden["step"], range(len(steps) + 1)).tolist(),
         **encode_cells(hidden, contexts, known),
         "rubrics": {name: {"maximum": rubric.maximum, "source": rubric.source} for name, rubric in RUBRICS.items()},
-        "colours": {"score": _colours(colormap("cividis")), "difference": _colours(matplotlib.colormaps["PuOr"])},
+        "colours": {"score": _colours(SCORES), "difference": _colours(matplotlib.colormaps["PuOr"])},
         "made_up": MADE_UP,
     }
     return state | {"start": _start(state)}, hidden.index.to_numpy()

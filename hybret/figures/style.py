@@ -14,12 +14,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from hybret import metrics
-from hybret.errors import HybretError, one_of, printable
+from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
 from hybret.prompts import CONTROL
 from hybret.rows import checked
@@ -30,6 +29,7 @@ INK, GREY, PALE = "#222222", "#5A5A5A", "#D9D9D9"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NEEDLE = "#F0E442"
+SCORES = matplotlib.colormaps["cividis"]  # perceptual, colour-blind safe
 MADE_UP = "random weights: nothing here is a result"  # in the small print of a figure that is marked so
 EDGE = "#D55E00"  # the attention window's edge and the kept heads, drawn on top of a map
 BANDS = "bands: 95 %, bootstrap over prompts"
@@ -90,13 +90,6 @@ def legible(value: Any) -> Any:
             if any(text != plain for text, plain in shown.items()):
                 odd[name] = column.map(lambda text, shown=shown: shown[text] if isinstance(text, str) else text)
     return value.assign(**{str(name): column for name, column in odd.items()}) if odd else value
-
-
-def colormap(palette: str = "cividis") -> Colormap:
-    """Colours of a score from 0 to 5: "cividis" (perceptual, colour-blind safe), or "authors" (the paper's maps)."""
-    if one_of("palette", palette, ("cividis", "authors")) == "authors":
-        return LinearSegmentedColormap.from_list("authors", ["#F0496E", "yellow", "#0CD79F"])
-    return matplotlib.colormaps["cividis"]
 
 
 def canvas(height: float, width: float = WIDTH) -> Figure:

@@ -7,7 +7,6 @@ from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
 import hybret as hb
-from hybret import HybretError
 from hybret.engine.recurrences import linear_scan, selective_scan
 from hybret.engine.scan import parallel_scans
 
@@ -67,13 +66,9 @@ def test_scan_is_the_loop(time, with_state, dtype, tolerance):
         torch.testing.assert_close(ours, theirs, atol=20 * tolerance, rtol=20 * tolerance)
 
 
-def test_scan_slices_large_batches_and_refuses_shapes_that_do_not_fit():
+def test_scan_slices_large_batches():
     large = example(257, True, torch.float32, batch=20, channels=320)
     torch.testing.assert_close(linear_scan(*large)[0], loop(*large)[0], atol=1e-5, rtol=1e-5)
-    a, b, state = example(5, True, torch.float32)
-    for wrong in ((a[:, :4], b), (a[:, :0], b[:, :0]), (a, b, state[:, :3])):
-        with pytest.raises(HybretError, match=r"linear_scan got shapes \(3, "):
-            linear_scan(*wrong)
 
 
 def drawn(seed):
@@ -170,25 +165,6 @@ def test_models_continue_from_their_state(model, cuts):
         torch.testing.assert_close(in_parts(), full, atol=2e-5, rtol=0)  # nothing is left of the pass before
     if cuts[0] < TOKENS - 1:
         assert (in_parts() - full).abs().max() > 1e-3  # the stock code starts a later part from zero
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_left_padding_changes_nothing(model, implementation):
-    model.set_attn_implementation(implementation)
-    ids, pad = token_ids(), 9
-    full = model(ids, use_cache=False).logits
-    padded = torch.cat([torch.full((len(ids), pad), 5), ids], 1)
-    mask = (torch.arange(TOKENS + pad) >= pad).long().expand(len(ids), -1)
-    position = (mask.cumsum(1) - 1).clamp_min(0)
-
-    def logits():
-        return model(padded, attention_mask=mask, position_ids=position, use_cache=False).logits[:, pad:]
-
-    with parallel_scans():
-        torch.testing.assert_close(logits(), full, atol=1e-5, rtol=0)
-    if model.config.model_type == "recurrent_gemma":
-        assert (logits() - full).abs().max() > 1e-3  # the stock code reads the padding
 
 
 def test_transformers_is_restored():

@@ -7,10 +7,9 @@ import re
 
 import pandas as pd
 import pytest
-from support import FULL, NASTY, toy
+from support import FULL, NASTY, run, toy
 
 import hybret as hb
-from hybret.explorer import maps
 
 # ---------------------------------------------------------------- the page
 
@@ -43,8 +42,8 @@ def test_a_folder_without_rows_is_one_sentence(tmp_path, name):
         (tmp_path / name / "rows-1.parquet").write_bytes(b"PAR1")
     if name == "changed":  # whole, and not what its name says
         toy().assign(score=5.0).to_parquet(tmp_path / name / f"rows-1.{'0' * 12}.parquet")
-    with pytest.raises(hb.HybretError, match="no run folder|holds no rows|is damaged"):
-        maps.rows_of(tmp_path / name)
+    refused = run("explore", tmp_path / name)
+    assert refused.exit_code == 2 and re.search("holds no finished rows|is damaged", refused.stderr)
 
 
 # ---------------------------------------------------------------- in a browser
