@@ -124,10 +124,10 @@ def fetch_benchmark(name: str, download: Callable[..., str | Path] | None = None
         for file, text in _jsonl(table, local):
             if not _inside(file):
                 raise HybretError(f"{remote} of {source.repository} names {file!r}, which leads out of {target}")
-            _write(target / file, text)
+            write(target / file, text)
             digests[file] = digest(text, digits=64)
     # Last, so that a manifest stands for complete data.
-    _write(target / MANIFEST, json.dumps({"revision": source.revision, "files": digests}, indent=1).encode())
+    write(target / MANIFEST, json.dumps({"revision": source.revision, "files": digests}, indent=1).encode())
     return target
 
 
@@ -158,7 +158,8 @@ def _inside(file: str) -> bool:
     return ".." not in Path(file).parts and not file.startswith("/")
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a file of the cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)

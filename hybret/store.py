@@ -144,13 +144,9 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """Answers of one run, kept in memory and, batch by batch, in a folder.
+    """Answers of one run, kept in memory and, batch by batch, in a folder (None: nowhere).
 
-    Parameters
-    ----------
-    out : folder, or None to keep nothing.
-    run : what must be equal for all answers of a folder (`run_key`; ``run.json``).
-    made : what computes the answers that this process adds (`facts`; ``made-*.json``).
+    `run` must be equal for all answers of a folder (`run_key`); `made` computes those that this process adds (`facts`).
     """
 
     def __init__(self, out: str | Path | None, run: dict[str, Any], made: dict[str, Any]) -> None:

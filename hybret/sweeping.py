@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hybret import scoring
-from hybret.checkpoints import check_prompts, warn_beyond
+from hybret.checkpoints import warn_beyond
 from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.schedule import Timings, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError, check_conditions, integer, one_of, text
 from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
-from hybret.models import Model
+from hybret.models import Model, check_prompts
 from hybret.progress import progress_bar
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
@@ -26,7 +26,6 @@ from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
 from hybret.rows import CELL
 from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
-from hybret.tasks.encoding import check_tokenizer
 from hybret.tasks.niah import Niah
 
 if TYPE_CHECKING:
@@ -76,7 +75,6 @@ def sweep(
     recipe = find_recipe(recipe)
     _check(model, prompts, conditions)
     integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
-    check_prompts(model, [p.ids for p in prompts], max_new_tokens)
     warn_beyond(model, [p.ids for p in prompts])
     one_of("rubric", recipe.rubric, scoring.RUBRICS)
     if budget is not None and not isinstance(budget, Budget):
@@ -84,10 +82,7 @@ def sweep(
     if out is not None and not isinstance(out, Path):
         text("out", out)
     resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
-    for p in prompts:
-        reading, needle = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
-        for action in resolved.values():
-            action.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
+    check_prompts(model, prompts, resolved.values(), recipe, max_new_tokens)
     cluster = None
     if engine != "local":
         from hybret.cluster import Ray  # a sweep on this machine needs none of it
@@ -145,7 +140,6 @@ def _check(model: Any, prompts: Any, conditions: Any) -> None:
         if name != "embedded" and known != p.haystack_sha256:
             raise HybretError(f"two different haystacks are called {name!r}; give each a name of its own")
     check_conditions(conditions)
-    check_tokenizer(model, prompts)
 
 
 def run_folder(

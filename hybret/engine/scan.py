@@ -30,9 +30,8 @@ def parallel_scans() -> Iterator[None]:
     """Inside the block transformers' RecurrentGemma and Jamba run their recurrences through this module.
 
     Values agree with the stock code to fp32 rounding. A pass of several tokens starts from the state that the model
-    carries; stock Jamba would start its scan from zero, and stock RecurrentGemma its convolution. Padding is
-    read like text by RecurrentGemma's recurrent layers, as in the stock code. The originals are back when the
-    last of nested or concurrent blocks is left, also by an exception.
+    carries; stock Jamba would start its scan from zero, and stock RecurrentGemma its convolution. Padding is read like
+    text, as in the stock code. The originals are back when the last of nested or concurrent blocks is left.
     """
     global _depth
     with _lock:

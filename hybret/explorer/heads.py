@@ -11,6 +11,7 @@ import numpy as np
 from hybret.errors import printable
 from hybret.explorer.record import PARTS, Look
 from hybret.explorer.widget import Widget
+from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP
 
 FAINT = 0.005  # attention on a bin below this is not drawn; the shares of the parts count all of it
@@ -35,7 +36,7 @@ def _state(record: Look) -> dict[str, Any]:
         f"window {record.window} tokens" if record.window else "global attention",
         f"bars: one token in needle, question and answer, up to {width} tokens elsewhere",
         "heights in the list are square roots; below 0.5 % nothing is drawn",
-        *[MADE_UP] * record.has_random_weights,
+        *[MADE_UP] * has_random_weights(record.model, record.digest),
     ]
     return {
         "note": printable(" · ".join(facts)),

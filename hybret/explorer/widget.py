@@ -40,24 +40,17 @@ const model = {
 class Widget:
     """A view: shows itself live where a front end answers, and as self-contained HTML everywhere.
 
-    Parameters
-    ----------
-    esm : file name in this package, or the source itself: JavaScript without imports, with one
-        ``export default {render({model, el}) {...}}``. It reads ``model.get("state")``, writes
-        ``model.set("picked", value); model.save_changes()``, and shows text by ``textContent`` only.
-    css : file name in this package, or the rules themselves; selectors begin with a class of this view.
-    state : what JSON can hold (no NaN). Texts in it may come from a model: they are escaped here, once, for the page.
-    fallback : HTML of a plain table with the main numbers, shown where scripts do not run. The caller escapes texts.
-    label : what the view is, for screen readers and the title of a page.
-    resolve : turns what the ESM picked into what `selected` gives.
+    `esm` and `css` are file names in this package, or the sources. The ESM imports nothing and has one ``export default
+    {render({model, el}) {...}}``; it reads ``model.get("state")``, writes ``model.set("picked", value);
+    model.save_changes()``, and shows text by ``textContent`` only. `resolve` turns what it picked into what `selected`
+    gives. `state` is plain JSON, escaped here for the page; `fallback` is HTML with the main numbers, shown where
+    scripts do not run, whose texts the caller escapes.
     """
 
     def __init__(
         self, esm: str, css: str, state: dict[str, Any], fallback: str, label: str, resolve: Any = lambda picked: picked
     ) -> None:
         self.esm, self.css = _source("widget.js") + _source(esm), _source("widget.css") + _source(css)
-        if self.esm.count(_ENTRY) != 1:
-            raise HybretError(f"a view's JavaScript has `{_ENTRY}` once, not {self.esm.count(_ENTRY)} times")
         self.state, self.fallback, self.label, self.resolve = state, fallback, printable(label), resolve
         self._json = escaped_json(state)
         self._live: Any = None
@@ -136,10 +129,7 @@ def attended() -> bool:
 
 def escaped_json(state: Mapping[str, Any]) -> str:
     r"""JSON that cannot end the script element it stands in: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``."""
-    try:
-        text = json.dumps(state, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError) as problem:
-        raise HybretError(f"a view's state must be plain JSON: {problem}") from problem
+    text = json.dumps(state, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # Lone surrogates have no UTF-8; the others could end a script element, or a line of JavaScript.
     risky = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"} | {c: f"\\u{c:04x}" for c in range(0xD800, 0xE000)}
     return text.translate(risky)

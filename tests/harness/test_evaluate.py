@@ -38,15 +38,15 @@ def chat(jamba):
 
 def instances(model, task, n=2):
     """lm-eval's requests for the first documents of a task."""
-    loaded = benchmarks.load(benchmarks.find(task))
+    loaded = benchmarks.load(*benchmarks.find(task))
     lm = Hybrid(model, {"base": hb.Keep()}, hb.CORRECTED)
-    loaded[task].build_all_requests(
+    loaded.build_all_requests(
         limit=n,
         apply_chat_template=model.instruct,
         fewshot_as_multiturn=model.instruct,
         chat_template=lm.apply_chat_template if model.instruct else None,
     )
-    return lm, loaded[task].instances
+    return lm, loaded.instances
 
 
 def item(task, split="test", i=0, n=benchmarks.TEST_ITEMS):
@@ -155,8 +155,10 @@ def test_scores_are_those_of_single_texts(which, request):
 
 def test_lm_eval_agrees_on_what_is_right(griffin):
     model = Hybrid(griffin, {"ablated": hb.KeepHeads(0)}, hb.CORRECTED)
-    loaded = benchmarks.load(benchmarks.find("organism_geography"))
-    found = lm_eval.evaluate(model, {"tasks": loaded, "groups": {}}, limit=12, bootstrap_iters=0)["results"]
+    loaded = benchmarks.load(*benchmarks.find("organism_geography"))
+    found = lm_eval.evaluate(
+        model, {"tasks": {"organism_geography": loaded}, "groups": {}}, limit=12, bootstrap_iters=0
+    )["results"]
     three = harness.conditions(griffin, 3)
     rows = harness.evaluate(griffin, "organism_geography", three, limit=12, progress=False)
     rows = rows[rows["condition"] == "ablated"]
