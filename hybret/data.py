@@ -24,7 +24,7 @@ from hybret.checkpoints import explained, locate
 from hybret.devices import GIB
 from hybret.errors import HybretError
 from hybret.families import CONFIGS
-from hybret.files import digest, write_whole
+from hybret.files import digest, write_whole, writing
 
 CACHE = "HYBRET_CACHE"  # environment variable: the folder for fetched and generated data
 MANIFEST = "manifest.json"
@@ -160,11 +160,9 @@ def _inside(file: str) -> bool:
 
 def write(path: Path, content: bytes) -> None:
     """Write a file of the cache."""
-    try:
+    with writing(path, f"choose another folder with {CACHE}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
-    except OSError as problem:
-        raise HybretError(f"cannot write {path} ({problem.strerror}); choose another folder with {CACHE}") from problem
 
 
 def _first_line(problem: BaseException) -> str:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
+import torch
+import transformers
 
 from hybret import __version__
 from hybret.checkpoints import check_state
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from hybret.recipe import Recipe
 
 RUN_FILE = "run.json"
+REMEDY = "choose a folder you may write to for `out`"
 ABANDONED = 3600
 """Seconds after which an unfinished file is nobody's: its process was killed."""
 HERE = Path(__file__).parent
@@ -54,9 +57,6 @@ class Answer(NamedTuple):
 
 def run_key(model: Hybrid, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
     """Everything that the rows of one folder share; rows of runs that differ in any of it are never mixed."""
-    import torch
-    import transformers
-
     check_state(model)
     return {
         "model": model.name,
@@ -79,8 +79,6 @@ def facts(model: Hybrid) -> dict[str, Any]:
 
     On Ray it describes the driver: workers are held to the same engine, torch and transformers.
     """
-    import torch
-
     cuda = model.device.type == "cuda"
     processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     return {
@@ -157,7 +155,7 @@ class Store:
         self._makers: dict[str, str] = {}  # of each batch
         self._facts = {self.maker: made}
         if self.folder is not None:
-            with writing(self.folder):
+            with writing(f"rows in {self.folder}", REMEDY):
                 self._open(self.folder, run, made)
 
     def _open(self, folder: Path, run: dict[str, Any], made: dict[str, Any]) -> None:
@@ -215,7 +213,7 @@ class Store:
 
     def _write(self, name: str, table: pd.DataFrame) -> None:
         if self.folder is not None:
-            with writing(self.folder):
+            with writing(f"rows in {self.folder}", REMEDY):
                 write_table(self.folder / name, table)
 
 

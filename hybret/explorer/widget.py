@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hybret.errors import HybretError, printable
-from hybret.files import digest, write_whole
+from hybret.files import digest, write_whole, writing
 
 _ENTRY = "export default"
 
@@ -100,11 +100,9 @@ class Widget:
     def save(self, path: str | Path) -> Path:
         """Write `page` to a file."""
         path = Path(path)
-        try:
+        with writing(path, "choose another file"):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, self.page().encode())
-        except OSError as problem:
-            raise HybretError(f"cannot write {path} ({problem.strerror or problem}); choose another file") from problem
         return path
 
     def __repr__(self) -> str:

@@ -20,6 +20,7 @@ from matplotlib.patches import FancyBboxPatch
 from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
+from hybret.files import writing
 from hybret.prompts import CONTROL
 from hybret.rows import checked
 
@@ -218,13 +219,10 @@ def save(figure: Figure, name: str, folder: str | Path) -> Picture:
     if not name or Path(name).name != name:
         raise HybretError(f"a figure's name is a plain file name without folders, not {name!r}")
     picture = Picture(Path(folder) / f"{name}.svg", Path(folder) / f"{name}.pdf")
-    try:
+    with writing(f"a figure to {folder}", "choose another folder"):
         picture.svg.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture.svg, metadata={"Date": None, "Creator": "hybret", "Title": name})
         figure.savefig(picture.pdf, metadata={"CreationDate": None, "Creator": "hybret", "Title": name})
-    except OSError as problem:
-        reason = problem.strerror or problem
-        raise HybretError(f"cannot write a figure to {folder} ({reason}); choose another folder") from problem
     note(*picture)
     return picture
 

@@ -32,7 +32,7 @@ from hybret.progress import progress_bar
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
-from hybret.store import ENGINE_DIGEST
+from hybret.store import ENGINE_DIGEST, REMEDY
 
 # Read once, with the code, as the sweep's.
 HARNESS_DIGEST = digest(*(Path(__file__).with_name(f"{module}.py") for module in ("evaluate", "lm", "tasks")))
@@ -117,7 +117,7 @@ def evaluate(
                 rows = _rows(results["samples"][task.name], lm, key, results["n-shot"][task.name])
                 done[task.name, key] = rows
                 if path := paths.get((task.name, key)):
-                    with writing(path.parent):
+                    with writing(f"rows in {path.parent}", REMEDY):
                         path.parent.mkdir(parents=True, exist_ok=True)
                         write_table(path, rows)
     versions = {column: shared[column] for column in ("engine", "harness", "torch", "transformers", "lm_eval")}
