@@ -160,11 +160,10 @@ def provenance(rows: pd.DataFrame, *more: str) -> str:
     return " · ".join([*parts, *more])
 
 
-def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Part rows into prompts with a needle and their no-needle controls, which `floor_rows` may hold instead.
+def split(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Part rows into prompts with a needle, and the no-needle controls of these.
 
-    Rows without any needle are refused (an empty plot would look like a result), and controls of other needles,
-    haystacks or templates.
+    Rows without any needle are refused: an empty plot would look like a result.
     """
     plain = ["needle", "model", "score", "exact", "prompt"]
     checked(rows, plain, [name for name in plain if name != "score"])
@@ -172,13 +171,7 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
     if control.all():
         raise HybretError("no rows with a needle to draw; check the selection that was passed to the figure")
     rows = metrics.normalised(rows)
-    needle, ground = rows[~control], rows[control]
-    if floor_rows is not None:
-        ground = metrics.normalised(checked(floor_rows, plain))
-        if len(ground) and metrics.matching_controls(ground, needle).empty:
-            fault = "floor_rows are the control of other rows"
-            raise HybretError(f"{fault}; give that of the same needle, haystack, template, lengths and conditions")
-    return needle, metrics.matching_controls(ground, needle)
+    return rows[~control], metrics.matching_controls(rows[control], rows[~control])
 
 
 def words(column: str, value: Any) -> str:
