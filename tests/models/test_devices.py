@@ -19,8 +19,8 @@ def machine(gpus=0, accelerate=True, free=20, cpu=20):
 
 
 REFUSED = {
-    "CPU": (JAMBA, {"device": "cpu"}, machine(), "take 192.1 GiB in float32, and 20.0 GiB are free on cpu; use a larger "
-            'machine, dtype="bfloat16"'),
+    "CPU": (JAMBA, {"device": "cpu"}, machine(), "take 192.1 GiB in float32, and 20.0 GiB are free on cpu; use "
+            'a larger machine, dtype="bfloat16"'),
     "one GPU of two": (JAMBA, {"device": "cuda"}, machine(2),
                        "in bfloat16, and 20.0 GiB are free on cuda; "),
     "auto takes both": (JAMBA, {}, machine(2), "and 40.0 GiB are free on cuda:0 and cuda:1"),
