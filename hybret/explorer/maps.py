@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,17 +42,14 @@ def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterabl
 
 def _table(state: dict[str, Any]) -> str:
     """Accuracy of each condition: what is left of the maps where scripts do not run."""
-    head = ("model", "recipe", "prompt", "setting", "condition", "accuracy", "95 % interval", "n")
-    top = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = ""
+    lines = []
     for step in state["steps"][:LISTED]:
+        series = state["series"][step["series"]]
+        line = {name: series[name] for name in ("model", "recipe", "prompt", "setting")} | {"condition": step["label"]}
         low, mean, high = (f"{100 * step[name]:.1f}" for name in ("low", "accuracy", "high"))
-        series = [state["series"][step["series"]][name] for name in head[:4]]
-        cells = [*series, step["label"], f"{mean} %", f"{low} to {high}", step["n"]]
-        body += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+        lines.append(line | {"accuracy": f"{mean} %", "95 % interval": f"{low} to {high}", "n": step["n"]})
     rest = len(state["steps"]) - LISTED
     more = f"<p>{rest} more conditions are in the rows.</p>" if rest > 0 else ""
-    return (
-        "<p>The maps need JavaScript. Accuracy of each condition:</p>"
-        f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>{more}"
-    )
+    with pd.option_context("display.max_colwidth", None):
+        table = pd.DataFrame(lines).to_html(index=False, border=0)
+    return f"<p>The maps need JavaScript. Accuracy of each condition:</p>{table}{more}"

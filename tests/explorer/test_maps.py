@@ -20,7 +20,7 @@ def test_answers_cannot_leave_the_state_and_the_fallback_is_a_table_of_accuracie
     assert page.count("</script>") == 2 and "<img" not in page
     state = re.search(r'class="hb-state">(.*?)</script>', page, re.DOTALL)
     assert state and NASTY in json.loads(state[1])["answers"]
-    assert view.fallback.count("<tr>") == 5 and "30.0 %" in view.fallback
+    assert view.fallback.count("<tr") == 5 and "30.0 %" in view.fallback
     assert "&lt;b&gt;" in view.fallback and "<b>" not in view.fallback
 
 
