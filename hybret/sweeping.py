@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from hybret import scoring
 from hybret.checkpoints import warn_beyond
@@ -16,10 +18,9 @@ from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.schedule import Timings, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError, check_conditions, integer, one_of, text
+from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
 from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
 from hybret.models import Model, check_prompts
-from hybret.progress import progress_bar
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
@@ -224,3 +225,12 @@ def _texts(prompts: Iterable[Prompt]) -> dict[str, Any]:
         if not p.control:  # a control has no needle's name; `asked` in its rows tells which one it leaves out
             texts["needles"][p.needle.name] = p.needle.digest
     return texts
+
+
+def progress_bar(shown: bool, desc: str, **options: Any) -> Any:
+    """A bar of tqdm on stderr, as text or as a notebook's widget; a log gets a line every 30 seconds."""
+    if not shown:
+        options["disable"] = True  # False would override TQDM_DISABLE
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        options |= {"mininterval": 30, "maxinterval": 30}
+    return tqdm(desc=printable(desc), **options)

@@ -28,11 +28,11 @@ from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.interventions import Intervention, KeepHeads
 from hybret.models import Model
-from hybret.progress import progress_bar
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
 from hybret.store import ENGINE_DIGEST, REMEDY
+from hybret.sweeping import progress_bar
 
 # Read once, with the code, as the sweep's.
 HARNESS_DIGEST = digest(*(Path(__file__).with_name(f"{module}.py") for module in ("evaluate", "lm", "tasks")))

@@ -28,9 +28,9 @@ from hybret.engine.state import merge
 from hybret.errors import HybretError, check_conditions, integer, printable
 from hybret.interventions import PHASES, Actions, Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.progress import progress_bar
 from hybret.recipe import CORRECTED, PAPER
 from hybret.resolving import resolve
+from hybret.sweeping import progress_bar
 from hybret.verifying.probe import STEPS, Probe
 
 MOST_TOKENS = 100_000
