@@ -26,7 +26,7 @@ from hybret.interventions import PHASES, Keep
 from hybret.prompts import PAPER_NEEDLE, Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.resolving import Resolved, resolve
-from hybret.tasks.encoding import check_tokenizer
+from hybret.tasks.encoding import check_made_for
 
 __all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
 
@@ -47,7 +47,7 @@ class Model(Hybrid):
         rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
         if not isinstance(prompt, Prompt):
             prompt = Prompt(prompt, tuple(self.tokenizer(text("prompt", prompt)).input_ids), PAPER_NEEDLE)
-        check_prompts(self, [prompt], [resolve(rule, self, recipe)], recipe, max_new_tokens)
+        check_prompts(self, [prompt], [resolve(rule, self, recipe)], on.recipe if on else None, max_new_tokens)
         ids, spans, question = prompt.ids, prompt.needle_spans, prompt.question_span
         with parallel_scans(), implementation(self.net):
             trace = on.trace if on else None
@@ -58,13 +58,14 @@ class Model(Hybrid):
 
 
 def check_prompts(
-    model: Model, prompts: Sequence[Prompt], conditions: Iterable[Resolved], recipe: Recipe, max_new_tokens: int
+    model: Model, prompts: Sequence[Prompt], conditions: Iterable[Resolved], recipe: Recipe | None, max_new_tokens: int
 ) -> None:
-    """Refuse prompts that a model cannot read, and those on which one of the conditions cannot act."""
-    check_tokenizer(model, prompts)
+    """Refuse prompts for another model or recipe (None is any), and those on which one of the conditions cannot act."""
+    check_made_for(model, prompts, recipe)
     checkpoints.check_tokens(model, [p.ids for p in prompts], max_new_tokens)
     for p, condition in product(prompts, conditions):
-        reading, needle = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
+        reading = decode.prompt_tokens(model, p.ids, recipe or CORRECTED)
+        needle = None if p.control else p.needle_spans
         condition.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
 
 

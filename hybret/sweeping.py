@@ -55,7 +55,7 @@ def sweep(
 
     Parameters
     ----------
-    prompts : templates, haystack seeds and controls may be mixed; all from the recipe's `insertion`.
+    prompts : templates, haystack seeds and controls may be mixed; all built with the recipe's `insertion`.
     conditions : row label to intervention.
     out : a folder. The rows are written there as Parquet, each finished batch of answers below ``answers/``, so that
         a second call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device

@@ -154,7 +154,7 @@ def check_no_mixed_means(draw, rows: pd.DataFrame) -> None:
 
 
 MIXED = {"needle": "lamp", "haystack": "hills", "weights": "other", "dtype": "bfloat16", "template": "jrt",
-         "recipe": "PAPER", "intervention": "KeepHeads(k=10, metric='l2')"}  # fmt: skip
+         "recipe": "PAPER", "intervention": "KeepHeads(k=10, metric='output-norm')"}  # fmt: skip
 ALIKE = cells(haystack="h", dtype="float32", intervention="KeepHeads(k=10, metric='entropy')", dose=1)
 
 

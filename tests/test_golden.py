@@ -50,7 +50,7 @@ EVERYTHING = ("self", "first", "question", "answer")
 def conditions(model: hb.Model) -> list[hb.Intervention]:
     """Every intervention, with every field of it at several values, alone and together."""
     heads, first, last = model.heads, model.attention_layers[0], model.attention_layers[-1]
-    phases, metrics = ("prefill", "generation", "both"), ("entropy", "l2")
+    phases, metrics = ("prefill", "generation", "both"), ("entropy", "output-norm")
     return [
         Keep(),
         *(KeepHeads(k, metric) for metric in metrics for k in (0, 1, 2, heads)),
@@ -63,10 +63,11 @@ def conditions(model: hb.Model) -> list[hb.Intervention]:
         *(Mass(total) for total in (0.0, 0.5, 3.0, "needle")),
         *(Mass(total, during) for total in (0.5, "needle") for during in ("prefill", "generation")),
         Only() & Mass(1.0), Only("generation") & Mass(2.0, "generation"), Omit() & Mass("needle"),
-        KeepHeads(2) & Omit(), Binary() & KeepHeads(1, "l2"), KeepHeads(2, during="generation") & Omit("prefill"),
+        KeepHeads(2) & Omit(), Binary() & KeepHeads(1, "output-norm"),
+        KeepHeads(2, during="generation") & Omit("prefill"),
         PerPhase(generation=Only(), prefill=Omit()), PerPhase(generation=Omit(), prefill=Keep()),
         PerPhase(generation=Keep(), prefill=Null()), PerPhase(generation=Binary(), prefill=Only()),
-        PerPhase(generation=KeepHeads(1), prefill=KeepHeads(3, "l2")),
+        PerPhase(generation=KeepHeads(1), prefill=KeepHeads(3, "output-norm")),
         PerPhase(generation=Only() & Mass(1.0), prefill=Mass(0.5)),
     ]  # fmt: skip
 
@@ -74,7 +75,7 @@ def conditions(model: hb.Model) -> list[hb.Intervention]:
 def fewer(_: hb.Model) -> list[hb.Intervention]:
     """Each intervention once or twice."""
     return [
-        Keep(), KeepHeads(2), KeepHeads(1, "l2"), KeepHeads(2, during="generation"), Omit(), Only(),
+        Keep(), KeepHeads(2), KeepHeads(1, "output-norm"), KeepHeads(2, during="generation"), Omit(), Only(),
         Only("generation"), Only(also=EVERYTHING), Binary(), Null("generation"), Mass(0.5), Only() & Mass(1.0),
         KeepHeads(2) & Omit(), PerPhase(generation=Only(), prefill=Omit()),
     ]  # fmt: skip

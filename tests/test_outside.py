@@ -115,6 +115,19 @@ def test_sentence_ends_of_other_scripts_and_lines_place_a_needle(griffin, senten
     assert all(abs(p.position - p.depth / 100) < 0.25 for p in prompts)
 
 
+@pytest.mark.parametrize("template", ["base", "jrt"])
+def test_prompts_of_the_other_recipe_are_refused(griffin, template):
+    for theirs, ours in (("CORRECTED", "PAPER"), ("PAPER", "CORRECTED")):
+        prompts, says = grid(griffin, template=template, recipe=theirs), f"built with insertion .*, but {ours} has"
+        with pytest.raises(HybretError, match=says):
+            sweep(griffin, prompts, recipe=ours)
+        with pytest.raises(HybretError, match=says):
+            hb.look(griffin, prompts[0], recipe=ours)
+        with hb.attach(griffin, Omit(), ours), pytest.raises(HybretError, match=says):
+            griffin.generate(prompts[0])
+        griffin.generate(prompts[0], 1)  # a plain answer is of no recipe
+
+
 # ---------------------------------------------------------------- what an answer is keyed by
 
 

@@ -88,7 +88,9 @@ def sparse_configuration(rows: pd.DataFrame, heads: int) -> tuple[int, str]:
 def heads_kept(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows whose condition keeps heads by entropy: by another measure it is another rule than the paper's."""
     rows = rows[rows["k"].notna()]
-    return rows[~rows["intervention"].astype(str).str.contains("'l2'", regex=False)] if "intervention" in rows else rows
+    if "intervention" not in rows:
+        return rows
+    return rows[~rows["intervention"].astype(str).str.contains("metric='(?!entropy')")]
 
 
 def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:

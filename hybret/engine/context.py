@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hybret.engine.keys import Keys, Question, Spans
+from hybret.engine.keys import Keys, Question, Spans, needle_of
 from hybret.errors import HybretError
 from hybret.families import attention_layers
 from hybret.interventions import Actions, KeepHeads, Phase, Reweight
@@ -75,13 +75,13 @@ class ForwardContext:
         ]
         # Rows that do not need their question may not have one.
         self.question_bounds = torch.tensor([q or (0, 0) for q in self.questions], device=device).reshape(-1, 2)
-        copies = max((len(spans) for spans in self.spans), default=0)
-        padded = [[*spans, *[(0, 0)] * (copies - len(spans))] for spans in self.spans]
-        shift = 1 if self.recipe.needle_span == "shifted" else 0
-        self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2) - shift
+        needles = [needle_of(spans, self.recipe) for spans in self.spans]
+        copies = max(map(len, needles), default=0)
+        padded = [[*spans, *[(0, 0)] * (copies - len(spans))] for spans in needles]
+        self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2)
         # The weights need not be formed if nobody records them, and no row's outputs change twice.
         once = [row for rows in changes.values() for row in rows]
-        once += gates.get("l2", ())  # it looks at the untouched outputs
+        once += gates.get("output-norm", ())  # it looks at the untouched outputs
         streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
         self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence, Set
 from itertools import groupby
 
 from hybret.engine import decode
+from hybret.engine.keys import needle_of
 from hybret.engine.state import State, empty_state
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions
@@ -99,10 +100,9 @@ def _branches(model: Hybrid, prompts: Sequence[Prompt], recipe: Recipe) -> tuple
 
 def _max_shared_prefix(model: Hybrid, prompt: Prompt, recipe: Recipe) -> int:
     """Tokens before a prompt's needle, its question and its prefill's end: more of them are no other prompt's."""
-    shift = 1 if recipe.needle_span == "shifted" else 0
     question = [prompt.question_span[0]] if prompt.question_span else []
-    starts = [start - shift for start, _ in prompt.needle_spans]
-    return max(0, min(decode.prompt_tokens(model, prompt.ids, recipe), *question, *starts))
+    starts = [start for start, _ in needle_of(prompt.needle_spans, recipe)]
+    return min(decode.prompt_tokens(model, prompt.ids, recipe), *question, *starts)
 
 
 def shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:

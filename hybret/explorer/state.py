@@ -84,8 +84,8 @@ def state_of(
 def _numbered(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows with the numbers of their series and step, and the series."""
     # The slider of a series runs over k in one version, or over the other conditions.
-    norm = rows["intervention"].str.contains("'l2'", regex=False).map({True: ", by norm", False: ""})
-    setting = "k, " + rows["during"].map(lambda during: words("during", during)) + norm
+    metric = rows["intervention"].str.extract("metric='(?!entropy')([^']+)", expand=False)
+    setting = "k, " + rows["during"].map(lambda during: words("during", during)) + (", by " + metric).fillna("")
     # The condition k = 5 of two sweeps is one step, whatever it was called there; what is not KeepHeads has no k.
     what = rows["intervention"].mask(rows["k"].notna(), "k=" + rows["k"].astype(str))
     rows = rows.assign(setting=setting.where(rows["k"].notna(), OTHER), what=what)

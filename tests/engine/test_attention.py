@@ -37,7 +37,7 @@ def test_what_changes_nothing_is_bit_identical_to_eager(model):
     """One pass; and every forward of a decoding loop, prefill and one-token steps."""
     ids, seen = random_ids(model, TOKENS), []
     plain = logits(model, ids)
-    for condition in (Keep(), KeepHeads(model.heads), KeepHeads(model.heads, "l2")):
+    for condition in (Keep(), KeepHeads(model.heads), KeepHeads(model.heads, "output-norm")):
         assert torch.equal(prefilled(model, ids, condition)[0], plain)
     assert not torch.allclose(prefilled(model, ids, KeepHeads(model.heads - 1))[0], plain, atol=1e-3)
     with model.net.register_forward_hook(lambda m, _, out: seen.append(out.logits)):
@@ -216,7 +216,7 @@ def test_dropout_is_what_is_asked_for_and_for_training_alone():
     assert torch.equal(none, plain) and (plain > 0).all() and not everything.any()
 
 
-@pytest.mark.parametrize("metric", ["entropy", "l2"])
+@pytest.mark.parametrize("metric", ["entropy", "output-norm"])
 @pytest.mark.parametrize("k", [0, 1, 4, HEADS])
 def test_ties_go_to_the_lowest_heads(k, metric):
     """Queries of zeros make every head uniform: the same entropy, and with shared values the same norm."""

@@ -41,7 +41,6 @@ def run(model, prompts, conditions, **options):
 
 
 def test_rows_say_on_how_many_tokens_the_condition_acted(model):
-    prompts = [*hb.niah.grid(model, (76, 100), (100,)), *hb.niah.grid(model, (76,), control=True)]
     conditions = {  # and whether it acts in prefill and in generation
         "keep": (Keep(), 0, 0),
         "all": (KeepHeads(model.heads), 0, 0),
@@ -52,6 +51,8 @@ def test_rows_say_on_how_many_tokens_the_condition_acted(model):
     }
     for recipe in (CORRECTED, PAPER):
         whole = recipe is PAPER and model.family == "jamba"  # its first answer token comes from prefill
+        grid = {"lengths": (76, 100), "depths": (100,), "recipe": recipe}
+        prompts = [p for control in (False, True) for p in hb.niah.grid(model, control=control, **grid)]
         rows = run(model, prompts, {name: value[0] for name, value in conditions.items()}, recipe=recipe)
         for row in rows.to_dict("records"):
             condition, reads, answers = conditions[row["condition"]]
@@ -63,7 +64,7 @@ def test_rows_say_on_how_many_tokens_the_condition_acted(model):
 
 def test_steps_are_counted_as_the_loop_makes_them(model):
     """Forward passes in which a row was still answering, against what its row says; some answers end early."""
-    (prompt,) = hb.niah.grid(model, (76,), (100,))
+    (prompt,) = (dataclasses.replace(p, insertion="") for p in hb.niah.grid(model, (76,), (100,)))
     with hb.attach(model, KeepHeads(1)):
         answer = model.tokenizer(model.generate(prompt, STEPS), add_special_tokens=False).input_ids
     for eos in (frozenset(), *(frozenset({token}) for token in answer[::2])):
@@ -148,7 +149,7 @@ QUESTION = Only(also=("question",))
 @pytest.mark.parametrize("phase", ["prefill", "streamed prefill", "generation"])
 @pytest.mark.parametrize(
     "action",
-    [KeepHeads(1), KeepHeads(1, "l2"), Omit(), QUESTION, Null(), Only() & Mass(1.0), Binary()],
+    [KeepHeads(1), KeepHeads(1, "output-norm"), Omit(), QUESTION, Null(), Only() & Mass(1.0), Binary()],
     ids=lambda a: a.label,
 )
 def test_a_layer_on_another_device(action, phase, griffin):
@@ -252,7 +253,8 @@ def test_a_question_that_is_not_known_is_refused(griffin, cells, asleep):
 
 def test_controls_have_no_needle_on_purpose(model):
     """What a manipulation leaves of a prompt without the needle: everything under Omit, nothing under Only."""
-    (control,) = hb.niah.grid(model, (76,), control=True)
+    (control,) = hb.niah.grid(model, (76,), control=True, recipe=PAPER)
+    control = dataclasses.replace(control, insertion="")
     conditions = {"keep": Keep(), "omit": Omit(), "only": Only(), "binary": Binary(), "null": Null()}
     rows = run(model, [control], conditions).set_index("condition")
     answers = rows["answer"]
@@ -278,7 +280,7 @@ def test_what_is_there_or_is_not_needed_is_allowed(griffin, cells):
 
 def test_the_only_token_of_an_answer_may_come_from_prefill(jamba):
     """Jamba under PAPER: nothing that is declared for generation alone can then act."""
-    prompts = hb.niah.grid(jamba, (76,), (100,))
+    prompts = hb.niah.grid(jamba, (76,), (100,), recipe=PAPER)
     never = pytest.raises(HybretError, match="would never act in generation: the first token of an answer comes from")
     pair = PerPhase(generation=KeepHeads(1), prefill=KeepHeads(2))
     for condition in (GENERATION, pair):
@@ -290,7 +292,7 @@ def test_the_only_token_of_an_answer_may_come_from_prefill(jamba):
         jamba.generate(prompts[0], 2)
     rows = run(jamba, prompts, {"both": KeepHeads(1), "ignored": Omit("generation")}, recipe=PAPER, max_new_tokens=1)
     assert rows["acted_prefill"].tolist() == [len(prompts[0].ids), 0] and not rows["acted_generation"].any()
-    rows = run(jamba, prompts, {"one": GENERATION}, max_new_tokens=1)
+    rows = run(jamba, hb.niah.grid(jamba, (76,), (100,)), {"one": GENERATION}, max_new_tokens=1)
     assert rows["acted_generation"].tolist() == [1]
 
 

@@ -21,10 +21,10 @@ STEPS = 8
 LENGTHS = {90: ((70, 80),), 41: ((3, 9), (20, 26)), 33: ((20, 25),), 17: (), 2: ((1, 2),)}
 CONDITIONS = {
     "CORRECTED": [
-        Keep(), KeepHeads(0, during="generation"), KeepHeads(3, "l2", "generation"), Omit() & KeepHeads(4),
+        Keep(), KeepHeads(0, during="generation"), KeepHeads(3, "output-norm", "generation"), Omit() & KeepHeads(4),
         PerPhase(generation=Binary(), prefill=Null()), PerPhase(generation=Only(renormalise=True), prefill=Omit()),
     ],
-    "PAPER": [Keep(), KeepHeads(1, "l2"), PerPhase(generation=Only(), prefill=Binary()), Omit("generation")],
+    "PAPER": [Keep(), KeepHeads(1, "output-norm"), PerPhase(generation=Only(), prefill=Binary()), Omit("generation")],
 }  # fmt: skip
 RECIPES = pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
 

@@ -12,14 +12,37 @@ from support import inputs_of, resolve
 
 import hybret as hb
 from book.speed.stock import answer
-from hybret import CORRECTED, KeepHeads
+from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Omit, Only, PerPhase
 from hybret.engine import prefix_tree
 from hybret.engine.attach import implementation
 from hybret.engine.decode import decode
 from hybret.engine.decode import prefill as whole_prefill
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Timings
+from hybret.engine.schedule import Budget, Timings
 from hybret.engine.state import map_cache
+
+
+def test_a_sweep_of_the_authors_recipe_answers_what_single_prompts_answer(model):
+    """Ragged prompts past the window, with two needles or none; `test_matrix` has the other recipe."""
+    grid = {"recipe": PAPER}
+    prompts = [
+        *hb.niah.grid(model, [76, 128], [0, 40], **grid),
+        *hb.niah.grid(model, [76], [0], control=True, **grid),
+        *hb.niah.grid(model, [100], [70], "jrt", **grid),
+    ]
+    conditions = {
+        "keep": Keep(), "k=3": KeepHeads(3), "output-norm": KeepHeads(2, metric="output-norm", during="prefill"),
+        "Only-Omit": PerPhase(generation=Only(), prefill=Omit()),
+        "Keep-question": PerPhase(generation=Keep(), prefill=Only(also=("question",))),
+        "Binary-Binary": PerPhase(generation=Binary(), prefill=Binary()),
+    }  # fmt: skip
+    rows = hb.sweep(model, prompts, conditions, PAPER, max_new_tokens=4, budget=Budget(23, 40), progress=False)
+    by_key = {p.key: p for p in prompts}
+    answers = rows.drop_duplicates(["prompt", "condition"])
+    assert len(answers) == len(by_key) * len(conditions) and answers["answer"].nunique() > len(by_key)
+    for row in answers.to_dict("records"):
+        with hb.attach(model, conditions[row["condition"]], PAPER):
+            assert row["answer"] == model.generate(by_key[row["prompt"]], 4), row["condition"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

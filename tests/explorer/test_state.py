@@ -52,6 +52,9 @@ def test_steps_carry_accuracy_and_floor_and_the_first_view_sets_all_heads_beside
     assert [step["k"] for step in state["steps"]] == [8, 4, 2, 0]
     assert [step["accuracy"] for step in state["steps"]] == [1, 0.3, 0, 0]
     assert {step["floor"] for step in state["steps"]} == {0}
+    metrics = [toy(intervention=f"KeepHeads(k=1, metric={m!r})") for m in ("entropy", "weight-norm", "output-norm")]
+    settings = {series["setting"] for series in state_of(checked(pd.concat(metrics)), {})[0]["series"]}
+    assert len(settings) == 3 and sum("weight-norm" in setting for setting in settings) == 1
     state, _ = state_of(checked(pd.concat([toy(template="jrt"), toy()])), {})
     a, b = (state["steps"][state["start"][side]] for side in "ab")
     assert (a["k"], b["k"]) == (8, 2)

@@ -39,11 +39,15 @@ ENDING = "ANSWER: Here is the most relevant sentence in the context: "
 FRAME = f"CONTEXT: QUESTION: {PAPER_NEEDLE.question} ANSWER: Here is the most relevant sentence in the context: "
 
 
-def byte_level(bos: bool = True, chat: str | None = CHAT) -> PreTrainedTokenizerFast:
+def byte_level(bos: bool = True, chat: str | None = CHAT, marked: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes, or of characters with word marks at the start alone (as Llama's without `legacy`)."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if marked:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        backend.decoder = decoders.Metaspace(prepend_scheme="first")
+    alphabet = sorted([*pre_tokenizers.ByteLevel.alphabet(), "\n"])
     options = {"vocab_size": 700, "special_tokens": ["<bos>"], "initial_alphabet": alphabet}
     trainer = trainers.BpeTrainer(**options, show_progress=False)
     backend.train_from_iterator([HAY, 4 * PAPER_NEEDLE.sentence, 4 * FRAME], trainer)
@@ -89,23 +93,26 @@ def test_spans_hold_the_needle_and_the_last_question_and_nothing_else(tokenizer,
     for p in grid(tokenizer, [250, 1105, 4096], [0, 50, 100], template, HAY, **options):
         assert len(p.needle_spans) == (0 if p.control else 2 if template == "jrt" else 1)
         for start, end in p.needle_spans:
-            assert tokenizer.decode(p.ids[start:end]) == PAPER_NEEDLE.sentence
+            assert tokenizer.decode(p.ids[start:end]).strip() == PAPER_NEEDLE.sentence
         start, end = p.question_span
         assert tokenizer.decode(p.ids[start:end]) == asked
         assert tokenizer.decode(p.ids[end:]) == p.text.rpartition(asked)[2]
         assert tokenizer.decode(p.ids[1:]).count(asked) == (2 if template == "jrt" else 1)
         assert all(last <= start for _, last in p.needle_spans)
-        assert p.ids.count(tokenizer.bos_token_id) == 1 and list(p.ids) == tokenizer(p.text)["input_ids"]
+        plain = tokenizer(p.text.removeprefix("<bos>"))  # a chat template writes it
+        assert p.ids.count(tokenizer.bos_token_id) == 1 and list(p.ids) == plain["input_ids"]
 
 
 def test_templates_are_the_papers_letter_by_letter(tokenizer):
     question = "What is the best thing to do in San Francisco?"
     sentence = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
-    (p,) = grid(tokenizer, [400], [0], haystack=HAY)
     (control,) = grid(tokenizer, [400], haystack=HAY, control=True)
     context = control.text.removeprefix("CONTEXT: ").split("\n\n")[0]
     assert size(tokenizer, context) == 400 - 200 - size(tokenizer, f"\n{sentence}\n")
-    assert p.text == f"CONTEXT: \n{sentence}\n{context}\n\nQUESTION: {question}\n\n{ENDING}"
+    for template, recipe, blank in (("base", CORRECTED, ""), ("base", PAPER, " "), ("jrt", PAPER, "")):
+        (p,) = grid(tokenizer, [400], [0], template, HAY, recipe=recipe)
+        block = f"CONTEXT: \n{blank}{sentence}\n{context}\n\nQUESTION: {question}\n\n"
+        assert p.text == (2 if template == "jrt" else 1) * block + ENDING and p.insertion == recipe.insertion
     block = f"CONTEXT: {context}\n\nQUESTION: {question}"
     order = " Output the most relevant sentence in the context, word by word!"
     chatty = SimpleNamespace(tokenizer=tokenizer, instruct=True)
@@ -113,11 +120,24 @@ def test_templates_are_the_papers_letter_by_letter(tokenizer):
         (tokenizer, "base", f"{block}\n\n{ENDING}"),
         (chatty, "base", f"{block}\n\n{ENDING}"),
         (tokenizer, "jrt", f"{block}\n\n{block}\n\n{ENDING}"),
-        (chatty, "jrt", f"[user] {block}\n\n{block}{order} [/][assistant]"),
-        (tokenizer, "instruct", f"[user] {block}{order} [/][assistant]"),
+        (chatty, "jrt", f"<bos>[user] {block}\n\n{block}{order} [/][assistant]"),
+        (tokenizer, "instruct", f"<bos>[user] {block}{order} [/][assistant]"),
     ):
         (made,) = grid(model, [400], [50], template, HAY, control=True)
         assert (made.text, made.template, made.length) == (text, template, 400)
+
+
+@pytest.mark.parametrize("bos", ["{{ bos_token }}", ""])
+def test_a_chat_prompt_has_the_ids_that_its_tokenizer_gives_the_chat(bos):
+    """Tokenised without its BOS, the text would begin with a word's mark; and BOS is what the template says."""
+    tokenizer = byte_level(chat=bos + "[INST] {{ messages[0]['content'] }} [/INST]", marked=True)
+    start = "<bos>[INST] " if bos else "[INST] "
+    for p in grid(SimpleNamespace(tokenizer=tokenizer, instruct=True), [300], [0, 50], "jrt", HAY):
+        turn = {"role": "user", "content": p.text.removeprefix(start).removesuffix(" [/INST]")}
+        assert list(p.ids) == tokenizer.apply_chat_template([turn], add_generation_prompt=True)["input_ids"]
+        assert list(p.ids) != tokenizer(p.text.removeprefix("<bos>"))["input_ids"]
+        found = [tokenizer.decode(p.ids[slice(*span)]).strip() for span in (*p.needle_spans, p.question_span)]
+        assert found == [*2 * [PAPER_NEEDLE.sentence], f"QUESTION: {PAPER_NEEDLE.question}"]
 
 
 def test_a_prompt_is_a_value_with_labels_that_no_one_changes(tokenizer):
@@ -162,7 +182,7 @@ def test_token_id_misses_the_sentence_ends_that_characters_find(tokenizer):
     by_character = grid(tokenizer, [1000], [5, 20], haystack=ask, recipe=CORRECTED)
     assert by_id[0].position == 0
     assert by_character[0].position > 0.03
-    assert "It is.\nThe best thing" in by_id[1].text
+    assert "It is.\n The best thing" in by_id[1].text
     assert "so?\nThe best thing" in by_character[1].text
 
 

@@ -87,7 +87,7 @@ def test_controls_are_the_floor_and_never_the_accuracy():
     with pytest.raises(HybretError, match="no control rows"):
         metrics.floor(needle)
     with pytest.raises(HybretError, match="different rubrics"):
-        metrics.above_floor(pd.concat([needle, control.assign(rubric="table2-code")]))
+        metrics.above_floor(pd.concat([needle, control.assign(rubric="2025-06-23")]))
 
 
 def test_by_distance_keeps_the_edge_of_the_window():
@@ -142,8 +142,8 @@ UNLIKE = "model weights recipe rubric during intervention template haystack need
 
 @pytest.mark.parametrize("column", UNLIKE.split())
 def test_no_mean_is_over_things_that_are_not_alike(column):
-    rows = two(**{column: ("table2", "table2-code")})
-    with pytest.raises(HybretError, match=rf"several values of '{column}' in one mean \(table2, table2-code\)"):
+    rows = two(**{column: ("table2", "2025-06-23")})
+    with pytest.raises(HybretError, match=rf"several values of '{column}' in one mean \(table2, 2025-06-23\)"):
         metrics.accuracy(rows, "k")
     apart = metrics.accuracy(rows, ["k", column])
     assert list(apart["accuracy"]) == [0.5, 0.5] and list(apart["n"]) == [2, 2]
@@ -193,7 +193,7 @@ def test_what_a_control_must_share_with_its_rows(column):
 
 @pytest.mark.parametrize("column", [*UNLIKE.split(), "haystack_seed", "length", "depth", "prompt"])
 def test_rows_are_the_same_where_all_of_their_cell_is(column):
-    values = (1, 2) if column in ("length", "depth") else ("table2", "table2-code")
+    values = (1, 2) if column in ("length", "depth") else ("table2", "2025-06-23")
     first, second = (rows_of([5.0]).assign(**{column: value}) for value in values)
     metrics.check_unique(pd.concat([first, second]))
     with pytest.raises(HybretError, match="1 of these rows are there twice"):

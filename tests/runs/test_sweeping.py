@@ -165,7 +165,7 @@ OTHER_RUNS = {
     "model": {"model": {"name": "other"}},
     "weights": {"model": {"digest": "0" * 12}},
     "window": {"model": {"window": 31}},
-    "recipe": {"recipe": PAPER},
+    "recipe": {"recipe": CORRECTED.replace(needle_copies="first")},
     "max_new_tokens": {"max_new_tokens": STEPS + 1},
     "rows_per_batch": {"budget": Budget(3, 2400)},
     "tokens_per_pass": {"budget": Budget(640, 99)},

@@ -28,7 +28,11 @@ def test_reprs_and_labels_are_the_keys_of_stored_rows():
     for value, text, label in (
         (Keep(), "Keep()", "keep"),
         (KeepHeads(2), "KeepHeads(k=2, metric='entropy', during='both')", "k=2 (prefill + generation)"),
-        (KeepHeads(2, "l2", "generation"), "KeepHeads(k=2, metric='l2', during='generation')", "k=2, l2 (generation)"),
+        (
+            KeepHeads(2, "output-norm", "generation"),
+            "KeepHeads(k=2, metric='output-norm', during='generation')",
+            "k=2, output-norm (generation)",
+        ),
         (Omit("prefill"), "Omit(during='prefill')", "omit (prefill)"),
         (Only(), "Only(during='both', renormalise=False)", "only"),
         (Only(also=("self",)), "Only(during='both', renormalise=False, also=('self',))", "only + self"),
@@ -51,7 +55,7 @@ def test_reprs_and_labels_are_the_keys_of_stored_rows():
 
 
 def test_equal_fields_are_equal_values():
-    assert KeepHeads(2) == KeepHeads(2, "entropy", "both") != KeepHeads(2, "l2")
+    assert KeepHeads(2) == KeepHeads(2, "entropy", "both") != KeepHeads(2, "output-norm")
     assert len({Omit(), Omit("both"), Omit("prefill"), Only(), Only(renormalise=True)}) == 4
     assert Only(also=("question", "self")) == Only(also=("self", "question", "self"))
     assert Only(layers=(5, 2, 5)) == Only(layers=(2, 5)) != Only()
@@ -151,6 +155,7 @@ def test_another_code_under_the_same_name_is_another_key():
 DECISIONS = {
     "insertion": ("character", "token-id"),
     "needle_span": ("exact", "shifted"),
+    "needle_copies": ("all", "first"),
     "out_of_window": ("act", "untouched"),
     "binary": ("per-row", "scalar"),
     "entropy_dtype": ("float32", "bfloat16"),
@@ -158,7 +163,7 @@ DECISIONS = {
     "tie_break": ("lowest-index", "topk"),
     "prompt_split": ("last-token", "family"),
     "jamba_manipulation": ("acts", "no-op"),
-    "rubric": ("table2", "table2-code"),
+    "rubric": ("table2", "2025-06-23"),
 }
 
 
@@ -183,7 +188,7 @@ def test_recipes_say_what_differs():
     assert derived.name == "CORRECTED(binary=scalar, entropy_eps=1e-12)"
     assert (derived.binary, derived.entropy_eps, derived.tie_break) == ("scalar", 1e-12, "lowest-index")
     assert len(derived.engine_key) == 12 and derived.engine_key != CORRECTED.engine_key != PAPER.engine_key
-    assert CORRECTED.replace(rubric="table2-code", insertion="token-id").engine_key == CORRECTED.engine_key
+    assert CORRECTED.replace(rubric="2025-06-23", insertion="token-id").engine_key == CORRECTED.engine_key
 
 
 # ---------------------------------------------------------------- in a model
