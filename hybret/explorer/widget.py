@@ -20,22 +20,6 @@ from hybret.files import digest, write_whole, writing
 
 _ENTRY = "export default"
 
-# anywidget's `model`, as far as a view may use it. `send` and custom messages need a kernel and are absent.
-_SHIM = """
-const values = {state: JSON.parse(root.querySelector(":scope > .hb-state").textContent), picked: null};
-const listeners = new Map();
-const model = {
-  get: (name) => values[name],
-  set(name, value) {
-    values[name] = value;
-    for (const heard of listeners.get(`change:${name}`) ?? []) heard();
-  },
-  on(event, heard) { listeners.set(event, [...(listeners.get(event) ?? []), heard]); },
-  off(event, heard) { listeners.set(event, (listeners.get(event) ?? []).filter((other) => other !== heard)); },
-  save_changes() {},
-};
-"""
-
 
 class Widget:
     """A view: shows itself live where a front end answers, and as self-contained HTML everywhere.
@@ -81,7 +65,7 @@ class Widget:
             f'<div class="hb-view" role="group" aria-label="{escape(self.label)}"></div>\n'
             '<script type="module">\n'
             f"const root = document.querySelector('[data-hb-view=\"{key}\"]:not([data-hb-taken])');\n"
-            f'root.dataset.hbTaken = "";\n{_SHIM}\n{esm}\n'
+            f'root.dataset.hbTaken = "";\n{_source("shim.js")}\n{esm}\n'
             'await widget.render({model, el: root.querySelector(":scope > .hb-view")});\n'
             'root.classList.add("hb-ready");\n'
             "</script>\n</div>"

@@ -284,12 +284,12 @@ def glue_table(file):
 
 
 def test_every_task_of_glue_is_fetched():
-    kept = set(data.BENCHMARKS["glue"].files.values())
+    kept = set(data.BENCHMARKS["glue"]["files"].values())
     for name, folder in benchmarks._GLUE.items():
         file = "mismatch" if name == "mnli_mismatch" else "default"
         definition = benchmarks._definition(benchmarks._lm_eval_tasks() / "glue" / folder / f"{file}.yaml")
         assert f"{folder}/{definition['validation_split']}.jsonl" in kept
-        assert definition["task"] == name and definition["dataset_path"] == data.BENCHMARKS["glue"].repository
+        assert definition["task"] == name and definition["dataset_path"] == data.BENCHMARKS["glue"]["repository"]
 
 
 def test_glue_runs_from_local_files(griffin, tmp_path, monkeypatch):

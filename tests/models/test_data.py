@@ -265,7 +265,7 @@ def test_the_recorded_essays_are_those_of_the_authors() -> None:
 
 # ---------------------------------------------------------------- benchmarks
 
-DEV, TEST = data.BENCHMARKS["mmlu"].files
+DEV, TEST = data.BENCHMARKS["mmlu"]["files"]
 
 
 class Downloads:
@@ -302,7 +302,7 @@ def test_benchmarks_become_jsonl_with_a_manifest(mmlu):
     mmlu.fails, mmlu.asked = set(), []
     data.fetch_benchmark("mmlu", mmlu, lines.append)
     source = data.BENCHMARKS["mmlu"]
-    assert mmlu.asked == [(source.repository, file, source.revision) for file in (DEV, TEST)]
+    assert mmlu.asked == [(source["repository"], file, source["revision"]) for file in (DEV, TEST)]
     assert len(lines) == 2 and lines[0].startswith("mmlu 1/2: ")
     found = data.benchmark_files("mmlu")
     assert set(found) == {"anatomy/dev.jsonl", "anatomy/test.jsonl", "law/dev.jsonl", "law/test.jsonl"}

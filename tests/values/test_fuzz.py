@@ -127,7 +127,7 @@ def test_result_bytes(griffin, cells, tmp_path_factory, which, replaced, data):
     folder = tmp_path_factory.mktemp("rows")
     if which == "manifest":
         value = data.draw(ANY | st.fixed_dictionaries({"revision": ANY, "files": ANY}))
-        good = {"revision": fetched.BENCHMARKS["glue"].revision, "files": value}
+        good = {"revision": fetched.BENCHMARKS["glue"]["revision"], "files": value}
         (folder / "glue").mkdir()
         written = json.dumps(data.draw(st.sampled_from([value, good])), default=str).encode()
         (folder / "glue" / fetched.MANIFEST).write_bytes(data.draw(st.sampled_from([replaced, written])))
