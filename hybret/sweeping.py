@@ -84,7 +84,7 @@ def sweep(
         text("out", out)
     resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
     check_prompts(model, prompts, resolved.values(), recipe, max_new_tokens)
-    cluster = None
+    cluster: Any = None
     if engine != "local":
         from hybret.cluster import Ray  # a sweep on this machine needs none of it
 
