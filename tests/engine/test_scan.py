@@ -6,7 +6,6 @@ from transformers.models.jamba import modeling_jamba
 from transformers.models.recurrent_gemma import modeling_recurrent_gemma
 
 import hybret as hb
-from hybret import HybretError
 from hybret.engine.recurrences import linear_scan, selective_scan
 from hybret.engine.scan import parallel_scans
 
@@ -65,13 +64,9 @@ def test_scan_is_the_loop(time, with_state, dtype, tolerance):
         torch.testing.assert_close(ours, theirs, atol=20 * tolerance, rtol=20 * tolerance)
 
 
-def test_scan_slices_large_batches_and_refuses_shapes_that_do_not_fit():
+def test_scan_slices_large_batches():
     large = example(257, True, torch.float32, batch=20, channels=320)
     torch.testing.assert_close(linear_scan(*large)[0], loop(*large)[0], atol=1e-5, rtol=1e-5)
-    a, b, state = example(5, True, torch.float32)
-    for wrong in ((a[:, :4], b), (a[:, :0], b[:, :0]), (a, b, state[:, :3])):
-        with pytest.raises(HybretError, match=r"linear_scan got shapes \(3, "):
-            linear_scan(*wrong)
 
 
 def drawn(seed):

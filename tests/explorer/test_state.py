@@ -121,7 +121,7 @@ def test_the_context_is_what_the_model_read(tiny):
     [
         (toy().drop(columns="depth"), "no column 'depth'"),
         (toy().drop(columns="answer"), "no column 'answer'"),
-        (toy(rubric="mine"), "unknown rubric .mine.; choose one of 2025-05"),
+        (toy(rubric="mine"), "unknown rubric .mine."),
         (toy().iloc[:0], "no rows to explore"),
         (toy().query("needle == 'none'"), "no row has a needle"),
         (toy().assign(depth=float("nan")), "no row has a needle with a length and a depth"),

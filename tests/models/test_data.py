@@ -238,7 +238,7 @@ def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays, tiny
     assert "Be useful.New ideas.Things." in prompt.text
 
 
-DEV, TEST = data.BENCHMARKS["mmlu"].files
+DEV, TEST = data.BENCHMARKS["mmlu"]["files"]
 
 
 class Downloads:
@@ -275,7 +275,7 @@ def test_benchmarks_become_jsonl_with_a_manifest(mmlu):
     mmlu.fails, mmlu.asked = set(), []
     data.fetch_benchmark("mmlu", mmlu, lines.append)
     source = data.BENCHMARKS["mmlu"]
-    assert mmlu.asked == [(source.repository, file, source.revision) for file in (DEV, TEST)]
+    assert mmlu.asked == [(source["repository"], file, source["revision"]) for file in (DEV, TEST)]
     assert len(lines) == 2 and lines[0].startswith("mmlu 1/2: ")
     found = data.benchmark_files("mmlu")
     assert set(found) == {"anatomy/dev.jsonl", "anatomy/test.jsonl", "law/dev.jsonl", "law/test.jsonl"}

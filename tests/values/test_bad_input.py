@@ -369,7 +369,6 @@ def test_a_column_that_only_labels_may_hold_anything(world):
 
 OWN = ["sweep", "--needle", "It is blue.", "--question", "What?", "--keywords"]
 COMMANDS = [
-    (["sweep", "--k", "3", "--k", "3"], "names a number of heads twice"),
     (["sweep", "--k", "11"], "k from 0 to 10"),
     (["sweep", "--k", "-1"], "'--k'"),
     (["sweep", "--during", "later"], "'later' is not one of"),
@@ -378,7 +377,7 @@ COMMANDS = [
     (["sweep", "--rows-per-batch", "0"], "'--rows-per-batch'"),
     (["sweep", "--limit", "0"], "'--limit'"),
     (["sweep", "--lengths", "many"], "give a count"),
-    (["sweep", "--depths", "0.5,"], "give a count such as 10, or per cents such as 0,50,100"),
+    (["sweep", "--depths", "0.5,"], "give a count such as 10, or values such as 50,100"),
     (["sweep", "--haystack", str(REPO / "tests")], "holds no text"),
     (["sweep", "--needle", "It is blue."], "give both, or neither"),
     (["sweep", "--needle", "", "--question", "What?"], "sentence is ''"),
@@ -391,7 +390,7 @@ COMMANDS = [
     (["verify", "--model", "griffin_tiny"], "unknown model 'griffin_tiny' (did you mean griffin-tiny?)"),
     (["verify", "jamba", "--model", "lfm2"], "two models, 'jamba' and 'lfm2'"),
     (["fetch", "../glue"], "unknown model '../glue'"),
-    (["bench", "--what", "figure9"], "unknown benchmark 'figure9'"),
+    (["bench", "--what", "figure9"], "unknown sweep 'figure9'"),
     (["bench", "--weights", "random"], "random weights are made for google/recurrentgemma-2b"),
     (["bench", "--stock-prompts", "0"], "'--stock-prompts'"),
 ]
