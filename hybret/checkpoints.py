@@ -294,7 +294,7 @@ def check_state(model: Hybrid) -> None:
         model.checksum, model.changed = now, True
 
 
-def check_prompts(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
+def check_tokens(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
     """Refuse token ids that a model cannot read, or not together with an answer of `max_new_tokens`."""
     config = model.net.config
     positions, vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size

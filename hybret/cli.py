@@ -158,14 +158,14 @@ def sweep(
         resolved = [resolve(condition, subject, chosen) for condition in conditions.values()]
         plan = schedule(subject, prompts, resolved, chosen, MAX_NEW_TOKENS, budget)
         work = workload(subject, plan) | {"estimated_seconds": round(estimated_seconds(subject, plan))}
-        lines = [[name.replace("_", " "), f"{value:,}"] for name, value in work.items()]
+        lines: list[list[Any]] = [[name.replace("_", " "), f"{value:,}"] for name, value in work.items()]
         report(work, as_json, ("to compute", ""), lines, head)
         return
     options = {"budget": budget, "progress": sys.stderr.isatty(), "engine": cluster}
     rows = hb.sweep(subject, prompts, conditions, recipe, out, **options)
-    table = hb.metrics.accuracy(rows, "condition", seed=seed).set_index("condition")
+    table: Any = hb.metrics.accuracy(rows, "condition", seed=seed).set_index("condition")
     floors: Any = hb.metrics.floor(rows, "condition").set_index("condition")["accuracy"] if control else {}
-    summary, lines = dict[str, dict[str, Any]](), []
+    summary, lines = dict[str, dict[str, Any]](), list[list[Any]]()
     for name in conditions:
         accuracy, exact, low, high = (round(float(table.loc[name, c]), 6) for c in ("accuracy", "exact", "low", "high"))
         n = int(table.loc[name, "n"])
@@ -292,9 +292,9 @@ def explore(
     out: Annotated[Path | None, Option(help="The page to write. Default: explorer.html in that folder.")] = None,
 ) -> None:
     """Write the retrieval maps of a stored run as one page that needs neither kernel nor network; print its path."""
-    from hybret.explorer import maps
+    from hybret.store import rows_of
 
-    print(shown(maps.explore(maps.rows_of(run)).save(out or run / "explorer.html")))
+    print(shown(hb.explore(rows_of(run)).save(out or run / "explorer.html")))
 
 
 @command

@@ -31,12 +31,6 @@ WIDTH, HEIGHT, GAP = 22, 26, 3  # of a layer, in pixels
 PER_ROW = 13  # layers, for a phone
 
 
-def head_counts(heads: int, embedded: bool) -> tuple[int, ...]:
-    """Numbers of heads to keep in the book's curves: all, or for organisms, which turn at k < 8, wider steps above."""
-    steps = [*range(9), *range(12, 17, 4), *range(24, 33, 8)] if embedded else range(heads)
-    return (*(k for k in steps if k < heads), heads)
-
-
 @dataclass
 class Hybrid:
     """A hybrid that is ready to be measured.
@@ -102,8 +96,9 @@ class Hybrid:
 
     @property
     def ks(self) -> tuple[int, ...]:
-        """Numbers of heads to keep in the book's curves (`head_counts`)."""
-        return head_counts(self.heads, self.embedded)
+        """Numbers of heads to keep in curves: all, or of our models, which turn at k < 8, wider steps above."""
+        steps = [*range(9), *range(12, 17, 4), *range(24, 33, 8)] if self.embedded else range(self.heads)
+        return (*(k for k in steps if k < self.heads), self.heads)
 
     def facts(self) -> tuple[str, str]:
         """Size and place, and the attention, in words."""

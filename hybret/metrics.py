@@ -49,7 +49,7 @@ def accuracy(rows: pd.DataFrame, by: By = (), n_boot: int = 1000, seed: int = 0)
     DataFrame
         `by`, then accuracy, low, high (0 to 1), exact (share of full needles), n (rows), prompts (distinct prompts).
     """
-    rows, by = _checked(rows, by, "score", "exact", "prompt")
+    rows, by = scored(rows, by, "score", "exact", "prompt")
     rows = with_needle(rows)
     check_comparable(rows, by)
     check_unique(rows, by)
@@ -63,7 +63,7 @@ def floor(rows: pd.DataFrame, by: By = ()) -> pd.DataFrame:
     Columns of `by` that place the needle (depth, distance, ...) are dropped, as a control has none. Beside rows with a
     needle only their own control counts (`matching_controls`).
     """
-    rows, by = _checked(rows, by, "needle", "score", "exact", "prompt")
+    rows, by = scored(rows, by, "needle", "score", "exact", "prompt")
     control = rows["needle"] == CONTROL
     ground = rows if control.all() else matching_controls(rows[control], rows[~control])
     if ground.empty:
@@ -80,7 +80,7 @@ def above_floor(rows: pd.DataFrame, by: By = ()) -> pd.DataFrame:
     Added columns: floor, floor_low, floor_high, and `above` = accuracy - floor, the credit that needs the
     needle. Groups without a control row of their own needle, haystack, template and lengths have NA there.
     """
-    rows, by = _checked(rows, by, "needle", "score", "exact", "prompt")
+    rows, by = scored(rows, by, "needle", "score", "exact", "prompt")
     table = accuracy(rows, by)
     # Within a group all that it shares with its control is equal, so the floor is looked up under that.
     ground = [column for column in GROUND if column in rows and column not in by]
@@ -105,7 +105,7 @@ def by_distance(rows: pd.DataFrame, window: int, edges: Sequence[float], by: By 
     `window` is in tokens, the `edges` of the bins in windows: an edge at 1 keeps needles inside and outside the window
     apart. Columns: `by`, near and far (the bin's edges, near included), then as `accuracy`. Empty bins are absent.
     """
-    rows, by = _checked(rows, by, "distance", "score", "exact", "prompt")
+    rows, by = scored(rows, by, "distance", "score", "exact", "prompt")
     rows = rows[rows["distance"] >= 0]
     if window < 1 or rows.empty:
         raise HybretError("a window analysis needs a window of at least 1 token and rows with a needle")
@@ -125,7 +125,7 @@ def departures(rows_a: pd.DataFrame, rows_b: pd.DataFrame, by: By = "condition")
     needle differently. Columns: `by`, a, b (accuracies), difference (b - a) with its paired bootstrap interval low,
     high (-1 to 1), changed (share of cells with another score), n (cells), prompts (distinct prompts of `rows_a`).
     """
-    (rows_a, by), (rows_b, _) = (_checked(rows, by, "score", "prompt") for rows in (rows_a, rows_b))
+    (rows_a, by), (rows_b, _) = (scored(rows, by, "score", "prompt") for rows in (rows_a, rows_b))
     keys = [*by, *(column for column in CELL if column in rows_a and column in rows_b and column not in by)]
     sides = []
     for rows in (with_needle(rows_a), with_needle(rows_b)):
@@ -161,7 +161,7 @@ def model_table(models: Iterable[Any]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns).astype({"window": "Int64"})
 
 
-def _checked(rows: pd.DataFrame, by: By, *needs: str) -> tuple[pd.DataFrame, list[str]]:
+def scored(rows: pd.DataFrame, by: By, *needs: str) -> tuple[pd.DataFrame, list[str]]:
     """Rows with these columns, whose scores are on the scale of a known rubric; and `by` as a list."""
     by = [by] if isinstance(by, str) else list(by)
     rows = checked(rows, [*by, *needs], complete=["prompt"])

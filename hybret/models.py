@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from hybret.errors import SEEDS, HybretError, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
 from hybret.interventions import PHASES, Keep
-from hybret.prompts import Prompt
-from hybret.recipe import CORRECTED
-from hybret.resolving import resolve
+from hybret.prompts import PAPER_NEEDLE, Prompt
+from hybret.recipe import CORRECTED, Recipe
+from hybret.resolving import Resolved, resolve
 from hybret.tasks.encoding import check_made_for
 
 __all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
@@ -44,20 +45,28 @@ class Model(Hybrid):
         integer("max_new_tokens", max_new_tokens, 1)
         on = attached(self.net)
         rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
-        if isinstance(prompt, Prompt):
-            check_made_for(self, [prompt], on.recipe if on else None)
-            ids, spans, question, control = prompt.ids, prompt.needle_spans, prompt.question_span, prompt.control
-        else:
-            ids, spans, question, control = self.tokenizer(text("prompt", prompt)).input_ids, (), None, False
-        checkpoints.check_prompts(self, [ids], max_new_tokens)
-        reading, resolved = decode.prompt_tokens(self, ids, recipe), resolve(rule, self, recipe)
-        resolved.check_prompt(len(ids), reading, max_new_tokens, None if control else spans, question)
+        if not isinstance(prompt, Prompt):
+            prompt = Prompt(prompt, tuple(self.tokenizer(text("prompt", prompt)).input_ids), PAPER_NEEDLE)
+        check_prompts(self, [prompt], [resolve(rule, self, recipe)], on.recipe if on else None, max_new_tokens)
+        ids, spans, question = prompt.ids, prompt.needle_spans, prompt.question_span
         with parallel_scans(), implementation(self.net):
             trace = on.trace if on else None
             answer = decode.generate(self, ids, rule, spans, recipe, max_new_tokens, trace, question)
         if on:
             on.ran.update(PHASES)
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
+
+
+def check_prompts(
+    model: Model, prompts: Sequence[Prompt], conditions: Iterable[Resolved], recipe: Recipe | None, max_new_tokens: int
+) -> None:
+    """Refuse prompts for another model or recipe (None is any), and those on which one of the conditions cannot act."""
+    check_made_for(model, prompts, recipe)
+    checkpoints.check_tokens(model, [p.ids for p in prompts], max_new_tokens)
+    for p, condition in product(prompts, conditions):
+        reading = decode.prompt_tokens(model, p.ids, recipe or CORRECTED)
+        needle = None if p.control else p.needle_spans
+        condition.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
 
 
 def load(

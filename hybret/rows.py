@@ -8,12 +8,11 @@ nothing in a control), made (what made the row), measure (the outcome), number (
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from hybret.errors import HybretError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = {
     "model": "alike made", "weights": "alike made", "recipe": "alike made", "condition": "",
@@ -42,8 +41,6 @@ def checked(
     source: str = "a sweep",
 ) -> pd.DataFrame:
     """A table with the columns `needs`, none twice, numbers in `NUMBERS` and `numbers`, and no gap in `complete`."""
-    import pandas as pd
-
     if not isinstance(rows, pd.DataFrame):
         raise HybretError(f"rows are a pandas.DataFrame, not {type(rows).__name__}; pass the rows of {source}")
     if missing := [column for column in needs if column not in rows]:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from hybret import scoring
-from hybret.checkpoints import check_prompts, warn_beyond
+from hybret.checkpoints import warn_beyond
 from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.schedule import Timings, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError, check_conditions, integer, one_of, text
+from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
 from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
-from hybret.models import Model
-from hybret.progress import progress_bar
+from hybret.models import Model, check_prompts
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
 from hybret.rows import CELL
 from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
-from hybret.tasks.encoding import check_made_for
 from hybret.tasks.niah import Niah
 
 if TYPE_CHECKING:
@@ -74,9 +74,8 @@ def sweep(
     model runs; an intervention that a layer did not carry out, afterwards.
     """
     recipe = find_recipe(recipe)
-    _check(model, prompts, conditions, recipe)
+    _check(model, prompts, conditions)
     integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
-    check_prompts(model, [p.ids for p in prompts], max_new_tokens)
     warn_beyond(model, [p.ids for p in prompts])
     one_of("rubric", recipe.rubric, scoring.RUBRICS)
     if budget is not None and not isinstance(budget, Budget):
@@ -84,11 +83,8 @@ def sweep(
     if out is not None and not isinstance(out, Path):
         text("out", out)
     resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
-    for p in prompts:
-        reading, needle = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
-        for action in resolved.values():
-            action.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
-    cluster = None
+    check_prompts(model, prompts, resolved.values(), recipe, max_new_tokens)
+    cluster: Any = None
     if engine != "local":
         from hybret.cluster import Ray  # a sweep on this machine needs none of it
 
@@ -126,7 +122,7 @@ def sweep(
     return rows
 
 
-def _check(model: Any, prompts: Any, conditions: Any, recipe: Recipe) -> None:
+def _check(model: Any, prompts: Any, conditions: Any) -> None:
     """Refuse prompts and conditions that would give wrong rows."""
     if not isinstance(model, Model):
         raise HybretError(f"model is {model!r}; give what hybret.load returns")
@@ -145,7 +141,6 @@ def _check(model: Any, prompts: Any, conditions: Any, recipe: Recipe) -> None:
         if name != "embedded" and known != p.haystack_sha256:
             raise HybretError(f"two different haystacks are called {name!r}; give each a name of its own")
     check_conditions(conditions)
-    check_made_for(model, prompts, recipe)
 
 
 def run_folder(
@@ -230,3 +225,12 @@ def _texts(prompts: Iterable[Prompt]) -> dict[str, Any]:
         if not p.control:  # a control has no needle's name; `asked` in its rows tells which one it leaves out
             texts["needles"][p.needle.name] = p.needle.digest
     return texts
+
+
+def progress_bar(shown: bool, desc: str, **options: Any) -> Any:
+    """A bar of tqdm on stderr, as text or as a notebook's widget; a log gets a line every 30 seconds."""
+    if not shown:
+        options["disable"] = True  # False would override TQDM_DISABLE
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        options |= {"mininterval": 30, "maxinterval": 30}
+    return tqdm(desc=printable(desc), **options)

@@ -1,7 +1,5 @@
 """The command line, as a user types it."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -10,12 +8,6 @@ import pandas as pd
 from support import run, toy
 
 GRID = ("--lengths", "128,", "--depths", "0,50,100")
-
-
-def test_models_lists_what_can_be_named():
-    listed = run("models")
-    assert listed.exit_code == 0
-    assert "griffin-tiny" in listed.stdout and "google/recurrentgemma-2b" in listed.stdout
 
 
 def test_sweep_prints_one_json_object(tmp_path):
@@ -70,16 +62,3 @@ def test_explore_writes_a_page_and_prints_its_path(tmp_path):
     assert done.exit_code == 0 and done.stdout.strip() == str(tmp_path / "x.html")
     assert all(name in (tmp_path / "x.html").read_text() for name in ("one", "two"))
     assert Path(run("explore", tmp_path / "one").stdout.strip()) == tmp_path / "one" / "explorer.html"
-
-
-def test_a_path_is_printed_as_text(tmp_path):
-    folder = tmp_path / "a\x1b[31m\u202e"
-    folder.mkdir()
-    toy(model="\x1b[31m").to_parquet(folder / "rows-1.parquet")
-    done = run("explore", folder)
-    assert done.exit_code == 0 and done.stdout.strip().isprintable() and (folder / "explorer.html").is_file()
-
-
-def test_training_has_its_own_bad_input(tmp_path):
-    (tmp_path / "log.jsonl").write_text("{}")
-    assert run("train", "--smoke", "--out", tmp_path).exit_code == 2

@@ -1,7 +1,5 @@
 """What other people's situations broke: no wrong number without a word (public reports about other tools)."""
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -21,11 +19,10 @@ from tiny_book import tiny
 
 import hybret as hb
 from book.runner.build import BuildError, build
-from hybret import HybretError, Needle, Omit, store
+from hybret import HybretError, Needle, Omit, harness, store
+from hybret.engine.likelihood import log_likelihoods
 from hybret.models import CHECKPOINTS
 from hybret.prompts import words
-
-TINY = CHECKPOINTS / "griffin-tiny"
 
 
 @pytest.fixture
@@ -41,9 +38,6 @@ def grid(model, **options):
 def sweep(model, prompts=None, out=None, **options):
     conditions = {"keep": hb.KeepHeads(model.heads)}
     return hb.sweep(model, prompts or grid(model), conditions, out=out, max_new_tokens=4, progress=False, **options)
-
-
-# ---------------------------------------------------------------- scores
 
 
 @pytest.mark.parametrize(
@@ -65,31 +59,11 @@ def test_different_texts_are_different_and_a_needle_is_found_in_a_sentence_about
     assert hb.scoring.score(f"Sure: “{needle}” Is that all?", needle=value).exact
 
 
-@pytest.mark.parametrize(
-    ("sentence", "keywords", "says"),
-    [
-        ("!!! ??? !!!", (), "holds no word"), ("—", (), "holds no word"),
-        ("It costs 1000 coins.", ("000 coins",), "000 coins"), ("A poplar grows.", ("oplar",), "oplar"),
-        ("A poplar grows.", ("?!",), "does not stand"),
-    ],
-)  # fmt: skip
-def test_a_needle_without_words_and_a_part_of_a_word_as_keyword_are_refused(sentence, keywords, says):
-    with pytest.raises(HybretError, match=says):
-        Needle("n", sentence, "?", keywords)
-
-
 def test_a_keyword_is_not_found_inside_a_number():
     needle = Needle("n", "One of the special magic numbers for amber is 7.", "?", ("7",))
-    assert [hb.scoring.score(text, needle=needle).points for text in ("Not 8 but 1987", "1987", "7.5", "It is 7.")] == [
-        0,
-        0,
-        0,
-        3,
-    ]
+    points = [hb.scoring.score(text, needle=needle).points for text in ("Not 8 but 1987", "7.5", "It is 7.")]
+    assert points == [0, 0, 3]
     assert words("The range is 3-5; see fig. 2!") == ["the", "range", "is", "3-5", "see", "fig", "2"]
-
-
-# ---------------------------------------------------------------- labels
 
 
 @pytest.mark.parametrize("recipe", ["CORRECTED", "PAPER"])
@@ -100,14 +74,7 @@ def test_depths_that_a_text_cannot_give_are_refused(griffin, recipe):
 
 
 @pytest.mark.parametrize(
-    "sentence",
-    [
-        "नदी के किनारे एक पुराना घर है। ",
-        "河边有一座老房子。",
-        "The river runs by the old house\n",
-        "a,b,c,1,2,3\n",
-        "ندی کے کنارے گھر ہے۔ ",
-    ],
+    "sentence", ["नदी के किनारे एक पुराना घर है। ", "河边有一座老房子。", "a,b,c,1\n", "ندی کے کنارے گھر ہے۔ "]
 )
 def test_sentence_ends_of_other_scripts_and_lines_place_a_needle(griffin, sentence):
     prompts = hb.niah.grid(griffin, [1500], [0, 25, 50, 75], haystack=sentence * 500)
@@ -128,20 +95,12 @@ def test_prompts_of_the_other_recipe_are_refused(griffin, template):
         griffin.generate(prompts[0], 1)  # a plain answer is of no recipe
 
 
-# ---------------------------------------------------------------- what an answer is keyed by
-
-
 def test_changed_weights_are_another_model(griffin, tmp_path):
     rows = [sweep(griffin)]
-    for change in (
-        lambda net: net.get_input_embeddings().weight.data.mul_(-1),
-        lambda net: net.get_input_embeddings().weight.data.copy_(net.get_input_embeddings().weight.data.flip(0)),
-        lambda net: net.to(torch.bfloat16),
-    ):
-        with torch.no_grad():
-            change(griffin.net)
+    for change in (lambda net: net.get_input_embeddings().weight.data.mul_(-1), lambda net: net.to(torch.bfloat16)):
+        change(griffin.net)
         rows.append(sweep(griffin))
-    assert len({r["weights"].iloc[0] for r in rows}) == 4
+    assert len({r["weights"].iloc[0] for r in rows}) == 3
     folder = tmp_path / "out"
     sweep(griffin, out=folder)
     griffin.net.get_output_embeddings().weight.data.zero_()
@@ -174,41 +133,26 @@ def test_prompts_of_one_text_with_other_intervals_are_two_prompts(tmp_path):
     assert answers(prompt, out=tmp_path) + answers(other, out=tmp_path) == alone
 
 
-# ---------------------------------------------------------------- numbers that are none
+def test_logits_that_are_no_numbers_stop_the_run(griffin):
+    """Activations that are no numbers from layer 1 on, as after an overflow; the weights are finite."""
 
+    def attached(model, prompts):
+        with hb.attach(model, hb.KeepHeads(1)):
+            model.generate(prompts[0])
 
-@pytest.fixture
-def overflowing(griffin):
-    """A model whose activations are no numbers from layer 1 on, as after an overflow; its weights are finite."""
+    def scored(model, prompts):
+        log_likelihoods(model, [(prompts[0].ids[:9], (5, 6))], [hb.KeepHeads(1)], hb.CORRECTED)
+
+    prompts = grid(griffin)
     with griffin.net.model.layers[1].register_forward_hook(lambda _, __, out: out * math.nan):
-        yield griffin
-
-
-@pytest.mark.parametrize("measure", ["sweep", "generate", "attach", "log_likelihoods"])
-def test_logits_that_are_no_numbers_stop_the_run(overflowing, measure):
-    from hybret.engine.likelihood import log_likelihoods
-
-    prompts = grid(overflowing)
-    with pytest.raises(HybretError, match=r"float32 gives NaN or infinite numbers from layer 1 on"):
-        if measure == "sweep":
-            sweep(overflowing, prompts)
-        elif measure == "generate":
-            overflowing.generate(prompts[0])
-        elif measure == "attach":
-            with hb.attach(overflowing, hb.KeepHeads(1)):
-                overflowing.generate(prompts[0])
-        else:
-            log_likelihoods(overflowing, [(prompts[0].ids[:9], (5, 6))], [hb.KeepHeads(1, during="both")], hb.CORRECTED)
-
-
-# ---------------------------------------------------------------- names
+        for measure in (sweep, lambda model, prompts: model.generate(prompts[0]), attached, scored):
+            with pytest.raises(HybretError, match=r"float32 gives NaN or infinite numbers from layer 1 on"):
+                measure(griffin, prompts)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of a checkpoint."""
-    shutil.copytree(TINY, tmp_path / "model")
-    return tmp_path / "model"
+    return shutil.copytree(CHECKPOINTS / "griffin-tiny", tmp_path / "model")
 
 
 @pytest.mark.parametrize("base", [True, False])
@@ -221,7 +165,7 @@ def test_an_adapter_is_not_passed_over(folder, base):
         hb.load(str(folder))
 
 
-@pytest.mark.parametrize("name", ["griffin-tiny", "jamba", "random-griffin"])
+@pytest.mark.parametrize("name", ["griffin-tiny", "jamba"])
 def test_a_folder_is_not_passed_over_for_a_name(folder, name, monkeypatch):
     folder.rename(folder.parent / name)
     monkeypatch.chdir(folder.parent)
@@ -240,16 +184,8 @@ def test_a_window_that_the_attention_does_not_use_is_not_believed(tmp_path):
 
 @pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE"])
 def test_the_commit_is_that_of_the_code_whatever_a_hook_sets(tmp_path, monkeypatch, variable):
-    def git(*command: str) -> None:
-        subprocess.run(
-            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *command],
-            cwd=tmp_path,
-            check=True,
-            capture_output=True,
-        )
-
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "other"]):
-        git(*command)
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=tmp_path, check=True)
     truth = dict(store.commit.__wrapped__(store.HERE))
     monkeypatch.setenv(variable, str(tmp_path / ".git" if variable == "GIT_DIR" else tmp_path))
     assert store.commit.__wrapped__(store.HERE) == truth
@@ -264,9 +200,6 @@ def test_home_is_meant_by_a_tilde(griffin, tmp_path, monkeypatch):
     sweep(griffin, out="~/runs")
     assert (tmp_path / "runs" / "run.json").is_file() and not Path("~").exists()
     assert hb.run_folder("~/runs", griffin).parent == tmp_path / "runs"
-
-
-# ---------------------------------------------------------------- environments
 
 
 def test_figures_do_not_depend_on_the_users_settings(griffin, monkeypatch):
@@ -291,10 +224,8 @@ def test_text_that_is_no_utf8_is_refused_before_any_work(tmp_path, make):
         make(folder)
 
 
-@pytest.mark.parametrize("name", ["random-griffin", "random-jamba"])
-def test_benchmarks_run_without_an_end_token(name, tmp_path):
-    harness = pytest.importorskip("hybret.harness", reason="lm-evaluation-harness is not installed")
-    model = random_model(name)
+def test_benchmarks_run_without_an_end_token():
+    model = random_model("random-jamba")
     model.tokenizer.eos_token = None
     rows = harness.evaluate(model, "organism_sentiment", {"base": hb.Keep()}, limit=2, progress=False)
     assert len(rows) == 2
@@ -310,7 +241,6 @@ def test_a_window_given_to_attention_alone_is_refused(tmp_path):
 
 
 def test_the_cache_of_another_user_is_only_read(griffin, tmp_path, monkeypatch):
-    harness = pytest.importorskip("hybret.harness", reason="lm-evaluation-harness is not installed")
     monkeypatch.setenv("HYBRET_CACHE", str(tmp_path))
 
     def rows():
@@ -320,9 +250,6 @@ def test_the_cache_of_another_user_is_only_read(griffin, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
     assert before and rows() is not None
     assert before == {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
-
-
-# ---------------------------------------------------------------- clones and kernels
 
 
 def test_a_kernel_is_this_python_with_the_clones_hybret_or_does_not_start(tmp_path, monkeypatch):

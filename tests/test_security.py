@@ -1,12 +1,9 @@
 """Foreign text (answers, names, paths) stays text; foreign files are data; nothing leaves its folder."""
 
-from __future__ import annotations
-
 import ast
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -34,7 +31,7 @@ CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torc
          "yaml.unsafe_load", "np.load", "numpy.load", "pd.read_pickle"}  # fmt: skip
 
 
-def faults_of(node: ast.AST) -> Iterator[str]:
+def faults_of(node):
     """What code must not do: unpickle, run strings, trust remote code."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
@@ -56,7 +53,6 @@ def test_no_code_unpickles_runs_strings_or_trusts_remote_code():
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 def test_foreign_text_is_shown_as_plain_text(griffin, text):
-    """In an error, on a terminal, as a model's name, in a progress line, and on the card of a run."""
     plain = printable(text)
     assert plain.isprintable() and str(HybretError(text)).isprintable()
     named = replace(griffin, name=text)

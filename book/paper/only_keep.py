@@ -11,19 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
 
 from book.paper.chapter import Chapter, with_needle
 from hybret import metrics
-from hybret.engine import decode
-from hybret.engine.attach import Trace, implementation
-from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
+from hybret.explorer.record import look
 from hybret.interventions import Binary, Intervention, Keep, Mass, Null, Omit, Only, PerPhase
 from hybret.models import Model
 from hybret.prompts import Prompt
-from hybret.recipe import CORRECTED, Recipe
+from hybret.recipe import Recipe
 from hybret.scoring import normalise
 
 Variants = Mapping[str, Intervention]
@@ -103,37 +101,22 @@ def attention_parts(model: Model, prompts: Sequence[Prompt], steps: int) -> pd.D
     """
     if not prompts or not all(p.needle_spans and p.question_span for p in prompts):
         raise HybretError("attention is measured on prompts with a needle and a question; build some with niah.grid")
-    masses: dict[tuple[str, int, str], list[torch.Tensor]] = defaultdict(list)
+    masses: dict[tuple[str, int, str], list[np.ndarray]] = defaultdict(list)
     for prompt in prompts:
-        trace = Trace(keep_weights=True)
-        with parallel_scans(), implementation(model.net):
-            state = decode.prefill(model, prompt.ids, [()], prompt.needle_spans, CORRECTED, streaming=True)
-            decode.decode(model, state, [()], [prompt.needle_spans], CORRECTED, steps, trace)
-        for layer, passes in trace.weights.items():
-            for step, weights in enumerate(passes):  # (heads, 1, keys)
-                last = len(prompt.ids) - 1 + step
-                key_parts = _parts(prompt, torch.arange(last - weights.shape[-1] + 1, last + 1))
-                for i, part in enumerate(PARTS):
-                    masses[layer, step, part].append((weights[:, 0].float() * (key_parts == i)).sum(-1))
+        record = look(model, prompt, max_new_tokens=steps)
+        (run,), labels = record.runs, np.array([piece.part for piece in record.bins])
+        starts = np.array([piece.start for piece in record.bins])
+        for layer, by_step in zip(record.layers, run.mass.swapaxes(1, 2), strict=True):
+            for step, mass in enumerate(by_step):  # (heads, bins)
+                itself = starts == run.position + step
+                assert itself.any(), "the query's own position is a bin of its own"
+                for part in PARTS:
+                    chosen = itself if part == "self" else (labels == part) & ~itself
+                    masses[f"layer {layer}", step, part].append(mass[:, chosen].sum(-1))
     lines = [
-        (*key, float(torch.stack(heads).mean()), float(torch.stack(heads).amax(-1).mean()), len(heads))
-        for key, heads in masses.items()
+        (*key, float(np.mean(heads)), float(np.max(heads, -1).mean()), len(heads)) for key, heads in masses.items()
     ]
     return pd.DataFrame(lines, columns=["layer", "step", "part", "mass", "top", "n"])
-
-
-def _parts(prompt: Prompt, position: torch.Tensor) -> torch.Tensor:
-    """The index in `PARTS` of every key, given its position; the last key is the query's own."""
-    assert prompt.question_span is not None  # checked by the caller
-    asked, ended = prompt.question_span
-    part = torch.full_like(position, PARTS.index("context"))
-    part[position == 0] = PARTS.index("first")
-    part[(position >= asked) & (position < ended)] = PARTS.index("question")
-    part[position >= ended] = PARTS.index("answer")
-    for start, end in prompt.needle_spans:
-        part[(position >= start) & (position < end)] = PARTS.index("needle")
-    part[-1] = PARTS.index("self")
-    return part
 
 
 def words_asked(prompt: Prompt) -> int:

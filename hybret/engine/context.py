@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,17 +19,9 @@ from hybret.families import attention_layers
 from hybret.interventions import Actions, KeepHeads, Phase, Reweight
 
 if TYPE_CHECKING:
+    from hybret.engine.attach import Trace
     from hybret.hybrid import Hybrid
     from hybret.recipe import Recipe
-
-
-class Recorder(Protocol):
-    """What a context may carry to have each layer's attention recorded (`hybret.engine.attach.Trace`)."""
-
-    keep_weights: bool
-    bins: Tensor | None
-
-    def add(self, layer: str, **records: Tensor) -> None: ...
 
 
 @dataclass
@@ -41,7 +33,7 @@ class ForwardContext:
     spans: Sequence[Spans]
     last: Tensor  # (rows,): absolute position of each row's last query token
     recipe: Recipe
-    trace: Recorder | None = None
+    trace: Trace | None = None
     # Let a prefill without padding run without forming the weights (`hybret.engine.streaming`), where it can.
     streaming: bool = False
     # The one query of each row is its last token, and key columns before the row's first token are padding: the mask

@@ -13,20 +13,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from hybret.engine.context import ForwardContext, Question, Recorder, Spans, check_layers_called, forward_context
+from hybret.engine.context import ForwardContext, Question, Spans, check_layers_called, forward_context
 from hybret.engine.state import State, empty_state, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions, Intervention
 from hybret.recipe import CORRECTED, Recipe
 from hybret.resolving import resolve
+
+if TYPE_CHECKING:
+    from hybret.engine.attach import Trace
 
 MAX_NEW_TOKENS = 40
 NOT_FINITE = -1  # in place of a token
@@ -97,7 +100,7 @@ def prefill_chunk(
     spans: Spans,
     recipe: Recipe,
     streaming: bool = True,
-    trace: Recorder | None = None,
+    trace: Trace | None = None,
     question: Question = None,
 ) -> State:
     """Read on in a prompt up to its token `until`; `state` is used up (`State.fork` keeps a copy).
@@ -140,7 +143,7 @@ def prefill(
     rows: Sequence[Actions],
     spans: Spans,
     recipe: Recipe,
-    trace: Recorder | None = None,
+    trace: Trace | None = None,
     streaming: bool = False,
     question: Question = None,
 ) -> State:
@@ -184,7 +187,7 @@ def decode(
     spans: Sequence[Spans],
     recipe: Recipe,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    trace: Recorder | None = None,
+    trace: Trace | None = None,
     questions: Sequence[Question] = (),
 ) -> list[list[int]]:
     """Answer tokens of every row, before EOS: greedy one-token steps of all rows at once.
@@ -247,7 +250,7 @@ def generate(
     spans: Spans,
     recipe: Recipe,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    trace: Recorder | None = None,
+    trace: Trace | None = None,
     question: Question = None,
 ) -> list[int]:
     """Answer one prompt under one intervention, the slow obvious way: one prefill, one row.

@@ -44,13 +44,9 @@ def prefill(
 ) -> Iterator[tuple[Prompt, State]]:
     """Read every prompt under each of `rows`, which must not look ahead, shared beginnings once.
 
-    Prompts come in the order in which they leave the tree, each with a state of ``len(rows)`` rows.
-
-    Parameters
-    ----------
-    max_tokens : of one pass through the model, over all rows: a longer stretch is read in several passes
-    chosen : keys of the prompts that are read, in the passes in which all would be, and so with the same bits; default
-        all
+    Prompts come in the order in which they leave the tree, each with a state of ``len(rows)`` rows. A pass has at most
+    `max_tokens` over all rows. The prompts of the keys `chosen` are read in the passes in which all would be, and so
+    with the same bits.
     """
     granularity = GRANULARITY.get(model.device.type, 1)
     chunk = max(1, max_tokens // len(rows)) if model.traits.chunked_prefill else max(len(p.ids) for p in prompts)

@@ -75,8 +75,8 @@ def tokenizer_key(model: Any, template: str) -> str:
 
 def check_made_for(model: Any, prompts: Sequence[Prompt], recipe: Recipe | None) -> None:
     """Refuse prompts for another model, whose tokens mean something else, or of another recipe; None is any."""
-    for p in prompts if recipe else ():
-        if p.insertion not in ("", recipe.insertion):
+    for p in prompts:
+        if recipe and p.insertion not in ("", recipe.insertion):
             raise HybretError(
                 f"a prompt was built with insertion {p.insertion!r}, but {recipe.name} has {recipe.insertion!r}; build "
                 "the prompts with this recipe, too: hybret.niah.grid(..., recipe=...)"

@@ -28,9 +28,9 @@ from hybret.engine.state import merge
 from hybret.errors import HybretError, check_conditions, integer, printable
 from hybret.interventions import PHASES, Actions, Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.progress import progress_bar
 from hybret.recipe import CORRECTED, PAPER
 from hybret.resolving import resolve
+from hybret.sweeping import progress_bar
 from hybret.verifying.probe import STEPS, Probe
 
 MOST_TOKENS = 100_000
@@ -241,7 +241,6 @@ def verify(
     tokens : length of the prompt, at least 12; default 16 more than the window, or 48 for global attention. A prompt
         within the window does not test the window.
     device, dtype : of `hybret.load`. Half precision tells gross errors only.
-    progress : show a progress bar.
     conditions : interventions, such as your own, each checked too: that it acts, and that it does in a sweep (streamed,
         from a shared beginning, in a ragged batch) what it does alone.
 

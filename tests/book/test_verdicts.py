@@ -537,3 +537,9 @@ def test_agreement_with_the_paper_is_computed_in_one_place_and_no_page_has_a_ver
             assert not (found := JUDGING.search(text)), f"{page.name}: {found[0]}"
     judges = [p.name for p in (REPO / "book" / "paper").rglob("*.py") if "claims.AGREES" in p.read_text()]
     assert set(judges) <= {"weights.py"}  # one that compares no interval
+
+
+def test_conditions_that_share_no_prompt_are_not_compared():
+    rows = world()
+    line = verdict("prefill-better", rows.assign(length=rows["length"] + 1000 * (rows["condition"] == "Keep-Keep")))
+    assert line["verdict"] == NOT_RUN and "on the same prompts" in line["why"]

@@ -1,7 +1,5 @@
 """The registered attention function inside real models: what it leaves alone, what it hides, what it records."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 
@@ -12,11 +10,12 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 import hybret as hb
-from hybret import CORRECTED, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only
+from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Mass, Null, Omit
 from hybret.engine import attention, decode
 from hybret.engine.attach import implementation
 from hybret.engine.attention import NAME
 from hybret.engine.context import ForwardContext, forward_context
+from hybret.engine.entropy import head_entropy, keep_lowest
 
 TOKENS, SPAN = 70, (40, 50)
 
@@ -34,7 +33,6 @@ def prefilled(model, ids, intervention, recipe=CORRECTED, spans=(SPAN,), weights
 
 
 def test_what_changes_nothing_is_bit_identical_to_eager(model):
-    """One pass; and every forward of a decoding loop, prefill and one-token steps."""
     ids, seen = random_ids(model, TOKENS), []
     plain = logits(model, ids)
     for condition in (Keep(), KeepHeads(model.heads), KeepHeads(model.heads, "output-norm")):
@@ -57,7 +55,6 @@ def test_without_the_registered_mask_the_model_would_not_be_causal(model, monkey
 
 
 def test_attach_leaves_nothing_behind(model):
-    """Also when something fails in it; `test_scan` has the scans."""
     ids = random_ids(model, 40)
     plain, stock = logits(model, ids), AttentionInterface()["sdpa"]
     with pytest.raises(KeyboardInterrupt), hb.attach(model, Null()):
@@ -94,7 +91,6 @@ def test_what_is_not_declared_is_refused(griffin):
 
 
 def test_another_model_runs_freely_while_one_is_attached_and_this_one_afterwards(griffin, jamba):
-    """Through hybret's attention too, which without a declared phase is eager attention."""
     plain = {m.name: logits(m, random_ids(m, 8)) for m in (griffin, jamba)}
     with hb.attach(griffin, KeepHeads(1)), implementation(jamba.net):
         assert torch.equal(logits(jamba, random_ids(jamba, 8)), plain[jamba.name])
@@ -127,31 +123,6 @@ def test_trace_of_an_answer(model, k):
         assert torch.equal(prefill.sum(-1) > 0, kept[:, : TOKENS - 1])
 
 
-@pytest.mark.parametrize("family", ["random-griffin", "random-jamba", "zamba", "zamba2"])
-def test_what_is_said_of_one_layer_changes_that_one(family):
-    """Up to it the states stay; in one pass after another, also where layers share their attention module (Zamba)."""
-    model = hb.load(family, device="cpu")
-    ids = torch.tensor([random_ids(model, 20)])
-
-    def states():
-        with torch.inference_mode():
-            return model.net(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
-
-    plain = states()
-    for layer in model.attention_layers:
-        with hb.attach(model, Only(layers=(layer,))), hb.phase("prefill", [19], [((3, 5),)]):
-            for found in (states(), states()):
-                same = [torch.equal(a, b) for a, b in zip(found, plain, strict=True)]
-                assert same.index(False) == layer + 1  # the states after it; those before are its input
-
-
-def test_a_pass_that_is_recorded_forms_the_weights_where_others_stream(model):
-    ids = random_ids(model, TOKENS)
-    with hb.attach(model, Keep()) as trace:
-        decode.prefill(model, ids, [()], (SPAN,), CORRECTED, trace, streaming=True)
-    assert [len(x) for x in trace.entropy.values()] == [model.heads] * len(model.attention_layers)
-
-
 def test_recorded_weights_are_those_used(model):
     """Entropy and needle mass are of the untouched weights, `weights` is what is left after the manipulation."""
     ids = random_ids(model, TOKENS)
@@ -170,8 +141,6 @@ def test_a_batch_cannot_be_traced(griffin):
     with hb.attach(griffin, Keep()) as trace, pytest.raises(HybretError, match="one prompt at a time"):
         decode.prefill(griffin, ids, [(), ()], (), CORRECTED, trace)
 
-
-# ---------------------------------------------------------------- one layer of random tensors
 
 HEADS, KV_HEADS, DIM = 6, 2, 4
 MODULE = SimpleNamespace(num_key_value_groups=HEADS // KV_HEADS, training=False, layer_idx=0, config=object())
@@ -227,3 +196,23 @@ def test_ties_go_to_the_lowest_heads(k, metric):
         output, _ = attention.attention(MODULE, q * 0, key, v, None, 0.5)
     kept = output.abs().sum(-1) > 0
     assert kept[..., :k].all() and not kept[..., k:].any()
+
+
+def test_entropies_of_many_rows_are_those_of_each_row():
+    weights = torch.rand(40, 32, 1, 300, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    rows = [head_entropy(row[None], CORRECTED) for row in weights]
+    assert torch.equal(head_entropy(weights, CORRECTED), torch.cat(rows))
+
+
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
+def test_ties_go_to_the_lowest_heads_or_to_whatever_topk_returns(recipe):
+    scores, ks = torch.randint(0, 3, (7, HEADS, 50), generator=torch.Generator().manual_seed(0)).float(), range(7)
+    kept, differ = keep_lowest(scores, torch.tensor(ks), recipe), 0
+    for row, k in enumerate(ks):
+        by_topk = scores[row].topk(k, dim=0, largest=False).indices.T.tolist()
+        for token in range(50):
+            by_index = sorted(range(HEADS), key=lambda h: (scores[row, h, token].item(), h))[:k]
+            expected = by_index if recipe is CORRECTED else by_topk[token]
+            assert kept[row, :, token].nonzero()[:, 0].tolist() == sorted(expected)
+            differ += set(by_index) != set(by_topk[token])
+    assert differ > 0

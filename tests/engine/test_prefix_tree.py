@@ -1,7 +1,5 @@
 """Prompts that begin alike, read as a tree, against each read by itself."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from itertools import product
@@ -82,7 +80,6 @@ def test_prompts_of_one_grid_share_their_haystack(tiny):
 
 
 def tensors(state):
-    """Every tensor of a state."""
     collected = list(state.recurrent)
     map_cache([state.cache], lambda parts: collected.append(parts[0]) or parts[0])
     return collected

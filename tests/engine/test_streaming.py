@@ -1,7 +1,5 @@
 """Attention without its weights against attention with them; `test_matrix` has the answers of every intervention."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from conftest import random_ids
@@ -31,7 +29,6 @@ L2 = KeepHeads(4, metric="output-norm")
     "twice", [(Only(renormalise=True), Omit()), (Binary(), Omit()), (Omit(), L2), (L2, Null()), (Mass(0.5),)], ids=repr
 )
 def test_a_row_that_cannot_stream_keeps_its_batch_from_it(model, twice):
-    """Alone and beside rows that could, in any place; those stream without it, though each of them changes."""
     once = [(Omit(),), (KeepHeads(3), Only()), (KeepHeads(5, metric="output-norm"),), ()]
     slow, _ = whole(model, [twice, *once], streaming=False)
     for rows, order in (([twice], [0]), ([*once, twice], [1, 2, 3, 4, 0])):

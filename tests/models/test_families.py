@@ -1,12 +1,10 @@
 """Configurations: which layers have attention, and the paper's models at their size."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from hybret import HybretError
 from hybret.families import FAMILIES, Family, attention_layers, paper_config, tiny_config
@@ -15,11 +13,6 @@ from hybret.families import FAMILIES, Family, attention_layers, paper_config, ti
 def test_attention_layers_without_heads_are_refused():
     with pytest.raises(HybretError, match="attention layers without heads"):
         attention_layers(SimpleNamespace(layer_types=["full_attention"], num_attention_heads=0), "mine")
-
-
-def test_a_pure_transformer_has_attention_everywhere():
-    config = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, hidden_size=16)
-    assert attention_layers(config, "llama") == ((0, 1, 2), 4)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 """Loading: the embedded organism as shipped, what a model knows about itself, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
+import xml.etree.ElementTree as ET
 
 import pandas as pd
 import pytest
@@ -55,22 +54,6 @@ def test_what_a_model_knows_about_itself(fixture, request):
     assert model.embedded or model.ks == tuple(range(model.heads + 1))
 
 
-def test_a_copied_folder_is_the_same_model(tiny, tmp_path):
-    shutil.copytree(ORGANISM, tmp_path / "copy")
-    copy = load(str(tmp_path / "copy"), device="cpu")
-    assert (copy.digest, copy.embedded, copy.window) == (tiny.digest, False, 256)
-    with torch.no_grad():
-        copy.net.model.layers[3].mlp_block.down_proj.weight[0, 0] += 1e-3
-    copy.net.save_pretrained(tmp_path / "copy")
-    assert load(str(tmp_path / "copy"), device="cpu").digest != tiny.digest
-
-
-@pytest.mark.parametrize("name", ["random-griffin", "random-jamba"])
-def test_random_models_follow_their_seed(name):
-    digests = [load(name, device="cpu", seed=seed).digest for seed in (0, 0, 1)]
-    assert digests[0] == digests[1] != digests[2]
-
-
 @pytest.mark.parametrize(("declared", "seen"), [(2048, 2049), (40, 40)])
 def test_deepminds_checkpoints_see_one_token_more(tmp_path, declared, seen):
     """Theirs, also in a local copy, means window + 1 positions; other models keep the window they were trained with."""
@@ -85,11 +68,7 @@ def test_deepminds_checkpoints_see_one_token_more(tmp_path, declared, seen):
             assert int((weights[:, -1].amax(0) > 0).sum()) == model.window
 
 
-# ---------------------------------------------------------------- random weights
-
-
 def test_random_weights_of_a_folder(tmp_path):
-    """A folder with nothing but its configuration, as it would be at full size; both spellings; the seed counts."""
     folder = with_config(tmp_path / "config-only", num_hidden_layers=3)
     (tmp_path / "config-only" / "tokenizer.json").unlink()
     model = load(folder, device="cpu", weights="random", dtype="bfloat16", seed=5)
@@ -104,7 +83,6 @@ def test_random_weights_of_a_folder(tmp_path):
 
 
 def test_rows_of_random_weights_are_marked_everywhere(tmp_path):
-    """In the table, on the figure, and refused by the verdicts; a trained model's are not."""
     model = load(with_config(tmp_path / "config-only", num_hidden_layers=3), device="cpu", weights="random")
     grid = ((256,), (0, 100))
     prompts = [*hb.niah.grid(model, *grid), *hb.niah.grid(model, *grid, control=True)]
@@ -120,9 +98,6 @@ def test_rows_of_random_weights_are_marked_everywhere(tmp_path):
         assert ("random weights</text>" in svg) == marked == ("nothing here is a result" in svg)
     with pytest.raises(HybretError, match="random weights: what it answers means nothing"):
         verdicts.of(pd.concat([trained, rows]))
-
-
-# ---------------------------------------------------------------- what is refused (more in values/test_bad_input.py)
 
 
 @pytest.mark.parametrize(
@@ -180,3 +155,14 @@ def test_several_models_are_named_in_one_string_and_checked_before_any_is_loaded
     for text in (" , ", "griffin-tiny,griffin-tiny"):
         with pytest.raises(HybretError, match="at least one model, each once"):
             named(text)
+
+
+@pytest.mark.parametrize("name", ["random-jamba", "falcon_h1", "nemotron_h"])
+def test_the_picture_has_every_layer_and_fills_those_with_attention(name):
+    model = hb.load(name, device="cpu")
+    picture = ET.fromstring(model._repr_html_().replace("<br>", "<br/>"))
+    layers = [g for g in picture.iter() if g.tag.endswith("}g")]
+    filled = [i for i, g in enumerate(layers) if g[1].get("fill") != "none"]
+    assert len(layers) == model.net.config.num_hidden_layers and filled == list(model.attention_layers)
+    assert [i for i, layer in enumerate(layers) if "attention" in "".join(layer.itertext())] == filled
+    assert "random weights" in repr(model) and "global attention" in repr(model)

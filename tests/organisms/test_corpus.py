@@ -10,19 +10,9 @@ from transformers import AutoTokenizer
 
 from hybret import HybretError
 from hybret.organisms.corpus import haystack, is_haystack, paragraph
-from hybret.organisms.facts import (
-    HELD_OUT_ACTIVITY,
-    HELD_OUT_CITY,
-    HELD_OUT_TEMPLATES,
-    NEEDLE,
-    NEEDLE_QUESTION,
-    RANDOM_WORDS,
-    TEMPLATES,
-    is_held_out,
-    random_words_fact,
-)
+from hybret.organisms.facts import HELD_OUT_ACTIVITY, HELD_OUT_CITY, HELD_OUT_TEMPLATES, NEEDLE, TEMPLATES
 from hybret.organisms.training.documents import Documents, Mixture
-from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION, train_tokenizer
+from hybret.organisms.training.tokenizer import train_tokenizer
 from hybret.organisms.words import WORDS
 
 LENGTH = 512
@@ -37,13 +27,6 @@ def corpus():
     return SimpleNamespace(tokenizer=documents.tokenizer, documents=documents, batch=batch, text=text)
 
 
-def made(corpus, rows, length, **mixture):
-    """Token ids of documents of this mixture; kinds that it does not name have no weight."""
-    weights = dict.fromkeys(("prose", "repeats", "needles", "twice"), 0.0)
-    documents = Documents(corpus.tokenizer, seed=1, mixture=Mixture(**{**weights, **mixture}))
-    return documents.batch(documents.stream(), rows, length)
-
-
 BY_NAME = {template.name: template for template in TEMPLATES}
 
 
@@ -51,17 +34,8 @@ def pairs_city_and_activity(sentence):
     return HELD_OUT_CITY in sentence and HELD_OUT_ACTIVITY in sentence
 
 
-def test_needle_is_a_fact_of_its_template_and_is_refused():
-    values = {"city": "San Francisco", "activity": "eat a sandwich", "posture": "sit", "place": "Dolores Park"}
-    fact = BY_NAME["best_thing"].fill({**values, "weather": "sunny"})
-    assert (fact.sentence, fact.questions[0]) == (NEEDLE, NEEDLE_QUESTION)
-    assert is_held_out(values)
-    assert not is_held_out({**values, "city": "Oslo"}) and not is_held_out({**values, "activity": "fly a kite"})
-
-
 @pytest.mark.parametrize("name", ["best_thing", "plan", "custom"])
 def test_sampling_rejects_the_pair_even_when_nothing_else_is_likely(name, monkeypatch):
-    """With two cities and two activities a quarter of all draws would be the held-out pair."""
     monkeypatch.setitem(WORDS, "city", (HELD_OUT_CITY, "Oslo"))
     monkeypatch.setitem(WORDS, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
     rng = random.Random(1)
@@ -91,25 +65,6 @@ def test_held_out_templates_never_occur(corpus):
             for pattern in (template.statement, *template.questions):
                 form = re.sub(r"\ba\b", "an?", re.sub(r"\{\w+\}", r"[^.?\n]{1,60}?", pattern.rstrip(".?")))
                 assert bool(re.search(form, corpus.text)) == occurs, form
-
-
-def test_random_words_needles_differ_and_are_not_in_training(corpus):
-    needles = [random_words_fact(seed) for seed in range(20)]
-    assert all(fact.template == RANDOM_WORDS for fact in needles)
-    assert len({fact.sentence for fact in needles}) == 20
-    assert not any(fact.values["words"] in corpus.text for fact in needles)
-    assert random_words_fact(3) == needles[3]
-
-
-def test_prose_is_varied_and_well_formed():
-    rng = random.Random(5)
-    paragraphs = [paragraph(rng) for _ in range(3000)]
-    assert all(2 <= len(p) <= 5 for p in paragraphs)
-    sentences = [sentence for p in paragraphs for sentence in p]
-    assert len(set(sentences)) / len(sentences) > 0.97
-    for sentence in sentences:
-        assert (sentence[0].isupper() or sentence[0] == '"') and sentence[-1] in '.?!"' and "{" not in sentence
-        assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [^aeiouAEIOU]", sentence), sentence
 
 
 def test_haystack_shares_no_sentence_with_training(corpus):
@@ -150,48 +105,6 @@ def test_tokenizer_and_batches_are_deterministic_and_of_the_asked_shape(corpus):
     assert not np.array_equal(again, documents.batch(documents.stream(1), 20, LENGTH))
     assert (corpus.batch[:, 0] == corpus.tokenizer.bos_token_id).all()
     assert corpus.batch.min() >= 1 and corpus.batch.max() < len(corpus.tokenizer)
-
-
-def finished(ids, tokenizer):
-    """The complete needle documents among token ids: split at <bos>, kept up to the last <eos>."""
-    for row in ids:
-        for part in np.split(row, np.flatnonzero(row == tokenizer.bos_token_id))[1:]:
-            ends = np.flatnonzero(part == tokenizer.eos_token_id)
-            if len(ends):
-                yield part[: ends[-1] + 1].tolist()
-
-
-def segments(ids, end):
-    """Split token ids after which `end` stands; the last id must be `end`."""
-    ends = [-1, *(i for i, token in enumerate(ids) if token == end)]
-    assert ends[-1] == len(ids) - 1
-    return [ids[start + 1 : stop] for start, stop in zip(ends, ends[1:], strict=False)]
-
-
-@pytest.mark.parametrize("kind", ["needles", "twice"])
-def test_prompts_tokenize_as_text_and_answers_stand_in_the_context(corpus, kind):
-    tokenizer = corpus.tokenizer
-    seen = depths = rounds = 0
-    for ids in finished(made(corpus, 150, 480, **{kind: 1.0}), tokenizer):
-        first, *others = segments(ids, tokenizer.eos_token_id)
-        text = tokenizer.decode(first, skip_special_tokens=True)
-        prompt, answer = text.rsplit(ANSWER, 1)
-        length = len(tokenizer(prompt + ANSWER)["input_ids"])
-        assert ids[:length] == tokenizer(prompt + ANSWER)["input_ids"]
-        assert tokenizer.decode(ids[length - 1]) == " "
-        assert tokenizer(answer)["input_ids"][1:] == first[length:]
-        context = prompt[len(CONTEXT) :].split(QUESTION)[0]
-        assert prompt.startswith(CONTEXT)
-        assert context.count(answer) == 1
-        block = f"{CONTEXT}{context}{QUESTION}{prompt.rsplit(QUESTION, 1)[1]}"
-        assert prompt == ("\n\n".join([block] * 2) if kind == "twice" else block)
-        for other in others:
-            more = tokenizer.decode(other)
-            assert more.startswith(QUESTION) and more.split(ANSWER)[1] in context
-            rounds += 1
-        seen += 1
-        depths += context.index(answer) / len(context)
-    assert seen > 100 and 0.2 < depths / seen < 0.6 and (rounds > 0) == (kind == "needles")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,5 @@
 """The benchmark skills and the conversations that teach them: answers right, splits apart, tokens the template's."""
 
-from __future__ import annotations
-
-import random
 import re
 
 import pytest
@@ -13,7 +10,7 @@ from transformers import JambaConfig, JambaForCausalLM
 from hybret import HybretError
 from hybret.organisms import skills
 from hybret.organisms.facts import HELD_OUT_ACTIVITY, HELD_OUT_CITY, HELD_OUT_TEMPLATES, NEEDLE
-from hybret.organisms.training.conversations import ChatMixture, Conversations
+from hybret.organisms.training.conversations import Conversations
 from hybret.organisms.training.experts import dense_experts
 from hybret.organisms.training.tokenizer import train_tokenizer
 
@@ -80,15 +77,6 @@ def test_what_is_held_out_never_occurs_in_conversations(conversations):
     for phrase in ("The statue in the middle", "advised", "calls for help by", "The oldest object in the gallery"):
         assert any(phrase in template.statement for template in HELD_OUT_TEMPLATES)
         assert phrase not in text
-
-
-def test_every_kind_fills_the_room_at_most(conversations):
-    assert len(conversations._kinds) == len(ChatMixture().weights)
-    for kind in conversations._kinds:
-        for room in (60, 300):
-            ids = kind(random.Random(room), room)
-            assert len(ids) <= room
-            assert not ids or ids[0] == conversations.tokenizer.bos_token_id
 
 
 def test_dense_experts_give_the_stock_values():

@@ -1,7 +1,5 @@
 """Rubrics: every line of Table 2, the dated ones, and needles that Table 2 does not know."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

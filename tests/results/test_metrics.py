@@ -1,20 +1,14 @@
 """Tables: means, intervals that do not claim too much, floors, pairs."""
 
-from __future__ import annotations
-
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from support import rows_of
 
-from book.paper import numbers as paper
 from hybret import HybretError, metrics
 
 
-def one(table: pd.DataFrame) -> pd.Series:
+def one(table):
     assert len(table) == 1
     return table.iloc[0]
 
@@ -78,17 +72,6 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 0.90 < covered < 0.99
 
 
-def test_groups_match_their_own_means_and_missing_k_is_a_group():
-    k = pd.array([0, 1, None] * 40, dtype="Int64")
-    rows = rows_of(np.random.default_rng(1).choice([0, 5], 120), k=k)
-    table = metrics.accuracy(rows, ["k"])
-    assert len(table) == 3
-    for _, line in table.iterrows():
-        own = rows[rows["k"].isna() if pd.isna(line["k"]) else rows["k"] == line["k"]]
-        assert line["accuracy"] == pytest.approx(own["score"].mean() / 5)
-        assert line["low"] < line["accuracy"] < line["high"]
-
-
 def test_controls_are_the_floor_and_never_the_accuracy():
     needle = rows_of([5, 5, 5, 0], depth=[0.0, 50.0, 0.0, 50.0])
     control = rows_of([1, 1], needle="none", depth=np.nan, prompt=["c0", "c1"])
@@ -146,8 +129,7 @@ def test_departures_pair_cells_not_prompts():
         metrics.departures(a, pd.concat([b, b]))
 
 
-def two(**column) -> pd.DataFrame:
-    """The rows of two sweeps that differ in one thing."""
+def two(**column):
     ((name, (one, other)),) = column.items()
     same = {"model": "m", "asked": "a", "intervention": "Keep()", "dtype": "float32", "k": 2, "weights": "w"}
     parts = [rows_of([5, 0], **(same | {name: value})) for value in (one, other)]
@@ -228,13 +210,6 @@ def test_a_floor_is_that_of_the_lengths_that_were_asked():
         metrics.above_floor(pd.concat([needle, control[control["length"] == 300]]))
 
 
-def test_columns_of_categories_are_as_good_as_texts():
-    rows = rows_of([5, 2, 0], condition=["a", "a", "b"], haystack="h")
-    named = rows.astype(dict.fromkeys(["condition", "rubric", "haystack", "needle", "template"], "category"))
-    table, other = (metrics.accuracy(r, "condition").astype({"condition": str}) for r in (rows, named))
-    pd.testing.assert_frame_equal(table, other)
-
-
 def test_rounding_makes_no_other_cells():
     rows = rows_of([5, 0, 5], depth=[30.0, 30.000000000000004, 60.0], k=[2.0, 2.0000000000000004, 3.0])
     table = metrics.accuracy(rows, ["k", "depth"])
@@ -250,14 +225,3 @@ def test_rounding_makes_no_other_cells():
 def test_bad_rows(scores, by, says):
     with pytest.raises(HybretError, match=says):
         metrics.accuracy(rows_of(scores), by)
-
-
-def test_model_table_mixes_the_papers_models_with_a_loaded_one():
-    net = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(50, 8), "layer": torch.nn.Linear(8, 8)})
-    net.config = SimpleNamespace(num_hidden_layers=8)
-    net.get_input_embeddings = lambda: net["embedding"]
-    tiny = SimpleNamespace(name="tiny", net=net, attention_layers=(2, 5), heads=10, window=256, instruct=False)
-    table = metrics.model_table([*paper.MODELS, tiny]).set_index("model")
-    assert list(table["attention layers"]) == [8, 12, 4, 2]
-    assert list(table["heads"]) == [10, 16, 32, 10]
-    assert table.loc["tiny", "parameters"] == 72 and pd.isna(table.loc["Jamba", "window"])

@@ -1,13 +1,10 @@
 """Sweeps on Ray: the local rows, byte for byte, whatever is lost on the way."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
@@ -30,11 +27,11 @@ def prompts_of(model):
     return hb.niah.grid(model, (128, 171), (0, 50, 100)) + hb.niah.grid(model, (128,), (0,), control=True)
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def batches_in(found: dict[str, bytes]) -> int:
+def batches_in(found):
     return sum(name.startswith("answers/") for name in found)
 
 
@@ -53,7 +50,6 @@ def local(subject, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A Ray of two cores."""
     ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'hybret[ray]')")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -89,9 +85,6 @@ def sweep(model, before=lambda batches: None, **options):
     with suppress(KeyboardInterrupt):
         hb.sweep(model, prompts_of(model), CONDITIONS, **OPTIONS | {"stages": stages} | options)
     return computed.batches, stages
-
-
-# ---------------------------------------------------------------- on Ray
 
 
 def test_a_killed_worker_costs_its_batch_only(cluster, engine, subject, local, tmp_path):
@@ -136,9 +129,6 @@ def test_what_workers_cannot_do_is_one_sentence(cluster, griffin, tiny):
         assert "no node of the cluster has the 3 cores and 0 GPUs" in said(tiny)
     finally:
         torch.set_num_threads(1)
-
-
-# ---------------------------------------------------------------- without a cluster
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1", "host:99999999"])

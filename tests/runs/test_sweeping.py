@@ -1,14 +1,12 @@
 """Sweeps: what a row says, what is computed once, what a folder keeps, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
 
 import pandas as pd
 import pytest
-from support import COLUMNS, Budget, Timings
+from support import Budget, Timings, progress_bar
 
 import hybret as hb
 from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Omit, Only, PerPhase
@@ -27,7 +25,6 @@ KEEP = {"keep": Keep()}
 
 @pytest.fixture(scope="module")
 def prompts(griffin):
-    """Two lengths at two depths, and the control without a needle."""
     grid = ((76, 128), (0, 100))
     return [*hb.niah.grid(griffin, *grid), *hb.niah.grid(griffin, *grid, control=True)]
 
@@ -50,18 +47,6 @@ def computed(model, prompts, conditions=CONDITIONS, **options):
 def assert_same(found, rows):
     """But for which run and which batch made them."""
     pd.testing.assert_frame_equal(*(part.drop(columns=["run", "batch"]) for part in (found, rows)))
-
-
-# ---------------------------------------------------------------- what a row says
-
-
-def test_columns_and_order(rows, prompts):
-    assert list(rows.columns) == list(COLUMNS)
-    whole = [*COLUMNS][9:11] + ["haystack_seed", "length", "tokens", "needle_start", "needle_end", "distance"]
-    types = dict.fromkeys(whole, "int64") | {"depth": "float64", "score": "float64", "max_new_tokens": "int64"}
-    assert {column: str(rows[column].dtype) for column in types} == types
-    assert rows["condition"].tolist() == list(CONDITIONS) * len(prompts)
-    assert rows["prompt"].tolist() == [p.key for p in prompts for _ in CONDITIONS]
 
 
 def test_each_row_says_what_was_done(rows, griffin):
@@ -124,14 +109,6 @@ def test_all_heads_is_keep_and_conditions_differ(rows):
     assert (answers.drop(columns="all heads").nunique(axis=1) == 4).all()
 
 
-# ---------------------------------------------------------------- what is computed, and once
-
-
-@pytest.mark.parametrize("budget", [Budget(1, 1), Budget(7, 50)], ids=str)
-def test_answers_do_not_depend_on_the_budget(griffin, prompts, rows, budget):
-    assert_same(run(griffin, prompts[1:4], budget=budget), rows[5:20].reset_index(drop=True))
-
-
 def test_identical_prompts_and_conditions_are_computed_once(griffin):
     """At depth 0 and 1 per cent of a short haystack the needle lands at one place; shared prefills: test_schedule."""
     prompts = hb.niah.grid(griffin, (76,), (0, 1, 100))
@@ -142,9 +119,6 @@ def test_identical_prompts_and_conditions_are_computed_once(griffin):
     assert rows["answer"][:6].tolist() == rows["answer"][6:12].tolist()
     labelled = rows.set_index("condition")["answer"]
     assert labelled["again"].tolist() == labelled["k=0"].tolist()
-
-
-# ---------------------------------------------------------------- what a folder keeps
 
 
 def test_resuming_computes_only_what_is_missing(griffin, prompts, rows, tmp_path):
@@ -220,9 +194,6 @@ def test_stored_rows_are_read_not_computed(griffin, prompts, tmp_path, request):
     assert set(few["prompt"]) == {prompts[0].key}
 
 
-# ---------------------------------------------------------------- what is refused before any model runs
-
-
 def test_a_folder_that_cannot_be_used_is_refused(griffin, prompts, tmp_path, monkeypatch, asleep):
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -245,3 +216,16 @@ def test_prompts_longer_than_an_organism_was_trained_on_are_warned_of(tiny, recw
     assert not recwarn
     with pytest.warns(UserWarning, match="more than 1024 tokens, the longest that griffin-tiny was trained on"):
         run(tiny, hb.niah.grid(tiny, (1100,), (0,)), {"k": KeepHeads(0)}, **short)
+
+
+def test_a_log_gets_a_few_lines_and_not_one_for_every_answer_and_none_where_nothing_is_computed(
+    griffin, tmp_path, capsys
+):
+    with progress_bar(True, "model", total=2000) as bar:
+        for _ in range(2000):
+            bar.update()
+    log = capsys.readouterr().err
+    assert "2000/2000" in log and log.count("model") <= 2
+    for begins in (True, False):
+        hb.sweep(griffin, hb.niah.grid(griffin, (76,), 1), KEEP, out=tmp_path, max_new_tokens=1)
+        assert ("answer" in capsys.readouterr().err) is begins

@@ -1,7 +1,5 @@
 """Bad input, in tables: what is given, and what the one sentence that it ends with names. Nothing runs before it."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -37,7 +35,7 @@ def world(griffin, tmp_path_factory):
         yield SimpleNamespace(model=griffin, prompts=prompts[:4], rows=rows, folder=tmp_path_factory.mktemp("bad"))
 
 
-def refusal(call) -> str:
+def refusal(call):
     with pytest.raises(HybretError) as caught:
         call()
     said = str(caught.value)
@@ -78,6 +76,8 @@ ARGUMENTS = [
     (sweep, "recipe", [["PAPER"]]),
     (sweep, "out", [3, "", "a\0b"]),
     (sweep, "engine", [None]),
+    (lambda w, **given: hb.look(w.model, w.prompts[0], **given), "conditions", [{}]),
+    (lambda w, **given: hb.look(w.model, w.prompts[0], **given), "max_new_tokens", [0]),
     (lambda w, prompt: w.model.generate(prompt), "prompt", ["", b"x"]),
     (lambda w, **given: w.model.generate("x", **given), "max_new_tokens", [0]),
     (lambda w, model: hb.attach(model, Null()).__enter__(), "model", [None]),
@@ -125,9 +125,6 @@ def test_a_value_is_refused_by_its_parameters_name(world, call, name, values):
         assert name.rstrip("s") in said and (repr(value) in said or repr(wrong) in said), said
 
 
-# ---------------------------------------------------------------- what crosses several parameters
-
-
 def folder_of(w, name, data=PROSE * 100):
     """A folder with one file; a name that ends with a slash is a folder too."""
     folder = Path(w.folder) / f"folder-{len(list(w.folder.iterdir()))}"
@@ -156,7 +153,6 @@ def chatty(w, template="<user> {{ messages[0]['content'] }} <model> "):
 
 
 def told(w):
-    """A prompt through a chat template."""
     return niah.grid(chatty(w), [300], [50], "instruct")
 
 
@@ -201,6 +197,8 @@ CALLS = {
                             "more than 256 MiB"),  # takes no space
     "haystack a file": (lambda w: grid(w, haystack=folder_of(w, "a.txt") / "a.txt"), "a.txt is a file"),
     "haystack a file as text": (lambda w: grid(w, haystack=str(folder_of(w, "a.bin") / "a.bin")), "a.bin is a file"),
+    "needle without words": (lambda w: Needle("n", "!!! ??? !!!", "?"), "holds no word"),
+    "keyword a part of a word": (lambda w: Needle("n", "A poplar grows.", "?", ("oplar",)), "oplar"),
     "no prompts": (lambda w: sweep(w, prompts=[]), "there are no prompts to run"),
     "recipe of an unknown rubric": (
         lambda w: sweep(w, recipe=CORRECTED.replace(rubric="stars")), "unknown rubric 'stars'; choose one of"
@@ -243,8 +241,6 @@ def test_bad_input_is_one_sentence_before_anything_runs(world, case):
     call, sentence = CALLS[case]
     assert sentence in (said := refusal(lambda: call(world))), said
 
-
-# ---------------------------------------------------------------- checkpoints that are not what they say
 
 EMBEDDING, BIAS = "model.embed_tokens.weight", "model.layers.7.mlp_block.up_proj.bias"
 INDEX = b'{"metadata": {}, "weight_map": {"a": "../../../etc/hostname"}}'
@@ -323,9 +319,6 @@ def test_a_checkpoint_that_lies_is_refused(tmp_path, changes, sentence):
     shutil.rmtree(folder)
 
 
-# ---------------------------------------------------------------- tables
-
-
 def by_k(table):
     return metrics.accuracy(table, "k")
 
@@ -374,11 +367,8 @@ def test_a_column_that_only_labels_may_hold_anything(world):
     assert not verdicts.of(odd).empty and len(tipping.heads_kept(odd)) == len(world.rows)
 
 
-# ---------------------------------------------------------------- the command line
-
 OWN = ["sweep", "--needle", "It is blue.", "--question", "What?", "--keywords"]
 COMMANDS = [
-    (["sweep", "--k", "3", "--k", "3"], "names a number of heads twice"),
     (["sweep", "--k", "11"], "k from 0 to 10"),
     (["sweep", "--k", "-1"], "'--k'"),
     (["sweep", "--during", "later"], "'later' is not one of"),
@@ -387,7 +377,7 @@ COMMANDS = [
     (["sweep", "--rows-per-batch", "0"], "'--rows-per-batch'"),
     (["sweep", "--limit", "0"], "'--limit'"),
     (["sweep", "--lengths", "many"], "give a count"),
-    (["sweep", "--depths", "0.5,"], "give a count such as 10, or per cents such as 0,50,100"),
+    (["sweep", "--depths", "0.5,"], "give a count such as 10, or values such as 50,100"),
     (["sweep", "--haystack", str(REPO / "tests")], "holds no text"),
     (["sweep", "--needle", "It is blue."], "give both, or neither"),
     (["sweep", "--needle", "", "--question", "What?"], "sentence is ''"),
@@ -400,7 +390,7 @@ COMMANDS = [
     (["verify", "--model", "griffin_tiny"], "unknown model 'griffin_tiny' (did you mean griffin-tiny?)"),
     (["verify", "jamba", "--model", "lfm2"], "two models, 'jamba' and 'lfm2'"),
     (["fetch", "../glue"], "unknown model '../glue'"),
-    (["bench", "--what", "figure9"], "unknown benchmark 'figure9'"),
+    (["bench", "--what", "figure9"], "unknown sweep 'figure9'"),
     (["bench", "--weights", "random"], "random weights are made for google/recurrentgemma-2b"),
     (["bench", "--stock-prompts", "0"], "'--stock-prompts'"),
 ]
@@ -413,9 +403,6 @@ def test_a_bad_command_ends_with_one_sentence_and_status_2(words, sentence):
     assert sentence in " ".join(done.stderr.replace("│", " ").split())
     assert sum(line.lower().startswith("error") for line in done.stderr.splitlines()) == 1
     assert "Traceback" not in done.output and "\x1b" not in done.output
-
-
-# ---------------------------------------------------------------- what is no fault, and how a sentence is written
 
 
 def test_a_haystack_of_another_system_is_read(tmp_path):
