@@ -47,14 +47,9 @@ INDEX = """# Tiny
 """
 
 
-<<<<<<< HEAD
-def verdict(claim: str, model: str, recipe: str, said: str, ours: str = "", **more: str) -> dict[str, str]:
+def verdict(claim, model, recipe, said, ours="", **more):
     line = {"claim": claim, "model": model, "recipe": recipe, "verdict": said, "ours": ours}
     return line | {"why": "", "exactly": "", "interval": ""} | more
-=======
-def verdict(claim, model, recipe, said, ours="", why=""):
-    return {"claim": claim, "model": model, "recipe": recipe, "verdict": said, "ours": ours, "why": why}
->>>>>>> main
 
 
 def read(root, verdicts):
