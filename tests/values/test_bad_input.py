@@ -347,7 +347,7 @@ ROWS = [  # the rows of a sweep with these columns instead, or without them; wha
     ({}, lambda r: figures.by_distance(r, 0), "window must be at least 1"),
     ({}, lambda r: paper_figures.doses(r, "mass", "mass", "k"), "no column 'mass'"),
     ({}, lambda r: paper_figures.variants(r, "", ""), "no column 'variant'"),
-    *(({}, use, "no column 'claim'") for use in (verdicts.said, verdicts.html, paper_figures.verdicts)),
+    *(({}, use, "no column 'claim'") for use in (verdicts.count, verdicts.html, paper_figures.verdicts)),
     *(({}, use, "no column 'benchmark'") for use in (benchmark_scores.averages, paper_figures.benchmarks)),
     *(({}, lambda r, use=use: use(None), NO_FRAME) for use in (by_k, tipping.tipping_points, figures.accuracy_by_k)),
     ({}, lambda r: metrics.departures(r, None), NO_FRAME),
