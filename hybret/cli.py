@@ -7,18 +7,18 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
 import hybret as hb
 from hybret.errors import HybretError, one_of, printable
+from hybret.terminal import show, shown
 
 app = typer.Typer(
     help="In hybrid language models, which part does the retrieving? Run the experiments and build the book.",
@@ -67,20 +67,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command()(run)
 
 
-shown = partial(printable, squeeze=False)
-
-
 def say(line: str) -> None:
     """Progress, on stderr."""
     print(printable(line), file=sys.stderr, flush=True)
-
-
-def show(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """A table on the terminal, foreign text made printable."""
-    table = Table(*head, box=None)
-    for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row))
-    Console(highlight=False).print(table)
 
 
 def report(result: Any, as_json: bool, head: Iterable[str], rows: Iterable[Iterable[Any]], title: str) -> None:

@@ -62,7 +62,7 @@ class Hybrid:
     buffer: int = PAPER_BUFFER
     embedded: bool = False
     eos: frozenset[int] = field(default=frozenset())
-    checksum: tuple[Any, ...] = ()  # of the weights that `digest` is of (`checkpoints.check_state`)
+    checksum: tuple[dict[str, Any], ...] = ({}, {})  # of what `digest` is of (`weights.check_state`)
     changed: bool = False  # whether they are other weights than were loaded
 
     def __repr__(self) -> str:

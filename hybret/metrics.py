@@ -48,12 +48,14 @@ def accuracy(rows: pd.DataFrame, by: By = (), n_boot: int = 1000, seed: int = 0)
     -------
     DataFrame
         `by`, then accuracy, low, high (0 to 1), exact (share of full needles), n (rows), prompts (distinct prompts).
+        Beside a depth asked for stands the mean `place` of the needles, which follow the end of a sentence.
     """
     rows, by = scored(rows, by, "score", "exact", "prompt")
     rows = with_needle(rows)
     check_comparable(rows, by)
     check_unique(rows, by)
-    table = grouped_means(rows.assign(_value=fraction(rows)), by, (0.0, 1.0), n_boot, seed)
+    beside = ["place"] if "depth" in by and "place" in rows else []
+    table = grouped_means(rows.assign(_value=fraction(rows)), by, (0.0, 1.0), n_boot, seed, beside)
     return table.rename(columns={"mean": "accuracy"})
 
 

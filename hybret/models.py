@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from hybret import checkpoints
@@ -27,6 +28,7 @@ from hybret.prompts import PAPER_NEEDLE, Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.resolving import Resolved, resolve
 from hybret.tasks.encoding import check_made_for
+from hybret.weights import checksum, digest, window
 
 __all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
 
@@ -133,10 +135,10 @@ def load(
         family=src.config.model_type,
         heads=heads,
         attention_layers=layers,
-        window=checkpoints.window(net),
+        window=window(net),
         instruct=getattr(tokenizer, "chat_template", None) is not None,
-        digest=f"random{seed:06d}" if seeded else checkpoints.digest(net),
-        checksum=checkpoints.checksum(net),
+        digest=f"random{seed:06d}" if seeded else digest(net.state_dict()),
+        checksum=checksum(net),
         lengths=ORGANISM_LENGTHS if src.small else PAPER_LENGTHS,
         buffer=ORGANISM_BUFFER if src.small else PAPER_BUFFER,
         embedded=src.kind == "organism",
@@ -149,7 +151,8 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
     info: dict[str, Any] | None = None
     files: dict[str, Any] = {"revision": src.revision or "main", "trust_remote_code": False}
-    with checkpoints.explained(src.name), _quiet(src.small or src.random):
+    tokenizer = checkpoints.tokenizer_of(src, **files)
+    with checkpoints.explained(src.name), _quiet(bars=sys.stderr.isatty() and not (src.small or src.random)):
         if not src.random:
             # Tensors of another shape are met below, with their names.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -166,10 +169,6 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
             torch.manual_seed(seed)
             with torch.device(place.devices[0]):
                 net = AutoModelForCausalLM.from_config(src.config, **options)
-        if not src.random:
-            checkpoints.check_tokenizer_files(src)
-        tokenizer = AutoTokenizer.from_pretrained(src.location, **files)
-        tokenizer("a")  # settings that break the first text are met here, and not in a sweep
     if place.spread:
         check_on_gpus(src.name, net)
     if not net._can_set_attn_implementation():
@@ -182,15 +181,15 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
 
 
 @contextmanager
-def _quiet(hide: bool) -> Iterator[None]:
-    """Hide transformers' bars and its list of missing weights: for weights that are small, or made."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    if hide:
-        logging.set_verbosity_error()
+def _quiet(bars: bool) -> Iterator[None]:
+    """Hide transformers' report of tensors that do not fit, which hybret refuses, and its bars where nobody looks."""
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bars:
         logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        if bars:
+        if shown:
             logging.enable_progress_bar()

@@ -19,7 +19,7 @@ COLUMNS = {
     "intervention": "alike acts", "prefill": "acts", "generation": "acts", "k": "acts number", "during": "alike acts",
     "acted_prefill": "", "acted_generation": "",
     "template": "cell alike", "haystack": "cell alike", "haystack_seed": "cell", "needle": "cell alike place",
-    "asked": "cell alike", "length": "cell number", "depth": "cell place number",
+    "asked": "cell alike", "length": "cell number", "depth": "cell place number", "place": "place number",
     "tokens": "place", "needle_start": "place", "needle_end": "place", "distance": "place number",
     "in_window": "place number",
     "answer": "measure", "score": "measure number", "exact": "measure number", "rubric": "alike made", "prompt": "",

@@ -22,9 +22,9 @@ import torch
 import transformers
 
 from hybret import __version__
-from hybret.checkpoints import check_state
 from hybret.errors import HybretError
 from hybret.files import digest, read_table, write_table, write_whole, writing
+from hybret.weights import check_state
 
 if TYPE_CHECKING:
     from hybret.devices import Budget
@@ -35,10 +35,11 @@ RUN_FILE = "run.json"
 REMEDY = "choose a folder you may write to for `out`"
 ABANDONED = 3600
 """Seconds after which an unfinished file is nobody's: its process was killed."""
+UNUSED = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # of a configuration
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
 # Modules that decide, beside those of hybret/engine, what a model answers.
-DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe", "resolving")
+DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe", "resolving", "weights")
 # Read once, with the code: a module edited while a run goes on does not change the run's name.
 _PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
 PACKAGE_DIGEST = digest(*_PACKAGE)
@@ -55,22 +56,32 @@ class Answer(NamedTuple):
     acted_generation: int
 
 
-def run_key(model: Hybrid, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
-    """Everything that the rows of one folder share; rows of runs that differ in any of it are never mixed."""
+def model_key(model: Hybrid) -> dict[str, Any]:
+    """Everything of a model and of the code that decides what it answers: a part of every key."""
     check_state(model)
+    config = {name: value for name, value in model.net.config.to_dict().items() if name not in UNUSED}
+    tokens = model.tokenizer.convert_ids_to_tokens(range(len(model.tokenizer)))
     return {
-        "model": model.name,
         "weights": model.digest,
         "window": model.window,
+        "config": name_of(json.loads(json.dumps(config, default=str))),
+        "tokenizer": name_of([tokens, model.tokenizer.all_special_ids, sorted(model.eos)]),
         "dtype": model.dtype,
         "device": model.device.type,
+        "engine": ENGINE_DIGEST,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def run_key(model: Hybrid, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
+    """Everything that the rows of one folder share; rows of runs that differ in any of it are never mixed."""
+    return model_key(model) | {
+        "model": model.name,
         "recipe": recipe.deciding,
         "max_new_tokens": max_new_tokens,
         "rows_per_batch": budget.max_sequences,
         "tokens_per_pass": budget.max_tokens,
-        "engine": ENGINE_DIGEST,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
     }
 
 

@@ -16,7 +16,7 @@ from hybret import scoring
 from hybret.checkpoints import warn_beyond
 from hybret.devices import Budget, budget_of
 from hybret.engine import decode
-from hybret.engine.schedule import Timings, schedule, tokens_acted_on
+from hybret.engine.schedule import Timings, answer_key, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
 from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
@@ -112,7 +112,7 @@ def sweep(
             store.add(batch.keys, answers, ran.max_sequences, ran.max_tokens)
             bar.update(len(tokens))
     with stages("scoring"):
-        cells = [(p, label, (p.key, resolved[label].key)) for p in prompts for label in conditions]
+        cells = [(p, label, answer_key(p, resolved[label])) for p in prompts for label in conditions]
         lines = [_row(model, recipe, label, conditions[label], p, store.answers[key]) for p, label, key in cells]
         rows = pd.DataFrame(lines).astype({"k": "Int64"})
         batches = [store.batches[key] for *_, key in cells]
@@ -176,7 +176,10 @@ def load_rows(
         return pd.DataFrame()
     rows = read_rows(paths)
     # One engine key serves several recipes: those that differ in how prompts are built or scored.
-    rows = rows[(rows["recipe"] == recipe.name) & rows["prompt"].isin({p.key for p in prompts})]
+    rows = rows[(rows["recipe"] == recipe.name) & (rows["rubric"] == recipe.rubric)]
+    asked = rows["asked"].fillna("") if "asked" in rows else [""] * len(rows)
+    wanted = {(p.key, p.labels.get("asked", "")) for p in prompts}  # needles of one text may differ in their keywords
+    rows = rows[[pair in wanted for pair in zip(rows["prompt"], asked, strict=True)]]
     return rows.drop_duplicates(["intervention", "prompt", *rows.columns.intersection([*CELL])]).reset_index(drop=True)
 
 
@@ -202,6 +205,7 @@ def _row(
         "acted_prefill": answered.acted_prefill,
         "acted_generation": answered.acted_generation,
         **p.labels,
+        "place": 100 * p.position,
         "tokens": len(p.ids),
         "needle_start": start,
         "needle_end": end,

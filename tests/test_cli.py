@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from support import run, toy
+
+from hybret import cli
 
 GRID = ("--lengths", "128,", "--depths", "0,50,100")
 
@@ -62,3 +65,12 @@ def test_explore_writes_a_page_and_prints_its_path(tmp_path):
     assert done.exit_code == 0 and done.stdout.strip() == str(tmp_path / "x.html")
     assert all(name in (tmp_path / "x.html").read_text() for name in ("one", "two"))
     assert Path(run("explore", tmp_path / "one").stdout.strip()) == tmp_path / "one" / "explorer.html"
+
+
+@pytest.mark.parametrize("columns", ["24", "40", "200"])
+def test_a_table_cuts_no_word_in_a_narrow_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    cells = ("k=0 (generation)", "100.0%", "61.0% to 100.0%", 1234567.8)
+    cli.show(("condition", "accuracy", "95 % interval", "n"), [cells])
+    words = capsys.readouterr().out.split()
+    assert {word for cell in cells for word in str(cell).split()} <= {*words}

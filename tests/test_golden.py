@@ -33,8 +33,8 @@ STEPS = 8
 # something, and some of their prompts are longer than the window of 256 tokens.
 RANDOM_GRID = ((90, 120, 160), 5)  # lengths, depths
 ORGANISM_GRID = ((128, 320), (0, 60))
-# They name the version of the code and how the work was divided.
-LEFT_OUT = ("run", "batch")
+# They name the version of the code and how the work was divided; `place` is the prompt's `position`.
+LEFT_OUT = ("run", "batch", "place")
 VERSIONS = ("engine", "harness", "torch", "transformers", "lm_eval")
 # What is the prompt's alone, and so is kept once for all conditions.
 OF_PROMPTS = ("template", "haystack", "haystack_seed", "needle", "asked", "length", "depth", "tokens", "needle_start",

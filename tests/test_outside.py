@@ -14,15 +14,19 @@ import matplotlib
 import pytest
 import torch
 from conftest import random_model
+from huggingface_hub import constants
 from rich.console import Console
 from tiny_book import tiny
 
 import hybret as hb
 from book.runner.build import BuildError, build
-from hybret import HybretError, Needle, Omit, harness, store
+from hybret import HybretError, KeepHeads, Needle, Omit, harness, store
+from hybret.devices import Budget
 from hybret.engine.likelihood import log_likelihoods
+from hybret.engine.schedule import answer_key
 from hybret.models import CHECKPOINTS
 from hybret.prompts import words
+from hybret.resolving import resolve
 
 
 @pytest.fixture
@@ -68,8 +72,9 @@ def test_a_keyword_is_not_found_inside_a_number():
 
 @pytest.mark.parametrize("recipe", ["CORRECTED", "PAPER"])
 def test_depths_that_a_text_cannot_give_are_refused(griffin, recipe):
-    with pytest.raises(HybretError, match="depth 50 would hide the needle at 0 per cent"):
-        grid(griffin, haystack="word " * 4000, recipe=recipe)
+    for text in ("word ", "河边有一座老房子", "a,b;"):
+        with pytest.raises(HybretError, match="depth 50 would hide the needle at 0 per cent"):
+            grid(griffin, haystack=text * 4000, recipe=recipe)
     assert len(hb.niah.grid(griffin, [200], [0, 100], haystack="word " * 4000, recipe=recipe)) == 2
 
 
@@ -95,6 +100,18 @@ def test_prompts_of_the_other_recipe_are_refused(griffin, template):
         griffin.generate(prompts[0], 1)  # a plain answer is of no recipe
 
 
+def test_place_and_depth_differ_visibly_in_rows_tables_and_maps(griffin):
+    prompts = hb.niah.grid(griffin, [90, 160], [0, 50, 100])
+    rows = sweep(griffin, prompts)
+    table = hb.metrics.accuracy(rows, ["length", "depth"])
+    assert table["place"].tolist() == [100 * p.position for p in prompts] and (table["place"] <= table["depth"]).all()
+    off = (table["depth"] - table["place"]).max()
+    shown = [text.get_text() for text in hb.figures.retrieval_maps(rows).texts]
+    assert off > 5 and any(f"needles up to {off:.0f} points before their depth" in text for text in shown)
+    true = rows.assign(place=rows["depth"] - 4)
+    assert not any("before their depth" in text.get_text() for text in hb.figures.retrieval_maps(true).texts)
+
+
 def test_changed_weights_are_another_model(griffin, tmp_path):
     rows = [sweep(griffin)]
     for change in (lambda net: net.get_input_embeddings().weight.data.mul_(-1), lambda net: net.to(torch.bfloat16)):
@@ -108,9 +125,82 @@ def test_changed_weights_are_another_model(griffin, tmp_path):
         sweep(griffin, out=folder)
 
 
-def test_a_dtype_that_rows_would_not_say_is_refused(griffin):
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(HybretError, match=r"autocast.*float32"):
-        sweep(griffin)
+def set_data(tensor, value):
+    """As code does that never tells autograd."""
+    tensor.data.copy_(value)
+
+
+def buffer_of(net):
+    return next(value for name, value in net.named_buffers() if name not in net.state_dict())
+
+
+CHANGES = {
+    "one weight": lambda r, net: set_data(net.model.layers[1].temporal_pre_norm.weight[3], torch.tensor(0.1)),
+    "rows change places": lambda r, net: set_data(net.lm_head.weight[:8], net.lm_head.weight[[7, 1, 2, 3, 4, 5, 6, 0]]),
+    "buffer": lambda r, net: buffer_of(net).mul_(2),
+    "adapter": lambda r, net: net.model.layers[2].add_module("lora", torch.nn.Linear(2, 2)),
+    "dtype": lambda r, net: net.to(torch.bfloat16),
+    "autocast": lambda r, net: torch.set_autocast_enabled("cpu", True),
+    "hook": lambda r, net: net.model.layers[2].register_forward_hook(lambda _, __, out: 0 * out),
+    "configuration": lambda r, net: setattr(net.config, "rms_norm_eps", 1.0),
+    "window": lambda r, net: setattr(r["model"], "window", 7),
+    "tokenizer": lambda r, net: r["model"].tokenizer.add_special_tokens({"pad_token": "river"}),
+    "end of an answer": lambda r, net: setattr(r["model"], "eos", frozenset({5})),
+    "tokens": lambda r, net: r.update(prompt=replace(r["prompt"], ids=r["prompt"].ids[:-1])),
+    "needle's place": lambda r, net: r.update(prompt=moved(r["prompt"], "needle")),
+    "question's place": lambda r, net: r.update(prompt=moved(r["prompt"], "question")),
+    "heads": lambda r, net: r.update(condition=KeepHeads(1)),
+    "measure of heads": lambda r, net: r.update(condition=KeepHeads(2, metric="output-norm")),
+    "phase": lambda r, net: r.update(condition=KeepHeads(2, during="prefill")),
+    "intervention": lambda r, net: r.update(condition=Omit()),
+    **{
+        f"recipe's {name}": lambda r, net, name=name: r.update(
+            recipe=hb.CORRECTED.replace(**{name: hb.PAPER.deciding[name]})
+        )
+        for name in hb.PAPER.deciding
+    },
+    "length of answers": lambda r, net: r.update(max_new_tokens=9),
+    "rows of a batch": lambda r, net: r.update(budget=Budget(5, 100)),
+    "tokens of a pass": lambda r, net: r.update(budget=Budget(4, 101)),
+}
+
+
+def moved(prompt, span):
+    return replace(prompt, spans={**prompt.spans, span: tuple((a + 1, b) for a, b in prompt.spans[span])})
+
+
+def key_of(model, prompt, condition, recipe, **options):
+    return store.name_of(store.run_key(model, recipe, **options)), *answer_key(
+        prompt, resolve(condition, model, recipe)
+    )
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_decides_an_answer_changes_its_key_or_is_refused(griffin, change):
+    run = {"model": griffin, "prompt": grid(griffin)[0], "condition": KeepHeads(2), "recipe": hb.CORRECTED}
+    run |= {"max_new_tokens": 8, "budget": Budget(4, 100)}
+    before = key_of(**run)
+    assert key_of(**run) == before
+    try:
+        CHANGES[change](run, griffin.net)
+        if change in ("autocast", "hook"):
+            with pytest.raises(HybretError, match=f"{change}.* rows would (not )?(say|name)"):
+                key_of(**run)
+        else:
+            assert key_of(**run) != before
+    finally:
+        torch.set_autocast_enabled("cpu", False)
+
+
+def test_rows_scored_in_another_way_are_not_taken_for_these(griffin, tmp_path):
+    needles = [Needle("n", "The blue gate is seven.", "Which gate?", keywords) for keywords in ((), ("gate",))]
+    first, second = (grid(griffin, needle=needle) for needle in needles)
+    folder = hb.run_folder(tmp_path, griffin, max_new_tokens=4)
+    sweep(griffin, first, out=folder)
+    loaded = [hb.load_rows(tmp_path, griffin, prompts, max_new_tokens=4) for prompts in (first, second)]
+    assert [p.key for p in first] == [p.key for p in second] and [len(rows) for rows in loaded] == [2, 0]
+    other = replace(hb.CORRECTED, rubric="2025-05")
+    assert hb.load_rows(tmp_path, griffin, first, other, max_new_tokens=4).empty
 
 
 def test_prompts_of_one_text_with_other_intervals_are_two_prompts(tmp_path):
@@ -134,7 +224,7 @@ def test_prompts_of_one_text_with_other_intervals_are_two_prompts(tmp_path):
 
 
 def test_logits_that_are_no_numbers_stop_the_run(griffin):
-    """Activations that are no numbers from layer 1 on, as after an overflow; the weights are finite."""
+    """Activations that are no numbers from layer 1 on, as after an overflow."""
 
     def attached(model, prompts):
         with hb.attach(model, hb.KeepHeads(1)):
@@ -144,10 +234,10 @@ def test_logits_that_are_no_numbers_stop_the_run(griffin):
         log_likelihoods(model, [(prompts[0].ids[:9], (5, 6))], [hb.KeepHeads(1)], hb.CORRECTED)
 
     prompts = grid(griffin)
-    with griffin.net.model.layers[1].register_forward_hook(lambda _, __, out: out * math.nan):
-        for measure in (sweep, lambda model, prompts: model.generate(prompts[0]), attached, scored):
-            with pytest.raises(HybretError, match=r"float32 gives NaN or infinite numbers from layer 1 on"):
-                measure(griffin, prompts)
+    griffin.net.model.layers[1].temporal_pre_norm.weight.data.fill_(math.nan)
+    for measure in (sweep, lambda model, prompts: model.generate(prompts[0]), attached, scored):
+        with pytest.raises(HybretError, match=r"float32 gives NaN or infinite numbers from layer 1 on"):
+            measure(griffin, prompts)
 
 
 @pytest.fixture
@@ -284,3 +374,45 @@ def test_a_clone_that_cannot_hold_a_book_is_refused_before_a_notebook_runs(tmp_p
     with pytest.raises(HybretError, match=says):
         build(root=root)
     assert not (root / "ran.txt").exists()
+
+
+# ---------------------------------------------------------------- checkpoints that are not whole
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A model in a cache of Hugging Face, offline: links in its snapshot, the files among the blobs."""
+    cache = tmp_path / "hub" / "models--lab--griffin"
+    snapshot = cache / "snapshots" / ("a" * 40)
+    for path in (cache / "refs", cache / "blobs", snapshot):
+        path.mkdir(parents=True)
+    (cache / "refs" / "main").write_text(snapshot.name)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(CHECKPOINTS / "griffin-tiny" / name, cache / "blobs" / name)
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    for name, value in (("HF_HUB_CACHE", str(tmp_path / "hub")), ("HF_HUB_OFFLINE", True)):
+        monkeypatch.setattr(constants, name, value)
+    return cache, snapshot
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [("link", "download of its {} was broken off; fetch"), ("part", "download of its .* was broken off; fetch"),
+     ("none", "there is no .*; get it again|not in the cache")],
+)  # fmt: skip
+def test_a_download_that_was_broken_off_is_said(cached, name, state, says):
+    cache, snapshot = cached
+    (cache / "blobs" / name).rename(cache / "blobs" / (name + (".incomplete" if state == "part" else ".gone")))
+    if state != "link":
+        (snapshot / name).unlink()
+    with pytest.raises(HybretError, match=says.format(name)):
+        hb.load("lab/griffin")
+
+
+def test_a_home_of_hugging_face_that_is_a_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "file" / "token"))
+    with pytest.raises(HybretError, match="HF_HOME is .*file, which is a file"):
+        hb.load("lab/griffin")

@@ -27,7 +27,7 @@ from hybret.devices import GIB, budget_of
 from hybret.engine import decode
 from hybret.engine.attach import implementation
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Timings
+from hybret.engine.schedule import Timings, answer_key
 from hybret.errors import HybretError, one_of
 from hybret.interventions import Intervention, KeepHeads, Omit, table1_conditions
 from hybret.models import Model
@@ -109,7 +109,7 @@ def _sweep(
         for prompt, condition in subset:
             took, answered = clock(model.device, partial(answer, model, prompt, condition, max_new_tokens))
             times.append(took)
-            same += answered == timings.tokens[prompt.key, resolve(condition, model, CORRECTED).key]
+            same += answered == timings.tokens[answer_key(prompt, resolve(condition, model, CORRECTED))]
     budget, stock, read = budget_of(model), statistics.mean(times) * len(rows), tokens * len(conditions)
     prefills = {resolve(condition, model, CORRECTED).prefill for condition in conditions.values()}
     return {

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hybret.checkpoints import check_state
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
@@ -25,6 +24,7 @@ from hybret.models import Model, check_prompts
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
+from hybret.weights import check_state
 
 if TYPE_CHECKING:
     from hybret.prompts import Prompt

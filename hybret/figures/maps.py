@@ -22,6 +22,7 @@ from hybret.rows import checked
 FIVE = 5.0
 BESIDE = 5  # maps in one line, as in Table 1
 WRAPPED = 4  # maps in each of several lines
+MOST_OFF = 5  # points between a needle and its depth that need no note
 CHARACTERS = 12.5  # of a map's title in an inch
 
 
@@ -64,6 +65,13 @@ def draw_map(axes: Axes, rows: pd.DataFrame) -> None:
     line = LineCollection(edges, colors=style.EDGE, linewidths=2, capstyle="projecting")
     line.set_gid("window")
     axes.add_collection(line)
+
+
+def notes(rows: pd.DataFrame, line: str = "line") -> list[str]:
+    """Small print of maps: what the line is, and how far needles are from the depths that label their cells."""
+    edge = [f"{line}: edge of the attention window"] if rows["in_window"].nunique() > 1 else []
+    off = (rows["depth"] - rows["place"]).max() if "place" in rows else 0
+    return edge + ([f"needles up to {off:.0f} points before their depth"] if off > MOST_OFF else [])
 
 
 def _squares(cells: Any) -> Path:
@@ -128,8 +136,7 @@ def retrieval_maps(rows: pd.DataFrame, row_by: str | None = None, col_by: str | 
             places[0].set_ylabel(first)
     colours = figure.colorbar(scores(), ax=grid, shrink=min(1.0, 1.6 / len(grid) + 0.2), aspect=22, pad=0.015)
     colours.set_label(unit)
-    edge = ["line: edge of the attention window"] if rows["in_window"].nunique() > 1 else []
     n = style.counted(named, ["_down", "_across"])
-    note = style.provenance(rows, f"{n} prompts a map", "titles: accuracy · share of full needles", *edge)
+    note = style.provenance(rows, f"{n} prompts a map", "titles: accuracy · share of full needles", *notes(rows))
     style.footnote(figure, note, xlabel="prompt length (tokens)")
     return figure

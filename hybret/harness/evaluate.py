@@ -16,10 +16,7 @@ from typing import Any
 
 import lm_eval
 import pandas as pd
-import torch
-import transformers
 
-from hybret.checkpoints import check_state
 from hybret.devices import Budget
 from hybret.engine.likelihood import check
 from hybret.errors import HybretError, check_conditions, integer
@@ -31,7 +28,7 @@ from hybret.models import Model
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
-from hybret.store import ENGINE_DIGEST, REMEDY
+from hybret.store import REMEDY, model_key
 from hybret.sweeping import progress_bar
 
 # Read once, with the code, as the sweep's.
@@ -175,20 +172,12 @@ def _labels(model: Model, recipe: Recipe, task: benchmarks.Task, label: str, con
 
 
 def _identity(model: Model, recipe: Recipe, limit: int | None, seed: int, max_length: int | None) -> dict[str, Any]:
-    check_state(model)
-    return {
-        "weights": model.digest,
-        "window": model.window,
+    return model_key(model) | {
         "chat": str(model.tokenizer.chat_template) if model.instruct else None,
-        "dtype": model.dtype,
-        "device": model.device.type,
         "recipe": recipe.engine_key,
         "limit": limit,
         "seed": seed,
         "max_length": max_length,
-        "engine": ENGINE_DIGEST,
         "harness": HARNESS_DIGEST,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
         "lm_eval": version("lm_eval"),
     }

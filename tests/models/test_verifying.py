@@ -1,5 +1,6 @@
 """`hybret.verify`: every family of hybrids, what is wrong in transformers, and that each check can fail."""
 
+import json
 from dataclasses import dataclass, replace
 
 import pytest
@@ -28,6 +29,30 @@ def test_every_family_is_verified_and_defects_are_said(family):
     model = hb.load(family, device="cpu")
     assert len(model.attention_layers) >= 2 and model.digest == "random000000"
     assert table.loc[table["check"].isin(set(ERRORS) - known), "error"].max() < 5e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "tokens", "unchecked"),
+    [
+        ("jamba", {}, 80, []), ("recurrent_gemma", {"attention_window_size": 90}, 106, []),
+        ("bamba", {"mamba_chunk_size": 128}, 144, []), ("minimax", {"block_size": 256}, 272, []),
+        ("lfm2", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
+                                      "original_max_position_embeddings": 100}}, 116, []),
+        ("lfm2", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+                  "max_position_embeddings": 9000}, 80, ["past max_position_embeddings"]),
+    ],
+)  # fmt: skip
+def test_the_prompt_goes_past_every_length_at_which_a_model_changes_or_that_is_said(
+    tmp_path, family, fields, tokens, unchecked
+):
+    config = json.loads(hb.load(family).net.config.to_json_string()) | fields
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = hb.load(str(tmp_path), weights="random", device="cpu")
+    assert len(Probe(model).ids) == tokens
+    if unchecked:
+        table = verify(model)
+        assert list(table.loc[table["verdict"] == "not checked", "check"]) == unchecked
+        assert "9016 tokens" in table["note"].iloc[-1] and not (table["verdict"] == FAIL).any()
 
 
 @pytest.mark.parametrize("family", ["recurrent_gemma", "jamba"])

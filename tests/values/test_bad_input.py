@@ -273,18 +273,25 @@ TENSORS = [
     (spoilt(BIAS, NAN), f"not finite: {BIAS} holds"),
     (shape(BIAS, 5), f"another shape than its configuration (1, such as ('{BIAS}"),
     (lambda held: held.update(evil=torch.zeros(3)), "no place for (1, such as evil)"),
-    (lambda held: [held.update({f"x.{key}": held.pop(key)}) for key in list(held)], "are of different models"),
+    *(
+        (lambda held, p=prefix: [held.update({p + key: held.pop(key)}) for key in list(held)], says)
+        for prefix, says in (
+            ("x.", "are of different models"),
+            ("_orig_mod.", "as torch.compile saves"),
+            ("module.", "as Dist"),
+        )
+    ),
 ]
 FILES = [  # name: its bytes, or what becomes of them; None where it is gone
     ({"model.safetensors": lambda b: b[: len(b) // 2]}, "SafetensorError"),
     ({"model.safetensors": lambda b: (2**62).to_bytes(8, "little") + b[8:]}, "SafetensorError"),
-    ({"model.safetensors": None, "pytorch_model.bin": b"\x80\x04cos\nsystem\n"}, "cannot load"),
+    ({"model.safetensors": None, "pytorch_model.bin": b"\x80\x04cos\nsystem\n"}, "there is no *.safetensors"),
     ({"model.safetensors": None, "model.safetensors.index.json": INDEX}, "cannot load"),
     ({"config.json": None}, "a folder that holds config.json"),
     ({"config.json": b'{"a": "\xe9"}'}, "is not a valid JSON file"),
     ({"config.json": b"[" * 100_000}, "cannot read the configuration"),
-    ({"tokenizer.json": None}, "there is no tokenizer in"),
-    ({"tokenizer.json": b"\xff\xfe"}, "cannot load"),
+    ({"tokenizer.json": None}, "there is no tokenizer.json"),
+    ({"tokenizer.json": b"\xff\xfe"}, "cannot read the tokenizer"),
     ({"tokenizer_config.json": lambda b: json.dumps(json.loads(b) | {"model_max_length": ""}).encode()}, "TypeError"),
 ]
 CHECKPOINTS = [

@@ -10,7 +10,7 @@ from hybret import metrics
 from hybret.errors import HybretError
 from hybret.figures import style
 from hybret.figures.curves import curve, heads_kept, line_keys, reach_all_heads
-from hybret.figures.maps import draw_map, in_fives, scores
+from hybret.figures.maps import draw_map, in_fives, notes, scores
 
 
 @style.styled
@@ -42,8 +42,8 @@ def home(rows: pd.DataFrame) -> Figure:
     axes["none"].set_xlabel("prompt length (tokens)")
     figure.colorbar(scores(), ax=[axes["all"], axes["none"]], aspect=25).set_label(unit)
     n = style.counted(rows, ["model", "k", "during"])
-    edge = ["line on the maps: edge of the attention window"] if first["in_window"].nunique() > 1 else []
-    style.footnote(figure, style.provenance(rows, f"{n} prompts each", style.BANDS, *edge))
+    small = notes(first, "line on the maps")
+    style.footnote(figure, style.provenance(rows, f"{n} prompts each", style.BANDS, *small))
     return figure
 
 
