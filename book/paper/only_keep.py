@@ -127,14 +127,14 @@ def words_asked(prompt: Prompt) -> int:
 
 
 def wording(rows: pd.DataFrame, prompt: Prompt) -> pd.DataFrame:
-    """What answers hold, by model: columns model, answers, points (0 to 1), exact and content (how many).
+    """What answers hold, by model: columns model, answers, accuracy (0 to 1), right and content (how many).
 
     Content: the words of the needle from the first one on that its question lacks; `prompt` has both.
     """
     news = " ".join(normalise(prompt.needle.sentence).split()[words_asked(prompt) :])
-    rows = with_needle(rows).assign(points=metrics.fraction)
+    rows = with_needle(rows).assign(accuracy=metrics.fraction)
     rows = rows.assign(content=[news in normalise(answer) for answer in rows["answer"]])
-    counts = {"answers": ("points", "size"), "points": ("points", "mean"), "exact": ("exact", "sum")}
+    counts = {"answers": ("accuracy", "size"), "accuracy": ("accuracy", "mean"), "right": ("exact", "sum")}
     return rows.groupby("model", sort=False).agg(**counts, content=("content", "sum")).reset_index()
 
 

@@ -137,7 +137,7 @@ def read_twice(rows: pd.DataFrame) -> pd.DataFrame:
 def half_sentences(rows: pd.DataFrame) -> pd.DataFrame:
     """The most frequent answer that earns points without being exact, of each model and k.
 
-    Columns: model, k, partial and exact (how many answers), prompts, answer, times (of this very answer).
+    Columns: model, k, partial and right (how many answers), prompts, answer, times (of this very answer).
     """
     lines = []
     for (model, k), part in metrics.with_needle(heads_kept(rows)).groupby(["model", "k"], sort=False):
@@ -145,7 +145,7 @@ def half_sentences(rows: pd.DataFrame) -> pd.DataFrame:
         if len(partial):
             first = partial["answer"].value_counts()
             lines.append((model, k, len(partial), int(part["exact"].sum()), len(part), first.index[0], first.iloc[0]))
-    return pd.DataFrame(lines, columns=["model", "k", "partial", "exact", "prompts", "answer", "times"])
+    return pd.DataFrame(lines, columns=["model", "k", "partial", "right", "prompts", "answer", "times"])
 
 
 def without_needle(rows: pd.DataFrame) -> pd.DataFrame:

@@ -118,7 +118,7 @@ def test_answers_that_hold_the_needles_content_are_counted_beside_exact_ones(pro
     end = " ".join(WORDS[WORDS.index("eat") :])
     said = [f"The town of San Francisco is {end}", " ".join(WORDS), "eat a sandwich and sit in Canal Park"]
     line = only_keep.wording(rows_of([3, 5, 1], model="m").assign(answer=said), prompts[0]).iloc[0]
-    assert (line["answers"], line["exact"], line["content"]) == (3, 1, 2) and line["points"] == pytest.approx(0.6)
+    assert (line["answers"], line["right"], line["content"]) == (3, 1, 2) and line["accuracy"] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(("turn", "met"), [(0, 3), (1, 0)])
