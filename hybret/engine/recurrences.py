@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hybret.errors import HybretError
+
 try:
     from hybret.engine import triton
 except ImportError:  # no Triton on this machine (every CPU-only install): plain PyTorch does the work
@@ -33,6 +35,11 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> tuple[Tensor,
     Decays and inputs are (batch, time, channels), the state `h0` before the first step (batch, channels), by default
     zeros. Zeros among the decays (resets) are exact. Computed in fp32, or in fp64 if an argument is fp64.
     """
+    if a.shape != b.shape or b.dim() != 3 or b.shape[1] == 0 or (h0 is not None and h0.shape != b[:, 0].shape):
+        shapes = ", ".join(str(tuple(x.shape)) for x in (a, b, h0) if x is not None)
+        raise HybretError(
+            f"linear_scan got shapes {shapes}; give (batch, time >= 1, channels) and a state of (batch, channels)"
+        )
     dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
     a, b = a.to(dtype), b.to(dtype)
     h0 = None if h0 is None else h0.to(dtype)

@@ -64,9 +64,13 @@ def test_scan_is_the_loop(time, with_state, dtype, tolerance):
         torch.testing.assert_close(ours, theirs, atol=20 * tolerance, rtol=20 * tolerance)
 
 
-def test_scan_slices_large_batches():
+def test_scan_slices_large_batches_and_refuses_shapes_that_do_not_fit():
     large = example(257, True, torch.float32, batch=20, channels=320)
     torch.testing.assert_close(linear_scan(*large)[0], loop(*large)[0], atol=1e-5, rtol=1e-5)
+    a, b, state = example(5, True, torch.float32)
+    for wrong in ((a[:, :4], b), (a[:, :0], b[:, :0]), (a, b, state[:, :3])):
+        with pytest.raises(hb.HybretError, match=r"linear_scan got shapes \(3, "):
+            linear_scan(*wrong)
 
 
 def drawn(seed):

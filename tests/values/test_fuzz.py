@@ -3,7 +3,9 @@
 Derandomized and short here. By hand, longer and with other seeds: ``HYBRET_FUZZ=20000 pytest tests/values/test_fuzz.py``.
 """
 
+import json
 import os
+import shutil
 
 import nbformat
 import numpy as np
@@ -11,11 +13,13 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import run
 
 import hybret as hb
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import HybretError, figures, metrics, niah, scoring
+from hybret import HybretError, figures, metrics, niah, scoring, store
+from hybret import data as fetched
 
 LONG = int(os.environ.get("HYBRET_FUZZ", 0))
 
@@ -77,6 +81,83 @@ def test_values(name, data):
     survives(lambda: hb.CORRECTED.replace(**{field: data.draw(ANY)}))
 
 
+@fuzz(40)
+@given(st.binary(max_size=400), st.integers(1, 200), st.booleans())
+def test_haystack_bytes(griffin, tmp_path_factory, data, times, prose):
+    folder = tmp_path_factory.mktemp("hay")
+    (folder / "a.txt").write_bytes((data + b". Hills are high. " * prose) * times)
+    survives(lambda: niah.grid(griffin, [150], [0, 50, 100], haystack=folder))
+    shutil.rmtree(folder)
+
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+
+
+@fuzz(6)
+@given(st.sampled_from(FILES), st.data())
+def test_checkpoint_bytes(tmp_path_factory, name, data):
+    """Bytes of one file of a checkpoint changed, cut or replaced; or a field of its JSON."""
+    folder = tmp_path_factory.mktemp("model")
+    for file in FILES:
+        shutil.copy(hb.models.CHECKPOINTS / "griffin-tiny" / file, folder)
+    whole = bytearray((folder / name).read_bytes())
+    kind = data.draw(st.sampled_from(["flip", "cut", "replace", "field"]))
+    if kind == "flip":
+        for at in data.draw(st.lists(st.integers(0, min(len(whole), 4000) - 1), min_size=1, max_size=4)):
+            whole[at] ^= data.draw(st.integers(1, 255))
+    elif kind == "cut":
+        whole = whole[: data.draw(st.integers(0, len(whole)))]
+    elif kind == "replace":
+        whole = bytearray(data.draw(st.binary(max_size=200)))
+    elif name.endswith(".json"):
+        fields = json.loads(whole)
+        changed = data.draw(st.sampled_from(sorted(fields)))
+        if "bos" in changed or "token" in changed or data.draw(st.booleans()):
+            fields[changed] = data.draw(st.none() | st.booleans() | st.integers(-3, 3000) | st.text(max_size=5))
+        else:
+            del fields[changed]
+        whole = bytearray(json.dumps(fields).encode())
+    (folder / name).write_bytes(whole)
+
+    def use():
+        model = hb.load(str(folder), device="cpu")
+        prompts = niah.grid(model, [300], [50], buffer=40)
+        hb.sweep(model, prompts, {"k": hb.KeepHeads(0)}, max_new_tokens=1, progress=False)
+
+    survives(use)
+    shutil.rmtree(folder)
+
+
+@fuzz(15)
+@given(st.sampled_from(["run.json", "answers", "manifest"]), st.binary(max_size=60) | st.just(b"PAR1PAR1"), st.data())
+def test_result_bytes(griffin, cells, tmp_path_factory, which, replaced, data):
+    """Files that a sweep or a fetch left behind, changed."""
+    folder = tmp_path_factory.mktemp("rows")
+    if which == "manifest":
+        value = data.draw(ANY | st.fixed_dictionaries({"revision": ANY, "files": ANY}))
+        good = {"revision": fetched.BENCHMARKS["glue"]["revision"], "files": value}
+        (folder / "glue").mkdir()
+        written = json.dumps(data.draw(st.sampled_from([value, good])), default=str).encode()
+        (folder / "glue" / fetched.MANIFEST).write_bytes(data.draw(st.sampled_from([replaced, written])))
+
+        def offline(*_, **__):
+            raise OSError("no network")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(fetched.CACHE, str(folder))
+            survives(lambda: fetched.benchmark_files("glue"))
+            survives(lambda: fetched.fetch_benchmark("glue", offline))
+    else:
+        given = {"conditions": {"k=0": hb.KeepHeads(0)}, "max_new_tokens": 1, "progress": False, "out": folder}
+        hb.sweep(griffin, cells, **given)
+        path = folder / store.RUN_FILE if which == "run.json" else next(folder.glob("answers/*"))
+        whole = path.read_bytes()
+        cut = data.draw(st.integers(0, len(whole)))
+        path.write_bytes(data.draw(st.sampled_from([replaced, whole[:cut], whole[:cut] + replaced + whole[cut:]])))
+        survives(lambda: hb.sweep(griffin, cells, **given))
+    shutil.rmtree(folder)
+
+
 USES = {
     "accuracy": lambda r: metrics.accuracy(r, "k"),
     "above_floor": lambda r: metrics.above_floor(r, "k"),
@@ -102,6 +183,22 @@ def test_rows(table, use, data):
             changed[column] = pd.Series(drawn, index=changed.index, dtype=object)
     with np.errstate(all="ignore"):
         survives(lambda: USES[use](changed))
+
+
+WORDS = st.sampled_from(
+    ["sweep", "verify", "fetch", "bench", "models", "--k", "--lengths", "--depths", "--model", "--template",
+     "--seed", "--recipe", "--on", "--notebook", "--tokens", "--what", "--json", "--limit", "--device", "--dtype", "0",
+     "-1", "nan", "1e9", "50,", "128,", "griffin-tinyy", "[/red]", "\x1b[31m", "", "a,b", "jrt", "PAPER", "\u202e"]
+)  # fmt: skip
+
+
+@fuzz(60)
+@given(st.sampled_from(["sweep", "fetch", "bench", "verify"]), st.lists(WORDS, max_size=5))
+def test_commands(command, words):
+    """No command that is typed wrong shows a traceback; those that would run are stopped by a device without a model."""
+    found = run(command, *words, *([] if command == "fetch" else ["--device", "toaster"]))
+    assert found.exit_code == 2 and isinstance(found.exception, SystemExit), (words, found.output, found.exception)
+    assert "Traceback" not in found.output and "\x1b" not in found.output
 
 
 @fuzz(60)
