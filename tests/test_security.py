@@ -38,7 +38,9 @@ def faults_of(node):
         yield from {name.split(".")[0] for name in names} & FORBIDDEN
     elif isinstance(node, ast.Call):
         called = ast.unparse(node.func)
-        yield from {called} & CALLS | {called.rpartition(".")[2]} & UNPACK
+        yield from {called} & CALLS | {
+            called.removesuffix(".str.extract").rpartition(".")[2]
+        } & UNPACK  # pandas' takes texts apart
         for word in node.keywords:
             trusting = word.arg in ("shell", "trust_remote_code", "weights_only") and ast.unparse(word.value) != "False"
             if trusting or word.arg == "allow_pickle":
