@@ -118,7 +118,7 @@ def of(
             judge = JUDGES[claim.name]
             found, exactly = outcome(judge, rested_on), ""
             if claim.exact and found.verdict in JUDGED:
-                several = [e.exactly() for e in rested_on] if claim.across else rested_on.exactly()
+                several = [e.exactly for e in rested_on] if claim.across else rested_on.exactly
                 exactly = outcome(judge, several).verdict
             verdict = {"verdict": found.verdict, "exactly": exactly if exactly != found.verdict else ""}
             number = {name: getattr(found.estimate, name, pd.NA) for name in _NUMBERS}

@@ -84,6 +84,7 @@ class Evidence:
     measure: str = "points"  # or "exact": 1 for an exact answer, 0 for any other
     _cells: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
+    @cached_property
     def exactly(self) -> Evidence:
         """The same rows, judged by exact answers."""
         return replace(self, measure="exact")
