@@ -8,7 +8,7 @@ by the paper's points (`measure` "points"), and by exact answers alone ("exact")
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -82,7 +82,6 @@ class Evidence:
     known: Any  # the loaded model, or anything with heads, parameters and family; without heads the largest k counts
     prompts: Sequence[Any]  # of the rows
     measure: str = "points"  # or "exact": 1 for an exact answer, 0 for any other
-    _cells: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def exactly(self) -> Evidence:
@@ -115,31 +114,28 @@ class Evidence:
 
     @cached_property
     def conditions(self) -> dict[Any, pd.DataFrame]:
-        """Rows by (k, during, whether read twice) and by (generation, prefill, whether read twice)."""
+        """Cells by (k, during, whether read twice) and by (generation, prefill, whether read twice); see `cells`."""
         if self.rows.empty:
             return {}
-        rows = self.rows.assign(_twice=self.rows["template"] == "jrt")
-        kept, pairs = heads_kept(rows), rows[rows["k"].isna()]
-        keys = ((kept, ["k", "during", "_twice"]), (pairs, ["generation", "prefill", "_twice"]))
-        return {key: part for table, by in keys for key, part in table.groupby(by, sort=False)}
+        rows, found = self.rows.assign(_twice=self.rows["template"] == "jrt"), {}
+        value = rows["exact"].astype(float) if self.measure == "exact" else metrics.fraction(rows)
+        rows = rows.assign(value=value, credit=(rows["score"] > 0).astype(float))
+        for table, by in ((heads_kept(rows), ["k", "during"]), (rows[rows["k"].isna()], ["generation", "prefill"])):
+            by, control = [*by, "_twice"], table["needle"] == metrics.CONTROL
+            floors = table[control].groupby([*by, *GROUND])[["value", "credit"]].mean().add_suffix("_floor")
+            cells = table.loc[~control, [*by, *KEY, "prompt", "in_window", "value", "credit"]]
+            cells = cells.drop_duplicates([*by, *KEY]).join(floors, on=[*by, *GROUND])
+            parts = cells.drop(columns=by).groupby([cells[name] for name in by], sort=False)
+            found |= {key: part.dropna(subset="value_floor") for key, part in parts}
+        return found
 
     def cells(self, key: Any, name: str) -> pd.DataFrame:
         """One line per cell: KEY, prompt, in_window, value (accuracy), floor, credit (any points) and its floor."""
-        if key not in self._cells:
-            if key not in self.conditions:
-                raise NotRun(name)
-            rows = self.conditions[key]
-            value = rows["exact"].astype(float) if self.measure == "exact" else metrics.fraction(rows)
-            rows = rows.assign(value=value, credit=(rows["score"] > 0).astype(float))
-            control = rows["needle"] == metrics.CONTROL
-            ground = rows[control].groupby(GROUND)[["value", "credit"]].mean()
-            cells = rows.loc[~control, [*KEY, "prompt", "in_window", "value", "credit"]].drop_duplicates(KEY)
-            if cells.empty:
-                raise NotRun(name)
-            self._cells[key] = cells.join(ground.add_suffix("_floor"), on=GROUND, how="inner")
-        if self._cells[key].empty:
+        if key not in self.conditions:
+            raise NotRun(name)
+        if self.conditions[key].empty:
             raise NotRun(f"the control of {name}")
-        return self._cells[key]
+        return self.conditions[key]
 
     def unmodified(self, cells: pd.DataFrame) -> pd.DataFrame:
         """The cells of the unmodified model, which must retrieve: otherwise there is nothing to lose."""
