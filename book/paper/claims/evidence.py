@@ -117,7 +117,8 @@ class Evidence:
         """Cells by (k, during, whether read twice) and by (generation, prefill, whether read twice); see `cells`."""
         if self.rows.empty:
             return {}
-        rows, found = self.rows.assign(_twice=self.rows["template"] == "jrt"), {}
+        found: dict[Any, pd.DataFrame] = {}
+        rows = self.rows.assign(_twice=self.rows["template"] == "jrt")
         value = rows["exact"].astype(float) if self.measure == "exact" else metrics.fraction(rows)
         rows = rows.assign(value=value, credit=(rows["score"] > 0).astype(float))
         for table, by in ((heads_kept(rows), ["k", "during"]), (rows[rows["k"].isna()], ["generation", "prefill"])):
