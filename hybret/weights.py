@@ -73,7 +73,7 @@ def check_state(model: Hybrid) -> None:
     """
     if torch.is_autocast_enabled(model.device.type):
         raise HybretError(
-            f"torch.autocast is on, and rows would say {model.dtype}; leave it, and load the model with dtype="
+            f"torch.autocast is on, and rows would say {model.dtype}; leave its block, or load the model in that dtype"
         )
     for name, module in model.net.named_modules():
         if name and (module._forward_hooks or module._forward_pre_hooks):

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -20,7 +20,7 @@ from tiny_book import tiny
 
 import hybret as hb
 from book.runner.build import BuildError, build
-from hybret import HybretError, KeepHeads, Needle, Omit, harness, store
+from hybret import HybretError, KeepHeads, Needle, Omit, Reweight, harness, store
 from hybret.devices import Budget
 from hybret.engine.likelihood import log_likelihoods
 from hybret.engine.schedule import answer_key
@@ -223,6 +223,14 @@ def test_prompts_of_one_text_with_other_intervals_are_two_prompts(tmp_path):
     assert answers(prompt, out=tmp_path) + answers(other, out=tmp_path) == alone
 
 
+@dataclass(frozen=True)
+class Broken(Reweight):
+    during: str = "both"
+
+    def weights(self, weights, unmodified, keys):
+        return weights * math.nan
+
+
 def test_logits_that_are_no_numbers_stop_the_run(griffin):
     """Activations that are no numbers from layer 1 on, as after an overflow."""
 
@@ -234,6 +242,8 @@ def test_logits_that_are_no_numbers_stop_the_run(griffin):
         log_likelihoods(model, [(prompts[0].ids[:9], (5, 6))], [hb.KeepHeads(1)], hb.CORRECTED)
 
     prompts = grid(griffin)
+    with pytest.raises(HybretError, match=r"float32 gives NaN or infinite numbers under Broken\(.*; look at its"):
+        hb.sweep(griffin, prompts, {"b": Broken()}, max_new_tokens=2, progress=False)
     griffin.net.model.layers[1].temporal_pre_norm.weight.data.fill_(math.nan)
     for measure in (sweep, lambda model, prompts: model.generate(prompts[0]), attached, scored):
         with pytest.raises(HybretError, match=r"float32 gives NaN or infinite numbers from layer 1 on"):

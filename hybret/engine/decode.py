@@ -39,11 +39,11 @@ class NotFiniteError(HybretError):
     """A row of a batch has no next token: its logits hold NaN or an infinity."""
 
     def __init__(self, row: int) -> None:
-        super().__init__("a model's logits hold NaN or an infinity; load it in bfloat16 or float32")
+        super().__init__("a model's logits hold NaN or an infinity")
         self.row = row
 
-    def explained(self, model: Hybrid, ids: Sequence[int]) -> HybretError:
-        """What to say of it, with the first layer whose output is not finite in a plain reading of the prompt."""
+    def explained(self, model: Hybrid, ids: Sequence[int], acting: Actions = ()) -> HybretError:
+        """What to say of it: the first layer whose output is not finite in a plain reading, or what was `acting`."""
         layers: Any = next((m for n, m in model.net.named_modules() if n.endswith("layers")), ())
         wrong: list[int] = []
 
@@ -58,10 +58,12 @@ class NotFiniteError(HybretError):
         finally:
             for hook in hooks:
                 hook.remove()
-        where = f"from layer {wrong[0]} on" if wrong else "under this intervention"
+        under = "under " + (" and ".join(dict.fromkeys(map(repr, acting))) or "an intervention")
+        where = f"from layer {wrong[0]} on" if wrong else under
+        other = "" if model.dtype == "float32" else "load it in another dtype, or "
         return HybretError(
             f"{model.name} in {model.dtype} gives NaN or infinite numbers {where} on a prompt of {len(ids)} tokens, so "
-            "there is no answer; load it in bfloat16 or float32, or look at its weights"
+            f"there is no answer; {other}look at its weights"
         )
 
 
@@ -262,4 +264,4 @@ def generate(
     try:
         return decode(model, state, [condition.generation], [spans], recipe, max_new_tokens, trace, [question])[0]
     except NotFiniteError as problem:
-        raise problem.explained(model, ids) from None
+        raise problem.explained(model, ids, condition.prefill + condition.generation) from None

@@ -201,7 +201,8 @@ def _answers(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tu
                     model, state, actions, spans, schedule.recipe, schedule.max_new_tokens, questions=questions
                 )
         except decode.NotFiniteError as problem:
-            raise problem.explained(model, prompts[problem.row].ids) from None
+            acting = conditions[problem.row].prefill + conditions[problem.row].generation
+            raise problem.explained(model, prompts[problem.row].ids, acting) from None
         yield batch, answers
 
 
