@@ -12,13 +12,17 @@ from hybret.files import digest
 
 RUN_FILE = "run.json"
 HERE = Path(__file__).parent
-# Modules that decide, beside those of hybret/engine, what a model answers.
-DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe", "resolving", "weights")
+# Modules that decide, beside those of hybret/engine and hybret/interventions, what a model answers.
+DECIDING = ("checkpoints", "devices", "families", "hybrid", "models", "recipe", "resolving", "weights")
 # Read once, with the code: a module edited while a run goes on does not change the run's name.
 _PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
 PACKAGE_DIGEST = digest(*_PACKAGE)
 ENGINE_DIGEST = digest(
-    *(path for path in _PACKAGE if path.parent == HERE / "engine" or (path.parent == HERE and path.stem in DECIDING))
+    *(
+        path
+        for path in _PACKAGE
+        if path.parent in (HERE / "engine", HERE / "interventions") or (path.parent == HERE and path.stem in DECIDING)
+    )
 )
 
 

@@ -18,7 +18,7 @@ from support import run
 import hybret as hb
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import HybretError, figures, metrics, niah, scoring, store
+from hybret import HybretError, figures, metrics, niah, scoring
 from hybret import data as fetched
 
 LONG = int(os.environ.get("HYBRET_FUZZ", 0))
