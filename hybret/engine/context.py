@@ -16,7 +16,7 @@ from torch import Tensor
 from hybret.engine.keys import Keys, Question, Spans, needle_of
 from hybret.errors import HybretError
 from hybret.families import attention_layers
-from hybret.interventions import Actions, KeepHeads, Phase, Reweight
+from hybret.interventions import Actions, Gate, Phase, Reweight
 
 if TYPE_CHECKING:
     from hybret.engine.attach import Trace
@@ -42,7 +42,7 @@ class ForwardContext:
     questions: Sequence[Question] = ()
     outputs: Tensor | None = field(init=False, default=None)  # of the layer that streamed last, for all rows
     calls: Counter[int] = field(init=False, default_factory=Counter)  # of attention, by layer
-    gates: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)  # by metric: rows, and their k
+    gates: list[tuple[Gate, Tensor, Tensor]] = field(init=False, default_factory=list)  # on which rows, with which k
     changes: list[tuple[Reweight, Tensor]] = field(init=False, default_factory=list)  # in order, and on which rows
     needle_bounds: Tensor = field(init=False)  # (rows, copies, 2)
     question_bounds: Tensor = field(init=False)  # (rows, 2)
@@ -51,7 +51,7 @@ class ForwardContext:
     def __post_init__(self) -> None:
         # Once per phase, not once per layer and step.
         device = self.last.device
-        gates: dict[str, dict[int, int]] = {}
+        gates: dict[Gate, dict[int, int]] = {}
         changes: dict[tuple[int, Reweight], list[int]] = {}
         self.questions = self.questions or [None] * len(self.rows)
         for row, (actions, question) in enumerate(zip(self.rows, self.questions, strict=True)):
@@ -60,15 +60,15 @@ class ForwardContext:
                     raise HybretError(
                         f"{action.label} needs the question, and a row does not say where its question is"
                     )
-                if isinstance(action, KeepHeads):
-                    ks = gates.setdefault(action.metric, {})
+                if isinstance(action, Gate):
+                    ks = gates.setdefault(action.group, {})
                     ks[row] = min(action.k, ks.get(row, action.k))
                 elif isinstance(action, Reweight):
                     changes.setdefault((order, action), []).append(row)
-        self.gates = {
-            metric: (torch.tensor(list(ks), device=device), torch.tensor(list(ks.values()), device=device))
-            for metric, ks in gates.items()
-        }
+        self.gates = [
+            (gate, torch.tensor(list(ks), device=device), torch.tensor(list(ks.values()), device=device))
+            for gate, ks in gates.items()
+        ]
         self.changes = [
             (action, torch.tensor(rows, device=device))
             for (_, action), rows in sorted(changes.items(), key=lambda item: item[0][0])
@@ -81,7 +81,7 @@ class ForwardContext:
         self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2)
         # The weights need not be formed if nobody records them, and no row's outputs change twice.
         once = [row for rows in changes.values() for row in rows]
-        once += gates.get("output-norm", ())  # it looks at the untouched outputs
+        once += [row for gate, ks in gates.items() if gate.measure == "output-norm" for row in ks]  # untouched ones
         streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
         self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
 
@@ -96,7 +96,7 @@ class ForwardContext:
         moved = copy.copy(self)  # it counts its calls in the same place
         for name in ("last", "needle_bounds", "question_bounds"):
             setattr(moved, name, getattr(self, name).to(device))
-        moved.gates = {metric: (rows.to(device), k.to(device)) for metric, (rows, k) in self.gates.items()}
+        moved.gates = [(gate, rows.to(device), k.to(device)) for gate, rows, k in self.gates]
         moved.changes = [(action, rows.to(device)) for action, rows in self.changes]
         return moved
 
@@ -120,6 +120,10 @@ class ForwardContext:
             layer = layers[self.calls.total() % len(layers)]
         self.calls[int(layer)] += 1
         return int(layer)
+
+    def gates_in(self, layer: int) -> list[tuple[Gate, Tensor, Tensor]]:
+        """What silences heads in this layer, on which rows, and how many each of these keeps."""
+        return [found for found in self.gates if found[0].layers is None or layer in found[0].layers]
 
     def changes_in(self, layer: int) -> list[tuple[Reweight, Tensor]]:
         """What acts on the weights in this layer, in order, and on which rows."""

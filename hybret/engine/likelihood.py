@@ -25,7 +25,7 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, map_cache
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
-from hybret.interventions import Actions, Intervention, Keep, KeepHeads
+from hybret.interventions import Actions, Intervention, Reweight
 from hybret.recipe import Recipe
 from hybret.resolving import resolve
 
@@ -43,7 +43,7 @@ def log_likelihoods(
     recipe: Recipe,
     budget: Budget | None = None,
 ) -> list[list[Answer]]:
-    """Score every continuation under every condition (`KeepHeads` in prefill); by condition, then by request.
+    """Score every continuation under every condition, as in prefill; by condition, then by request.
 
     Log-softmax and sum are computed in float32: in bf16 exact ties between the choices are common. `budget` is of one
     pass, over all conditions; default what fits on the device.
@@ -82,9 +82,10 @@ class _Text:
 def check(model: Hybrid, condition: Intervention, recipe: Recipe) -> Actions:
     """What a condition does in prefill; what cannot act on a log-likelihood is refused."""
     resolved = resolve(condition, model, recipe)
-    if not isinstance(condition, (Keep, KeepHeads)):
+    parts = [part for part, _ in condition.parts()]
+    if any(part.needs or isinstance(part, Reweight) for part in parts):
         raise HybretError(f"{condition!r} cannot be run on a benchmark, whose prompts hold no needle; use KeepHeads")
-    if not isinstance(condition, Keep) and not condition.at("prefill"):
+    if parts and not condition.at("prefill"):
         raise HybretError(
             f"{condition!r} would never act: a log-likelihood has no generation steps; use during='both', the paper's "
             "prefill version"
