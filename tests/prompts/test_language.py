@@ -51,7 +51,7 @@ def test_a_continuation_is_predicted_as_one_token_at_a_time(model, recipe):
         found = hb.language.predict(model, [passage], conditions, recipe).set_index("condition")
         slow = {label: one_by_one(model, passage, condition, recipe) for label, condition in conditions.items()}
         for label, (nats, best) in slow.items():
-            assert found.at[label, "nats"] == pytest.approx(float(nats.mean()), abs=1e-6)
+            assert found.at[label, "nats"] == pytest.approx(float(nats.mean()), abs=1e-5)
             assert found.at[label, "same"] == pytest.approx(float((best == slow["all"][1]).float().mean()))
         if recipe == "CORRECTED":  # all of them act
             assert found["nats"].nunique() == len(conditions)
