@@ -48,6 +48,7 @@ from .recipe import Recipe as Recipe
 from .sweeping import load_rows as load_rows
 from .sweeping import run_folder as run_folder
 from .sweeping import sweep as sweep
+from .tasks import language as language
 from .tasks import niah as niah
 from .verifying import verify as verify
 
