@@ -27,6 +27,9 @@ from .interventions.heads import KeepHeads as KeepHeads
 from .interventions.heads import OmitHeads as OmitHeads
 from .interventions.heads import OnlyHeads as OnlyHeads
 from .interventions.heads import top_heads as top_heads
+from .interventions.mixers import Memoryless as Memoryless
+from .interventions.mixers import NoConvolution as NoConvolution
+from .interventions.mixers import NoRecurrence as NoRecurrence
 from .interventions.weights import Binary as Binary
 from .interventions.weights import Mass as Mass
 from .interventions.weights import Null as Null

@@ -25,7 +25,7 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, map_cache
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
-from hybret.interventions import Actions, Intervention, Reweight
+from hybret.interventions import Actions, Intervention, Mix, Reweight
 from hybret.recipe import Recipe
 from hybret.resolving import resolve
 
@@ -65,7 +65,9 @@ def log_likelihoods(
     together = common > 0 and decode.first_o_proj(model) is not None
     answers: dict[Actions, list[Answer]] = {}
     with parallel_scans(), implementation(model.net):
-        for group in [distinct] if together else [[actions] for actions in distinct]:
+        # What is done to a recurrence is seen below the first attention layer.
+        shared = [a for a in distinct if together and not any(isinstance(part, Mix) for part in a)]
+        for group in [*([shared] if shared else []), *([a] for a in distinct if a not in shared)]:
             reader = _Reader(model, group, recipe, budget, len(requests))
             answers |= dict(zip(group, reader.read_all(texts, common), strict=True))
     return [answers[actions] for actions in acting]

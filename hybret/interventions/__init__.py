@@ -85,6 +85,10 @@ class Elementary(Intervention):
         """Whether what it does to a token depends on later ones, so that prompts cannot share a beginning under it."""
         return False
 
+    def places(self, model: Hybrid) -> tuple[int, ...]:
+        """The layers of a model in which it can act."""
+        return model.attention_layers
+
     def check(self, model: Hybrid) -> None:
         """Refuse a model in which it cannot act."""
 
@@ -122,6 +126,30 @@ class Gate(Elementary):
     def group(self) -> Gate:
         """The same for all gates that differ in `k` alone; their rows are gated together."""
         return self
+
+
+class Mix(Elementary):
+    """Base of what is done to the mixers that are not attention: `output` changes what they give.
+
+    `reset` names what is reset at every token: "state" or "convolution", the engine's part.
+    """
+
+    kinds: tuple[str, ...] = ("recurrence",)
+    reset: str = ""
+    silences: bool = False  # whether nothing else that is done to the mixer can be seen in its output
+
+    def places(self, model: Hybrid) -> tuple[int, ...]:
+        return model.layers_with(*self.kinds)
+
+    def check(self, model: Hybrid) -> None:
+        why = model.traits.refuses.get(type(self).__name__)
+        if why or not self.places(model):
+            why = why or f"it has no layer with {' or '.join(self.kinds)}"
+            raise HybretError(f"{self.label} cannot act in {model.name} ({model.family}): {why}; leave it out")
+
+    def output(self, output: Tensor, layer: int) -> Tensor:
+        """What a mixer gives in place of its output ``(rows, tokens, width)``."""
+        return output
 
 
 class Reweight(Elementary):
@@ -222,6 +250,6 @@ def require(*values: object) -> None:
     """Refuse what is no intervention, or none that is a value."""
     for value in values:
         params = vars(type(value)).get("__dataclass_params__")  # of the class itself, not of its base
-        kinds = (Gate, Reweight) if isinstance(value, Elementary) else (Keep, Compose, PerPhase)
+        kinds = (Gate, Mix, Reweight) if isinstance(value, Elementary) else (Keep, Compose, PerPhase)
         if not isinstance(value, kinds) or params is None or not params.frozen:
             raise HybretError(f"{value!r} is not an intervention; use hybret's, or a frozen dataclass of Reweight")
