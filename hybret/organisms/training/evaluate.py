@@ -22,7 +22,8 @@ import transformers
 
 from hybret import __version__, metrics
 from hybret.errors import HybretError
-from hybret.interventions import Intervention, Keep, KeepHeads
+from hybret.interventions import Intervention, Keep
+from hybret.interventions.heads import KeepHeads
 from hybret.models import Model, load
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, Fact, random_words_fact
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
