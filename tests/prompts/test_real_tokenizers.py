@@ -9,9 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import hybret as hb
-from hybret import PAPER_NEEDLE, HybretError
-from hybret.tasks.haystack import SENTENCE_END
-from hybret.tasks.niah import TEMPLATES, grid, load_haystack
+from hybret import PAPER_NEEDLE, HybretError, niah
 
 CHAT = "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
 MISTRAL = {"v1": "tokenizer.model.v1", "v3": "mistral_instruct_tokenizer_240323.model.v3"}
@@ -20,7 +18,7 @@ MISTRAL = {"v1": "tokenizer.model.v1", "v3": "mistral_instruct_tokenizer_240323.
 @pytest.fixture(scope="module")
 def britannica(users_cache):
     with users_cache():
-        return load_haystack("britannica")
+        return niah.load_haystack("britannica")
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +46,10 @@ def tokenizer(request, tmp_path_factory):
     return sentencepiece(MISTRAL[request.param], tmp_path_factory.mktemp(request.param))
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", niah.TEMPLATES)
 def test_prompts_are_the_tokenizers_own_with_spans_of_needle_and_question(tokenizer, britannica, template):
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-    for p in grid(tokenizer, [400, 4096], [0, 25, 50, 75, 100], template, britannica):
+    for p in niah.grid(tokenizer, [400, 4096], [0, 25, 50, 75, 100], template, britannica):
         if template == "instruct":
             turn = p.text[p.text.index("CONTEXT:") : p.text.rindex("by word!") + 8]
             chat = [{"role": "user", "content": turn}]
@@ -69,7 +67,7 @@ def test_prompts_are_the_tokenizers_own_with_spans_of_needle_and_question(tokeni
             assert after.startswith("\n\nQUESTION: ")
             continue
         context = before[before.index("CONTEXT: ") + 9 :]
-        assert not context or [m.end() for m in SENTENCE_END.finditer(context)][-1] == len(context)
+        assert not context or context.rstrip("\"')")[-1] in ".?!"
         assert britannica.text.startswith(context + after[:20])
         assert p.length == 400 or abs(p.depth / 100 - p.position) < 0.05  # depth counts characters, position tokens
 
@@ -78,16 +76,16 @@ def test_a_full_stop_that_is_another_token_alone_cannot_end_sentences(tokenizer,
     ((*_, alone),) = [tokenizer(".", add_special_tokens=False).input_ids]
     options = {"lengths": [1000], "depths": [50], "haystack": britannica, "recipe": hb.PAPER}
     if alone == tokenizer("Yes.").input_ids[-1]:
-        (p,) = grid(tokenizer, **options)
+        (p,) = niah.grid(tokenizer, **options)
         assert p.ids[p.needle_spans[0][0] - 3 : p.needle_spans[0][0]].count(alone) == 1
     else:
         with pytest.raises(HybretError, match=r"writes '\.' alone as another token than after a word; use CORRECTED"):
-            grid(tokenizer, **options)
+            niah.grid(tokenizer, **options)
 
 
 def test_a_pretrained_model_finds_the_needle_and_is_called_no_hybrid(smollm2, britannica):
     assert smollm2.attention_layers == tuple(range(30)) and (smollm2.heads, smollm2.digest) == (9, "3c5fdee91060")
     assert "llama, attention only, 135 M parameters" in repr(smollm2) and "attention in all 30 layers" in repr(smollm2)
     assert smollm2.tokenizer.tokenize("in  1984") == ["in", "ĠĠ", "1", "9", "8", "4"]  # blanks apart from digits
-    (p,) = grid(smollm2, [300], [50], "instruct", britannica)
+    (p,) = niah.grid(smollm2, [300], [50], "instruct", britannica)
     assert "a sandwich and sit in Dolores Park on a sunny day" in smollm2.generate(p)
