@@ -64,7 +64,7 @@ def test_the_conditions_can_be_told_apart(expected):
 
 def test_dense_and_alone(expected):
     model, prompts, conditions, answers = expected
-    for prompt, of_prompt in zip(prompts, answers, strict=True):
+    for prompt, of_prompt in zip(prompts[::2], answers[::2], strict=True):
         for condition, found in zip(conditions, of_prompt, strict=True):
             with hb.attach(model, condition):
                 text = model.generate(prompt, STEPS)
