@@ -11,6 +11,7 @@ from .compare import diff as diff
 from .engine.attach import Trace as Trace
 from .engine.attach import attach as attach
 from .engine.attach import phase as phase
+from .engine.means import mean_outputs as mean_outputs
 from .errors import HybretError as HybretError
 from .explorer.heads import explore_heads as explore_heads
 from .explorer.maps import explore as explore
