@@ -64,9 +64,11 @@ def random_parts(hybrid: hb.Model, draws: int, seed: int = 0) -> dict[str, hb.In
 
 def by_layer(hybrid: hb.Model) -> dict[str, hb.Intervention]:
     """One layer at a time: an attention layer without its heads, or a recurrent one without its memory."""
-    heads = {f"layer {layer}": hb.KeepHeads(0, layers=(layer,)) for layer in hybrid.attention_layers}
-    memory = {f"layer {layer}": hb.Memoryless(layers=(layer,)) for layer in hybrid.layers_with("recurrence")}
-    return possible(hybrid, heads | memory)
+    single: dict[str, hb.Intervention] = {
+        **{f"layer {layer}": hb.KeepHeads(0, layers=(layer,)) for layer in hybrid.attention_layers},
+        **{f"layer {layer}": hb.Memoryless(layers=(layer,)) for layer in hybrid.layers_with("recurrence")},
+    }
+    return possible(hybrid, single)
 
 
 def inside(chapter: Chapter, hybrid: hb.Model, n: int) -> list[hb.Prompt]:
@@ -96,7 +98,8 @@ def losses(rows: pd.DataFrame) -> pd.DataFrame:
     `worth` (nats per token of the answer), each with `_low` and `_high`; passages, prompts.
     """
     lines = []
-    for (model, condition), group in rows.groupby(["model", "condition"], sort=False):
+    for model, condition in dict.fromkeys(zip(rows["model"], rows["condition"], strict=True)):
+        group = rows[(rows["model"] == model) & (rows["condition"] == condition)]
         parts = {kind: part.sort_values("passage") for kind, part in group.groupby("kind")}
         top = float(group["top"].iloc[0])
         worth = parts["control"]["nats"].to_numpy() - parts["answer"]["nats"].to_numpy()
@@ -116,18 +119,22 @@ def losses(rows: pd.DataFrame) -> pd.DataFrame:
 
 def drawn_together(table: pd.DataFrame) -> pd.DataFrame:
     """The random draws of `losses` as one line for each model: their mean, and from the least to the greatest draw."""
-    lines = []
-    for model, group in table.groupby("model", sort=False):
-        draws = group["condition"].str.startswith(RANDOM)
-        lines += [line._asdict() for line in group[~draws].itertuples(index=False)]
-        if draws.any():
+    parts = []
+    for model in dict.fromkeys(table["model"]):
+        group = table[table["model"] == model]
+        drawn = group["condition"].str.startswith(RANDOM)
+        parts.append(group[~drawn])
+        if drawn.any():
+            draws = group[drawn]
             names = {
                 f"{name}{end}": f for name in MEASURES for end, f in (("", "mean"), ("_low", "min"), ("_high", "max"))
             }
-            drawn = {name: group[draws][name.split("_")[0]].agg(f) for name, f in names.items()}
-            counts = {name: group[name].iloc[0] for name in ("passages", "prompts")}
-            lines.append({"model": model, "condition": f"{RANDOM} ({draws.sum()} draws)", **drawn, **counts})
-    return pd.DataFrame(lines)
+            line = {name: draws[name.split("_")[0]].agg(f) for name, f in names.items()}
+            counts = {name: draws[name].iloc[0] for name in ("passages", "prompts")}
+            parts.append(
+                pd.DataFrame([{"model": model, "condition": f"{RANDOM} ({len(draws)} draws)", **line, **counts}])
+            )
+    return pd.concat(parts, ignore_index=True)
 
 
 def layers(table: pd.DataFrame, attention: Mapping[str, Collection[int]]) -> pd.DataFrame:
@@ -135,12 +142,13 @@ def layers(table: pd.DataFrame, attention: Mapping[str, Collection[int]]) -> pd.
 
     Columns: model, layer, kind, language (nats more than untouched), worth (nats less).
     """
-    lines = []
-    for model, group in table.groupby("model", sort=False):
+    parts = []
+    for model in dict.fromkeys(table["model"]):
+        group = table[table["model"] == model]
         whole = group[group["condition"] == UNTOUCHED].iloc[0]
-        for line in group[group["condition"].str.startswith("layer ")].itertuples():
-            layer = int(line.condition.split()[1])
-            kind = "attention" if layer in attention[model] else "recurrence"
-            lost = {"language": line.language - whole["language"], "worth": whole["worth"] - line.worth}
-            lines.append({"model": model, "layer": layer, "kind": kind, **lost})
-    return pd.DataFrame(lines)
+        single = group[group["condition"].str.startswith("layer ")]
+        numbers = single["condition"].str.split().str[1].astype(int)
+        kinds = ["attention" if number in attention[model] else "recurrence" for number in numbers]
+        lost = {"language": single["language"] - whole["language"], "worth": whole["worth"] - single["worth"]}
+        parts.append(pd.DataFrame({"model": model, "layer": numbers, "kind": kinds, **lost}))
+    return pd.concat(parts, ignore_index=True)

@@ -10,15 +10,13 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import random_ids
-from support import FAMILIES
+from support import FAMILIES, STEPS, Probe, resolve
 from torch import nn
 
 import hybret as hb
 from hybret import CORRECTED, HybretError, KeepHeads, Memoryless, NoConvolution, NoRecurrence, PerPhase
 from hybret.engine.likelihood import log_likelihoods
 from hybret.engine.state import merge
-from hybret.resolving import resolve
-from hybret.verifying.probe import STEPS, Probe
 
 KINDS = (NoRecurrence, Memoryless, NoConvolution)
 DURING = ("both", "prefill", "generation")
