@@ -5,8 +5,8 @@ from book.paper.figures.forest import departures, variants
 from book.paper.figures.maps import annotated_map, home
 from book.paper.figures.only_keep import attention_parts, doses
 from book.paper.figures.other_half import dissociation, layers
+from book.paper.figures.pretrained import paths
 from book.paper.figures.verdicts import verdicts
 
 __all__ = ["annotated_map", "attention_parts", "benchmarks", "departures", "dissociation", "doses", "home", "layers",
-           "subtasks", "variants",
-           "verdicts"]  # fmt: skip
+           "paths", "subtasks", "variants", "verdicts"]  # fmt: skip
