@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import hybret as hb
-from book.paper.chapter import Chapter, keep_heads, with_needle
+from book.paper.chapter import Chapter, keep_heads, percent, with_needle
 from hybret.metrics import mean_interval
 from hybret.store import rows_of
 
@@ -43,7 +43,9 @@ def measure(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.D
     texts = [hb.language.prose(hybrid, passages, haystack=chapter.haystack, seed=chapter.seed)]
     texts += [hb.language.answers(hybrid, prompts) for prompts in (asked, bare)]
     losses = [hb.language.predict(hybrid, read, answering, chapter.decisions) for read in texts]
-    return {"once": pd.concat([once, both], ignore_index=True), "twice": twice, "table1": table1} | _named(losses)
+    rows = pd.concat([once, both], ignore_index=True)
+    rows.attrs["made"] = both.attrs["made"] | once.attrs["made"]
+    return {"once": rows, "twice": twice, "table1": table1} | _named(losses)
 
 
 def built_in(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.DataFrame]:
@@ -53,7 +55,7 @@ def built_in(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.
     prose = hb.language.prose(hybrid, passages, seed=chapter.seed)
     ends = keep_heads(hybrid, "generation", ks=[hybrid.heads, 0])
     return {
-        "once": with_needle(own.sweep(hybrid, own.prompts(hybrid), kept | keep_heads(hybrid, "both"))),
+        "once": own.sweep(hybrid, own.prompts(hybrid, control=False), kept),
         "losses": hb.language.predict(hybrid, prose, kept, chapter.decisions),
         "real": chapter.sweep(hybrid, chapter.prompts(hybrid, control=False, lengths=5, depths=5), ends),
     }
@@ -65,7 +67,7 @@ def published(folder: str | Path, model: str) -> dict[str, pd.DataFrame]:
     if not place.is_dir():
         return {}
     losses = [pd.read_parquet(place / "language" / f"{name}.parquet") for name in LOSSES]
-    rows = {name: rows_of(place / job) for name, job in SWEEPS.items()}
+    rows = {name: rows_of(place / job).sort_values("k", ascending=False) for name, job in SWEEPS.items()}
     return {**rows, **_named(losses), "choices": rows_of(place / "language")}
 
 
@@ -97,8 +99,8 @@ def by_k(tables: Tables, during: str = "generation") -> pd.DataFrame:
         each = np.arange(len(told)) // max(1, len(told) // max(1, len(bare)))  # a control for each length
         worth = bare["nats"].to_numpy()[each] - told["nats"].to_numpy()
         for name, values in (("language", prose["nats"].to_numpy()), ("worth", worth)):
-            spread = (np.nan,) * 3
-            if len(values):
+            spread = (values.mean() if len(values) else np.nan, np.nan, np.nan)
+            if len(values) > 1:
                 spread = mean_interval(values, np.arange(len(values)), (values.min(), values.max()))[:3]
             line |= dict(zip((name, f"{name}_low", f"{name}_high"), spread, strict=True))
         lines.append(line)
@@ -106,18 +108,31 @@ def by_k(tables: Tables, during: str = "generation") -> pd.DataFrame:
     return table.assign(lost=table["language"] - table["language"].iloc[0])
 
 
-def said(rows: pd.DataFrame, most: int = 2) -> pd.DataFrame:
-    """The most frequent answers under each condition; of those that were given once, one.
+def shown(numbers: pd.DataFrame) -> pd.DataFrame:
+    """`by_k` as a page shows it: each mean with its interval, if it has one."""
+    spread: dict[str, list[str]] = {"accuracy": [percent(line) for line in numbers.to_dict("records")]}
+    for name in ("language", "worth"):
+        ends = zip(numbers[name], numbers[f"{name}_low"], numbers[f"{name}_high"], strict=True)
+        spread[name] = [
+            f"{m:z.2f}" + ("" if np.isnan(low) else f" ({low:z.2f} to {high:z.2f})") for m, low, high in ends
+        ]
+    for name in ("exact", "same"):
+        spread[name] = [f"{100 * share:.0f} %" for share in numbers[name]]
+    return numbers.assign(**spread)[["k", "accuracy", "exact", "prompts", "language", "same", "worth"]]
 
-    Columns: condition, answer, score (points), times, of (prompts).
+
+def said(rows: pd.DataFrame, by: str = "k", most: int = 2) -> pd.DataFrame:
+    """The most frequent answers in each group, in the order of the rows; of those that were given once, one.
+
+    Columns: `by`, answer, score (points), times, of (prompts).
     """
-    groups = rows.groupby(["condition", "answer"], sort=False).agg(score=("score", "first"), times=("prompt", "size"))
+    groups = rows.groupby([by, "answer"], sort=False).agg(score=("score", "first"), times=("prompt", "size"))
     groups = groups.reset_index().sort_values("times", ascending=False, kind="stable")
-    rank = groups.groupby("condition").cumcount()
+    rank = groups.groupby(by).cumcount()
     groups = groups[(rank == 0) | ((rank < most) & (groups["times"] > 1))]
-    order = list(dict.fromkeys(rows["condition"]))
-    groups = groups.assign(of=groups["condition"].map(rows["condition"].value_counts()))
-    return groups.sort_values("condition", key=lambda names: names.map(order.index), kind="stable")
+    order = list(dict.fromkeys(rows[by]))
+    groups = groups.assign(of=groups[by].map(rows[by].value_counts()))
+    return groups.sort_values(by, key=lambda values: values.map(order.index), kind="stable")
 
 
 def again(here: pd.DataFrame, elsewhere: pd.DataFrame) -> pd.DataFrame:
@@ -135,10 +150,19 @@ def again(here: pd.DataFrame, elsewhere: pd.DataFrame) -> pd.DataFrame:
 
 
 def choices(tables: Tables) -> pd.DataFrame:
-    """Exact answers by how the heads to keep were chosen: chosen, k, exact (share), prompts (answers, all draws)."""
+    """Share of exact answers by how the heads that stay are chosen (lines) and how many stay (columns)."""
     rows = pd.concat([with_needle(tables["once"]), tables["choices"]], ignore_index=True)
     rows = rows[rows["during"] == "generation"]
-    chosen = rows["intervention"].str.extract(r"metric='([\w ]+)'")[0].map(CHOICES)
-    table = rows.assign(chosen=chosen).groupby(["chosen", "k"])["exact"].agg(["mean", "size"]).reset_index()
-    several = table.groupby("k")["chosen"].transform("size") > 1
-    return table[several].pivot(index="chosen", columns="k", values="mean")
+    rows["heads that stay"] = rows["intervention"].str.extract(r"metric='([\w ]+)'")[0].map(CHOICES)
+    table = rows.pivot_table("exact", "heads that stay", "k").dropna(axis="columns", thresh=2)
+    return (100 * table).rename(columns="k = {}".format).reset_index()
+
+
+def real_prose(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in per cent of the built-in models with all heads and with none, inside the window and beyond it."""
+    heads = np.where(rows["k"] == 0, "no heads", "all heads")
+    sides = rows.assign(window=np.where(rows["in_window"], "inside", "beyond"), heads=heads)
+    table = hb.metrics.accuracy(sides, by=["model", "window", "heads"])
+    table["accuracy"] = [percent(line) for line in table.to_dict("records")]
+    wide = table.pivot(index=["model", "window", "prompts"], columns="heads", values="accuracy").reset_index()
+    return wide.sort_values(["model", "window"], ascending=[True, False])
