@@ -116,7 +116,7 @@ FAMILIES: dict[str, Family] = {
         dict(_SMALL, num_hidden_layers=4, layer_types=["full_attention", "linear_attention"] * 2, head_dim=16,
              num_local_experts=4, block_size=8),
         cache="MiniMaxCache",
-        refuses=dict(Memoryless="its mixer lets nobody in", NoConvolution="it has no short convolution"),
+        refuses=dict(Memoryless="hybret cannot reach its mixer's state", NoConvolution="it has no short convolution"),
     ),
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hybret.errors import HybretError
 from hybret.files import digest
 from hybret.interventions import PHASES, Actions, Elementary, Gate, Intervention, Mix, Reweight, require
+from hybret.weights import checksum
 
 if TYPE_CHECKING:
     from hybret.engine.keys import Question, Spans
@@ -78,7 +79,8 @@ def _check_fits(part: Elementary, model: Hybrid) -> None:
     if part.layers is not None and not part.layers:
         raise HybretError(f"{part!r} names no layer, so it would never act; name some, or leave `layers` out")
     part.check(model)
-    if part.instead is not None and part.instead.weights != model.digest:
+    # The digest may be older than the weights.
+    if (means := part.instead) and (means.weights != model.digest or checksum(model.net) != model.checksum):
         raise HybretError(
             f"{part.label} has means of another model; take them with hybret.mean_outputs(model, prompts)"
         )

@@ -78,8 +78,8 @@ def check_state(model: Hybrid) -> None:
     for name, module in model.net.named_modules():
         if name and (module._forward_hooks or module._forward_pre_hooks):
             raise HybretError(
-                f"{name} of {model.name} has a forward hook, which rows would not name; remove it, or write what it "
-                "does as an intervention"
+                f"{name} of {model.name} has a forward hook, which rows would not name; remove it (leave the block of "
+                "`hybret.attach`, if you are in one), or write what it does as an intervention"
             )
     if (now := checksum(model.net)) != model.checksum:
         changed = digest(model.net.state_dict())

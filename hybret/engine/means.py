@@ -21,6 +21,7 @@ from hybret.hybrid import Hybrid
 from hybret.interventions import Means
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
+from hybret.weights import check_state
 
 NAME = "hybret-means"
 
@@ -32,6 +33,7 @@ def mean_outputs(model: Hybrid, prompts: Sequence[Prompt]) -> Means:
     """
     if not prompts:
         raise HybretError("there are no prompts to take means over; build some with hybret.niah.grid")
+    check_state(model)
     heads, others, calls = dict[int, Tensor](), dict[int, Tensor](), 0
 
     def add(sums: dict[int, Tensor], layer: int, output: Tensor) -> None:

@@ -48,7 +48,10 @@ def _before(layer: int, module: Any, args: tuple[Any, ...], named: dict[str, Any
         return
     hidden, *rest = (*args, *named.values())
     if len(hidden) != len(context.rows):
-        raise HybretError(f"layer {layer} ran with {len(hidden)} rows in place of {len(context.rows)}; report it")
+        raise HybretError(
+            f"the mixer of layer {layer} got {len(hidden)} rows of a batch of {len(context.rows)}, so nothing measured "
+            "here would mean anything; report the model and the version of transformers"
+        )
     rows = {
         what: torch.cat(forget).to(hidden.device)
         for what in ("state", "convolution")

@@ -193,6 +193,12 @@ def test_means_are_those_of_every_token(model):
     ):
         with pytest.raises(HybretError, match=says):
             resolve(condition, model, CORRECTED)
+    changed = deepcopy(model)
+    with torch.no_grad():
+        changed.net.lm_head.weight[0, 0] += 1
+    with pytest.raises(HybretError, match="has means of another model"):
+        resolve(KeepHeads(1, instead=means), changed, CORRECTED)
+    assert hb.mean_outputs(changed, prompts).weights not in (means.weights, model.digest)
     with pytest.raises(HybretError, match="no prompts to take means over"):
         hb.mean_outputs(model, [])
 

@@ -69,6 +69,7 @@ def layers(table: pd.DataFrame, note: str) -> Figure:
             for kind, part in table[table["model"] == model].groupby("kind", sort=False):
                 axes.bar(part["layer"], part[measure], 0.8, color=colours[kind], label=f"{kind} layer")
             axes.axhline(0, color=style.GREY, linewidth=0.8)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             if column == 0:
                 axes.set_ylabel(label)
         grid[0, column].set_title(model, loc="left")
