@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
 import hybret as hb
-from book.paper import other_half
+from book.paper import numbers, other_half
 from book.paper.chapter import Chapter
 from hybret import metrics
 from hybret.errors import HybretError
@@ -24,15 +27,16 @@ SCORED_ON = hb.Needle(
 )
 PER_TOKEN = {"entropy": "entropy", "highest entropy": "highest entropy", "needle": "weight on the needle (oracle)"}
 STATIC = {
-    "copied": "looks at the next token", "write": "writes the next token", "focus": "mean entropy",
-    "copies": "copies, by its weights",
+    "focus": "mean entropy", "copied": "looks at the next token", "write": "writes the next token",
+    "ablation": "is missed when silenced", "copies": "copies, by its weights",
 }  # fmt: skip
 RANDOM = {"token": "random, anew for each token", "static": "random, one set"}
 
 
 def counts(heads: int) -> list[int]:
-    """Numbers of heads to keep in every layer: eight steps, none of them all or none."""
-    return sorted({max(1, round(heads * share)) for share in (0.06, 0.12, 0.19, 0.25, 0.375, 0.5, 0.625, 0.75)})
+    """Numbers of heads to keep in every layer, none of them all or none: every one of few, eight steps of many."""
+    steps = [max(1, round(heads * share)) for share in (0.06, 0.12, 0.25, 0.375, 0.5, 0.625, 0.75)]
+    return [*range(1, heads)] if heads <= 10 else sorted({*steps, numbers.few_heads(heads)})
 
 
 def scoring_prompts(chapter: Chapter, hybrid: hb.Model, asked: Sequence[hb.Prompt]) -> list[hb.Prompt]:
@@ -57,7 +61,8 @@ def conditions(hybrid: hb.Model, scores: pd.DataFrame, draws: int) -> dict[tuple
             named = hb.top_heads(scores[scores["score"] == score], k, per_layer=True)
             found[name, k, 0] = hb.OnlyHeads(named, during="generation")
         for draw in range(1, draws + 1):
-            found[RANDOM["token"], k, draw] = hb.KeepHeads(k, "random", during="generation", seed=draw)
+            if draw <= max(1, draws // 5):  # what is drawn anew for each token differs little from draw to draw
+                found[RANDOM["token"], k, draw] = hb.KeepHeads(k, "random", during="generation", seed=draw)
             lots = random.Random(f"{k} {draw}")
             taken = [(layer, h) for layer in hybrid.attention_layers for h in lots.sample(range(hybrid.heads), k)]
             found[RANDOM["static"], k, draw] = hb.OnlyHeads(tuple(taken), during="generation")
@@ -70,7 +75,8 @@ def measure(chapter: Chapter, hybrid: hb.Model, prompts: int, draws: int) -> tup
     scores = hb.head_scores(hybrid, scoring_prompts(chapter, hybrid, asked), [*STATIC], chapter.decisions)
     ways = conditions(hybrid, scores, draws)
     named = {f"{way}, k={k}, {draw}": condition for (way, k, draw), condition in ways.items()}
-    rows = chapter.sweep(hybrid, asked, {"all heads": hb.Keep(), **named})
+    apart = replace(chapter, out=f"{chapter.out}/which-heads")  # what other chapters read in theirs is theirs
+    rows = apart.sweep(hybrid, asked, {"all heads": hb.Keep(), **named})
     keys = dict(zip(named, ways, strict=True)) | {"all heads": ("all heads", hybrid.heads, 0)}
     parts = pd.DataFrame(
         [keys[label] for label in rows["condition"]], index=rows.index, columns=["way", "kept", "draw"]
@@ -100,26 +106,57 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def enough(found: pd.DataFrame, part: float = 0.9) -> pd.DataFrame:
-    """The fewest heads per layer from which on exact answers stay at `part` of those with all heads; gaps: none."""
-    whole = found[found["way"] == "all heads"].set_index("model")["exact"]
+def enough(rows: pd.DataFrame, part: float = 0.9, resamples: int = 1000) -> pd.DataFrame:
+    """The fewest heads per layer from which on exact answers stay at `part` of those with all heads.
+
+    Columns: model, way, heads, low, high: the 95 % interval over prompts, and over draws where heads are drawn. All
+    heads stand for no tried number that is enough.
+    """
     lines = []
-    for (model, way), group in found[found["way"] != "all heads"].groupby(["model", "way"], sort=False):
-        below = group[group["exact"] < part * whole[model]]["kept"].max()
-        above = group[group["kept"] > (0 if pd.isna(below) else below)]["kept"]
-        lines.append({"model": model, "way": way, "heads": above.min()})
-    return pd.DataFrame(lines).pivot(index="way", columns="model", values="heads").astype("Int64")
+    for model, group in rows.groupby("model", sort=False):
+        kept = group[group["way"] == "all heads"]
+        whole, heads = kept.sort_values("prompt")["exact"].to_numpy(float), int(kept["kept"].iloc[0])
+        lots = np.random.default_rng(0)
+        taken = lots.integers(len(whole), size=(resamples, len(whole)))
+        for way, tried in group[group["way"] != "all heads"].groupby("way", sort=False):
+            ordered = tried.sort_values(["kept", "draw", "prompt"])
+            ks, draws = ordered["kept"].unique(), ordered["draw"].nunique()
+            right = ordered["exact"].to_numpy(float).reshape(len(ks), draws, len(whole))
+
+            def fewest(means: np.ndarray, all_heads: float, ks: np.ndarray = ks, heads: int = heads) -> int:
+                below = np.flatnonzero(means < part * all_heads)
+                first = below[-1] + 1 if len(below) else 0
+                return int(ks[first]) if first < len(ks) else heads
+
+            drawn = lots.integers(draws, size=(resamples, draws))
+            resampled = [
+                fewest(right[:, d][:, :, p].mean((1, 2)), whole[p].mean()) for d, p in zip(drawn, taken, strict=True)
+            ]
+            low, high = np.percentile(resampled, [2.5, 97.5], method="nearest")
+            found = fewest(right.mean((1, 2)), whole.mean())
+            lines.append({"model": model, "way": way, "heads": found, "low": int(low), "high": int(high)})
+    return pd.DataFrame(lines)
+
+
+def side_by_side(found: pd.DataFrame, value: str, scale: float = 1.0) -> pd.DataFrame:
+    """One line for each way and one column for each model: the value, and its interval where it has a width."""
+    shown = [f"{scale * v:.0f}" + (f" ({scale * a:.0f} to {scale * b:.0f})" if a < b else "")
+             for v, a, b in zip(found[value], found["low"], found["high"], strict=True)]  # fmt: skip
+    wide = found.assign(shown=shown).pivot(index="way", columns="model", values="shown")
+    return wide.loc[[*dict.fromkeys(found["way"])], [*dict.fromkeys(found["model"])]].reset_index()
+
+
+def few(found: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `table` at the paper's 15 % of heads, rounded up."""
+    heads = (found["kept"] / found["share"]).round().astype(int)
+    return found[found["kept"] == heads.map(numbers.few_heads)]
 
 
 def overlap(scores: pd.DataFrame, share: float = 0.25) -> pd.DataFrame:
-    """How many of the heads that two scores choose are the same, at this share of each layer's heads, 0 to 1."""
-    lines = []
+    """How many heads two scores choose alike, at this share of each layer's heads: 0 to 1, one column a model."""
+    parts = {}
     for model, group in scores.groupby("model", sort=False):
         k = max(1, round(share * group["head"].nunique()))
         sets = {STATIC[s]: set(hb.top_heads(part, k, per_layer=True)) for s, part in group.groupby("score", sort=False)}
-        lines += [
-            {"model": model, "one": a, "other": b, "overlap": len(sets[a] & sets[b]) / len(sets[a])}
-            for i, a in enumerate(sets)
-            for b in [*sets][i + 1 :]
-        ]
-    return pd.DataFrame(lines)
+        parts[model] = {(a, b): len(sets[a] & sets[b]) / len(sets[a]) for a, b in combinations(sets, 2)}
+    return pd.DataFrame(parts).rename_axis(["one", "other"]).reset_index()

@@ -5,39 +5,42 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from book.paper.numbers import BENCHMARKS
 from book.paper.which_heads import PER_TOKEN, RANDOM, STATIC
 from hybret.figures import style
 from hybret.rows import checked
 
+FEW = BENCHMARKS["heads kept"].value
+
 
 @style.styled
 def ways(table: pd.DataFrame, note: str) -> Figure:
-    """Exact answers over the share of heads kept, one panel for each model; random choices are a band.
+    """Exact answers over the share of heads kept, one column for each model; random choices are a band.
 
-    `table` is from `book.paper.which_heads.table`.
+    Above are choices for each token, below static ones. `table` is from `book.paper.which_heads.table`.
     """
     checked(table, ["model", "way", "kept"], ("model", "way"), ("share", "exact", "low", "high"))
     models = list(dict.fromkeys(table["model"]))
-    figure = style.canvas(3.9)
-    panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-    lines = [*PER_TOKEN.values(), *STATIC.values()]
-    for axes, model in zip(panels, models, strict=True):
-        group = table[table["model"] == model]
-        for name, pattern in zip(RANDOM.values(), ("", "////"), strict=True):
-            part = group[group["way"] == name].sort_values("kept")
-            axes.fill_between(
-                100 * part["share"], 100 * part["low"], 100 * part["high"], facecolor=style.PALE, alpha=0.7, hatch=pattern,
-                edgecolor=style.GREY, linewidth=0, label=name,
-            )  # fmt: skip
-        for i, name in enumerate(lines):
-            part = group[group["way"] == name].sort_values("kept")
-            dashes = "-" if name in PER_TOKEN.values() else "--"
-            look = {"color": style.COLOURS[i % 7], "marker": style.MARKERS[i % 7], "markersize": 4}
-            axes.plot(100 * part["share"], 100 * part["exact"], dashes, label=name, clip_on=False, **look)
-        axes.set_title(model, loc="left")
-        axes.set_ylim(0, 100)
-    panels[0].set_ylabel("exact answers (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure = style.canvas(6.2)
+    for part, name, chance, lines in zip(
+        figure.subfigures(2, 1, height_ratios=(1, 1.12)), ("chosen for each token", "chosen once"), RANDOM.values(),
+        (PER_TOKEN.values(), STATIC.values()), strict=True,
+    ):  # fmt: skip
+        panels = part.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        for axes, model in zip(panels, models, strict=True):
+            group = table[table["model"] == model].assign(x=lambda rows: 100 * rows["share"]).sort_values("kept")
+            drawn = group[group["way"] == chance]
+            axes.fill_between(drawn["x"], 100 * drawn["low"], 100 * drawn["high"], color=style.PALE, label=chance)
+            axes.plot(drawn["x"], 100 * drawn["exact"], color=style.GREY, linewidth=1)
+            for i, way in enumerate(lines):
+                of_way = group[group["way"] == way]
+                look = {"color": style.COLOURS[i], "marker": style.MARKERS[i], "markersize": 4}
+                axes.plot(of_way["x"], 100 * of_way["exact"], label=way, clip_on=False, **look)
+            axes.axvline(100 * FEW, color=style.GREY, linewidth=0.8, linestyle=":", label="the paper's 15 %")
+            axes.set_title(model, loc="left")
+            axes.set(xlim=(0, 100), ylim=(0, 100))
+        panels[0].set_ylabel(f"{name}:\nexact answers (%)")
+        part.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     style.footnote(figure, note, "heads kept in every attention layer while answering (%)")
     return figure
 
