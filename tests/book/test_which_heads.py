@@ -37,8 +37,8 @@ def rows():
     asked = [("all heads", 16, 0)]
     asked += [(way, k, draw) for k in (3, 6, 8, 12) for way, draw in (("entropy", 0), (LOT, 1), (LOT, 2))]
     return pd.DataFrame([
-        {"model": "griffin-tiny", "way": way, "kept": k, "draw": draw, "share": k / 16, "prompt": prompt, "in_window": True,
-         "exact": right(way, k, draw, prompt)}
+        {"model": "griffin-tiny", "way": way, "kept": k, "draw": draw, "share": k / 16, "prompt": prompt,
+         "in_window": True, "exact": right(way, k, draw, prompt)}
         for (way, k, draw), prompt in itertools.product(asked, range(4))
     ])  # fmt: skip
 
