@@ -94,6 +94,11 @@ class Hybrid:
         return tuple(i for i, mixer in enumerate(mixers(self.net.config)) if any(kind in mixer for kind in kinds))
 
     @property
+    def kind(self) -> str:
+        """The model's family, and whether it is no hybrid: all its layers are attention."""
+        return self.family + (", attention only" if {*mixers(self.net.config)} == {"attention"} else "")
+
+    @property
     def has_random_weights(self) -> bool:
         """Whether the weights are random, so that its answers mean nothing."""
         return has_random_weights(self.name, self.digest)
@@ -114,11 +119,13 @@ class Hybrid:
         shared = getattr(self.net.config, "num_key_value_heads", None) or self.heads
         groups = f" (sharing {shared} key-value head{'s' * (shared > 1)})" if shared != self.heads else ""
         window = f"a window of {self.window} tokens" if self.window else "global attention"
-        layers = ", ".join(map(str, self.attention_layers))
+        every, layers = len(mixers(self.net.config)), ", ".join(map(str, self.attention_layers))
+        place = f"layer{'s' * (len(self.attention_layers) > 1)} {layers} of {every}"
+        if len(self.attention_layers) == every:
+            place = f"all {every} layers"
         return (
-            f"{self.family}, {size / unit:.3g}{letter} parameters, {self.dtype} on {where}{random}",
-            f"attention in layer{'s' * (len(self.attention_layers) > 1)} {layers} of {len(mixers(self.net.config))}: "
-            f"{self.heads} heads each{groups}, {window}",
+            f"{self.kind}, {size / unit:.3g}{letter} parameters, {self.dtype} on {where}{random}",
+            f"attention in {place}: {self.heads} heads each{groups}, {window}",
         )
 
 
