@@ -33,7 +33,6 @@ from hybret.recipe import recipe as find_recipe
 from hybret.resolving import Resolved, resolve
 from hybret.tasks.encoding import encode
 from hybret.tasks.haystack import Haystack, load_haystack
-from hybret.weights import check_state
 
 AT_ONCE = 64  # tokens of a continuation: their logits are rows x tokens x vocabulary
 
@@ -116,7 +115,7 @@ def predict(
             reading = prompt_tokens(model, passage.read, recipe)
             new = len(passage.following)
             resolved.check_prompt(len(passage.read), reading, new, passage.spans, passage.question)
-    check_state(model)
+    model.check_state()
     distinct = list({r.key: r for r in (resolve(Keep(), model, recipe), *named.values())}.values())
     at = {resolved.key: row for row, resolved in enumerate(distinct)}
     prefills = list(dict.fromkeys(condition.prefill for condition in distinct))
