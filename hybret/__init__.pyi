@@ -51,6 +51,7 @@ from .sweeping import run_folder as run_folder
 from .sweeping import sweep as sweep
 from .tasks import language as language
 from .tasks import niah as niah
+from .tasks.head_scores import head_scores as head_scores
 from .verifying import verify as verify
 
 __version__: str

@@ -42,7 +42,7 @@ from hybret.files import (
     write_whole,
     writing,
 )
-from hybret.weights import digest as weights_digest
+from hybret.hybrid import digest_of
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # never pickles, never code
 # Address, and SHA-256 by file; repository, revision, and JSONL by Parquet file, which a ``{column}`` splits.
@@ -177,7 +177,7 @@ def _convert(name: str, content: bytes, made: Path, progress: bool) -> None:
         net.config.save_pretrained(made)
         net.generation_config.save_pretrained(made)
         save_file(dict(net.named_parameters()), made / "model.safetensors", {"format": "pt"})
-    if weights_digest(net.state_dict()) != PACKAGES[name]["weights"]:
+    if digest_of(net.state_dict()) != PACKAGES[name]["weights"]:
         raise HybretError(f"{name} was converted to other weights than recorded; use the locked transformers and gguf")
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from hybret.errors import HybretError
 from hybret.files import digest
 from hybret.interventions import PHASES, Actions, Elementary, Gate, Intervention, Mix, Reweight, require
-from hybret.weights import checksum
 
 if TYPE_CHECKING:
     from hybret.engine.keys import Question, Spans
@@ -80,7 +79,7 @@ def _check_fits(part: Elementary, model: Hybrid) -> None:
         raise HybretError(f"{part!r} names no layer, so it would never act; name some, or leave `layers` out")
     part.check(model)
     # The digest may be older than the weights.
-    if (means := part.instead) and (means.weights != model.digest or checksum(model.net) != model.checksum):
+    if (means := part.instead) and (means.weights != model.digest or model.altered):
         raise HybretError(
             f"{part.label} has means of another model; take them with hybret.mean_outputs(model, prompts)"
         )

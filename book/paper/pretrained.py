@@ -7,6 +7,7 @@ and `losses` (of `hybret.language.predict`: prose, the right answer, and the sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def few(heads: int) -> list[int]:
 
 def measure(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.DataFrame]:
     """The tables of a model on the chapter's grid; conditions that read it anew do so at depth 0 or at one length."""
-    ks = few(hybrid.heads)
+    chapter, ks = chapter.apart("pretrained"), few(hybrid.heads)
     shortest = {"lengths": hybrid.lengths[:1], "depths": [0]}
     answering, throughout = keep_heads(hybrid, "generation", ks=ks), keep_heads(hybrid, "both", ks=ks[1::2])
     once = chapter.sweep(hybrid, chapter.prompts(hybrid, control=False), answering)
@@ -50,14 +51,16 @@ def measure(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.D
 
 def built_in(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.DataFrame]:
     """`once` and `losses` of a model in the language that it was trained on, and `real`: retrieval in real prose."""
-    own = Chapter(hybrid.name, chapter.recipe, chapter.device, chapter.dtype, seed=chapter.seed, out=chapter.out)
+    own = replace(chapter, model=hybrid.name, lengths=10, depths=10, haystack="embedded")
     kept = keep_heads(hybrid, "generation")
     prose = hb.language.prose(hybrid, passages, seed=chapter.seed)
     ends = keep_heads(hybrid, "generation", ks=[hybrid.heads, 0])
     return {
         "once": own.sweep(hybrid, own.prompts(hybrid, control=False), kept),
         "losses": hb.language.predict(hybrid, prose, kept, chapter.decisions),
-        "real": chapter.sweep(hybrid, chapter.prompts(hybrid, control=False, lengths=5, depths=5), ends),
+        "real": chapter.apart("pretrained").sweep(
+            hybrid, chapter.prompts(hybrid, control=False, lengths=5, depths=5), ends
+        ),
     }
 
 
@@ -67,7 +70,7 @@ def published(folder: str | Path, model: str) -> dict[str, pd.DataFrame]:
     if not place.is_dir():
         return {}
     losses = [pd.read_parquet(place / "language" / f"{name}.parquet") for name in LOSSES]
-    rows = {name: rows_of(place / job).sort_values("k", ascending=False) for name, job in SWEEPS.items()}
+    rows = {name: rows_of(place / job).sort_values(["during", "k"], ascending=False) for name, job in SWEEPS.items()}
     return {**rows, **_named(losses), "choices": rows_of(place / "language")}
 
 

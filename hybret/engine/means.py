@@ -21,7 +21,6 @@ from hybret.hybrid import Hybrid
 from hybret.interventions import Means
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
-from hybret.weights import check_state
 
 NAME = "hybret-means"
 
@@ -33,7 +32,7 @@ def mean_outputs(model: Hybrid, prompts: Sequence[Prompt]) -> Means:
     """
     if not prompts:
         raise HybretError("there are no prompts to take means over; build some with hybret.niah.grid")
-    check_state(model)
+    model.check_state()
     heads, others, calls = dict[int, Tensor](), dict[int, Tensor](), 0
 
     def add(sums: dict[int, Tensor], layer: int, output: Tensor) -> None:

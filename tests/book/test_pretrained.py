@@ -34,7 +34,7 @@ def test_retrieval_and_language_over_the_heads_kept(tables):
 
 
 def test_the_whole_grid_is_read_as_it_is_published_and_answered_again(tables, chapter, tmp_path):
-    (run,) = Path(chapter.out).iterdir()
+    (run,) = Path(chapter.out, "pretrained").iterdir()
     assert pretrained.published(tmp_path, "griffin-tiny") == {}
     grid = tmp_path / "griffin-tiny" / "grid"
     for job in ("figure2/both", "jrt/both", "table1/table1", "language/random"):

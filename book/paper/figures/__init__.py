@@ -7,6 +7,7 @@ from book.paper.figures.only_keep import attention_parts, doses
 from book.paper.figures.other_half import dissociation, layers
 from book.paper.figures.pretrained import paths
 from book.paper.figures.verdicts import verdicts
+from book.paper.figures.which_heads import head_maps, ways
 
-__all__ = ["annotated_map", "attention_parts", "benchmarks", "departures", "dissociation", "doses", "home", "layers",
-           "paths", "subtasks", "variants", "verdicts"]  # fmt: skip
+__all__ = ["annotated_map", "attention_parts", "benchmarks", "departures", "dissociation", "doses", "head_maps", "home",
+           "layers", "paths", "subtasks", "variants", "verdicts", "ways"]  # fmt: skip
