@@ -9,7 +9,7 @@ import pytest
 from book.paper import figures as paper_figures
 from book.paper import pretrained
 from book.paper.chapter import Chapter
-from hybret.metrics import with_needle
+from hybret.files import write_table
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,12 @@ def test_the_whole_grid_is_read_as_it_is_published_and_answered_again(tables, ch
     (run,) = Path(chapter.out, "pretrained").iterdir()
     assert pretrained.published(tmp_path, "griffin-tiny") == {}
     grid = tmp_path / "griffin-tiny" / "grid"
-    for job in ("figure2/both", "jrt/both", "table1/table1", "language/random"):
+    for job in ("figure2/both", "jrt/both", "table1/table1"):
         shutil.copytree(run, grid / job)
+    (grid / "language" / "random").mkdir(parents=True)
+    drawn = tables["once"].query("during == 'generation'").assign(exact=False)
+    drawn["intervention"] = drawn["intervention"].str.replace("entropy", "random")
+    write_table(grid / "language" / "random" / "rows-1", drawn)
     for name, kind in pretrained.LOSSES.items():
         losses = tables["losses"]
         losses[losses["kind"] == kind].to_parquet(grid / "language" / f"{name}.parquet")
@@ -47,12 +51,15 @@ def test_the_whole_grid_is_read_as_it_is_published_and_answered_again(tables, ch
     again = pretrained.again(tables["once"], read["once"])
     assert (again["same"] == again["prompts"]).all() and (again["exact_here"] == again["exact_there"]).all()
     assert again["prompts"].sum() == len(tables["once"].drop_duplicates(["prompt", "intervention"]))
-    assert list(pretrained.choices(read).index) == []
+    chosen = pretrained.choices(read).set_index("heads that stay")
+    assert chosen["k = 10"].to_dict() == {"at random": 0, "lowest entropy (the paper's)": 100}
 
 
 def test_the_most_frequent_answers_of_each_condition(tables):
-    said = pretrained.said(with_needle(tables["once"]))
+    rows = tables["once"]
+    said = pretrained.said(rows[rows["during"] == "generation"])
     first = said.iloc[0]
-    assert first["condition"] == "k=10 (generation)" and first["answer"].endswith("in Dolores Park on a sunny day.")
-    assert (said["times"] <= said["of"]).all() and said.groupby("condition")["times"].sum().le(4).all()
-    assert set(said["condition"]) == set(tables["once"]["condition"])
+    assert (first["k"], first["times"], first["of"], first["score"]) == (10, 2, 2, 5)
+    assert first["answer"].endswith("in Dolores Park on a sunny day.") and (said["times"] <= said["of"]).all()
+    assert list(dict.fromkeys(said["k"])) == pretrained.few(10)
+    assert set(pretrained.said(tables["table1"], "condition", 1)["condition"]) == set(tables["table1"]["condition"])
