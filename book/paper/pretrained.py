@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def few(heads: int) -> list[int]:
 def measure(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.DataFrame]:
     """The tables of a model on the chapter's grid; conditions that read it anew do so at depth 0 or at one length."""
     chapter, ks = chapter.apart("pretrained"), few(hybrid.heads)
-    shortest = {"lengths": hybrid.lengths[:1], "depths": [0]}
+    shortest: dict[str, Any] = {"lengths": hybrid.lengths[:1], "depths": [0]}
     answering, throughout = keep_heads(hybrid, "generation", ks=ks), keep_heads(hybrid, "both", ks=ks[1::2])
     once = chapter.sweep(hybrid, chapter.prompts(hybrid, control=False), answering)
     both = chapter.sweep(hybrid, chapter.prompts(hybrid, control=False, depths=[0]), throughout)

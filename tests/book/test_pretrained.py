@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import hybret as hb
 from book.paper import figures as paper_figures
 from book.paper import pretrained
 from book.paper.chapter import Chapter
-from hybret.files import write_table
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +33,14 @@ def test_retrieval_and_language_over_the_heads_kept(tables):
     assert len(paper_figures.paths(answering, "griffin-tiny").axes) == 1
 
 
-def test_the_whole_grid_is_read_as_it_is_published_and_answered_again(tables, chapter, tmp_path):
+def test_the_whole_grid_is_read_as_it_is_published_and_answered_again(tables, chapter, tiny, tmp_path):
     (run,) = Path(chapter.out, "pretrained").iterdir()
     assert pretrained.published(tmp_path, "griffin-tiny") == {}
     grid = tmp_path / "griffin-tiny" / "grid"
     for job in ("figure2/both", "jrt/both", "table1/table1"):
         shutil.copytree(run, grid / job)
-    (grid / "language" / "random").mkdir(parents=True)
-    drawn = tables["once"].query("during == 'generation'").assign(exact=False)
-    drawn["intervention"] = drawn["intervention"].str.replace("entropy", "random")
-    write_table(grid / "language" / "random" / "rows-1", drawn)
+    none = {"none at random": hb.KeepHeads(0, metric="random", during="generation")}
+    hb.sweep(tiny, hb.niah.grid(tiny, [128], [0]), none, out=grid / "language" / "random")
     for name, kind in pretrained.LOSSES.items():
         losses = tables["losses"]
         losses[losses["kind"] == kind].to_parquet(grid / "language" / f"{name}.parquet")
@@ -52,7 +50,7 @@ def test_the_whole_grid_is_read_as_it_is_published_and_answered_again(tables, ch
     assert (again["same"] == again["prompts"]).all() and (again["exact_here"] == again["exact_there"]).all()
     assert again["prompts"].sum() == len(tables["once"].drop_duplicates(["prompt", "intervention"]))
     chosen = pretrained.choices(read).set_index("heads that stay")
-    assert chosen["k = 10"].to_dict() == {"at random": 0, "lowest entropy (the paper's)": 100}
+    assert chosen.to_dict() == {"k = 0": {"at random": 0, "lowest entropy (the paper's)": 0}}
 
 
 def test_the_most_frequent_answers_of_each_condition(tables):
