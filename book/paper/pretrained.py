@@ -20,11 +20,10 @@ from hybret.metrics import mean_interval
 from hybret.store import rows_of
 
 Tables = Mapping[str, pd.DataFrame]
-SWEEPS = {"once": "figure2", "twice": "jrt", "table1": "table1/table1"}  # folders of the published grid
+SWEEPS = {"once": "figure2", "twice": "jrt", "table1": "table1"}  # folders of the published grid
 LOSSES = {"prose": "prose", "answers": "answer", "without": "control"}  # its files of losses, and their kinds
-CHOICES = {"entropy": "lowest entropy (the paper's)", "highest entropy": "highest entropy", "random": "at random",
-           "needle": "most attention on the needle"}  # fmt: skip
-KEPT = r"^KeepHeads\(k=(?P<k>\d+), metric='entropy', during='(?P<during>\w+)'\)$"
+KEPT = r"^KeepHeads\(k=(?P<k>\d+), metric='(?P<metric>entropy|random)', during='(?P<during>\w+)'"
+CHOSEN = {"entropy": "of lowest entropy (the paper's)", "random": "at random"}
 
 
 def few(heads: int) -> list[int]:
@@ -66,13 +65,13 @@ def built_in(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.
 
 
 def published(folder: str | Path, model: str) -> dict[str, pd.DataFrame]:
-    """The tables of a model on the paper's whole grid, and `choices`; empty where none were published."""
+    """The tables of a model on the paper's whole grid; empty where none were published."""
     place = Path(folder) / Path(model).name / "grid"
     if not place.is_dir():
         return {}
     losses = [pd.read_parquet(place / "language" / f"{name}.parquet") for name in LOSSES]
     rows = {name: rows_of(place / job).sort_values(["during", "k"], ascending=False) for name, job in SWEEPS.items()}
-    return {**rows, **_named(losses), "choices": rows_of(place / "language")}
+    return rows | _named(losses)
 
 
 def _named(losses: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -91,51 +90,70 @@ def by_k(tables: Tables, during: str = "generation") -> pd.DataFrame:
     rows = with_needle(tables["once"])
     rows = rows[rows["in_window"] & (rows["during"] == during)]
     table = hb.metrics.accuracy(rows, by=["model", "k"]).sort_values("k", ascending=False)
-    losses = tables["losses"]
-    losses = losses.assign(**losses["intervention"].str.extract(KEPT))
-    lines = []
-    for k in table["k"]:
-        group = losses[(losses["k"] == str(k)) & (losses["during"] == during)]
-        prose, told, bare = (
-            group[group["kind"] == kind].sort_values("passage") for kind in ("prose", "answer", "control")
-        )
-        line = {"k": k, "same": prose["same"].mean(), "passages": len(prose)}
-        each = np.arange(len(told)) // max(1, len(told) // max(1, len(bare)))  # a control for each length
-        worth = bare["nats"].to_numpy()[each] - told["nats"].to_numpy()
-        for name, values in (("language", prose["nats"].to_numpy()), ("worth", worth)):
-            spread = (values.mean() if len(values) else np.nan, np.nan, np.nan)
-            if len(values) > 1:
-                spread = mean_interval(values, np.arange(len(values)), (values.min(), values.max()))[:3]
-            line |= dict(zip((name, f"{name}_low", f"{name}_high"), spread, strict=True))
-        lines.append(line)
+    losses = _kept(tables["losses"])
+    lines = [_means(losses, k, during) for k in table["k"]]
     table = table.merge(pd.DataFrame(lines), on="k")
     return table.assign(lost=table["language"] - table["language"].iloc[0])
 
 
+def _kept(losses: pd.DataFrame) -> pd.DataFrame:
+    """Losses under `KeepHeads`, with its k (text), metric and phase as columns."""
+    return losses.assign(**losses["intervention"].str.extract(KEPT)).dropna(subset=["k"])
+
+
+def _means(losses: pd.DataFrame, k: int, during: str = "generation", metric: str = "entropy") -> dict[str, Any]:
+    """Language and what the needle is worth with k heads, each mean with its interval; draws of heads are averaged."""
+    group = losses[(losses["k"] == str(k)) & (losses["during"] == during) & (losses["metric"] == metric)]
+    means = group.groupby(["kind", "passage"])[["nats", "same"]].mean()
+    prose, told, bare = (means[means.index.get_level_values("kind") == kind] for kind in ("prose", "answer", "control"))
+    each = np.arange(len(told)) // max(1, len(told) // max(1, len(bare)))  # a control for each length
+    worth = bare["nats"].to_numpy()[each] - told["nats"].to_numpy()
+    line = {"k": k, "same": prose["same"].mean(), "passages": len(prose)}
+    for name, values in (("language", prose["nats"].to_numpy()), ("worth", worth)):
+        spread = (values.mean() if len(values) else np.nan, np.nan, np.nan)
+        if len(values) > 1:
+            spread = mean_interval(values, np.arange(len(values)), (values.min(), values.max()))[:3]
+        line |= dict(zip((name, f"{name}_low", f"{name}_high"), spread, strict=True))
+    return line
+
+
+def choices(tables: Tables) -> pd.DataFrame:
+    """`by_k` without retrieval, where heads were chosen at random, too: a line for each way and number of heads."""
+    losses = _kept(tables["losses"])
+    drawn = sorted(losses.loc[losses["metric"] == "random", "k"].unique(), reverse=True)
+    return pd.DataFrame(
+        {"heads that stay": CHOSEN[metric], **_means(losses, int(k), metric=metric)} for k in drawn for metric in CHOSEN
+    )
+
+
 def shown(numbers: pd.DataFrame) -> pd.DataFrame:
-    """`by_k` as a page shows it: each mean with its interval, if it has one."""
-    spread: dict[str, list[str]] = {"accuracy": [percent(line) for line in numbers.to_dict("records")]}
+    """`by_k` or `choices` as a page shows it: each mean with its interval, if it has one."""
+    spread: dict[str, list[str]] = {}
     for name in ("language", "worth"):
         ends = zip(numbers[name], numbers[f"{name}_low"], numbers[f"{name}_high"], strict=True)
         spread[name] = [
             f"{m:z.2f}" + ("" if np.isnan(low) else f" ({low:z.2f} to {high:z.2f})") for m, low, high in ends
         ]
-    for name in ("exact", "same"):
+    if "accuracy" in numbers:
+        spread["accuracy"] = [percent(line) for line in numbers.to_dict("records")]
+    for name in {"exact", "same"} & {*numbers}:
         spread[name] = [f"{100 * share:.0f} %" for share in numbers[name]]
-    return numbers.assign(**spread)[["k", "accuracy", "exact", "prompts", "language", "same", "worth"]]
+    columns = ["heads that stay", "k", "accuracy", "exact", "language", "same", "worth"]
+    return numbers.assign(**spread)[[name for name in columns if name in numbers]]
 
 
-def said(rows: pd.DataFrame, by: str = "k", most: int = 2) -> pd.DataFrame:
-    """The most frequent answers in each group, in the order of the rows; of those that were given once, one.
+def said(rows: pd.DataFrame, by: str = "k", most: int = 3) -> pd.DataFrame:
+    """The most frequent answers in each group, in the order of the rows; beside the first those of a twentieth or more.
 
     Columns: `by`, answer, score (points), times, of (prompts).
     """
     groups = rows.groupby([by, "answer"], sort=False).agg(score=("score", "first"), times=("prompt", "size"))
     groups = groups.reset_index().sort_values("times", ascending=False, kind="stable")
     rank = groups.groupby(by).cumcount()
-    groups = groups[(rank == 0) | ((rank < most) & (groups["times"] > 1))]
-    order = list(dict.fromkeys(rows[by]))
     groups = groups.assign(of=groups[by].map(rows[by].value_counts()))
+    often = (groups["times"] > 1) & (groups["times"] >= groups["of"] / 20)
+    groups = groups[(rank == 0) | ((rank < most) & often)]
+    order = list(dict.fromkeys(rows[by]))
     return groups.sort_values(by, key=lambda values: values.map(order.index), kind="stable")
 
 
@@ -151,15 +169,6 @@ def again(here: pd.DataFrame, elsewhere: pd.DataFrame) -> pd.DataFrame:
     names = {"prompts": ("same", "size"), "same": ("same", "sum")}
     names |= {name: (name, "sum") for name in ("exact_here", "exact_there")}
     return both.groupby(["during", "k"], sort=False).agg(**names).reset_index()
-
-
-def choices(tables: Tables) -> pd.DataFrame:
-    """Share of exact answers by how the heads that stay are chosen (lines) and how many stay (columns)."""
-    rows = pd.concat([with_needle(tables["once"]), tables["choices"]], ignore_index=True)
-    rows = rows[rows["during"] == "generation"]
-    rows["heads that stay"] = rows["intervention"].str.extract(r"metric='([\w ]+)'")[0].map(CHOICES)
-    table = rows.pivot_table("exact", "heads that stay", "k").dropna(axis="columns", thresh=2)
-    return (100 * table).rename(columns="k = {}".format).reset_index()
 
 
 def real_prose(rows: pd.DataFrame) -> pd.DataFrame:
