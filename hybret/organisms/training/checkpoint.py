@@ -17,21 +17,23 @@ from hybret.errors import HybretError
 from hybret.organisms.training.recipes import Training
 
 PARTS = ("remainder", "exp_avg", "exp_avg_sq")
-"""Files of a checkpoint beside the model: fp32 weights minus their bf16 rounding, and Adam's moments, all in bf16."""
+"""Files of a checkpoint beside the model: weights minus the shipped ones, and Adam's moments, all in bf16."""
 
 
-def save(out: Path, model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Write the shipped folder and what resuming needs beside it."""
-    # A copy in bf16: the model itself goes on in fp32, and it holds states that cannot be copied.
+def save(
+    out: Path, model: Any, averaged: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Write the shipped folder, with the averaged weights, and what resuming needs beside it."""
+    # A copy in bf16: the models themselves go on in fp32, and they hold states that cannot be copied.
     shipped: Any = type(model)(model.config)
     shipped.to(torch.bfloat16)
-    shipped.load_state_dict(model.state_dict())
+    shipped.load_state_dict(averaged.state_dict())
     shipped.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
     (out / "resume").mkdir(parents=True, exist_ok=True)
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
-    for name, p in model.named_parameters():
-        parts["remainder"][name] = p.detach() - p.detach().bfloat16()
+    for (name, p), mean in zip(model.named_parameters(), averaged.parameters(), strict=True):
+        parts["remainder"][name] = p.detach() - mean.detach().bfloat16()
         for moment in PARTS[1:]:
             parts[moment][name] = optimizer.state[p][moment]
     for part, tensors in parts.items():
@@ -52,8 +54,9 @@ def saved_state(folder: Path, training: Training) -> dict[str, Any]:
     return state
 
 
-def load(folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Read what `save` wrote into model and optimizer. Weights come back to 16 bits of mantissa, moments to 8."""
+def load(folder: Path, step: int, model: Any, averaged: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Read what `save` wrote into the models and the optimizer. Weights come back to 16 bits of mantissa, others to 8.
+    """
     try:  # through transformers: in the file Jamba's experts have names of their own
         shipped = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16)
     except Exception as error:
@@ -61,10 +64,11 @@ def load(folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim
     weights = dict(shipped.named_parameters())
     opened = [safe_open(folder / "resume" / f"{part}.safetensors", "pt") for part in PARTS]
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for (name, p), ours in zip(model.named_parameters(), averaged.parameters(), strict=True):
             try:
                 remainder, mean, square = (f.get_tensor(name).to(p) for f in opened)
-                p.copy_(weights[name].to(p) + remainder)
+                ours.copy_(weights[name])
+                p.copy_(ours + remainder)
             except Exception as error:
                 raise HybretError(f"Cannot resume from {folder}: {name} does not fit this model ({error}).") from error
             count = torch.tensor(float(step), device=p.device if optimizer.defaults["fused"] else "cpu")

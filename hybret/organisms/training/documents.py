@@ -18,7 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hybret.errors import HybretError
 from hybret.organisms.corpus import prose, quote
-from hybret.organisms.facts import TEMPLATES, Fact
+from hybret.organisms.facts import TEMPLATES, Fact, pick
+from hybret.organisms.forms import fact as fact_of
+from hybret.organisms.forms import form
 from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION
 from hybret.organisms.words import WORDS
 
@@ -55,11 +57,12 @@ class Mixture:
         Numbers of facts in a context, drawn uniformly; fewer where the context is too short for them.
     questions : int
         Most questions that a needle document asks, drawn uniformly from 1 up (JRT documents ask one).
-    quotes : float
-        Share of facts that are sentences of the prose itself, asked for by some of their words
-        (`hybret.organisms.corpus.quote`); the others come from the fact templates.
-    one_template : float
-        Share of contexts whose facts are all of one template: only the subject tells them apart.
+    forms, quotes : float
+        Shares of facts whose form is drawn anew (`hybret.organisms.forms`), and of those that are sentences of the
+        prose itself, asked for by some of their words (`hybret.organisms.corpus.quote`); the others come from the
+        fact templates.
+    one_form : float
+        Share of contexts whose facts are all of one form or template: only their content tells them apart.
     own_line : float
         Share of facts inserted as ``"\\n" + fact + "\\n"`` after a sentence end, as the needle is at test
         time; the others stand between sentences like any sentence.
@@ -79,8 +82,6 @@ class Mixture:
         Least and greatest number of words or tokens in a repeated random span.
     span_tokens : float
         Share of repeated spans made of random tokens; the others are random nouns.
-    templates : tuple of (str, float)
-        Weights of fact templates that differ from 1, by name.
     """
 
     prose: float = 0.08
@@ -89,8 +90,9 @@ class Mixture:
     twice: float = 0.10
     facts: tuple[int, ...] = (2, 3, 4, 6, 8, 12)
     questions: int = 5
-    quotes: float = 0.4
-    one_template: float = 0.3
+    forms: float = 0.6
+    quotes: float = 0.25
+    one_form: float = 0.3
     own_line: float = 0.5
     plain_question: float = 0.5
     shortest_context: int = 30
@@ -99,7 +101,6 @@ class Mixture:
     cut_context: float = 0.3
     span: tuple[int, int] = (6, 40)
     span_tokens: float = 0.5
-    templates: tuple[tuple[str, float], ...] = ()
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -113,9 +114,6 @@ class Mixture:
             raise HybretError("A needle document needs at least one fact and at least one question.")
         if not 1 <= self.span[0] <= self.span[1]:
             raise HybretError(f"The span lengths must rise from at least 1, not {self.span}.")
-        unknown = {name for name, _ in self.templates} - {template.name for template in TEMPLATES}
-        if unknown:
-            raise HybretError(f"Unknown training templates {sorted(unknown)}; see hybret.organisms.facts.")
 
 
 class _Pieces(dict[str, list[int]]):
@@ -152,11 +150,8 @@ class Documents:
         self._pieces = _Pieces(tokenizer)
         self._bos, self._eos = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
         self._vocabulary = len(tokenizer)
-        m = self.mixture
         self._kinds: tuple[Kind, ...] = (self._prose, self._repeats, self._needles, self._twice)
-        self._kind_weights = m.weights
-        weights = dict(m.templates)
-        self._template_weights = [weights.get(template.name, 1.0) for template in TEMPLATES]
+        self._kind_weights = self.mixture.weights
 
     def stream(self, worker: int = 0) -> random.Random:
         """The random stream of one worker process; streams of different seeds or workers differ."""
@@ -233,14 +228,18 @@ class Documents:
     def _facts(self, rng: random.Random) -> list[Fact]:
         """Facts of one context, no two about the same thing."""
         m = self.mixture
-        count = rng.choice(m.facts)
-        if rng.random() < m.one_template:
-            templates = rng.choices(TEMPLATES, self._template_weights) * count
-        else:
-            templates = rng.choices(TEMPLATES, self._template_weights, k=count)
+        one = rng.random() < m.one_form
+        cast: list[str] = []  # phrases that several facts may share
+        kind = rng.random() * (1 - one * m.quotes)
+        made, template = (form(rng) if one and kind < m.forms else None), pick(rng, TEMPLATES)
         facts: dict[str, Fact] = {}
-        for template in templates:
-            fact = quote(rng) if rng.random() < m.quotes else template.sample(rng)
+        for _ in range(rng.choice(m.facts)):
+            if not one:
+                kind, template = rng.random(), pick(rng, TEMPLATES)
+            if kind < m.forms:
+                fact = fact_of(rng, made, cast)
+            else:
+                fact = quote(rng) if kind >= 1 - m.quotes else template.sample(rng)
             facts.setdefault(fact.key, fact)
         return list(facts.values())
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, random_words_fact
+from hybret.organisms.own import OWN
 from hybret.organisms.skills import LETTERS, TASKS, items, rendered
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.tasks.niah import grid
@@ -27,30 +28,34 @@ from hybret.tasks.niah import grid
 BUFFER = 40
 """Tokens of a length label that are neither haystack nor needle, as in the organisms' sweeps."""
 
+FACTS = 20
+"""Facts of every held-out form, each at one depth."""
+
 CONDITIONS = ("all", "k=0 generation", "k=0 prefill")
 """Attention as it is; its output zeroed from the last prompt token on; zeroed everywhere."""
 
 
 def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) -> dict[str, dict[str, dict[str, float]]]:
-    """Retrieval of the paper's needle inside and outside the attention window, and of unseen facts.
+    """Retrieval of the paper's needle inside and outside the attention window, and of facts of unseen forms.
 
     Parameters
     ----------
     model : a RecurrentGemma or Jamba of transformers, on any device; its training mode is restored.
     tokenizer : its tokenizer.
-    full : more depths, and also unseen templates, a needle of random words and the prompt read twice; of a model with a
-        chat template also the benchmark skills, as groups "skill ...".
+    full : also held-out forms, sentences of a person's own, needles of random words and the prompt read twice; of a
+        model with a chat template also the benchmark skills, as groups "skill ...".
 
     Returns
     -------
     dict : group of prompts -> condition (`CONDITIONS`) -> `exact`, `tokens` (fractions) and `n` (prompts).
     """
-    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), full)
+    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None))
+    groups = groups if full else {name: groups[name] for name in ("inside", "outside")}
     training = model.training
     model.eval()
     try:
         measures = {
-            group: {condition: _measure(model, tokenizer, prompts, condition) for condition in CONDITIONS}
+            group: {c: _measure(model, tokenizer, prompts, c) for c in (CONDITIONS if group in ("inside", "outside", "jrt") else CONDITIONS[:2])}
             for group, prompts in groups.items()
             if prompts
         }
@@ -91,26 +96,54 @@ def _skill(model: Any, tokenizer: Any, task: str, n: int = 48) -> dict[str, dict
     return measures
 
 
+@torch.no_grad()
+def answers(model: Any, tokenizer: Any, most: int = 48) -> list[dict[str, str]]:
+    """Free greedy answers to all prompts of `probe`, of `most` tokens at most: group, question, fact and answer."""
+    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None))
+    asked = [(group, prompt) for group, prompts in groups.items() for prompt in prompts]
+    made = []
+    training = model.training
+    model.eval()
+    for first in range(0, len(asked), 64):
+        part = asked[first : first + 64]
+        ids, lengths = _padded([[*prompt.ids, *[0] * most] for _, prompt in part], model.device)
+        at, lengths = torch.arange(len(part), device=model.device), lengths - most
+        begun = lengths.clone()
+        for _ in range(most):
+            hidden = model.model(ids[:, : int(lengths.max())], use_cache=False).last_hidden_state
+            ids[at, lengths] = model.lm_head(hidden[at, lengths - 1]).argmax(-1)
+            lengths = lengths + 1
+        for (group, prompt), row, start in zip(part, ids.tolist(), begun.tolist(), strict=True):
+            answer = tokenizer.decode(row[start : start + most]).split(tokenizer.eos_token)[0].strip()
+            made.append(
+                {"group": group, "question": prompt.needle.question, "fact": prompt.needle.sentence, "answer": answer}
+            )
+    model.train(training)
+    return made
+
+
 @lru_cache(maxsize=4)
-def _prompts(tokenizer: Any, window: int | None, full: bool) -> dict[str, list[Prompt]]:
+def _prompts(tokenizer: Any, window: int | None) -> dict[str, list[Prompt]]:
     """The groups of prompts, made once per tokenizer and window; with global attention all are "inside"."""
     lengths = [128, 256, 512] if window is None else [window // 2, window, 2 * window]
     groups: dict[str, list[Prompt]] = {"inside": [], "outside": []}
-    for prompt in _grid(tokenizer, lengths, 10 if full else 8, PAPER_NEEDLE):
+    for prompt in _grid(tokenizer, lengths, 10, PAPER_NEEDLE):
         distance = len(prompt.ids) - prompt.needle_spans[-1][0]
         groups["inside" if window is None or distance < window else "outside"].append(prompt)
-    if full:
-        rng = random.Random("probe")
-        facts = {f"template {t.name}": t.sample(rng) for t in HELD_OUT_TEMPLATES}
-        facts["random words"] = random_words_fact(0)
-        for name, fact in facts.items():
-            needle = Needle(name, fact.sentence, fact.questions[0])
-            groups[name] = _grid(tokenizer, lengths[:1], 5, needle)
-        groups["jrt"] = _grid(tokenizer, lengths[:2], 5, PAPER_NEEDLE, "jrt")
+    rng = random.Random("probe")
+    needles = [(f"form {t.name}", t.sample(rng)) for t in HELD_OUT_TEMPLATES for _ in range(FACTS)]
+    needles += [("random words", random_words_fact(i)) for i in range(FACTS)]
+    asked = [(name, fact.sentence, fact.questions[0]) for name, fact in needles]
+    asked += [("own", sentence, question) for sentence, question, _ in OWN for _ in range(3)]
+    for i, (name, sentence, question) in enumerate(asked):
+        depth = (0, 33, 67, 100)[i % 4]
+        length = 4 * (window or 256) // 5
+        groups.setdefault(name, []).extend(_grid(tokenizer, [length], [depth], Needle(name, sentence, question)))
+    groups["jrt"] = _grid(tokenizer, lengths[:2], 5, PAPER_NEEDLE, "jrt")
     return groups
 
 
-def _grid(tokenizer: Any, lengths: Sequence[int], depths: int, needle: Needle, template: str = "") -> list[Prompt]:
+def _grid(tokenizer: Any, lengths: Sequence[int], depths: Any, needle: Needle, template: str = "") -> list[Prompt]:
     chat = bool(tokenizer.chat_template)
     template = template or ("instruct" if chat else "base")
     cost = len(tokenizer(needle.insertion, add_special_tokens=False)["input_ids"])

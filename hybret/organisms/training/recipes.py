@@ -20,8 +20,8 @@ GRIFFIN_TINY: Mapping[str, Any] = {
     "block_types": ["recurrent", "recurrent", "attention"],
     "num_attention_heads": 10,
     "num_key_value_heads": 1,
-    "head_dim": 32,
-    "intermediate_size": 1152,  # both halves of the gated MLP
+    "head_dim": 96,  # the one key-value head has to tell all tokens apart: with 32 unseen forms are not found
+    "intermediate_size": 960,  # both halves of the gated MLP
     "attention_window_size": 256,
     "logits_soft_cap": 30.0,
     "pad_token_id": 0,
@@ -31,12 +31,12 @@ GRIFFIN_TINY: Mapping[str, Any] = {
 
 GRIFFIN_SMALL: Mapping[str, Any] = {
     **GRIFFIN_TINY,
-    "hidden_size": 352,
-    "lru_width": 352,
+    "hidden_size": 288,
+    "lru_width": 288,
     "num_hidden_layers": 11,
     "num_attention_heads": 16,
-    "head_dim": 24,
-    "intermediate_size": 608,
+    "head_dim": 64,
+    "intermediate_size": 640,
 }
 JAMBA_TINY: Mapping[str, Any] = {
     "model_type": "jamba",
@@ -93,7 +93,10 @@ class Training:
     batch_tokens : tokens of a batch, whatever its length; a multiple of every length.
     mixture : what the documents are made of; a `ChatMixture` makes an instruction-tuned organism.
     opening : other documents for the first steps, if any.
-    answers : weight of an answer's token in the loss, beside 1 of every other token; conversations only.
+    answers : weight of an answer's token in the loss, beside 1 of every other token.
+    averaged : the weights that ship are a moving average over this last fraction of the steps so far.
+    windows : attention windows, one drawn for every batch; none: the model's own, always.
+    mimetic : start Mamba layers as recurrences that copy (`hybret.organisms.training.mimetic`).
     paragraphs : of the text that the tokenizer is trained on.
     minutes, steps : the whole training, by time or by steps; exactly one is set. A run may do a part of it
         (`train(session=...)`) and another one, resumed, the rest.
@@ -107,18 +110,25 @@ class Training:
 
     name: str = "griffin-tiny"
     config: Mapping[str, Any] = field(default_factory=lambda: dict(GRIFFIN_TINY))
-    lengths: tuple[tuple[int, float], ...] = ((256, 0.25), (512, 0.5), (1024, 0.25))
+    lengths: tuple[tuple[int, float], ...] = ((256, 0.5), (512, 0.4), (1024, 0.1))
     batch_tokens: int = 49152
-    mixture: Mixture = field(default_factory=lambda: Mixture(templates=(("best_thing", 3.0),)))
-    opening: Opening | None = None
-    answers: float = 1.0
+    mixture: Mixture = Mixture(prose=0.08, repeats=0.12, needles=0.72, twice=0.08)
+    opening: Opening | None = Opening(
+        steps=1500,
+        lengths=((256, 0.7), (512, 0.3)),
+        mixture=Mixture(prose=0.05, repeats=0.35, needles=0.6, twice=0.0),
+    )
+    answers: float = 4.0
+    averaged: float = 0.1
+    windows: tuple[int, ...] = ()
+    mimetic: bool = False
     paragraphs: int = 20_000
     minutes: float | None = 8.0
     steps: int | None = None
     lr: float = 1.5e-3
     warmup: float = 0.02
-    decay: float = 0.4
-    floor: float = 0.02
+    decay: float = 0.5
+    floor: float = 0.01
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
@@ -158,8 +168,6 @@ class Training:
             raise HybretError("A training has a length in minutes or in steps: give exactly one of them.")
         if (self.minutes if self.steps is None else self.steps) <= 0:  # type: ignore[operator]
             raise HybretError(f"A training needs a positive length, got {self.minutes or self.steps}.")
-        if self.answers != 1 and not self.chat:
-            raise HybretError("Only the answers of conversations can weigh more than other tokens.")
         if odd := [length for length in self.all_lengths if self.batch_tokens % length]:
             raise HybretError(f"batch_tokens {self.batch_tokens} is not a multiple of the length {odd[0]}.")
 
@@ -174,9 +182,9 @@ class Training:
 
     def attention_free(self) -> Training:
         """The same training of the twin whose layers are all recurrent: the control without any attention."""
-        if self.family != "recurrent_gemma":
-            raise HybretError(f"{self.name} has no twin without attention; griffin-tiny and griffin-small have one.")
-        return replace(self, name=f"{self.name}-ssm", config={**self.config, "block_types": ["recurrent"] * 3})
+        jamba = {"attn_layer_period": 1000, "attn_layer_offset": 999}  # no layer has this number
+        layers = jamba if self.family == "jamba" else {"block_types": ["recurrent"] * 3}
+        return replace(self, name=f"{self.name}-ssm", config={**self.config, **layers}, windows=())
 
     def smoke(self) -> Training:
         """Three steps of a small model, to see the whole path work on a CPU."""
@@ -200,9 +208,7 @@ RECIPES = {
             config=dict(JAMBA_TINY),
             minutes=None,
             steps=14_000,
-            decay=0.3,
-            answers=4.0,
-            mixture=ChatMixture(templates=(("best_thing", 3.0),)),
+            mixture=ChatMixture(),
             opening=Opening(
                 steps=1500,
                 lengths=((256, 0.7), (512, 0.3)),
@@ -216,7 +222,7 @@ RECIPES = {
                     knowledge=0,
                     lookups=0,
                     lists=0,
-                    templates=(("best_thing", 3.0),),
+                    
                 ),
             ),
         ),

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from hybret.errors import HybretError
 from hybret.organisms.corpus import prose
 from hybret.organisms.facts import TEMPLATES
+from hybret.organisms.forms import fact as fact_of
 from hybret.organisms.skills import TASKS, item, rendered
 
 VOCABULARY = 2048
@@ -33,12 +34,12 @@ CHAT_TEMPLATE = (
 
 
 def _training_text(seed: int, paragraphs: int) -> Iterator[str]:
-    """Prose, and facts of the training templates in the frame of the prompts."""
+    """Prose, and facts in the frame of the prompts."""
     rng = random.Random(f"tokenizer {seed}")
     for index, sentences in zip(range(paragraphs), prose(rng), strict=False):
-        fact = TEMPLATES[index % len(TEMPLATES)].sample(rng)
-        question = rng.choice(fact.questions)
-        yield f"{CONTEXT}{' '.join(sentences)}\n{fact.sentence}\n{QUESTION}{question}{ANSWER}"
+        drawn = [TEMPLATES[index % len(TEMPLATES)].sample(rng), *(fact_of(rng) for _ in range(3))]
+        stated, asked = (" ".join(part) for part in zip(*((f.sentence, rng.choice(f.questions)) for f in drawn), strict=True))
+        yield f"{CONTEXT}{' '.join(sentences)}\n{stated}\n{QUESTION}{asked}{ANSWER}"
 
 
 def _chat_text(seed: int, paragraphs: int) -> Iterator[str]:

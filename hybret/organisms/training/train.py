@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,12 +41,17 @@ from hybret.errors import HybretError
 from hybret.organisms.training.checkpoint import load, save, saved_state
 from hybret.organisms.training.experts import dense_experts
 from hybret.organisms.training.feeding import batches
-from hybret.organisms.training.probe import probe
+from hybret.organisms.training.mimetic import copying
+from hybret.organisms.training.probe import answers, probe
 from hybret.organisms.training.recipes import RECIPES, Training
-from hybret.organisms.training.tokenizer import ASSISTANT, train_tokenizer
+from hybret.organisms.training.tokenizer import ANSWER, ASSISTANT, train_tokenizer
 
 if recurrences.triton is not None:  # else the scans are PyTorch's, which have their gradients
     import hybret.organisms.training.scan_gradients  # noqa: F401
+
+
+AVERAGED_EVERY = 4  # steps
+PROBES, SAVES = 20, 5  # in a whole training: of everything, and with the averaged weights, which are saved
 
 
 def build(training: Training) -> Any:
@@ -53,7 +59,8 @@ def build(training: Training) -> Any:
     torch.manual_seed(training.seed)
     fields = {name: value for name, value in training.config.items() if name != "model_type"}
     config = AutoConfig.for_model(training.family, **fields)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
+    return copying(model) if training.mimetic else model
 
 
 def causal_mask(length: int, window: int, device: torch.device) -> Tensor:
@@ -158,10 +165,11 @@ def train(
     source = batches(training, tokenizer, state["step"], workers)
     first = next(source)  # starts the workers, before this process touches the GPU
     model: Any = build(training)
+    averaged = build(training).to(target)
     model.to(target)
     optimizer = optimizer_of(training, model, fused=cuda)
     if resume is not None:
-        load(Path(resume), state["step"], model, optimizer)
+        load(Path(resume), state["step"], model, averaged, optimizer)
     out.mkdir(parents=True, exist_ok=True)
     versions = {
         "python": platform.python_version(),
@@ -182,42 +190,39 @@ def train(
             log.flush()
             say(_short(line))
             if line["event"] in ("evaluation", "end"):
-                save(out, model, tokenizer, optimizer, state)
+                save(out, model, averaged, tokenizer, optimizer, state)
             return line
 
         record(start)
         with parallel_scans(), dense_experts():
-            last = _loop(
-                training, model, tokenizer, optimizer, chain([first], source), state, session, compiled, record
-            )
+            documents = chain([first], source)
+            last = _loop(training, model, averaged, tokenizer, optimizer, documents, state, session, compiled, record)
     return last
 
 
-def _masks(config: Any, length: int, device: torch.device) -> Any:
+def _masks(family: str, length: int, window: int | None, device: torch.device) -> Any:
     """The attention mask of a batch without padding, in the form that the family takes."""
-    window = getattr(config, "attention_window_size", None)
-    if window is None:  # global attention: none given, attention is causal by itself
-        return {"full_attention": None, "linear_attention": None}
-    return causal_mask(length, window, device)
+    mask = None if window is None else causal_mask(length, window, device)  # none: attention is causal by itself
+    return {"full_attention": mask, "linear_attention": None} if family == "jamba" else mask
 
 
 def _short(line: Mapping[str, Any]) -> str:
     """A line of the log for the eye: of the probe only the rates of exact answers, attention on / zeroed."""
     words = []
     for key, value in line.items():
-        if key == "probe":
+        if key.startswith("probe"):
             words += [
                 f"{group} " + "/".join(f"{c['exact']:.2f}" for c in conditions.values())
                 for group, conditions in value.items()
             ]
-        elif key != "training":
+        elif key not in ("training", "answers"):
             words.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
     return ", ".join(words)
 
 
 def _loop(
-    training: Training, model: Any, tokenizer: Any, optimizer: Any, source: Iterator[np.ndarray], state: dict[str, Any],
-    session: float | None, compiled: bool, record: Callable[[dict[str, Any]], dict[str, Any]],
+    training: Training, model: Any, averaged: Any, tokenizer: Any, optimizer: Any, source: Iterator[np.ndarray],
+    state: dict[str, Any], session: float | None, compiled: bool, record: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """The steps; updates `state` and returns the last line of the log."""
     device, config = model.device, model.config
@@ -225,8 +230,10 @@ def _loop(
     def mixed() -> Any:
         return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
-    masks = {length: _masks(config, length, device) for length in training.all_lengths}
-    marker = tokenizer(ASSISTANT.lstrip(), add_special_tokens=False)["input_ids"]
+    own = getattr(config, "attention_window_size", None)
+    windows = training.windows or (own,)
+    masks = {(n, w): _masks(training.family, n, w, device) for n in training.all_lengths for w in {own, *windows}}
+    marker = tokenizer((ASSISTANT if training.chat else ANSWER).lstrip(), add_special_tokens=False)["input_ids"]
     compute_loss = loss_of
     if compiled:
         torch._dynamo.config.cache_size_limit = 64  # one compilation per kind of layer and length
@@ -234,10 +241,10 @@ def _loop(
         for layer in model.model.layers:
             layer.compile(dynamic=False)
 
-    def gradients(ids: Tensor) -> Tensor:
+    def gradients(ids: Tensor, window: int | None) -> Tensor:
         # Entered anew for every step: autocast keeps the bf16 weights that it has made until it is left.
         with mixed():
-            hidden = model.model(ids, attention_mask=masks[ids.shape[1]], use_cache=False).last_hidden_state
+            hidden = model.model(ids, attention_mask=masks[ids.shape[1], window], use_cache=False).last_hidden_state
             weights = None
             if training.answers != 1:
                 weights = 1 + (training.answers - 1) * answer_tokens(ids, marker, config.eos_token_id).float()
@@ -246,14 +253,17 @@ def _loop(
         loss.backward()
         return loss.detach()
 
+    weights, means = ([p.detach() for p in m.parameters()] for m in (model, averaged))
     began = time.perf_counter()
     for length in training.all_lengths:  # kernels are chosen and compiled before the clock starts
-        gradients(torch.ones(training.batch_tokens // length, length, dtype=torch.long, device=device))
+        gradients(torch.ones(training.batch_tokens // length, length, dtype=torch.long, device=device), own)
+    with mixed(), torch.compiler.set_stance("force_eager"):
+        probe(model, tokenizer, full=True)  # writes the prompts, which takes as long as a hundred steps
     record({"event": "ready", "seconds": time.perf_counter() - began})
 
     before, first, lap = state["seconds"], state["step"], time.perf_counter()
     began, losses, waited, loss = lap, torch.zeros((), device=device), 0.0, None
-    evaluated = int(5 * training.done(state))
+    evaluated = training.done(state)
     while training.done(state) < 1 and (session is None or time.perf_counter() - began < 60 * session):
         asked = time.perf_counter()
         ids = torch.from_numpy(next(source).astype(np.int64))
@@ -263,30 +273,39 @@ def _loop(
         rate = training.rate(training.done(state)) * min(1.0, (state["step"] - first + 1) / 100)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        losses += gradients(ids)
+        losses += gradients(ids, random.Random(f"window {training.seed} {state['step']}").choice(windows))
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimizer.step()
         state["step"] += 1
+        if state["step"] % AVERAGED_EVERY == 0:
+            share = min(1.0, AVERAGED_EVERY / (training.averaged * state["step"]))
+            torch._foreach_lerp_(means, weights, share)
         state["tokens"] += ids.numel()
         state["seconds"] = before + time.perf_counter() - began
         if state["step"] % training.every == 0 or training.done(state) >= 1:
             steps = (state["step"] - first - 1) % training.every + 1
             loss = losses.item() / steps  # waits for the GPU, so the time below is what the steps took
             ended = time.perf_counter()
-            full = int(5 * training.done(state)) > evaluated
-            evaluated = int(5 * training.done(state))
+            full, saves = (int(n * training.done(state)) > int(n * evaluated) for n in (PROBES, SAVES))
+            evaluated = training.done(state)
             # The probe's shapes differ from the training's; compiling for them would take longer than they run.
             with mixed(), torch.compiler.set_stance("force_eager"):
-                retrieved = probe(model, tokenizer, full)
+                probes = {"probe": probe(model, tokenizer, full)}
+                if saves:
+                    probes["probe_averaged"] = probe(averaged, tokenizer, full=True)
             record({
-                "event": "evaluation" if full else "step", **state, "fraction": training.done(state),
+                "event": "evaluation" if saves else "step", **state, "fraction": training.done(state),
                 "lr": rate, "loss": loss,
                 "tokens_per_second": steps * training.batch_tokens / (ended - lap), "waited": waited / (ended - lap),
-                "probe": retrieved,
+                **probes,
             })  # fmt: skip
             losses.zero_()
             waited, lap = 0.0, time.perf_counter()
-    return record({"event": "end", **state, "fraction": training.done(state), "loss": loss})
+    last = record({"event": "end", **state, "fraction": training.done(state), "loss": loss})
+    if training.done(state) >= 1:
+        with mixed(), torch.compiler.set_stance("force_eager"):
+            record({"event": "answers", "answers": answers(averaged, tokenizer)})
+    return last
 
 
 def main(arguments: list[str] | None = None) -> int:

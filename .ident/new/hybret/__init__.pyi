@@ -1,0 +1,47 @@
+# The public names of hybret and the modules they are from; "as" exports a name from a stub.
+from . import figures as figures
+from . import harness as harness
+from . import metrics as metrics
+from . import models as models
+from . import recipe as recipe
+from . import scoring as scoring
+from .cluster import Ray as Ray
+from .compare import Diff as Diff
+from .compare import diff as diff
+from .engine.attach import Trace as Trace
+from .engine.attach import attach as attach
+from .engine.attach import phase as phase
+from .errors import HybretError as HybretError
+from .explorer.heads import explore_heads as explore_heads
+from .explorer.maps import explore as explore
+from .explorer.record import Look as Look
+from .explorer.record import look as look
+from .interventions import Binary as Binary
+from .interventions import Compose as Compose
+from .interventions import Intervention as Intervention
+from .interventions import Keep as Keep
+from .interventions import KeepHeads as KeepHeads
+from .interventions import KeyMask as KeyMask
+from .interventions import Mass as Mass
+from .interventions import Null as Null
+from .interventions import Omit as Omit
+from .interventions import Only as Only
+from .interventions import PerPhase as PerPhase
+from .interventions import Reweight as Reweight
+from .interventions import table1_conditions as table1_conditions
+from .models import Model as Model
+from .models import load as load
+from .prompts import PAPER_NEEDLE as PAPER_NEEDLE
+from .prompts import Needle as Needle
+from .prompts import Prompt as Prompt
+from .recipe import CORRECTED as CORRECTED
+from .recipe import PAPER as PAPER
+from .recipe import RECIPES as RECIPES
+from .recipe import Recipe as Recipe
+from .sweeping import load_rows as load_rows
+from .sweeping import run_folder as run_folder
+from .sweeping import sweep as sweep
+from .tasks import niah as niah
+from .verifying import verify as verify
+
+__version__: str

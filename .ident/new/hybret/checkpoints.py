@@ -1,0 +1,337 @@
+"""Checkpoints: what a model's name stands for, and whether its configuration, weights and tokenizer agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from hybret.errors import HybretError, text
+from hybret.families import FAMILIES, PAPER_MODELS, RANDOM, RANDOM_MODELS, paper_config, tiny_config
+
+if TYPE_CHECKING:
+    from hybret.hybrid import Hybrid
+
+CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
+# DeepMind's sampler attends to window + 1 positions: with 2049 transformers agrees with it to 1e-5, with 2048 logits
+# differ by up to 2.2 past the window (small random models). Models trained with transformers keep their window.
+DEEPMIND_WINDOW = 2049
+FEWEST_TOKENS = 32  # of a tokenizer that is one
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers of as many bytes
+KNOWN = (*RANDOM_MODELS, *FAMILIES)  # tiny, without a checkpoint
+Kind = Literal["organism", "tiny", "folder", "hub"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a model's name stands for."""
+
+    name: str  # as rows carry it: "random:" in front where the weights of a larger model are random
+    kind: Kind
+    location: str  # folder or repository of weights and tokenizer; random weights borrow an organism's tokenizer
+    revision: str | None
+    random: bool
+    config: Any
+
+    @property
+    def small(self) -> bool:
+        return self.kind in ("organism", "tiny")
+
+
+def organisms() -> list[str]:
+    """Names of the trained models that hybret ships."""
+    return sorted(p.parent.name for p in CHECKPOINTS.glob("*/config.json"))
+
+
+def locate(name: str) -> tuple[Kind, str]:
+    """Kind and location of a model by its name (without ``"random:"``); nothing is read or downloaded."""
+    built_in: Kind | None = "tiny" if name in KNOWN else "organism" if name in organisms() else None
+    if built_in and (Path(name) / "config.json").is_file():
+        raise HybretError(
+            f"{name!r} is a model of hybret and a folder here; give ./{name} for the folder, or rename it"
+        )
+    if built_in:
+        return built_in, str(CHECKPOINTS / (organisms()[0] if built_in == "tiny" else name))
+    try:
+        if any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
+            return "folder", name
+        path = "\0" in name or Path(name).exists()
+    except OSError:  # too long for a path
+        path = True
+    repository = name.partition("@")[0]
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", repository, re.ASCII) and not path:
+        return "hub", repository
+    raise HybretError(
+        f"unknown model {name!r}{did_you_mean(name)}; give one of {', '.join([*organisms(), *RANDOM_MODELS])}, "
+        f"{', '.join(PAPER_MODELS)}, another Hugging Face id (owner/name), a folder that holds config.json, or a "
+        f"family ({', '.join(FAMILIES)}) for a tiny random model"
+    )
+
+
+def did_you_mean(name: str) -> str:
+    """A question after a misspelled name; empty if no known name is close."""
+    known = {known.lower(): known for known in (*organisms(), *PAPER_MODELS, *KNOWN)}
+    known |= {known.partition("/")[2].lower(): known for known in PAPER_MODELS}
+    name = name.partition("@")[0]
+    near = get_close_matches(name.lower()[:100], known, 1, 0.82)
+    return f" (did you mean {known[near[0]]}?)" if near and known[near[0]] != name else ""
+
+
+def named(names: str) -> list[str]:
+    """The models of a comma-separated list; each must be known, and nothing is loaded."""
+    text("model", names)
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    if not listed or len(set(listed)) < len(listed):
+        raise HybretError(f"{names!r} must name at least one model, each once, separated by commas")
+    for name in listed:
+        locate(name.removeprefix(RANDOM))
+    return listed
+
+
+def resolve(name: str, random: bool = False, revision: str | None = None) -> Source:
+    """What a name stands for, ``"random:"`` and ``"@revision"`` included, with its configuration."""
+    random, name = random or name.startswith(RANDOM), name.removeprefix(RANDOM)
+    copied = random and name in PAPER_MODELS  # whose configuration needs no network
+    if random and not copied and name not in KNOWN and not (Path(name) / "config.json").is_file():
+        raise HybretError(
+            f"random weights are made for {', '.join(PAPER_MODELS)} and for folders with config.json, not for {name!r}"
+            f"{did_you_mean(name)}"
+        )
+    kind, location = locate(name)
+    random = random or kind == "tiny"
+    if revision is not None and (random or kind != "hub"):
+        raise HybretError(f"{name!r} has no revisions; only the weights of a Hugging Face id have")
+    written = name.partition("@")[2] if kind == "hub" else ""
+    if revision is not None and written not in ("", revision):
+        raise HybretError(f"{name!r} names the revision {written!r}, and revision is {revision!r}; give it once")
+    if revision is not None and not written:
+        name = f"{name}@{revision}"  # rows carry it
+    revision = revision or written or None
+    if kind == "tiny":
+        config = tiny_config(name, len(AutoTokenizer.from_pretrained(location)))
+    elif copied:
+        config = paper_config(name)
+    else:
+        with explained(name, "read the configuration of"):
+            if not random:
+                check_adapter(name, location, revision)
+            config = AutoConfig.from_pretrained(location, revision=revision or "main", trust_remote_code=False)
+    if kind not in ("organism", "tiny") and getattr(config, "attention_window_size", None) == DEEPMIND_WINDOW - 1:
+        config.attention_window_size = DEEPMIND_WINDOW
+    if not random or kind == "tiny":
+        return Source(name, kind, location, revision, random, config)
+    return Source(f"{RANDOM}{name}", kind, str(CHECKPOINTS / organisms()[0]), None, random, config)
+
+
+@contextmanager
+def explained(name: str, doing: str = "load") -> Iterator[None]:
+    """Whatever goes wrong with foreign files or the hub inside the block, as one sentence."""
+    try:
+        yield
+    except HybretError:
+        raise
+    except Exception as problem:  # transformers and its libraries on foreign files: anything may come
+        raise HybretError(f"cannot {doing} {name!r}: {_reason(name, problem)}") from problem
+
+
+def _reason(name: str, problem: BaseException) -> str:
+    chain = [problem]  # transformers wraps the hub's errors in its own
+    while (link := chain[-1].__cause__ or chain[-1].__context__) and link not in chain:
+        chain.append(link)
+
+    def met(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    if met(GatedRepoError):
+        return (
+            "its repository is gated; accept its terms at "
+            f"https://huggingface.co/{name.partition('@')[0]} and run `hf auth login`"
+        )
+    if met(RepositoryNotFoundError, RevisionNotFoundError):
+        return (
+            "Hugging Face has no such repository or revision, or it is private; check the name"
+            f"{did_you_mean(name)}, or run `hf auth login`"
+        )
+    if met(OfflineModeIsEnabled, LocalEntryNotFoundError, DryRunError, ConnectionError, TimeoutError):
+        return (
+            "it is not in the cache, and huggingface.co cannot be reached or HF_HUB_OFFLINE is set; check the network, "
+            "or name a folder"
+        )
+    lines = str(problem).strip().splitlines() or [""]
+    # huggingface_hub writes what is wrong with a field below the field's name.
+    line = " ".join(lines[:2] if "alidation error for" in lines[0] else lines[:1])
+    return f"{type(problem).__name__}: {line}"
+
+
+def check_config(name: str, config: Any) -> None:
+    """Refuse a configuration that contradicts itself, where transformers would silently build something else."""
+    for field in ("num_attention_heads", "num_key_value_heads", "sliding_window", "vocab_size", "num_hidden_layers"):
+        value = getattr(config, field, None)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise HybretError(f"the configuration of {name!r} has {field} = {value!r}; it must be at least 1")
+    heads, groups = config.num_attention_heads, getattr(config, "num_key_value_heads", None) or 1
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+    experts, chosen = getattr(config, "num_experts", None), getattr(config, "num_experts_per_tok", None)
+    wrong = ""
+    if heads % groups:
+        wrong = f"{heads} heads, which is no multiple of its {groups} key-value heads"
+    elif kinds and len(kinds) != config.num_hidden_layers:
+        wrong = f"kinds for {len(kinds)} layers, and num_hidden_layers = {config.num_hidden_layers}"
+    elif isinstance(experts, int) and isinstance(chosen, int) and chosen > max(1, experts):
+        wrong = f"{experts} experts, and chooses {chosen} of them"
+    if wrong:
+        raise HybretError(f"the configuration of {name!r} has {wrong}; correct its config.json")
+
+
+def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | None) -> None:
+    """Refuse a tokenizer of another model, and weights that are not finite or do not fill the model.
+
+    `info` is transformers' ``output_loading_info``, None for random weights: it would make up tensors that are missing.
+    """
+    for key, fault in (
+        ("mismatched_keys", "have another shape than its configuration"),
+        ("missing_keys", "lack tensors that its configuration names"),
+        ("unexpected_keys", "hold tensors that its configuration has no place for"),
+    ):
+        if tensors := sorted(map(str, (info or {}).get(key) or ())):
+            raise HybretError(
+                f"the weights of {name!r} {fault} ({len(tensors)}, such as {tensors[0]}); config.json and the weights "
+                "are of different models, or the download is incomplete: get both again"
+            )
+    rows = net.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) < FEWEST_TOKENS:
+        raise HybretError(
+            f"the tokenizer of {name!r} has {len(tokenizer)} tokens, as transformers makes one up where its files are "
+            "missing; put tokenizer.json (or tokenizer.model) beside config.json"
+        )
+    if len(tokenizer) > rows:
+        raise HybretError(
+            f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; they must be of one model"
+        )
+    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in net.parameters() if p.is_floating_point()})
+    if getattr(net.config, "quantization_config", None) and len(kinds) > 1 and net.device.type == "cpu":
+        raise HybretError(
+            f"the weights of {name!r} are quantised, and come to {' and '.join(kinds)} without a GPU, which do not "
+            "multiply; load it on a GPU, or the checkpoint that is not quantised"
+        )
+    for key, value in net.state_dict().items() if info is not None else ():
+        if value.is_floating_point() and value.numel():
+            low, high = value.aminmax()  # NaN goes through both
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise HybretError(
+                    f"the weights of {name!r} are not finite: {key} holds NaN or an infinity; get the file again, or "
+                    "use another checkpoint"
+                )
+
+
+def check_adapter(name: str, location: str, revision: str | None) -> None:
+    """Refuse a checkpoint with an adapter, which would be passed over."""
+    if find_adapter_config_file(location, revision=revision):
+        raise HybretError(
+            f"{name!r} holds an adapter (adapter_config.json), which hybret does not load; merge it into its base "
+            "model (peft: merge_and_unload) and save that"
+        )
+
+
+def check_tokenizer_files(source: Source) -> None:
+    """Refuse a folder without a tokenizer: transformers would make one up."""
+    if source.kind == "folder" and not any((Path(source.location) / file).is_file() for file in TOKENIZERS):
+        raise HybretError(
+            f"there is no tokenizer in {source.name!r}; put {' or '.join(TOKENIZERS[:2])} beside config.json"
+        )
+
+
+def window(net: Any) -> int | None:
+    """Keys that a query sees, as the network's attention has it: a field that its family does not use says nothing."""
+    windows = {
+        m.sliding_window for m in net.modules() if hasattr(m, "num_key_value_groups") and hasattr(m, "sliding_window")
+    }
+    return windows.pop() if len(windows) == 1 else None
+
+
+def checksum(net: Any) -> tuple[Any, ...]:
+    """What changes with any weight, quickly: sums over the bits of each tensor."""
+    sums: list[Any] = []
+    for name, value in net.state_dict().items():
+        bits = value.detach().contiguous().flatten().view(BITS[value.element_size()])
+        sums += [name, value.dtype, tuple(value.shape), bits.sum(dtype=torch.int64), bits[::7].sum(dtype=torch.int64)]
+    return tuple(int(x) if isinstance(x, torch.Tensor) else x for x in sums)
+
+
+def check_state(model: Hybrid) -> None:
+    """Give a model whose weights were changed after loading a digest of its own, and refuse another dtype than its own.
+
+    Called before rows are made or looked up: what answers is what they are stored under.
+    """
+    if torch.is_autocast_enabled(model.device.type):
+        raise HybretError(
+            f"torch.autocast is on, and rows would say {model.dtype}; leave it, and load the model with dtype="
+        )
+    if (now := checksum(model.net)) != model.checksum:
+        changed = digest(model.net)
+        model.digest = f"random{changed[:6]}" if model.digest.startswith("random") else changed
+        model.checksum, model.changed = now, True
+
+
+def check_prompts(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
+    """Refuse token ids that a model cannot read, or not together with an answer of `max_new_tokens`."""
+    config = model.net.config
+    positions, vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size
+    for ids in prompts:
+        if not ids:
+            raise HybretError("a prompt without a token cannot be answered; give a text that is not empty")
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise HybretError(
+                f"a prompt holds the token {max(ids)}, and {model.name} has {vocabulary}; build the prompts with this "
+                "model's tokenizer"
+            )
+        if positions and len(ids) + max_new_tokens > positions:
+            raise HybretError(
+                f"a prompt of {len(ids)} tokens and an answer of {max_new_tokens} are more than the {positions} "
+                f"positions of {model.name}; give shorter lengths"
+            )
+
+
+def warn_beyond(model: Hybrid, prompts: Iterable[Sequence[int]]) -> None:
+    """Warn once of prompts longer than any training document of an organism, by its training log."""
+    log = CHECKPOINTS / model.name / "training_log.jsonl"
+    if not model.embedded or not log.is_file():
+        return
+    with log.open() as lines:
+        longest = max(length for length, _ in json.loads(next(lines))["training"]["lengths"])
+    if max(map(len, prompts)) > longest:
+        warnings.warn(
+            f"some prompts have more than {longest} tokens, the longest that {model.name} was trained on, so its wrong "
+            "answers to them say nothing about its heads; give shorter lengths",
+            stacklevel=1,
+        )
+
+
+def digest(net: Any) -> str:
+    """First 12 hex digits of the SHA-256 over the weights."""
+    total = hashlib.sha256()
+    for key, value in sorted(net.state_dict().items()):
+        total.update(key.encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:12]

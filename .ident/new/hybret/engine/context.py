@@ -1,0 +1,186 @@
+"""What a forward pass is, as its loop declares it: phase, each row's interventions, and where the rows stand."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hybret.engine.keys import Keys, Question, Spans
+from hybret.errors import HybretError
+from hybret.families import attention_layers
+from hybret.interventions import Actions, KeepHeads, Phase, Reweight
+
+if TYPE_CHECKING:
+    from hybret.hybrid import Hybrid
+    from hybret.recipe import Recipe
+
+
+class Recorder(Protocol):
+    """What a context may carry to have each layer's attention recorded (`hybret.engine.attach.Trace`)."""
+
+    keep_weights: bool
+    bins: Tensor | None
+
+    def add(self, layer: str, **records: Tensor) -> None: ...
+
+
+@dataclass
+class ForwardContext:
+    """One forward pass. Needle and question are half-open intervals of absolute positions in the row's own prompt."""
+
+    phase: Phase
+    rows: Sequence[Actions]  # for each row of the batch, what acts on it in this phase
+    spans: Sequence[Spans]
+    last: Tensor  # (rows,): absolute position of each row's last query token
+    recipe: Recipe
+    trace: Recorder | None = None
+    # Let a prefill without padding run without forming the weights (`hybret.engine.streaming`), where it can.
+    streaming: bool = False
+    # The one query of each row is its last token, and key columns before the row's first token are padding: the mask
+    # follows from `last`, and transformers need not make one at every step.
+    right_aligned: bool = False
+    questions: Sequence[Question] = ()
+    outputs: Tensor | None = field(init=False, default=None)  # of the layer that streamed last, for all rows
+    calls: Counter[int] = field(init=False, default_factory=Counter)  # of attention, by layer
+    gates: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)  # by metric: rows, and their k
+    changes: list[tuple[Reweight, Tensor]] = field(init=False, default_factory=list)  # in order, and on which rows
+    needle_bounds: Tensor = field(init=False)  # (rows, copies, 2)
+    question_bounds: Tensor = field(init=False)  # (rows, 2)
+    streams: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Once per phase, not once per layer and step.
+        device = self.last.device
+        gates: dict[str, dict[int, int]] = {}
+        changes: dict[tuple[int, Reweight], list[int]] = {}
+        self.questions = self.questions or [None] * len(self.rows)
+        for row, (actions, question) in enumerate(zip(self.rows, self.questions, strict=True)):
+            for order, action in enumerate(actions):
+                if question is None and "question" in action.needs:
+                    raise HybretError(
+                        f"{action.label} needs the question, and a row does not say where its question is"
+                    )
+                if isinstance(action, KeepHeads):
+                    ks = gates.setdefault(action.metric, {})
+                    ks[row] = min(action.k, ks.get(row, action.k))
+                elif isinstance(action, Reweight):
+                    changes.setdefault((order, action), []).append(row)
+        self.gates = {
+            metric: (torch.tensor(list(ks), device=device), torch.tensor(list(ks.values()), device=device))
+            for metric, ks in gates.items()
+        }
+        self.changes = [
+            (action, torch.tensor(rows, device=device))
+            for (_, action), rows in sorted(changes.items(), key=lambda item: item[0][0])
+        ]
+        # Rows that do not need their question may not have one.
+        self.question_bounds = torch.tensor([q or (0, 0) for q in self.questions], device=device).reshape(-1, 2)
+        copies = max((len(spans) for spans in self.spans), default=0)
+        padded = [[*spans, *[(0, 0)] * (copies - len(spans))] for spans in self.spans]
+        shift = 1 if self.recipe.needle_span == "shifted" else 0
+        self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2) - shift
+        # The weights need not be formed if nobody records them, and no row's outputs change twice.
+        once = [row for rows in changes.values() for row in rows]
+        once += gates.get("l2", ())  # it looks at the untouched outputs
+        streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
+        self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
+
+    @property
+    def acts(self) -> bool:
+        return bool(self.gates or self.changes or self.trace)
+
+    def on(self, device: torch.device) -> ForwardContext:
+        """The same for a layer on another device, where a model is spread over several."""
+        if self.last.device == device:
+            return self
+        moved = copy.copy(self)  # it counts its calls in the same place
+        for name in ("last", "needle_bounds", "question_bounds"):
+            setattr(moved, name, getattr(self, name).to(device))
+        moved.gates = {metric: (rows.to(device), k.to(device)) for metric, (rows, k) in self.gates.items()}
+        moved.changes = [(action, rows.to(device)) for action, rows in self.changes]
+        return moved
+
+    def keys(self, keys: int, rows: Tensor | slice = slice(None), unmasked: Tensor | None = None) -> Keys:
+        """What stands in the key columns of all rows, or some."""
+        bounds = self.needle_bounds[rows], self.question_bounds[rows]
+        return Keys(keys, self.last[rows], *bounds, self.recipe, unmasked)
+
+    def binned(self, weights: Tensor, bins: Tensor) -> Tensor:
+        """`weights` ``(rows, heads, queries, keys)``, in bins of positions: ``(rows, heads, bins, queries)``."""
+        position = self.keys(weights.shape[-1]).position
+        index = bins.to(weights.device)[position.clamp_min(0)][:, None, None]  # padding has no weight in any bin
+        sums = weights.new_zeros((*weights.shape[:3], int(bins.max()) + 1))
+        return sums.scatter_add_(-1, index.expand_as(weights), weights).transpose(2, 3)
+
+    def enter(self, module: Any) -> int:
+        """Count a call of attention; the layer that it serves. Zamba's layers share their modules and come in order."""
+        layer = module.layer_idx
+        if layer is None or layer < 0:
+            layers, _ = attention_layers(module.config, module.config.model_type)
+            layer = layers[self.calls.total() % len(layers)]
+        self.calls[int(layer)] += 1
+        return int(layer)
+
+    def changes_in(self, layer: int) -> list[tuple[Reweight, Tensor]]:
+        """What acts on the weights in this layer, in order, and on which rows."""
+        return [(action, rows) for action, rows in self.changes if action.layers is None or layer in action.layers]
+
+
+def check_layers_called(context: ForwardContext, model: Hybrid, passes: int = 1) -> None:
+    """After `passes` forward passes: each went through this context in every attention layer, once.
+
+    A layer whose attention ran elsewhere, or without the context, gave the untouched model's numbers in silence.
+    """
+    if not context.acts:
+        return
+    for layer in {*model.attention_layers, *context.calls}:
+        if context.calls[layer] != (expected := passes if layer in model.attention_layers else 0):
+            raise HybretError(
+                f"in {context.phase}, attention acted {context.calls[layer]} times instead of {expected} in layer "
+                f"{layer} of {model.name}, so nothing measured here would mean anything; see `hybret verify`, and "
+                "report the model and the version of transformers"
+            )
+    context.calls.clear()
+
+
+_CONTEXT: ContextVar[ForwardContext | None] = ContextVar("hybret_context", default=None)
+# Configurations (by identity) of the models that have an intervention attached.
+_ATTACHED: ContextVar[frozenset[int]] = ContextVar("hybret_attached", default=frozenset())
+
+
+@contextmanager
+def guarded(config: object) -> Iterator[None]:
+    """Refuse forward passes without a declared phase, for models with this configuration, inside the block."""
+    token = _ATTACHED.set(_ATTACHED.get() | {id(config)})
+    try:
+        yield
+    finally:
+        _ATTACHED.reset(token)
+
+
+@contextmanager
+def forward_context(context: ForwardContext) -> Iterator[ForwardContext]:
+    """Declare what the forward passes inside the block are."""
+    token = _CONTEXT.set(context)
+    try:
+        yield context
+    finally:
+        _CONTEXT.reset(token)
+
+
+def current_context(module: Any = None) -> ForwardContext | None:
+    """The context of the block that runs; a `module` of an attached model without one is a mistake, not a plain run."""
+    context = _CONTEXT.get()
+    if context is None and module is not None and id(module.config) in _ATTACHED.get():
+        raise HybretError(
+            "this forward pass has no declared phase; call model.generate, or wrap it in `with hybret.phase(...)`"
+        )
+    return context

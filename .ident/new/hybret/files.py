@@ -1,0 +1,77 @@
+"""Files that are whole or absent, digests, and Parquet tables with their checksum in their name."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from hybret.errors import HybretError
+
+UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(UMASK)
+
+
+def digest(*parts: bytes | str | Path, digits: int = 12) -> str:
+    """The first hex digits of the SHA-256 of texts, bytes and the contents of files, one after another."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part)
+    return total.hexdigest()[:digits]
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing: readers, killed processes and a machine that stops never leave half of one."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".hybret-", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~UMASK)  # temporary files are private, results are as the user has them
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as ``path.CHECKSUM.parquet``."""
+    data = table.to_parquet(index=False)
+    write_whole(path.with_name(f"{path.name}.{digest(data)}.parquet"), data)
+
+
+def tables(path: Path) -> list[Path]:
+    """The files that `write_table` wrote as `path`; several only if their contents differ."""
+    return sorted(path.parent.glob(f"{path.name}.*.parquet"))
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a table and compare it with the checksum in its name; a name without one is trusted."""
+    data, name = path.read_bytes(), re.fullmatch(r".*\.([0-9a-f]{12})\.parquet", path.name)
+    try:
+        if name and name[1] != digest(data):
+            raise ValueError("checksum")
+        return pd.read_parquet(io.BytesIO(data), columns=columns)
+    except (OSError, ValueError) as problem:  # pyarrow raises either for bytes that are no Parquet
+        raise HybretError(f"{path} is damaged; remove it, and its contents are computed again") from problem
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence that rows cannot be written to a folder."""
+    try:
+        yield
+    except OSError as problem:
+        sentence = f"cannot write rows in {folder} ({problem.strerror}); choose a folder you may write to for `out`"
+        if problem.errno == errno.ENOSPC:
+            sentence = f"no space left to write rows in {folder}; free some and run again: finished rows are kept"
+        raise HybretError(sentence) from problem

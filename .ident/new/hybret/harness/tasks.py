@@ -1,0 +1,201 @@
+"""The tasks of Section 4 as lm-evaluation-harness reads them: the organisms' own, GLUE and MMLU.
+
+Every task is a YAML file that says what to ask and how: the organisms' lie in ``definitions``, those of GLUE and MMLU
+are lm-eval's. Where the questions are is added here: JSONL files of this machine, so that nothing is downloaded while a
+benchmark runs.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hybret import data as fetched
+from hybret.errors import HybretError
+from hybret.files import digest, write_whole
+from hybret.organisms import skills
+
+BENCHMARKS = ("organism", "glue", "mmlu")
+TEST_ITEMS = 500
+SHOTS = 5
+FOLDER = Path(__file__).parent / "definitions"
+# lm-eval's mnli reads two splits under two names.
+_GLUE = {"cola": "cola", "mnli": "mnli", "mnli_mismatch": "mnli", "mrpc": "mrpc", "qnli": "qnli", "qqp": "qqp",
+         "rte": "rte", "sst2": "sst2", "wnli": "wnli"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task and where its questions are."""
+
+    name: str  # lm-eval's
+    benchmark: str  # of `BENCHMARKS`
+    group: str  # what it is reported with: glue, mmlu-knowledge, mmlu-lookup, or a category such as mmlu-stem
+    definition: Path  # the YAML file
+    data: dict[str, Path]  # split to JSONL file
+    options: dict[str, Any] = field(default_factory=dict)  # fields that replace those of the definition
+
+    @property
+    def label(self) -> str:
+        """Short name for a figure."""
+        return self.name.removeprefix("organism_").removeprefix("mmlu_")
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of all that decides what is asked: the definition, with what it includes, and the data."""
+        fields = json.dumps([self.name, self.options, _definition(self.definition)], sort_keys=True)
+        return digest(fields, *(part for item in sorted(self.data.items()) for part in item))
+
+
+def find(tasks: str | Sequence[str]) -> list[Task]:
+    """The tasks of these names, their data on disk.
+
+    Parameters
+    ----------
+    tasks : benchmarks (`BENCHMARKS`) or single tasks, as a sequence or separated by commas.
+    """
+    if find_spec("lm_eval") is None:
+        raise HybretError('lm-evaluation-harness is not installed; run `pip install "hybret[eval]"`')
+    homes: dict[str, tuple[Mapping[str, Any], Any]] = {
+        "organism": (_organism_definitions(), organism),
+        "glue": (_GLUE, glue),
+        "mmlu": (_mmlu_definitions(), mmlu),
+    }
+    chosen: dict[str, Task] = {}
+    if not tasks or not isinstance(tasks, str | list | tuple):
+        raise HybretError(f"tasks are {tasks!r}; name at least one of {', '.join(BENCHMARKS)}, or a single task")
+    for name in [part.strip() for part in tasks.split(",")] if isinstance(tasks, str) else tasks:
+        read = [(home, members) for home, (names, members) in homes.items() if name == home or name in names]
+        if not read:
+            raise HybretError(
+                f"unknown benchmark or task {name!r}; choose from {', '.join(BENCHMARKS)}, or name single tasks such "
+                f"as {next(iter(_organism_definitions()))}, cola or mmlu_astronomy, separated by commas"
+            )
+        ((home, members),) = read
+        chosen |= {task.name: task for task in members() if name in (home, task.name)}
+    return list(chosen.values())
+
+
+def organism() -> list[Task]:
+    """The organisms' own tasks (`hybret.organisms.skills`); their items are written on first use.
+
+    `TEST_ITEMS` test items each, of a split that no organism was trained on.
+    """
+    tasks = []
+    for name, definition in _organism_definitions().items():
+        group = skills.TASKS[definition.stem].group
+        splits = {"test": TEST_ITEMS} | ({} if group == "glue" else {"dev": SHOTS})
+        data = {split: _written(definition.stem, split, n, group != "glue") for split, n in splits.items()}
+        tasks.append(Task(name, "organism", group, definition, data))
+    return tasks
+
+
+@cache
+def _items(task: str, split: Any, n: int, options: bool) -> bytes:
+    """JSON lines: `prompt` is the finished question, with the options in it where they are asked for by letter.
+
+    `cluster` is one number for all items about one list or fact.
+    """
+    lines, clusters = [], dict[str, int]()
+    for item in skills.items(task, split, n):
+        prompt = skills.rendered(item["question"], item["choices"]) if options else item["question"]
+        cluster = clusters.setdefault(skills.subject(item["question"]), len(clusters))
+        lines.append(json.dumps(item | {"prompt": prompt, "cluster": cluster}) + "\n")
+    return "".join(lines).encode()
+
+
+def _written(task: str, split: str, n: int, options: bool) -> Path:
+    text = _items(task, split, n, options)
+    folder = fetched.cache_folder() / "organism"
+    # Named by content, so that another version of the generator never reads this one's items.
+    path = folder / f"{task}-{split}-{digest(text)}.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != text:
+            write_whole(path, text)
+    except OSError as problem:
+        fault = f"cannot write {path} ({problem.strerror})"
+        raise HybretError(f"{fault}; choose another folder with {fetched.CACHE}") from problem
+    return path
+
+
+def glue() -> list[Task]:
+    """The nine tasks of lm-eval's ``glue``, zero-shot, on the validation splits, as the authors ran them."""
+    files = fetched.benchmark_files("glue")
+    tasks = []
+    for name, folder in _GLUE.items():
+        definition = _lm_eval_tasks() / "glue" / folder / f"{'mismatch' if name == 'mnli_mismatch' else 'default'}.yaml"
+        split = _definition(definition)["validation_split"]
+        # Without shots nothing is drawn from the training split, so that it need not be there.
+        options = {"training_split": None, "num_fewshot": 0}
+        tasks.append(Task(name, "glue", "glue", definition, {split: files[f"{folder}/{split}.jsonl"]}, options))
+    return tasks
+
+
+def mmlu() -> list[Task]:
+    """The 57 subjects of lm-eval's ``mmlu``, five shots, as the authors ran them."""
+    files = fetched.benchmark_files("mmlu")
+    tasks = []
+    for name, definition in _mmlu_definitions().items():
+        config = _definition(definition)
+        data = {split: files[f"{config['dataset_name']}/{split}.jsonl"] for split in ("dev", "test")}
+        category = config["tag"].removeprefix("mmlu_").removesuffix("_tasks").replace("_", " ")
+        tasks.append(Task(name, "mmlu", f"mmlu-{category}", definition, data, {"num_fewshot": SHOTS}))
+    return tasks
+
+
+def load(tasks: Iterable[Task]) -> dict[str, Any]:
+    """lm-eval's task objects by name, with all their documents."""
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    loaded: dict[str, Any] = {}
+    for task in tasks:
+        files = {split: str(path) for split, path in task.data.items()}
+        local = {"data_files": files, "cache_dir": _scratch().name}
+        config = load_yaml(task.definition) | {"task": task.name, "dataset_path": "json", "dataset_name": None,
+                                               "dataset_kwargs": local} | task.options  # fmt: skip
+        # Not `TaskManager`, which reads lm-eval's own thousands of definitions: a quarter of a minute.
+        loaded[task.name] = ConfigurableTask(config={key: config[key] for key in config if key not in ("tag", "group")})
+    return loaded
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Where `datasets` writes its copies and locks: to this process alone, so that a cache of others is only read."""
+    return tempfile.TemporaryDirectory(prefix="hybret-datasets-")
+
+
+def _lm_eval_tasks() -> Path:
+    spec = find_spec("lm_eval")
+    assert spec is not None and spec.origin is not None  # `find` has looked
+    return Path(spec.origin).parent / "tasks"
+
+
+@cache
+def _organism_definitions() -> dict[str, Path]:
+    return {f"organism_{name}": FOLDER / f"{name}.yaml" for name in skills.TASKS}
+
+
+@cache
+def _mmlu_definitions() -> dict[str, Path]:
+    paths = sorted((_lm_eval_tasks() / "mmlu" / "default").glob("mmlu_*.yaml"))
+    return {path.stem: path for path in paths}
+
+
+@cache
+def _definition(path: Path) -> dict[str, Any]:
+    """A definition with what it includes; functions stand as the text of their files."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    config = load_yaml(path, resolve_func=False)
+    for key, value in config.items():
+        if isinstance(value, str) and value.startswith(str(path.parent)):  # a !function
+            config[key] = Path(value).with_suffix(".py").read_text()
+    return config

@@ -1,0 +1,111 @@
+"""A hybrid model as data: network, tokenizer, and what its configuration says of its attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hybret.errors import printable
+from hybret.families import Family, has_random_weights, mixers, traits
+from hybret.picture import model_html
+
+PAPER_LENGTHS = (250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096)
+PAPER_BUFFER = 200
+# The paper's longest prompt is two windows; so is the organisms'. The shortest holds the needle and some prose.
+ORGANISM_LENGTHS = (128, 171, 213, 256, 299, 341, 384, 427, 469, 512)
+ORGANISM_BUFFER = 40
+
+
+def head_counts(heads: int, embedded: bool) -> tuple[int, ...]:
+    """Numbers of heads to keep in the book's curves: all, or for organisms, which turn at k < 8, wider steps above."""
+    steps = [*range(9), *range(12, 17, 4), *range(24, 33, 8)] if embedded else range(heads)
+    return (*(k for k in steps if k < heads), heads)
+
+
+@dataclass
+class Hybrid:
+    """A hybrid that is ready to be measured.
+
+    Attributes
+    ----------
+    net : the transformers.PreTrainedModel, in eval mode
+    family : transformers' model type, e.g. ``"recurrent_gemma"`` or ``"jamba"``
+    heads : query heads per attention layer
+    attention_layers : layer indices, from 0
+    window : keys that a query sees, itself included; None for global attention
+    instruct : whether prompts go through the chat template
+    digest : first 12 hex digits of the SHA-256 over the weights: stored with every row
+    lengths, buffer : labels of the default grid, and the tokens that a label reserves for all but haystack and needle
+    embedded : one of the small models that hybret trained itself
+    eos : tokens that end an answer
+    """
+
+    name: str
+    net: Any
+    tokenizer: PreTrainedTokenizerBase
+    family: str
+    heads: int
+    attention_layers: tuple[int, ...]
+    window: int | None
+    instruct: bool
+    digest: str
+    lengths: tuple[int, ...] = PAPER_LENGTHS
+    buffer: int = PAPER_BUFFER
+    embedded: bool = False
+    eos: frozenset[int] = field(default=frozenset())
+    checksum: tuple[Any, ...] = ()  # of the weights that `digest` is of (`checkpoints.check_state`)
+    changed: bool = False  # whether they are other weights than were loaded
+
+    def __repr__(self) -> str:
+        return f"<Model {printable(self.name)}: {'; '.join(self.facts())}>"
+
+    def _repr_html_(self) -> str:
+        return model_html(printable(self.name), self.facts(), mixers(self.net.config))
+
+    @property
+    def device(self) -> torch.device:
+        return self.net.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.net.dtype).removeprefix("torch.")
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.net.parameters())
+
+    @property
+    def traits(self) -> Family:
+        """What hybret knows of the model's family."""
+        return traits(self.family)
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether the weights are random, so that its answers mean nothing."""
+        return has_random_weights(self.name, self.digest)
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Numbers of heads to keep in the book's curves (`head_counts`)."""
+        return head_counts(self.heads, self.embedded)
+
+    def facts(self) -> tuple[str, str]:
+        """Size and place, and the attention, in words."""
+        size = self.parameters
+        unit, letter = next(((u, c) for u, c in ((1e9, " B"), (1e6, " M"), (1e3, " k")) if size >= u), (1, ""))
+        devices = {str(d) for d in getattr(self.net, "hf_device_map", {}).values()}
+        where = f"{len(devices)} devices" if len(devices) > 1 else str(self.device)
+        random = ", random weights" if self.has_random_weights else ""
+        shared = getattr(self.net.config, "num_key_value_heads", None) or self.heads
+        groups = f" (sharing {shared} key-value head{'s' * (shared > 1)})" if shared != self.heads else ""
+        window = f"a window of {self.window} tokens" if self.window else "global attention"
+        layers = ", ".join(map(str, self.attention_layers))
+        return (
+            f"{self.family}, {size / unit:.3g}{letter} parameters, {self.dtype} on {where}{random}",
+            f"attention in layer{'s' * (len(self.attention_layers) > 1)} {layers} of {len(mixers(self.net.config))}: "
+            f"{self.heads} heads each{groups}, {window}",
+        )

@@ -1,0 +1,1 @@
+"""The embedded models: their words, corpus, tokenizer, training documents and training recipe."""

@@ -1,0 +1,255 @@
+"""The folder of one run: finished answers batch by batch, tables of rows, and notes of what made them.
+
+Every table has a checksum in its name. Files are written whole or not at all and named by their contents, so two
+processes may fill one folder at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from hybret import __version__
+from hybret.checkpoints import check_state
+from hybret.errors import HybretError
+from hybret.files import digest, read_table, write_table, write_whole, writing
+
+if TYPE_CHECKING:
+    from hybret.devices import Budget
+    from hybret.hybrid import Hybrid
+    from hybret.recipe import Recipe
+
+RUN_FILE = "run.json"
+ABANDONED = 3600
+"""Seconds after which an unfinished file is nobody's: its process was killed."""
+HERE = Path(__file__).parent
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
+# Modules that decide, beside those of hybret/engine, what a model answers.
+DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe", "resolving")
+# Read once, with the code: a module edited while a run goes on does not change the run's name.
+_PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
+PACKAGE_DIGEST = digest(*_PACKAGE)
+ENGINE_DIGEST = digest(
+    *(path for path in _PACKAGE if path.parent == HERE / "engine" or (path.parent == HERE and path.stem in DECIDING))
+)
+
+
+class Answer(NamedTuple):
+    """The answer of a condition to a prompt, and the number of tokens on which the condition acted."""
+
+    answer: str
+    acted_prefill: int
+    acted_generation: int
+
+
+def run_key(model: Hybrid, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
+    """Everything that the rows of one folder share; rows of runs that differ in any of it are never mixed."""
+    import torch
+    import transformers
+
+    check_state(model)
+    return {
+        "model": model.name,
+        "weights": model.digest,
+        "window": model.window,
+        "dtype": model.dtype,
+        "device": model.device.type,
+        "recipe": recipe.deciding,
+        "max_new_tokens": max_new_tokens,
+        "rows_per_batch": budget.max_sequences,
+        "tokens_per_pass": budget.max_tokens,
+        "engine": ENGINE_DIGEST,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def facts(model: Hybrid) -> dict[str, Any]:
+    """What computes in this process, without times; several makers may fill the folder of one run.
+
+    On Ray it describes the driver: workers are held to the same engine, torch and transformers.
+    """
+    import torch
+
+    cuda = model.device.type == "cuda"
+    processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "code": {"version": __version__, "package": PACKAGE_DIGEST, **commit(HERE)},
+        "libraries": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        "hardware": torch.cuda.get_device_name(model.device) if cuda else processor,
+        "threads": torch.get_num_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        # Of a model of the hub: the commit that its name stood for when it was loaded.
+        "revision": getattr(model.net.config, "_commit_hash", None),
+    }
+
+
+@cache
+def commit(folder: Path) -> dict[str, Any]:
+    """The git commit of a folder, and whether its tracked files differ from it; None where git does not say.
+
+    The environment variable ``HYBRET_COMMIT`` may name the commit of code that was copied without its history.
+    """
+
+    # git gives its hooks GIT_DIR and more, which name the repository of the hook.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        try:
+            command = ["git", *words]
+            return subprocess.check_output(
+                command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, text=True
+            ).strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+
+    if not git("ls-files", "--", "."):  # a package installed below somebody else's repository
+        return {"commit": os.environ.get("HYBRET_COMMIT"), "dirty": None}
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(changes)}
+
+
+def name_of(facts: Any) -> str:
+    """12 hex digits of anything that JSON can hold: the name of a run or a maker."""
+    return digest(json.dumps(facts, sort_keys=True))
+
+
+def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested facts on one level, as ``{"code.commit": ...}``."""
+    level: dict[str, Any] = {}
+    for key, value in facts.items():
+        level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return level
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The fields in which two runs differ, with both values; empty if there are none."""
+
+    def shown(facts: Mapping[str, Any], key: str) -> str:
+        return json.dumps(facts[key]) if key in facts else "not recorded"
+
+    a, b = flat(there), flat(here)
+    keys = [key for key in {**b, **a} if shown(a, key) != shown(b, key)]
+    return ", ".join(f"{key}: {shown(a, key)} there, {shown(b, key)} here" for key in keys)
+
+
+class Store:
+    """Answers of one run, kept in memory and, batch by batch, in a folder.
+
+    Parameters
+    ----------
+    out : folder, or None to keep nothing.
+    run : what must be equal for all answers of a folder (`run_key`; ``run.json``).
+    made : what computes the answers that this process adds (`facts`; ``made-*.json``).
+    """
+
+    def __init__(self, out: str | Path | None, run: dict[str, Any], made: dict[str, Any]) -> None:
+        self.folder = Path(out).expanduser() if out is not None else None
+        self.answers: dict[tuple[str, str], Answer] = {}
+        self.batches: dict[tuple[str, str], str] = {}
+        self.maker = name_of(made)
+        self._makers: dict[str, str] = {}  # of each batch
+        self._facts = {self.maker: made}
+        if self.folder is not None:
+            with writing(self.folder):
+                self._open(self.folder, run, made)
+
+    def _open(self, folder: Path, run: dict[str, Any], made: dict[str, Any]) -> None:
+        """Read the answers of an earlier process; refuse the folder of another run."""
+        (folder / "answers").mkdir(parents=True, exist_ok=True)
+        known = _read_note(folder / RUN_FILE)
+        if known is None and any(folder.rglob("*.parquet")):
+            raise HybretError(f"{folder} holds rows of an unknown run; choose an empty folder for `out`")
+        if known is not None and (fields := differences(known, run)):
+            raise HybretError(
+                f"{folder} holds the rows of another run (it differs in {fields}); choose another folder for `out`, or "
+                "remove this one"
+            )
+        # Written even if it exists: a folder that cannot be written to is noticed before any model runs.
+        write_whole(folder / RUN_FILE, _json(run))
+        write_whole(folder / f"made-{self.maker}.json", _json(made))
+        for path in folder.rglob(".hybret-*"):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink(missing_ok=True)
+        for path in sorted(folder.glob("answers/*.parquet")):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        part = read_table(path, ["prompt", "does", *Answer._fields, "made"])
+        keys = list(zip(part["prompt"], part["does"], strict=True))
+        answers = part[[*Answer._fields]].itertuples(index=False, name=None)
+        batch, maker = path.name.partition(".")[0], part["made"].iloc[0]
+        self._keep(keys, map(Answer._make, answers), batch, maker)
+        if maker not in self._facts:
+            note = path.parents[1] / f"made-{maker}.json"
+            self._facts[maker] = _read_note(note) or {}
+            if self._facts[maker] and name_of(self._facts[maker]) != maker:
+                raise HybretError(f"{note} is damaged; remove it, and what made its answers is no longer known")
+
+    def _keep(self, keys: Sequence[tuple[str, str]], answers: Iterable[Answer], batch: str, maker: str) -> None:
+        self.answers.update(zip(keys, answers, strict=True))
+        self.batches.update(dict.fromkeys(keys, batch))
+        self._makers[batch] = maker
+
+    def add(self, keys: Sequence[tuple[str, str]], answers: Sequence[Answer], rows: int, tokens: int) -> None:
+        """Keep a finished batch, and the budget (rows per batch, tokens per pass) that it ran under."""
+        batch = digest(repr(sorted(keys)), digits=16)
+        self._keep(keys, answers, batch, self.maker)
+        table = pd.DataFrame(keys, columns=["prompt", "does"]).join(pd.DataFrame(answers, columns=Answer._fields))
+        self._write(f"answers/{batch}", table.assign(rows_per_batch=rows, tokens_per_pass=tokens, made=self.maker))
+
+    def made_of(self, batches: Iterable[str]) -> dict[str, Any]:
+        """What made these batches, by the name of each maker."""
+        return {maker: self._facts[maker] for maker in sorted({self._makers[batch] for batch in batches})}
+
+    def write_rows(self, rows: pd.DataFrame) -> None:
+        """The finished table of one call, named by its cells."""
+        cells = rows.reindex(columns=["prompt", "length", "depth", "condition", "intervention", "rubric", "recipe"])
+        self._write(f"rows-{digest(cells.to_csv(), digits=16)}", rows)
+
+    def _write(self, name: str, table: pd.DataFrame) -> None:
+        if self.folder is not None:
+            with writing(self.folder):
+                write_table(self.folder / name, table)
+
+
+def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
+    """Rows of several finished sweeps as one table; in its ``attrs`` their notes, of one name the last."""
+    attrs: dict[str, Any] = {}
+    parts = [read_table(path) for path in paths]
+    for part in parts:
+        for key, value in part.attrs.items():
+            attrs[str(key)] = {**attrs.get(str(key), {}), **value} if isinstance(value, dict) else value
+        part.attrs = {}
+    rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
+    rows.attrs.update(attrs)
+    return rows
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()
+
+
+def _read_note(note: Path) -> dict[str, Any] | None:
+    """A note of the folder; None if there is none."""
+    if not note.exists():
+        return None
+    try:
+        facts = json.loads(note.read_text())
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise HybretError(
+            f"{note} is damaged, so its rows cannot be trusted; remove {note.parent}, or choose another `out`"
+        )
+    return facts

@@ -1,0 +1,138 @@
+"""The path that hybret is measured against: transformers' own `generate`, one condition at a time.
+
+A registered eager attention function gates or changes the weights of every pass; nothing is shared, batched or patched.
+It is written without hybret's engine, so its answers are also a second opinion on them. The recipe is `CORRECTED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+from hybret.interventions import Binary, Intervention, KeepHeads, Mass, Null, Omit, Only
+from hybret.models import Model
+from hybret.prompts import Prompt
+
+NAME = "hybret-stock"
+
+
+@dataclass
+class _Now:
+    prefill: tuple[Intervention, ...]
+    generation: tuple[Intervention, ...]
+    needle: Sequence[tuple[int, int]]
+    question: tuple[int, int]
+    read: int = 0
+    layer: int = -1
+
+
+_NOW: ContextVar[_Now] = ContextVar("hybret_stock")
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """Eager attention; the prompt's last token already belongs to generation (`Recipe.prompt_split`)."""
+    now = _NOW.get()
+    if now.layer in (-1, module.layer_idx):  # the first attention layer of a pass
+        now.layer, now.read = module.layer_idx, now.read + query.shape[2]
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(-1, dtype=torch.float32)
+    visible = weights > 0 if attention_mask is None else (attention_mask == 0).expand_as(weights)
+    position = torch.arange(now.read - key.shape[2], now.read, device=key.device)
+    needle = torch.zeros_like(position, dtype=torch.bool)
+    for start, end in now.needle:
+        needle |= (position >= start) & (position < end)
+    more = {"first": position == 0, "question": position >= now.question[0], "answer": position >= now.question[1]}
+    own = position == position[-query.shape[2] :, None]
+    last = query.shape[2] - 1
+    outputs = []
+    for part, actions in ((slice(0, last), now.prefill), (slice(last, last + 1), now.generation)):
+        if part.stop > part.start:
+            here = [a for a in actions if module.layer_idx in (getattr(a, "layers", None) or [module.layer_idx])]
+            kept = more | {"self": own[part]}
+            outputs.append(_act(here, weights[:, :, part], visible[:, :, part], needle, kept, value, query.dtype))
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), weights
+
+
+def _act(
+    actions: Sequence[Intervention],
+    weights: Tensor,
+    visible: Tensor,
+    needle: Tensor,
+    more: dict[str, Tensor],
+    value: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    used, kept = weights, None
+    for action in actions:
+        if isinstance(action, KeepHeads):
+            entropy = -torch.special.xlogy(weights, weights).sum(-1)
+            rank = entropy.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+            kept = rank < action.k
+        elif isinstance(action, Omit):
+            used = used * ~needle
+        elif isinstance(action, Only):
+            left = needle
+            for name in action.also:
+                left = left | more[name]
+            used = used * left
+            used = used / used.sum(-1, keepdim=True).clamp_min(1e-38) if action.renormalise else used
+        elif isinstance(action, Mass):
+            total = (weights * needle).sum(-1, keepdim=True) if action.total == "needle" else action.total
+            used = total * used / used.sum(-1, keepdim=True).clamp_min(1e-38)
+        elif isinstance(action, Null):
+            used = used * 0
+        elif isinstance(action, Binary):
+            seen = needle & visible
+            used = seen * ((used * seen).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1))
+    output = torch.matmul(used.to(dtype), value)
+    return output if kept is None else output * kept[..., None]
+
+
+@contextmanager
+def _hooked(model: Model) -> Any:
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, eager_mask)
+    before = model.net.config._attn_implementation
+    model.net.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.net.set_attn_implementation(before)
+
+
+def answer(model: Model, prompt: Prompt, condition: Intervention, max_new_tokens: int) -> list[int]:
+    """Greedy answer tokens before EOS."""
+    ids = torch.tensor([list(prompt.ids)], device=model.device)
+    question = prompt.question_span or (len(prompt.ids), len(prompt.ids))
+    now = _Now(condition.at("prefill"), condition.at("generation"), prompt.needle_spans, question)
+    token = _NOW.set(now)
+    try:
+        with _hooked(model), torch.inference_mode():
+            if hasattr(model.net, "_setup_cache"):  # generate() itself leaves the state of the prompt before
+                model.net._setup_cache(model.net.config, 1, model.device, model.net.dtype)
+            found = model.net.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=sorted(model.eos) or None,
+                pad_token_id=0,
+            )
+    finally:
+        _NOW.reset(token)
+    new = found[0, ids.shape[1] :].tolist()
+    return new[:-1] if new and new[-1] in model.eos else new

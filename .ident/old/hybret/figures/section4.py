@@ -1,0 +1,146 @@
+"""Figures of Section 4 and Appendix D: benchmarks in the base, sparse and ablated configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hybret import averages
+from hybret.errors import HybretError
+from hybret.figures.style import COLOURS, GREY, INK, MARKERS, PALE, between, canvas, footnote, provenance, styled
+
+GROUPS = {
+    "glue": "GLUE side:\nsentences",
+    "mmlu-knowledge": "MMLU side:\nfacts in the weights",
+    "mmlu-lookup": "MMLU side:\nlook-ups far back",
+}
+"""The groups of the organisms' tasks; others are called by their benchmark's name."""
+LINE = 0.185  # inches of a task in a figure of subtasks
+
+
+def name_of(benchmark: str, group: str) -> str:
+    """A group of tasks in words."""
+    if benchmark == "organism":
+        return GROUPS.get(group, group)
+    return benchmark.upper() if group in ("all", benchmark) else f"{benchmark.upper()}: {group.split('-', 1)[1]}"
+
+
+def _conditions(rows: pd.DataFrame) -> dict[str, str]:
+    """Conditions in their order, with the number of heads that each keeps."""
+    pairs = rows.drop_duplicates("condition")[["condition", "k"]].itertuples(index=False)
+    return {name: f"{name} (k = {k})" if pd.notna(k) else str(name) for name, k in pairs}
+
+
+@styled
+def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
+    """Average scores per side and configuration (the paper's Figure 3, right).
+
+    Parameters
+    ----------
+    rows
+        From `hybret.harness.evaluate`, of one model and recipe; one or more benchmarks.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    Figure
+        Bars in per cent with 95 % intervals, beside the score of guessing.
+    """
+    table = averages.headline(rows, seed)
+    names = _conditions(rows)
+    sides = list(dict.fromkeys(zip(table["benchmark"], table["group"], strict=True)))
+    figure = canvas(3.9)
+    axes = figure.subplots()
+    width = 0.8 / len(names)
+    for i, (condition, label) in enumerate(names.items()):
+        part = table[table["condition"] == condition].set_index(["benchmark", "group"]).loc[sides]
+        x = np.arange(len(sides)) + (i - (len(names) - 1) / 2) * width
+        value = 100 * part["value"].to_numpy()
+        axes.bar(x, value, 0.92 * width, color=COLOURS[i % 7], label=label, zorder=2)
+        low, high = (100 * part[c].to_numpy() for c in ("low", "high"))
+        axes.vlines(x, low, high, color=INK, linewidth=1.1, zorder=3)
+        for at, top, number in zip(x, np.maximum(high, value), value, strict=True):
+            axes.annotate(f"{number:.1f}", (at, top), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+    chance = table.drop_duplicates(["benchmark", "group"]).set_index(["benchmark", "group"])["chance"].loc[sides]
+    middle = np.arange(len(sides))
+    axes.hlines(100 * chance, middle - 0.45, middle + 0.45, color=GREY, linestyle="--", linewidth=1.2, zorder=4,
+                label="guessing")  # fmt: skip
+    axes.set_xticks(middle, [name_of(*side) for side in sides])
+    axes.tick_params(axis="x", length=0)
+    least = min(0.0, 100 * table["value"].min() - 4)
+    axes.set(ylim=(least, 106), yticks=range(0, 101, 20), ylabel="mean score of the tasks (%)")
+    axes.grid(axis="y", color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=4)
+    _small_print(figure, rows)
+    return figure
+
+
+@styled
+def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure:
+    """Scores per task and configuration (the paper's Figures 8 and 9).
+
+    Parameters
+    ----------
+    rows
+        As in `benchmarks`.
+    groups
+        Which groups, e.g. ``["glue"]`` or every one that begins with ``"mmlu"``; drawn one below the other.
+    seed
+        Of the bootstrap.
+
+    Raises
+    ------
+    HybretError
+        If there is no task of these groups.
+    """
+    rows = rows[rows["group"].isin(list(groups))]
+    if rows.empty:
+        raise HybretError(f"no tasks of the groups {', '.join(groups)} to draw; these rows hold others")
+    table = averages.per_task(rows, seed=seed)
+    correlated = (table["benchmark"] == "glue") & table["task"].isin(averages.CORRELATION)
+    for end in ("", "_low", "_high"):
+        table[f"score{end}"] = 100 * table[f"acc{end}"].where(~correlated, table[f"mcc{end}"])
+    table["chance"] = 100 * table["chance"].where(~correlated, 0.0)
+    table["label"] = table["label"].where(~correlated, table["label"] + " (mcc)")
+    names = _conditions(rows)
+    tasks = pd.concat([table[table["group"] == group].drop_duplicates("task") for group in groups]).set_index("task")
+    y = np.arange(1, len(tasks) + 1) + 1.6 * pd.factorize(tasks["group"])[0]
+    figure = canvas(1.35 + LINE * (1.6 if len(tasks) < 15 else 1) * (y[-1] + 1.6))
+    axes = figure.subplots()
+    for i, (condition, label) in enumerate(names.items()):
+        part = table[table["condition"] == condition].set_index("task").loc[tasks.index]
+        at = y + (i - (len(names) - 1) / 2) * 0.24
+        axes.hlines(at, part["score_low"], part["score_high"], color=COLOURS[i % 7], linewidth=1.2)
+        axes.plot(part["score"], at, MARKERS[i % 7], color=COLOURS[i % 7], markersize=4.5, label=label)
+    axes.vlines(tasks["chance"], y - 0.5, y + 0.5, color=GREY, linestyle="--", linewidth=1.2)
+    for line in y:
+        axes.axhline(line + 0.5, color=PALE, linewidth=0.5, zorder=0)
+    for group, height in pd.Series(y).groupby(tasks["group"].to_numpy(), sort=False).min().items():
+        title = name_of(str(tasks["benchmark"].iloc[0]), str(group)).replace("\n", " ")
+        axes.text(
+            0, height - 1, title, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, fontweight="bold"
+        )
+    axes.set_yticks(y, tasks["label"])
+    axes.set_ylim(y[-1] + 0.7, -0.7)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(min(-3.0, float(table["score_low"].min()) - 3), 103)
+    axes.grid(axis="x", color=PALE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    handles, _ = axes.get_legend_handles_labels()
+    guessing = Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="guessing")
+    figure.legend(handles=[*handles, guessing], loc="outside upper center", ncols=4)
+    _small_print(figure, rows, xlabel="score (%)")
+    return figure
+
+
+def _small_print(figure: Figure, rows: pd.DataFrame, xlabel: str = "") -> None:
+    n = between(rows.groupby(["task", "condition"]).size())
+    more = (f"{n} documents per task and configuration", "lines: 95 %, bootstrap over documents, lists and facts")
+    footnote(figure, provenance(rows, *more), xlabel)

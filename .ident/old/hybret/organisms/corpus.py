@@ -1,0 +1,169 @@
+"""Plain English prose from grammars: the filler of the training documents and the embedded haystack.
+
+A paragraph keeps one register (story, essay, news, letter, instructions, nature, talk) and its own people,
+place and topic for two to five sentences. Sentence patterns stand in :mod:`hybret.organisms.registers`;
+slots are typed by word class, so sentences are grammatical and mean something, if little.
+
+Training prose and the haystack are disjoint by construction, sentence by sentence: :func:`is_haystack`
+sends one sentence in eight, by its checksum, to the haystack and never to training.
+"""
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from zlib import crc32
+
+from hybret.errors import HybretError
+from hybret.organisms import words as w
+from hybret.organisms.facts import CLASSES, Fact, agree, pick, slots
+from hybret.organisms.registers import REGISTERS, Register
+
+HAYSTACK_SHARE = 8
+"""One sentence in this many belongs to the haystack."""
+
+_NEEDLE_PARTS = ("San Francisco", "sandwich", "Dolores", "sunny")
+
+_DRAWN: dict[str, tuple[str, ...]] = {
+    **CLASSES,
+    "name": w.WOMEN + w.MEN, "surname": w.SURNAMES, "relative": w.RELATIVES, "idea": w.IDEAS,
+    "feeling": w.FEELINGS,
+    "adverb": w.ADVERBS, "frequency": w.FREQUENCIES, "season": w.SEASONS, "daytime": w.DAYTIMES,
+    "moment": w.MOMENTS,
+    "handle": tuple(base for base, _ in w.HANDLE), "handled": tuple(past for _, past in w.HANDLE),
+    "move": tuple(base for base, _ in w.MOVE), "moved": tuple(past for _, past in w.MOVE),
+    "feed": tuple(base for base, _ in w.FEED), "fed": tuple(past for _, past in w.FEED),
+    "think": tuple(base for base, _ in w.THINK), "thought": tuple(past for _, past in w.THINK),
+}  # fmt: skip
+
+
+def is_haystack(sentence: str) -> bool:
+    """Whether a sentence is reserved for the haystack and so never occurs in training prose."""
+    return crc32(sentence.encode()) % HAYSTACK_SHARE == 0
+
+
+@cache
+def _compiled(pattern: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The slots of a pattern, each with the word list it draws from (empty: bound by the paragraph)."""
+    return tuple((name, _DRAWN.get(name.rstrip("0123456789"), ())) for name in slots(pattern))
+
+
+def _cast(rng: random.Random, register: Register) -> dict[str, str]:
+    """People, place and topic that the sentences of one paragraph share."""
+    woman = rng.random() < 0.5
+    he, him, his = ("she", "her", "her") if woman else ("he", "him", "his")
+    cast = {"who": pick(rng, w.WOMEN if woman else w.MEN), "he": he, "him": him, "his": his,
+            "He": he.capitalize(), "His": his.capitalize()}  # fmt: skip
+    for name in register.shared:
+        cast[f"the_{name}"] = pick(rng, _DRAWN[name])
+    return cast
+
+
+def _sentence(rng: random.Random, pattern: str, cast: dict[str, str]) -> str:
+    values = dict(cast)
+    for name, items in _compiled(pattern):
+        if items:
+            values[name] = pick(rng, items)
+    text = agree(pattern.format_map(values))
+    return text[0].upper() + text[1:]
+
+
+def paragraph(rng: random.Random, haystack: bool = False) -> list[str]:
+    """One paragraph of two to five sentences in one register.
+
+    Parameters
+    ----------
+    rng : random.Random
+        Source of all choices.
+    haystack : bool
+        Draw only sentences reserved for the haystack, instead of only the others.
+
+    Returns
+    -------
+    list of str
+        Sentences without surrounding white space.
+    """
+    register = REGISTERS[int(rng.random() * len(REGISTERS))]
+    cast = _cast(rng, register)
+    openers, followers = register.openers, register.followers
+    patterns = [pick(rng, openers), *rng.sample(followers, rng.randint(1, 4))]
+    sentences: list[str] = []
+    for pattern in patterns:
+        while is_haystack(sentence := _sentence(rng, pattern, cast)) != haystack:
+            pattern = pick(rng, openers if not sentences else followers)
+        sentences.append(sentence)
+    return sentences
+
+
+def prose(rng: random.Random) -> Iterator[list[str]]:
+    """Endless paragraphs of training prose (lists of sentences)."""
+    while True:
+        yield paragraph(rng)
+
+
+_LINKS = ("the", "of", "and", "to", "with", "in", "that", "for", "a", "on")
+_QUOTE_QUESTIONS = (
+    "What is said about {words}?",
+    "Which sentence speaks of {words}?",
+    "What does the text say about {words}?",
+    "What about {words}?",
+    "What does {words} do?",
+    "What {words}?",
+    "Which {words}?",
+    "How {words}?",
+    "Who {words}?",
+    "Where {words}?",
+)
+
+
+def quote(rng: random.Random) -> Fact:
+    """A sentence of training prose as a fact: the question repeats some of its words.
+
+    The templates of `hybret.organisms.facts` are few, so a model can learn their forms. A quote can be any of the
+    corpus's sentences and is asked for by words from anywhere in it: what is left to learn is the search itself.
+    """
+    sentence = pick(rng, tuple(paragraph(rng)))
+    words = sentence.rstrip('.?!"').replace(",", "").split()
+    if rng.random() < 0.5:
+        size = min(len(words), rng.randint(3, 7))
+        first = rng.randint(0, len(words) - size)
+        asked = words[first : first + size]
+    else:
+        # Two to four of the longer words in their order, with other small words between them.
+        long = [i for i, word in enumerate(words) if len(word) > 3]
+        kept = sorted(rng.sample(long, min(len(long), rng.randint(2, 4))))
+        asked = [word for i in kept for word in (pick(rng, _LINKS), words[i])]
+    text = " ".join(asked)
+    question = pick(rng, _QUOTE_QUESTIONS).format(words=text[:1].lower() + text[1:])
+    return Fact("quote", sentence, (question,), {})
+
+
+def haystack(seed: int, characters: int = 20_000) -> str:
+    """Long plain prose that no training document contains, to hide needles in.
+
+    One space stands between sentences, a blank line between paragraphs. Every sentence is reserved
+    (:func:`is_haystack`), and none names a scored part of the paper's needle, so that credit cannot come
+    from the haystack. The seeds are a namespace of their own ("haystack <seed>").
+
+    Parameters
+    ----------
+    seed : int
+        Which haystack; the same seed gives the same text.
+    characters : int
+        Least length; the text ends with the paragraph that reaches it.
+
+    Raises
+    ------
+    HybretError
+        If `characters` is not positive.
+    """
+    if characters < 1:
+        raise HybretError(f"A haystack needs a positive number of characters, not {characters}.")
+    rng = random.Random(f"haystack {seed}")
+    paragraphs: list[str] = []
+    size = 0
+    while size < characters:
+        text = " ".join(paragraph(rng, haystack=True))
+        if not any(part in text for part in _NEEDLE_PARTS):
+            paragraphs.append(text)
+            size += len(text) + 2
+    return "\n\n".join(paragraphs)

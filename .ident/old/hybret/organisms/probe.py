@@ -1,0 +1,166 @@
+"""A quick retrieval test for training: how much of an answer a model predicts, with and without its attention.
+
+The answers are teacher-forced: prompt and answer go through the model together, in one pass and without a KV cache.
+If the best token is right at every place of the answer, greedy decoding gives exactly this answer, so `exact` is the
+rate of exact greedy answers. `tokens` is the share of right tokens; part of an answer repeats the question, so it is
+above 0 long before anything is retrieved. Both are fractions (0 to 1).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hybret.niah import grid
+from hybret.organisms.facts import HELD_OUT_TEMPLATES, random_words_fact
+from hybret.organisms.skills import LETTERS, TASKS, items, rendered
+from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
+
+BUFFER = 40
+"""Tokens of a length label that are neither haystack nor needle, as in the organisms' sweeps."""
+
+CONDITIONS = ("all", "k=0 generation", "k=0 prefill")
+"""Attention as it is; its output zeroed from the last prompt token on; zeroed everywhere."""
+
+
+def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+    """Retrieval of the paper's needle inside and outside the attention window, and of unseen facts.
+
+    Parameters
+    ----------
+    model : a RecurrentGemma or Jamba of transformers, on any device; its training mode is restored.
+    tokenizer : its tokenizer.
+    full : more depths, and also unseen templates, a needle of random words and the prompt read twice; of a model with a
+        chat template also the benchmark skills, as groups "skill ...".
+
+    Returns
+    -------
+    dict : group of prompts -> condition (`CONDITIONS`) -> `exact`, `tokens` (fractions) and `n` (prompts).
+    """
+    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), full)
+    training = model.training
+    model.eval()
+    try:
+        found = {
+            group: {condition: _measure(model, tokenizer, prompts, condition) for condition in CONDITIONS}
+            for group, prompts in groups.items()
+            if prompts
+        }
+        if full and tokenizer.chat_template:
+            # A CPU only tries the recipe out, and the five-shot prompts are long.
+            tasks = list(TASKS) if model.device.type == "cuda" else ["sentiment"]
+            found |= {f"skill {task}": _skill(model, tokenizer, task) for task in tasks}
+        return found
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def _skill(model: Any, tokenizer: Any, task: str, n: int = 48) -> dict[str, dict[str, float]]:
+    """Rate of right answers to a benchmark task (`exact`), zero-shot or with three shots, attention on and zeroed."""
+    glue = TASKS[task].group == "glue"
+    shots = [] if glue else items(task, "dev", 3)
+    tested = items(task, "test", n, seed=99)
+    rows = []
+    for made in tested:
+        messages = []
+        for shown in (*shots, made):
+            question = shown["question"] if glue else rendered(shown["question"], shown["choices"])
+            answer = shown["choices"][shown["answer"]] if glue else LETTERS[shown["answer"]]
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        text = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
+        rows.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+    words = tested[0]["choices"] if glue else LETTERS
+    choices = [tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words]
+    ids, lengths = _padded(rows, model.device)
+    right = torch.tensor([made["answer"] for made in tested], device=model.device)
+    found = {}
+    for condition in ("all", "k=0 prefill"):
+        with _zeroed(model, torch.full(ids.shape, condition != "all", device=model.device)):
+            logits = model(ids, use_cache=False).logits
+        best = logits[torch.arange(len(rows)), lengths - 1][:, choices].argmax(-1)
+        found[condition] = {"exact": float((best == right).float().mean()), "n": n}
+    return found
+
+
+@lru_cache(maxsize=4)
+def _prompts(tokenizer: Any, window: int | None, full: bool) -> dict[str, list[Prompt]]:
+    """The groups of prompts, made once per tokenizer and window; with global attention all are "inside"."""
+    lengths = [128, 256, 512] if window is None else [window // 2, window, 2 * window]
+    groups: dict[str, list[Prompt]] = {"inside": [], "outside": []}
+    for prompt in _grid(tokenizer, lengths, 10 if full else 8, PAPER_NEEDLE):
+        distance = len(prompt.ids) - prompt.needle_spans[-1][0]
+        groups["inside" if window is None or distance < window else "outside"].append(prompt)
+    if full:
+        rng = random.Random("probe")
+        facts = {f"template {t.name}": t.sample(rng) for t in HELD_OUT_TEMPLATES}
+        facts["random words"] = random_words_fact(0)
+        for name, fact in facts.items():
+            needle = Needle(name, fact.sentence, fact.questions[0])
+            groups[name] = _grid(tokenizer, lengths[:1], 5, needle)
+        groups["jrt"] = _grid(tokenizer, lengths[:2], 5, PAPER_NEEDLE, "jrt")
+    return groups
+
+
+def _grid(tokenizer: Any, lengths: Sequence[int], depths: int, needle: Needle, template: str = "") -> list[Prompt]:
+    chat = bool(tokenizer.chat_template)
+    template = template or ("instruct" if chat else "base")
+    cost = len(tokenizer(needle.insertion, add_special_tokens=False)["input_ids"])
+    lengths = sorted({max(length, BUFFER + cost + 1) for length in lengths})
+    asked = SimpleNamespace(tokenizer=tokenizer, instruct=chat)
+    return grid(asked, lengths, depths, template, needle=needle, buffer=BUFFER)
+
+
+@torch.no_grad()
+def _measure(model: Any, tokenizer: Any, prompts: Sequence[Prompt], condition: str) -> dict[str, float]:
+    answers = [tokenizer(p.reference, add_special_tokens=False)["input_ids"] for p in prompts]
+    rows = [[*p.ids, *answer] for p, answer in zip(prompts, answers, strict=True)]
+    ids, ends = _padded(rows, model.device)
+    starts = torch.tensor([len(p.ids) for p in prompts], device=model.device)
+    at = torch.arange(ids.shape[1], device=model.device)
+    if condition == "all":
+        zeroed = torch.zeros(ids.shape, dtype=torch.bool, device=model.device)
+    else:
+        zeroed = at >= (starts[:, None] - 1 if condition == "k=0 generation" else torch.zeros_like(starts[:, None]))
+    with _zeroed(model, zeroed):
+        best = model(ids, use_cache=False).logits[:, :-1].argmax(-1)
+    asked = (at[1:] >= starts[:, None]) & (at[1:] < ends[:, None])
+    right = (best == ids[:, 1:]) & asked
+    return {
+        "exact": float((right == asked).all(1).float().mean()),
+        "tokens": float(right.sum() / asked.sum()),
+        "n": len(prompts),
+    }
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids, shape (rows, longest), and the rows' lengths.
+
+    Padding on the right cannot be seen from what stands before it, since every layer is causal.
+    """
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    return ids, torch.tensor([len(row) for row in rows], device=device)
+
+
+@contextmanager
+def _zeroed(model: Any, tokens: Tensor) -> Iterator[None]:
+    """Inside the block attention gives nothing at these tokens, shape (rows, tokens)."""
+
+    def silence(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].masked_fill(tokens[..., None], 0), *inputs[1:])
+
+    hooks = [m.register_forward_pre_hook(silence) for n, m in model.named_modules() if n.endswith("o_proj")]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
