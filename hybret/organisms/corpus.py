@@ -118,26 +118,27 @@ _QUOTE_QUESTIONS = (
 )
 
 
-def quote(rng: random.Random) -> Fact:
-    """A sentence of training prose as a fact: the question repeats some of its words.
-
-    The templates of `hybret.organisms.facts` are few, so a model can learn their forms. A quote can be any of the
-    corpus's sentences and is asked for by words from anywhere in it: what is left to learn is the search itself.
-    """
-    sentence = pick(rng, tuple(paragraph(rng)))
+def by_words(rng: random.Random, sentence: str) -> str:
+    """A question that asks for a sentence by some of its words: three to seven in a row, or some longer ones."""
     words = sentence.rstrip('.?!"').replace(",", "").split()
     if rng.random() < 0.5:
         size = min(len(words), rng.randint(3, 7))
         first = rng.randint(0, len(words) - size)
         asked = words[first : first + size]
     else:
-        # Two to four of the longer words in their order, with other small words between them.
+        # Two to four of the longer words, mostly in their order, with other small words between them.
         long = [i for i, word in enumerate(words) if len(word) > 3]
-        kept = sorted(rng.sample(long, min(len(long), rng.randint(2, 4))))
+        kept = rng.sample(long, min(len(long), rng.randint(2, 4)))
+        kept = sorted(kept) if rng.random() < 0.8 else kept
         asked = [word for i in kept for word in (pick(rng, _LINKS), words[i])]
     text = " ".join(asked)
-    question = pick(rng, _QUOTE_QUESTIONS).format(words=text[:1].lower() + text[1:])
-    return Fact("quote", sentence, (question,), {})
+    return pick(rng, _QUOTE_QUESTIONS).format(words=text[:1].lower() + text[1:])
+
+
+def quote(rng: random.Random) -> Fact:
+    """A sentence of training prose as a fact, asked for by some of its words."""
+    sentence = pick(rng, tuple(paragraph(rng)))
+    return Fact("quote", sentence, (by_words(rng, sentence),), {})
 
 
 def haystack(seed: int, characters: int = 20_000) -> str:

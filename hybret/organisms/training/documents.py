@@ -19,8 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from hybret.errors import HybretError
 from hybret.organisms.corpus import prose, quote
 from hybret.organisms.facts import TEMPLATES, Fact, pick
-from hybret.organisms.forms import fact as fact_of
-from hybret.organisms.forms import form
+from hybret.organisms.forms import form, form_fact
 from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION
 from hybret.organisms.words import WORDS
 
@@ -237,7 +236,7 @@ class Documents:
             if not one:
                 kind, template = rng.random(), pick(rng, TEMPLATES)
             if kind < m.forms:
-                fact = fact_of(rng, made, cast)
+                fact = form_fact(rng, made, cast)
             else:
                 fact = quote(rng) if kind >= 1 - m.quotes else template.sample(rng)
             facts.setdefault(fact.key, fact)

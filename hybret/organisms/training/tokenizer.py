@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from hybret.errors import HybretError
 from hybret.organisms.corpus import prose
 from hybret.organisms.facts import TEMPLATES
-from hybret.organisms.forms import fact as fact_of
+from hybret.organisms.forms import form_fact
 from hybret.organisms.skills import TASKS, item, rendered
 
 VOCABULARY = 2048
@@ -37,7 +37,7 @@ def _training_text(seed: int, paragraphs: int) -> Iterator[str]:
     """Prose, and facts in the frame of the prompts."""
     rng = random.Random(f"tokenizer {seed}")
     for index, sentences in zip(range(paragraphs), prose(rng), strict=False):
-        drawn = [TEMPLATES[index % len(TEMPLATES)].sample(rng), *(fact_of(rng) for _ in range(3))]
+        drawn = [TEMPLATES[index % len(TEMPLATES)].sample(rng), *(form_fact(rng) for _ in range(3))]
         stated, asked = (" ".join(part) for part in zip(*((f.sentence, rng.choice(f.questions)) for f in drawn), strict=True))
         yield f"{CONTEXT}{' '.join(sentences)}\n{stated}\n{QUESTION}{asked}{ANSWER}"
 

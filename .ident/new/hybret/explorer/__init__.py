@@ -1,1 +1,0 @@
-"""Interactive views of rows: one ESM file each, live in a notebook and on a page without a kernel."""

@@ -1,1 +1,0 @@
-"""The embedded models: their words, corpus, tokenizer, training documents and training recipe."""

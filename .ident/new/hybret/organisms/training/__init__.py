@@ -1,1 +1,0 @@
-"""How the small models were trained and evaluated, and how their model cards are written."""
