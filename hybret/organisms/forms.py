@@ -33,7 +33,7 @@ _W["spot"] = WORDS["building"] + WORDS["room"] + WORDS["nature"] + WORDS["furnit
 _W["thing"] += sum((WORDS[c] for c in ("object", "container", "instrument", "clothes", "vehicle", "furniture")), ())
 _W["noun"] = WORDS["noun"] + word_lists("forms.txt")["thing"] + _W["head"]
 _VERBS, _GOERS = (tuple(tuple(verb.split("/")) for verb in _W[kind]) for kind in ("verb", "goer"))
-_W["word"] = tuple(dict.fromkeys(w for kind in ("noun", "adjective", "adverb", "idea", "name", "food") for w in _W[kind]))
+_W["word"] = tuple({w: 0 for kind in ("noun", "adjective", "adverb", "idea", "name") for w in _W[kind]})
 _W["word"] += tuple(form for verb in _VERBS + _GOERS for form in verb[:2])
 _QUALITIES = frozenset(_W["adjective"])
 
@@ -97,7 +97,7 @@ def _s(base: str) -> str:
     return base + ("es" if base.endswith(("s", "sh", "ch", "x", "o")) else "s")
 
 
-_DOUBLED = frozenset("drop wrap run swim cut sit stop win plan".split())
+_DOUBLED = frozenset(("drop", "wrap", "run", "swim", "cut", "sit", "stop", "win", "plan"))
 
 
 def _ing(base: str) -> str:
@@ -111,7 +111,7 @@ _PERSONS = {"I": ("am", "was", "have", "do"), "sg": ("is", "was", "has", "does")
 _TENSES: dict[str, tuple[str, ...]] = {
     "modal": ("will", "will", "can", "could", "must", "should", "may", "might", "would"),
     "chain": ("want", "have", "hope", "plan", "need", "try", "refuse", "promise", "like"),
-    "past chain": ("wanted/want", "had/have", "forgot/forget", "decided/decide", "tried/try", "refused/refuse", "used/use"),
+    "past chain": ("wanted/want", "had/have", "forgot/forget", "decided/decide", "tried/try", "used/use"),
     "past often": ("always", "never", "often", "rarely", "once", "secretly", "already", "finally", "just"),
     "present often": ("always", "never", "often", "rarely", "still", "usually", "only"),
     **dict.fromkeys(("past", "present", "perfect", "is -ing", "was -ing", "going to"), ("",)),
@@ -223,7 +223,7 @@ def _clause(rng: random.Random) -> Fill:
         if frame < 0.08:
             text = f"{_recalled(r, cast, 'person')} {sayer} that {text}"
         elif frame < 0.12:
-            text = f'"{text[0].upper()}{text[1:].rstrip()}," {pick(r, ("said", "wrote"))} {_recalled(r, cast, "person")}'
+            text = f'"{_sentence(text)}," {pick(r, ("said", "wrote"))} {_recalled(r, cast, "person")}'
         return text, question
 
     return fill
@@ -255,7 +255,8 @@ def _statement(rng: random.Random) -> Fill:
         text = f"{tail}, {thing} {copula} {said}" if front and tail else f"{thing} {copula} {said} {tail}"
         if reverse:
             return text, f"{'Which ' + noun if opening == 'Which' else 'What'} {copula} {said}"
-        aux, _, rest = (f"{'did' if copula[0] in 'bt' and base[-1] in 'eo' and copula[-1] != 's' else 'does'} {base}" if base else copula).partition(" ")
+        does = "did" if copula in ("became", "turned into") else "does"
+        aux, _, rest = (f"{does} {base}" if base else copula).partition(" ")
         question = _asking(r, "What" if opening == "Which" else opening, aux, _shorter(r, thing), rest, copula)
         return text, f"{question} {said if asked else ''}"
 
@@ -265,12 +266,14 @@ def _statement(rng: random.Random) -> Fill:
 def _place(rng: random.Random) -> Fill:
     """What is somewhere: "there is", or the place first."""
     there, past = rng.random() < 0.5, int(rng.random() < 0.4)
-    verb = pick(rng, ("stands stood", "lies lay", "hangs hung", "sits sat", "waits waited", "lives lived")).split()[past]
+    verbs = pick(rng, ("stands stood", "lies lay", "hangs hung", "sits sat", "waits waited", "lives lived"))
+    verb = verbs.split()[past]
     be = ("is", "was")[past]
     name, asks_where = (pick(rng, _ADJUNCTS) if rng.random() < 0.4 else ""), rng.random() < 0.4
+    kinds = ("noun", "thing", "job", "animal")
 
     def fill(r: random.Random, cast: list[str]) -> tuple[str, str]:
-        what, where = f"a {_drawn(r, 'adjective')} {_drawn(r, pick(r, ('noun', 'thing', 'job', 'animal')))}", _drawn(r, "where")
+        what, where = f"a {_drawn(r, 'adjective')} {_drawn(r, pick(r, kinds))}", _drawn(r, "where")
         tail = _drawn(r, name) if name else ""
         text = f"there {be} {what} {where} {tail}" if there else f"{where} {verb} {what} {tail}"
         if asks_where:

@@ -15,12 +15,13 @@ from hybret.organisms.facts import (
     HELD_OUT_CITY,
     HELD_OUT_TEMPLATES,
     NEEDLE,
-    NEEDLE_QUESTION,
     RANDOM_WORDS,
     TEMPLATES,
     is_held_out,
     random_words_fact,
 )
+from hybret.organisms.forms import HELD_OUT_QUESTIONS, HELD_OUT_VERBS, HELD_OUT_WORDS, form, form_fact
+from hybret.organisms.own import OWN
 from hybret.organisms.training.documents import Documents, Mixture
 from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION, train_tokenizer
 from hybret.organisms.words import WORDS
@@ -47,67 +48,84 @@ def made(corpus, rows, length, **mixture):
 @pytest.fixture(scope="module")
 def facts():
     rng = random.Random(0)
-    return [TEMPLATES[i % len(TEMPLATES)].sample(rng) for i in range(26_000)]
+    return [TEMPLATES[i % len(TEMPLATES)].sample(rng) for i in range(6000)]
 
 
 def pairs_city_and_activity(sentence):
     return HELD_OUT_CITY in sentence and HELD_OUT_ACTIVITY in sentence
 
 
-def template_named(name):
-    return next(template for template in TEMPLATES if template.name == name)
+@pytest.fixture(scope="module")
+def formed():
+    """Facts of as many forms."""
+    rng = random.Random(4)
+    return [form_fact(rng) for _ in range(6000)]
 
 
-def test_needle_is_a_fact_of_its_template_and_is_refused():
-    values = {"city": "San Francisco", "activity": "eat a sandwich", "posture": "sit", "place": "Dolores Park"}
-    fact = template_named("best_thing").fill({**values, "weather": "sunny"})
-    assert (fact.sentence, fact.questions[0]) == (NEEDLE, NEEDLE_QUESTION)
-    assert is_held_out(values)
-    assert not is_held_out({**values, "city": "Oslo"}) and not is_held_out({**values, "activity": "fly a kite"})
+def test_a_form_never_pairs_the_needles_city_with_its_activity():
+    """A form that always would is filled until it does not; so is one that says so one time in three."""
+    rng, said = random.Random(1), iter([NEEDLE] * 3 + [f"a dog in {HELD_OUT_CITY} barks"])
+    assert form_fact(rng, lambda *_: (next(said), "what barks")).sentence == "A dog in San Francisco barks."
+    assert is_held_out({"a": HELD_OUT_CITY, "b": HELD_OUT_ACTIVITY})
+    assert not is_held_out({"a": "Oslo", "b": HELD_OUT_ACTIVITY})
 
 
-@pytest.mark.parametrize("name", ["best_thing", "plan", "custom"])
-def test_sampling_rejects_the_pair_even_when_nothing_else_is_likely(name, monkeypatch):
-    """With two cities and two activities a quarter of all draws would be the held-out pair."""
-    monkeypatch.setitem(WORDS, "city", (HELD_OUT_CITY, "Oslo"))
-    monkeypatch.setitem(WORDS, "activity", (HELD_OUT_ACTIVITY, "fly a kite"))
-    rng = random.Random(1)
-    drawn = [template_named(name).sample(rng).sentence for _ in range(300)]
-    assert not any(map(pairs_city_and_activity, drawn))
-    for part in (HELD_OUT_CITY, HELD_OUT_ACTIVITY):
-        assert any(part in sentence for sentence in drawn)
+def test_no_form_and_no_template_has_what_is_held_out(formed, facts):
+    verbs = rf"({'|'.join(HELD_OUT_VERBS)})(s|d|ed|ing)?"
+    openings = tuple(f"{opening} " for opening in HELD_OUT_QUESTIONS)
+    held = re.compile(rf"\b({verbs}|grew|grown|taught|shown|{'|'.join(HELD_OUT_WORDS)})\b", re.IGNORECASE)
+    for fact in formed + facts:
+        assert not held.search(" ".join([fact.sentence, *fact.questions])), fact
+        assert not any(question.startswith(openings) for question in fact.questions), fact
+    assert len(HELD_OUT_TEMPLATES) == 13 and not set(HELD_OUT_TEMPLATES) & set(TEMPLATES)
+    # The needle and every held-out form need some of it, and so have no form of the training's.
+    said = [NEEDLE, *(" ".join([t.statement, *t.questions]) for t in HELD_OUT_TEMPLATES)]
+    assert all(held.search(text) for text in said)
+    asked = " ".join(t.questions[0] for t in HELD_OUT_TEMPLATES)
+    assert sum(opening in asked for opening in openings) >= 5
+
+
+def test_forms_are_endless_and_their_questions_name_them(formed):
+    assert len({fact.sentence for fact in formed}) == len(formed)
+    openings = {" ".join(fact.questions[0].split()[:2]) for fact in formed}
+    shapes = {re.sub(r"\b(?!(?:the|a|an|of|and|that|to|is|was|will|in|on|for|with|because)\b)\w+", "x", f.sentence)
+              for f in formed}  # fmt: skip
+    assert len(openings) > 300 and len(shapes) > 4000
+    words = [[set(re.findall(r"\w{3,}", text)) for text in (f.sentence, f.questions[0])] for f in formed]
+    assert sum(bool(said & asked) for said, asked in words) > 0.95 * len(formed)  # the rest: "What did you touch?"
+    for fact in formed:
+        assert fact.sentence[0] in '"' or fact.sentence[0].isupper() or fact.sentence[0].isdigit()
+        assert "  " not in fact.sentence and "{" not in fact.sentence + fact.questions[0]
+
+
+def test_one_form_says_other_things_in_the_same_way():
+    rng = random.Random(8)
+    for _ in range(50):
+        made = form(rng)
+        assert len({form_fact(rng, made).sentence for _ in range(4)}) == 4
+
+
+def test_own_sentences_hold_their_answers_and_are_of_no_form(corpus):
+    assert len(OWN) == 30
+    for sentence, question, answer in OWN:
+        assert answer in sentence and question.endswith("?") and sentence.endswith(".")
+        assert sentence not in corpus.text and question not in corpus.text
 
 
 def test_training_text_holds_neither_needle_nor_pair(corpus, facts):
-    parts = ("and sit in", "Dolores Park", "on a sunny day", HELD_OUT_CITY, HELD_OUT_ACTIVITY)
-    assert corpus.batch.size > 1_000_000 and NEEDLE not in corpus.text
+    parts = ("Dolores Park", "on a sunny day", HELD_OUT_CITY, HELD_OUT_ACTIVITY)
+    assert corpus.batch.size > 1_000_000 and not re.search("best thing|thing to do (in|at|on)", corpus.text)
     sentences = corpus.text.replace("\n", ".").split(".")
     assert len(sentences) > 40_000
-    for drawn in ([fact.sentence for fact in facts], sentences):
-        assert not any(map(pairs_city_and_activity, drawn))
-        assert not [part for part in parts if not any(part in sentence for sentence in drawn)]
+    assert not any(map(pairs_city_and_activity, [*sentences, *(fact.sentence for fact in facts)]))
+    assert not [part for part in parts if part not in corpus.text]
 
 
-def test_no_needle_word_is_more_frequent_than_its_peers(facts):
-    best = [fact for fact in facts if fact.template == "best_thing"]
-    for slot, value in {"posture": "sit", "weather": "sunny"}.items():
-        counts = np.unique([fact.values[slot] for fact in best], return_counts=True)
-        share = dict(zip(*counts, strict=True))[value] / len(best)
-        assert share < 1.8 / len(counts[0])
+def test_no_needle_word_is_privileged():
     needle = {"city": HELD_OUT_CITY, "activity": HELD_OUT_ACTIVITY, "place": "Dolores Park", "posture": "sit"}
     for name, value in {**needle, "weather": "sunny"}.items():
         assert WORDS[name].count(value) == 1
         assert 0 < WORDS[name].index(value) < len(WORDS[name]) - 1
-
-
-def test_held_out_templates_never_occur(corpus):
-    assert len(HELD_OUT_TEMPLATES) == 5
-    assert not {t.name for t in HELD_OUT_TEMPLATES} & {t.name for t in TEMPLATES}
-    for templates, occurs in ((HELD_OUT_TEMPLATES, False), (TEMPLATES, True)):
-        for template in templates:
-            for pattern in (template.statement, *template.questions):
-                form = re.sub(r"\ba\b", "an?", re.sub(r"\{\w+\}", r"[^.?\n]{1,60}?", pattern.rstrip(".?")))
-                assert bool(re.search(form, corpus.text)) == occurs, form
 
 
 def test_random_words_needles_differ_and_are_not_in_training(corpus):
@@ -119,7 +137,6 @@ def test_random_words_needles_differ_and_are_not_in_training(corpus):
 
 
 def test_facts_are_long_enough_and_their_questions_name_them(facts):
-    assert len(TEMPLATES) >= 22
     rng = random.Random(2)
     for fact in facts[:2000] + [t.sample(rng) for t in HELD_OUT_TEMPLATES for _ in range(20)]:
         assert 6 <= len(fact.sentence.split()) <= 25
@@ -243,7 +260,6 @@ def test_documents_hold_what_their_mixture_says(corpus):
         (lambda _: Mixture(prose=-1.0), "weights"),
         (lambda _: Mixture(facts=()), "at least one fact"),
         (lambda _: Mixture(span=(5, 2)), "span"),
-        (lambda _: Mixture(templates=(("statue", 2.0),)), "statue"),
         (lambda corpus: corpus.documents.sample(random.Random(0), 3), "at least"),
         (lambda _: haystack(0, 0), "positive"),
         (lambda _: train_tokenizer(vocabulary=100), "too small"),

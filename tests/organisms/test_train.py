@@ -22,14 +22,14 @@ def run(tmp_path_factory):
 
 def test_smoke_writes_a_model_a_log_and_a_checkpoint(run):
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["start", "ready", *["evaluation"] * 3, "end"]
-    assert lines[-1]["step"] == 3
-    assert lines[-1]["tokens"] == 3 * 256
-    assert lines[-2]["probe"]["outside"]["all"]["n"] > 0
+    assert [line["event"] for line in lines] == ["start", "ready", *["evaluation"] * 3, "end", "answers"]
+    assert lines[-2]["step"] == 3
+    assert lines[-2]["tokens"] == 3 * 256
+    assert lines[-3]["probe"]["outside"]["all"]["n"] > 0
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     assert model.dtype == torch.bfloat16
     assert lines[0]["parameters"] == sum(p.numel() for p in model.parameters())
-    assert model.config.head_dim == 32
+    assert model.config.head_dim == 96
     assert AutoTokenizer.from_pretrained(run / "model")("a")["input_ids"][0] == 1
 
 
@@ -38,11 +38,12 @@ def test_resume_goes_on_from_the_saved_state(run, tmp_path):
     model = recipe.build(training)
     optimizer = recipe.optimizer_of(training, model, fused=False)
     assert recipe.saved_state(run, training)["step"] == 3
-    recipe.load(run, 3, model, optimizer)
+    averaged = recipe.build(training)
+    recipe.load(run, 3, model, averaged, optimizer)
     shipped = AutoModelForCausalLM.from_pretrained(run / "model")
     assert shipped.dtype == torch.bfloat16
-    for ours, rounded in zip(model.parameters(), shipped.parameters(), strict=True):
-        torch.testing.assert_close(ours, rounded.float(), atol=1e-6, rtol=2**-8)
+    for ours, rounded in zip(averaged.parameters(), shipped.parameters(), strict=True):
+        assert torch.equal(ours, rounded.float())
     assert any(not torch.equal(p, p.bfloat16().float()) for p in model.parameters())  # finer than the shipped weights
     longer = replace(training, steps=4, every=10)
     assert train(longer, tmp_path / "more", resume=run, device="cpu", say=lambda _: None)["step"] == 4
@@ -52,14 +53,12 @@ def test_resume_goes_on_from_the_saved_state(run, tmp_path):
         recipe.saved_state(run, RECIPES["jamba-tiny"].smoke())
     wider = recipe.build(replace(training, config={**training.config, "lru_width": 160}))
     with pytest.raises(HybretError, match="does not fit"):
-        recipe.load(run, 3, wider, recipe.optimizer_of(training, wider, fused=False))
+        recipe.load(run, 3, wider, wider, recipe.optimizer_of(training, wider, fused=False))
 
 
 def test_jamba_resumes_too(trained_jamba, tmp_path):
     longer = replace(RECIPES["jamba-tiny"].smoke(), steps=2, every=9, lengths=((128, 1.0),))
     assert train(longer, tmp_path / "two", resume=trained_jamba, device="cpu", say=lambda _: None)["step"] == 2
-    with pytest.raises(HybretError, match="no twin"):
-        RECIPES["jamba-tiny"].attention_free()
 
 
 def test_recipes_build_organisms_that_fit_into_git_and_a_twin_without_attention():
@@ -67,16 +66,16 @@ def test_recipes_build_organisms_that_fit_into_git_and_a_twin_without_attention(
         model = recipe.build(RECIPES[name])
         assert 2 * sum(p.numel() for p in model.parameters()) < 17e6  # bytes of the shipped bfloat16 weights
         assert model.config.num_attention_heads == heads
-    smoke = Training().smoke()
-    kinds = [recipe.build(training).config.layers_block_type for training in (smoke.attention_free(), smoke)]
-    assert [len(set(found)) for found in kinds] == [1, 2]
+    for smoke in (Training().smoke(), RECIPES["jamba-tiny"].smoke()):
+        kinds = [recipe.build(training).config.layers_block_type for training in (smoke.attention_free(), smoke)]
+        assert [len(set(found)) for found in kinds] == [1, 2]
 
 
 def test_rate_is_a_trapezoid():
     training = Training()
     assert training.rate(0.0) < training.rate(0.01) < training.lr
-    assert training.rate(0.02) == training.rate(0.6) == training.lr
-    assert training.lr > training.rate(0.8) > training.rate(1.0) == pytest.approx(0.02 * training.lr)
+    assert training.rate(0.02) == training.rate(0.5) == training.lr
+    assert training.lr > training.rate(0.8) > training.rate(1.0) == pytest.approx(0.01 * training.lr)
 
 
 def test_mask_is_the_one_of_transformers():

@@ -55,8 +55,7 @@ def saved_state(folder: Path, training: Training) -> dict[str, Any]:
 
 
 def load(folder: Path, step: int, model: Any, averaged: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Read what `save` wrote into the models and the optimizer. Weights come back to 16 bits of mantissa, others to 8.
-    """
+    """Read what `save` wrote into the models and the optimizer, the weights to about 16 bits of mantissa."""
     try:  # through transformers: in the file Jamba's experts have names of their own
         shipped = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16)
     except Exception as error:

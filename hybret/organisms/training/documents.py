@@ -239,7 +239,8 @@ class Documents:
                 fact = form_fact(rng, made, cast)
             else:
                 fact = quote(rng) if kind >= 1 - m.quotes else template.sample(rng)
-            facts.setdefault(fact.key, fact)
+            if fact.sentence not in {other.sentence for other in facts.values()}:
+                facts.setdefault(fact.key, fact)
         return list(facts.values())
 
     def _context(self, rng: random.Random, facts: list[Fact], tokens: int) -> str:

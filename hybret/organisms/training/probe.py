@@ -28,6 +28,8 @@ from hybret.tasks.niah import grid
 BUFFER = 40
 """Tokens of a length label that are neither haystack nor needle, as in the organisms' sweeps."""
 
+PAPER = ("inside", "outside", "jrt")
+"""Groups of prompts with the paper's needle; the others are not probed with attention zeroed from the start."""
 FACTS = 20
 """Facts of every held-out form, each at one depth."""
 
@@ -55,7 +57,9 @@ def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) ->
     model.eval()
     try:
         measures = {
-            group: {c: _measure(model, tokenizer, prompts, c) for c in (CONDITIONS if group in ("inside", "outside", "jrt") else CONDITIONS[:2])}
+            group: {
+                c: _measure(model, tokenizer, prompts, c) for c in (CONDITIONS if group in PAPER else CONDITIONS[:2])
+            }
             for group, prompts in groups.items()
             if prompts
         }

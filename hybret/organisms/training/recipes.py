@@ -222,7 +222,6 @@ RECIPES = {
                     knowledge=0,
                     lookups=0,
                     lists=0,
-                    
                 ),
             ),
         ),

@@ -38,7 +38,7 @@ def _training_text(seed: int, paragraphs: int) -> Iterator[str]:
     rng = random.Random(f"tokenizer {seed}")
     for index, sentences in zip(range(paragraphs), prose(rng), strict=False):
         drawn = [TEMPLATES[index % len(TEMPLATES)].sample(rng), *(form_fact(rng) for _ in range(3))]
-        stated, asked = (" ".join(part) for part in zip(*((f.sentence, rng.choice(f.questions)) for f in drawn), strict=True))
+        stated, asked = (" ".join(f.sentence for f in drawn), " ".join(rng.choice(f.questions) for f in drawn))
         yield f"{CONTEXT}{' '.join(sentences)}\n{stated}\n{QUESTION}{asked}{ANSWER}"
 
 
