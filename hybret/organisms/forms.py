@@ -25,7 +25,7 @@ HELD_OUT_WORDS = ("best", "oldest", "thing", "than", "if", "between", "without",
 
 Fill = Callable[[random.Random, list[str]], tuple[str, str]]
 """A form: given a random stream and the phrases of the context so far, a statement and a question."""
-_MADE = 0.08  # share of invented words among nouns
+_MADE = 0.1  # share of invented words among nouns
 
 _W = WORDS | word_lists("forms.txt")
 _W["adjective"] = WORDS["adjective"] + _W["quality"] + WORDS["colour"] + WORDS["material"]
@@ -39,6 +39,10 @@ _QUALITIES = frozenset(_W["adjective"])
 
 
 def _made(rng: random.Random) -> str:
+    """An invented word: the beginning of a word and the end of another, or syllables."""
+    if rng.random() < 0.5:
+        first, last = pick(rng, _W["word"]), pick(rng, _W["word"])
+        return (first[: int(2 + 4 * rng.random())] + last[-int(2 + 4 * rng.random()) :]).lower()
     return "".join(pick(rng, _W["syllable"]) for _ in range(2 + int(rng.random() * 2.4)))
 
 
@@ -182,12 +186,14 @@ def _clause(rng: random.Random) -> Fill:
     """Who does what, where, when, why, by what means; any of it is asked for."""
     goes, passive = rng.random() < 0.25, rng.random() < 0.12
     verb, same_verb = pick(rng, _GOERS if goes else _VERBS), rng.random() < 0.6
+    if rng.random() < _MADE:
+        verb = (base := _made(rng), f"{base}ed", f"{base}ed")
     tense = pick(rng, ("past", "present", "modal") if passive else _DRAWN_TENSES)
     extra = pick(rng, _TENSES[tense])
     kind = pick(rng, ("sg", "sg", "sg", "sg", "apposed", "matter", *(() if passive else ("I", "I", "pl"))))
     things = pick(rng, (("item",), ("item",), ("item", "matter", "person")))
     names = rng.sample(_ADJUNCTS, pick(rng, (1, 1, 2, 2, 3) if goes else (0, 0, 1, 1, 2, 3)))
-    front, comma = (names[0] if names and rng.random() < 0.3 else ""), pick(rng, (", ", " "))
+    front, comma = (names[0] if names and rng.random() < 0.4 else ""), pick(rng, (", ", " "))
     asked = pick(rng, ("subject", *names) if goes else ("object", "object", "subject", *names))
     opening = pick(rng, _OPENINGS.get(asked, ("What", "What", "What", "Which") if asked == "object" else ("Who",)))
     frame, kept, sayer = rng.random(), rng.random() < 0.6, pick(rng, _W["say"])
@@ -237,8 +243,8 @@ def _statement(rng: random.Random) -> Fill:
     by = pick(rng, ("of", "of", pick(rng, _W["by"])))
     be = pick(rng, ("is", "is", "is", "was", "was", "will be", "has always been", "must be", "may be", "should be"))
     copula, base = (be, "") if rng.random() < 0.55 else pick(rng, _W["copula"]).split("/")
-    shape, front, reverse = rng.random(), rng.random() < 0.3, rng.random() < 0.15
-    name = pick(rng, _ADJUNCTS) if rng.random() < 0.35 else ""
+    shape, front, reverse = rng.random(), rng.random() < 0.5, rng.random() < 0.15
+    name = pick(rng, _ADJUNCTS) if rng.random() < 0.4 else ""
     asked = name if rng.random() < 0.3 else ""
     opening = pick(rng, _OPENINGS.get(asked, ("What", "What", "What", "Which")))
 
@@ -313,7 +319,7 @@ def _jumble(rng: random.Random) -> Fill:
 def form(rng: random.Random) -> Fill:
     """A form, drawn anew."""
     x = rng.random()
-    kind = _clause if x < 0.45 else _statement if x < 0.78 else _place if x < 0.84 else _both if x < 0.91 else _jumble
+    kind = _clause if x < 0.44 else _statement if x < 0.76 else _place if x < 0.82 else _both if x < 0.89 else _jumble
     return kind(rng)
 
 
@@ -327,6 +333,7 @@ def form_fact(rng: random.Random, made: Fill | None = None, cast: list[str] | No
         text, question = made(rng, [] if cast is None else cast)
         if HELD_OUT_CITY not in text or HELD_OUT_ACTIVITY not in text:
             break
+    text = f"{pick(rng, _W['opener'])} {text}" if rng.random() < 0.12 else text
     sentence = f"{_sentence(text)}."
     if not question or rng.random() < 0.15:
         return Fact("form", sentence, (by_words(rng, sentence),), {})

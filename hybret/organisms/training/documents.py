@@ -65,6 +65,8 @@ class Mixture:
     own_line : float
         Share of facts inserted as ``"\\n" + fact + "\\n"`` after a sentence end, as the needle is at test
         time; the others stand between sentences like any sentence.
+    at_ends : float
+        Share of facts before all prose; twice as many stand after all of it, where they are harder to find.
     plain_question : float
         Share of questions in the template's first wording; the others are drawn from all wordings.
     shortest_context : int
@@ -93,6 +95,7 @@ class Mixture:
     quotes: float = 0.25
     one_form: float = 0.3
     own_line: float = 0.5
+    at_ends: float = 0.05
     plain_question: float = 0.5
     shortest_context: int = 30
     longest_twice: int = 200
@@ -251,7 +254,8 @@ class Documents:
         ends_cut = bool(pieces) and not pieces[-1].endswith((".", "?", "!", '"'))
         gaps: list[list[str]] = [[] for _ in range(len(pieces) + 1)]
         for fact in facts:
-            gaps[int(rng.random() * len(gaps))].append(fact.sentence)
+            at = 0 if rng.random() < m.at_ends else -1 if rng.random() < 2 * m.at_ends else rng.randrange(len(gaps))
+            gaps[at].append(fact.sentence)
         text = ""
         for index, gap in enumerate(gaps):
             for sentence in gap:
