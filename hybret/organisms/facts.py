@@ -105,12 +105,15 @@ def _templates(file: str) -> tuple[FactTemplate, ...]:
 TEMPLATES = _templates("facts.txt")
 """Templates of the training documents."""
 
-HELD_OUT_TEMPLATES = _templates("facts_held_out.txt")
-"""Templates never used in training: retrieval on them needs more than a known form."""
+HELD_OUT_TEMPLATES, TEST_TEMPLATES = _templates("facts_held_out.txt"), _templates("facts_test.txt")
+"""Templates never used in training: retrieval on them needs more than a known form.
+
+The corpus was mended by looking at what the first missed; nobody has looked at answers to the others.
+"""
 
 _SLOTS = {
     template.name: slots("\n".join([template.statement, *template.questions]))
-    for template in TEMPLATES + HELD_OUT_TEMPLATES
+    for template in TEMPLATES + HELD_OUT_TEMPLATES + TEST_TEMPLATES
 }
 
 

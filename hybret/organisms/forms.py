@@ -19,7 +19,8 @@ from hybret.organisms.corpus import by_words
 from hybret.organisms.facts import HELD_OUT_ACTIVITY, HELD_OUT_CITY, Fact, agree, pick
 from hybret.organisms.words import WORDS, blocks, word_lists
 
-HELD_OUT_VERBS = ("show", "advise", "grow", "call", "owe", "teach", "shout", "enter", "unlock", "born")
+HELD_OUT_VERBS = ("show", "advise", "grow", "call", "owe", "teach", "shout", "enter", "unlock", "born", "dub", "inherit",
+                  "resemble", "bite", "devour", "distrust", "prescribe", "swallow", "seek", "knock", "conclude")  # fmt: skip
 HELD_OUT_QUESTIONS = ("How long", "How old", "How much", "How tall", "By what", "Whom", "How many", "What happens")
 HELD_OUT_WORDS = ("best", "oldest", "thing", "than", "if", "between", "without", "it", "instead", "twice", "nobody")
 
