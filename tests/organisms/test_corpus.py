@@ -21,8 +21,9 @@ from hybret.organisms.facts import (
     is_held_out,
     random_words_fact,
 )
-from hybret.organisms.forms import HELD_OUT_QUESTIONS, HELD_OUT_VERBS, HELD_OUT_WORDS, form, form_fact
+from hybret.organisms.forms import HELD_OUT_QUESTIONS, form, form_fact
 from hybret.organisms.own import OWN, OWN_TEST
+from hybret.organisms.phrases import HELD_OUT_VERBS, HELD_OUT_WORDS
 from hybret.organisms.training.documents import Documents, Mixture
 from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION, train_tokenizer
 from hybret.organisms.words import WORDS

@@ -51,7 +51,7 @@ def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) ->
     -------
     dict : group of prompts -> condition (`CONDITIONS`) -> `exact`, `tokens` (fractions) and `n` (prompts).
     """
-    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None))
+    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), *_numbers(model))
     groups = groups if full else {name: groups[name] for name in ("inside", "outside")}
     training = model.training
     model.eval()
@@ -64,7 +64,6 @@ def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) ->
             if prompts
         }
         if full and tokenizer.chat_template:
-            # A CPU only tries the recipe out, and the five-shot prompts are long.
             tasks = list(TASKS) if model.device.type == "cuda" else ["sentiment"]
             measures |= {f"skill {task}": _skill(model, tokenizer, task) for task in tasks}
         return measures
@@ -103,7 +102,7 @@ def _skill(model: Any, tokenizer: Any, task: str, n: int = 48) -> dict[str, dict
 @torch.no_grad()
 def answers(model: Any, tokenizer: Any, most: int = 48) -> list[dict[str, str]]:
     """Free greedy answers to all prompts of `probe`, of `most` tokens at most: group, question, fact and answer."""
-    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None))
+    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), *_numbers(model))
     asked = [(group, prompt) for group, prompts in groups.items() for prompt in prompts]
     made = []
     training = model.training
@@ -126,8 +125,13 @@ def answers(model: Any, tokenizer: Any, most: int = 48) -> list[dict[str, str]]:
     return made
 
 
+def _numbers(model: Any) -> tuple[int, int]:
+    """Facts of every held-out form, and own sentences; one of each on a CPU, which only tries the recipe out."""
+    return (FACTS, len(OWN)) if model.device.type == "cuda" else (1, 1)
+
+
 @lru_cache(maxsize=4)
-def _prompts(tokenizer: Any, window: int | None) -> dict[str, list[Prompt]]:
+def _prompts(tokenizer: Any, window: int | None, facts: int, own: int) -> dict[str, list[Prompt]]:
     """The groups of prompts, made once per tokenizer and window; with global attention all are "inside"."""
     lengths = [128, 256, 512] if window is None else [window // 2, window, 2 * window]
     groups: dict[str, list[Prompt]] = {"inside": [], "outside": []}
@@ -135,10 +139,10 @@ def _prompts(tokenizer: Any, window: int | None) -> dict[str, list[Prompt]]:
         distance = len(prompt.ids) - prompt.needle_spans[-1][0]
         groups["inside" if window is None or distance < window else "outside"].append(prompt)
     rng = random.Random("probe")
-    needles = [(f"form {t.name}", t.sample(rng)) for t in HELD_OUT_TEMPLATES for _ in range(FACTS)]
-    needles += [("random words", random_words_fact(i)) for i in range(FACTS)]
+    needles = [(f"form {t.name}", t.sample(rng)) for t in HELD_OUT_TEMPLATES for _ in range(facts)]
+    needles += [("random words", random_words_fact(i)) for i in range(facts)]
     asked = [(name, fact.sentence, fact.questions[0]) for name, fact in needles]
-    asked += [("own", sentence, question) for sentence, question, _ in OWN for _ in range(3)]
+    asked += [("own", sentence, question) for sentence, question, _ in OWN[:own] for _ in range(3)]
     for i, (name, sentence, question) in enumerate(asked):
         depth = (0, 33, 67, 100)[i % 4]
         length = 4 * (window or 256) // 5
