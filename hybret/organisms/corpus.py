@@ -112,7 +112,7 @@ _QUOTE_QUESTIONS = (
     "What does {words} do?",
     "What {words}?",
     "Which {words}?",
-    "How {words}?",
+    "How about {words}?",
     "Who {words}?",
     "Where {words}?",
 )

@@ -12,7 +12,7 @@ import json
 import platform
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from hybret import __version__, metrics
 from hybret.errors import HybretError
 from hybret.interventions import Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.organisms.facts import HELD_OUT_TEMPLATES, Fact, random_words_fact
+from hybret.organisms.facts import HELD_OUT_TEMPLATES, TEST_TEMPLATES, FactTemplate, random_words_fact
+from hybret.organisms.own import OWN, OWN_TEST
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED
 from hybret.scoring import normalise
@@ -46,7 +47,7 @@ def evaluate(
     out: str | Path | None = None,
     lengths: int | Sequence[int] = 10,
     depths: int | Sequence[float] = 10,
-    facts: int = 5,
+    facts: int = 20,
 ) -> dict[str, Any]:
     """Measure retrieval of the paper's needle, of facts of unseen forms and, if given, among real essays.
 
@@ -61,7 +62,7 @@ def evaluate(
     essays : folder of .txt files for one more grid, read once.
     out : folder for the sweep's rows, so that an interrupted evaluation goes on where it stopped.
     lengths, depths : of the grid, as in `hybret.niah.grid`.
-    facts : per held-out template, and lists of random words; each is hidden at four depths.
+    facts : per held-out template, and lists of random words, each at one of four depths; own sentences at all four.
 
     Returns
     -------
@@ -79,7 +80,7 @@ def evaluate(
     read = [(template, seed) for template in (standard, "jrt") for seed in seeds]
     prompts = [p for template, seed in read for p in _grid(model, lengths, depths, template, "embedded", seed)]
     length = int(FACT_LENGTH * (model.window or max(p.length for p in prompts)))
-    asked = [p for i in range(facts) for p in _fact_prompts(model, length, standard, i)]
+    asked = _fact_prompts(model, length, standard, facts)
     essay_prompts = _grid(model, lengths, depths, standard, Path(essays), 0) if essays is not None else []
     rows = sweep(model, [*prompts, *asked, *essay_prompts], CONDITIONS, out=out)
     paper = rows["needle"].isin([PAPER_NEEDLE.name, metrics.CONTROL])
@@ -120,16 +121,31 @@ def _grid(model: Model, lengths: Any, depths: Any, template: str, haystack: str 
     return [*grid(*args), *grid(*args, control=True)]
 
 
-def _fact_prompts(model: Model, length: int, template: str, number: int) -> list[Prompt]:
-    """One fact of every unseen form, each alone in a haystack that fits into the attention window, if there is one."""
-    facts: dict[str, Fact] = {}
-    for form in HELD_OUT_TEMPLATES:
-        facts[f"template {form.name}"] = form.sample(random.Random(f"evaluation {form.name} {number}"))
-    facts["random words"] = random_words_fact(number)
+def _needles(facts: int) -> Iterator[tuple[Needle, int, Sequence[int]]]:
+    """What was never met, each with the seed of its haystack and its depths: so many facts of every held-out form.
+
+    And half as many again of a person's own sentences.
+    """
+    for number in range(facts):
+        kinds = ("template", HELD_OUT_TEMPLATES), ("test", TEST_TEMPLATES)
+        made = [(f"{kind} {t.name}", t.sample(_stream(t, number))) for kind, templates in kinds for t in templates]
+        for name, fact in [*made, ("random words", random_words_fact(number))]:
+            depth = FACT_DEPTHS[number % len(FACT_DEPTHS)]
+            yield Needle(name, fact.sentence, fact.questions[0]), number, [depth]
+    for name, sentences in (("own", OWN), ("own test", OWN_TEST)):
+        for number, (sentence, question, _) in enumerate(sentences[: 3 * facts // 2]):
+            yield Needle(name, sentence, question), number, FACT_DEPTHS
+
+
+def _stream(form: FactTemplate, number: int) -> random.Random:
+    return random.Random(f"evaluation {form.name} {number}")
+
+
+def _fact_prompts(model: Model, length: int, template: str, facts: int) -> list[Prompt]:
+    """Every fact alone in a haystack that fits into the attention window, if there is one."""
     prompts: list[Prompt] = []
-    for name, fact in facts.items():
-        needle = Needle(name, fact.sentence, fact.questions[0])
-        prompts += grid(model, [length], FACT_DEPTHS, template, seed=number, needle=needle)
+    for needle, seed, depths in _needles(facts):
+        prompts += grid(model, [length], depths, template, seed=seed, needle=needle)
     if model.window and any(len(p.ids) - 1 - p.needle_spans[0][0] >= model.window for p in prompts):
         raise HybretError(f"the window of {model.window} tokens is too short for the prompts of this evaluation")
     return prompts
@@ -175,8 +191,8 @@ def _new_words(answer: str, prompt: Prompt) -> float:
 
 
 def _examples(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
-    """The first fact of every form at the second depth: what was hidden and what came back."""
-    first = {p.needle.name: p for p in reversed(prompts) if p.depth == FACT_DEPTHS[1]}
+    """The first fact of every form: what was hidden and what came back."""
+    first = {p.needle.name: p for p in reversed(prompts)}
     answers = rows.drop_duplicates(["prompt", "condition"]).set_index(["prompt", "condition"])["answer"]
     return [
         {"needle": p.needle.name, "question": p.needle.question, "fact": p.needle.sentence}
