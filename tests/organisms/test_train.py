@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hybret import HybretError
 from hybret.organisms.training import train as recipe
+from hybret.organisms.training.loss import causal_mask
 from hybret.organisms.training.recipes import RECIPES
-from hybret.organisms.training.train import Training, causal_mask, main, train
+from hybret.organisms.training.train import Training, main, train
 
 
 @pytest.fixture(scope="module")

@@ -144,20 +144,21 @@ def _prompts(tokenizer: Any, window: int | None, facts: int, own: int) -> dict[s
     asked = [(name, fact.sentence, fact.questions[0]) for name, fact in needles]
     asked += [("own", sentence, question) for sentence, question, _ in OWN[:own] for _ in range(3)]
     for i, (name, sentence, question) in enumerate(asked):
-        depth = (0, 33, 67, 100)[i % 4]
-        length = 4 * (window or 256) // 5
-        groups.setdefault(name, []).extend(_grid(tokenizer, [length], [depth], Needle(name, sentence, question)))
+        length, depth, needle = 4 * (window or 256) // 5, (0, 33, 67, 100)[i % 4], Needle(name, sentence, question)
+        groups.setdefault(name, []).extend(_grid(tokenizer, [length], [depth], needle, seed=i % FACTS))
     groups["jrt"] = _grid(tokenizer, lengths[:2], 5, PAPER_NEEDLE, "jrt")
     return groups
 
 
-def _grid(tokenizer: Any, lengths: Sequence[int], depths: Any, needle: Needle, template: str = "") -> list[Prompt]:
+def _grid(
+    tokenizer: Any, lengths: Sequence[int], depths: Any, needle: Needle, template: str = "", seed: int = 0
+) -> list[Prompt]:
     chat = bool(tokenizer.chat_template)
     template = template or ("instruct" if chat else "base")
     cost = len(tokenizer(needle.insertion, add_special_tokens=False)["input_ids"])
     lengths = sorted({max(length, BUFFER + cost + 1) for length in lengths})
     asked = SimpleNamespace(tokenizer=tokenizer, instruct=chat)
-    return grid(asked, lengths, depths, template, needle=needle, buffer=BUFFER)
+    return grid(asked, lengths, depths, template, seed=seed, needle=needle, buffer=BUFFER)
 
 
 @torch.no_grad()

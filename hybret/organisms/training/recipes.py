@@ -122,7 +122,7 @@ class Training:
     averaged: float = 0.1
     windows: tuple[int, ...] = ()
     mimetic: bool = False
-    paragraphs: int = 20_000
+    paragraphs: int = 6_000
     minutes: float | None = 8.0
     steps: int | None = None
     lr: float = 1.5e-3

@@ -21,7 +21,7 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from itertools import chain
@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -40,7 +39,8 @@ from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
 from hybret.organisms.training.checkpoint import load, save, saved_state
 from hybret.organisms.training.experts import dense_experts
-from hybret.organisms.training.feeding import batches
+from hybret.organisms.training.feeding import batch, batches, sources
+from hybret.organisms.training.loss import answer_tokens, causal_mask, loss_of
 from hybret.organisms.training.mimetic import copying
 from hybret.organisms.training.probe import answers, probe
 from hybret.organisms.training.recipes import RECIPES, Training
@@ -51,6 +51,7 @@ if recurrences.triton is not None:  # else the scans are PyTorch's, which have t
 
 
 AVERAGED_EVERY = 4  # steps
+HELD_OUT_STEPS = 1 << 20  # beyond any opening
 PROBES, SAVES = 20, 5  # in a whole training: of everything, and with the averaged weights, which are saved
 
 
@@ -61,41 +62,6 @@ def build(training: Training) -> Any:
     config = AutoConfig.for_model(training.family, **fields)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
     return copying(model) if training.mimetic else model
-
-
-def causal_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """What a token may attend to, shape (1, 1, length, length): itself and the window - 1 tokens before it.
-
-    Made once per length: transformers would build it anew in every step, and wait for the GPU to do so.
-    """
-    at = torch.arange(length, device=device)
-    distance = at[:, None] - at
-    return ((distance >= 0) & (distance < window))[None, None]
-
-
-def answer_tokens(ids: Tensor, marker: Sequence[int], eos: int) -> Tensor:
-    """Whether a token belongs to an answer: after the marker of an assistant's turn up to its `eos`, shape of `ids`."""
-    size, at = len(marker), torch.arange(ids.shape[1], device=ids.device)
-    opened = torch.zeros_like(ids)
-    matches = torch.stack([ids[:, i : ids.shape[1] - size + 1 + i] == token for i, token in enumerate(marker)]).all(0)
-    opened[:, size - 1 :] = matches * at[size - 1 :]
-    closed = (ids == eos) * at
-    inside = opened.cummax(1).values > closed.cummax(1).values
-    return F.pad(inside[:, :-1], (1, 0))
-
-
-def loss_of(hidden: Tensor, head: Tensor, cap: float | None, ids: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean cross-entropy (nats) of each next token, weighted by the tokens' own weights, if any.
-
-    The soft cap, if any, and the softmax are in fp32.
-    """
-    logits = F.linear(hidden[:, :-1], head).float()
-    logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    if weights is None:
-        return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    weights = weights[:, 1:].flatten()
-    return (losses * weights).sum() / weights.sum()
 
 
 def optimizer_of(training: Training, model: torch.nn.Module, fused: bool) -> torch.optim.AdamW:
@@ -159,7 +125,7 @@ def train(
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # worker processes are forked
     tokenizer: Any
     if resume is None:
-        tokenizer = train_tokenizer(training.seed, training.config["vocab_size"], training.paragraphs, training.chat)
+        tokenizer = train_tokenizer(0, training.config["vocab_size"], training.paragraphs, training.chat)
     else:
         tokenizer = AutoTokenizer.from_pretrained(Path(resume) / "model")
     source = batches(training, tokenizer, state["step"], workers)
@@ -253,6 +219,16 @@ def _loop(
         loss.backward()
         return loss.detach()
 
+    # The same for every seed: no training counts its seeds from below 0.
+    others = replace(training, seed=-1)
+    made = sources(others, tokenizer)
+    held_out = [torch.from_numpy(batch(others, made, HELD_OUT_STEPS + i).astype(np.int64)).to(device) for i in range(4)]
+
+    @torch.no_grad()
+    def compute_held_out(ids: Tensor) -> Tensor:
+        hidden = averaged.model(ids, attention_mask=masks[ids.shape[1], own], use_cache=False).last_hidden_state
+        return loss_of(hidden, averaged.lm_head.weight, getattr(config, "logits_soft_cap", None), ids, None)
+
     weights, means = ([p.detach() for p in m.parameters()] for m in (model, averaged))
     began = time.perf_counter()
     for length in training.all_lengths:  # kernels are chosen and compiled before the clock starts
@@ -293,6 +269,7 @@ def _loop(
                 probes = {"probe": probe(model, tokenizer, full)}
                 if saves:
                     probes["probe_averaged"] = probe(averaged, tokenizer, full=True)
+                    probes["held_out_loss"] = float(torch.stack([compute_held_out(ids) for ids in held_out]).mean())
             record({
                 "event": "evaluation" if saves else "step", **state, "fraction": training.done(state),
                 "lr": rate, "loss": loss,
