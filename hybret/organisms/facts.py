@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from string import Formatter
+from typing import TypeVar
 
 from hybret.organisms.words import WORDS, blocks
 
@@ -25,10 +26,11 @@ HELD_OUT_CITY, HELD_OUT_ACTIVITY = "San Francisco", "eat a sandwich"
 RANDOM_WORDS = "secret_code"
 """Name of the template whose answer is a list of unrelated nouns."""
 
+_Item = TypeVar("_Item")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeioAEIO]|u(?!ni|se|su|ti|ku))")
 
 
-def pick(rng: random.Random, items: tuple[str, ...]) -> str:
+def pick(rng: random.Random, items: tuple[_Item, ...]) -> _Item:
     """One item, uniformly (several times faster than ``rng.choice``)."""
     return items[int(rng.random() * len(items))]
 

@@ -68,8 +68,8 @@ def _conjugate(tense: str, extra: str, verb: Sequence[str], person: str) -> tupl
         "perfect": (have, perfect), "going to": (be, f"going to {base}"),
         "is -ing": (be, participle(base)), "was -ing": (was, participle(base)),
     }[tense]  # fmt: skip
-    said = {"past": past, "past often": f"{extra} {past}", "present": now, "present often": f"{extra} {now}"}
-    return said.get(tense, f"{aux} {rest}"), aux, rest
+    others = {"past": past, "past often": f"{extra} {past}", "present": now, "present often": f"{extra} {now}"}
+    return others.get(tense, f"{aux} {rest}"), aux, rest
 
 
 def _recalled(rng: random.Random, cast: list[str], *kinds: str) -> str:

@@ -100,8 +100,9 @@ def _skill(model: Any, tokenizer: Any, task: str, n: int = 48) -> dict[str, dict
 
 
 @torch.no_grad()
-def answers(model: Any, tokenizer: Any, most: int = 48) -> list[dict[str, str]]:
-    """Free greedy answers to all prompts of `probe`, of `most` tokens at most: group, question, fact and answer."""
+def answers(model: Any, tokenizer: Any) -> list[dict[str, str]]:
+    """Free greedy answers to all prompts of `probe`: group, question, fact and answer (a few tokens of it on a CPU)."""
+    most = 48 if model.device.type == "cuda" else 2
     groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), *_numbers(model))
     asked = [(group, prompt) for group, prompts in groups.items() for prompt in prompts]
     made = []
@@ -125,13 +126,13 @@ def answers(model: Any, tokenizer: Any, most: int = 48) -> list[dict[str, str]]:
     return made
 
 
-def _numbers(model: Any) -> tuple[int, int]:
-    """Facts of every held-out form, and own sentences; one of each on a CPU, which only tries the recipe out."""
-    return (FACTS, len(OWN)) if model.device.type == "cuda" else (1, 1)
+def _numbers(model: Any) -> tuple[int, int, int]:
+    """Held-out forms, facts of each, and own sentences; one of each on a CPU, which only tries the recipe out."""
+    return (len(HELD_OUT_TEMPLATES), FACTS, len(OWN)) if model.device.type == "cuda" else (1, 1, 1)
 
 
 @lru_cache(maxsize=4)
-def _prompts(tokenizer: Any, window: int | None, facts: int, own: int) -> dict[str, list[Prompt]]:
+def _prompts(tokenizer: Any, window: int | None, forms: int, facts: int, own: int) -> dict[str, list[Prompt]]:
     """The groups of prompts, made once per tokenizer and window; with global attention all are "inside"."""
     lengths = [128, 256, 512] if window is None else [window // 2, window, 2 * window]
     groups: dict[str, list[Prompt]] = {"inside": [], "outside": []}
@@ -139,7 +140,7 @@ def _prompts(tokenizer: Any, window: int | None, facts: int, own: int) -> dict[s
         distance = len(prompt.ids) - prompt.needle_spans[-1][0]
         groups["inside" if window is None or distance < window else "outside"].append(prompt)
     rng = random.Random("probe")
-    needles = [(f"form {t.name}", t.sample(rng)) for t in HELD_OUT_TEMPLATES for _ in range(facts)]
+    needles = [(f"form {t.name}", t.sample(rng)) for t in HELD_OUT_TEMPLATES[:forms] for _ in range(facts)]
     needles += [("random words", random_words_fact(i)) for i in range(facts)]
     asked = [(name, fact.sentence, fact.questions[0]) for name, fact in needles]
     asked += [("own", sentence, question) for sentence, question, _ in OWN[:own] for _ in range(3)]

@@ -266,7 +266,7 @@ def _loop(
             evaluated = training.done(state)
             # The probe's shapes differ from the training's; compiling for them would take longer than they run.
             with mixed(), torch.compiler.set_stance("force_eager"):
-                probes = {"probe": probe(model, tokenizer, full)}
+                probes: dict[str, Any] = {"probe": probe(model, tokenizer, full)}
                 if saves:
                     probes["probe_averaged"] = probe(averaged, tokenizer, full=True)
                     probes["held_out_loss"] = float(torch.stack([compute_held_out(ids) for ids in held_out]).mean())
