@@ -233,8 +233,9 @@ def _loop(
     began = time.perf_counter()
     for length in training.all_lengths:  # kernels are chosen and compiled before the clock starts
         gradients(torch.ones(training.batch_tokens // length, length, dtype=torch.long, device=device), own)
-    with mixed(), torch.compiler.set_stance("force_eager"):
-        probe(model, tokenizer, full=True)  # writes the prompts, which takes as long as a hundred steps
+    if device.type == "cuda":
+        with mixed(), torch.compiler.set_stance("force_eager"):
+            probe(model, tokenizer, full=True)  # writes the prompts, which takes as long as a hundred steps
     record({"event": "ready", "seconds": time.perf_counter() - began})
 
     before, first, lap = state["seconds"], state["step"], time.perf_counter()
