@@ -37,13 +37,13 @@ class ChatMixture(Mixture):
 
     prose: float = 0.04
     repeats: float = 0.08
-    needles: float = 0.43
+    needles: float = 0.33
     twice: float = 0.06
     world: float = 0.04
-    glue: float = 0.05
-    knowledge: float = 0.06
-    lookups: float = 0.08
-    lists: float = 0.16
+    glue: float = 0.07
+    knowledge: float = 0.08
+    lookups: float = 0.10
+    lists: float = 0.20
     open_lists: float = 0.5
     longest_twice: int = 480
 

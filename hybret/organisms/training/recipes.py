@@ -123,9 +123,9 @@ class Training:
     windows: tuple[int, ...] = ()
     mimetic: bool = False
     paragraphs: int = 6_000
-    minutes: float | None = 8.0
-    steps: int | None = None
-    lr: float = 1.5e-3
+    minutes: float | None = None
+    steps: int | None = 8_000
+    lr: float = 3e-3
     warmup: float = 0.02
     decay: float = 0.5
     floor: float = 0.01
@@ -206,7 +206,6 @@ RECIPES = {
         Training(
             name="jamba-tiny",
             config=dict(JAMBA_TINY),
-            minutes=None,
             steps=14_000,
             mixture=ChatMixture(),
             opening=Opening(

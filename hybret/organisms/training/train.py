@@ -2,7 +2,7 @@
 
 One command trains the model from scratch on documents that the project itself writes::
 
-    python -m hybret.organisms.training.train --name griffin-tiny --minutes 8 --out runs/griffin-tiny
+    python -m hybret.organisms.training.train --name griffin-tiny --compile --out runs/griffin-tiny
 
 It writes `OUT/model` (an ordinary Hugging Face folder, bf16), `OUT/log.jsonl` (one JSON object per line) and
 `OUT/resume` (what `--resume OUT` needs beside the model, in files the size of the model), all of them again at every
@@ -294,21 +294,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", default="griffin-tiny", choices=list(RECIPES))
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="length of the whole training in minutes (default 8)")
+    length.add_argument("--minutes", type=float, help="length of the whole training in minutes (default: the steps of its recipe)")
     length.add_argument("--steps", type=int, help="length of the whole training in steps")
     parser.add_argument("--session", type=float, help="stop this run after so many minutes, to be resumed")
     parser.add_argument("--resume", type=Path, help="--out of an earlier run to go on from")
     parser.add_argument("--attention-free", action="store_true", help="train the twin without attention layers")
+    parser.add_argument("--windows", type=int, nargs="+", help="attention windows, one drawn for every batch")
+    parser.add_argument("--mimetic", action="store_true", help="start Mamba layers as recurrences that copy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cuda (default) or cpu")
     parser.add_argument("--workers", type=int, help="processes that write documents (default all cores but two)")
     parser.add_argument("--compile", action="store_true", help="run the layers through torch.compile")
     parser.add_argument("--smoke", action="store_true", help="three steps of a small model on the CPU")
     options = parser.parse_args(arguments)
-    training = replace(RECIPES[options.name], seed=options.seed)
+    training = replace(RECIPES[options.name], seed=options.seed, mimetic=options.mimetic)
     if options.minutes is not None or options.steps is not None:
         training = replace(training, minutes=options.minutes, steps=options.steps)
     try:
+        training = replace(training, windows=tuple(options.windows or ()))
         if options.attention_free:
             training = training.attention_free()
         if options.smoke:
