@@ -168,6 +168,8 @@ class Training:
             raise HybretError("A training has a length in minutes or in steps: give exactly one of them.")
         if (self.minutes if self.steps is None else self.steps) <= 0:  # type: ignore[operator]
             raise HybretError(f"A training needs a positive length, got {self.minutes or self.steps}.")
+        if self.mimetic and self.family != "jamba":
+            raise HybretError(f"{self.name} has no Mamba layers to start as copying ones; leave mimetic out.")
         if odd := [length for length in self.all_lengths if self.batch_tokens % length]:
             raise HybretError(f"batch_tokens {self.batch_tokens} is not a multiple of the length {odd[0]}.")
 
@@ -182,9 +184,11 @@ class Training:
 
     def attention_free(self) -> Training:
         """The same training of the twin whose layers are all recurrent: the control without any attention."""
+        if self.windows:
+            raise HybretError("Without attention there are no windows to draw; leave them out.")
         jamba = {"attn_layer_period": 1000, "attn_layer_offset": 999}  # no layer has this number
         layers = jamba if self.family == "jamba" else {"block_types": ["recurrent"] * 3}
-        return replace(self, name=f"{self.name}-ssm", config={**self.config, **layers}, windows=())
+        return replace(self, name=f"{self.name}-ssm", config={**self.config, **layers})
 
     def smoke(self) -> Training:
         """Three steps of a small model, to see the whole path work on a CPU."""
