@@ -294,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", default="griffin-tiny", choices=list(RECIPES))
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="length of the whole training in minutes (default: the steps of its recipe)")
+    length.add_argument("--minutes", type=float, help="length of the whole training in minutes (default: its steps)")
     length.add_argument("--steps", type=int, help="length of the whole training in steps")
     parser.add_argument("--session", type=float, help="stop this run after so many minutes, to be resumed")
     parser.add_argument("--resume", type=Path, help="--out of an earlier run to go on from")
