@@ -18,7 +18,7 @@ book: $(READY) ## run what changed and build the pages
 test: $(READY) ## lint, types, tests
 	$(call step,lint,$(PY) -m ruff check . && $(PY) -m ruff format --check .)
 	$(call step,layers,$(VENV)/bin/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; })
-	$(call step,types,$(PY) -m mypy hybret book)
+	$(call step,types,$(PY) -m mypy -n $(JOBS) hybret book)
 	@printf '== tests\n'
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     DryRunError,
     GatedRepoError,
@@ -38,7 +37,13 @@ CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 DEEPMIND_WINDOW = 2049
 FEWEST_TOKENS = 32  # of a tokenizer that is one
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers of as many bytes
+# What each step takes of a checkpoint's files: patterns of which one must fit, and their name.
+FILES = {
+    "read the configuration of": (("config.json",), "config.json"),
+    "read the tokenizer of": (TOKENIZERS, "tokenizer.json (or tokenizer.model)"),
+    "load": (("*.safetensors",), "*.safetensors (hybret reads no other weights)"),
+}
+WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel", "base_model.model.": "peft"}
 KNOWN = (*RANDOM_MODELS, *FAMILIES)  # tiny, without a checkpoint
 Kind = Literal["organism", "tiny", "folder", "hub"]
 
@@ -152,10 +157,28 @@ def explained(name: str, doing: str = "load") -> Iterator[None]:
     except HybretError:
         raise
     except Exception as problem:  # transformers and its libraries on foreign files: anything may come
-        raise HybretError(f"cannot {doing} {name!r}: {_reason(name, problem)}") from problem
+        raise HybretError(f"cannot {doing} {name!r}: {_reason(name, doing, problem)}") from problem
 
 
-def _reason(name: str, problem: BaseException) -> str:
+def _lacking(name: str, doing: str) -> str:
+    """The fault of the files that a checkpoint has on this machine; empty if there is none, or no file at all."""
+    if Path(constants.HF_HOME).is_file():
+        return f"HF_HOME is {constants.HF_HOME}, which is a file; set it to a folder"
+    patterns, what = FILES.get(doing, ((), ""))
+    folder, (repository, _, revision) = Path(name), name.partition("@")
+    if not folder.is_dir():
+        with suppress(Exception):  # not there, or no name of a repository
+            folder = Path(snapshot_download(repository, revision=revision or None, local_files_only=True))
+    if not patterns or not folder.is_dir():
+        return ""
+    files = [path for path in sorted(folder.iterdir()) if any(map(path.match, patterns))]
+    broken = [path.name for path in files if not path.exists()]  # links into the cache, to what is not there
+    if broken or (not files and any(folder.parents[1].glob("blobs/*.incomplete"))):
+        return f"the download of its {broken[0] if broken else what} was broken off; fetch or copy it again"
+    return "" if files else f"there is no {what} in {folder}; get it again"
+
+
+def _reason(name: str, doing: str, problem: BaseException) -> str:
     chain = [problem]  # transformers wraps the hub's errors in its own
     while (link := chain[-1].__cause__ or chain[-1].__context__) and link not in chain:
         chain.append(link)
@@ -173,14 +196,16 @@ def _reason(name: str, problem: BaseException) -> str:
             "Hugging Face has no such repository or revision, or it is private; check the name"
             f"{did_you_mean(name)}, or run `hf auth login`"
         )
+    if fault := _lacking(name, doing):
+        return fault
     if met(OfflineModeIsEnabled, LocalEntryNotFoundError, DryRunError, ConnectionError, TimeoutError):
         return (
             "it is not in the cache, and huggingface.co cannot be reached or HF_HUB_OFFLINE is set; check the network, "
             "or name a folder"
         )
     lines = str(problem).strip().splitlines() or [""]
-    # huggingface_hub writes what is wrong with a field below the field's name.
-    line = " ".join(lines[:2] if "alidation error for" in lines[0] else lines[:1])
+    # huggingface_hub writes what is wrong with a field below the field's name, transformers what is missing in a list.
+    line = " ".join(lines if lines[0].endswith(":") else lines[:2] if "alidation error for" in lines[0] else lines[:1])
     return f"{type(problem).__name__}: {line}"
 
 
@@ -209,6 +234,12 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
 
     `info` is transformers' ``output_loading_info``, None for random weights: it would make up tensors that are missing.
     """
+    for prefix, wrapper in WRAPPERS.items():
+        if any(str(tensor).startswith(prefix) for tensor in (info or {}).get("unexpected_keys") or ()):
+            raise HybretError(
+                f"the weights of {name!r} have names that begin with {prefix!r}, as {wrapper} saves them; save the one "
+                "inside, or take the prefix off"
+            )
     for key, fault in (
         ("mismatched_keys", "have another shape than its configuration"),
         ("missing_keys", "lack tensors that its configuration names"),
@@ -220,11 +251,6 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
                 "are of different models, or the download is incomplete: get both again"
             )
     rows = net.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) < FEWEST_TOKENS:
-        raise HybretError(
-            f"the tokenizer of {name!r} has {len(tokenizer)} tokens, as transformers makes one up where its files are "
-            "missing; put tokenizer.json (or tokenizer.model) beside config.json"
-        )
     if len(tokenizer) > rows:
         raise HybretError(
             f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; they must be of one model"
@@ -254,47 +280,18 @@ def check_adapter(name: str, location: str, revision: str | None) -> None:
         )
 
 
-def check_tokenizer_files(source: Source) -> None:
-    """Refuse a folder without a tokenizer: transformers would make one up."""
-    if source.kind == "folder" and not any((Path(source.location) / file).is_file() for file in TOKENIZERS):
-        raise HybretError(
-            f"there is no tokenizer in {source.name!r}; put {' or '.join(TOKENIZERS[:2])} beside config.json"
-        )
+def tokenizer_of(source: Source, **files: Any) -> Any:
+    """The tokenizer, read before any weights; one that transformers makes up, as its files are missing, is refused."""
+    with explained(source.name, "read the tokenizer of"):
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **files)
+        tokenizer("a")  # settings that break the first text are met here, and not in a sweep
+        folder = source.location if source.kind == "folder" else ""
+        if len(tokenizer) < FEWEST_TOKENS or (folder and _lacking(folder, "read the tokenizer of")):
+            raise ValueError(f"it has {len(tokenizer)} tokens, as transformers makes one up; get its files again")
+    return tokenizer
 
 
-def window(net: Any) -> int | None:
-    """Keys that a query sees, as the network's attention has it: a field that its family does not use says nothing."""
-    windows = {
-        m.sliding_window for m in net.modules() if hasattr(m, "num_key_value_groups") and hasattr(m, "sliding_window")
-    }
-    return windows.pop() if len(windows) == 1 else None
-
-
-def checksum(net: Any) -> tuple[Any, ...]:
-    """What changes with any weight, quickly: sums over the bits of each tensor."""
-    sums: list[Any] = []
-    for name, value in net.state_dict().items():
-        bits = value.detach().contiguous().flatten().view(BITS[value.element_size()])
-        sums += [name, value.dtype, tuple(value.shape), bits.sum(dtype=torch.int64), bits[::7].sum(dtype=torch.int64)]
-    return tuple(int(x) if isinstance(x, torch.Tensor) else x for x in sums)
-
-
-def check_state(model: Hybrid) -> None:
-    """Give a model whose weights were changed after loading a digest of its own, and refuse another dtype than its own.
-
-    Called before rows are made or looked up: what answers is what they are stored under.
-    """
-    if torch.is_autocast_enabled(model.device.type):
-        raise HybretError(
-            f"torch.autocast is on, and rows would say {model.dtype}; leave it, and load the model with dtype="
-        )
-    if (now := checksum(model.net)) != model.checksum:
-        changed = digest(model.net)
-        model.digest = f"random{changed[:6]}" if model.digest.startswith("random") else changed
-        model.checksum, model.changed = now, True
-
-
-def check_prompts(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
+def check_tokens(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
     """Refuse token ids that a model cannot read, or not together with an answer of `max_new_tokens`."""
     config = model.net.config
     positions, vocabulary = getattr(config, "max_position_embeddings", None), config.vocab_size
@@ -326,12 +323,3 @@ def warn_beyond(model: Hybrid, prompts: Iterable[Sequence[int]]) -> None:
             "answers to them say nothing about its heads; give shorter lengths",
             stacklevel=1,
         )
-
-
-def digest(net: Any) -> str:
-    """First 12 hex digits of the SHA-256 over the weights."""
-    total = hashlib.sha256()
-    for key, value in sorted(net.state_dict().items()):
-        total.update(key.encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:12]

@@ -7,22 +7,18 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
 import hybret as hb
 from hybret.errors import HybretError, one_of, printable
-
-if TYPE_CHECKING:
-    from hybret.compare import Diff
-    from hybret.prompts import Needle
+from hybret.terminal import show, shown
 
 app = typer.Typer(
     help="In hybrid language models, which part does the retrieving? Run the experiments and build the book.",
@@ -45,7 +41,7 @@ Depths = Annotated[str, Option(help="How many needle depths, or per cents: 0,50,
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """A command of the application: bad input ends in one sentence and status 2, Ctrl-C in status 130.
+    """A command of the application: a `HybretError` ends in its sentence and status, Ctrl-C in status 130.
 
     A warning is one line on stderr, without the place in the code that Python adds.
     """
@@ -58,7 +54,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 function(*args, **kwargs)
         except HybretError as error:
             say(f"error: {error}")
-            raise typer.Exit(2) from None
+            raise typer.Exit(error.status) from None
         except ModuleNotFoundError as missing:  # the wheel holds the library alone
             if (missing.name or "").partition(".")[0] != "book":
                 raise
@@ -71,30 +67,18 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command()(run)
 
 
-shown = partial(printable, squeeze=False)
-
-
 def say(line: str) -> None:
     """Progress, on stderr."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def show(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """A table on the terminal, foreign text made printable."""
-    table = Table(*head, box=None)
-    for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row))
-    Console(highlight=False).print(table)
-
-
-def report(result: Any, as_json: bool, head: Iterable[str], rows: Iterable[Iterable[Any]], title: str = "") -> None:
+def report(result: Any, as_json: bool, head: Iterable[str], rows: Iterable[Iterable[Any]], title: str) -> None:
     """The result of a command as one JSON object, or as a table below its title."""
     if as_json:
         print(json.dumps(result))
-        return
-    if title:
+    else:
         Console(highlight=False).print(printable(title), markup=False)
-    show(head, rows)
+        show(head, rows)
 
 
 def numbers(name: str, text: str) -> int | list[int]:
@@ -102,8 +86,7 @@ def numbers(name: str, text: str) -> int | list[int]:
     try:
         values = [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
-        example = "labels such as 128,256" if name == "lengths" else "per cents such as 0,50,100"
-        raise HybretError(f"{name} is {text!r}; give a count such as 10, or {example}") from None
+        raise HybretError(f"{name} is {text!r}; give a count such as 10, or values such as 50,100") from None
     return values if "," in text else values[0]
 
 
@@ -140,8 +123,6 @@ def sweep(
     from hybret.engine.schedule import estimated_seconds, schedule, workload
     from hybret.resolving import resolve
 
-    if k and len(set(k)) < len(k):
-        raise HybretError(f"--k {', '.join(map(str, k))} names a number of heads twice; give each one once")
     if engine == "local" and (address, workers, gpus_per_worker) != (None, None, None):
         raise HybretError("address, workers and gpus-per-worker are for --engine ray")
     text = haystack if haystack in ("embedded", "essays", "") else Path(haystack)
@@ -166,24 +147,27 @@ def sweep(
         resolved = [resolve(condition, subject, chosen) for condition in conditions.values()]
         plan = schedule(subject, prompts, resolved, chosen, MAX_NEW_TOKENS, budget)
         work = workload(subject, plan) | {"estimated_seconds": round(estimated_seconds(subject, plan))}
-        lines = [[name.replace("_", " "), f"{value:,}"] for name, value in work.items()]
+        lines: list[list[Any]] = [[name.replace("_", " "), f"{value:,}"] for name, value in work.items()]
         report(work, as_json, ("to compute", ""), lines, head)
         return
-    progress = sys.stderr.isatty()
-    rows = hb.sweep(subject, prompts, conditions, recipe, out, budget=budget, progress=progress, engine=cluster)
-    table = hb.metrics.accuracy(rows, "condition", seed=seed).set_index("condition")
+    options = {"budget": budget, "progress": sys.stderr.isatty(), "engine": cluster}
+    rows = hb.sweep(subject, prompts, conditions, recipe, out, **options)
+    table: Any = hb.metrics.accuracy(rows, "condition", seed=seed).set_index("condition")
     floors: Any = hb.metrics.floor(rows, "condition").set_index("condition")["accuracy"] if control else {}
-    summary = {name: _summary(table.loc[name], floors.get(name)) for name in conditions}
-    lines = [
-        [name, f"{line['accuracy']:.1%}", f"{line['ci95'][0]:.1%} to {line['ci95'][1]:.1%}", f"{line['exact']:.1%}",
-         line["n"], *([f"{line['floor']:.1%}"] if control else [])]
-        for name, line in summary.items()
-    ]  # fmt: skip
+    summary, lines = dict[str, dict[str, Any]](), list[list[Any]]()
+    for name in conditions:
+        accuracy, exact, low, high = (round(float(table.loc[name, c]), 6) for c in ("accuracy", "exact", "low", "high"))
+        n = int(table.loc[name, "n"])
+        summary[name] = {"accuracy": accuracy, "exact": exact, "n": n, "ci95": [low, high]}
+        lines.append([name, f"{accuracy:.1%}", f"{low:.1%} to {high:.1%}", f"{exact:.1%}", n])
+        if control:
+            summary[name]["floor"] = floor = round(float(floors[name]), 6)
+            lines[-1].append(f"{floor:.1%}")
     columns = ("condition", "accuracy", "95 % interval", "exact", "n", *(["floor"] if control else []))
     report(summary, as_json, columns, lines, head)
 
 
-def _needle(sentence: str | None, question: str | None, keywords: str | None) -> Needle:
+def _needle(sentence: str | None, question: str | None, keywords: str | None) -> hb.Needle:
     """The needle of three options, named after its sentence; without any of them the paper's."""
     from hybret.files import digest
 
@@ -193,12 +177,6 @@ def _needle(sentence: str | None, question: str | None, keywords: str | None) ->
         raise HybretError("a needle of your own is --needle SENTENCE and --question QUESTION; give both, or neither")
     words = tuple(word.strip() for word in keywords.split(",")) if keywords is not None else ()
     return hb.Needle(f"needle-{digest(sentence, digits=8)}", sentence, question, words)
-
-
-def _summary(line: Any, floor: float | None) -> dict[str, Any]:
-    accuracy, exact, low, high = (round(float(line[name]), 6) for name in ("accuracy", "exact", "low", "high"))
-    summary = {"accuracy": accuracy, "exact": exact, "n": int(line["n"]), "ci95": [low, high]}
-    return summary if floor is None else summary | {"floor": round(float(floor), 6)}
 
 
 @command
@@ -218,19 +196,19 @@ def bench(
     """Time whole sweeps against transformers' own path in the same run, and compare their tokens."""
     from book.speed import bench as measuring
 
-    sizes: dict[str, Any] = {"lengths": numbers("lengths", lengths), "depths": numbers("depths", depths)}
-    sizes |= {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
-    sweeps = [one_of("benchmark", name, measuring.SWEEPS) for name in what or measuring.SWEEPS]
+    grid = numbers("lengths", lengths), numbers("depths", depths)
+    stock = {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
+    sweeps = [one_of("sweep", name, measuring.SWEEPS) for name in what or measuring.SWEEPS]
     subject = hb.load(model, device=device, dtype=dtype, weights=weights, device_map=device_map)
-    measured = measuring.bench(subject, sweeps, **sizes, say=say)
+    measured = measuring.bench(subject, sweeps, *grid, **stock, say=say)
     lines = [
         [name, f"{part['seconds']:.1f}", f"{part['stock']['seconds']:.0f} (from {part['stock']['answers']} answers)",
          f"{part['ratio']:.1f}", f"{part['answers_identical']} of {part['answers_compared']}", part["memory_gib"],
          part["stock"]["memory_gib"]]
-        for name, part in ((name, measured[name]) for name in sweeps)
+        for name, part in measured.items() if name in sweeps
     ]  # fmt: skip
     columns = ("sweep", "seconds", "stock path", "ratio", "tokens identical", "memory GiB", "stock GiB")
-    report(measured, as_json, columns, lines)
+    report(measured, as_json, columns, lines, f"{subject.name}, {subject.dtype} on {subject.device}")
 
 
 @command
@@ -247,8 +225,8 @@ def verify(
 
     if name is not None and model is not None:
         raise HybretError(f"verify is given two models, {name!r} and {model!r}; give one, with --model or without")
-    chosen = name if model is None else model
-    table = verifying.verify("griffin-tiny" if chosen is None else chosen, tokens, device, dtype, sys.stderr.isatty())
+    chosen = next((n for n in (name, model) if n is not None), "griffin-tiny")
+    table = verifying.verify(chosen, tokens, device, dtype, sys.stderr.isatty())
     if as_json:
         print(table.to_json(orient="records"))
     else:
@@ -277,7 +255,7 @@ def diff(
         raise typer.Exit(1)
 
 
-def _print_diff(difference: Diff, limit: int) -> None:
+def _print_diff(difference: hb.Diff, limit: int) -> None:
     console = Console(highlight=False)
     if pairs := difference.provenance:
         made = [[field, *(", ".join(map(str, v)) or "not recorded" for v in pair)] for field, pair in pairs.items()]
@@ -286,17 +264,15 @@ def _print_diff(difference: Diff, limit: int) -> None:
         console.print("both were made with the same")
     head = ("condition", "cells", "score", "answer", "only in a", "only in b", "mean a", "mean b")
     show(head, difference.conditions.round(3).to_numpy().tolist())
-    if difference.same:
-        console.print("no cell differs")
-        return
     for cell in difference.cells.head(limit).fillna("").to_dict("records"):
         line = f"{cell['condition']}, prompt {cell['prompt']} ({cell['length']} tokens, depth {cell['depth']}): "
         console.print(Text(shown(line + cell["change"]), style="bold"), soft_wrap=True)
         for side in "ab":
             line = f"  {side}: {cell[f'score_{side}']}  {cell[f'answer_{side}']}"
             console.print(Text(shown(line)), soft_wrap=True)
-    if len(difference.cells) > limit:
-        console.print(f"and {len(difference.cells) - limit} more (--limit, --json)")
+    more = len(difference.cells) - limit
+    if more > 0 or difference.same:
+        console.print("no cell differs" if difference.same else f"and {more} more (--limit, --json)")
 
 
 @command
@@ -305,9 +281,9 @@ def explore(
     out: Annotated[Path | None, Option(help="The page to write. Default: explorer.html in that folder.")] = None,
 ) -> None:
     """Write the retrieval maps of a stored run as one page that needs neither kernel nor network; print its path."""
-    from hybret.explorer import maps
+    from hybret.store import rows_of
 
-    print(shown(maps.explore(maps.rows_of(run)).save(out or run / "explorer.html")))
+    print(shown(hb.explore(rows_of(run)).save(out or run / "explorer.html")))
 
 
 @command
@@ -339,13 +315,9 @@ def book(
     publish: Annotated[bool, Option(help="With --model: put its runs into book/published.")] = False,
 ) -> None:
     """Run the notebooks that changed and build the book."""
-    from book.runner.build import BuildError, build
+    from book.runner.build import build
 
-    try:
-        build(model=model, only=only, force=force, jobs=jobs, publish=publish)
-    except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+    build(model=model, only=only, force=force, jobs=jobs, publish=publish)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

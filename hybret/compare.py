@@ -11,7 +11,7 @@ import pandas as pd
 from hybret import metrics
 from hybret.errors import HybretError
 from hybret.rows import CELL, MADE, MEASURE
-from hybret.store import flat, read_rows
+from hybret.store import flat, rows_of
 
 SAME = ["intervention", "prompt", *CELL]
 """Columns that are equal in one cell of two runs; the labels of conditions are free."""
@@ -81,19 +81,7 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
 
 
 def _rows(source: str | Path | pd.DataFrame) -> pd.DataFrame:
-    if isinstance(source, pd.DataFrame):
-        rows, name = source, "the table"
-    else:
-        path, name = Path(source), str(source)
-        paths = [path] if path.is_file() else sorted(path.glob("rows-*.parquet"))
-        if not paths:
-            raise HybretError(
-                f"{name} holds no finished rows; give the folder of a finished sweep, or a Parquet file of rows"
-            )
-        try:
-            rows = read_rows(paths)
-        except (OSError, KeyError) as problem:
-            raise HybretError(f"cannot read rows of {name} ({problem})") from problem
+    rows, name = (source, "the table") if isinstance(source, pd.DataFrame) else (rows_of(source), source)
     if missing := [column for column in (*SAME, "condition", "recipe", *MEASURE) if column not in rows]:
         raise HybretError(f"{name} has no column {missing[0]!r}; give rows of hybret.sweep")
     if rows.empty:

@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,40 +23,15 @@ from hybret.checkpoints import explained, locate
 from hybret.devices import GIB
 from hybret.errors import HybretError
 from hybret.families import CONFIGS
-from hybret.files import digest, write_whole
+from hybret.files import digest, write_whole, writing
 
 CACHE = "HYBRET_CACHE"  # environment variable: the folder for fetched and generated data
 MANIFEST = "manifest.json"
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # never pickles, never code
-ESSAYS: dict[str, Any] = json.loads((CONFIGS / "essays.json").read_text())  # address, and SHA-256 by file
+# Address, and SHA-256 by file; repository, revision, and JSONL by Parquet file, which a ``{column}`` splits.
+ESSAYS, BENCHMARKS = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("essays", "benchmarks"))
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A data set of the Hugging Face hub; `files` maps its Parquet files to JSONL, which a ``{column}`` splits."""
-
-    repository: str
-    revision: str
-    files: dict[str, str]
-
-
-_GLUE = [(task, "validation") for task in ("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")]
-_GLUE += [("mnli", "validation_matched"), ("mnli", "validation_mismatched")]
-
-BENCHMARKS = {
-    "glue": Benchmark(
-        "nyu-mll/glue",
-        "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
-        {f"{task}/{split}-00000-of-00001.parquet": f"{task}/{split}.jsonl" for task, split in _GLUE},
-    ),
-    "mmlu": Benchmark(
-        "cais/mmlu",
-        "c30699e8356da336a370243923dbaf21066bb9fe",
-        {f"all/{split}-00000-of-00001.parquet": f"{{subject}}/{split}.jsonl" for split in ("dev", "test")},
-    ),
-}
 
 
 def cache_folder() -> Path:
@@ -106,40 +80,40 @@ def essays_folder() -> Path:
 
 def fetch_benchmark(name: str, download: Callable[..., str | Path] | None = None, say: Say = lambda _: None) -> Path:
     """Download GLUE or MMLU and write JSONL beside a manifest of digests; `download` is ``hf_hub_download``."""
-    source, target = BENCHMARKS[name], cache_folder() / name
+    (repository, revision, files), target = BENCHMARKS[name].values(), cache_folder() / name
     with suppress(HybretError):
         benchmark_files(name)
         return target
     download = download or partial(hf_hub_download, repo_type="dataset")
     digests: dict[str, str] = {}
-    for i, (remote, local) in enumerate(source.files.items(), 1):
-        say(f"{name} {i}/{len(source.files)}: {remote}")
+    for i, (remote, local) in enumerate(files.items(), 1):
+        say(f"{name} {i}/{len(files)}: {remote}")
         try:
-            table = pd.read_parquet(download(source.repository, remote, revision=source.revision))
+            table = pd.read_parquet(download(repository, remote, revision=revision))
         except (OSError, RuntimeError, ValueError) as problem:
             raise HybretError(
-                f"cannot download {remote} of {source.repository} ({_first_line(problem)}); check the network and run "
+                f"cannot download {remote} of {repository} ({_first_line(problem)}); check the network and run "
                 f"`hybret fetch {name}` again"
             ) from problem
         for file, text in _jsonl(table, local):
             if not _inside(file):
-                raise HybretError(f"{remote} of {source.repository} names {file!r}, which leads out of {target}")
-            _write(target / file, text)
+                raise HybretError(f"{remote} of {repository} names {file!r}, which leads out of {target}")
+            write(target / file, text)
             digests[file] = digest(text, digits=64)
     # Last, so that a manifest stands for complete data.
-    _write(target / MANIFEST, json.dumps({"revision": source.revision, "files": digests}, indent=1).encode())
+    write(target / MANIFEST, json.dumps({"revision": revision, "files": digests}, indent=1).encode())
     return target
 
 
 def benchmark_files(name: str) -> dict[str, Path]:
     """The JSONL files of a fetched benchmark by their names in it, each checked against the manifest."""
-    source, target = BENCHMARKS[name], cache_folder() / name
+    wanted, target = BENCHMARKS[name]["revision"], cache_folder() / name
     try:
         manifest = json.loads((target / MANIFEST).read_text())
         revision, digests = manifest["revision"], {str(k): str(v) for k, v in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         revision, digests = None, {}
-    if revision != source.revision or not digests or not all(map(_inside, digests)):
+    if revision != wanted or not digests or not all(map(_inside, digests)):
         raise HybretError(f"the data of {name} are not in {target}; run `hybret fetch {name}` once, with a network")
     _check(name, target, digests)
     return {file: target / file for file in digests}
@@ -158,12 +132,11 @@ def _inside(file: str) -> bool:
     return ".." not in Path(file).parts and not file.startswith("/")
 
 
-def _write(path: Path, content: bytes) -> None:
-    try:
+def write(path: Path, content: bytes) -> None:
+    """Write a file of the cache."""
+    with writing(path, f"choose another folder with {CACHE}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
-    except OSError as problem:
-        raise HybretError(f"cannot write {path} ({problem.strerror}); choose another folder with {CACHE}") from problem
 
 
 def _first_line(problem: BaseException) -> str:

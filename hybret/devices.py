@@ -105,17 +105,11 @@ class Machine:
             place = self.placement(device_map="auto")
         through = [["cpu"]] if read and place.device_map is None else []
         for devices in filter(lacking, [place.devices, *through]):
-            remedies = ["use a larger machine"]
-            if devices == ["cpu"] and self.gpus:
-                remedies.insert(0, "install accelerate, which reads weights straight onto the GPU")
-            elif len(devices) == 1 and self.gpus > 1:
-                remedies.insert(0, 'spread it over the GPUs with device_map="auto"')
-            if dtype == "float32":
-                remedies.append('dtype="bfloat16" needs half as much')
-            free = f"{'has' if len(devices) == 1 else 'have'} {sum(map(self.free, devices)) / GIB:.1f} GiB free"
+            free = f"{sum(map(self.free, devices)) / GIB:.1f} GiB are free on {' and '.join(devices)}"
             raise HybretError(
-                f"{name} does not fit: its weights take {needed / GIB:.1f} GiB in {dtype}, and {' and '.join(devices)} "
-                f"{free}; {'; '.join(remedies)}"
+                f"{name} does not fit: its weights take {needed / GIB:.1f} GiB in {dtype}, and {free}; use a larger "
+                'machine, dtype="bfloat16", several GPUs (device_map="auto"), or accelerate, which reads weights '
+                "straight onto a GPU"
             )
         return place
 

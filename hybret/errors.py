@@ -29,10 +29,12 @@ def printable(text: object, squeeze: bool = True) -> str:
 
 
 class HybretError(ValueError):
-    """Bad input, in one line: what is wrong, and what to do. The command line prints it and exits with status 2.
+    """Bad input, in one line: what is wrong, and what to do. The command line prints it and exits with its `status`.
 
     Foreign text in it is made printable. A long message loses its middle, because the remedy stands at the end.
     """
+
+    status = 2
 
     def __init__(self, sentence: object = "") -> None:
         line = printable(sentence)

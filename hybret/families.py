@@ -60,7 +60,7 @@ FAMILIES: dict[str, Family] = {
         feed_forward="mlp_block",
         defects=dict(
             own_continuation="its convolution starts from zero; hybret starts it from the state",
-            own_padding="its recurrent layers read padding like text; hybret does not let them",
+            own_padding="its recurrent layers read padding like text; hybret pads keys and values only",
         ),
     ),
     "jamba": Family(

@@ -66,12 +66,11 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Say in one sentence that rows cannot be written to a folder."""
+def writing(what: object, remedy: str) -> Iterator[None]:
+    """Say in one sentence that something cannot be written, and what to do."""
     try:
         yield
     except OSError as problem:
-        sentence = f"cannot write rows in {folder} ({problem.strerror}); choose a folder you may write to for `out`"
         if problem.errno == errno.ENOSPC:
-            sentence = f"no space left to write rows in {folder}; free some and run again: finished rows are kept"
-        raise HybretError(sentence) from problem
+            remedy = "free some space and run again: finished rows are kept"
+        raise HybretError(f"cannot write {what} ({problem.strerror or problem}); {remedy}") from problem

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import torch
@@ -10,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from hybret.errors import printable
 from hybret.families import Family, has_random_weights, mixers, traits
-from hybret.picture import model_html
 
 PAPER_LENGTHS = (250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096)
 PAPER_BUFFER = 200
@@ -18,11 +19,16 @@ PAPER_BUFFER = 200
 ORGANISM_LENGTHS = (128, 171, 213, 256, 299, 341, 384, 427, 469, 512)
 ORGANISM_BUFFER = 40
 
-
-def head_counts(heads: int, embedded: bool) -> tuple[int, ...]:
-    """Numbers of heads to keep in the book's curves: all, or for organisms, which turn at k < 8, wider steps above."""
-    steps = [*range(9), *range(12, 17, 4), *range(24, 33, 8)] if embedded else range(heads)
-    return (*(k for k in steps if k < heads), heads)
+# Fill, number and dashes of the outline, by what a layer mixes tokens with; lines and words take the page's own colour.
+LOOKS = {
+    "attention": ("#0072B2", "#fff", "none"),
+    "attention and recurrence": ("#CC79A7", "#000", "none"),
+    "recurrence": ("none", "currentColor", "none"),
+    "convolution": ("none", "currentColor", "3 2"),
+    "no mixing": ("none", "currentColor", "1 3"),
+}
+WIDTH, HEIGHT, GAP = 22, 26, 3  # of a layer, in pixels
+PER_ROW = 13  # layers, for a phone
 
 
 @dataclass
@@ -56,7 +62,7 @@ class Hybrid:
     buffer: int = PAPER_BUFFER
     embedded: bool = False
     eos: frozenset[int] = field(default=frozenset())
-    checksum: tuple[Any, ...] = ()  # of the weights that `digest` is of (`checkpoints.check_state`)
+    checksum: tuple[dict[str, Any], ...] = ({}, {})  # of what `digest` is of (`weights.check_state`)
     changed: bool = False  # whether they are other weights than were loaded
 
     def __repr__(self) -> str:
@@ -90,8 +96,9 @@ class Hybrid:
 
     @property
     def ks(self) -> tuple[int, ...]:
-        """Numbers of heads to keep in the book's curves (`head_counts`)."""
-        return head_counts(self.heads, self.embedded)
+        """Numbers of heads to keep in curves: all, or of our models, which turn at k < 8, wider steps above."""
+        steps = [*range(9), *range(12, 17, 4), *range(24, 33, 8)] if self.embedded else range(self.heads)
+        return (*(k for k in steps if k < self.heads), self.heads)
 
     def facts(self) -> tuple[str, str]:
         """Size and place, and the attention, in words."""
@@ -109,3 +116,33 @@ class Hybrid:
             f"attention in layer{'s' * (len(self.attention_layers) > 1)} {layers} of {len(mixers(self.net.config))}: "
             f"{self.heads} heads each{groups}, {window}",
         )
+
+
+def model_html(name: str, facts: tuple[str, str], layers: Sequence[str]) -> str:
+    """A model's name, two sentences on it and on its attention, and a picture of its layers, the first one left."""
+    what, attention = map(escape, facts)
+    columns, rows = min(len(layers), PER_ROW), -(-len(layers) // PER_ROW)
+    width, height = columns * (WIDTH + GAP) + GAP, rows * (HEIGHT + GAP) + GAP
+    boxes = legend = ""
+    for i, mixer in enumerate(layers):
+        x, y = GAP + (i % PER_ROW) * (WIDTH + GAP), GAP + (i // PER_ROW) * (HEIGHT + GAP)
+        fill, ink, dashes = LOOKS[mixer]
+        boxes += (
+            f'<g><title>layer {i}: {mixer}</title><rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="3" '
+            f'fill="{fill}" stroke="currentColor" stroke-dasharray="{dashes}"/>'
+            f'<text x="{x + WIDTH / 2:g}" y="{y + HEIGHT / 2 + 4:g}" text-anchor="middle" font-size="11" '
+            f'fill="{ink}">{i}</text></g>'
+        )
+    for mixer in (mixer for mixer in LOOKS if mixer in layers):
+        legend += (
+            '<span style="white-space:nowrap;margin-right:1em"><svg xmlns="http://www.w3.org/2000/svg" '
+            'aria-hidden="true" width="12" height="12" style="vertical-align:-1px"><rect x="1" y="1" width="10" '
+            f'height="10" rx="2" fill="{LOOKS[mixer][0]}" stroke="currentColor" '
+            f'stroke-dasharray="{LOOKS[mixer][2]}"/></svg> {mixer}</span>'
+        )
+    return (
+        f'<div class="hb-model"><b>{escape(name)}</b><br>{what}<br>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{attention}" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" style="max-width:100%;height:auto;margin:4px 0;background:none">'
+        f"{boxes}</svg><div>{legend}</div>{attention[0].upper()}{attention[1:]}</div>"
+    )

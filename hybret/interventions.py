@@ -127,14 +127,14 @@ class KeepHeads(Elementary):
     """Keep the `k` most focused heads of every attention layer, for each query token separately (Section 2.2).
 
     The other heads' outputs are multiplied by 0 before the output projection, and nothing is renormalised; ``k`` = 0
-    silences every head (RecurrentGemma's output bias survives). By `metric`, heads of the lowest entropy of their
-    unmodified weights are kept (``"entropy"``, in bits, Equation 1), or of the largest Euclidean norm of their output
-    (``"l2"``, as in contextual sparsity, Liu et al., 2023). The paper's *generation version* is
-    ``during="generation"``, its *prefill version* ``"both"``.
+    silences every head (RecurrentGemma's output bias survives). Kept are those whose unmodified weights have the lowest
+    entropy (``metric="entropy"``, in bits, Equation 1) or the largest Euclidean norm (``"weight-norm"``, l2 in the
+    authors' code), or whose output has the largest (``"output-norm"``; contextual sparsity, Liu et al., 2023). The
+    paper's *generation version* is ``during="generation"``, its *prefill version* ``"both"``.
     """
 
     k: Count
-    metric: Literal["entropy", "l2"] = "entropy"
+    metric: Literal["entropy", "weight-norm", "output-norm"] = "entropy"
     during: During = "both"
 
     @property
@@ -204,7 +204,10 @@ class Only(KeyMask):
 
 @checked
 class Binary(Reweight):
-    """Like `Only`, with the same average weight on every needle token (Section 2.5; the value: `Recipe.binary`)."""
+    """Like `Only`, with one weight on all needle tokens that a query sees: the mean of theirs (Section 2.5).
+
+    Needle tokens that it does not see neither count nor get any. The authors take another mean (`Recipe.binary`).
+    """
 
     during: During = "both"
     needs = {"needle"}
@@ -215,27 +218,25 @@ class Binary(Reweight):
     def weights(self, weights: Tensor, unmodified: Tensor, keys: Keys) -> Tensor:
         assert keys.unmasked is not None
         needle = keys.needle[:, None, None]
-        mass = (weights * needle).float()
-        if keys.recipe.binary == "per-row":
-            seen = needle & keys.unmasked
-            mean = mass.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1)
-            return torch.where(seen, mean.to(weights.dtype), 0.0)
-        # The authors' scalar: one value per prompt, also on keys that a query should not see yet.
-        mean = mass.sum((1, 2, 3)) / weights.shape[1] / keys.needle_tokens.clamp_min(1)
-        return (mean[:, None, None, None] * needle).to(weights.dtype).expand_as(weights)
+        return self._spread(weights * needle, needle, keys.unmasked & needle, keys.recipe).expand_as(weights)
 
     def streamed(self, layer: StreamedLayer, keys: Keys) -> Tensor:
         columns = keys.needle.any(0).nonzero()[:, 0]
-        on = keys.needle[:, columns]
-        weights, seen = layer.weights(on, columns)
-        values = layer.values(columns)
-        if keys.recipe.binary == "per-row":
-            mean = weights.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1)
-            return torch.matmul((mean * seen).to(values.dtype), values)
-        heads, queries = weights.shape[1:3]
-        mean = weights.sum((1, 2, 3)) / heads / keys.needle_tokens.clamp_min(1)
-        every = (mean[:, None] * on).to(values.dtype)[:, None, None].expand(-1, heads, -1, -1)
-        return torch.matmul(every, values).expand(-1, -1, queries, -1)
+        needle, values = keys.needle[:, columns], layer.values(columns)
+        weights, seen = layer.weights(needle, columns)
+        spread = self._spread(weights, needle[:, None, None], seen, keys.recipe).to(values.dtype)
+        return torch.matmul(spread.expand(-1, weights.shape[1], -1, -1), values).expand(*weights.shape[:3], -1)
+
+    @staticmethod
+    def _spread(weights: Tensor, needle: Tensor, seen: Tensor, recipe: Recipe) -> Tensor:
+        """The new weights, from those on the `needle`; ``(rows, 1, 1, keys)`` where all heads and queries get one."""
+        if recipe.binary == "per-row":
+            mean = weights.float().sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1)
+            return torch.where(seen, mean.to(weights.dtype), 0.0)
+        # Also on keys that a query should not see yet; those that no query sees have left the window.
+        tokens = seen.any(2, keepdim=True).sum(-1, keepdim=True).clamp_min(1)
+        mean = weights.float().sum((1, 2, 3), keepdim=True) / weights.shape[1] / tokens
+        return torch.where(needle, mean.to(weights.dtype), 0.0)
 
 
 @checked

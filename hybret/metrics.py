@@ -4,10 +4,13 @@ Accuracy is the mean score divided by the rubric's maximum (0 to 1), over compar
 rows, whose prompts leave the needle out, never enter an accuracy beside rows with a needle; their score is the floor of
 the needle that they leave out, and of no other.
 
-Intervals are percentile intervals of a bootstrap over prompts: all rows of a prompt are drawn together, since cells
-with identical prompts are one observation. Where all prompts of a group have one value, resampling shows nothing: the
-interval is then what the mean would be if the share of prompts that behave otherwise, of which none was seen in n,
-stood at its Wilson bound z^2 / (n + z^2) and they lay at the end of the scale: 0 of 100 gives 0 to 3.7 %.
+Intervals say how far a mean could move with other texts at the same places of the grid. All rows of a prompt are drawn
+together, since cells with identical prompts are one observation. How many prompts lie inside and how many beyond the
+attention window (`in_window`) is the design of a grid, no chance: each side is resampled apart, and their intervals are
+joined by the squares of their halves (MOVER). Where all prompts of a side have one value nothing is resampled: its
+interval is what the mean would be if the share of prompts that behave otherwise, of which none was seen in n, were at
+its Wilson bound z^2 / (n + z^2) and they lay at the end of the scale: 0 of 100 gives 0 to 3.7 %. Where all prompts of
+both sides have one value they are one side. Other needles and other trainings of a model are in no interval.
 """
 
 from __future__ import annotations
@@ -45,12 +48,14 @@ def accuracy(rows: pd.DataFrame, by: By = (), n_boot: int = 1000, seed: int = 0)
     -------
     DataFrame
         `by`, then accuracy, low, high (0 to 1), exact (share of full needles), n (rows), prompts (distinct prompts).
+        Beside a depth asked for stands the mean `place` of the needles, which follow the end of a sentence.
     """
-    rows, by = _checked(rows, by, "score", "exact", "prompt")
+    rows, by = scored(rows, by, "score", "exact", "prompt")
     rows = with_needle(rows)
     check_comparable(rows, by)
     check_unique(rows, by)
-    table = grouped_means(rows.assign(_value=fraction(rows)), by, (0.0, 1.0), n_boot, seed)
+    beside = ["place"] if "depth" in by and "place" in rows else []
+    table = grouped_means(rows.assign(_value=fraction(rows)), by, (0.0, 1.0), n_boot, seed, beside)
     return table.rename(columns={"mean": "accuracy"})
 
 
@@ -60,7 +65,7 @@ def floor(rows: pd.DataFrame, by: By = ()) -> pd.DataFrame:
     Columns of `by` that place the needle (depth, distance, ...) are dropped, as a control has none. Beside rows with a
     needle only their own control counts (`matching_controls`).
     """
-    rows, by = _checked(rows, by, "needle", "score", "exact", "prompt")
+    rows, by = scored(rows, by, "needle", "score", "exact", "prompt")
     control = rows["needle"] == CONTROL
     ground = rows if control.all() else matching_controls(rows[control], rows[~control])
     if ground.empty:
@@ -77,7 +82,7 @@ def above_floor(rows: pd.DataFrame, by: By = ()) -> pd.DataFrame:
     Added columns: floor, floor_low, floor_high, and `above` = accuracy - floor, the credit that needs the
     needle. Groups without a control row of their own needle, haystack, template and lengths have NA there.
     """
-    rows, by = _checked(rows, by, "needle", "score", "exact", "prompt")
+    rows, by = scored(rows, by, "needle", "score", "exact", "prompt")
     table = accuracy(rows, by)
     # Within a group all that it shares with its control is equal, so the floor is looked up under that.
     ground = [column for column in GROUND if column in rows and column not in by]
@@ -102,7 +107,7 @@ def by_distance(rows: pd.DataFrame, window: int, edges: Sequence[float], by: By 
     `window` is in tokens, the `edges` of the bins in windows: an edge at 1 keeps needles inside and outside the window
     apart. Columns: `by`, near and far (the bin's edges, near included), then as `accuracy`. Empty bins are absent.
     """
-    rows, by = _checked(rows, by, "distance", "score", "exact", "prompt")
+    rows, by = scored(rows, by, "distance", "score", "exact", "prompt")
     rows = rows[rows["distance"] >= 0]
     if window < 1 or rows.empty:
         raise HybretError("a window analysis needs a window of at least 1 token and rows with a needle")
@@ -122,7 +127,7 @@ def departures(rows_a: pd.DataFrame, rows_b: pd.DataFrame, by: By = "condition")
     needle differently. Columns: `by`, a, b (accuracies), difference (b - a) with its paired bootstrap interval low,
     high (-1 to 1), changed (share of cells with another score), n (cells), prompts (distinct prompts of `rows_a`).
     """
-    (rows_a, by), (rows_b, _) = (_checked(rows, by, "score", "prompt") for rows in (rows_a, rows_b))
+    (rows_a, by), (rows_b, _) = (scored(rows, by, "score", "prompt") for rows in (rows_a, rows_b))
     keys = [*by, *(column for column in CELL if column in rows_a and column in rows_b and column not in by)]
     sides = []
     for rows in (with_needle(rows_a), with_needle(rows_b)):
@@ -158,7 +163,7 @@ def model_table(models: Iterable[Any]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns).astype({"window": "Int64"})
 
 
-def _checked(rows: pd.DataFrame, by: By, *needs: str) -> tuple[pd.DataFrame, list[str]]:
+def scored(rows: pd.DataFrame, by: By, *needs: str) -> tuple[pd.DataFrame, list[str]]:
     """Rows with these columns, whose scores are on the scale of a known rubric; and `by` as a list."""
     by = [by] if isinstance(by, str) else list(by)
     rows = checked(rows, [*by, *needs], complete=["prompt"])
@@ -268,44 +273,53 @@ def grouped_means(
     groups = _groups(rows, by)
     means = {"mean": ("_value", "mean"), "exact": ("exact", "mean"), "n": ("_value", "size")}
     table = groups.agg(**means, **{column: (column, "mean") for column in beside}).reset_index()
-    # Sum and count of every prompt in every group; groups are numbered in the order of `table`.
-    units = rows.assign(_group=groups.ngroup()).groupby(["_group", "prompt"], sort=True)["_value"].agg(["sum", "size"])
-    members = units.groupby(level="_group").indices
-    sums, sizes = units["sum"].to_numpy(float), units["size"].to_numpy(float)
-    table["prompts"] = [len(members[g]) for g in range(len(table))]
-    bounds = np.empty((2, len(table)))
-    # Groups with as many prompts share their draws, so that one product serves them all.
-    for n in sorted(set(table["prompts"])):
-        same = np.flatnonzero(table["prompts"] == n)
-        take = np.stack([members[g] for g in same], axis=1)  # [prompts, groups]
-        bounds[:, same] = _interval(sums[take], sizes[take], n, scale, n_boot, seed)
-    table["low"], table["high"] = bounds
+    group = groups.ngroup().to_numpy()  # in the order of `table`
+    members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
+    values, prompts = rows["_value"].to_numpy(float), pd.factorize(rows["prompt"])[0]
+    sides = rows["in_window"].to_numpy(bool) if "in_window" in rows else None
+    bounds = [
+        mean_interval(values[take], prompts[take], scale, None if sides is None else sides[take], n_boot, seed)[1:]
+        for take in members
+    ]
+    table[["low", "high", "prompts"]] = pd.DataFrame(bounds, index=table.index)
     return table[[*by, *beside, "mean", "low", "high", "exact", "n", "prompts"]]
 
 
 def mean_interval(
-    values: np.ndarray, prompts: np.ndarray, scale: tuple[float, float]
+    values: np.ndarray,
+    prompts: np.ndarray,
+    scale: tuple[float, float],
+    sides: np.ndarray | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float, float, int]:
-    """`grouped_means` for one group, without a table: mean, low, high, and the number of distinct prompts."""
-    names, unit = np.unique(prompts.astype(str), return_inverse=True)
+    """Mean, low, high and the number of distinct prompts of one group; `sides`: whether each is inside the window."""
+    _, first, unit = np.unique(prompts, return_index=True, return_inverse=True)
     sums, sizes = np.bincount(unit, values), np.bincount(unit).astype(float)
-    low, high = _interval(sums[:, None], sizes[:, None], len(names), scale)
-    return float(values.mean()), float(low[0]), float(high[0]), len(names)
+    each, mean = sums / sizes, float(values.mean())
+    side = np.zeros(len(first)) if sides is None or np.ptp(each) < 1e-12 else np.asarray(sides)[first]
+    # By value, so that no draw depends on how prompts are named or in which order they come.
+    order = np.lexsort((sizes, each))
+    below = above = 0.0
+    for one in np.unique(side):
+        take = order[side[order] == one]
+        share, middle = sizes[take].sum() / len(values), sums[take].sum() / sizes[take].sum()
+        low, high = _interval(sums[take], sizes[take], scale, n_boot, seed)
+        below, above = below + (share * (middle - low)) ** 2, above + (share * (high - middle)) ** 2
+    return mean, mean - below**0.5, mean + above**0.5, len(first)
 
 
 def _interval(
-    sums: np.ndarray, sizes: np.ndarray, n: int, scale: tuple[float, float], n_boot: int = 1000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of sum(sums) / sum(sizes), both [prompts, groups], prompts resampled together."""
+    sums: np.ndarray, sizes: np.ndarray, scale: tuple[float, float], n_boot: int, seed: int
+) -> tuple[float, float]:
+    """95 % interval of sum(sums) / sum(sizes), both by prompt, of one side."""
+    n = len(sums)
+    if np.ptp(sums / sizes) < 1e-12:
+        mean = sums[0] / sizes[0]
+        return mean - unseen(n) * (mean - scale[0]), mean + unseen(n) * (scale[1] - mean)
     weights = [_drawn(n, n_boot, seed)] if n <= _KEPT else _draws(n, n_boot, seed)
-    means = [(w @ sums) / (w @ sizes) for w in weights]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5], axis=0)
-    each = sums / sizes
-    mean = sums.sum(axis=0) / sizes.sum(axis=0)
-    constant = np.ptp(each, axis=0) < 1e-12
-    low = np.where(constant, mean - unseen(n) * (mean - scale[0]), low)
-    high = np.where(constant, mean + unseen(n) * (scale[1] - mean), high)
-    return low, high
+    low, high = np.percentile(np.concatenate([(w @ sums) / (w @ sizes) for w in weights]), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _draws(n: int, n_boot: int, seed: int) -> Iterator[np.ndarray]:

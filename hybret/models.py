@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
 import transformers
 from packaging.version import Version
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from hybret import checkpoints
@@ -22,10 +24,11 @@ from hybret.errors import SEEDS, HybretError, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
 from hybret.interventions import PHASES, Keep
-from hybret.prompts import Prompt
-from hybret.recipe import CORRECTED
-from hybret.resolving import resolve
-from hybret.tasks.encoding import check_tokenizer
+from hybret.prompts import PAPER_NEEDLE, Prompt
+from hybret.recipe import CORRECTED, Recipe
+from hybret.resolving import Resolved, resolve
+from hybret.tasks.encoding import check_made_for
+from hybret.weights import checksum, digest, window
 
 __all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
 
@@ -44,20 +47,28 @@ class Model(Hybrid):
         integer("max_new_tokens", max_new_tokens, 1)
         on = attached(self.net)
         rule, recipe = (on.intervention, on.recipe) if on else (Keep(), CORRECTED)
-        if isinstance(prompt, Prompt):
-            check_tokenizer(self, [prompt])
-            ids, spans, question, control = prompt.ids, prompt.needle_spans, prompt.question_span, prompt.control
-        else:
-            ids, spans, question, control = self.tokenizer(text("prompt", prompt)).input_ids, (), None, False
-        checkpoints.check_prompts(self, [ids], max_new_tokens)
-        reading, resolved = decode.prompt_tokens(self, ids, recipe), resolve(rule, self, recipe)
-        resolved.check_prompt(len(ids), reading, max_new_tokens, None if control else spans, question)
+        if not isinstance(prompt, Prompt):
+            prompt = Prompt(prompt, tuple(self.tokenizer(text("prompt", prompt)).input_ids), PAPER_NEEDLE)
+        check_prompts(self, [prompt], [resolve(rule, self, recipe)], on.recipe if on else None, max_new_tokens)
+        ids, spans, question = prompt.ids, prompt.needle_spans, prompt.question_span
         with parallel_scans(), implementation(self.net):
             trace = on.trace if on else None
             answer = decode.generate(self, ids, rule, spans, recipe, max_new_tokens, trace, question)
         if on:
             on.ran.update(PHASES)
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
+
+
+def check_prompts(
+    model: Model, prompts: Sequence[Prompt], conditions: Iterable[Resolved], recipe: Recipe | None, max_new_tokens: int
+) -> None:
+    """Refuse prompts for another model or recipe (None is any), and those on which one of the conditions cannot act."""
+    check_made_for(model, prompts, recipe)
+    checkpoints.check_tokens(model, [p.ids for p in prompts], max_new_tokens)
+    for p, condition in product(prompts, conditions):
+        reading = decode.prompt_tokens(model, p.ids, recipe or CORRECTED)
+        needle = None if p.control else p.needle_spans
+        condition.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
 
 
 def load(
@@ -124,10 +135,10 @@ def load(
         family=src.config.model_type,
         heads=heads,
         attention_layers=layers,
-        window=checkpoints.window(net),
+        window=window(net),
         instruct=getattr(tokenizer, "chat_template", None) is not None,
-        digest=f"random{seed:06d}" if seeded else checkpoints.digest(net),
-        checksum=checkpoints.checksum(net),
+        digest=f"random{seed:06d}" if seeded else digest(net.state_dict()),
+        checksum=checksum(net),
         lengths=ORGANISM_LENGTHS if src.small else PAPER_LENGTHS,
         buffer=ORGANISM_BUFFER if src.small else PAPER_BUFFER,
         embedded=src.kind == "organism",
@@ -140,7 +151,8 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "eager"}
     info: dict[str, Any] | None = None
     files: dict[str, Any] = {"revision": src.revision or "main", "trust_remote_code": False}
-    with checkpoints.explained(src.name), _quiet(src.small or src.random):
+    tokenizer = checkpoints.tokenizer_of(src, **files)
+    with checkpoints.explained(src.name), _quiet(bars=sys.stderr.isatty() and not (src.small or src.random)):
         if not src.random:
             # Tensors of another shape are met below, with their names.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -157,10 +169,6 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
             torch.manual_seed(seed)
             with torch.device(place.devices[0]):
                 net = AutoModelForCausalLM.from_config(src.config, **options)
-        if not src.random:
-            checkpoints.check_tokenizer_files(src)
-        tokenizer = AutoTokenizer.from_pretrained(src.location, **files)
-        tokenizer("a")  # settings that break the first text are met here, and not in a sweep
     if place.spread:
         check_on_gpus(src.name, net)
     if not net._can_set_attn_implementation():
@@ -173,15 +181,15 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
 
 
 @contextmanager
-def _quiet(hide: bool) -> Iterator[None]:
-    """Hide transformers' bars and its list of missing weights: for weights that are small, or made."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    if hide:
-        logging.set_verbosity_error()
+def _quiet(bars: bool) -> Iterator[None]:
+    """Hide transformers' report of tensors that do not fit, which hybret refuses, and its bars where nobody looks."""
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bars:
         logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        if bars:
+        if shown:
             logging.enable_progress_bar()

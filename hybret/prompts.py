@@ -82,7 +82,7 @@ class Needle:
 
     @property
     def insertion(self) -> str:
-        """What goes into the haystack: the sentence on a line of its own, as in the authors' code."""
+        """What goes into the haystack: the sentence on a line of its own."""
         return f"\n{self.sentence}\n"
 
 
@@ -105,11 +105,13 @@ class Prompt:
     labels : columns of the prompt's rows. Those of the grid: template, haystack, haystack_seed, needle (its name, or
         ``"none"``), asked (its digest), length (nominal tokens), depth (per cent from the start; NaN in a control).
     spans : token ranges by name. Interventions act on ``"needle"``: every copy, without the line breaks around it;
-        ``"question"`` is ``QUESTION: ...``, its last copy. A task may add others.
+        ``"question"`` is ``QUESTION: ...``, its last copy, without those after it. A token that holds both a full stop
+        or question mark and a line break belongs to them. A task may add others.
     position : the needle's real place, as a fraction of the haystack's tokens; NaN without a needle.
     answer_prefix : beginning of the answer with which the prompt ends; it counts as answered.
     haystack_sha256 : of the haystack's whole text; empty where unknown.
     tokenizer_key : of the tokenizer and chat template that made `ids` (`hybret.tasks.encoding`); empty where unknown.
+    insertion : how the needle was put in (`Recipe.insertion`); empty where no recipe had a say.
     task : scores the answers; None scores them against `needle`, as `hybret.niah` does.
     """
 
@@ -122,6 +124,7 @@ class Prompt:
     answer_prefix: str = ""
     haystack_sha256: str = ""
     tokenizer_key: str = ""
+    insertion: str = ""
     task: Task | None = None
 
     @cached_property

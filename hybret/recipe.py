@@ -22,15 +22,19 @@ class Recipe:
     Parameters
     ----------
     name : row label; a derived recipe is named after its difference, as ``"CORRECTED(binary=scalar)"``.
-    insertion : how the needle finds the end of a sentence: by ``. ! ?`` in the text, or by the token id of ``"."``,
-        which misses full stops that a tokenizer merges with other characters.
+    insertion : how the needle goes into the haystack: after the end of a sentence, by ``. ! ?`` in the text; or by the
+        token id of ``"."``, which misses full stops that a tokenizer merges with other characters, and with a blank
+        before its sentence in the ``"base"`` template, as the authors' files have it.
     needle_span : which tokens count as the needle. The code looks it up without BOS while the model sees BOS, so
         every index is one too low and the final full stop is missed.
+    needle_copies : which copies of the needle in a prompt that holds it twice (Just Read Twice) are manipulated: all,
+        or the first, with which the code's search ends.
     out_of_window : what a weight manipulation does during generation when the needle has left the sliding window:
         `Only`, `Binary` and `Null` remove everything else, or all weights stay untouched.
     binary : what `Binary` gives to each needle token: for each head and query the mean of that row's weights over the
         needle tokens it can see; or the needle's total weight summed over heads, and in prefill over all queries,
-        divided by heads and needle length, also on future keys, so that rows may sum to more than 1.
+        divided by heads and by the needle tokens that any of these queries can see, also on future keys, so that rows
+        may sum to more than 1.
     entropy_dtype : precision of head entropies. In the authors' bfloat16 exact ties are common; on small random
         models the kept heads differ from float32 in about 1-8 % of (layer, token) cases.
     entropy_eps : from 0 to below 1, added to each weight before and inside the logarithm (code: 1e-12); 0 gives the
@@ -46,6 +50,7 @@ class Recipe:
     name: str
     insertion: Literal["character", "token-id"] = "character"
     needle_span: Literal["exact", "shifted"] = "exact"
+    needle_copies: Literal["all", "first"] = "all"
     out_of_window: Literal["act", "untouched"] = "act"
     binary: Literal["per-row", "scalar"] = "per-row"
     entropy_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -83,6 +88,7 @@ PAPER = Recipe(
     "PAPER",
     insertion="token-id",
     needle_span="shifted",
+    needle_copies="first",
     out_of_window="untouched",
     binary="scalar",
     entropy_dtype="bfloat16",
@@ -90,7 +96,7 @@ PAPER = Recipe(
     tie_break="topk",
     prompt_split="family",
     jamba_manipulation="no-op",
-    rubric="table2-code",
+    rubric="2025-06-23",
 )
 RECIPES = {r.name: r for r in (PAPER, CORRECTED)}
 

@@ -8,19 +8,18 @@ nothing in a control), made (what made the row), measure (the outcome), number (
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from hybret.errors import HybretError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS = {
     "model": "alike made", "weights": "alike made", "recipe": "alike made", "condition": "",
     "intervention": "alike acts", "prefill": "acts", "generation": "acts", "k": "acts number", "during": "alike acts",
     "acted_prefill": "", "acted_generation": "",
     "template": "cell alike", "haystack": "cell alike", "haystack_seed": "cell", "needle": "cell alike place",
-    "asked": "cell alike", "length": "cell number", "depth": "cell place number",
+    "asked": "cell alike", "length": "cell number", "depth": "cell place number", "place": "place number",
     "tokens": "place", "needle_start": "place", "needle_end": "place", "distance": "place number",
     "in_window": "place number",
     "answer": "measure", "score": "measure number", "exact": "measure number", "rubric": "alike made", "prompt": "",
@@ -42,8 +41,6 @@ def checked(
     source: str = "a sweep",
 ) -> pd.DataFrame:
     """A table with the columns `needs`, none twice, numbers in `NUMBERS` and `numbers`, and no gap in `complete`."""
-    import pandas as pd
-
     if not isinstance(rows, pd.DataFrame):
         raise HybretError(f"rows are a pandas.DataFrame, not {type(rows).__name__}; pass the rows of {source}")
     if missing := [column for column in needs if column not in rows]:

@@ -50,9 +50,10 @@ RUBRICS = {
         ("2025-05", "2025-05-01", 10, (), "authors' code until 1 June 2025: all or nothing"),
         ("2025-06", "2025-06-01", 5, (Line("best thing to do in san francisco", 1), *_PARK, Line("on a sunny day", 1)),
          "authors' code, 1 to 23 June 2025: the question's own words earn a point"),
-        ("table2-code", "2025-06-23", 5, (*_PARK, Line("on a sunny day", 1), _GRAMMAR),
-         "authors' code from 23 June 2025"),
-        ("table2", "2025-10-01", 5, (*_PARK, Line("sunny day", 1), _GRAMMAR), "paper, Table 2"),
+        ("2025-06-23", "2025-06-23", 5, (*_PARK, Line("on a sunny day", 1)),
+         "authors' code from 23 June 2025: 3 for corrected grammar"),
+        ("table2", "2025-10-01", 5, (*_PARK, Line("sunny day", 1), _GRAMMAR),
+         "paper, Table 2: 4 for corrected grammar, which no published code gives"),
     )
 }  # fmt: skip
 PARTIAL = 0.6  # of the maximum, for all keywords of another needle: as for Table 2's (3 of 5)

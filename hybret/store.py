@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
+import torch
+import transformers
 
 from hybret import __version__
-from hybret.checkpoints import check_state
 from hybret.errors import HybretError
 from hybret.files import digest, read_table, write_table, write_whole, writing
+from hybret.weights import check_state
 
 if TYPE_CHECKING:
     from hybret.devices import Budget
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
     from hybret.recipe import Recipe
 
 RUN_FILE = "run.json"
+REMEDY = "choose a folder you may write to for `out`"
 ABANDONED = 3600
 """Seconds after which an unfinished file is nobody's: its process was killed."""
+UNUSED = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # of a configuration
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
 # Modules that decide, beside those of hybret/engine, what a model answers.
-DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe", "resolving")
+DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe", "resolving", "weights")
 # Read once, with the code: a module edited while a run goes on does not change the run's name.
 _PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
 PACKAGE_DIGEST = digest(*_PACKAGE)
@@ -52,25 +56,32 @@ class Answer(NamedTuple):
     acted_generation: int
 
 
-def run_key(model: Hybrid, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
-    """Everything that the rows of one folder share; rows of runs that differ in any of it are never mixed."""
-    import torch
-    import transformers
-
+def model_key(model: Hybrid) -> dict[str, Any]:
+    """Everything of a model and of the code that decides what it answers: a part of every key."""
     check_state(model)
+    config = {name: value for name, value in model.net.config.to_dict().items() if name not in UNUSED}
+    tokens = model.tokenizer.convert_ids_to_tokens(range(len(model.tokenizer)))
     return {
-        "model": model.name,
         "weights": model.digest,
         "window": model.window,
+        "config": name_of(json.loads(json.dumps(config, default=str))),
+        "tokenizer": name_of([tokens, model.tokenizer.all_special_ids, sorted(model.eos)]),
         "dtype": model.dtype,
         "device": model.device.type,
+        "engine": ENGINE_DIGEST,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def run_key(model: Hybrid, recipe: Recipe, max_new_tokens: int, budget: Budget) -> dict[str, Any]:
+    """Everything that the rows of one folder share; rows of runs that differ in any of it are never mixed."""
+    return model_key(model) | {
+        "model": model.name,
         "recipe": recipe.deciding,
         "max_new_tokens": max_new_tokens,
         "rows_per_batch": budget.max_sequences,
         "tokens_per_pass": budget.max_tokens,
-        "engine": ENGINE_DIGEST,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
     }
 
 
@@ -79,8 +90,6 @@ def facts(model: Hybrid) -> dict[str, Any]:
 
     On Ray it describes the driver: workers are held to the same engine, torch and transformers.
     """
-    import torch
-
     cuda = model.device.type == "cuda"
     processor = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     return {
@@ -144,13 +153,9 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 class Store:
-    """Answers of one run, kept in memory and, batch by batch, in a folder.
+    """Answers of one run, kept in memory and, batch by batch, in a folder (None: nowhere).
 
-    Parameters
-    ----------
-    out : folder, or None to keep nothing.
-    run : what must be equal for all answers of a folder (`run_key`; ``run.json``).
-    made : what computes the answers that this process adds (`facts`; ``made-*.json``).
+    `run` must be equal for all answers of a folder (`run_key`); `made` computes those that this process adds (`facts`).
     """
 
     def __init__(self, out: str | Path | None, run: dict[str, Any], made: dict[str, Any]) -> None:
@@ -161,7 +166,7 @@ class Store:
         self._makers: dict[str, str] = {}  # of each batch
         self._facts = {self.maker: made}
         if self.folder is not None:
-            with writing(self.folder):
+            with writing(f"rows in {self.folder}", REMEDY):
                 self._open(self.folder, run, made)
 
     def _open(self, folder: Path, run: dict[str, Any], made: dict[str, Any]) -> None:
@@ -219,7 +224,7 @@ class Store:
 
     def _write(self, name: str, table: pd.DataFrame) -> None:
         if self.folder is not None:
-            with writing(self.folder):
+            with writing(f"rows in {self.folder}", REMEDY):
                 write_table(self.folder / name, table)
 
 
@@ -231,9 +236,22 @@ def read_rows(paths: Sequence[Path]) -> pd.DataFrame:
         for key, value in part.attrs.items():
             attrs[str(key)] = {**attrs.get(str(key), {}), **value} if isinstance(value, dict) else value
         part.attrs = {}
-    rows = pd.concat(parts, ignore_index=True).astype({"k": "Int64"})
+    rows = pd.concat(parts, ignore_index=True)
+    rows = rows.astype({"k": "Int64"}) if "k" in rows else rows
     rows.attrs.update(attrs)
     return rows
+
+
+def rows_of(source: str | Path) -> pd.DataFrame:
+    """Rows of a Parquet file, or all that a folder holds: of one run, or of the runs in it."""
+    path = Path(source)
+    paths = sorted(path.glob("rows-*.parquet")) or sorted(path.glob("*/rows-*.parquet"))
+    if not path.is_file() and not paths:
+        raise HybretError(f"{path} holds no finished rows; give the folder of a finished sweep, or a Parquet file")
+    try:
+        return read_rows([path] if path.is_file() else paths)
+    except OSError as problem:
+        raise HybretError(f"cannot read rows of {path} ({problem})") from problem
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from hybret import scoring
-from hybret.checkpoints import check_prompts, warn_beyond
-from hybret.cluster import Ray
+from hybret.checkpoints import warn_beyond
 from hybret.devices import Budget, budget_of
 from hybret.engine import decode
-from hybret.engine.schedule import Timings, schedule, tokens_acted_on
+from hybret.engine.schedule import Timings, answer_key, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError, check_conditions, integer, one_of, text
+from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
 from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
-from hybret.models import Model
-from hybret.progress import progress_bar
+from hybret.models import Model, check_prompts
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
 from hybret.rows import CELL
 from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
-from hybret.tasks.encoding import check_tokenizer
 from hybret.tasks.niah import Niah
+
+if TYPE_CHECKING:
+    from hybret.cluster import Ray
 
 MOST_NEW_TOKENS = 4096
 
@@ -53,7 +55,7 @@ def sweep(
 
     Parameters
     ----------
-    prompts : templates, haystack seeds and controls may be mixed; all from the recipe's `insertion`.
+    prompts : templates, haystack seeds and controls may be mixed; all built with the recipe's `insertion`.
     conditions : row label to intervention.
     out : a folder. The rows are written there as Parquet, each finished batch of answers below ``answers/``, so that
         a second call computes only what is missing. One folder holds one run: one model, weights, dtype, recipe, device
@@ -74,7 +76,6 @@ def sweep(
     recipe = find_recipe(recipe)
     _check(model, prompts, conditions)
     integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
-    check_prompts(model, [p.ids for p in prompts], max_new_tokens)
     warn_beyond(model, [p.ids for p in prompts])
     one_of("rubric", recipe.rubric, scoring.RUBRICS)
     if budget is not None and not isinstance(budget, Budget):
@@ -82,14 +83,14 @@ def sweep(
     if out is not None and not isinstance(out, Path):
         text("out", out)
     resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
-    for p in prompts:
-        reading, needle = decode.prompt_tokens(model, p.ids, recipe), None if p.control else p.needle_spans
-        for action in resolved.values():
-            action.check_prompt(len(p.ids), reading, max_new_tokens, needle, p.question_span)
-    if engine not in ("local", "ray") and not isinstance(engine, Ray):
-        raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
-    cluster = engine if isinstance(engine, Ray) else Ray() if engine == "ray" else None
-    if cluster:
+    check_prompts(model, prompts, resolved.values(), recipe, max_new_tokens)
+    cluster: Any = None
+    if engine != "local":
+        from hybret.cluster import Ray  # a sweep on this machine needs none of it
+
+        cluster = Ray() if engine == "ray" else engine
+        if not isinstance(cluster, Ray):
+            raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
         cluster.connect()
     budget = budget or budget_of(model)
     stages = stages or Timings()
@@ -111,7 +112,7 @@ def sweep(
             store.add(batch.keys, answers, ran.max_sequences, ran.max_tokens)
             bar.update(len(tokens))
     with stages("scoring"):
-        cells = [(p, label, (p.key, resolved[label].key)) for p in prompts for label in conditions]
+        cells = [(p, label, answer_key(p, resolved[label])) for p in prompts for label in conditions]
         lines = [_row(model, recipe, label, conditions[label], p, store.answers[key]) for p, label, key in cells]
         rows = pd.DataFrame(lines).astype({"k": "Int64"})
         batches = [store.batches[key] for *_, key in cells]
@@ -140,7 +141,6 @@ def _check(model: Any, prompts: Any, conditions: Any) -> None:
         if name != "embedded" and known != p.haystack_sha256:
             raise HybretError(f"two different haystacks are called {name!r}; give each a name of its own")
     check_conditions(conditions)
-    check_tokenizer(model, prompts)
 
 
 def run_folder(
@@ -176,7 +176,10 @@ def load_rows(
         return pd.DataFrame()
     rows = read_rows(paths)
     # One engine key serves several recipes: those that differ in how prompts are built or scored.
-    rows = rows[(rows["recipe"] == recipe.name) & rows["prompt"].isin({p.key for p in prompts})]
+    rows = rows[(rows["recipe"] == recipe.name) & (rows["rubric"] == recipe.rubric)]
+    asked = rows["asked"].fillna("") if "asked" in rows else [""] * len(rows)
+    wanted = {(p.key, p.labels.get("asked", "")) for p in prompts}  # needles of one text may differ in their keywords
+    rows = rows[[pair in wanted for pair in zip(rows["prompt"], asked, strict=True)]]
     return rows.drop_duplicates(["intervention", "prompt", *rows.columns.intersection([*CELL])]).reset_index(drop=True)
 
 
@@ -202,6 +205,7 @@ def _row(
         "acted_prefill": answered.acted_prefill,
         "acted_generation": answered.acted_generation,
         **p.labels,
+        "place": 100 * p.position,
         "tokens": len(p.ids),
         "needle_start": start,
         "needle_end": end,
@@ -225,3 +229,12 @@ def _texts(prompts: Iterable[Prompt]) -> dict[str, Any]:
         if not p.control:  # a control has no needle's name; `asked` in its rows tells which one it leaves out
             texts["needles"][p.needle.name] = p.needle.digest
     return texts
+
+
+def progress_bar(shown: bool, desc: str, **options: Any) -> Any:
+    """A bar of tqdm on stderr, as text or as a notebook's widget; a log gets a line every 30 seconds."""
+    if not shown:
+        options["disable"] = True  # False would override TQDM_DISABLE
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        options |= {"mininterval": 30, "maxinterval": 30}
+    return tqdm(desc=printable(desc), **options)

@@ -1,27 +1,22 @@
 """Models that several test files share: loaded once, never changed (a test that needs other ones copies them)."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import hybret as hb
-from hybret.models import Model
 
 THREADS = 1  # the tensors are tiny: a second thread costs more than it computes
 # Freshly initialised layers write almost nothing into the residual stream: every condition would give one answer.
 LOUDER = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "o_proj.weight": 3, "linear_out.weight": 30, "out_proj.weight": 3}
 
 
-def random_model(name: str, seed: int = 0) -> Model:
+def random_model(name, seed=0):
     """A tiny random hybrid whose layers matter: interventions on its attention change what it answers."""
     model = hb.load(name, device="cpu", seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -35,21 +30,10 @@ def random_model(name: str, seed: int = 0) -> Model:
     return model
 
 
-def random_ids(model: Model, n: int, seed: int = 0) -> tuple[int, ...]:
-    """`n` token ids, BOS first."""
+def random_ids(model, n, seed=0):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, model.net.config.vocab_size, (n - 1,), generator=generator)
     return (model.net.config.bos_token_id, *ids.tolist())
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", type=int, default=4, help="how often tests/test_faults.py kills a sweep (default 4)")
-
-
-@pytest.fixture
-def faults(request: pytest.FixtureRequest) -> int:
-    """How often a process is killed."""
-    return request.config.getoption("--faults")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,25 +42,24 @@ def _threads():
 
 
 @pytest.fixture(scope="session")
-def griffin() -> Model:
+def griffin():
     """RecurrentGemma, 6 layers, 10 heads that share one key-value head, window of 32 tokens."""
     return random_model("random-griffin")
 
 
 @pytest.fixture(scope="session")
-def jamba() -> Model:
+def jamba():
     """Jamba, 8 layers, 8 heads in 2 key-value groups, global attention, mixture of experts."""
     return random_model("random-jamba")
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Model:
-    """The embedded organism."""
+def tiny():
     return hb.load("griffin-tiny", device="cpu")
 
 
 @pytest.fixture
-def asleep(griffin: Model, jamba: Model) -> Iterator[None]:
+def asleep(griffin, jamba):
     """Until the test ends, the random models fail it when they run."""
     hooks = [m.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran")) for m in (griffin, jamba)]
     yield
@@ -85,7 +68,7 @@ def asleep(griffin: Model, jamba: Model) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def trained_jamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_jamba(tmp_path_factory):
     """The folder of a training of jamba-tiny that ended after one step."""
     from hybret.organisms.training.recipes import RECIPES
     from hybret.organisms.training.train import train
@@ -96,17 +79,14 @@ def trained_jamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["griffin", "jamba"])
-def model(request: pytest.FixtureRequest) -> Model:
-    """Each family in turn."""
+def model(request):
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")
 def figures_of():
-    """Names of the figures and tables that a chapter's notebook makes."""
-
     @cache
-    def names(notebook: str) -> set[str]:
+    def names(notebook):
         path = Path(__file__).resolve().parents[1] / "notebooks" / f"{notebook}.ipynb"
         cells = json.loads(path.read_text())["cells"]
         return {cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") for cell in cells}
@@ -115,7 +95,7 @@ def figures_of():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_cache(tmp_path_factory):
     """A folder of its own for data that are generated or fetched: the user's cache is neither read nor written."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +104,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
+def chromium():
     """The system's chromium without a window; tests that need it are skipped, with the reason, where it is missing."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not found:
@@ -137,7 +117,7 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(chromium: Any) -> Iterator[Any]:
+def page(chromium):
     """A browser page that reads files alone.
 
     ``page.requests`` lists every URL it asked for besides files, each of them refused; ``page.problems`` what the
@@ -147,7 +127,7 @@ def page(chromium: Any) -> Iterator[Any]:
     found = context.new_page()
     found.requests, found.problems = [], []
 
-    def only_files(route: Any) -> None:
+    def only_files(route):
         if route.request.url.startswith(("file:", "data:", "blob:")):
             route.continue_()
         else:

@@ -59,7 +59,8 @@ def entropy(weights, recipe):
 def needle_tokens(where, recipe):
     """Positions of the needle; the authors look them up in a text without BOS, so each is one too low."""
     early = 1 if recipe.needle_span == "shifted" else 0
-    return {position - early for first, end in where.spans for position in range(first, end)}
+    copies = [min(where.spans)] if where.spans and recipe.needle_copies == "first" else where.spans
+    return {p - early for first, end in copies for p in range(first, end) if p >= early}
 
 
 def layer(q, k, v, scaling, intervention, where, recipe):
@@ -115,7 +116,8 @@ def layer(q, k, v, scaling, intervention, where, recipe):
         if action.metric == "entropy":
             scores = [[entropy(plain[h, i], recipe) for i in range(queries)] for h in range(heads)]
         else:
-            scores = [[-math.sqrt((untouched[h, i] ** 2).sum()) for i in range(queries)] for h in range(heads)]
+            normed = {"output-norm": untouched, "weight-norm": plain}[action.metric]
+            scores = [[-math.sqrt((normed[h, i] ** 2).sum()) for i in range(queries)] for h in range(heads)]
         choices.append((action.metric, action.k, np.array(scores)))
     return output, choices
 
@@ -125,7 +127,8 @@ def manipulated(action, weights, plain, seen, on_needle, at_query, at_key, where
     changed = np.zeros_like(weights)
     if isinstance(action, Binary) and recipe.binary == "scalar":
         mass = sum(weights[h, i][on_needle].sum() for h in range(heads) for i in range(queries))
-        tokens = sum(end - first for first, end in where.spans)
+        # The authors' list of needle tokens: in prefill those of the prompt, later those that are still in the window.
+        tokens = sum(on_needle[j] and any(seen[i][j] for i in range(queries)) for j in range(len(at_key)))
         changed[..., on_needle] = mass / heads / max(tokens, 1)
         return changed
     for h in range(heads):

@@ -1,20 +1,15 @@
 """Rows made by hand, and what several test files ask of a figure."""
 
-from __future__ import annotations
-
 import itertools
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import random_ids
-from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import hybret as hb
@@ -44,13 +39,12 @@ from hybret.tasks.haystack import PAPER_ESSAYS as PAPER_ESSAYS
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 
 
-def run(*words: object) -> Any:
-    """A command of `hybret`, as a user types it."""
+def run(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @contextmanager
-def inputs_of(net) -> Iterator[list[tuple[int, int]]]:
+def inputs_of(net):
     """(rows, tokens) of every forward pass of `net` inside the block."""
     read: list[tuple[int, int]] = []
     with net.register_forward_pre_hook(lambda _, __, named: read.append(named["input_ids"].shape), with_kwargs=True):
@@ -58,7 +52,7 @@ def inputs_of(net) -> Iterator[list[tuple[int, int]]]:
 
 
 @contextmanager
-def idle(model: Any) -> Iterator[None]:
+def idle(model):
     """A block in which the model must not run."""
     hook = model.net.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
     try:
@@ -67,7 +61,7 @@ def idle(model: Any) -> Iterator[None]:
         hook.remove()
 
 
-def rows_of(scores, **columns) -> pd.DataFrame:
+def rows_of(scores, **columns):
     """Rows of one condition with these scores, each on another prompt."""
     n = len(scores)
     frame = pd.DataFrame({"score": np.asarray(scores, float), "prompt": [f"p{i}" for i in range(n)]})
@@ -76,7 +70,7 @@ def rows_of(scores, **columns) -> pd.DataFrame:
     return frame.assign(**columns)
 
 
-def cells(**columns) -> pd.DataFrame:
+def cells(**columns):
     """One row per cell of a 3 x 3 grid; the score is 5 unless the needle is out of the window."""
     rows = []
     for length, depth in itertools.product(LENGTHS, DEPTHS):
@@ -91,13 +85,12 @@ def cells(**columns) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**columns).astype({"k": "Int64"})
 
 
-def control(rows: pd.DataFrame, score: float) -> pd.DataFrame:
-    """The no-needle prompts of `rows`: one for each length."""
+def control(rows, score):
     kept = rows[rows["depth"] == 0]
     return kept.assign(needle="none", depth=np.nan, distance=-1, in_window=False, score=score, exact=False)
 
 
-def curves() -> pd.DataFrame:
+def curves():
     """Three numbers of heads kept, in both versions, with the control."""
     parts = [cells(k=k, during=d) for k in (1, 10) for d in ("generation", "both")]
     silent = [cells(k=0, during=d, score=0.0, exact=False) for d in ("generation", "both")]
@@ -105,7 +98,7 @@ def curves() -> pd.DataFrame:
     return pd.concat([rows, control(rows, score=0.5)], ignore_index=True)
 
 
-def pairs() -> pd.DataFrame:
+def pairs():
     """Four pairs of manipulations; Omit during generation scores nothing."""
     table = [cells(prefill=p, generation=g, condition=f"{g}-{p}") for p in ("keep", "null") for g in ("keep", "omit")]
     rows = pd.concat(table, ignore_index=True)
@@ -113,7 +106,7 @@ def pairs() -> pd.DataFrame:
     return rows.assign(score=rows["score"].mask(omit, 0.0), exact=rows["exact"] & ~omit)
 
 
-def three_models(rows: pd.DataFrame) -> pd.DataFrame:
+def three_models(rows):
     """The rows as those of three models with different heads; the last one is instruction-tuned."""
     named = {"griffin-tiny": 10, "griffin-small": 16, "jamba-tiny": 32}
     parts = [rows.assign(model=m, k=rows["k"].replace(10, heads)) for m, heads in named.items()]
@@ -121,11 +114,11 @@ def three_models(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def text(figure: Figure) -> str:
+def text(figure):
     return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
 
 
-def check_readable(figure: Figure, name: str) -> None:
+def check_readable(figure, name):
     """A figure names its model, labels its axes, and has no type below 8 points."""
     assert "griffin-tiny" in text(figure), name
     labelled = [axes for axes in figure.axes if axes.get_xlabel() or axes.get_ylabel()]
@@ -133,7 +126,7 @@ def check_readable(figure: Figure, name: str) -> None:
     assert min(t.get_fontsize() for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip()) >= 8, name
 
 
-def squares(axes) -> dict[tuple[float, float], float]:
+def squares(axes):
     """(column, row) of every square of a map, to its score."""
     found = {}
     for patch in axes.patches:
@@ -143,7 +136,7 @@ def squares(axes) -> dict[tuple[float, float], float]:
     return found
 
 
-def check_no_mixed_means(draw, rows: pd.DataFrame) -> None:
+def check_no_mixed_means(draw, rows):
     """A figure draws rows that are alike, and refuses rows of two kinds, and rows twice."""
     draw(rows)
     for column, value in MIXED.items():
@@ -154,7 +147,7 @@ def check_no_mixed_means(draw, rows: pd.DataFrame) -> None:
 
 
 MIXED = {"needle": "lamp", "haystack": "hills", "weights": "other", "dtype": "bfloat16", "template": "jrt",
-         "recipe": "PAPER", "intervention": "KeepHeads(k=10, metric='l2')"}  # fmt: skip
+         "recipe": "PAPER", "intervention": "KeepHeads(k=10, metric='output-norm')"}  # fmt: skip
 ALIKE = cells(haystack="h", dtype="float32", intervention="KeepHeads(k=10, metric='entropy')", dose=1)
 
 
@@ -166,8 +159,7 @@ NASTY = (
 )
 
 
-def line(k, length, depth, answer, **more) -> dict[str, Any]:
-    """A row of the explorer's toy sweep."""
+def line(k, length, depth, answer, **more):
     points, exact, _ = score(answer, "table2")
     return {
         "model": "toy", "weights": "abc123abc123", "recipe": "CORRECTED", "condition": f"k={k} (generation)",
@@ -180,7 +172,7 @@ def line(k, length, depth, answer, **more) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def toy(ks=(0, 2, 4, 8), lengths=(100, 200, 300, 400), depths=(0, 50, 100), **more) -> pd.DataFrame:
+def toy(ks=(0, 2, 4, 8), lengths=(100, 200, 300, 400), depths=(0, 50, 100), **more):
     """Retrieval that is gone below k = 4, half there at 4, and whole with 8 heads."""
     said = {8: FULL, 4: HALF}
     rows = [line(k, n, d, said.get(k, NASTY), **more) for k in ks for n in lengths for d in depths]
@@ -191,7 +183,7 @@ def toy(ks=(0, 2, 4, 8), lengths=(100, 200, 300, 400), depths=(0, 50, 100), **mo
 NEEDLE, QUESTION = (9, 16), (58, 66)
 
 
-def a_prompt(model, n=70, **changes) -> Prompt:
+def a_prompt(model, n=70, **changes):
     """Random tokens with a needle that leaves the window of 32 tokens, and a question inside it."""
     ids = random_ids(model, n)
     made = Prompt(
@@ -204,7 +196,7 @@ def a_prompt(model, n=70, **changes) -> Prompt:
     return replace(made, **changes)
 
 
-def answered(model, prompt, n) -> list[int]:
+def answered(model, prompt, n):
     """Token ids of the untouched answer, by hybret's slow loop."""
     with hb.attach(model):
         return decode.generate(model, prompt.ids, hb.Keep(), prompt.needle_spans, hb.CORRECTED, n)

@@ -1,21 +1,16 @@
 """The command line, as a user types it."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from support import run, toy
 
+from hybret import cli
+
 GRID = ("--lengths", "128,", "--depths", "0,50,100")
-
-
-def test_models_lists_what_can_be_named():
-    listed = run("models")
-    assert listed.exit_code == 0
-    assert "griffin-tiny" in listed.stdout and "google/recurrentgemma-2b" in listed.stdout
 
 
 def test_sweep_prints_one_json_object(tmp_path):
@@ -72,14 +67,10 @@ def test_explore_writes_a_page_and_prints_its_path(tmp_path):
     assert Path(run("explore", tmp_path / "one").stdout.strip()) == tmp_path / "one" / "explorer.html"
 
 
-def test_a_path_is_printed_as_text(tmp_path):
-    folder = tmp_path / "a\x1b[31m\u202e"
-    folder.mkdir()
-    toy(model="\x1b[31m").to_parquet(folder / "rows-1.parquet")
-    done = run("explore", folder)
-    assert done.exit_code == 0 and done.stdout.strip().isprintable() and (folder / "explorer.html").is_file()
-
-
-def test_training_has_its_own_bad_input(tmp_path):
-    (tmp_path / "log.jsonl").write_text("{}")
-    assert run("train", "--smoke", "--out", tmp_path).exit_code == 2
+@pytest.mark.parametrize("columns", ["24", "40", "200"])
+def test_a_table_cuts_no_word_in_a_narrow_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    cells = ("k=0 (generation)", "100.0%", "61.0% to 100.0%", 1234567.8)
+    cli.show(("condition", "accuracy", "95 % interval", "n"), [cells])
+    words = capsys.readouterr().out.split()
+    assert {word for cell in cells for word in str(cell).split()} <= {*words}

@@ -1,7 +1,5 @@
 """`make` sets the environment up once, and never takes a working one away."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A book of two notebooks, for the tests of the runner and the pages."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -46,7 +44,7 @@ The line.
 """
 
 
-def notebook(path: Path, title: str, *cells: tuple[str, dict[str, object]], parameters: str = PARAMETERS) -> None:
+def notebook(path, title, *cells, parameters=PARAMETERS):
     nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     nb.metadata["language_info"] = {"name": "python"}
     code = [(parameters, {"tags": ["parameters"]}), (COUNT.format(path.stem), {}), *cells]
@@ -57,10 +55,9 @@ def notebook(path: Path, title: str, *cells: tuple[str, dict[str, object]], para
     nbformat.write(nb, path)
 
 
-def one_page(root: Path, text: str) -> Path:
+def one_page(root, text):
     """Write a book of one page, without notebooks."""
-    for name in ("_ext", "_assets"):
-        shutil.copytree(REPO / "book" / name, root / "book" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPO / "book" / "_assets", root / "book" / "_assets")
     (root / "notebooks").mkdir()
     (root / "notebooks" / "runs.yml").write_text("{}\n")
     shutil.copy(REPO / "_config.yml", root)
@@ -70,7 +67,7 @@ def one_page(root: Path, text: str) -> Path:
     return root
 
 
-def tiny(root: Path) -> Path:
+def tiny(root):
     """Write a project with two notebooks, the second reading the first's results."""
     one_page(root, INDEX)
     notebook(root / "notebooks" / "draw.ipynb", "Drawing", (DRAW, FIGURE))

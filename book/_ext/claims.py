@@ -15,7 +15,9 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from book.paper.verdicts import ACROSS, CLAIMS, MARKS, NOT_TESTABLE, REPRODUCED, Claim
+from book.paper.claims import AGREES, JUDGED, VERDICTS
+from book.paper.numbers import LIMITS
+from book.paper.verdicts import ACROSS, CLAIMS, Claim, words
 
 PAGE, FILE = "notebooks/verdicts", "verdicts.json"
 Verdict = dict[str, Any]
@@ -28,7 +30,8 @@ class FromVerdicts(SphinxDirective):
         """Return every verdict, in the order of the file; none where the page of verdicts has not run."""
         path = Path(self.env.app.hybret[0].results, FILE)  # type: ignore
         self.env.note_dependency(str(path))  # also when it is not there: the page is read again once it is
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        lines = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return [line for line in lines if {"exactly", "interval"} <= set(line)]  # others are of an older run
 
     def link(self, text: str, claim: str = "") -> nodes.Node:
         """Return a link to the page of verdicts, at a claim if its run shows it; bare text in a book without it."""
@@ -67,9 +70,10 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]], *classes: str) -> 
     return table
 
 
-def word(line: Verdict) -> str:
-    """Return a verdict with its mark, without the words that every "not testable" ends with."""
-    return f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}"
+def number(line: Verdict) -> str:
+    """Return our figure in words, with the interval of the number that was tested, or why none was."""
+    ours = f"{line['ours']} [{line['interval']}]" if line["interval"] else line["ours"]
+    return "; ".join(filter(None, (ours, "" if line["verdict"] in JUDGED else line["why"])))
 
 
 class ClaimBox(FromVerdicts):
@@ -86,7 +90,7 @@ class ClaimBox(FromVerdicts):
         for name in wanted:
             box += self.one(CLAIMS[name], [line for line in table if line["claim"] == name])
         models = ", ".join(dict.fromkeys(line["model"] for line in table if line["model"] != ACROSS))
-        foot = f"Here: {models}, not the paper's models. In brackets: 95 % intervals. " if table else ""
+        foot = f"Here: {models}, not the paper's models. " if table else ""
         box += paragraph(foot, self.link("Every claim and its verdict"), ".", *self.outdated(), classes=["hb-small"])
         return [box]
 
@@ -94,14 +98,15 @@ class ClaimBox(FromVerdicts):
         """Return the sentence, and the paper's number above ours."""
         sentence = paragraph(nodes.strong("", f"The paper: {claim.says}"), f" ({claim.where})")
         first = [line for line in lines if line["recipe"] == lines[0]["recipe"]]
-        idle = [line for line in first if line["verdict"] == NOT_TESTABLE and not line["ours"]]
+        idle = [line for line in first if line["verdict"] not in JUDGED and not line["ours"]]
         idle = idle if len(idle) < len(first) else []  # a table of nothing but the paper would look forgotten
         rows = [["the paper", claim.paper, ""]]
-        rows += [[line["model"], line["ours"] or line["why"], word(line)] for line in first if line not in idle]
+        rows += [[line["model"], number(line), words(line)] for line in first if line not in idle]
         rows += [] if first else [["here", "not judged yet: make book", ""]]
         text = f"Test: {claim.test}."
-        if idle:
-            text += f" Not testable: {', '.join(line['model'] + ' (' + line['why'] + ')' for line in idle)}."
+        for state in dict.fromkeys(line["verdict"] for line in idle):
+            of_it = (f"{line['model']} ({line['why']})" for line in idle if line["verdict"] == state)
+            text += f" {state.capitalize()}: {', '.join(of_it)}."
         if first:
             text += f" Recipe {first[0]['recipe']}.{self.other(first, lines)} "
         more = [self.link("In full", claim.name), "."] if first else []
@@ -111,11 +116,11 @@ class ClaimBox(FromVerdicts):
     @staticmethod
     def other(first: Sequence[Verdict], lines: Sequence[Verdict]) -> str:
         """Say which verdicts another recipe gives, where it differs and was run."""
-        before = {line["model"]: line["verdict"] for line in first}
-        other = [line for line in lines if line["recipe"] != first[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
-        same = {line["model"]: line["verdict"] == before[line["model"]] for line in other}
-        words = [f"{line['model']} {'the same' if same[line['model']] else line['verdict']}" for line in other]
-        return f" Under {other[0]['recipe']}: {', '.join(words)}." if other else ""
+        before = {line["model"]: words(line) for line in first}
+        other = [line for line in lines if line["recipe"] != first[0]["recipe"] and line["verdict"] in JUDGED]
+        same = {line["model"]: words(line) == before[line["model"]] for line in other}
+        told = [f"{line['model']} {'the same' if same[line['model']] else words(line)}" for line in other]
+        return f" Under {other[0]['recipe']}: {', '.join(told)}." if other else ""
 
 
 class Answer(FromVerdicts):
@@ -123,14 +128,14 @@ class Answer(FromVerdicts):
 
     def run(self) -> list[nodes.Node]:
         lines = [line for line in self.verdicts() if line["claim"] == "no-attention-generation"]
-        first = [line for line in lines if line["recipe"] == lines[0]["recipe"] and line["verdict"] != NOT_TESTABLE]
+        first = [line for line in lines if line["recipe"] == lines[0]["recipe"] and line["verdict"] in JUDGED]
         if not first:
             return [paragraph(nodes.strong("", "Attention, says the paper."), " No run here has tried it: make book.")]
-        wrong = [line for line in first if line["verdict"] != REPRODUCED]
+        wrong = [line for line in first if line["verdict"] != AGREES]
         *others, last = [line["model"] for line in wrong or first]
         models = " and ".join(filter(None, [", ".join(others), last]))
         if wrong:
-            answer, why = "Not attention alone, everywhere.", "something above the floor is left in"
+            answer, why = "Not attention alone, everywhere.", "something is left in"
         else:
             answer, why = "Attention.", "nothing is retrieved by"
         parts = [nodes.strong("", answer), f" Without it, {why} {models}; ", self.link("the verdict"), "."]
@@ -138,7 +143,7 @@ class Answer(FromVerdicts):
 
 
 class VerdictCounts(FromVerdicts):
-    """``{verdict-counts}``: for each model, how many of the claims that it can test are reproduced."""
+    """``{verdict-counts}``: for each hypothesis and model, how many claims are in each state."""
 
     def run(self) -> list[nodes.Node]:
         if not (table := self.verdicts()):
@@ -147,12 +152,19 @@ class VerdictCounts(FromVerdicts):
         rows = []
         for model in dict.fromkeys(line["model"] for line in first):
             verdicts = [line["verdict"] for line in first if line["model"] == model]
-            good, idle = verdicts.count(REPRODUCED), verdicts.count(NOT_TESTABLE)
-            counts = map(str, (good, len(verdicts) - good - idle, idle))
-            rows.append(["comparisons of models" if model == ACROSS else model, *counts])
+            name = "models against each other" if model == ACROSS else model
+            rows.append([name, *(str(verdicts.count(state)) for state in VERDICTS)])
         recipe = f"Recipe {table[0]['recipe']}. "
         foot = paragraph(recipe, self.link("The claims, their tests and numbers"), ".", *self.outdated())
-        return [grid(["model", "reproduced", "not reproduced", "not testable"], rows, "hb-names"), foot]
+        return [grid(["model", *(state.removesuffix(" on this model") for state in VERDICTS)], rows, "hb-names"), foot]
+
+
+class Limits(SphinxDirective):
+    """``{limits}``: what no verdict of this book covers, in three lines."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = nodes.bullet_list("", *(nodes.list_item("", paragraph(line)) for line in LIMITS))
+        return [nodes.container("", lines, classes=["hb-lead", "hb-limits"])]
 
 
 class VerdictChanges(FromVerdicts):
@@ -164,11 +176,11 @@ class VerdictChanges(FromVerdicts):
         by = {(line["claim"], line["model"], line["recipe"]): line for line in table}
         first, *others = dict.fromkeys(line["recipe"] for line in table)
         pairs = [(line, by.get((*key[:2], other))) for key, line in by.items() if key[2] == first for other in others]
-        judged = [(a, b) for a, b in pairs if b and NOT_TESTABLE not in (a["verdict"], b["verdict"])]
+        judged = [(a, b) for a, b in pairs if b and a["verdict"] in JUDGED and b["verdict"] in JUDGED]
         rows = [
-            [f"{CLAIMS[a['claim']].says} ({a['model']})", *(f"{word(line)}: {line['ours']}" for line in (a, b))]
+            [f"{CLAIMS[a['claim']].says} ({a['model']})", *(f"{words(line)}: {line['ours']}" for line in (a, b))]
             for a, b in judged
-            if a["verdict"] != b["verdict"]
+            if words(a) != words(b)
         ]
         text = f"{len(rows)} of the {len(judged)} verdicts that were reached under both recipes depend on the recipe"
         then = [": " if rows else ". ", self.link("all verdicts"), ".", *self.outdated()]
@@ -182,5 +194,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("claim", ClaimBox)
     app.add_directive("answer", Answer)
     app.add_directive("verdict-counts", VerdictCounts)
+    app.add_directive("limits", Limits)
     app.add_directive("verdict-changes", VerdictChanges)
     return {"version": "1", "parallel_read_safe": False, "parallel_write_safe": True}

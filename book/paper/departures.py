@@ -15,6 +15,7 @@ def cases(hybrid: hb.Model) -> dict[str, list[str]]:
     half = [*keep_heads(hybrid, "generation", "both", ks=[hybrid.heads // 2])]
     return {
         "insertion": ["Keep-Keep"],
+        "needle_copies": ["Omit-Keep"],
         "needle_span": ["Omit-Keep", "Only-Keep", "Only-Omit", "Keep-Only"],
         "out_of_window": ["Only-Keep", "Binary-Keep", "Omit-Keep"],
         "binary": ["Binary-Keep", "Keep-Binary"],
@@ -33,11 +34,13 @@ def without_effect(hybrid: hb.Model) -> set[str]:
     return fields | ({"out_of_window"} if hybrid.window is None else set())
 
 
-def rows(chapter: Chapter, hybrid: hb.Model, names: Iterable[str], recipe: hb.Recipe) -> pd.DataFrame:
+def rows(
+    chapter: Chapter, hybrid: hb.Model, names: Iterable[str], recipe: hb.Recipe, template: str = ""
+) -> pd.DataFrame:
     """Rows of the named conditions under a recipe, with their control."""
     known = hb.table1_conditions() | keep_heads(hybrid, "generation", "both", ks=[hybrid.heads // 2])
     conditions = {name: known[name] for name in dict.fromkeys(names)}
-    return chapter.sweep(hybrid, chapter.prompts(hybrid, recipe=recipe), conditions, recipe)
+    return chapter.sweep(hybrid, chapter.prompts(hybrid, template, recipe=recipe), conditions, recipe)
 
 
 def paired(chapter: Chapter, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
@@ -63,9 +66,15 @@ def one_by_one(chapter: Chapter, hybrid: hb.Model, base: pd.DataFrame, fields: I
             parts.append(pd.DataFrame({"field": field, "condition": names[:1], **gaps}))
             continue
         before, value = base[base["condition"].isin(names)], getattr(chapter.other, field)
-        changed = chapter.decisions.replace(**{field: value})
-        after = hb.scoring.rescore(before, value) if field == "rubric" else rows(chapter, hybrid, names, changed)
-        parts.append(paired(chapter, before, after).assign(field=field))
+        changed, template = chapter.decisions.replace(**{field: value}), ""
+        if field == "needle_copies":  # of prompts that hold the needle twice
+            template = "jrt"
+            before = rows(chapter, hybrid, names, chapter.decisions, template)
+        after = (
+            hb.scoring.rescore(before, value) if field == "rubric" else rows(chapter, hybrid, names, changed, template)
+        )
+        pairs = paired(chapter, before, after).assign(field=field)
+        parts.append(pairs.assign(condition=pairs["condition"] + ", read twice") if template else pairs)
     return pd.concat(parts, ignore_index=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -69,6 +69,20 @@ def answering(
     steps = next(iter(trace.entropy.values())).shape[1]
     read = [str(hybrid.tokenizer.decode([i])) for i in (*prompt.ids, *answer)[begin:steps]]
     return trace, read, slice(begin, begin + len(read))
+
+
+def moving_peak(seen: hb.Look) -> dict[str, Any]:
+    """At how many steps of the unmodified answer that write a token of the needle a head looks at this very token.
+
+    A head looks at a token if the needle has more than half of its attention, and this token the most of it.
+    """
+    run, needle = seen.runs[0], [i for i, piece in enumerate(seen.bins) if piece.part == "needle"]
+    tokens = np.array([seen.bins[i].text for i in needle])
+    on = run.mass[..., needle]  # (layers, heads, steps, tokens)
+    peak, looks = tokens[on.argmax(-1)], on.sum(-1) > 0.5
+    steps = [step for step, token in enumerate(run.gives) if token in tokens]
+    met = [step for step in steps if (looks[..., step] & (peak[..., step] == run.gives[step])).any()]
+    return {"model": seen.model, "steps": len(steps), "met": len(met)}
 
 
 def kept_and_silenced(trace: Trace, steps: slice) -> pd.DataFrame:

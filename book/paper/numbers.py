@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -59,6 +59,8 @@ THRESHOLDS, BENCHMARKS, SETUP = (
 )
 TABLE2 = tuple(RubricLine(*line) for line in _DATA["table2"])
 DISAGREEMENTS: list[dict[str, str]] = _DATA["disagreements"]  # what does not fit together, and where it stands
+LIMITS: list[str] = _DATA["limits"]  # what no verdict covers, told on the first page and on that of H1
+SOURCES: dict[str, dict[str, Any]] = _DATA["sources"]  # by field of a recipe: the text, the code, and where it is
 PARTS = tuple(Part(name, what, notebook, tuple(figures)) for name, what, notebook, figures in _DATA["parts"])
 PREFILL = ("Keep", "Omit", "Only", "Binary", "Null")  # rows of Table 1
 GENERATION = ("Keep", "Omit", "Only", "Binary")  # columns of Table 1
@@ -75,9 +77,22 @@ TIPPING_POINTS = {spec.heads: int(THRESHOLDS[f"{spec.name} tipping point"].value
 """Number of heads to k, of the three models."""
 
 
+def source_link(place: str) -> tuple[str, str]:
+    """Address and short name of lines in the authors' code, given as "repository commit file lines"."""
+    repository, commit, path, lines = place.split()
+    anchor = "-".join(f"L{line}" for line in lines.split("-"))
+    address = f"https://github.com/{repository}/blob/{commit}/{path}#{anchor}"
+    return address, f"{repository} {commit[:7]}, {path}, {'lines' if '-' in lines else 'line'} {lines}"
+
+
 def counterpart(heads: int) -> str | None:
     """Name of the paper's model with this number of heads, to compare a model with; None if there is none."""
     return next((spec.name for spec in MODELS if spec.heads == heads), None)
+
+
+def model_of(name: str) -> str | None:
+    """Name in the paper of one of its own models, given that of a checkpoint; None for any other model."""
+    return next((m.name for m in MODELS if name.lower().endswith(m.checkpoint.lower().split("/")[1])), None)
 
 
 def tipping_point(heads: int) -> str:

@@ -11,21 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
 
-from book.paper import numbers
 from book.paper.chapter import Chapter, with_needle
-from book.paper.tipping import RETRIEVES
 from hybret import metrics
-from hybret.engine import decode
-from hybret.engine.attach import Trace, implementation
-from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
+from hybret.explorer.record import look
 from hybret.interventions import Binary, Intervention, Keep, Mass, Null, Omit, Only, PerPhase
 from hybret.models import Model
 from hybret.prompts import Prompt
-from hybret.recipe import CORRECTED, Recipe
+from hybret.recipe import Recipe
 from hybret.scoring import normalise
 
 Variants = Mapping[str, Intervention]
@@ -105,37 +101,22 @@ def attention_parts(model: Model, prompts: Sequence[Prompt], steps: int) -> pd.D
     """
     if not prompts or not all(p.needle_spans and p.question_span for p in prompts):
         raise HybretError("attention is measured on prompts with a needle and a question; build some with niah.grid")
-    masses: dict[tuple[str, int, str], list[torch.Tensor]] = defaultdict(list)
+    masses: dict[tuple[str, int, str], list[np.ndarray]] = defaultdict(list)
     for prompt in prompts:
-        trace = Trace(keep_weights=True)
-        with parallel_scans(), implementation(model.net):
-            state = decode.prefill(model, prompt.ids, [()], prompt.needle_spans, CORRECTED, streaming=True)
-            decode.decode(model, state, [()], [prompt.needle_spans], CORRECTED, steps, trace)
-        for layer, passes in trace.weights.items():
-            for step, weights in enumerate(passes):  # (heads, 1, keys)
-                last = len(prompt.ids) - 1 + step
-                key_parts = _parts(prompt, torch.arange(last - weights.shape[-1] + 1, last + 1))
-                for i, part in enumerate(PARTS):
-                    masses[layer, step, part].append((weights[:, 0].float() * (key_parts == i)).sum(-1))
+        record = look(model, prompt, max_new_tokens=steps)
+        (run,), labels = record.runs, np.array([piece.part for piece in record.bins])
+        starts = np.array([piece.start for piece in record.bins])
+        for layer, by_step in zip(record.layers, run.mass.swapaxes(1, 2), strict=True):
+            for step, mass in enumerate(by_step):  # (heads, bins)
+                itself = starts == run.position + step
+                assert itself.any(), "the query's own position is a bin of its own"
+                for part in PARTS:
+                    chosen = itself if part == "self" else (labels == part) & ~itself
+                    masses[f"layer {layer}", step, part].append(mass[:, chosen].sum(-1))
     lines = [
-        (*key, float(torch.stack(heads).mean()), float(torch.stack(heads).amax(-1).mean()), len(heads))
-        for key, heads in masses.items()
+        (*key, float(np.mean(heads)), float(np.max(heads, -1).mean()), len(heads)) for key, heads in masses.items()
     ]
     return pd.DataFrame(lines, columns=["layer", "step", "part", "mass", "top", "n"])
-
-
-def _parts(prompt: Prompt, position: torch.Tensor) -> torch.Tensor:
-    """The index in `PARTS` of every key, given its position; the last key is the query's own."""
-    assert prompt.question_span is not None  # checked by the caller
-    asked, ended = prompt.question_span
-    part = torch.full_like(position, PARTS.index("context"))
-    part[position == 0] = PARTS.index("first")
-    part[(position >= asked) & (position < ended)] = PARTS.index("question")
-    part[position >= ended] = PARTS.index("answer")
-    for start, end in prompt.needle_spans:
-        part[(position >= start) & (position < end)] = PARTS.index("needle")
-    part[-1] = PARTS.index("self")
-    return part
 
 
 def words_asked(prompt: Prompt) -> int:
@@ -145,40 +126,16 @@ def words_asked(prompt: Prompt) -> int:
     return next((i for i, word in enumerate(words) if word not in asked), len(words))
 
 
-STATEMENTS = (  # what the paper says, the conditions it is about, whether they should fail
-    ("hiding the needle during generation ends retrieval", [f"Omit-{p}" for p in numbers.PREFILL], True),
-    ("Binary during generation ends it too", [f"Binary-{p}" for p in numbers.PREFILL], True),
-    ("Binary during prefill ends it too", [f"{g}-Binary" for g in numbers.GENERATION], True),
-    ("what is seen during prefill does not matter", ["Keep-Omit", "Keep-Only", "Keep-Null"], False),
-    ("seeing only the needle during generation is enough", ["Only-Keep"], False),
-    ("... but not without its surroundings during prefill", ["Only-Only", "Only-Null"], True),
-)
+def wording(rows: pd.DataFrame, prompt: Prompt) -> pd.DataFrame:
+    """What answers hold, by model: columns model, answers, accuracy (0 to 1), right and content (how many).
 
-
-def hardest_cases(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each statement of the paper about Table 1 the condition that speaks most against it.
-
-    `rows` are of `hybret.table1_conditions`, with their control. Columns: says, case, paper, here, full (in words),
-    holds: "holds", "does not hold", or "cannot be tried" where the unmodified model hardly retrieves.
+    Content: the words of the needle from the first one on that its question lacks; `prompt` has both.
     """
-    ours: Any = metrics.accuracy(rows, by="condition").set_index("condition")
-    floor: Any = metrics.floor(rows, by="condition")["accuracy"].max()
-    keep = ours.loc["Keep-Keep", "accuracy"]
-    tried = keep > floor + RETRIEVES
-    lines = []
-    for says, names, fails in STATEMENTS:
-        accuracies = ours.loc[names, "accuracy"]
-        case = accuracies.idxmax() if fails else accuracies.idxmin()
-        line = ours.loc[case]
-        generation, prefill = case.split("-")
-        holds = line["accuracy"] <= 0.2 * keep + floor if fails else line["accuracy"] >= 0.8 * keep
-        lines.append({
-            "says": says, "case": case, "paper": f"{100 * numbers.TABLE1[prefill, generation].value:.1f} %",
-            "here": f"{100 * line['accuracy']:.1f} % ({100 * line['low']:.0f} to {100 * line['high']:.0f})",
-            "full": f"{100 * line['exact']:.1f} %",
-            "holds": ("holds" if holds else "does not hold") if tried else "cannot be tried",
-        })  # fmt: skip
-    return pd.DataFrame(lines)
+    news = " ".join(normalise(prompt.needle.sentence).split()[words_asked(prompt) :])
+    rows = with_needle(rows).assign(accuracy=metrics.fraction)
+    rows = rows.assign(content=[news in normalise(answer) for answer in rows["answer"]])
+    counts = {"answers": ("accuracy", "size"), "accuracy": ("accuracy", "mean"), "right": ("exact", "sum")}
+    return rows.groupby("model", sort=False).agg(**counts, content=("content", "sum")).reset_index()
 
 
 def predictions(table: pd.DataFrame, parts: pd.DataFrame, reading: pd.DataFrame, outside: float | None) -> pd.DataFrame:

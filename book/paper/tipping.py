@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -88,7 +89,9 @@ def sparse_configuration(rows: pd.DataFrame, heads: int) -> tuple[int, str]:
 def heads_kept(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows whose condition keeps heads by entropy: by another measure it is another rule than the paper's."""
     rows = rows[rows["k"].notna()]
-    return rows[~rows["intervention"].astype(str).str.contains("'l2'", regex=False)] if "intervention" in rows else rows
+    if "intervention" not in rows:
+        return rows
+    return rows[~rows["intervention"].astype(str).str.contains("metric='(?!entropy')")]
 
 
 def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -106,11 +109,10 @@ def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def by_seed(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Accuracy over several haystack seeds, with the spread between them beside the interval over prompts.
+    """Accuracy over several haystack seeds, and how far it moved from haystack to haystack.
 
-    The interval tells how far the mean could move with other prompts of these haystacks, the spread how far it did move
-    from haystack to haystack: to `hybret.metrics.accuracy`, all seeds together, come the columns seeds (how many),
-    least and most (the lowest and the highest accuracy of a seed, 0 to 1).
+    To `hybret.metrics.accuracy`, all seeds together, come the columns seeds (how many), least and most (the lowest and
+    the highest accuracy of a seed, 0 to 1).
     """
     checked(rows, ["haystack_seed"])
     by = list(by)
@@ -118,6 +120,38 @@ def by_seed(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     seeds = metrics.accuracy(rows, [*by, "haystack_seed"], 1)
     spread = seeds.groupby(by, dropna=False, sort=False)["accuracy"].agg(seeds="size", least="min", most="max")
     return table.merge(spread.reset_index(), on=by, how="left")
+
+
+def read_twice(rows: pd.DataFrame) -> pd.DataFrame:
+    """Exact answers with the prompt read once and twice, where they differ: model, k, once, twice, prompts.
+
+    `rows` are of one version; both templates of a model have the same prompts but for the second reading.
+    """
+    cells = metrics.with_needle(heads_kept(rows))
+    cells = cells.assign(read=cells["template"].eq("jrt").map({True: "twice", False: "once"}))
+    counts: Any = cells.groupby(["model", "k", "read"], sort=False)["exact"].agg(["sum", "size"]).unstack("read")
+    table = counts["sum"][["once", "twice"]].assign(prompts=counts["size"]["once"]).dropna().astype(int)
+    return table[table["once"] != table["twice"]].rename_axis(columns=None).reset_index()
+
+
+def half_sentences(rows: pd.DataFrame) -> pd.DataFrame:
+    """The most frequent answer that earns points without being exact, of each model and k.
+
+    Columns: model, k, partial and right (how many answers), prompts, answer, times (of this very answer).
+    """
+    lines = []
+    for (model, k), part in metrics.with_needle(heads_kept(rows)).groupby(["model", "k"], sort=False):
+        partial = part[(part["score"] > 0) & ~part["exact"].astype(bool)]
+        if len(partial):
+            first = partial["answer"].value_counts()
+            lines.append((model, k, len(partial), int(part["exact"].sum()), len(part), first.index[0], first.iloc[0]))
+    return pd.DataFrame(lines, columns=["model", "k", "partial", "right", "prompts", "answer", "times"])
+
+
+def without_needle(rows: pd.DataFrame) -> pd.DataFrame:
+    """How many answers to prompts without the needle earned any points: columns model, answers, scored."""
+    control = rows[rows["needle"] == metrics.CONTROL].assign(scored=lambda t: t["score"] > 0)
+    return control.groupby("model", sort=False)["scored"].agg(answers="size", scored="sum").reset_index()
 
 
 def shortest_apart(rows: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.DataFrame:

@@ -1,11 +1,12 @@
 """A verdict for every claim of the paper, for each model and recipe, computed from rows.
 
-`CLAIMS` has the claims and their tests; `of` judges rows, `said` writes the verdicts as sentences, `html` as a table.
+`CLAIMS` has the claims and their tests; `of` judges rows, and is the only place that does; `count` counts the states
+that it found, `html` writes them as a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,30 +15,30 @@ import pandas as pd
 import yaml
 
 from book.paper import numbers as paper
-from book.paper.claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, VERDICTS, Claim, Outcome
+from book.paper.claims import HYPOTHESES, JUDGED, VERDICTS, Claim, outcome
 from book.paper.claims import benchmarks as benchmark_claims
 from book.paper.claims import heads as head_claims
 from book.paper.claims import weights as weight_claims
-from book.paper.claims.evidence import NO_MORE, Evidence, NotTestable
+from book.paper.claims.evidence import NO_MORE, Estimate, Evidence, percent
 from book.paper.tipping import HOLDS
 from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
 from hybret.rows import ACTS, CELL, checked
 
-__all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "html", "of", "said"]
+__all__ = ["CLAIMS", "HYPOTHESES", "VERDICTS", "Claim", "count", "html", "of", "words"]
 
 
 def _claims() -> dict[str, Claim]:
     """The claims of `claims.yaml` by name, with the numbers that their texts name in braces."""
-    limits = {"NO_MORE": NO_MORE, "HOLDS": HOLDS, "RECOVERS": head_claims.RECOVERS, "FOLLOWS": head_claims.FOLLOWS,
-              "FAR": weight_claims.FAR, "LITTLE": benchmark_claims.LITTLE, "KEPT": benchmark_claims.KEPT,
-              "HALF": benchmark_claims.HALF}  # fmt: skip
+    heads, weights, benchmarks = head_claims, weight_claims, benchmark_claims
+    limits = {"NO_MORE": NO_MORE, "HOLDS": HOLDS, "RECOVERS": heads.RECOVERS, "FOLLOWS": heads.FOLLOWS,
+              "FAR": weights.FAR, "CEILING": weights.CEILING, "CLOSE": weights.CLOSE,
+              "LITTLE": benchmarks.LITTLE, "KEPT": benchmarks.KEPT, "HALF": benchmarks.HALF}  # fmt: skip
     reported = paper.THRESHOLDS | paper.BENCHMARKS | {f"{g}-{p}": cell for (p, g), cell in paper.TABLE1.items()}
     words: dict[str, Any] = {name: 100 * limit for name, limit in limits.items()}
     words |= {name: (100 if r.unit in ("accuracy", "share") else 1) * r.value for name, r in reported.items()}
-    held = head_claims.HOLDS_AT.items()
-    words |= {f"{name} holds": f"k = {k}: more than {100 * share:g} % of full" for name, (k, share) in held}
+    words["LARGER"] = head_claims.LARGER
     path = Path(__file__).parent / "claims" / "claims.yaml"
     claims = {}
     for name, fields in yaml.safe_load(path.read_text(encoding="utf-8")).items():
@@ -58,10 +59,10 @@ ONE = {"needles": "asked", "haystacks": "haystack", "rubrics": "rubric", "device
        "answer lengths": "max_new_tokens"}  # fmt: skip
 # One answer is asked of each of these.
 ANSWERED = ["model", "recipe", *ACTS, *CELL]
-MARKS = {REPRODUCED: "●", NOT_REPRODUCED: "✕", NOT_TESTABLE: "○"}
+MARKS = dict(zip(VERDICTS, "●✕◐○–", strict=True))
 _ABOUT = ("claim", *Claim._fields[1:])
 _NUMBERS = ("value", "low", "high", "unit", "n", "prompts")
-_COLUMNS = [*_ABOUT, "model", "recipe", "verdict", "ours", *_NUMBERS, "why"]
+_COLUMNS = [*_ABOUT, "model", "recipe", "verdict", "exactly", "ours", "interval", *_NUMBERS, "why"]
 
 
 def of(
@@ -76,12 +77,12 @@ def of(
 
     Parameters
     ----------
-    rows : rows of sweeps, with their controls; without rows a claim is not testable.
+    rows : rows of sweeps, with their controls; without rows a claim is not run.
     benchmarks : rows of `hybret.harness.evaluate` in the configurations base, sparse and ablated. The group glue is one
         side, mmlu-lookup another, and all other groups that begin with mmlu the third.
     claims : names of the claims to judge; default all.
     models : loaded models of the rows (or anything with name, heads, parameters and family). Without them the largest
-        k of the rows counts as all heads, and claims about size are not testable.
+        k of the rows counts as all heads, and claims about size are not run.
     recipes : recipes to judge all `models` under, even without rows.
     prompts : the prompts of the rows, for the claim about copied answers.
 
@@ -89,9 +90,9 @@ def of(
     -------
     DataFrame
         One line per claim, model and recipe, in the order of `CLAIMS`; claims that compare models have one line per
-        recipe, with the model ``"all models"``. Columns: the claim's fields (`Claim`), model, recipe, verdict, ours
-        (our figure in words, with its interval), value, low, high, unit (of the number that was tested), n, prompts,
-        why.
+        recipe, with the model ``"all models"``. Columns: the claim's fields (`Claim`), model, recipe, verdict (by the
+        paper's points), exactly (the verdict by exact answers, where it is another one), ours (our figure in words),
+        interval, value, low, high, unit (of the number that was tested), n, prompts (what was resampled), why.
     """
     tables = rows is not None or benchmarks is not None
     rows, benchmarks = _checked(rows, SWEEP), _checked(benchmarks, ITEMS)
@@ -114,14 +115,25 @@ def of(
             by_recipe = {e.recipe: [beside for beside in evidence if beside.recipe == e.recipe] for e in evidence}
             judged = [(ACROSS, recipe, several) for recipe, several in by_recipe.items()]
         for model, recipe, rested_on in judged:
-            try:
-                outcome = JUDGES[claim.name](rested_on)
-            except NotTestable as reason:
-                outcome = Outcome(NOT_TESTABLE, reason.ours, reason.estimate, reason.why)
-            number = {name: getattr(outcome.estimate, name, pd.NA) for name in _NUMBERS}
-            verdict = {"verdict": outcome.verdict, "ours": outcome.ours, **number, "why": outcome.why}
-            lines.append(about | {"model": model, "recipe": recipe} | verdict)
+            judge = JUDGES[claim.name]
+            found, exactly = outcome(judge, rested_on), ""
+            if claim.exact and found.verdict in JUDGED:
+                several = [e.exactly for e in rested_on] if claim.across else rested_on.exactly
+                exactly = outcome(judge, several).verdict
+            verdict = {"verdict": found.verdict, "exactly": exactly if exactly != found.verdict else ""}
+            number = {name: getattr(found.estimate, name, pd.NA) for name in _NUMBERS}
+            told = {"ours": found.ours, "interval": _interval(found.estimate), **number, "why": found.why}
+            lines.append(about | {"model": model, "recipe": recipe} | verdict | told)
     return pd.DataFrame(lines, columns=_COLUMNS)
+
+
+def _interval(e: Estimate | None) -> str:
+    """The interval of the number that was tested, and from how many prompts it comes."""
+    if e is None:
+        return ""
+    n = f"n = {e.n}" + (f", {e.prompts} of them different" if e.prompts != e.n else "")
+    ends = (f"{end:g}" if e.unit == "heads" else percent(end, "+" if e.low < 0 else "") for end in (e.low, e.high))
+    return f"{' to '.join(ends)}{'' if e.unit == 'heads' else ' %'}; {n}"
 
 
 def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame:
@@ -153,21 +165,18 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
     return table
 
 
-def said(table: pd.DataFrame) -> dict[str, list[str]]:
-    """For each hypothesis a sentence per model and recipe: how many testable claims are reproduced, and which not."""
+def count(table: pd.DataFrame) -> pd.DataFrame:
+    """How many claims are in each state: one line per hypothesis, model and recipe, one column per state."""
     checked(table, _COLUMNS, source="verdicts.of")
-    sentences = {}
-    for hypothesis, of_it in table.groupby("hypothesis", sort=False):
-        parts = []
-        for (model, recipe), judged in of_it.groupby(["model", "recipe"], sort=False):
-            testable = judged[judged["verdict"] != NOT_TESTABLE]
-            good = int((testable["verdict"] == REPRODUCED).sum())
-            bad = testable.loc[testable["verdict"] == NOT_REPRODUCED, "label"]
-            if len(testable):
-                but = f" (not: {'; '.join(bad)})" if len(bad) else ""
-                parts.append(f"{model}, {recipe}: {good} of {len(testable)} testable claims reproduced{but}.")
-        sentences[f"{hypothesis}, {HYPOTHESES[str(hypothesis)]}"] = parts or ["Nothing could be tested."]
-    return sentences
+    by = ["hypothesis", "model", "recipe"]
+    counts = table.groupby([*by, "verdict"], sort=False).size().unstack(fill_value=0)
+    return counts.reindex(columns=VERDICTS, fill_value=0).rename_axis(columns=None).reset_index()
+
+
+def words(line: Mapping[Any, Any]) -> str:
+    """A verdict in words with its mark, and that by exact answers where it is another one."""
+    by_exact = f" (by exact answers: {line['exactly']})" if line["exactly"] else ""
+    return f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}{by_exact}"
 
 
 def html(table: pd.DataFrame) -> str:
@@ -186,9 +195,8 @@ def html(table: pd.DataFrame) -> str:
         )
         models: dict[tuple[str, str], list[str]] = {}  # models of one result share a line
         for line in lines.to_dict("records"):
-            parts = [line["ours"], f"n = {line['n']}" if line["ours"] and not pd.isna(line["n"]) else "", line["why"]]
-            verdict = f"{MARKS[line['verdict']]} {line['verdict'].removesuffix(' on this model')}"
-            same = models.setdefault((verdict, "; ".join(filter(None, parts))), [])
+            parts = [line["ours"], f"tested: {line['interval']}" if line["interval"] else "", line["why"]]
+            same = models.setdefault((words(line), "; ".join(filter(None, parts))), [])
             same.append(escape(printable(f"{line['model']}, {line['recipe']}")))
         for (verdict, result), names in models.items():
             cells = ("<br>".join(names), escape(verdict), escape(printable(result)))

@@ -6,9 +6,11 @@ import concurrent.futures as cf
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -30,8 +32,10 @@ PATIENCE = 5.0  # seconds: nbclient answers a signal by asking its kernel to shu
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
 
 
-class BuildError(RuntimeError):
+class BuildError(HybretError):
     """A notebook raised, or the pages could not be built without warnings."""
+
+    status = 1
 
 
 def build(
@@ -64,8 +68,10 @@ def build(
     project = Project(Path(root).resolve(), {**({"model": model} if model else {}), **(parameters or {})})
     if publish and not project.variant:
         raise HybretError("only runs of another model are published; give one with --model")
+    todo = select(project, only, force, jobs)
+    check_folders(project, pages=html and not publish)
     began = time.perf_counter()
-    run_all(project, select(project, only, force, jobs), jobs, console)
+    run_all(project, todo, jobs, console)
     console.print(f"runs   {time.perf_counter() - began:.1f} s")
     if publish:
         folder = publish_runs(project)
@@ -78,6 +84,19 @@ def build(
     console.print(f"pages  {time.perf_counter() - began:.1f} s")
     console.print(f"open [bold]{escape(printable(index))}[/]", soft_wrap=True)
     return index
+
+
+def check_folders(project: Project, pages: bool) -> None:
+    """Refuse a clone that cannot be written to, and for the pages one whose path Sphinx takes for a pattern."""
+    if pages and (signs := "".join(sorted({*"[]*?"} & {*str(project.root)}))):
+        raise HybretError(f"the path {project.root} holds {signs}, which Sphinx takes for a pattern; rename the folder")
+    for folder in (project.executed, project.results, project.html if pages else project.results):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as problem:
+            reason = f"cannot write in {problem.filename or folder} ({problem.strerror})"
+            raise HybretError(f"{reason}; build the book in a clone of your own") from problem
 
 
 def select(project: Project, only: Iterable[str] | None, force: bool, jobs: int) -> list[Run]:
@@ -122,9 +141,10 @@ def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> N
                 seconds, error = (0.0, f"its process ended: {crash}") if crash else future.result()
                 if error:
                     failed.append(run.name)
-                    kept = os.path.relpath(project.executed / f"{run.name}.failed.ipynb", project.root)
-                    console.print(f"  [red]FAILED[/]   {run.name}  {seconds:.1f} s\n    {escape(kept)}: ", end="")
-                    console.print(printable(error), markup=False, soft_wrap=True)
+                    kept = project.executed / f"{run.name}.failed.ipynb"
+                    where = f"{os.path.relpath(kept, project.root)}: " if kept.is_file() else ""
+                    console.print(f"  [red]FAILED[/]   {run.name}  {seconds:.1f} s")
+                    console.print(printable(f"    {where}{error}", squeeze=False), markup=False, soft_wrap=True)
                 else:
                     unfinished.discard(run.name)
                     done = f"{len(todo) - len(unfinished)}/{len(todo)}"
@@ -176,17 +196,17 @@ def pages(project: Project, console: Console) -> Path:
                 f"{printable(what)}, and pages ask for nothing; let it show text, a table or a picture, and run it "
                 f"again (hybret book --only {printable(path.stem)} --force)"
             )
-    out = project.root / "_build" / project.variant if project.variant else project.root
-    index, log = out / "_build" / "html" / "index.html", project.root / "_build" / "book.log"
+    index, log = project.html / "index.html", project.root / "_build" / "book.log"
     index.unlink(missing_ok=True)  # so that its presence afterwards proves that this build wrote it
     log.parent.mkdir(exist_ok=True)
     console.print("pages: building the HTML")
-    command = [*JUPYTER_BOOK, str(project.root), "-W", "--keep-going", "--path-output", str(out)]
+    command = [*JUPYTER_BOOK, str(project.root), "-W", "--keep-going", "--path-output", str(project.html.parents[1])]
     environment = {**os.environ, OVERRIDES: json.dumps(dict(project.overrides))}
     with log.open("w") as output:
         code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
     if code or not index.is_file():
-        faults = [line for line in log.read_text().splitlines() if "WARNING" in line or "ERROR" in line]
+        plain = re.sub(r"\x1b\[[\d;]*m", "", log.read_text())  # Sphinx colours a log too
+        faults = [line for line in plain.splitlines() if "WARNING" in line or "ERROR" in line]
         for line in faults[:20]:
             console.print(printable(line), markup=False, soft_wrap=True)
         raise BuildError(f"the pages were not built (jupyter-book ended with {code}); the whole log is {log}")

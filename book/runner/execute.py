@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -16,16 +18,15 @@ from pathlib import Path
 
 import nbformat
 
+import hybret
 from book.runner.outputs import without_bars
 from book.runner.runs import Project, Run
 from hybret.files import digest
 from hybret.store import commit
 
-# This environment's kernel and not the user's; no progress bars among a page's results (`without_bars` catches those of
-# other libraries); and memory that glibc would give back to the system after every large tensor is kept (a third of the
-# time of decoding many Jamba rows).
+# No progress bars among a page's results (`without_bars` catches those of other libraries); and memory that glibc would
+# give back to the system after every large tensor is kept (a third of the time of decoding many Jamba rows).
 ENVIRONMENT = {
-    "JUPYTER_PREFER_ENV_PATH": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
@@ -34,6 +35,14 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
 }
 LONGEST_FOLDER = 70  # characters of the folder of a kernel's sockets
+# What a run says of itself holds for this Python and the clone's hybret: a kernel with another one does not start.
+KERNEL = """import sys
+sys.path[:] = filter(None, sys.path)
+import hybret
+if hybret.__file__ != (wanted := sys.argv.pop(1)):
+    sys.exit(f"it imports hybret from {hybret.__file__}, and not from {wanted}; see PYTHONPATH and sitecustomize")
+from ipykernel.kernelapp import launch_new_instance
+launch_new_instance()"""
 LIBRARIES = ("hybret", "torch", "transformers", "lm_eval")
 
 
@@ -77,6 +86,7 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
     part, bad, log = (done.with_suffix(s) for s in (".running.ipynb", ".failed.ipynb", ".log"))
     for folder in (project.executed, project.results):
         folder.mkdir(parents=True, exist_ok=True)
+    bad.unlink(missing_ok=True)
     began = time.time()
     # Kernels that share a folder of sockets hang, and ~/.ipython would make this machine's runs special.
     # A socket's name has room for about 100 characters, which the scratch folder of a job can fill.
@@ -89,11 +99,25 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
         from traitlets.config import Config
 
         files = Path(private, "files")  # where `hybret.figures.save` writes down what it saved
-        own = {"OMP_NUM_THREADS": str(threads), "IPYTHONDIR": private, "HYBRET_RUN_FILES": str(files)}
-        os.environ |= ENVIRONMENT | own
-        # A kernel called python3 there would be another Python, and another hybret may be on the path.
-        os.environ.pop("JUPYTER_PATH", None)
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(project.root), *filter(None, [os.environ.get("PYTHONPATH")])])
+        clone = project.root / "hybret" / "__init__.py"
+        argv = [
+            sys.executable,
+            "-c",
+            KERNEL,
+            str(clone if clone.is_file() else hybret.__file__),
+            "-f",
+            "{connection_file}",
+        ]
+        kernel = Path(private, "kernels", "python3", "kernel.json")
+        kernel.parent.mkdir(parents=True)
+        kernel.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+        os.environ |= ENVIRONMENT | {
+            "OMP_NUM_THREADS": str(threads),
+            "IPYTHONDIR": private,
+            "JUPYTER_PATH": private,  # before every other kernel called python3
+            "HYBRET_RUN_FILES": str(files),
+            "PYTHONPATH": os.pathsep.join([str(project.root), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
         try:
             with gpu_memory() as memory:
                 nb = papermill.execute_notebook(
@@ -111,6 +135,9 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
             if part.exists():
                 os.replace(part, bad)
             what = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+            if not hasattr(error, "ename"):  # the kernel died, and said why to the log at most
+                last = "".join(log.read_text().strip().splitlines()[-1:]) or "nothing"
+                what += f" (the kernel's Python is {sys.executable}; the last line of {log} is: {last})"
             return time.time() - began, " ".join(what.split())
         saved = files.read_text().splitlines() if files.is_file() else []
     without_bars(nb)
@@ -135,5 +162,4 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
     }
     nbformat.write(nb, part)
     os.replace(part, done)
-    bad.unlink(missing_ok=True)
     return time.time() - began, ""

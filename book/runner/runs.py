@@ -101,6 +101,11 @@ class Project:
         """Figure and table files that pages include."""
         return self.root / "book" / "results" / self.variant
 
+    @property
+    def html(self) -> Path:
+        """The built pages."""
+        return (self.root / "_build" / self.variant if self.variant else self.root) / "_build" / "html"
+
     @cached_property
     def variant(self) -> str:
         """Folder name of the runs with these overrides; empty for the book's own runs."""
@@ -156,7 +161,7 @@ class Project:
     def _entries(self) -> dict[str, dict[str, Any]]:
         path = self.notebooks / "runs.yml"
         if not path.is_file():
-            raise HybretError(f"{path} does not exist: run this command in a clone of the project, or name its folder.")
+            raise HybretError(f"{path} does not exist: run this command in a clone of the project.")
         try:
             entries = {name: entry or {} for name, entry in (yaml.safe_load(path.read_text()) or {}).items()}
         except yaml.YAMLError as error:

@@ -17,23 +17,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import transformers
-from torch import Tensor
 
 from book.paper.chapter import keep_heads
 from book.speed.stock import answer
 from hybret import __version__
 from hybret.devices import GIB, budget_of
-from hybret.engine import decode, streaming
+from hybret.engine import decode
 from hybret.engine.attach import implementation
-from hybret.engine.entropy import keep_lowest
 from hybret.engine.scan import parallel_scans
-from hybret.engine.schedule import Timings
-from hybret.errors import HybretError
+from hybret.engine.schedule import Timings, answer_key
+from hybret.errors import HybretError, one_of
 from hybret.interventions import Intervention, KeepHeads, Omit, table1_conditions
-from hybret.metrics import fraction
 from hybret.models import Model
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
@@ -70,8 +66,7 @@ def bench(
     under `stock_conditions` conditions, evenly spread. Seconds are wall clock, memory is peak GiB (on the CPU of the
     whole process).
     """
-    if unknown := [name for name in sweeps if name not in SWEEPS]:
-        raise HybretError(f"unknown sweep {unknown[0]!r}; choose from {', '.join(SWEEPS)}")
+    sweeps = [one_of("sweep", name, SWEEPS) for name in sweeps]
     if stock_prompts < 1 or stock_conditions < 1:
         raise HybretError("the stock path must answer at least one prompt under at least one condition")
     prompts = niah.grid(model, lengths, depths, seed=seed)
@@ -89,7 +84,7 @@ def bench(
         record[name] = _sweep(model, prompts, conditions, list(subset), max_new_tokens, peak)
         say(f"{name}: {record[name]['seconds']} s, the stock path {record[name]['stock']['seconds']} s")
     say("prefill")
-    record["prefill"] = {**prefill_ratio(model, longest), "kept_as_in_fp32": kept_share(model, longest)}
+    record["prefill"] = prefill_ratio(model, longest)
     return record
 
 
@@ -103,22 +98,31 @@ def _sweep(
     model: Model, prompts: Sequence[Prompt], conditions: Conditions, subset: Pairs, max_new_tokens: int, peak: float
 ) -> dict[str, Any]:
     """Time one sweep, and the stock path on a subset of its answers; `peak` is the machine's rate of products."""
-    _, timings, record = _timed_sweep(model, prompts, conditions, max_new_tokens=max_new_tokens)
+    timings = Timings()
+    with Memory(model) as memory:
+        began = time.perf_counter()
+        rows = sweep(model, prompts, conditions, max_new_tokens=max_new_tokens, progress=False, stages=timings)
+        seconds = round(time.perf_counter() - began, 3)
     same, times, tokens = 0, [], sum(len(p.ids) for p in prompts)
     with Memory(model) as stock_memory:
         answer(model, prompts[0], subset[0][1], 2)  # its own warm-up
         for prompt, condition in subset:
             took, answered = clock(model.device, partial(answer, model, prompt, condition, max_new_tokens))
             times.append(took)
-            same += answered == timings.tokens[prompt.key, resolve(condition, model, CORRECTED).key]
-    budget, stock, read = budget_of(model), statistics.mean(times) * record["answers"], tokens * len(conditions)
+            same += answered == timings.tokens[answer_key(prompt, resolve(condition, model, CORRECTED))]
+    budget, stock, read = budget_of(model), statistics.mean(times) * len(rows), tokens * len(conditions)
     prefills = {resolve(condition, model, CORRECTED).prefill for condition in conditions.values()}
     return {
-        **record,
+        "prompts": len(prompts),
+        "conditions": len(conditions),
+        "answers": len(rows),
+        "seconds": seconds,
+        "stages": {stage: round(value, 3) for stage, value in timings.seconds.items()},
+        "memory_gib": memory.gib,
         "longest_prompt_tokens": max(len(p.ids) for p in prompts),
         "max_new_tokens": max_new_tokens,
         "budget": {"rows": budget.max_sequences, "tokens": budget.max_tokens},
-        "prompt_tokens_per_second": round(read / record["seconds"]),
+        "prompt_tokens_per_second": round(read / seconds),
         "stock": {
             "answers": len(subset),
             "prompts": len({prompt.key for prompt, _ in subset}),
@@ -127,7 +131,7 @@ def _sweep(
             "memory_gib": stock_memory.gib,
             "prompt_tokens_per_second": round(read / stock),
         },
-        "ratio": round(stock / record["seconds"], 1),
+        "ratio": round(stock / seconds, 1),
         "tokens_identical": same == len(subset),
         "answers_identical": same,
         "answers_compared": len(subset),
@@ -139,26 +143,6 @@ def _sweep(
     }
 
 
-def _timed_sweep(
-    model: Model, prompts: Sequence[Prompt], conditions: Conditions, **options: Any
-) -> tuple[pd.DataFrame, Timings, dict[str, Any]]:
-    """Return the rows of a sweep, its timings, and what a record says of it."""
-    timings = Timings()
-    with Memory(model) as memory:
-        began = time.perf_counter()
-        rows = sweep(model, prompts, conditions, progress=False, stages=timings, **options)
-        seconds = round(time.perf_counter() - began, 3)
-    counts = {"prompts": len(prompts), "conditions": len(conditions), "answers": len(rows), "seconds": seconds}
-    stages = {stage: round(value, 3) for stage, value in timings.seconds.items()}
-    return rows, timings, {**counts, "stages": stages, "memory_gib": memory.gib}
-
-
-def sparse_prefill(model: Model, prompt: Prompt, ids: Sequence[int]) -> None:
-    """Read tokens with half of the heads kept."""
-    with implementation(model.net):
-        decode.prefill(model, ids, [(KeepHeads(model.heads // 2),)], prompt.needle_spans, CORRECTED, streaming=True)
-
-
 def prefill_ratio(model: Model, prompt: Prompt) -> dict[str, Any]:
     """Time a sparsified prefill (half of the heads kept) and a plain one through SDPA; medians in seconds.
 
@@ -167,7 +151,11 @@ def prefill_ratio(model: Model, prompt: Prompt) -> dict[str, Any]:
     again = -(-prompt.length // len(prompt.ids))
     ids = torch.tensor([list(prompt.ids) * again], device=model.device)[:, : prompt.length + 1]
     position = torch.arange(prompt.length, device=model.device)[None]
-    sparse = partial(sparse_prefill, model, prompt, ids[0].tolist())
+
+    def sparse() -> None:
+        half = (KeepHeads(model.heads // 2),)
+        with implementation(model.net):
+            decode.prefill(model, ids[0].tolist(), [half], prompt.needle_spans, CORRECTED, streaming=True)
 
     def plain() -> None:
         model.net.set_attn_implementation("sdpa")
@@ -187,70 +175,9 @@ def prefill_ratio(model: Model, prompt: Prompt) -> dict[str, Any]:
     return {"tokens": prompt.length, **seconds, "ratio": round(ours / theirs, 3)}
 
 
-def kept_share(model: Model, prompt: Prompt) -> float:
-    """Share of (token, attention layer) whose kept heads are those of fp32 entropies of the same queries and keys.
-
-    Half of the heads are kept. In fp32 it is 1.0 but for rounding among ties.
-    """
-    shares, original = [], streaming.attend
-
-    def watched(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        result = original(query, key, value, *args, **kwargs)
-        exact = original(query.float(), key.float(), value.float(), *args, **kwargs)
-        k = torch.full((len(query),), model.heads // 2, device=query.device)
-        assert result[2] is not None and exact[2] is not None  # KeepHeads asks for entropies
-        same = keep_lowest(result[2], k, CORRECTED) == keep_lowest(exact[2], k, CORRECTED)
-        shares.append(float(same.all(1).float().mean()))
-        return result
-
-    streaming.attend = watched
-    try:
-        with parallel_scans():
-            sparse_prefill(model, prompt, prompt.ids)
-    finally:
-        streaming.attend = original
-    return round(statistics.mean(shares), 5)
-
-
-def long_maps(
-    model: Model,
-    lengths: Sequence[int] = (16384, 32768, 65536, 131072),
-    depths: int | Sequence[float] = 5,
-    max_new_tokens: int = decode.MAX_NEW_TOKENS,
-    say: Say = lambda _: None,
-) -> dict[str, Any]:
-    """Time columns of a retrieval map far beyond the paper's 4,096 tokens.
-
-    All heads, half of them and none are kept while the answer is written, and half of them also while the prompt is
-    read. `lengths` are labels in tokens, shortest first; the first that does not fit into memory ends the measurement,
-    and ``ended`` says so.
-    """
-    half = model.heads // 2
-    conditions = keep_heads(model, "generation", ks=[model.heads, half, 0]) | keep_heads(model, "both", ks=[half])
-    record: dict[str, Any] = {"machine": machine(model), "rows": [], "ended": "all were read"}
-    template = "instruct" if model.instruct else "base"
-    grids = [niah.grid(model, [length], depths, template) for length in lengths]
-    sweep(model, grids[0][:1], conditions, max_new_tokens=3, progress=False)  # chooses kernels before any clock starts
-    for length, prompts in zip(lengths, grids, strict=True):
-        longest = max(len(p.ids) for p in prompts)
-        say(f"{len(prompts)} prompts of up to {longest} tokens x {len(conditions)} conditions")
-        options: Any = {"max_new_tokens": max_new_tokens, "budget": budget_of(model, longest)}
-        try:
-            rows, _, part = _timed_sweep(model, prompts, conditions, **options)
-        except HybretError as problem:
-            record["ended"] = f"{longest} tokens: {problem}"
-            break
-        rate = round(int(rows["tokens"].sum()) / part["seconds"])
-        accuracy = {name: round(float(fraction(of_it).mean()), 4) for name, of_it in rows.groupby("condition")}
-        line = {"length": length, "tokens": longest, **part, "prompt_tokens_per_second": rate, "accuracy": accuracy}
-        record["rows"].append(line)
-        say(f"{part['seconds']:.1f} s, {part['memory_gib']} GiB")
-    return record
-
-
-def matmul_rate(model: Model, size: int | None = None) -> float:
+def matmul_rate(model: Model) -> float:
     """Floating-point operations per second of a large matrix product in the model's dtype on its device."""
-    size = size or (8192 if model.device.type == "cuda" else 1024)
+    size = 8192 if model.device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=model.device, dtype=model.net.dtype) for _ in range(2))
     times = [clock(model.device, lambda: a @ b)[0] for _ in range(6)]
     return 2 * size**3 / statistics.median(times[1:])

@@ -80,7 +80,8 @@ def attention(
         if metric == "entropy":
             score = head_entropy(exact if len(rows) == len(exact) else exact[rows], context.recipe)
         else:
-            score = -_grouped_matmul(weights[rows], value[rows]).float().norm(dim=-1)
+            normed = weights[rows] if metric == "weight-norm" else _grouped_matmul(weights[rows], value[rows])
+            score = -normed.float().norm(dim=-1)
         kept = kept.index_copy(0, rows, kept[rows] & keep_lowest(score, k, context.recipe))
     if context.gates:
         output = output * kept[..., None]

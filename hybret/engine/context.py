@@ -8,28 +8,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from hybret.engine.keys import Keys, Question, Spans
+from hybret.engine.keys import Keys, Question, Spans, needle_of
 from hybret.errors import HybretError
 from hybret.families import attention_layers
 from hybret.interventions import Actions, KeepHeads, Phase, Reweight
 
 if TYPE_CHECKING:
+    from hybret.engine.attach import Trace
     from hybret.hybrid import Hybrid
     from hybret.recipe import Recipe
-
-
-class Recorder(Protocol):
-    """What a context may carry to have each layer's attention recorded (`hybret.engine.attach.Trace`)."""
-
-    keep_weights: bool
-    bins: Tensor | None
-
-    def add(self, layer: str, **records: Tensor) -> None: ...
 
 
 @dataclass
@@ -41,7 +33,7 @@ class ForwardContext:
     spans: Sequence[Spans]
     last: Tensor  # (rows,): absolute position of each row's last query token
     recipe: Recipe
-    trace: Recorder | None = None
+    trace: Trace | None = None
     # Let a prefill without padding run without forming the weights (`hybret.engine.streaming`), where it can.
     streaming: bool = False
     # The one query of each row is its last token, and key columns before the row's first token are padding: the mask
@@ -83,13 +75,13 @@ class ForwardContext:
         ]
         # Rows that do not need their question may not have one.
         self.question_bounds = torch.tensor([q or (0, 0) for q in self.questions], device=device).reshape(-1, 2)
-        copies = max((len(spans) for spans in self.spans), default=0)
-        padded = [[*spans, *[(0, 0)] * (copies - len(spans))] for spans in self.spans]
-        shift = 1 if self.recipe.needle_span == "shifted" else 0
-        self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2) - shift
+        needles = [needle_of(spans, self.recipe) for spans in self.spans]
+        copies = max(map(len, needles), default=0)
+        padded = [[*spans, *[(0, 0)] * (copies - len(spans))] for spans in needles]
+        self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2)
         # The weights need not be formed if nobody records them, and no row's outputs change twice.
         once = [row for rows in changes.values() for row in rows]
-        once += gates.get("l2", ())  # it looks at the untouched outputs
+        once += gates.get("output-norm", ())  # it looks at the untouched outputs
         streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
         self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
 

@@ -13,20 +13,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from hybret.engine.context import ForwardContext, Question, Recorder, Spans, check_layers_called, forward_context
+from hybret.engine.context import ForwardContext, Question, Spans, check_layers_called, forward_context
 from hybret.engine.state import State, empty_state, recurrent, restore_recurrent
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions, Intervention
 from hybret.recipe import CORRECTED, Recipe
 from hybret.resolving import resolve
+
+if TYPE_CHECKING:
+    from hybret.engine.attach import Trace
 
 MAX_NEW_TOKENS = 40
 NOT_FINITE = -1  # in place of a token
@@ -36,11 +39,11 @@ class NotFiniteError(HybretError):
     """A row of a batch has no next token: its logits hold NaN or an infinity."""
 
     def __init__(self, row: int) -> None:
-        super().__init__("a model's logits hold NaN or an infinity; load it in bfloat16 or float32")
+        super().__init__("a model's logits hold NaN or an infinity")
         self.row = row
 
-    def explained(self, model: Hybrid, ids: Sequence[int]) -> HybretError:
-        """What to say of it, with the first layer whose output is not finite in a plain reading of the prompt."""
+    def explained(self, model: Hybrid, ids: Sequence[int], acting: Actions = ()) -> HybretError:
+        """What to say of it: the first layer whose output is not finite in a plain reading, or what was `acting`."""
         layers: Any = next((m for n, m in model.net.named_modules() if n.endswith("layers")), ())
         wrong: list[int] = []
 
@@ -55,10 +58,12 @@ class NotFiniteError(HybretError):
         finally:
             for hook in hooks:
                 hook.remove()
-        where = f"from layer {wrong[0]} on" if wrong else "under this intervention"
+        under = "under " + (" and ".join(dict.fromkeys(map(repr, acting))) or "an intervention")
+        where = f"from layer {wrong[0]} on" if wrong else under
+        other = "" if model.dtype == "float32" else "load it in another dtype, or "
         return HybretError(
             f"{model.name} in {model.dtype} gives NaN or infinite numbers {where} on a prompt of {len(ids)} tokens, so "
-            "there is no answer; load it in bfloat16 or float32, or look at its weights"
+            f"there is no answer; {other}look at its weights"
         )
 
 
@@ -97,7 +102,7 @@ def prefill_chunk(
     spans: Spans,
     recipe: Recipe,
     streaming: bool = True,
-    trace: Recorder | None = None,
+    trace: Trace | None = None,
     question: Question = None,
 ) -> State:
     """Read on in a prompt up to its token `until`; `state` is used up (`State.fork` keeps a copy).
@@ -140,7 +145,7 @@ def prefill(
     rows: Sequence[Actions],
     spans: Spans,
     recipe: Recipe,
-    trace: Recorder | None = None,
+    trace: Trace | None = None,
     streaming: bool = False,
     question: Question = None,
 ) -> State:
@@ -184,7 +189,7 @@ def decode(
     spans: Sequence[Spans],
     recipe: Recipe,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    trace: Recorder | None = None,
+    trace: Trace | None = None,
     questions: Sequence[Question] = (),
 ) -> list[list[int]]:
     """Answer tokens of every row, before EOS: greedy one-token steps of all rows at once.
@@ -247,7 +252,7 @@ def generate(
     spans: Spans,
     recipe: Recipe,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    trace: Recorder | None = None,
+    trace: Trace | None = None,
     question: Question = None,
 ) -> list[int]:
     """Answer one prompt under one intervention, the slow obvious way: one prefill, one row.
@@ -259,4 +264,4 @@ def generate(
     try:
         return decode(model, state, [condition.generation], [spans], recipe, max_new_tokens, trace, [question])[0]
     except NotFiniteError as problem:
-        raise problem.explained(model, ids) from None
+        raise problem.explained(model, ids, condition.prefill + condition.generation) from None

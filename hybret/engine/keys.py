@@ -15,6 +15,13 @@ Spans = tuple[tuple[int, int], ...]
 Question = tuple[int, int] | None
 
 
+def needle_of(spans: Spans, recipe: Recipe) -> Spans:
+    """The intervals that count as the needle (`Recipe.needle_span`, `Recipe.needle_copies`), of those in a prompt."""
+    early = recipe.needle_span == "shifted"
+    copies = sorted(spans)[:1] if recipe.needle_copies == "first" else spans
+    return tuple((max(0, first - early), max(0, end - early)) for first, end in copies)
+
+
 class Keys:
     """The key columns that some rows of a batch attend to in a pass, and what stands there.
 
@@ -36,11 +43,6 @@ class Keys:
         position = self.position[:, None]
         first, end = self._needle.unbind(-1)  # (rows, copies)
         return ((position >= first[..., None]) & (position < end[..., None])).any(1)
-
-    @property
-    def needle_tokens(self) -> Tensor:
-        """How many tokens of its prompt are the needle, ``(rows,)``."""
-        return self._needle.diff(dim=-1).sum((1, 2))
 
     def stands(self, name: Literal["first", "question", "answer"]) -> Tensor:
         """bool ``(rows, keys)``: the first token (BOS); all from the question's start on; all from its end on."""
@@ -72,7 +74,8 @@ class StreamedLayer(NamedTuple):
         seen = on[:, None, None] & ~hidden(at, columns, self.window)
         key = self._per_head(self.key[self.rows][:, :, columns])
         scores = torch.matmul(query, key.transpose(2, 3)).float() * self.scaling
-        return (scores - self.lse[self.rows][..., None]).exp() * seen, seen
+        # Hidden before the exponential: a key that a query must not see may score 88 nats above all that it sees.
+        return (scores - self.lse[self.rows][..., None]).masked_fill(~seen, -torch.inf).exp(), seen
 
     def masked(self, visible: Tensor, keeps_self: bool, renormalise: bool) -> Tensor:
         """Output over the `visible` keys ``(n, keys)`` and perhaps each query's own, perhaps divided by their mass."""

@@ -43,15 +43,10 @@ def log_likelihoods(
     recipe: Recipe,
     budget: Budget | None = None,
 ) -> list[list[Answer]]:
-    """Score every continuation under every condition; by condition, then by request.
+    """Score every continuation under every condition (`KeepHeads` in prefill); by condition, then by request.
 
-    Log-softmax and sum are computed in float32, whatever the model's dtype: in bf16 exact ties between the choices are
-    common.
-
-    Parameters
-    ----------
-    conditions : `Keep` or `KeepHeads`, acting in prefill
-    budget : rows and tokens, over all conditions, of one pass; default what fits on the device
+    Log-softmax and sum are computed in float32: in bf16 exact ties between the choices are common. `budget` is of one
+    pass, over all conditions; default what fits on the device.
     """
     acting = [check(model, condition, recipe) for condition in conditions]
     if any(not context or not continuation for context, continuation in requests):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence, Set
 from itertools import groupby
 
 from hybret.engine import decode
+from hybret.engine.keys import needle_of
 from hybret.engine.state import State, empty_state
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions
@@ -43,13 +44,9 @@ def prefill(
 ) -> Iterator[tuple[Prompt, State]]:
     """Read every prompt under each of `rows`, which must not look ahead, shared beginnings once.
 
-    Prompts come in the order in which they leave the tree, each with a state of ``len(rows)`` rows.
-
-    Parameters
-    ----------
-    max_tokens : of one pass through the model, over all rows: a longer stretch is read in several passes
-    chosen : keys of the prompts that are read, in the passes in which all would be, and so with the same bits; default
-        all
+    Prompts come in the order in which they leave the tree, each with a state of ``len(rows)`` rows. A pass has at most
+    `max_tokens` over all rows. The prompts of the keys `chosen` are read in the passes in which all would be, and so
+    with the same bits.
     """
     granularity = GRANULARITY.get(model.device.type, 1)
     chunk = max(1, max_tokens // len(rows)) if model.traits.chunked_prefill else max(len(p.ids) for p in prompts)
@@ -103,10 +100,9 @@ def _branches(model: Hybrid, prompts: Sequence[Prompt], recipe: Recipe) -> tuple
 
 def _max_shared_prefix(model: Hybrid, prompt: Prompt, recipe: Recipe) -> int:
     """Tokens before a prompt's needle, its question and its prefill's end: more of them are no other prompt's."""
-    shift = 1 if recipe.needle_span == "shifted" else 0
     question = [prompt.question_span[0]] if prompt.question_span else []
-    starts = [start - shift for start, _ in prompt.needle_spans]
-    return max(0, min(decode.prompt_tokens(model, prompt.ids, recipe), *question, *starts))
+    starts = [start for start, _ in needle_of(prompt.needle_spans, recipe)]
+    return min(decode.prompt_tokens(model, prompt.ids, recipe), *question, *starts)
 
 
 def shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:

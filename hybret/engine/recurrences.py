@@ -38,8 +38,7 @@ def linear_scan(a: Tensor, b: Tensor, h0: Tensor | None = None) -> tuple[Tensor,
     if a.shape != b.shape or b.dim() != 3 or b.shape[1] == 0 or (h0 is not None and h0.shape != b[:, 0].shape):
         shapes = ", ".join(str(tuple(x.shape)) for x in (a, b, h0) if x is not None)
         raise HybretError(
-            f"linear_scan got shapes {shapes}; give decays and inputs (batch, time >= 1, channels) and a state "
-            "(batch, channels)"
+            f"linear_scan got shapes {shapes}; give (batch, time >= 1, channels) and a state of (batch, channels)"
         )
     dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
     a, b = a.to(dtype), b.to(dtype)

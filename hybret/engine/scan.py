@@ -30,9 +30,8 @@ def parallel_scans() -> Iterator[None]:
     """Inside the block transformers' RecurrentGemma and Jamba run their recurrences through this module.
 
     Values agree with the stock code to fp32 rounding. A pass of several tokens starts from the state that the model
-    carries; stock Jamba would start its scan from zero, and stock RecurrentGemma its convolution. Left padding is
-    invisible to RecurrentGemma's recurrent layers; the stock ones read it like text. The originals are back when the
-    last of nested or concurrent blocks is left, also by an exception.
+    carries; stock Jamba would start its scan from zero, and stock RecurrentGemma its convolution. Padding is read like
+    text, as in the stock code. The originals are back when the last of nested or concurrent blocks is left.
     """
     global _depth
     with _lock:
@@ -48,17 +47,6 @@ def parallel_scans() -> Iterator[None]:
                 while _originals:
                     owner, name, original = _originals.pop()
                     setattr(owner, name, original)
-
-
-def _not_padding(mask: Tensor | None, time: int) -> Tensor | None:
-    """bool ``(rows, time)``: which tokens may attend to themselves, so are no padding; None where all are."""
-    if mask is None or time == 1:
-        return None
-    if mask.ndim == 4:
-        mask = mask[:, 0].diagonal(mask.shape[-1] - time, -2, -1)
-        mask = mask if mask.dtype == torch.bool else mask == 0
-    real = mask[:, -time:].bool()
-    return None if bool(real.all()) else real
 
 
 def _patch() -> None:
@@ -98,22 +86,17 @@ def _patch() -> None:
 
     def block_forward(self, input_states, position_ids, attention_mask, use_cache=True, **kwargs):
         rows, time, _ = input_states.shape
-        real = _not_padding(attention_mask, time)
         before = self.conv1d_state if use_cache else None
-        if time == 1 or (real is None and before is None):
+        if time == 1 or before is None:
             return stock_block(self, input_states, position_ids, attention_mask, use_cache, **kwargs)
-
-        def unpadded(x):
-            return x if real is None else x * real[..., None].to(x.dtype)
-
-        x = unpadded(self.linear_x(input_states)).transpose(1, 2)
-        if before is None or before.shape[0] != rows:
+        x = self.linear_x(input_states).transpose(1, 2)
+        if before.shape[0] != rows:
             before, self.rg_lru.recurrent_states = x.new_zeros(rows, x.shape[1], self.conv1d_width - 1), None
         # A text that begins here sees nothing of what the module read before.
         x = torch.cat([(before * (position_ids[:, :1, None] != 0)).to(x.dtype), x], -1)
-        self.conv1d_state = x[..., 1 - self.conv1d_width :].contiguous() if use_cache else None
+        self.conv1d_state = x[..., 1 - self.conv1d_width :].contiguous()
         x = F.conv1d(x, self.conv_1d.weight, self.conv_1d.bias, groups=x.shape[1]).transpose(1, 2)
-        x = self.rg_lru(unpadded(x), position_ids)  # unpadded again: the convolution's bias would be read as text
+        x = self.rg_lru(x, position_ids)
         return self.linear_out(x * self.act_fn(self.linear_y(input_states))), None
 
     def mamba_scan(hidden_states, *args, **kwargs):

@@ -24,7 +24,12 @@ from hybret.recipe import Recipe
 from hybret.resolving import Resolved
 
 Key = tuple[str, str]
-"""Of an answer: its prompt's key and its condition's (`Resolved.key`)."""
+"""Of an answer in a run (`answer_key`)."""
+
+
+def answer_key(prompt: Prompt, condition: Resolved) -> Key:
+    """What decides an answer beside its run (`hybret.store.run_key`)."""
+    return prompt.key, condition.key
 
 
 @dataclass
@@ -68,7 +73,7 @@ class Batch:
 
     @property
     def keys(self) -> list[Key]:
-        return [(prompt.key, condition.key) for prompt, condition in self.rows]
+        return [answer_key(prompt, condition) for prompt, condition in self.rows]
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def schedule(
 
 def _without(jobs: Sequence[PromptJob], finished: Collection[Key]) -> list[PromptJob]:
     """What is left of the jobs."""
-    missing = (tuple(c for c in job.conditions if (job.prompt.key, c.key) not in finished) for job in jobs)
+    missing = (tuple(c for c in job.conditions if answer_key(job.prompt, c) not in finished) for job in jobs)
     return [replace(job, conditions=left) for job, left in zip(jobs, missing, strict=True) if left]
 
 
@@ -196,7 +201,8 @@ def _answers(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tu
                     model, state, actions, spans, schedule.recipe, schedule.max_new_tokens, questions=questions
                 )
         except decode.NotFiniteError as problem:
-            raise problem.explained(model, prompts[problem.row].ids) from None
+            acting = conditions[problem.row].prefill + conditions[problem.row].generation
+            raise problem.explained(model, prompts[problem.row].ids, acting) from None
         yield batch, answers
 
 

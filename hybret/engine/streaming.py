@@ -173,8 +173,15 @@ def prefill(
     output = gated = _for_rows(output, rows_in_all)
     for metric, (rows, k) in context.gates.items():
         # Of several choices each looks at all heads, not at what the one before it left.
-        score = bits if metric == "entropy" else -output.float().norm(dim=-1)
-        assert score is not None  # entropies were asked for
+        if metric == "weight-norm":
+            # sum(p * p) is exp(lse' - 2 lse), where lse' is that of the doubled scores: the less, the larger the norm.
+            score = lse - attend(query, key, value, 2 * scaling, window, context.recipe, False)[1] / 2
+            score[..., : key.shape[2] == query.shape[2]] = 0  # of one key, as the entropies in `attend`
+        elif metric == "output-norm":
+            score = -output.float().norm(dim=-1)
+        else:
+            assert bits is not None  # entropies were asked for
+            score = bits
         kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
         kept[rows] = keep_lowest(_for_rows(score, rows_in_all)[rows], k, context.recipe)
         gated = gated * kept[..., None]

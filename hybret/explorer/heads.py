@@ -11,6 +11,7 @@ import numpy as np
 from hybret.errors import printable
 from hybret.explorer.record import PARTS, Look
 from hybret.explorer.widget import Widget
+from hybret.families import has_random_weights
 from hybret.figures.style import MADE_UP
 
 FAINT = 0.005  # attention on a bin below this is not drawn; the shares of the parts count all of it
@@ -35,7 +36,7 @@ def _state(record: Look) -> dict[str, Any]:
         f"window {record.window} tokens" if record.window else "global attention",
         f"bars: one token in needle, question and answer, up to {width} tokens elsewhere",
         "heights in the list are square roots; below 0.5 % nothing is drawn",
-        *[MADE_UP] * record.has_random_weights,
+        *[MADE_UP] * has_random_weights(record.model, record.digest),
     ]
     return {
         "note": printable(" · ".join(facts)),
@@ -82,19 +83,13 @@ def _packed(mass: np.ndarray) -> str:
 
 def _table(record: Look) -> str:
     """The heads with most attention on the needle, at the step where the view begins."""
-    run = record.runs[0]
+    run, rows = record.runs[0], record.rows
     step = record.telling(run)
-    needle = record.parts(run)["needle"][..., step]
-    body = ""
-    for i in np.argsort(-needle, axis=None, kind="stable")[:ROWS]:
-        layer, head = np.unravel_index(i, needle.shape)
-        kept = "yes" if run.kept[layer, head, step] else "no"
-        body += (
-            f"<tr><td>{record.layers[layer]}</td><td>{head}</td><td>{100 * needle[layer, head]:.0f} %</td>"
-            f"<td>{run.entropy[layer, head, step]:.1f}</td><td>{kept}</td></tr>"
-        )
-    return (
-        f"<table><caption>{html.escape(printable(record.model))} about to write {html.escape(repr(run.gives[step]))}: "
-        "the heads with most attention on the needle</caption><thead><tr><th>layer</th><th>head</th>"
-        f"<th>on the needle</th><th>entropy (bits)</th><th>kept</th></tr></thead><tbody>{body}</tbody></table>"
+    rows = rows[(rows["condition"] == run.condition) & (rows["step"] == step)].nlargest(ROWS, "needle")
+    table = rows[["layer", "head"]].assign(
+        **{"on the needle": (100 * rows["needle"]).map("{:.0f} %".format)},
+        **{"entropy (bits)": rows["entropy"].map("{:.1f}".format)},
+        kept=rows["kept"].map({True: "yes", False: "no"}),
     )
+    title = f"{printable(record.model)} about to write {run.gives[step]!r}: the heads with most attention on the needle"
+    return f"<p>{html.escape(title)}</p>{table.to_html(index=False, border=0)}"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hybret.errors import HybretError
 from hybret.explorer.state import checked, contexts_of, state_of
 from hybret.explorer.widget import Widget
 from hybret.prompts import Needle, Prompt
-from hybret.store import read_rows
 
 LISTED = 200  # lines of the fallback table: one per condition
 
@@ -44,33 +40,16 @@ def explore(rows: pd.DataFrame, prompts: Iterable[Prompt] = (), needles: Iterabl
     return Widget("maps.js", "maps.css", state, _table(state), f"Retrieval maps of {names}", picked)
 
 
-def rows_of(run: str | Path) -> pd.DataFrame:
-    """All rows that a folder holds: of one run, or of all the runs in it."""
-    run = Path(run)
-    if not run.is_dir():
-        raise HybretError(f"there is no run folder {run}; give a folder that `hybret sweep --out` wrote")
-    paths = sorted(run.glob("rows-*.parquet")) or sorted(run.glob("*/rows-*.parquet"))
-    if not paths:
-        raise HybretError(f"{run} holds no rows (rows-*.parquet): the run has not finished, or it is another folder")
-    try:
-        return read_rows(paths)
-    except OSError as problem:
-        raise HybretError(f"cannot read rows of {run} ({problem})") from problem
-
-
 def _table(state: dict[str, Any]) -> str:
     """Accuracy of each condition: what is left of the maps where scripts do not run."""
-    head = ("model", "recipe", "prompt", "setting", "condition", "accuracy", "95 % interval", "n")
-    top = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = ""
+    lines = []
     for step in state["steps"][:LISTED]:
+        series = state["series"][step["series"]]
+        line = {name: series[name] for name in ("model", "recipe", "prompt", "setting")} | {"condition": step["label"]}
         low, mean, high = (f"{100 * step[name]:.1f}" for name in ("low", "accuracy", "high"))
-        series = [state["series"][step["series"]][name] for name in head[:4]]
-        cells = [*series, step["label"], f"{mean} %", f"{low} to {high}", step["n"]]
-        body += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+        lines.append(line | {"accuracy": f"{mean} %", "95 % interval": f"{low} to {high}", "n": step["n"]})
     rest = len(state["steps"]) - LISTED
     more = f"<p>{rest} more conditions are in the rows.</p>" if rest > 0 else ""
-    return (
-        "<p>The maps need JavaScript. Accuracy of each condition:</p>"
-        f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>{more}"
-    )
+    with pd.option_context("display.max_colwidth", None):
+        table = pd.DataFrame(lines).to_html(index=False, border=0)
+    return f"<p>The maps need JavaScript. Accuracy of each condition:</p>{table}{more}"

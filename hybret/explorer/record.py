@@ -15,20 +15,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hybret.checkpoints import check_prompts, check_state
 from hybret.engine import decode
 from hybret.engine.attach import Trace, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError, check_conditions, integer
-from hybret.families import has_random_weights
 from hybret.interventions import Intervention, Keep
+from hybret.models import Model, check_prompts
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.resolving import check_needs, resolve
-from hybret.tasks.encoding import check_tokenizer
+from hybret.resolving import resolve
+from hybret.weights import check_state
 
 if TYPE_CHECKING:
-    from hybret.models import Model
     from hybret.prompts import Prompt
 
 PARTS = ("needle", "question", "first", "answer", "context")
@@ -78,11 +76,6 @@ class Look:
     runs: tuple[LookRun, ...]
 
     @property
-    def has_random_weights(self) -> bool:
-        """Whether the weights are random, so that nothing here is a result."""
-        return has_random_weights(self.model, self.digest)
-
-    @property
     def rows(self) -> pd.DataFrame:
         """One row per condition, layer, head and step.
 
@@ -130,7 +123,6 @@ def look(
 
     Parameters
     ----------
-    model, prompt, max_new_tokens
     conditions : label to what acts during a run of its own; default the untouched model. Weights and entropies are
         those before the intervention acts on them, under whatever it did to earlier layers and tokens.
     recipe : where it leaves the first answer token to prefill (`Recipe.prompt_split`), the steps begin after it.
@@ -138,13 +130,9 @@ def look(
     recipe = find_recipe(recipe)
     conditions = check_conditions({"untouched": Keep()} if conditions is None else conditions)
     integer("max_new_tokens", max_new_tokens, 1)
-    for condition in conditions.values():
-        acting = resolve(condition, model, recipe)
-        spans = None if prompt.control else prompt.needle_spans
-        check_needs(acting.prefill + acting.generation, len(prompt.ids), spans, prompt.question_span)
-    check_tokenizer(model, [prompt])
+    acting = [resolve(condition, model, recipe) for condition in conditions.values()]
+    check_prompts(model, [prompt], acting, recipe, max_new_tokens)
     check_state(model)
-    check_prompts(model, [prompt.ids], max_new_tokens)
     bins = cut(prompt, max_new_tokens)
     which = torch.tensor([i for i, piece in enumerate(bins) for _ in range(piece.start, piece.end)])
     runs = [_run(model, prompt, label, what, recipe, max_new_tokens, which) for label, what in conditions.items()]

@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 from hybret import metrics
-from hybret import rows as table
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
-from hybret.figures.style import MADE_UP, colormap, words
+from hybret.figures.style import MADE_UP, SCORES, words
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.rows import ACTS, CELL, MEASURE
 from hybret.scoring import PARTIAL, RUBRICS, Rubric, score
@@ -34,16 +33,12 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     """A copy of the rows that are drawn, control rows included; refused if they have no map."""
     if isinstance(rows, pd.DataFrame) and rows.empty:
         raise HybretError("there are no rows to explore; run a sweep first, or check the selection")
-    rows = table.checked(rows, [name for name in ("condition", *ACTS, *PLACE, *SAID, *SERIES) if name != "setting"])
-    rows = rows.reset_index(drop=True)
-    if rows["score"].isna().any():
-        raise HybretError("some rows have no score; score them with hybret.scoring.rescore() first")
-    if unknown := sorted({*map(str, rows["rubric"])} - {*RUBRICS}):
-        raise HybretError(f"these rows have the unknown rubric {unknown[0]!r}; choose one of {', '.join(RUBRICS)}")
+    columns = [name for name in ("condition", *ACTS, *PLACE, *SAID, *SERIES) if name != "setting"]
+    rows = metrics.scored(rows, (), *columns)[0].reset_index(drop=True)
     control, placed = rows["needle"] == metrics.CONTROL, rows["length"].notna() & rows["depth"].notna()
     if not (placed & ~control).any():
         raise HybretError("no row has a needle with a length and a depth, so there is no map; pass rows of a grid")
-    return metrics.normalised(rows[control | placed])
+    return rows[control | placed]
 
 
 def contexts_of(prompts: Iterable[Prompt]) -> dict[str, tuple[str, str]]:
@@ -62,13 +57,9 @@ def contexts_of(prompts: Iterable[Prompt]) -> dict[str, tuple[str, str]]:
 def state_of(
     rows: pd.DataFrame, contexts: Mapping[str, tuple[str, str]], needles: Iterable[Needle] = ()
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """The explorer's state, as JSON can hold it, and the label in `rows` of each row of it.
+    """The explorer's state, as JSON can hold it, and the label in `rows` (as `checked` returns them) of each row of it.
 
-    Parameters
-    ----------
-    rows : as `checked` returns them.
-    contexts : prompt key to the text before and after its needle.
-    needles : those other than the paper's that occur, for the score's items.
+    `contexts` maps a prompt's key to the text before and after its needle.
     """
     rows, series = _numbered(rows)
     distinct = rows.drop_duplicates(["step", *PLACE])
@@ -84,7 +75,7 @@ def state_of(
         "starts": np.searchsorted(hidden["step"], range(len(steps) + 1)).tolist(),
         **encode_cells(hidden, contexts, known),
         "rubrics": {name: {"maximum": rubric.maximum, "source": rubric.source} for name, rubric in RUBRICS.items()},
-        "colours": {"score": _colours(colormap("cividis")), "difference": _colours(matplotlib.colormaps["PuOr"])},
+        "colours": {"score": _colours(SCORES), "difference": _colours(matplotlib.colormaps["PuOr"])},
         "made_up": MADE_UP,
     }
     return state | {"start": _start(state)}, hidden.index.to_numpy()
@@ -93,8 +84,8 @@ def state_of(
 def _numbered(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows with the numbers of their series and step, and the series."""
     # The slider of a series runs over k in one version, or over the other conditions.
-    norm = rows["intervention"].str.contains("'l2'", regex=False).map({True: ", by norm", False: ""})
-    setting = "k, " + rows["during"].map(lambda during: words("during", during)) + norm
+    metric = rows["intervention"].str.extract("metric='(?!entropy')([^']+)", expand=False)
+    setting = "k, " + rows["during"].map(lambda during: words("during", during)) + (", by " + metric).fillna("")
     # The condition k = 5 of two sweeps is one step, whatever it was called there; what is not KeepHeads has no k.
     what = rows["intervention"].mask(rows["k"].notna(), "k=" + rows["k"].astype(str))
     rows = rows.assign(setting=setting.where(rows["k"].notna(), OTHER), what=what)

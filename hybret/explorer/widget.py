@@ -16,48 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from hybret.errors import HybretError, printable
-from hybret.files import digest, write_whole
+from hybret.files import digest, write_whole, writing
 
 _ENTRY = "export default"
-
-# anywidget's `model`, as far as a view may use it. `send` and custom messages need a kernel and are absent.
-_SHIM = """
-const values = {state: JSON.parse(root.querySelector(":scope > .hb-state").textContent), picked: null};
-const listeners = new Map();
-const model = {
-  get: (name) => values[name],
-  set(name, value) {
-    values[name] = value;
-    for (const heard of listeners.get(`change:${name}`) ?? []) heard();
-  },
-  on(event, heard) { listeners.set(event, [...(listeners.get(event) ?? []), heard]); },
-  off(event, heard) { listeners.set(event, (listeners.get(event) ?? []).filter((other) => other !== heard)); },
-  save_changes() {},
-};
-"""
 
 
 class Widget:
     """A view: shows itself live where a front end answers, and as self-contained HTML everywhere.
 
-    Parameters
-    ----------
-    esm : file name in this package, or the source itself: JavaScript without imports, with one
-        ``export default {render({model, el}) {...}}``. It reads ``model.get("state")``, writes
-        ``model.set("picked", value); model.save_changes()``, and shows text by ``textContent`` only.
-    css : file name in this package, or the rules themselves; selectors begin with a class of this view.
-    state : what JSON can hold (no NaN). Texts in it may come from a model: they are escaped here, once, for the page.
-    fallback : HTML of a plain table with the main numbers, shown where scripts do not run. The caller escapes texts.
-    label : what the view is, for screen readers and the title of a page.
-    resolve : turns what the ESM picked into what `selected` gives.
+    `esm` and `css` are file names in this package, or the sources. The ESM imports nothing and has one ``export default
+    {render({model, el}) {...}}``; it reads ``model.get("state")``, writes ``model.set("picked", value);
+    model.save_changes()``, and shows text by ``textContent`` only. `resolve` turns what it picked into what `selected`
+    gives. `state` is plain JSON, escaped here for the page; `fallback` is HTML with the main numbers, shown where
+    scripts do not run, whose texts the caller escapes.
     """
 
     def __init__(
         self, esm: str, css: str, state: dict[str, Any], fallback: str, label: str, resolve: Any = lambda picked: picked
     ) -> None:
         self.esm, self.css = _source("widget.js") + _source(esm), _source("widget.css") + _source(css)
-        if self.esm.count(_ENTRY) != 1:
-            raise HybretError(f"a view's JavaScript has `{_ENTRY}` once, not {self.esm.count(_ENTRY)} times")
         self.state, self.fallback, self.label, self.resolve = state, fallback, printable(label), resolve
         self._json = escaped_json(state)
         self._live: Any = None
@@ -88,7 +65,7 @@ class Widget:
             f'<div class="hb-view" role="group" aria-label="{escape(self.label)}"></div>\n'
             '<script type="module">\n'
             f"const root = document.querySelector('[data-hb-view=\"{key}\"]:not([data-hb-taken])');\n"
-            f'root.dataset.hbTaken = "";\n{_SHIM}\n{esm}\n'
+            f'root.dataset.hbTaken = "";\n{_source("shim.js")}\n{esm}\n'
             'await widget.render({model, el: root.querySelector(":scope > .hb-view")});\n'
             'root.classList.add("hb-ready");\n'
             "</script>\n</div>"
@@ -107,11 +84,9 @@ class Widget:
     def save(self, path: str | Path) -> Path:
         """Write `page` to a file."""
         path = Path(path)
-        try:
+        with writing(path, "choose another file"):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, self.page().encode())
-        except OSError as problem:
-            raise HybretError(f"cannot write {path} ({problem.strerror or problem}); choose another file") from problem
         return path
 
     def __repr__(self) -> str:
@@ -136,10 +111,7 @@ def attended() -> bool:
 
 def escaped_json(state: Mapping[str, Any]) -> str:
     r"""JSON that cannot end the script element it stands in: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``."""
-    try:
-        text = json.dumps(state, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError) as problem:
-        raise HybretError(f"a view's state must be plain JSON: {problem}") from problem
+    text = json.dumps(state, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # Lone surrogates have no UTF-8; the others could end a script element, or a line of JavaScript.
     risky = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"} | {c: f"\\u{c:04x}" for c in range(0xD800, 0xE000)}
     return text.translate(risky)

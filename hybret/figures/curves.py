@@ -56,8 +56,8 @@ def reach_all_heads(rows: pd.DataFrame) -> bool:
     return not rows.loc[rows["k"] == rows["k"].max(), acted].to_numpy(dtype=float).any()
 
 
-def _panels(rows: pd.DataFrame, floor_rows: pd.DataFrame | None, by: str, reference: Mapping[int, float]) -> Figure:
-    rows, floor = style.split(heads_kept(rows, by), floor_rows)
+def _panels(rows: pd.DataFrame, by: str, reference: Mapping[int, float]) -> Figure:
+    rows, floor = style.split(heads_kept(rows, by))
     names, floor_names = (table[by].map(lambda value: style.words(by, value)) for table in (rows, floor))
     models = list(dict.fromkeys(rows["model"]))
     narrow = len(models) > 1
@@ -93,29 +93,26 @@ def _panels(rows: pd.DataFrame, floor_rows: pd.DataFrame | None, by: str, refere
 
 
 @style.styled
-def accuracy_by_k(
-    rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None, reference: Mapping[int, float] | None = None
-) -> Figure:
+def accuracy_by_k(rows: pd.DataFrame, reference: Mapping[int, float] | None = None) -> Figure:
     """Accuracy over the number of heads kept, generation and prefill versions (the paper's Figure 2).
 
-    A panel for each model. Lines: mean score, in per cent of the maximum, with 95 % bootstrap bands over prompts;
+    A panel for each model. Lines: mean score, in per cent of the maximum, with 95 % bands;
     dashed: share of answers with the full needle; dotted: score without the needle.
 
     Parameters
     ----------
     rows : rows of `KeepHeads` conditions (k not NA) of one model or several. Rows without a needle among them are taken
         as the control of the rows with the same question, haystack, template and lengths.
-    floor_rows : the no-needle rows of the same conditions, if kept apart.
     reference : number of heads to the k at which the paper's model with as many heads tips. A triangle marks it for a
         model whose rows go up to all heads. `book.paper.numbers.TIPPING_POINTS` has the paper's.
     """
-    return _panels(rows, floor_rows, "during", reference or {})
+    return _panels(rows, "during", reference or {})
 
 
 @style.styled
-def jrt_by_k(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> Figure:
+def jrt_by_k(rows: pd.DataFrame) -> Figure:
     """Accuracy over k with and without Just Read Twice prompting (the paper's Figure 3, left).
 
     As `accuracy_by_k`, of rows of one `KeepHeads` version with template "jrt" and another template.
     """
-    return _panels(rows, floor_rows, "template", {})
+    return _panels(rows, "template", {})

@@ -15,6 +15,7 @@ from hybret.errors import HybretError, integer
 from hybret.figures import style
 from hybret.rows import checked
 
+BINS = 5  # in a window
 MANIPULATIONS = ("Keep", "Omit", "Only", "Binary", "Null")
 
 
@@ -39,7 +40,7 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
     for cell in metrics.accuracy(rows, by=pair).to_dict("records"):
         prefill, generation, share = cell["prefill"], cell["generation"], float(cell["accuracy"])
         i, j = down.index(prefill), across.index(generation)
-        axes.add_patch(Rectangle((j, i), 1, 1, facecolor=style.colormap()(share), edgecolor="white", linewidth=2))
+        axes.add_patch(Rectangle((j, i), 1, 1, facecolor=style.SCORES(share), edgecolor="white", linewidth=2))
         ink = "white" if share < 0.5 else style.INK
         axes.text(j + 0.5, i + 0.27, f"{100 * share:.1f} %", fontsize=11, ha="center", va="center", color=ink)
         beside = f"{100 * cell['low']:.0f} to {100 * cell['high']:.0f}"
@@ -59,20 +60,18 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
 
 
 @style.styled
-def by_distance(rows: pd.DataFrame, window: int | None, by: str = "condition", bins_per_window: int = 5) -> Figure:
+def by_distance(rows: pd.DataFrame, window: int | None, by: str = "condition") -> Figure:
     """Accuracy over the distance of the needle from the end of the prompt, a line for each value of `by`.
 
     Parameters
     ----------
     rows : rows with a needle.
-    window : attention window in tokens: the unit of x; None (global attention) gives x in tokens.
+    window : attention window in tokens: the unit of x; None (global attention) gives x in tokens, in ten bins.
     by : column that makes the lines.
-    bins_per_window : bins in a window; without a window ten bins span the data.
     """
     rows = checked(style.split(rows)[0], ["distance", by], ["distance", by])
     unit = 1 if window is None else integer("window", window, 1)
-    integer("bins_per_window", bins_per_window, 1)
-    step = 1 / bins_per_window if window else (rows["distance"].max() + 1) / 10
+    step = 1 / BINS if window else (rows["distance"].max() + 1) / 10
     edges = step * np.arange(int(rows["distance"].max() / unit / step) + 2)
     table = metrics.by_distance(rows, unit, edges.tolist(), by).sort_values("near")
     figure = style.canvas(3.7)

@@ -20,15 +20,15 @@ from hybret.figures import style
 from hybret.rows import checked
 
 FIVE = 5.0
-SCORES = Normalize(0, FIVE)
 BESIDE = 5  # maps in one line, as in Table 1
 WRAPPED = 4  # maps in each of several lines
+MOST_OFF = 5  # points between a needle and its depth that need no note
 CHARACTERS = 12.5  # of a map's title in an inch
 
 
-def scores(palette: str) -> ScalarMappable:
+def scores() -> ScalarMappable:
     """Colours of a score from 0 to 5, for cells and colour bars."""
-    return ScalarMappable(SCORES, style.colormap(palette))
+    return ScalarMappable(Normalize(0, FIVE), style.SCORES)
 
 
 def in_fives(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -38,7 +38,7 @@ def in_fives(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return rows.assign(score=FIVE * metrics.fraction(rows)), "mean score (scaled to 0 to 5)"
 
 
-def draw_map(axes: Axes, rows: pd.DataFrame, palette: str) -> None:
+def draw_map(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw one map: x prompt length, y needle depth with the start of the context on top, colour mean score.
 
     Cells of one colour are one path, so that a page of twenty maps is a small SVG.
@@ -48,7 +48,7 @@ def draw_map(axes: Axes, rows: pd.DataFrame, palette: str) -> None:
     axes.add_patch(PathPatch(_squares(np.argwhere(np.isnan(values))), facecolor=style.PALE, edgecolor="white"))
     for value in np.unique(values[~np.isnan(values)]):
         path = _squares(np.argwhere(values == value))
-        patch = PathPatch(path, facecolor=style.colormap(palette)(SCORES(value)), edgecolor="white", linewidth=0.4)
+        patch = PathPatch(path, facecolor=scores().to_rgba(value), edgecolor="white", linewidth=0.4)
         patch.set_gid(f"score-{value:g}")
         axes.add_patch(patch)
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -62,10 +62,16 @@ def draw_map(axes: Axes, rows: pd.DataFrame, palette: str) -> None:
     visible = inside.pivot_table(index="depth", columns="length", values="inside", aggfunc="mean").to_numpy() > 0.5
     edges = [[(x + 1, y), (x + 1, y + 1)] for y, x in np.argwhere(visible[:, 1:] != visible[:, :-1])]
     edges += [[(x, y + 1), (x + 1, y + 1)] for y, x in np.argwhere(visible[1:] != visible[:-1])]
-    colour = style.EDGE if palette == "cividis" else style.INK
-    line = LineCollection(edges, colors=colour, linewidths=2, capstyle="projecting")
+    line = LineCollection(edges, colors=style.EDGE, linewidths=2, capstyle="projecting")
     line.set_gid("window")
     axes.add_collection(line)
+
+
+def notes(rows: pd.DataFrame, line: str = "line") -> list[str]:
+    """Small print of maps: what the line is, and how far needles are from the depths that label their cells."""
+    edge = [f"{line}: edge of the attention window"] if rows["in_window"].nunique() > 1 else []
+    off = (rows["depth"] - rows["place"]).max() if "place" in rows else 0
+    return edge + ([f"needles up to {off:.0f} points before their depth"] if off > MOST_OFF else [])
 
 
 def _squares(cells: Any) -> Path:
@@ -77,9 +83,7 @@ def _squares(cells: Any) -> Path:
 
 
 @style.styled
-def retrieval_maps(
-    rows: pd.DataFrame, row_by: str | None = None, col_by: str | None = "k", palette: str = "cividis"
-) -> Figure:
+def retrieval_maps(rows: pd.DataFrame, row_by: str | None = None, col_by: str | None = "k") -> Figure:
     """Retrieval maps as small multiples (the paper's Figures 4-7 and 10).
 
     x: prompt length label (tokens); y: needle depth, start of the context on top; colour: mean score. Titles give the
@@ -93,13 +97,11 @@ def retrieval_maps(
     row_by, col_by : columns whose values make the rows and columns of maps, in order of first appearance; None for one.
         Values with the same words (the base and the instruct template) share a map. More than five columns go on in
         further rows. The pair ("prefill", "generation") is laid out as Table 1.
-    palette : "cividis" or "authors".
     """
     rows = style.split(rows)[0].reset_index(drop=True)
     known = ["length", "depth", "score"]
     checked(rows, [*known, "in_window", *filter(None, (row_by, col_by))], known)
     rows, unit = in_fives(rows)
-    bar = scores(palette)
     named = rows
     for column, by in (("_down", row_by), ("_across", col_by)):
         named = named.assign(**{column: rows[by].map(lambda value, by=by: style.words(by, value)) if by else ""})
@@ -127,15 +129,14 @@ def retrieval_maps(
             if cell.empty:
                 axes.set_title(f"{title}not run", fontsize=9, color=style.GREY)
                 continue
-            draw_map(axes, cell, palette)
+            draw_map(axes, cell)
             mean, exact = 20 * cell["score"].mean(), 100 * cell["exact"].mean()
             axes.set_title(f"{title}{mean:.0f} % · full {exact:.0f} %", fontsize=9, pad=3)
         if row_by:
             places[0].set_ylabel(first)
-    colours = figure.colorbar(bar, ax=grid, shrink=min(1.0, 1.6 / len(grid) + 0.2), aspect=22, pad=0.015)
+    colours = figure.colorbar(scores(), ax=grid, shrink=min(1.0, 1.6 / len(grid) + 0.2), aspect=22, pad=0.015)
     colours.set_label(unit)
-    edge = ["line: edge of the attention window"] if rows["in_window"].nunique() > 1 else []
     n = style.counted(named, ["_down", "_across"])
-    note = style.provenance(rows, f"{n} prompts a map", "titles: accuracy · share of full needles", *edge)
+    note = style.provenance(rows, f"{n} prompts a map", "titles: accuracy · share of full needles", *notes(rows))
     style.footnote(figure, note, xlabel="prompt length (tokens)")
     return figure

@@ -14,13 +14,13 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from hybret import metrics
-from hybret.errors import HybretError, one_of, printable
+from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
+from hybret.files import writing
 from hybret.prompts import CONTROL
 from hybret.rows import checked
 
@@ -30,9 +30,10 @@ INK, GREY, PALE = "#222222", "#5A5A5A", "#D9D9D9"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NEEDLE = "#F0E442"
+SCORES = matplotlib.colormaps["cividis"]  # perceptual, colour-blind safe
 MADE_UP = "random weights: nothing here is a result"  # in the small print of a figure that is marked so
 EDGE = "#D55E00"  # the attention window's edge and the kept heads, drawn on top of a map
-BANDS = "bands: 95 %, bootstrap over prompts"
+BANDS = "bands: 95 %, over prompts, inside and beyond the window apart"
 VERSIONS = {"generation": "generation version", "both": "prefill version", "prefill": "prefill only"}
 TEMPLATES = {"base": "standard prompt", "instruct": "standard prompt", "jrt": "JRT (read twice)"}
 # Names of random weights in small print: one of `hybret.families.RANDOM_MODELS`, the prefix `RANDOM`, a digest, words.
@@ -90,13 +91,6 @@ def legible(value: Any) -> Any:
             if any(text != plain for text, plain in shown.items()):
                 odd[name] = column.map(lambda text, shown=shown: shown[text] if isinstance(text, str) else text)
     return value.assign(**{str(name): column for name, column in odd.items()}) if odd else value
-
-
-def colormap(palette: str = "cividis") -> Colormap:
-    """Colours of a score from 0 to 5: "cividis" (perceptual, colour-blind safe), or "authors" (the paper's maps)."""
-    if one_of("palette", palette, ("cividis", "authors")) == "authors":
-        return LinearSegmentedColormap.from_list("authors", ["#F0496E", "yellow", "#0CD79F"])
-    return matplotlib.colormaps["cividis"]
 
 
 def canvas(height: float, width: float = WIDTH) -> Figure:
@@ -166,11 +160,10 @@ def provenance(rows: pd.DataFrame, *more: str) -> str:
     return " · ".join([*parts, *more])
 
 
-def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Part rows into prompts with a needle and their no-needle controls, which `floor_rows` may hold instead.
+def split(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Part rows into prompts with a needle, and the no-needle controls of these.
 
-    Rows without any needle are refused (an empty plot would look like a result), and controls of other needles,
-    haystacks or templates.
+    Rows without any needle are refused: an empty plot would look like a result.
     """
     plain = ["needle", "model", "score", "exact", "prompt"]
     checked(rows, plain, [name for name in plain if name != "score"])
@@ -178,13 +171,7 @@ def split(rows: pd.DataFrame, floor_rows: pd.DataFrame | None = None) -> tuple[p
     if control.all():
         raise HybretError("no rows with a needle to draw; check the selection that was passed to the figure")
     rows = metrics.normalised(rows)
-    needle, ground = rows[~control], rows[control]
-    if floor_rows is not None:
-        ground = metrics.normalised(checked(floor_rows, plain))
-        if len(ground) and metrics.matching_controls(ground, needle).empty:
-            fault = "floor_rows are the control of other rows"
-            raise HybretError(f"{fault}; give that of the same needle, haystack, template, lengths and conditions")
-    return needle, metrics.matching_controls(ground, needle)
+    return rows[~control], metrics.matching_controls(rows[control], rows[~control])
 
 
 def words(column: str, value: Any) -> str:
@@ -225,13 +212,10 @@ def save(figure: Figure, name: str, folder: str | Path) -> Picture:
     if not name or Path(name).name != name:
         raise HybretError(f"a figure's name is a plain file name without folders, not {name!r}")
     picture = Picture(Path(folder) / f"{name}.svg", Path(folder) / f"{name}.pdf")
-    try:
+    with writing(f"a figure to {folder}", "choose another folder"):
         picture.svg.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture.svg, metadata={"Date": None, "Creator": "hybret", "Title": name})
         figure.savefig(picture.pdf, metadata={"CreationDate": None, "Creator": "hybret", "Title": name})
-    except OSError as problem:
-        reason = problem.strerror or problem
-        raise HybretError(f"cannot write a figure to {folder} ({reason}); choose another folder") from problem
     note(*picture)
     return picture
 

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, EDGE, INK, NEEDLE, canvas, footnote, styled
 
+MARGIN = 7
+
 
 def _shown(tokens: Sequence[str]) -> list[str]:
     """Token texts as tick labels: blanks made visible, long ones cut."""
@@ -20,9 +22,11 @@ def _shown(tokens: Sequence[str]) -> list[str]:
 
 @styled
 def weights(
-    manipulations: Mapping[str, ArrayLike], needle: tuple[int, int], tokens: Sequence[str], note: str, margin: int = 7
+    manipulations: Mapping[str, ArrayLike], needle: tuple[int, int], tokens: Sequence[str], note: str
 ) -> Figure:
     """Attention weights over the keys under each manipulation (the paper's Figure 1, from a real model).
+
+    Drawn are the needle and `MARGIN` keys on either side; the words of a panel count all keys.
 
     Parameters
     ----------
@@ -30,14 +34,13 @@ def weights(
     needle : half-open range of the needle's keys.
     tokens : text of every key.
     note : small print: model, prompt, layer, head, step.
-    margin : keys shown on either side of the needle. The panels give the weight of all keys, in and out of view.
     """
     panels = {name: np.asarray(values, dtype=float) for name, values in manipulations.items()}
     original = next(iter(panels.values()))
     keys = len(tokens)
     if not 0 <= needle[0] < needle[1] <= keys or any(values.shape != (keys,) for values in panels.values()):
         raise HybretError(f"give one weight of each manipulation for each of the {keys} tokens, {needle} among them")
-    start, end = max(0, needle[0] - margin), min(keys, needle[1] + margin)
+    start, end = max(0, needle[0] - MARGIN), min(keys, needle[1] + MARGIN)
     figure = canvas(1.5 + 0.82 * len(panels))
     stack = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
     x = np.arange(start, end)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -16,10 +16,7 @@ from typing import Any
 
 import lm_eval
 import pandas as pd
-import torch
-import transformers
 
-from hybret.checkpoints import check_state
 from hybret.devices import Budget
 from hybret.engine.likelihood import check
 from hybret.errors import HybretError, check_conditions, integer
@@ -28,14 +25,12 @@ from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
 from hybret.interventions import Intervention, KeepHeads
 from hybret.models import Model
-from hybret.progress import progress_bar
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
-from hybret.store import ENGINE_DIGEST
+from hybret.store import REMEDY, model_key
+from hybret.sweeping import progress_bar
 
-ROWS_AT_ONCE = 5000
-"""Documents of the tasks that one call of lm-eval evaluates: what an interruption loses."""
 # Read once, with the code, as the sweep's.
 HARNESS_DIGEST = digest(*(Path(__file__).with_name(f"{module}.py") for module in ("evaluate", "lm", "tasks")))
 
@@ -60,12 +55,10 @@ def evaluate(
 ) -> pd.DataFrame:
     """Run benchmarks under every condition, document by document; one row for each.
 
-    The columns are described in the book's chapter "Rows". A model with a chat template gets it, with the shots as
-    turns.
+    The book's chapter "Rows" describes the columns. A model with a chat template gets it, with the shots as turns.
 
     Parameters
     ----------
-    model, recipe
     tasks : see `hybret.harness.tasks.find`.
     conditions : row label to intervention; the three of the paper are `conditions`.
     limit : only the first documents of every task.
@@ -75,7 +68,6 @@ def evaluate(
     max_length : longest text in tokens; longer ones lose their beginning. Default: what the configuration says
         (``max_position_embeddings``), else nothing is cut.
     budget : rows and tokens of one pass; default what fits on the device.
-    progress : whether to show a bar.
     compute : False runs no model: tasks of which not every row is stored are left out, and the table may be empty.
     """
     recipe = find_recipe(recipe)
@@ -103,25 +95,28 @@ def evaluate(
         if not wanted:
             return pd.DataFrame()
     with progress_bar(progress, f"{model.name}, {recipe.name}", unit="answer") as bar:
-        for loaded in _portions(missing, limit):
-            absent = {key: c for key, c in distinct.items() if any((name, key) not in done for name in loaded)}
+        for task in missing:
+            absent = {key: c for key, c in distinct.items() if (task.name, key) not in done}
             lm = Hybrid(model, absent, recipe, max_length, budget, bar)
-            for task in loaded.values():
-                task.set_fewshot_seed(seed)
+            loaded = benchmarks.load(task)
+            loaded.set_fewshot_seed(seed)
             # Not `simple_evaluate`, which also lists every installed package: two seconds.
             results = lm_eval.evaluate(
                 lm,
-                {"tasks": loaded, "groups": {}},
+                {"tasks": {task.name: loaded}, "groups": {}},
                 limit=limit,
                 bootstrap_iters=0,
                 apply_chat_template=model.instruct,
                 fewshot_as_multiturn=model.instruct,
             )
             assert results is not None  # only other ranks of a distributed run get nothing
-            for name, key in product(loaded, absent):
-                done[name, key] = _rows(results["samples"][name], lm, key, results["n-shot"][name])
-                if path := paths.get((name, key)):
-                    _write(path, done[name, key])
+            for key in absent:
+                rows = _rows(results["samples"][task.name], lm, key, results["n-shot"][task.name])
+                done[task.name, key] = rows
+                if path := paths.get((task.name, key)):
+                    with writing(f"rows in {path.parent}", REMEDY):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        write_table(path, rows)
     versions = {column: shared[column] for column in ("engine", "harness", "torch", "transformers", "lm_eval")}
     parts = [
         done[task.name, keys[label]].assign(**_labels(model, recipe, task, label, condition), **versions)
@@ -131,21 +126,6 @@ def evaluate(
     if (table.groupby(["task", "doc_id"])["doc"].nunique() > 1).any():
         raise HybretError("the conditions were asked different questions; remove the rows of this run and run it again")
     return table
-
-
-def _portions(tasks: Sequence[benchmarks.Task], limit: int | None) -> Iterator[dict[str, Any]]:
-    """lm-eval's tasks, some thousand documents at a time."""
-    portion, documents = list[benchmarks.Task](), 0
-    for task in tasks:
-        n = sum(1 for split, path in task.data.items() if split != "dev" for _ in path.open("rb"))
-        n = min(n, limit or n)
-        if portion and documents + n > ROWS_AT_ONCE:
-            yield benchmarks.load(portion)
-            portion, documents = [], 0
-        portion.append(task)
-        documents += n
-    if portion:
-        yield benchmarks.load(portion)
 
 
 def _rows(samples: Iterable[dict[str, Any]], lm: Hybrid, condition: str, shots: int) -> pd.DataFrame:
@@ -192,26 +172,12 @@ def _labels(model: Model, recipe: Recipe, task: benchmarks.Task, label: str, con
 
 
 def _identity(model: Model, recipe: Recipe, limit: int | None, seed: int, max_length: int | None) -> dict[str, Any]:
-    check_state(model)
-    return {
-        "weights": model.digest,
-        "window": model.window,
+    return model_key(model) | {
         "chat": str(model.tokenizer.chat_template) if model.instruct else None,
-        "dtype": model.dtype,
-        "device": model.device.type,
         "recipe": recipe.engine_key,
         "limit": limit,
         "seed": seed,
         "max_length": max_length,
-        "engine": ENGINE_DIGEST,
         "harness": HARNESS_DIGEST,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
         "lm_eval": version("lm_eval"),
     }
-
-
-def _write(path: Path, rows: pd.DataFrame) -> None:
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_table(path, rows)

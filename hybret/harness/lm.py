@@ -98,12 +98,7 @@ class Hybrid(TemplateLM):
             )
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Answer]:
-        parts: dict[str, list[Any]] = {}
-        for request in requests:
-            parts.setdefault(request.task_name, []).append(request)
-        for part in parts.values():  # the documents of a task share their shots
-            super().loglikelihood(part, disable_tqdm=True)
-        return self._first([request.args for request in requests])
+        return list(super().loglikelihood(requests, disable_tqdm=True))
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[Answer]:
         texts, pairs = [strings for strings, _, _ in requests], []
@@ -128,9 +123,6 @@ class Hybrid(TemplateLM):
             self.scores[strings] = dict(zip(self.conditions, scores, strict=True))
         if self.bar is not None:
             self.bar.update(len(texts) * len(self.conditions))
-        return self._first(texts)
-
-    def _first(self, texts: list[tuple[str, str]]) -> list[Answer]:
         return [next(iter(self.scores[strings].values())) for strings in texts]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:

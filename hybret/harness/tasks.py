@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ from typing import Any
 
 from hybret import data as fetched
 from hybret.errors import HybretError
-from hybret.files import digest, write_whole
+from hybret.files import digest
 from hybret.organisms import skills
 
 BENCHMARKS = ("organism", "glue", "mmlu")
@@ -54,12 +54,7 @@ class Task:
 
 
 def find(tasks: str | Sequence[str]) -> list[Task]:
-    """The tasks of these names, their data on disk.
-
-    Parameters
-    ----------
-    tasks : benchmarks (`BENCHMARKS`) or single tasks, as a sequence or separated by commas.
-    """
+    """The tasks of benchmarks (`BENCHMARKS`) or of single names, which commas may separate, their data on disk."""
     if find_spec("lm_eval") is None:
         raise HybretError('lm-evaluation-harness is not installed; run `pip install "hybret[eval]"`')
     homes: dict[str, tuple[Mapping[str, Any], Any]] = {
@@ -112,16 +107,10 @@ def _items(task: str, split: Any, n: int, options: bool) -> bytes:
 
 def _written(task: str, split: str, n: int, options: bool) -> Path:
     text = _items(task, split, n, options)
-    folder = fetched.cache_folder() / "organism"
     # Named by content, so that another version of the generator never reads this one's items.
-    path = folder / f"{task}-{split}-{digest(text)}.jsonl"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_bytes() != text:
-            write_whole(path, text)
-    except OSError as problem:
-        fault = f"cannot write {path} ({problem.strerror})"
-        raise HybretError(f"{fault}; choose another folder with {fetched.CACHE}") from problem
+    path = fetched.cache_folder() / "organism" / f"{task}-{split}-{digest(text)}.jsonl"
+    if not path.is_file() or path.read_bytes() != text:
+        fetched.write(path, text)
     return path
 
 
@@ -150,20 +139,16 @@ def mmlu() -> list[Task]:
     return tasks
 
 
-def load(tasks: Iterable[Task]) -> dict[str, Any]:
-    """lm-eval's task objects by name, with all their documents."""
+def load(task: Task) -> Any:
+    """lm-eval's object for a task, with all its documents."""
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    loaded: dict[str, Any] = {}
-    for task in tasks:
-        files = {split: str(path) for split, path in task.data.items()}
-        local = {"data_files": files, "cache_dir": _scratch().name}
-        config = load_yaml(task.definition) | {"task": task.name, "dataset_path": "json", "dataset_name": None,
-                                               "dataset_kwargs": local} | task.options  # fmt: skip
-        # Not `TaskManager`, which reads lm-eval's own thousands of definitions: a quarter of a minute.
-        loaded[task.name] = ConfigurableTask(config={key: config[key] for key in config if key not in ("tag", "group")})
-    return loaded
+    local = {"data_files": {split: str(path) for split, path in task.data.items()}, "cache_dir": _scratch().name}
+    config = load_yaml(task.definition) | {"task": task.name, "dataset_path": "json", "dataset_name": None,
+                                           "dataset_kwargs": local} | task.options  # fmt: skip
+    # Not `TaskManager`, which reads lm-eval's own thousands of definitions: a quarter of a minute.
+    return ConfigurableTask(config={key: config[key] for key in config if key not in ("tag", "group")})
 
 
 @cache

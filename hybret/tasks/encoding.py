@@ -8,6 +8,7 @@ from typing import Any
 from hybret.errors import HybretError
 from hybret.files import digest
 from hybret.prompts import PAPER_NEEDLE, Prompt, Span
+from hybret.recipe import Recipe
 
 # Words and characters that tokenizers divide differently.
 PROBE = (
@@ -31,27 +32,33 @@ def encode(model: Any, texts: Sequence[str], chat: bool) -> list[tuple[str, tupl
         raise HybretError("this tokenizer gives no character offsets to place a needle by; load a fast tokenizer")
     if chat and not getattr(tokenizer, "chat_template", None):
         raise HybretError("this tokenizer has no chat template; use template 'base', or 'jrt' on a base model")
-    bos = tokenizer.bos_token_id
-    leading = (bos,) if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else ()
+    options = {"return_offsets_mapping": True, "verbose": False}
+    leading: tuple[int, ...] = ()  # a chat template writes it, or means to do without
     if chat:
-        texts = [_chat_text(tokenizer, text, tokenizer.bos_token if leading else "") for text in texts]
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        texts, encoded = _through_template(tokenizer, texts, options)
+    else:
+        bos = tokenizer.bos_token_id
+        leading = (bos,) if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else ()
+        encoded = tokenizer(list(texts), add_special_tokens=False, **options)
     return [
         (text, (*leading, *ids), [(0, 0)] * len(leading) + offsets)
         for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
     ]
 
 
-def _chat_text(tokenizer: Any, turn: str, bos: str) -> str:
+def _through_template(tokenizer: Any, turns: Sequence[str], options: dict[str, Any]) -> tuple[list[str], Any]:
+    """The texts of chats with one user turn, and their tokens: those that the tokenizer itself makes of a chat."""
+    chats = [[{"role": "user", "content": turn}] for turn in turns]
     try:
-        text: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True
+        texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        encoded = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, return_dict=True, tokenizer_kwargs=options
         )
     except Exception as problem:  # the template is a program, of whoever made the model
         raise HybretError(f"this tokenizer's chat template fails ({problem}); use template 'base'") from problem
-    if turn not in text:
+    if not all(turn in text for turn, text in zip(turns, texts, strict=True)):
         raise HybretError("this tokenizer's chat template rewrites the user turn; use template 'base'")
-    return text.removeprefix(bos)  # most chat templates write it themselves
+    return texts, encoded
 
 
 def token_span(offsets: Sequence[Span], first: int, last: int) -> Span | None:
@@ -66,8 +73,14 @@ def tokenizer_key(model: Any, template: str) -> str:
     return digest(repr(ids))
 
 
-def check_tokenizer(model: Any, prompts: Sequence[Prompt]) -> None:
-    """Refuse prompts that were made for another model: their tokens would mean something else."""
+def check_made_for(model: Any, prompts: Sequence[Prompt], recipe: Recipe | None) -> None:
+    """Refuse prompts for another model, whose tokens mean something else, or of another recipe; None is any."""
+    for p in prompts:
+        if recipe and p.insertion not in ("", recipe.insertion):
+            raise HybretError(
+                f"a prompt was built with insertion {p.insertion!r}, but {recipe.name} has {recipe.insertion!r}; build "
+                "the prompts with this recipe, too: hybret.niah.grid(..., recipe=...)"
+            )
     made = [(p.tokenizer_key, p.labels.get("template", "base")) for p in prompts if p.tokenizer_key]
     ours = {template: tokenizer_key(model, template) for template in {template for _, template in made}}
     for key, template in made:

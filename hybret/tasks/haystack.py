@@ -72,7 +72,8 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         if isinstance(source, Path) or problem.errno != errno.ENAMETOOLONG:  # a text is too long for a path
             raise HybretError(f"cannot read the haystack folder {source}: {problem.strerror}") from problem
     # A single word, or a short text without a sentence, can hide nothing: it is meant as a path.
-    short = len(str(source).split()) <= 1 or len(str(source)) < 256
+    longest = max(len(part.encode(errors="replace")) for part in str(source).split("/"))  # more than a name may have
+    short = longest < 256 and (len(str(source).split()) <= 1 or len(str(source)) < 256)
     if isinstance(source, Path) or (short and not SENTENCE_END.search(source)):
         raise HybretError(
             f"there is no haystack folder {str(source)[:200]!r}; give a folder of .txt files, a text, 'essays' or "

@@ -79,7 +79,7 @@ def grid(
     control : the same prompts with `needle` left out, one per length: the same haystack and question, so that their
         answers earn the floor of that needle.
     buffer : tokens of the label that are neither haystack nor needle; default the model's, for a tokenizer 200.
-    recipe : only `Recipe.insertion` matters here.
+    recipe : only `Recipe.insertion` matters here; a sweep takes prompts of its own.
     """
     one_of("template", template, TEMPLATES)
     recipe, seed = find_recipe(recipe), integer("seed", seed, 0, SEEDS)
@@ -93,10 +93,13 @@ def grid(
         if len(set(values)) < len(values):
             raise HybretError(f"{len(values)} {name} would hold an entry twice; give each one once, or fewer")
     buffer = integer("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
-    cutter, sizes = _cut(getattr(model, "tokenizer", model), lengths, needle, buffer, haystack, seed, recipe)
+    # The authors' base prompts have a blank before the sentence, those of Just Read Twice none.
+    blank = recipe.insertion == "token-id" and template == "base"
+    line = f"\n {needle.sentence}\n" if blank else needle.insertion
+    cutter, sizes = _cut(getattr(model, "tokenizer", model), lengths, needle, line, buffer, haystack, seed, recipe)
     _check_depths(cutter, max(sizes.values()), [] if control else depths)
-    cells = [(n, *cell) for n in lengths for cell in _placed(cutter, sizes[n], [] if control else depths, needle)]
-    texts = _encoded(model, [context for *_, context in cells], template, needle)
+    cells = [(n, *cell) for n in lengths for cell in _placed(cutter, sizes[n], [] if control else depths, line)]
+    texts = _encoded(model, [context for *_, context in cells], template, needle, line)
     return [
         Prompt(
             text=text,
@@ -115,6 +118,7 @@ def grid(
             position=position,
             haystack_sha256=cutter.hay.sha256,
             tokenizer_key=key,
+            insertion=recipe.insertion,
         )
         for (length, depth, position, _), (text, ids, spans) in zip(cells, texts, strict=True)
     ]
@@ -140,10 +144,10 @@ def _listed(name: str, value: Any, ends: Sequence[Any]) -> list[Any]:
 
 
 def _cut(
-    tokenizer: Any, lengths: list[int], needle: Needle, buffer: int, haystack: Any, seed: int, recipe: Recipe
+    tokenizer: Any, lengths: list[int], needle: Needle, line: str, buffer: int, haystack: Any, seed: int, recipe: Recipe
 ) -> tuple[Cutter, dict[int, int]]:
     """The haystack, and the tokens of it that each length takes."""
-    cost = len(tokenizer(needle.insertion, add_special_tokens=False)["input_ids"])
+    cost = len(tokenizer(line, add_special_tokens=False)["input_ids"])
     sizes = {length: length - buffer - cost for length in lengths}
     if min(sizes.values()) < 1:
         raise HybretError(
@@ -170,18 +174,18 @@ def _check_depths(cutter: Cutter, n: int, depths: list[float]) -> None:
             )
 
 
-def _placed(cutter: Cutter, n: int, depths: list[float], needle: Needle) -> Iterator[tuple[float, float, str]]:
+def _placed(cutter: Cutter, n: int, depths: list[float], line: str) -> Iterator[tuple[float, float, str]]:
     """(depth, real place as a fraction, context) for each depth; without depths, the context without the needle."""
     context = cutter.context(n)
     if not depths:
         yield math.nan, math.nan, context
     for depth in depths:
         tokens, at = cutter.place(n, depth)
-        yield depth, tokens / n, context[:at] + needle.insertion + context[at:]
+        yield depth, tokens / n, context[:at] + line + context[at:]
 
 
 def _encoded(
-    model: Any, contexts: list[str], template: str, needle: Needle
+    model: Any, contexts: list[str], template: str, needle: Needle, line: str
 ) -> Iterator[tuple[str, tuple[int, ...], dict[str, tuple[Span, ...]]]]:
     """(text, ids, spans) of each prompt: contexts in the template (Appendix B.1)."""
     tokenizer, chat = getattr(model, "tokenizer", model), uses_chat(model, template)
@@ -193,16 +197,17 @@ def _encoded(
     if template == "jrt":
         blocks = [f"{block}\n\n{block}" for block in blocks]
     for text, ids, offsets in encode(model, [block + ending for block in blocks], chat):
-        copies, at = [], text.find(needle.insertion)
+        copies, at = [], text.find(line)
         while at >= 0:
-            span = token_span(offsets, at + 1, end := at + 1 + len(needle.sentence))
+            end = at + len(line) - 1
+            span = token_span(offsets, end - len(needle.sentence), end)
             if span is None or _bare(needle.sentence) not in _bare(tokenizer.decode(ids[slice(*span)])):
                 raise HybretError(
                     f"this tokenizer cannot place the needle {needle.name!r}: its sentence does not survive "
                     "encoding; use another tokenizer, or a needle in its vocabulary"
                 )
             copies.append(span)
-            at = text.find(needle.insertion, end)
+            at = text.find(line, end)
         at = text.rindex(asked)
         question = token_span(offsets, at, at + len(asked))
         yield text, ids, {"needle": tuple(copies), "question": (question,) if question else ()}

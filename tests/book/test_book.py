@@ -1,20 +1,17 @@
 """The runner and the pages, on a tiny book written into a temporary folder."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from rich.console import Console
 from support import ENGINE_DIGEST
-from tiny_book import notebook, one_page, tiny
+from tiny_book import one_page, tiny
 
 from book.runner import build as book
 from book.runner import publish as publishing
@@ -25,32 +22,28 @@ from hybret import HybretError
 REPO = Path(__file__).resolve().parents[2]
 
 
-def build(root: Path, **options: object) -> str:
-    """Build and return what was printed."""
+def build(root, **options):
     out = io.StringIO()
-    book.build(root=root, console=Console(file=out, width=200, highlight=False), **options)  # type: ignore[arg-type]
+    book.build(root=root, console=Console(file=out, width=200, highlight=False), **options)
     return out.getvalue()
 
 
-def ran(root: Path) -> list[str]:
+def ran(root):
     path = root / "ran.txt"
     return path.read_text().split() if path.exists() else []
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def built(tmp_path_factory):
     root = tiny(tmp_path_factory.mktemp("built"))
     return root, build(root)
 
 
-# ---------------------------------------------------------------- runs
-
-
-def metadata(root: Path, run: str) -> dict[str, Any]:
+def metadata(root, run):
     return nbformat.read(root / "book" / "executed" / f"{run}.ipynb", as_version=4).metadata["hybret"]
 
 
-def test_every_notebook_runs_once_after_what_it_needs_and_says_where_it_came_from(built: tuple[Path, str]) -> None:
+def test_every_notebook_runs_once_after_what_it_needs_and_says_where_it_came_from(built):
     root, said = built
     assert ran(root) == ["draw", "read"]
     assert re.search(r"done\s+read\s+[\d.]+ s\s+\(2/2\)", said) and re.search(r"pages\s+[\d.]+", said)
@@ -65,18 +58,18 @@ def test_every_notebook_runs_once_after_what_it_needs_and_says_where_it_came_fro
 
 
 @pytest.fixture
-def done(built: tuple[Path, str], tmp_path: Path) -> Path:
-    """Return a copy of the built project, so that a test may change it."""
+def done(built, tmp_path):
+    """A copy of the built project without its pages, which a test may change."""
     root = tmp_path / "copy"
     shutil.copytree(built[0], root, ignore=shutil.ignore_patterns("_build"))
     return root
 
 
-def states(project: Project) -> list[str]:
+def states(project):
     return [project.status(n).state for n in project.plan]
 
 
-def edit(path: Path, old: str, new: str) -> None:
+def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
@@ -91,16 +84,14 @@ def edit(path: Path, old: str, new: str) -> None:
         ("notebooks/runs.yml", "count: 4", "count: 5", ["stale", "stale"], "its parameters"),
     ],
 )
-def test_what_makes_a_run_stale(
-    done: Path, path: str, old: str, new: str, states_after: list[str], reason: str
-) -> None:
+def test_what_makes_a_run_stale(done, path, old, new, states_after, reason):
     edit(done / path, old, new)
     project = Project(done)
     assert states(project) == states_after
     assert any(reason in project.status(name).reason for name in project.plan)
 
 
-def test_a_run_is_stale_when_its_figure_file_is_gone_or_replaced_and_a_published_one_stands_in(done: Path) -> None:
+def test_a_run_is_stale_when_its_figure_file_is_gone_or_replaced_and_a_published_one_stands_in(done):
     figure = done / "book" / "results" / "home.svg"
     figure.write_text(figure.read_text() + "<!-- of another run -->")
     assert states(Project(done)) == ["stale", "current"] and "is another run's" in Project(done).status("draw").reason
@@ -116,7 +107,7 @@ def test_a_run_is_stale_when_its_figure_file_is_gone_or_replaced_and_a_published
     assert project.status("read").state == "current"
 
 
-def test_the_package_and_its_checkpoints_count_but_the_runner_does_not(tmp_path: Path) -> None:
+def test_the_package_and_its_checkpoints_count_but_the_runner_does_not(tmp_path):
     root = tiny(tmp_path / "p")
     package = root / "hybret"
     (package / "organisms").mkdir(parents=True)
@@ -138,9 +129,7 @@ def test_the_package_and_its_checkpoints_count_but_the_runner_does_not(tmp_path:
 @pytest.mark.parametrize(
     ("code", "said"), [("raise KeyError('gone')", "KeyError: 'gone'"), ("import os; os._exit(1)", "")]
 )
-def test_a_failure_or_a_killed_kernel_keeps_the_old_run_and_skips_what_needs_it(
-    done: Path, code: str, said: str
-) -> None:
+def test_a_failure_or_a_killed_kernel_keeps_the_old_run_and_skips_what_needs_it(done, code, said):
     old = (done / "book" / "executed" / "draw.ipynb").read_bytes()
     edit(done / "notebooks" / "draw.ipynb", "ax.plot(range(count))", code)
     out = io.StringIO()
@@ -152,43 +141,27 @@ def test_a_failure_or_a_killed_kernel_keeps_the_old_run_and_skips_what_needs_it(
     assert Project(done).status("draw").state == "stale"
 
 
-def test_independent_notebooks_run_at_the_same_time(tmp_path: Path) -> None:
-    root = tmp_path
-    (root / "notebooks").mkdir()
-    meet = (
-        "import pathlib, time\npathlib.Path('{0}').touch()\nend = time.time() + 20\n"
-        "while not pathlib.Path('{1}').exists():\n    assert time.time() < end\n    time.sleep(.05)"
-    )
-    for one, other in ("ab", "ba"):
-        notebook(root / "notebooks" / f"{one}.ipynb", one, (meet.format(one, other), {}))
-    (root / "notebooks" / "runs.yml").write_text("a: {}\nb: {}\n")
-    build(root, html=False, jobs=2)
-    assert states(Project(root)) == ["current", "current"]
-
-
 PART = """part: {notebook: draw, parameters: {count: 2}}
 draw: {parameters: {count: 4}, needs: [part]}
 read: {needs: [part]}
 """
 
 
-def test_a_part_of_a_chapter_is_a_run_of_its_notebook(done: Path) -> None:
+def test_a_part_of_a_chapter_is_a_run_of_its_notebook(done):
     (done / "notebooks" / "runs.yml").write_text(PART)
     (done / "ran.txt").unlink()
-    build(done)
+    build(done, html=False)
     assert ran(done)[0] == "draw" and sorted(ran(done)) == ["draw", "draw", "read"]
     project = Project(done)
     assert states(project) == ["current"] * 3
     meta = metadata(done, "part")
     assert meta["parameters"] == {"count": 2, "results": "../book/results/part"} and "part/home.svg" in meta["files"]
     assert (done / "book" / "results" / "part" / "home.svg").exists()  # not in the place of its chapter's
-    assert "<code" in html(done, "book/runs") and "part" in html(done, "book/runs")
-    assert "Run of tiny" in html(done, "notebooks/draw")
     edit(done / "notebooks" / "runs.yml", "count: 2", "count: 3")
     assert states(Project(done)) == ["stale"] * 3  # the chapter reads what its part left
 
 
-def test_a_part_is_left_out_where_its_parameter_is_overridden(done: Path) -> None:
+def test_a_part_is_left_out_where_its_parameter_is_overridden(done):
     (done / "notebooks" / "runs.yml").write_text(PART)
     plan = Project(done, {"count": 5}).plan
     assert list(plan) == ["draw", "read"] and plan["read"].needs == ("draw",) and plan["draw"].needs == ()
@@ -205,14 +178,11 @@ def test_a_part_is_left_out_where_its_parameter_is_overridden(done: Path) -> Non
         ("random:google/recurrentgemma-2b", "random-recurrentgemma-2b"),
     ],
 )
-def test_this_books_notebooks_can_be_run_on_another_model_in_a_folder_that_names_it(model: str, variant: str) -> None:
+def test_this_books_notebooks_can_be_run_on_another_model_in_a_folder_that_names_it(model, variant):
     other = Project(REPO, {"model": model})
     assert other.variant == variant
     assert set(other.plan) == {run.notebook for run in Project(REPO).plan.values()}
     assert other.plan["benchmarks"].needs == ("sparsification",)
-
-
-# ---------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
@@ -222,7 +192,6 @@ def test_this_books_notebooks_can_be_run_on_another_model_in_a_folder_that_names
         ({"parameters": {"count": "3"}}, "'count' must be int, not '3'"),
         ({"parameters": {"flag": "false"}}, "'flag' must be bool, not 'false'"),
         ({"parameters": {"count": True}}, "'count' must be int, not True"),
-        ({"parameters": {"count": 2.5}}, "'count' must be int, not 2.5"),
         ({"parameters": {"lengths": [1, "2"]}}, r"'lengths' must be list\[int\]"),
         ({"parameters": {"limit": "none"}}, r"'limit' must be int \| None"),
         ({"model": 7}, "'model' must be str"),
@@ -230,11 +199,13 @@ def test_this_books_notebooks_can_be_run_on_another_model_in_a_folder_that_names
         ({"jobs": 0}, "jobs must be at least 1"),
     ],
 )
-def test_bad_input_is_said_before_anything_runs(tmp_path: Path, options: dict[str, object], says: str) -> None:
+def test_bad_input_is_said_before_anything_runs(tmp_path, options, says):
     root = tiny(tmp_path / "p")
     with pytest.raises(HybretError, match=says):
         build(root, **options)
     assert not (root / "book" / "executed").exists()
+    for value in (None, 3):
+        assert Project(root, {"limit": value}).plan["draw"].parameters["limit"] == value
 
 
 @pytest.mark.parametrize(
@@ -247,7 +218,7 @@ def test_bad_input_is_said_before_anything_runs(tmp_path: Path, options: dict[st
         ("draw: [", "not valid YAML"),
     ],
 )
-def test_a_wrong_runs_file_is_said_in_one_sentence(tmp_path: Path, spec: str, says: str) -> None:
+def test_a_wrong_runs_file_is_said_in_one_sentence(tmp_path, spec, says):
     with pytest.raises(HybretError, match="clone of the project"):
         build(tmp_path)
     root = tiny(tmp_path / "p")
@@ -256,61 +227,21 @@ def test_a_wrong_runs_file_is_said_in_one_sentence(tmp_path: Path, spec: str, sa
         _ = Project(root).plan
 
 
-@pytest.mark.parametrize("value", [None, 3])
-def test_an_optional_parameter_takes_none_and_its_type(tmp_path: Path, value: object) -> None:
-    project = Project(tiny(tmp_path / "p"), {"limit": value})
-    assert project.plan["draw"].parameters["limit"] == value
-
-
-# ---------------------------------------------------------------- pages
-
-
-def html(root: Path, page: str) -> str:
+def html(root, page):
     return (root / "_build" / "html" / f"{page}.html").read_text()
 
 
-def test_a_page_shows_its_run_and_every_figure_leads_to_its_cell(built: tuple[Path, str]) -> None:
+def test_a_page_shows_its_run_and_every_figure_leads_to_its_cell(built):
     page, index = html(built[0], "notebooks/draw"), html(built[0], "book/index")
     for text in ("Run of tiny, recipe CORRECTED", "prompt lengths (tokens)", "/draw.ipynb", "<img", 'id="cell-c2"'):
         assert text in page
     assert "not been run" not in page and "out of date" not in page
     links = [re.findall(r'hb-made-by[^>]*href="([^"]+)"', text) for text in (page, index)]
     assert links == [["#cell-c2"], ["../notebooks/draw.html#cell-c2"]]
+    assert html(built[0], "book/runs").count("<td><p>current</p></td>") == 2
 
 
-def test_the_runs_page_lists_every_run_and_the_download_button_offers_the_source(built: tuple[Path, str]) -> None:
-    page = html(built[0], "book/runs")
-    assert page.count("<td><p>current</p></td>") == 2 and "Drawing" in page
-    copies = list((built[0] / "_build" / "html" / "_sources" / "notebooks").glob("draw.ipynb"))
-    assert copies and not any(c.get("outputs") for c in nbformat.read(copies[0], as_version=4).cells)
-
-
-def test_pages_load_nothing_from_elsewhere(built: tuple[Path, str]) -> None:
-    out = built[0] / "_build" / "html"
-    for page in out.rglob("*.html"):
-        tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page.read_text())
-        away = [t for t in tags if re.search(r'(?:src|href)="(?:https?:)?//', t)]
-        assert not away, f"{page.name}: {away}"
-    for sheet in out.rglob("*.css"):
-        assert not re.search(r"@import[^;]*https?:|url\([\"']?(?:https?:)?//", sheet.read_text()), sheet.name
-    assert (out / "_static" / "mathjax" / "tex-svg.js").stat().st_size > 1e6
-
-
-def test_stale_runs_and_unrun_pages_say_so_without_warnings(built: tuple[Path, str], tmp_path: Path) -> None:
-    root = tmp_path / "copy"
-    shutil.copytree(built[0], root)
-    edit(root / "notebooks" / "draw.ipynb", "range(count)", "range(2)")
-    edit(root / "notebooks" / "draw.ipynb", "# Drawing", "# Drawing again")
-    (root / "book" / "executed" / "read.ipynb").unlink()
-    book.pages(Project(root), Console(file=io.StringIO()))  # incremental: the pages were built before
-    assert "out of date: the notebook's code changed" in html(root, "notebooks/draw").replace("’", "'")
-    assert "Drawing again" in html(root, "notebooks/draw")  # prose is no part of the run
-    assert "has not been run here yet" in html(root, "notebooks/read")
-    runs = html(root, "book/runs")
-    assert "not run" in runs and "stale" in runs
-
-
-def test_a_warning_and_an_unknown_claim_fail_the_build(tmp_path: Path) -> None:
+def test_a_warning_and_an_unknown_claim_fail_the_build(tmp_path):
     root = one_page(tmp_path, "# Tiny\n\n{numref}`nowhere`\n\n```{claim} no-such\n```\n")
     out = io.StringIO()
     with pytest.raises(book.BuildError, match="whole log"):
@@ -318,8 +249,8 @@ def test_a_warning_and_an_unknown_claim_fail_the_build(tmp_path: Path) -> None:
     assert "nowhere" in out.getvalue() and "no-such" in out.getvalue()
 
 
-@pytest.mark.parametrize("folder", ["<img src=x onerror=alert(1)>", "a](b", "a b", "\x1b[31m"])
-def test_a_published_folder_has_a_name_that_hybret_gives(tmp_path: Path, folder: str) -> None:
+@pytest.mark.parametrize("folder", ["<img src=x onerror=alert(1)>", "a](b"])
+def test_a_published_folder_has_a_name_that_hybret_gives(tmp_path, folder):
     root = tiny(tmp_path)
     (root / "book" / "published" / folder).mkdir(parents=True)
     shutil.copy(root / "notebooks" / "draw.ipynb", root / "book" / "published" / folder)
@@ -327,18 +258,9 @@ def test_a_published_folder_has_a_name_that_hybret_gives(tmp_path: Path, folder:
         book.pages(Project(root), Console(file=io.StringIO()))
 
 
-# ---------------------------------------------------------------- what outputs may hold
-
 AUTO = "from tqdm.auto import tqdm; from tqdm.notebook import tqdm as drawn\n"
-DATASETS = """import datasets, json, pathlib, tempfile
-folder = tempfile.mkdtemp()
-pathlib.Path(folder, "x.jsonl").write_text(json.dumps({"x": 1}))
-data = datasets.load_dataset("json", data_files=folder + "/x.jsonl", split="train", cache_dir=folder)
-_ = data.map(lambda row: {"y": 2})"""
 BARS = {  # the last ones do not ask the environment, as a library may
-    "datasets": DATASETS,
     "huggingface_hub": "from huggingface_hub.utils import tqdm\nfor _ in tqdm(range(3)): pass",
-    "transformers": "from transformers.utils.logging import tqdm\nfor _ in tqdm(range(3)): pass",
     "tqdm.auto": AUTO + "for _ in tqdm(range(3)): pass",
     "widgets": AUTO + "for _ in drawn(range(3), disable=False):\n    for _ in drawn(range(3), disable=False): pass",
     "text": "from tqdm import tqdm\nfor _ in tqdm('abc', disable=False):\n    for _ in tqdm('ab', disable=False): pass",
@@ -346,91 +268,81 @@ BARS = {  # the last ones do not ask the environment, as a library may
 }
 
 
-def test_no_progress_bar_becomes_an_output(tmp_path: Path) -> None:
-    root = tiny(tmp_path / "p")
-    notebook(root / "notebooks" / "read.ipynb", "Bars", *((code, {}) for code in (*BARS.values(), "print('kept')")))
-    build(root, only=["read"], html=False)
-    nb = nbformat.read(root / "book" / "executed" / "read.ipynb", as_version=4)
-    outputs = [c.outputs for c in nb.cells if c.cell_type == "code"][2:]
-    assert dict(zip(BARS, outputs, strict=False)) == dict.fromkeys(BARS, [])
-    assert outputs[-1][0].text == "kept\n" and "widgets" not in nb.metadata
-
-
 SHOWN = "from IPython.display import HTML, Javascript\n"
+REQUESTS = {
+    "import ipywidgets\nipywidgets.IntSlider()": "the scripts of a widget",
+    SHOWN + "HTML('<p><img alt=x src=\"https://example.org/x.png\">')": "the src of <img>",
+    SHOWN + "HTML('<link rel=stylesheet href=//example.org/x.css>')": "the href of <link>",
+    SHOWN + "HTML('<style>@import \"x.css\"</style>')": "what its style names (@import)",
+    SHOWN + "HTML('<p style=\"background: url(http://example.org/x)\">')": "what its style names (url(http://)",
+    SHOWN + "HTML('<script>require([\"plotly\"], f)</script>')": "what its script names (require()",
+    SHOWN + "Javascript('import(\"https://example.org/x.js\")')": 'what its script names (import("https://)',
+    SHOWN + "HTML('<a href=https://example.org>src=http://x</a><script>1</script>require(1) @import')": "",
+}
 
 
-@pytest.mark.parametrize(
-    ("code", "what"),
-    [
-        ("import ipywidgets\nipywidgets.IntSlider()", "the scripts of a widget"),
-        (SHOWN + "HTML('<p><img alt=x src=\"https://example.org/x.png\">')", "the src of <img>"),
-        (SHOWN + "HTML('<link rel=stylesheet href=//example.org/x.css>')", "the href of <link>"),
-        (SHOWN + "HTML('<style>@import \"x.css\"</style>')", "what its style names (@import)"),
-        (SHOWN + "HTML('<p style=\"background: url(http://example.org/x)\">')", "what its style names (url(http://)"),
-        (SHOWN + "HTML('<script>require([\"plotly\"], f)</script>')", "what its script names (require()"),
-        (SHOWN + "Javascript('import(\"https://example.org/x.js\")')", 'what its script names (import("https://)'),
-        (SHOWN + "HTML('<a href=https://example.org>src=http://x</a><script>1</script>require(1) @import')", ""),
-    ],
-)
-def test_an_output_that_needs_a_host_stops_the_build(done: Path, code: str, what: str) -> None:
+def test_an_output_that_needs_a_host_is_found_and_stops_the_build(done):
     path = done / "book" / "executed" / "read.ipynb"
     nb = nbformat.read(path, as_version=4)
-    (output,) = outputs_of(code)
-    nb.cells[-1].outputs = [output]
-    nbformat.write(nb, path)
-    if not what:
-        assert first_request(nb) == ("", "")
-        return
+    for code, what in REQUESTS.items():
+        *before, last = code.split("\n")
+        space = {}
+        exec("\n".join(before), space)  # what a cell would show, without a kernel
+        data = DisplayFormatter().format(eval(last, space))[0]
+        nb.cells[-1].outputs = [nbformat.v4.new_output("execute_result", data, execution_count=1)]
+        assert first_request(nb) == ("c2" if what else "", what)
+        if what.startswith("the src"):
+            nbformat.write(nb, path)
     with pytest.raises(book.BuildError) as error:
         build(done)
-    said = f"book/executed/read.ipynb: the output of cell c2 asks another host for {what}, and pages ask for nothing; "
+    said = "book/executed/read.ipynb: the output of cell c2 asks another host for the src of <img>, and pages ask for"
     assert str(error.value).startswith(said) and str(error.value).isprintable()
 
-
-def outputs_of(code: str) -> list[nbformat.NotebookNode]:
-    """What a cell would show, without a kernel."""
-    *before, last = code.split("\n")
-    space: dict[str, object] = {}
-    exec("\n".join(before), space)
-    data = DisplayFormatter().format(eval(last, space))[0]
-    return [nbformat.v4.new_output("execute_result", data, execution_count=1)]
-
-
-# ---------------------------------------------------------------- published runs
 
 LEAK = "import os, sys\nprint('in', os.getcwd(), os.path.expanduser('~/.cache/x'))\nprint('noise', file=sys.stderr)"
 
 
 @pytest.fixture(scope="module")
-def node(built: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def node(built, tmp_path_factory):
     """A clone with runs of its own, in which runs of two other models were published."""
     node = tmp_path_factory.mktemp("node") / "p"
     shutil.copytree(built[0], node, ignore=shutil.ignore_patterns("_build"))
     leaky = nbformat.read(node / "notebooks" / "read.ipynb", as_version=4)
-    leaky.cells.append(nbformat.v4.new_code_cell(LEAK, id="leak"))
+    leaky.cells += [nbformat.v4.new_code_cell(code, id=f"id{i}") for i, code in enumerate([*BARS.values(), LEAK])]
     nbformat.write(leaky, node / "notebooks" / "read.ipynb")
     run = node / "runs" / "other-1b-0123"
     run.mkdir(parents=True)
     note = {"model": "somebody/other-1b@abc", "weights": "12ab", "dtype": "bfloat16", "engine": ENGINE_DIGEST}
     (run / "run.json").write_text(json.dumps(note))
     (run / "rows-1.parquet").write_bytes(b"rows")
-    shutil.copytree(run, node / "runs" / "other")
-    (node / "runs" / "other" / "run.json").write_text(json.dumps(note | {"model": "somebody/else"}))
+    shutil.copytree(run, node / "runs" / "else")
+    (node / "runs" / "else" / "run.json").write_text(json.dumps(note | {"model": "somebody/else"}))
     build(node, model="somebody/other-1b@abc", publish=True)
     build(node, model="random:a/b", only=["draw"], publish=True)
     return node
 
 
 @pytest.fixture(scope="module")
-def shared(node: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone without runs of its own, but with those that somebody published."""
+def shared(built, node, tmp_path_factory):
+    """A clone with a run that is out of date, and with those that somebody published."""
     clone = tiny(tmp_path_factory.mktemp("clone") / "p")
     shutil.copytree(node / "book" / "published", clone / "book" / "published")
+    (clone / "book" / "executed").mkdir()
+    shutil.copy(built[0] / "book" / "executed" / "draw.ipynb", clone / "book" / "executed")
+    edit(clone / "notebooks" / "draw.ipynb", "range(count)", "range(2)")
+    edit(clone / "notebooks" / "draw.ipynb", "# Drawing", "# Drawing again")
     book.pages(Project(clone), Console(file=io.StringIO()))
     return clone
 
 
-def test_another_model_has_its_own_runs(built: tuple[Path, str], node: Path) -> None:
+def test_no_progress_bar_becomes_an_output(node):
+    nb = nbformat.read(node / "book" / "executed" / "other-1b-abc" / "read.ipynb", as_version=4)
+    outputs = {cell.id: cell.outputs for cell in nb.cells if cell.id.startswith("id")}
+    assert [outputs[f"id{i}"] for i in range(len(BARS))] == [[]] * len(BARS)
+    assert outputs[f"id{len(BARS)}"] and "widgets" not in nb.metadata
+
+
+def test_another_model_has_its_own_runs(built, node):
     assert metadata(node, "other-1b-abc/draw")["model"] == "somebody/other-1b@abc"
     assert (node / "book" / "results" / "other-1b-abc" / "home.svg").exists()
     own = Path("book") / "results" / "home.svg"
@@ -441,7 +353,7 @@ def test_another_model_has_its_own_runs(built: tuple[Path, str], node: Path) -> 
 OTHER = "book/published/other-1b-abc"
 
 
-def test_what_is_published_holds_outputs_and_where_it_came_from_but_no_place(shared: Path) -> None:
+def test_what_is_published_holds_outputs_and_where_it_came_from_but_no_place(shared):
     folder = shared / OTHER
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {
         "draw.ipynb", "draw.json", "read.ipynb", "read.json",
@@ -458,27 +370,24 @@ def test_what_is_published_holds_outputs_and_where_it_came_from_but_no_place(sha
         assert str(Path.home()) not in path.read_text() and str(shared.parents[1]) not in path.read_text()
 
 
-def test_a_clone_without_runs_shows_published_ones_beside_its_own(shared: Path) -> None:
-    chapter, page = html(shared, "notebooks/draw"), html(shared, f"{OTHER}/draw")
+def test_a_clone_shows_published_runs_beside_its_own_and_says_which_is_out_of_date_or_not_run(shared):
+    own, chapter, page = (html(shared, name) for name in ("notebooks/draw", "notebooks/read", f"{OTHER}/draw"))
     assert ran(shared) == [] and "has not happened here yet" in html(shared, "book/index")  # the figure of its own run
-    assert "has not been run here yet" in chapter and f'href="../{OTHER}/draw.html"' in chapter
+    assert "out of date: the notebook's code changed" in own.replace("’", "'")
+    assert "Drawing again" in own  # prose is no part of the run
+    assert "has not been run here yet" in chapter and f'href="../{OTHER}/read.html"' in chapter
     assert "Drawing: other-1b-abc" in page and 'href="../../../notebooks/draw.html"' in page
     assert "A published run of" in page and "Run of somebody/other-1b&#64;abc" in page and "/draw.json" in page
-    assert "Published: other-1b-abc" in html(shared, "book/index")  # in the contents
-    assert html(shared, "book/runs").count("<td><p>published</p></td>") == 3
-
-
-def test_a_published_page_has_figures_of_its_own_and_marks_random_weights(shared: Path) -> None:
-    pages = [
-        html(shared, name) for name in ("book/index", "notebooks/draw", f"{OTHER}/draw", "book/published/random-b/draw")
-    ]
+    runs = html(shared, "book/runs")
+    assert runs.count("<td><p>published</p></td>") == 3 and "stale" in runs and "not run" in runs
+    pages = [html(shared, "book/index"), own, page, html(shared, "book/published/random-b/draw")]
     assert ["The weights of this run are random" in page for page in pages] == [False, False, False, True]
     numbers = [re.findall(r"caption-number\">(Fig. \d+)", page) for page in pages]
     assert numbers == [["Fig. 1"], ["Fig. 2"], ["Fig. 3"], ["Fig. 4"]]
-    assert 'id="other-1b-abc-fig-line"' in pages[2] and 'href="#cell-c2"' in pages[2] and "<img" in pages[2]
+    assert 'id="other-1b-abc-fig-line"' in page and 'href="#cell-c2"' in page and "<img" in page
 
 
-def test_what_cannot_be_published_is_said(done: Path) -> None:
+def test_what_cannot_be_published_is_said(done):
     with pytest.raises(HybretError, match="only runs of another model are published; give one with --model"):
         build(done, publish=True)
     other = Project(done, {"model": "a/b"})

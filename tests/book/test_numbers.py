@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from book.paper import numbers as paper
-from hybret import scoring
+from hybret import Recipe, scoring
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def checkpoint_text(name: str) -> str:
+    return (REPO / "hybret" / "organisms" / "checkpoints" / name / "README.md").read_text().replace("\n", " ")
 
 
 def test_every_number_has_a_name_a_unit_and_a_place():
@@ -27,6 +35,7 @@ def test_each_model_has_its_attention_layers_where_its_pattern_puts_them():
         size, tail = (sum(map(int, re.findall(r"(\d+) (?:SSM|attention)", part))) for part in (inner, rest))
         assert int(times) * size + tail == spec.layers and int(times) == spec.attention_layers
     assert [paper.counterpart(heads) for heads in (10, 16, 32, 8)] == ["RG-2B", "RG-9B", "Jamba", None]
+    assert [paper.model_of(n) for n in ("google/RecurrentGemma-9b", "griffin-small")] == ["RG-9B", None]
     assert paper.TIPPING_POINTS == {10: 1, 16: 2, 32: 4}
     assert [paper.few_heads(heads) for heads in (10, 16, 32, 20)] == [2, 3, 5, 3]
     assert paper.few_heads(32) == paper.THRESHOLDS["Jamba sparse"].value
@@ -48,6 +57,30 @@ def test_disagreements_are_kept_as_printed():
     base = points["MMLU sparse"] / (1 - points["MMLU kept"])
     assert base == pytest.approx(37.5) and points["MMLU ablated"] > base
     assert all(words in " ".join(d["what"] for d in paper.DISAGREEMENTS) for words in ("2.5", "2.8", "37.5", "k = 6"))
+
+
+def test_every_difference_of_text_and_code_names_the_lines_that_were_read():
+    assert set(paper.SOURCES) == {field.name for field in fields(Recipe)} - {"name"}
+    for source in paper.SOURCES.values():
+        assert source["text"] and source["code"] and source["at"]
+        for address, name in map(paper.source_link, source["at"]):
+            assert re.fullmatch(r"https://github.com/[\w-]+/[\w-]+/blob/[0-9a-f]{40}/[\w/]+\.py#L\d+(-L\d+)?", address)
+            assert re.fullmatch(r"[\w-]+/[\w-]+ [0-9a-f]{7}, [\w/]+\.py, lines? [\d-]+", name)
+
+
+def test_limits_are_those_of_the_cards_and_on_the_first_page_and_that_of_h1():
+    cards = {name: checkpoint_text(name) for name in ("griffin-tiny", "jamba-tiny")}
+    assert "84 million tokens" in cards["griffin-tiny"] and "381 million" in cards["griffin-tiny"]
+    assert (
+        "Two trainings were made" in cards["griffin-tiny"]
+        and "Head size and initialisation were chosen" in cards["jamba-tiny"]
+    )
+    told = " ".join(paper.LIMITS)
+    assert len(paper.LIMITS) == 3 and all(
+        words in told for words in ("84 million", "381 million", "one seed", "Chosen")
+    )
+    for page in ("book/index.md", "notebooks/sparsification.ipynb", "notebooks/verdicts.ipynb"):
+        assert "```{limits}" in (REPO / page).read_text()
 
 
 def test_best_cells_of_table_1_are_the_printed_ones():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from support import idle, resolve
+from support import idle, resolve, rows_of
 
 import hybret as hb
-from book.paper import only_keep
+from book.paper import methods, only_keep
 from hybret import CORRECTED, HybretError, Keep, Only, PerPhase, niah, sweep
 
 WORDS = hb.PAPER_NEEDLE.sentence.split()
@@ -110,3 +112,26 @@ def test_parts_of_attention_are_those_of_a_recorded_run(model):
 def test_words_of_the_needle_that_the_question_holds(prompts):
     assert only_keep.words_asked(prompts[0]) == WORDS.index("eat") == 9
     assert only_keep.words_asked(replace(prompts[0], needle=replace(prompts[0].needle, question="Where to go?"))) == 0
+
+
+def test_answers_that_hold_the_needles_content_are_counted_beside_exact_ones(prompts):
+    end = " ".join(WORDS[WORDS.index("eat") :])
+    said = [f"The town of San Francisco is {end}", " ".join(WORDS), "eat a sandwich and sit in Canal Park"]
+    line = only_keep.wording(rows_of([3, 5, 1], model="m").assign(answer=said), prompts[0]).iloc[0]
+    assert (line["answers"], line["right"], line["content"]) == (3, 1, 2) and line["accuracy"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("turn", "met"), [(0, 3), (1, 0)])
+def test_a_peak_that_moves_with_the_answer_is_counted(turn, met):
+    """One head looks at the token that follows, or at the one after it; the other looks elsewhere."""
+    tokens = ["eat", " a", " sandwich"]
+    bins = [SimpleNamespace(part="needle" if i else "context", text=text) for i, text in enumerate(["x", *tokens])]
+    mass = np.zeros((1, 2, 4, 4), np.float32)
+    mass[0, 1, :, 0] = 1.0
+    for step in range(3):
+        mass[0, 0, step, 1 + (step + turn) % 3] = 0.9
+    run = SimpleNamespace(mass=mass, gives=(*tokens, "."))
+    seen = SimpleNamespace(model="m", bins=bins, runs=(run,))
+    assert methods.moving_peak(seen) == {"model": "m", "steps": 3, "met": met}
+    run.mass = mass / 2  # no head has more than half of its attention on the needle
+    assert methods.moving_peak(seen)["met"] == 0

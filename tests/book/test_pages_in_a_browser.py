@@ -3,12 +3,9 @@
 The pages are built from this clone: with the runs that it has, and with "not run" where it has none.
 """
 
-from __future__ import annotations
-
 import io
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -26,7 +23,7 @@ FILES = [TOC["root"], *(c["file"] for chapter in CHAPTERS for c in (chapter, *ch
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Path:
+def built(tmp_path_factory, chromium):
     """The folder of the built pages. The package is a link: pages read its checkpoints' cards."""
     root = tmp_path_factory.mktemp("book") / "clone"
     keep = shutil.ignore_patterns("_build", "runs", ".*", "checkpoints", "__pycache__", "*.egg-info", "hybret", "tests")
@@ -36,8 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Path:
     return root / "_build" / "html"
 
 
-def lightness(page: Any) -> tuple[float, float]:
-    """Of the ground and of the ink, from 0 to 1."""
+def lightness(page):
     colours = [
         page.evaluate(f"getComputedStyle(document.querySelector('{at}')).{what}")
         for at, what in (("body", "backgroundColor"), ("h1", "color"))
@@ -47,7 +43,7 @@ def lightness(page: Any) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_page_can_be_read_everywhere(built: Path, page: Any, name: str) -> None:
+def test_a_page_can_be_read_everywhere(built, page, name):
     """It asks for nothing, has no errors, fits a phone, is dark where the reader wants it, loses nothing in print."""
     page.goto((built / f"{name}.html").as_uri(), wait_until="load")
     if page.locator(".math").count():

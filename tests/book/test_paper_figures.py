@@ -1,24 +1,11 @@
 """Figures that judge the paper: drawn from rows and tables made by hand."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
-from support import (
-    ALIKE,
-    LENGTHS,
-    cells,
-    check_no_mixed_means,
-    check_readable,
-    curves,
-    pairs,
-    squares,
-    text,
-    three_models,
-)
+from support import ALIKE, cells, check_no_mixed_means, check_readable, curves, pairs, squares, text
 
 from book.paper import figures
 from book.paper.only_keep import PARTS
@@ -38,11 +25,11 @@ SHARES = pd.DataFrame([
 ])  # fmt: skip
 
 
-def generation() -> pd.DataFrame:
+def generation():
     return curves().query("during == 'generation'")
 
 
-def doses() -> pd.DataFrame:
+def doses():
     return pairs().assign(mass=lambda rows: rows["length"] / 80)
 
 
@@ -61,13 +48,6 @@ def test_every_figure_can_be_read():
         check_readable(figure, name)
 
 
-def test_home_puts_models_with_different_heads_on_one_scale():
-    figure = figures.home(three_models(generation()))
-    ends = {line.get_label(): line.get_xdata()[-1] for line in figure.axes[0].get_lines()}
-    assert [ends[name] for name in ("griffin-tiny", "griffin-small", "jamba-tiny")] == pytest.approx([100] * 3)
-    assert "griffin-tiny, all 10 heads kept" in text(figure) and "jamba-tiny, all" not in text(figure)
-
-
 def test_home_needs_all_heads_and_draws_no_other_floor():
     rows = generation().assign(acted_prefill=0, acted_generation=7)
     with pytest.raises(HybretError, match="griffin-tiny end below all its heads"):
@@ -84,11 +64,6 @@ def test_no_figure_averages_different_things(name):
     check_no_mixed_means((lambda rows: draw(rows, "dose", "dose", "condition")) if name == "doses" else draw, ALIKE)
 
 
-@pytest.mark.parametrize("rows", [cells()[:1], cells(k=3), cells()[cells()["depth"] == 0]], ids=["row", "k", "depth"])
-def test_little_data_is_drawn(rows):
-    figures.home(rows).draw_without_rendering()
-
-
 def test_the_annotated_map_marks_the_best_and_the_worst_cell():
     figure = figures.annotated_map(cells())
     placed = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
@@ -98,13 +73,6 @@ def test_the_annotated_map_marks_the_best_and_the_worst_cell():
     ten = figures.annotated_map(cells().assign(rubric="2025-05", score=lambda rows: 2 * rows["score"])).axes
     assert squares(ten[0]) == scores == squares(retrieval_maps(cells(), None, None).axes[0])
     assert ten[1].get_ylabel() == "mean score (scaled to 0 to 5)"
-
-
-def test_departures_mark_intervals_without_zero_and_missing_ones():
-    axes = figures.departures(DEPARTURES, "note").axes[0]
-    points = {line.get_marker(): line.get_xdata()[0] for line in axes.get_lines() if len(line.get_xdata()) == 1}
-    assert points == {"o": pytest.approx(1.0), "D": pytest.approx(-20.0)}
-    assert "cannot show" in text(axes.figure)
 
 
 def test_variants_are_drawn_in_order_with_their_intervals_and_the_papers_numbers():
@@ -123,24 +91,6 @@ def test_variants_are_drawn_in_order_with_their_intervals_and_the_papers_numbers
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first variant on top
     single = figures.variants(table[table["before"] == "Keep"], "note", "variants", lines={"the paper": 0.857})
     assert "the paper" in text(single) and [float(x) for x in single.axes[0].get_lines()[0].get_xdata()] == [85.7, 85.7]
-
-
-def test_parts_of_attention_fill_every_step():
-    figure = figures.attention_parts(SHARES, ["The", " best"], "note")
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["layer 2", "layer 5"]
-    for axes in figure.axes:
-        tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
-        assert len(tops) == 2 * len(PARTS) and tops[-2:] == pytest.approx([100, 100])
-        assert axes.patches[0].get_height() == pytest.approx(30)  # the needle's share, at the bottom
-
-
-def test_doses_draw_the_accuracy_at_each():
-    axes = figures.doses(doses(), "mass", "mass", by="condition").axes[0]
-    line = next(line for line in axes.get_lines() if line.get_label() == "keep-keep")
-    assert line.get_xdata().tolist() == [n / 80 for n in LENGTHS]
-    assert line.get_ydata().tolist() == pytest.approx((100 * cells().groupby("length")["in_window"].mean()).tolist())
-    rows = cells(dose=[0.3, 0.1 + 0.2] * 4 + [0.3])  # one dose, whatever the rounding
-    assert len(figures.doses(rows, "dose", "dose", by="condition").axes[0].get_lines()[0].get_xdata()) == 1
 
 
 @pytest.mark.parametrize(

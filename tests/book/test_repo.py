@@ -1,7 +1,5 @@
 """What a clone must look like before anything is installed or run."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -24,15 +22,14 @@ from book.runner.runs import Project, parameters, tags
 
 REPO = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
-BY_NAME = [pytest.param(p, id=p.stem) for p in NOTEBOOKS]
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 
 
-def canonical(name: str) -> str:
+def canonical(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pins(text: str) -> dict[str, str]:
+def pins(text):
     """Return ``name==version`` lines; any other line that is neither a comment nor empty is an error."""
     found = {}
     for line in filter(None, (row.split("#")[0].strip() for row in text.splitlines())):
@@ -45,17 +42,14 @@ def pins(text: str) -> dict[str, str]:
 LOCK = pins((REPO / "requirements.lock").read_text())
 
 
-def tracked() -> list[Path]:
+def tracked():
     """Return the files of the repository, or all that git would not ignore before the first commit."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
     return [path for name in names.split("\0") if name and (path := REPO / name).is_file()]
 
 
-# ---------------------------------------------------------------- versions
-
-
-def test_the_lock_satisfies_every_requirement_of_the_project() -> None:
+def test_the_lock_satisfies_every_requirement_of_the_project():
     wanted = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
     for requirement in map(Requirement, wanted):
         version = LOCK.get(canonical(requirement.name))
@@ -63,13 +57,13 @@ def test_the_lock_satisfies_every_requirement_of_the_project() -> None:
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but {version} is locked"
 
 
-def test_the_sbom_lists_what_the_lock_pins() -> None:
+def test_the_sbom_lists_what_the_lock_pins():
     bill = json.loads((REPO / "requirements.sbom.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
     assert {canonical(part["name"]): part["version"] for part in bill["components"]} == LOCK, "make lock"
 
 
-def test_other_files_state_the_same_versions() -> None:
+def test_other_files_state_the_same_versions():
     assert LOCK["torch"] == "2.13.0"  # no local part such as +cpu: each machine takes its own build
     spec = yaml.safe_load((REPO / "environment.yml").read_text())
     pip = next(d["pip"] for d in spec["dependencies"] if isinstance(d, dict))
@@ -83,7 +77,7 @@ def test_other_files_state_the_same_versions() -> None:
     assert f"## {version}" in (REPO / "CHANGELOG.md").read_text()
 
 
-def test_an_installed_clone_is_imported_also_in_the_folder_that_holds_it(tmp_path: Path) -> None:
+def test_an_installed_clone_is_imported_also_in_the_folder_that_holds_it(tmp_path):
     """That folder holds another one of the package's name, without the package's files: the clone."""
     clone, wheels = tmp_path / "hybret", tmp_path / "wheels"
     (clone / "hybret").mkdir(parents=True)
@@ -102,10 +96,7 @@ def test_an_installed_clone_is_imported_also_in_the_folder_that_holds_it(tmp_pat
     assert Path(said.strip()) == clone / "hybret" / "__init__.py"
 
 
-# ---------------------------------------------------------------- notebooks
-
-
-def test_every_notebook_is_run_and_is_in_the_book() -> None:
+def test_every_notebook_is_run_and_is_in_the_book():
     names = {p.stem for p in NOTEBOOKS}
     toc = yaml.safe_load((REPO / "_toc.yml").read_text())
     chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
@@ -117,35 +108,22 @@ def test_every_notebook_is_run_and_is_in_the_book() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("path", BY_NAME)
-def test_a_notebook_holds_no_outputs_and_cells_with_lasting_names(path: Path) -> None:
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_lasting_names_explained_parameters_and_figures_with_a_text_alternative(path):
     nb = nbformat.read(path, as_version=4)  # reading an older format would invent ids
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            assert not cell.outputs and cell.execution_count is None, f"cell {cell.id} has outputs"
-    assert not {"papermill", "hybret", "widgets"} & set(nb.metadata)
-    assert nb.metadata["kernelspec"]["name"] == "python3" and nb.cells[0].source.startswith("# ")
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in nb.cells)
+    assert not {"papermill", "hybret", "widgets"} & set(nb.metadata) and nb.cells[0].source.startswith("# ")
     stored = [c.get("id") for c in nbformat.reads(path.read_text(), nbformat.NO_CONVERT).cells]
     assert stored == [c.id for c in nb.cells] and len(set(stored)) == len(stored)
-
-
-@pytest.mark.parametrize("path", BY_NAME)
-def test_every_parameter_is_annotated_explained_and_plain(path: Path) -> None:
     known = parameters(path)
     assert {"model", "recipe", "out"} <= set(known)
     for name, p in known.items():
-        assert p["type"], f"{name} has no annotation"
-        assert len(p["help"]) > 3, f"{name} has no comment"
+        assert p["type"] and len(p["help"]) > 3, name
         ast.literal_eval(p["default"])
-    cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in tags(c)]
-    assert len(cells) == 1
-    assert len(ast.parse(cells[0].source).body) == len(known), "the parameters cell holds something else"
-
-
-@pytest.mark.parametrize("path", BY_NAME)
-def test_every_figure_has_a_name_a_caption_and_a_text_alternative(path: Path) -> None:
+    (cell,) = [c for c in nb.cells if "parameters" in tags(c)]
+    assert len(ast.parse(cell.source).body) == len(known), "the parameters cell holds something else"
     names = []
-    for cell in nbformat.read(path, as_version=4).cells:
+    for cell in nb.cells:
         mystnb = cell.metadata.get("mystnb", {})
         if figure := mystnb.get("figure"):
             assert figure.get("name") and figure.get("caption"), f"cell {cell.id}"
@@ -156,10 +134,7 @@ def test_every_figure_has_a_name_a_caption_and_a_text_alternative(path: Path) ->
     assert len(set(names)) == len(names)
 
 
-# ---------------------------------------------------------------- files
-
-
-def test_no_file_names_a_place_of_one_machine() -> None:
+def test_no_file_names_a_place_of_one_machine():
     place = re.compile(
         r"/(?:home|Users|root|tmp|work|opt|mnt)/\w|[A-Z]:\\\\|https?://(?:localhost|127\.|10\.|192\.168\.)"
     )
@@ -170,36 +145,20 @@ def test_no_file_names_a_place_of_one_machine() -> None:
         assert hit is None, f"{path.relative_to(REPO)}: {hit and hit[0]}"
 
 
-def test_nothing_that_a_build_makes_is_tracked() -> None:
-    made = ("_build", "runs", "book/executed", "book/results", ".venv")
-    names = [p.relative_to(REPO).as_posix() for p in tracked()]
-    assert not [n for n in names if n.startswith(tuple(f"{m}/" for m in made)) or n.endswith((".pyc", ".failed.ipynb"))]
+def test_modules_stay_small():
+    assert not [p for p in (REPO / "hybret").rglob("*.py") if len(p.read_text().splitlines()) > 340]
 
 
-def test_modules_stay_small() -> None:
-    long = {p.name: n for p in (REPO / "hybret").rglob("*.py") if (n := len(p.read_text().splitlines())) > 500}
-    assert not long
-
-
-def test_links_between_the_documents_lead_somewhere() -> None:
+def test_links_between_the_documents_lead_somewhere():
     for page in ("README.md", "CONTRIBUTING.md"):
         for word in re.findall(r"`([\w./-]+/[\w./-]*|\w+\.(?:md|yml|cff|lock|toml))`", (REPO / page).read_text()):
             assert (REPO / word).exists(), f"{page} names {word}"
 
 
-def test_cited_works_stand_in_the_bibliography() -> None:
-    known = set(re.findall(r"^@\w+\{([^,]+),", (REPO / "book" / "references.bib").read_text(), re.MULTILINE))
-    for page in [*NOTEBOOKS, *(REPO / "book").glob("*.md")]:
-        cited = re.findall(r"\{cite[^}]*\}`([^`]+)`", page.read_text())
-        assert {key.strip() for keys in cited for key in keys.split(",")} <= known, page.name
-
-
-# ---------------------------------------------------------------- tests
-
 EVERYTHING = {"test_fuzz", "test_golden", "test_outside", "test_security"}  # these cross all modules
 
 
-def foreign_imports(path: Path) -> list[str]:
+def foreign_imports(path):
     """What a test imports besides public names, `book`, and modules of its own name or below its folder's."""
     own, found = {path.parent.name, path.stem.removeprefix("test_")}, []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -212,6 +171,6 @@ def foreign_imports(path: Path) -> list[str]:
     return found
 
 
-def test_a_test_imports_what_users_import_or_the_module_that_it_is_named_after() -> None:
+def test_a_test_imports_what_users_import_or_the_module_that_it_is_named_after():
     paths = [p for p in (REPO / "tests").rglob("test_*.py") if p.stem not in EVERYTHING]
     assert {p.name: names for p in paths if (names := foreign_imports(p))} == {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +17,8 @@ from book.paper import numbers as paper
 from book.paper import verdicts
 from hybret import HybretError, harness
 
-REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = verdicts.VERDICTS
+AGREES, CONTRADICTS, UNDECIDED, NOT_RUN, CANNOT = verdicts.VERDICTS
+REPO = Path(__file__).resolve().parents[2]
 LENGTHS, DEPTHS = range(100, 1100, 100), range(0, 100, 10)
 INSIDE = np.array([length <= 600 for length in LENGTHS for _ in DEPTHS])  # 60 of 100 needles are in the window
 SAYINGS = {"pearl": "you need humility to know when to stop"}
@@ -103,61 +107,71 @@ def verdict(claim, rows=None, benchmarks=None, **given) -> pd.Series:
     return table.iloc[0]
 
 
-# Changes that make a claim wrong about rows in which it was right. "Almost" stands for what an interval must notice:
-# a handful of answers too many.
-CHANGES = [  # heads of the model, claim, changes
-    (10, "no-attention-generation", {"g0": 3}),
-    (10, "no-attention-prefill", {"b0": 3}),
-    (10, "no-fuzzy-memory", {"g0": hits(3, 0.5)}),
-    (10, "jrt-no-attention", {"j0": 3}),
-    (10, "jrt-few-heads", {"j1": 10}),
-    (10, "tipping-point", {"g1": 30}),
-    (10, "tipping-point-own", {"g2": 0, "g3": 0}),
-    (16, "tipping-point-own", {"g1": 70, "g2": 70}),
-    (32, "tipping-point-own", {"g4": 70, "g3": 70}),
-    (10, "plateau", {"g2": 60}),
-    (16, "plateau", {"g3": 3}),
-    (32, "plateau", {"g27": 60}),
-    (10, "prefill-version", {"b9": 50}),
-    (32, "prefill-version", {"b20": 50}),
-    (10, "few-heads-generation", {"g2": 60}),
-    (10, "few-heads-prefill", {"b2": 60}),
-    (10, "exposure", {"Omit_Null": 3}),
-    (10, "binary", {"Only_Binary": 3}),
-    (10, "only-keep", {"Keep_Null": 100}),
-    (10, "prefill-better", {"Keep_Only": 70}),
-    (10, "prefill-idle", {"Keep_Null": 60}),
-    (10, "context", {"Only_Only": 40}),
-    (10, "inside-window", {"Omit_Keep": 0}),
-    (10, "beyond-window", {"Keep_Keep": 60}),
-    (10, "complement", {"Omit_Keep": 0}),
+# Changes that leave a claim undecided, and changes that make it wrong, about rows in which it was right.
+NO = None  # a gain is never a little wrong, and what is never below zero does not contradict that it is above
+CHANGES = [
+    ("no-attention-generation", {"g0": 3}, {"g0": 20}),
+    ("no-attention-prefill", {"b0": 3}, {"b0": 20}),
+    ("no-fuzzy-memory", {"g0": hits(3, 0.5)}, {"g0": hits(20, 0.5)}),
+    ("jrt-no-attention", {"j0": 3}, {"j0": 20}),
+    ("jrt-few-heads", {"j1": 10}, {"j1": 30}),
+    ("tipping-point", {"g1": 3, "g0": 3}, {"g1": 30, "g0": 30}),
+    ("plateau", {"g9": 62}, {"g9": 40}),
+    ("few-heads-generation", {"g2": 62}, {"g2": 40}),
+    ("few-heads-prefill", {"b2": 62}, {"b2": 40}),
+    ("exposure", {"Omit_Null": 8}, {"Omit_Null": 30}),
+    ("binary", {"Only_Binary": 8}, {"Only_Binary": 30}),
+    ("only-keep", NO, {"Only_Keep": 60}),
+    ("prefill-better", NO, {"Keep_Only": 50}),
+    ("prefill-idle", {"Keep_Null": 62}, {"Keep_Null": 40}),
+    ("context", {"Only_Only": 36}, {"Only_Only": 50}),
+    ("inside-window", {"Omit_Keep": 0}, {"Omit_Keep": 100}),
+    ("beyond-window", {"Keep_Keep": 60}, NO),
+    ("complement", {"Omit_Keep": 0}, {"Keep_Omit": 40, "Keep_Keep": 100}),
 ]
 START = {"few-heads-prefill": {"b2": 70}}  # in the paper RG-2B's prefill version does not keep it
-BENCH_CHANGES = {
-    "glue-kept": {"glue_ablated": 390},
-    "glue-order": {"glue_sparse": 430},
-    "mmlu-sparse-knowledge": {"mmlu_knowledge_sparse": 315},
-    "mmlu-sparse-lookup": {"mmlu_lookup_sparse": 315},
-    "mmlu-ablated-knowledge": {"mmlu_knowledge_ablated": 300},
-    "mmlu-ablated-lookup": {"mmlu_lookup_ablated": 300},
-    "contrast": {"mmlu_knowledge_ablated": 385, "mmlu_lookup_ablated": 385},
-}
+BENCH_CHANGES = [
+    ("glue-kept", {"glue_ablated": 400}, {"glue_ablated": 350}),
+    ("glue-order", {"glue_sparse": 430}, {"glue_sparse": 449}),
+    ("mmlu-sparse", {"mmlu_knowledge_sparse": 320, "mmlu_lookup_sparse": 312}, {"mmlu_lookup_sparse": 200}),
+    ("mmlu-ablated", {"mmlu_knowledge_ablated": 300, "mmlu_lookup_ablated": 290}, {"mmlu_knowledge_ablated": 499}),
+    ("contrast", {"mmlu_knowledge_ablated": 380, "mmlu_lookup_ablated": 380}, {"glue_ablated": 150}),
+]
 
 
-@pytest.mark.parametrize(("heads", "claim", "change"), CHANGES, ids=[f"{c}-{h}" for h, c, _ in CHANGES])
-def test_rows_decide_a_claim_in_both_directions(heads, claim, change):
-    """A sentence about one model is put to the one with as many heads."""
-    right, wrong = verdict(claim, world(heads, **START.get(claim, {}))), verdict(claim, world(heads, **change))
-    assert (right["verdict"], wrong["verdict"]) == (REPRODUCED, NOT_REPRODUCED)
-    for line in (right, wrong):
-        assert line["ours"] and line["why"] and line["low"] <= line["value"] <= line["high"] and line["n"] >= 40
+@pytest.mark.parametrize(("claim", "doubt", "wrong"), [*CHANGES, *BENCH_CHANGES], ids=lambda claim: str(claim)[:25])
+def test_rows_decide_a_claim_in_both_directions_or_leave_it_undecided(claim, doubt, wrong):
+    of_items = claim in [name for name, *_ in BENCH_CHANGES]
+    right = {} if of_items else START.get(claim, {})
+    for changes, state in ((right, AGREES), (doubt, UNDECIDED), (wrong, CONTRADICTS)):
+        if changes is not NO:
+            line = verdict(claim, **({"benchmarks": bench(**changes)} if of_items else {"rows": world(**changes)}))
+            assert line["verdict"] == state, (line["ours"], line["interval"])
+            assert line["ours"] and line["why"] and line["interval"] and line["n"] >= 40
+            assert line["low"] <= line["value"] <= line["high"]
 
 
-@pytest.mark.parametrize("claim", BENCH_CHANGES)
-def test_items_decide_a_claim_in_both_directions(claim):
-    right, wrong = verdict(claim, benchmarks=bench()), verdict(claim, benchmarks=bench(**BENCH_CHANGES[claim]))
-    assert (right["verdict"], wrong["verdict"]) == (REPRODUCED, NOT_REPRODUCED)
-    assert right["low"] <= right["value"] <= right["high"] and right["n"] >= 500
+@pytest.mark.parametrize(
+    ("name", "heads", "change"), [("recurrentgemma-2b", 10, {"b9": 50}), ("AI21-Jamba-Mini-1.6", 32, {"b20": 50})]
+)
+def test_a_sentence_about_one_model_is_put_to_that_model_alone(name, heads, change):
+    right, wrong = (verdict("prefill-version", world(heads, name, **of_it)) for of_it in ({}, change))
+    assert (right["verdict"], wrong["verdict"]) == (AGREES, CONTRADICTS)
+    other = verdict("prefill-version", world(heads, "griffin-tiny"))
+    assert other["verdict"] == NOT_RUN and "no other model" in other["why"]
+
+
+def test_points_and_exact_answers_are_judged_apart_and_where_they_disagree_both_are_told():
+    half = world(g0=hits(60, 1.0), g1=hits(60, 1.0))  # one phrase of the needle in every answer, none of them exact
+    line = verdict("tipping-point", half)
+    assert (line["verdict"], line["exactly"]) == (CONTRADICTS, AGREES)
+    assert verdicts.words(line) == "✕ contradicts (by exact answers: agrees)" and verdicts.words(line) in verdicts.html(
+        verdicts.of(half, claims=["tipping-point"])
+    )
+    assert verdict("tipping-point", world())["exactly"] == "" == verdict("no-fuzzy-memory", half)["exactly"]
+    held = verdict("few-heads-generation", world(g2=hits(70, 4.9)))  # the corrected grammar, never exact
+    assert (held["verdict"], held["exactly"]) == (AGREES, CONTRADICTS)
+    assert held["ours"].startswith("k = 2 of 10 (20 % of the heads): ") and "60 of 60 inside" in held["ours"]
 
 
 def three(**changes):
@@ -178,19 +192,20 @@ def test_several_models_decide_a_claim_in_both_directions(claim, start, change):
     rows, models = three(**start)
     right = verdict(claim, rows, models=models)
     wrong = verdict(claim, three(**(start | change))[0], models=models)
-    assert (right["verdict"], wrong["verdict"]) == (REPRODUCED, NOT_REPRODUCED)
+    assert (right["verdict"], wrong["verdict"]) == (AGREES, CONTRADICTS)
     assert right["model"] == "all models" and all(f"{name}" in right["ours"] for name in "abc")
     lonely = verdict(claim, world(), models=models)
-    assert lonely["verdict"] == NOT_TESTABLE and "two models" in lonely["why"]
+    assert lonely["verdict"] == NOT_RUN and "two models" in lonely["why"]
 
 
-def test_models_with_as_many_heads_are_not_compared():
+def test_models_of_one_size_are_not_compared():
     rows, models = three()
-    twin = world(16, "d")
     models.append(SimpleNamespace(name="d", heads=16, parameters=30_000_000))
-    assert verdict("tipping-point-order", pd.concat([rows, twin]), models=models)["verdict"] == REPRODUCED
+    assert verdict("tipping-point-order", pd.concat([rows, world(16, "d")]), models=models)["verdict"] == AGREES
     other = world(16, "d", g2=70)  # its tipping point is that of the model with 10 heads
-    assert verdict("tipping-point-order", pd.concat([rows, other]), models=models)["verdict"] == NOT_REPRODUCED
+    assert verdict("tipping-point-order", pd.concat([rows, other]), models=models)["verdict"] == CONTRADICTS
+    alike = [SimpleNamespace(**(vars(m) | {"parameters": 7_000_000 + i})) for i, m in enumerate(models)]
+    assert verdict("prefill-order", rows, models=alike)["verdict"] == NOT_RUN
 
 
 def stepped(rows):
@@ -204,16 +219,12 @@ def test_a_curve_in_steps_is_judged_as_the_whole_one_and_what_lies_between_two_i
         whole, steps = of_hypothesis("H1", rows), of_hypothesis("H1", stepped(rows))
         pd.testing.assert_series_equal(whole["verdict"], steps["verdict"])
     late = world(32, **{f"g{k}": 0 for k in range(13)})  # gone at k = 12; k = 13 was not run
-    line = verdict("tipping-point-own", stepped(late))
+    line = verdict("tipping-point", stepped(late))
     assert (line["value"], line["low"], line["high"]) == (12, 12, 15)
-    steep = {"g24": 40, "g25": 50, "g26": 60}
-    assert verdict("plateau", world(32, **steep))["verdict"] == REPRODUCED
-    line = verdict("plateau", stepped(world(32, **steep)))
-    assert line["verdict"] == NOT_TESTABLE and line["why"].startswith("not run: k = 27") and "k = 24" in line["ours"]
     cost = {f"b{k}": round(70 - 2 * (32 - k)) for k in range(5, 33)}  # falls on a straight line
     rows, models = three(a={f"b{k}": 0 for k in range(10)}, c=cost)
     one, other = (verdict("prefill-order", table, models=models)["ours"] for table in (rows, stepped(rows)))
-    assert one.split(";")[0].split("(+")[0] == other.split(";")[0].split("(+")[0]  # c: but for the interval's ends
+    assert one.split(";")[-1].split("(+")[0] == other.split(";")[-1].split("(+")[0]  # c: but for the interval's ends
 
 
 def test_answers_copied_from_a_prompt_are_not_invented():
@@ -225,19 +236,19 @@ def test_answers_copied_from_a_prompt_are_not_invented():
 
     elsewhere = prompts("Nothing of the kind stands here.")
     copied = prompts("As I said: You need humility, to know when to stop!")
-    assert verdict("invented", rows, prompts=elsewhere)["verdict"] == REPRODUCED
+    assert verdict("invented", rows, prompts=elsewhere)["verdict"] == AGREES
     line = verdict("invented", rows, prompts=copied)
-    assert line["verdict"] == NOT_REPRODUCED and line["ours"].startswith("1 of 1")
-    assert verdict("invented", rows)["verdict"] == NOT_TESTABLE
-    assert "texts of 1 of the prompts were not given" in verdict("invented", rows, prompts=elsewhere[1:])["why"]
+    assert line["verdict"] == CONTRADICTS and line["ours"].startswith("1 of 1")
+    assert verdict("invented", rows)["verdict"] == NOT_RUN
+    assert "texts of 1 of the prompts" in verdict("invented", rows, prompts=elsewhere[1:])["why"]
     echoed = verdict("invented", rows, prompts=prompts(copied[0].text, "You need humility to know when to stop?"))
-    assert "long enough" in echoed["why"]  # who repeats the question, whatever it is, has retrieved no wrong sentence
+    assert "5 words or more" in echoed["why"]  # who repeats a question has retrieved nothing
     whole = rows["condition"].isin(["g10", "j10", "b10", "Keep-Keep"])
     fine = rows.assign(answer=rows["answer"].mask(~whole, "nobody ever said this in earnest"))
-    assert verdict("invented", fine, prompts=copied)["verdict"] == REPRODUCED  # the untouched model does not count
-    assert verdict("invented", rows[whole], prompts=copied)["why"] == "not run: no manipulated model"
+    assert verdict("invented", fine, prompts=copied)["verdict"] == AGREES  # the untouched model does not count
+    assert verdict("invented", rows[whole], prompts=copied)["why"] == "a manipulated model"
     short = verdict("invented", rows.assign(answer="no idea"), prompts=copied)
-    assert short["verdict"] == NOT_TESTABLE and "long enough" in short["why"]
+    assert short["verdict"] == CANNOT and "5 words or more" in short["why"]
 
 
 @pytest.mark.parametrize("changed", [{"score": 5.0}, {"answer": "another"}, {"prompt": "longer"}])
@@ -252,15 +263,10 @@ def test_several_answers_to_one_cell_are_refused_in_any_order(changed):
 
 
 def test_every_claim_is_tried_here():
-    tried = {*(claim for _, claim, _ in CHANGES), *BENCH_CHANGES, "tipping-point-order", "prefill-order", "invented"}
+    tried = {claim for claim, *_ in (*CHANGES, *BENCH_CHANGES)}
+    tried |= {"tipping-point-order", "prefill-order", "prefill-version", "invented"}
     assert tried == set(verdicts.CLAIMS) == set(verdicts.JUDGES)
     assert {claim.hypothesis for claim in verdicts.CLAIMS.values()} == set(verdicts.HYPOTHESES)
-
-
-@pytest.mark.parametrize("claim", ["tipping-point-own", "plateau", "prefill-version"])
-def test_a_sentence_about_one_model_is_not_put_to_others(claim):
-    line = verdict(claim, world(8))
-    assert line["verdict"] == NOT_TESTABLE and "8" in line["why"]
 
 
 # ---------------------------------------------------------------- a model like Jamba beside two like RecurrentGemma
@@ -272,9 +278,9 @@ def family(**right):
     Only the last one was taught the benchmarks' tasks; `right` changes its answers.
     """
     models = [
-        SimpleNamespace(name="griffin-tiny", heads=10, parameters=7_000_000, family="recurrent_gemma"),
-        SimpleNamespace(name="griffin-small", heads=16, parameters=8_000_000, family="recurrent_gemma"),
-        SimpleNamespace(name="jamba-tiny", heads=32, parameters=9_000_000, family="jamba"),
+        SimpleNamespace(name="griffin-tiny", heads=10, parameters=7_000_000, family="recurrent_gemma", window=9),
+        SimpleNamespace(name="griffin-small", heads=16, parameters=8_000_000, family="recurrent_gemma", window=9),
+        SimpleNamespace(name="jamba-tiny", heads=32, parameters=9_000_000, family="jamba", window=None),
     ]
     rows, items = [], []
     for m in models:
@@ -297,20 +303,22 @@ def test_a_third_model_is_judged_as_what_it_is():
         at = (table["hypothesis"] == hypothesis) & (table["model"] == model) & table["recipe"].isin(recipes)
         return set(table.loc[at, "verdict"])
 
-    assert verdicts_on("H1", "jamba-tiny") == {REPRODUCED}  # at the k of the model with as many heads, both templates
-    assert verdicts_on("H2", "jamba-tiny") == {REPRODUCED}
-    assert verdicts_on("H2", "griffin-tiny") == verdicts_on("H2", "griffin-small") == {NOT_TESTABLE}  # at chance
-    assert verdicts_on("H3", "jamba-tiny", ["PAPER"]) == {NOT_TESTABLE}  # the authors' code leaves its weights alone
+    assert verdicts_on("H1", "jamba-tiny") == {AGREES, NOT_RUN}  # both templates; not what is said of other models
+    assert verdicts_on("H2", "jamba-tiny") == {AGREES}
+    assert verdicts_on("H2", "griffin-tiny") == verdicts_on("H2", "griffin-small") == {CANNOT}  # at chance
+    assert NOT_RUN in verdicts_on("H3", "jamba-tiny", ["PAPER"])  # the authors' code leaves its weights alone
     own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")
-    assert own.loc["tipping-point-own", "ours"] == "k = 4 of 32 heads"
+    assert own.loc["tipping-point", "ours"] == "k = 4 of 32 heads"
     windowless = own.loc[["inside-window", "beyond-window", "complement"]]
-    assert set(windowless["verdict"]) == {NOT_TESTABLE} and windowless["why"].str.contains("global").all()
+    assert set(windowless["verdict"]) == {CANNOT} and windowless["why"].str.contains("global").all()
     others = own[(own["hypothesis"] == "H3") & ~own.index.isin(windowless.index)]
-    assert set(others["verdict"]) == {REPRODUCED}
+    assert set(others["verdict"]) == {AGREES}
     for claim in ("tipping-point-order", "prefill-order"):
         across = table[(table["claim"] == claim) & (table["recipe"] == "CORRECTED")].iloc[0]
         assert all(f"{m.name}" in across["ours"] for m in models)
-    assert "jamba-tiny, CORRECTED: 6 of 6 testable claims reproduced." in sum(verdicts.said(table).values(), [])
+    counts = verdicts.count(table).set_index(["hypothesis", "model", "recipe"])
+    assert counts.loc["H3", "jamba-tiny", "CORRECTED"].tolist() == [6, 0, 0, 0, 3]
+    assert counts.sum(axis=None) == len(table)
     names = {t.get_text() for t in paper_figures.verdicts(table, "note").axes[0].texts}
     assert {m.name for m in models} | {"all models"} <= names
 
@@ -318,104 +326,113 @@ def test_a_third_model_is_judged_as_what_it_is():
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ({"glue_ablated": 380}, {"glue-kept", "glue-order"}),
-        ({"mmlu_knowledge_ablated": 395}, {"mmlu-ablated-knowledge"}),  # facts in the weights need no attention
+        ({"glue_ablated": 350}, {"glue-kept", "glue-order"}),
+        ({"mmlu_lookup_sparse": 200}, {"mmlu-sparse"}),
     ],
 )
 def test_a_third_model_that_behaves_otherwise(right, wrong):
     rows, items, models = family(**right)
     table = of_hypothesis("H2", rows, items, models=models)
     own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")["verdict"]
-    assert set(own[own == NOT_REPRODUCED].index) == wrong and set(own.drop(list(wrong))) == {REPRODUCED}
+    assert set(own[own == CONTRADICTS].index) == wrong and set(own.drop(list(wrong))) == {AGREES}
 
 
-# ---------------------------------------------------------------- not testable
+# ---------------------------------------------------------------- not judged
 
 
 FULL = {"Keep_Keep": 100, "Only_Keep": 100, "Keep_Omit": 100, "Keep_Only": 100, "Keep_Null": 100}
-LOW = {"mmlu_knowledge_base": 150, "mmlu_knowledge_sparse": 125}  # chance is 83 % of base
-NO_TEST = [  # claim, rows or items, a word of the reason
-    ("no-attention-generation", lambda: world(all=20), "untouched"),
-    ("exposure", lambda: world(all=40, floor=0.2), "untouched"),
-    ("tipping-point-order", lambda: world(all=20), "two models"),
-    ("no-attention-generation", lambda: world().query("needle != 'none'"), "not run: the control"),
-    ("jrt-no-attention", lambda: world().query("template != 'jrt'"), "not run: k = 10, generation version, read twice"),
-    ("exposure", lambda: world().query("k.notna()"), "not run: Keep-Keep"),
-    ("exposure", lambda: world().query("condition != 'Omit-Null'"), "not run: Omit-Null"),
-    ("glue-kept", lambda: world(), "not run"),
-    ("jrt-no-attention", lambda: world(**{f"j{k}": 0 for k in range(11)}), "untouched"),
-    ("jrt-few-heads", lambda: world(**{f"j{k}": 0 for k in range(11)}), "untouched"),
-    ("jrt-few-heads", lambda: world(g1=70), "nothing to recover"),
-    *((c, lambda: world().assign(in_window=True), "window") for c in ("inside-window", "beyond-window", "complement")),
-    *((claim, lambda: world(**FULL), "already reaches") for claim in ("only-keep", "prefill-better")),
-    *((c, lambda: world(n=20), "20 prompts") for c in ("no-attention-generation", "exposure", "tipping-point")),
-    ("few-heads-generation", lambda: world(n=20), "20 prompts"),
-    ("mmlu-sparse-lookup", lambda: bench().query("group != 'mmlu-lookup'"), "not run"),
-    ("glue-kept", lambda: bench().query("condition != 'sparse'"), "the sparse configuration"),
-    ("glue-kept", lambda: bench(glue_base=255, glue_sparse=250, glue_ablated=250), "chance"),
-    ("glue-kept", lambda: bench(glue_base=295, glue_sparse=250, glue_ablated=250), "chance"),  # its 9 points
-    ("mmlu-sparse-knowledge", lambda: bench(**LOW), "chance"),
-    ("mmlu-ablated-lookup", lambda: bench(mmlu_lookup_base=220), "chance"),
-    ("contrast", lambda: bench(glue_base=295, glue_ablated=250), "chance"),
-]
+LOW = {f"mmlu_{half}_{name}": n for half in ("knowledge", "lookup") for name, n in (("base", 150), ("sparse", 125))}
+TWICE_0 = {f"j{k}": 0 for k in range(11)}
+NO_TEST = [  # claim, rows or items, the state, a word of the reason
+    ("no-attention-generation", lambda: world(all=20), CANNOT, "unmodified"),
+    ("exposure", lambda: world(all=40, floor=0.2), CANNOT, "unmodified"),
+    ("tipping-point-order", lambda: world(all=20), NOT_RUN, "two models"),
+    ("no-attention-generation", lambda: world().query("needle != 'none'"), NOT_RUN, "the control"),
+    ("jrt-no-attention", lambda: world().query("template != 'jrt'"), NOT_RUN, "k = 10, generation version, read twice"),
+    ("exposure", lambda: world().query("k.notna()"), NOT_RUN, "Omit-Keep"),
+    ("exposure", lambda: world().query("condition != 'Omit-Null'"), NOT_RUN, "Omit-Null"),
+    ("glue-kept", lambda: world(), NOT_RUN, "a benchmark"),
+    *((claim, lambda: world(**TWICE_0), CANNOT, "unmodified") for claim in ("jrt-no-attention", "jrt-few-heads")),
+    ("jrt-few-heads", lambda: world(g1=70), CANNOT, "nothing to recover"),
+    *((claim, lambda: world().assign(in_window=True), NOT_RUN, "both sides")
+      for claim in ("inside-window", "beyond-window", "complement")),
+    *((claim, lambda: world(**FULL), CANNOT, "no room") for claim in ("only-keep", "prefill-better")),
+    ("prefill-better", lambda: world(Keep_Only=hits(60) + hits(10, where=~INSIDE)), CANNOT, "no room"),  # inside: all
+    *((claim, lambda: world(n=20), UNDECIDED, "holds the limit")
+      for claim in ("no-attention-generation", "exposure", "tipping-point", "few-heads-generation")),
+    ("glue-kept", lambda: bench().query("condition != 'sparse'"), NOT_RUN, "the sparse configuration"),
+    ("glue-kept", lambda: bench(glue_base=255, glue_sparse=250, glue_ablated=250), CANNOT, "chance"),
+    ("glue-kept", lambda: bench(glue_base=295, glue_sparse=250, glue_ablated=250), CANNOT, "chance"),  # its 9 points
+    ("mmlu-sparse", lambda: bench(**LOW), CANNOT, "chance"),
+    ("mmlu-ablated", lambda: bench(mmlu_lookup_base=220, mmlu_knowledge_base=220), CANNOT, "chance"),
+    ("contrast", lambda: bench(glue_base=295, glue_ablated=250), CANNOT, "chance"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("claim", "rows", "why"), NO_TEST, ids=[f"{claim}: {why}" for claim, _, why in NO_TEST])
-def test_a_claim_is_not_testable_without(claim, rows, why):
+@pytest.mark.parametrize(("claim", "rows", "state", "why"), NO_TEST, ids=[f"{c}: {why}" for c, _, _, why in NO_TEST])
+def test_why_a_claim_is_not_decided(claim, rows, state, why):
     table = rows()
     line = verdict(claim, **{"benchmarks" if "benchmark" in table else "rows": table})
-    assert line["verdict"] == NOT_TESTABLE and why in line["why"]
+    assert line["verdict"] == state and why in line["why"]
+
+
+def test_what_was_measured_of_a_claim_that_was_not_run_is_told():
+    part = world(Omit_Only=50).query("condition != 'Omit-Null'")
+    assert verdict("exposure", part)["verdict"] == CONTRADICTS  # one failure is enough
+    line = verdict("exposure", world().query("condition != 'Omit-Null'"))
+    assert line["verdict"] == NOT_RUN and "0 of 40 beyond it in Omit-Keep" in line["ours"]
+    swept = verdict("only-keep", world(Only_Keep=20).query("condition != 'Keep-Keep'"))
+    assert swept["verdict"] == CONTRADICTS  # k = all heads is the unmodified model, too
 
 
 def test_a_model_that_does_not_retrieve_shows_nothing():
     for rows in (world(all=20), world(all=40, floor=0.2)):
-        assert (verdicts.of(rows)["verdict"] == NOT_TESTABLE).all()
+        assert set(verdicts.of(rows)["verdict"]) <= {CANNOT, NOT_RUN}
     assert verdicts.of().empty
     tiny = SimpleNamespace(name="tiny", heads=10, parameters=5_000_000)  # loaded, without rows under one recipe
     table = verdicts.of(world(), claims=["exposure"], models=[tiny], recipes=["CORRECTED", "PAPER"])
-    assert len(table) == 2 and table.set_index("recipe").loc["PAPER", "why"] == "not run: Keep-Keep"
+    assert table["verdict"].tolist() == [AGREES, NOT_RUN]
 
 
 def test_accuracies_are_compared_above_the_floor_and_its_control_is_part_of_the_chance():
     rows = world(all=np.ones(100), floor=0.2, g10=100)
-    assert verdict("no-attention-generation", rows)["verdict"] == REPRODUCED
+    assert verdict("no-attention-generation", rows)["verdict"] == AGREES
     # A floor of 30 %: half of 70 % is not half of the retrieval.
     floor = {"floor": 0.3, "Only_Omit": np.maximum(hits(70), 1.5), "Only_Only": np.full(100, 1.5)}
-    assert verdict("context", world(**floor, Keep_Keep=np.maximum(hits(70), 1.5)))["verdict"] == REPRODUCED
-    few = {"g2": np.where(np.arange(100) < 62, 5.0, 1.5), "g10": np.where(np.arange(100) < 70, 5.0, 1.5)}
-    assert verdict("few-heads-generation", world(floor=0.3, **few))["verdict"] == NOT_REPRODUCED
+    assert verdict("context", world(**floor, Keep_Keep=np.maximum(hits(70), 1.5)))["verdict"] == AGREES
+    few = {"g2": np.where(np.arange(100) < 50, 5.0, 1.5), "g10": np.where(np.arange(100) < 70, 5.0, 1.5)}
+    assert verdict("few-heads-generation", world(floor=0.3, **few))["verdict"] == CONTRADICTS
     rows = world(g0=np.full(100, 0.5))
     odd = (rows["needle"] == "none") & (rows["condition"] == "g0")
     rows["score"] = rows["score"].mask(odd, rows["length"] % 200 / 100)  # 0 or 1 by turns, as much as the answers earn
     line = verdict("no-attention-generation", rows)
     assert line["value"] == pytest.approx(0) and line["high"] > 0.05 and line["prompts"] == 100
-    assert line["verdict"] == NOT_REPRODUCED
+    assert line["verdict"] == UNDECIDED
 
 
 def test_manipulations_that_the_authors_code_never_applies_show_nothing():
     rows = pd.concat([world(32, "j", recipe) for recipe in ("CORRECTED", "PAPER")])
-    jamba = SimpleNamespace(name="j", heads=32, parameters=9_000_000, family="jamba")
+    jamba = SimpleNamespace(name="j", heads=32, parameters=9_000_000, family="jamba", window=9)
     table = of_hypothesis("H3", rows, models=[jamba]).set_index(["claim", "recipe"])
-    assert table.loc[("exposure", "CORRECTED"), "verdict"] == REPRODUCED
-    assert set(table.xs("PAPER", level="recipe")["verdict"]) == {NOT_TESTABLE}
+    assert table.loc[("exposure", "CORRECTED"), "verdict"] == AGREES
+    assert set(table.xs("PAPER", level="recipe")["verdict"]) == {NOT_RUN}
     assert "do not act on Jamba" in table.loc[("exposure", "PAPER"), "why"]
     griffin = SimpleNamespace(**(vars(jamba) | {"family": "recurrent_gemma"}))
-    assert verdict("exposure", world(32, "j", "PAPER"), models=[griffin])["verdict"] == REPRODUCED
+    assert verdict("exposure", world(32, "j", "PAPER"), models=[griffin])["verdict"] == AGREES
 
 
 def test_a_clear_failure_outweighs_doubt():
-    rows = world(Omit_Keep=0)
+    rows = world(Omit_Keep=hits(40, where=~INSIDE))
     few = rows[rows["in_window"] | (rows["length"] == 700) | (rows["needle"] == "none")]  # 10 needles beyond the window
     line = verdict("inside-window", few)
-    assert line["verdict"] == NOT_REPRODUCED and "inside" in line["ours"]
+    assert line["verdict"] == CONTRADICTS and "inside" in line["ours"]
     doubt = verdict("inside-window", world()[world()["prompt"].isin(few["prompt"])])
-    assert doubt["verdict"] == NOT_TESTABLE and "10 prompts" in doubt["why"]
-    assert verdict("no-attention-generation", world(n=20, g0=10))["verdict"] == NOT_REPRODUCED  # few, but clear
-    assert verdict("only-keep", world(Keep_Keep=100, Only_Keep=20))["verdict"] == NOT_REPRODUCED
-    # Two maps that make up no more than the unmodified model.
-    halves = {"Keep_Omit": hits(30), "Omit_Keep": hits(60) - hits(30), "Keep_Keep": hits(60)}
-    assert verdict("complement", world(**halves))["verdict"] == NOT_REPRODUCED
-    assert verdict("complement", world(**halves | {"Keep_Keep": 45}))["verdict"] == REPRODUCED
+    assert doubt["verdict"] == UNDECIDED and "n = 10" in doubt["interval"]
+    assert verdict("no-attention-generation", world(n=20, g0=10))["verdict"] == CONTRADICTS  # few, but clear
+    # Two maps that make up no more than the unmodified model, and more than it.
+    halves = {"Keep_Omit": hits(30), "Omit_Keep": hits(50) - hits(30), "Keep_Keep": hits(50)}
+    assert verdict("complement", world(**halves))["verdict"] == UNDECIDED
+    assert verdict("complement", world(**halves | {"Keep_Keep": 35}))["verdict"] == AGREES
 
 
 def test_the_real_benchmarks_are_judged_as_they_are_reported():
@@ -430,9 +447,10 @@ def test_the_real_benchmarks_are_judged_as_they_are_reported():
     both = pd.concat([bench(glue_base=260), real])  # of the organisms' tasks nothing is reported
     table = verdicts.of(benchmarks=both).set_index("claim")
     assert table.loc["glue-kept", "ours"].startswith("base 85.0 %")  # accuracy of rte 90 %, mcc of cola 80 %
-    assert table.loc["mmlu-sparse-knowledge", "ours"].startswith("base 83.3 %")  # by size, 500 and 100 items
-    assert table.loc["mmlu-sparse-knowledge", "verdict"] == table.loc["contrast", "verdict"] == REPRODUCED
-    assert table.loc["mmlu-sparse-lookup", "why"].startswith("not run")
+    assert table.loc["mmlu-sparse", "ours"].startswith("base 83.3 %")  # by size, 500 and 100 items
+    assert table.loc["mmlu-sparse", "verdict"] == table.loc["contrast", "verdict"] == AGREES
+    halves = verdict("mmlu-sparse", benchmarks=bench(mmlu_lookup_sparse=250))  # 380 and 250 of 400: the mean is judged
+    assert halves["ours"].startswith("base 80.0 %, sparse 63.0 %: 79 % of base (facts: base 80.0 %, sparse 76.0 %")
 
 
 def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
@@ -452,19 +470,10 @@ def test_each_model_and_recipe_has_its_own_lines():
     table = of_hypothesis("H1", rows)
     assert set(table["hypothesis"]) == {"H1"}
     one = table[table["claim"] == "no-attention-generation"].set_index(["model", "recipe"])["verdict"]
-    assert one["tiny", "CORRECTED"] == REPRODUCED and one["tiny", "PAPER"] == NOT_REPRODUCED
-    assert one["other", "CORRECTED"] == REPRODUCED and len(one) == 3
+    assert one["tiny", "CORRECTED"] == AGREES and one["tiny", "PAPER"] == CONTRADICTS
+    assert one["other", "CORRECTED"] == AGREES and len(one) == 3
     assert (table["claim"] == "tipping-point-order").sum() == 2  # one per recipe
     assert set(table["verdict"]) <= set(verdicts.VERDICTS)
-
-
-def test_sentences_follow_the_verdicts():
-    said = (verdicts.said(of_hypothesis("abstract", world(**change))) for change in ({}, {"g2": 20}))
-    ((before,),), ((after,),) = (found.values() for found in said)
-    assert "tiny, CORRECTED: 1 of 2 testable claims reproduced (not: 15 % of heads throughout)" in before
-    assert "0 of 2 testable" in after and "15 % of heads while answering; 15 % of heads throughout" in after
-    nothing = verdicts.said(of_hypothesis("H2", world()))
-    assert nothing == {"H2, Attention serves retrieval above all": ["Nothing could be tested."]}
 
 
 MIXED = [({"weights": "other"}, "weights"), ({"asked": "b"}, "needles"), ({"haystack": "b"}, "haystacks"),
@@ -497,10 +506,10 @@ def test_the_figure_shows_every_verdict():
     figure = paper_figures.verdicts(table, "note")
     axes = figure.axes[0]
     drawn = [line for line in axes.lines if line.get_linestyle() == "None"]
-    assert len(drawn) == len(table)
+    assert len(drawn) == len(table) + (table["exactly"] != "").sum()
     assert [t.get_text() for t in axes.get_yticklabels()] == list(dict.fromkeys(table["label"]))
-    looks = {(line.get_marker(), line.get_fillstyle()) for line in drawn}
-    assert len(looks) == 3  # told apart without colour
+    looks = {(key.get_marker(), key.get_fillstyle()) for key in figure.legends[0].legend_handles}
+    assert len(looks) == 5 == len(verdicts.VERDICTS)  # told apart without colour
     assert {t.get_text() for t in figure.legends[0].get_texts()} == set(verdicts.VERDICTS)
     with pytest.raises(HybretError, match="no verdicts"):
         paper_figures.verdicts(table[:0])
@@ -509,3 +518,28 @@ def test_the_figure_shows_every_verdict():
 def test_a_claim_leads_to_where_it_is_measured(figures_of):
     for claim in verdicts.CLAIMS.values():
         assert claim.figure in figures_of(claim.notebook), claim.name
+
+
+JUDGING = re.compile(r"\b(not )?reproduced\b|\bnot testable\b|\bholds here\b|\bagrees with the paper|\bhere they part|"
+                     r"\bcontradicts the paper|\bundecided\b|\bstatements hold\b", re.I)  # fmt: skip
+SAYS_STATES = {"verdicts.ipynb", "glossary.md", "index.md", "your-model.md"}  # what the states mean, not what is in one
+JUDGE_CALLS = {"verdicts.ipynb", "benchmarks.ipynb"}
+
+
+def test_agreement_with_the_paper_is_computed_in_one_place_and_no_page_has_a_verdict_of_its_own():
+    """Pages show verdicts by directives; where a notebook judges its rows, it does so by `verdicts.of`."""
+    pages = [*(REPO / "book").glob("*.md"), *(REPO / "notebooks").glob("*.ipynb")]
+    for page in pages:
+        cells = json.loads(page.read_text())["cells"] if page.suffix == ".ipynb" else [{"source": page.read_text()}]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        assert ("verdicts.of(" in text) <= (page.name in JUDGE_CALLS | SAYS_STATES), page.name
+        if page.name not in SAYS_STATES:
+            assert not (found := JUDGING.search(text)), f"{page.name}: {found[0]}"
+    judges = [p.name for p in (REPO / "book" / "paper").rglob("*.py") if "claims.AGREES" in p.read_text()]
+    assert set(judges) <= {"weights.py"}  # one that compares no interval
+
+
+def test_conditions_that_share_no_prompt_are_not_compared():
+    rows = world()
+    line = verdict("prefill-better", rows.assign(length=rows["length"] + 1000 * (rows["condition"] == "Keep-Keep")))
+    assert line["verdict"] == NOT_RUN and "on the same prompts" in line["why"]

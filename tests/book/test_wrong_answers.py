@@ -1,7 +1,5 @@
 """Wrong answers: which are worth reading, and which were copied."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from book.paper.wrong_answers import wrong_answers
@@ -10,7 +8,7 @@ from hybret import PAPER_NEEDLE
 TEXTS = {"a": "It rained all day; the harbour was empty, and nobody came.", "b": "A second text."}
 
 
-def rows_of(*answers, condition="k=0", score=0.0) -> pd.DataFrame:
+def rows_of(*answers, condition="k=0", score=0.0):
     return pd.DataFrame({"condition": condition, "answer": list(answers), "score": score})
 
 

@@ -1,7 +1,5 @@
 """The registered attention function inside real models: what it leaves alone, what it hides, what it records."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 
@@ -12,14 +10,14 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 import hybret as hb
-from hybret import CORRECTED, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only
+from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Mass, Null, Omit
 from hybret.engine import attention, decode
 from hybret.engine.attach import implementation
 from hybret.engine.attention import NAME
 from hybret.engine.context import ForwardContext, forward_context
+from hybret.engine.entropy import head_entropy, keep_lowest
 
 TOKENS, SPAN = 70, (40, 50)
-WINDOW = 32  # of the random RecurrentGemma
 
 
 def logits(model, ids):
@@ -30,18 +28,14 @@ def logits(model, ids):
 
 def prefilled(model, ids, intervention, recipe=CORRECTED, spans=(SPAN,), weights=False):
     """Logits of a whole prompt in one forward pass under an intervention, and its trace."""
-    with (
-        hb.attach(model, intervention, recipe, weights=weights) as trace,
-        hb.phase("prefill", [len(ids) - 1], [spans]),
-    ):
+    with hb.attach(model, intervention, recipe, weights=weights) as trace, hb.phase("prefill", [len(ids) - 1], [spans]):
         return logits(model, ids), trace
 
 
 def test_what_changes_nothing_is_bit_identical_to_eager(model):
-    """One pass; and every forward of a decoding loop, prefill and one-token steps."""
     ids, seen = random_ids(model, TOKENS), []
     plain = logits(model, ids)
-    for condition in (Keep(), KeepHeads(model.heads), KeepHeads(model.heads, "l2")):
+    for condition in (Keep(), KeepHeads(model.heads), KeepHeads(model.heads, "output-norm")):
         assert torch.equal(prefilled(model, ids, condition)[0], plain)
     assert not torch.allclose(prefilled(model, ids, KeepHeads(model.heads - 1))[0], plain, atol=1e-3)
     with model.net.register_forward_hook(lambda m, _, out: seen.append(out.logits)):
@@ -49,21 +43,6 @@ def test_what_changes_nothing_is_bit_identical_to_eager(model):
         with implementation(model.net):
             assert decode.generate(model, ids, KeepHeads(model.heads), (SPAN,), CORRECTED, 8) == answer
     assert len(seen) == 18 and all(torch.equal(a, b) for a, b in zip(seen[:9], seen[9:], strict=True))
-
-
-def test_recorded_weights_end_at_the_diagonal_and_at_the_window(model):
-    ids = random_ids(model, TOKENS)
-    _, trace = prefilled(model, ids, Keep(), weights=True)
-    query, key = torch.arange(TOKENS)[:, None], torch.arange(TOKENS)
-    visible = (key <= query) & (query - key < (model.window or TOKENS))
-    assert model.window == (WINDOW if model.family == "recurrent_gemma" else None)
-    assert len(trace.weights) == len(model.attention_layers)
-    for (weights,) in trace.weights.values():
-        assert weights.shape == (model.heads, TOKENS, TOKENS)
-        assert (weights[:, ~visible] == 0).all()
-        edge = weights[:, torch.arange(WINDOW - 1, TOKENS), torch.arange(TOKENS - WINDOW + 1)]
-        assert (edge.amax(0) > 0).all()  # the oldest key inside the window counts
-        torch.testing.assert_close(weights.sum(-1), torch.ones(model.heads, TOKENS))
 
 
 def test_without_the_registered_mask_the_model_would_not_be_causal(model, monkeypatch):
@@ -76,7 +55,6 @@ def test_without_the_registered_mask_the_model_would_not_be_causal(model, monkey
 
 
 def test_attach_leaves_nothing_behind(model):
-    """Also when something fails in it; `test_scan` has the scans."""
     ids = random_ids(model, 40)
     plain, stock = logits(model, ids), AttentionInterface()["sdpa"]
     with pytest.raises(KeyboardInterrupt), hb.attach(model, Null()):
@@ -113,7 +91,6 @@ def test_what_is_not_declared_is_refused(griffin):
 
 
 def test_another_model_runs_freely_while_one_is_attached_and_this_one_afterwards(griffin, jamba):
-    """Through hybret's attention too, which without a declared phase is eager attention."""
     plain = {m.name: logits(m, random_ids(m, 8)) for m in (griffin, jamba)}
     with hb.attach(griffin, KeepHeads(1)), implementation(jamba.net):
         assert torch.equal(logits(jamba, random_ids(jamba, 8)), plain[jamba.name])
@@ -146,46 +123,6 @@ def test_trace_of_an_answer(model, k):
         assert torch.equal(prefill.sum(-1) > 0, kept[:, : TOKENS - 1])
 
 
-def test_trace_entropy_is_in_bits_for_uniform_attention(model):
-    """Keys of zeros: each query spreads evenly over the n keys that it sees, log2(n) bits."""
-    copy = hb.load(model.name, device="cpu")
-    with torch.no_grad():
-        for name, parameter in copy.net.named_parameters():
-            if "k_proj" in name:
-                parameter.zero_()
-    _, trace = prefilled(copy, random_ids(copy, TOKENS), Keep())
-    n = torch.arange(1, TOKENS + 1).clamp(max=copy.window or TOKENS).float()
-    seen = torch.tensor([len([j for j in range(*SPAN) if q >= j > q - (copy.window or TOKENS)]) for q in range(TOKENS)])
-    for layer in trace.entropy:
-        torch.testing.assert_close(trace.entropy[layer], n.log2().expand(copy.heads, -1), atol=1e-4, rtol=0)
-        torch.testing.assert_close(trace.needle_mass[layer], (seen / n).expand(copy.heads, -1), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("family", ["random-griffin", "random-jamba", "zamba", "zamba2"])
-def test_what_is_said_of_one_layer_changes_that_one(family):
-    """Up to it the states stay; in one pass after another, also where layers share their attention module (Zamba)."""
-    model = hb.load(family, device="cpu")
-    ids = torch.tensor([random_ids(model, 20)])
-
-    def states():
-        with torch.inference_mode():
-            return model.net(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
-
-    plain = states()
-    for layer in model.attention_layers:
-        with hb.attach(model, Only(layers=(layer,))), hb.phase("prefill", [19], [((3, 5),)]):
-            for found in (states(), states()):
-                same = [torch.equal(a, b) for a, b in zip(found, plain, strict=True)]
-                assert same.index(False) == layer + 1  # the states after it; those before are its input
-
-
-def test_a_pass_that_is_recorded_forms_the_weights_where_others_stream(model):
-    ids = random_ids(model, TOKENS)
-    with hb.attach(model, Keep()) as trace:
-        decode.prefill(model, ids, [()], (SPAN,), CORRECTED, trace, streaming=True)
-    assert [len(x) for x in trace.entropy.values()] == [model.heads] * len(model.attention_layers)
-
-
 def test_recorded_weights_are_those_used(model):
     """Entropy and needle mass are of the untouched weights, `weights` is what is left after the manipulation."""
     ids = random_ids(model, TOKENS)
@@ -201,14 +138,9 @@ def test_recorded_weights_are_those_used(model):
 
 def test_a_batch_cannot_be_traced(griffin):
     ids = random_ids(griffin, 8)
-    with (
-        hb.attach(griffin, Keep()) as trace,
-        pytest.raises(HybretError, match="one prompt at a time"),
-    ):
+    with hb.attach(griffin, Keep()) as trace, pytest.raises(HybretError, match="one prompt at a time"):
         decode.prefill(griffin, ids, [(), ()], (), CORRECTED, trace)
 
-
-# ---------------------------------------------------------------- one layer of random tensors
 
 HEADS, KV_HEADS, DIM = 6, 2, 4
 MODULE = SimpleNamespace(num_key_value_groups=HEADS // KV_HEADS, training=False, layer_idx=0, config=object())
@@ -244,20 +176,6 @@ def test_without_a_mask_the_padding_of_right_aligned_rows_alone_is_hidden():
             torch.testing.assert_close(weights.sum(-1), torch.ones(2, HEADS, 1))
 
 
-@pytest.mark.parametrize(("rows", "keys", "dim"), [(6, 5, 4), (2, 6, 4), (3, 5, 6), (3, 2, 2)])
-def test_heads_share_keys_whatever_else_is_as_many(rows, keys, dim):
-    """As many rows, keys or dimensions as there are heads: the same as with a copy of the keys for each head."""
-    q, k, v = tensors(rows, 1, keys, dim)
-    single = SimpleNamespace(**{**vars(MODULE), "num_key_value_groups": 1})
-    copies = [x.repeat_interleave(HEADS // KV_HEADS, 1) for x in (k, v)]
-    for actions in ((Omit(),), (KeepHeads(2, "l2"),)):
-        last, spans = torch.full((rows,), keys - 1), [((1, 2),)] * rows
-        current = ForwardContext("generation", [actions] * rows, spans, last, CORRECTED, right_aligned=True)
-        with forward_context(current):
-            shared = attention.attention(MODULE, q, k, v, None, dim**-0.5)
-            torch.testing.assert_close(shared, attention.attention(single, q, *copies, None, dim**-0.5))
-
-
 def test_dropout_is_what_is_asked_for_and_for_training_alone():
     learning = SimpleNamespace(**{**vars(MODULE), "training": True})
     none, everything, plain = (
@@ -267,7 +185,7 @@ def test_dropout_is_what_is_asked_for_and_for_training_alone():
     assert torch.equal(none, plain) and (plain > 0).all() and not everything.any()
 
 
-@pytest.mark.parametrize("metric", ["entropy", "l2"])
+@pytest.mark.parametrize("metric", ["entropy", "output-norm"])
 @pytest.mark.parametrize("k", [0, 1, 4, HEADS])
 def test_ties_go_to_the_lowest_heads(k, metric):
     """Queries of zeros make every head uniform: the same entropy, and with shared values the same norm."""
@@ -278,3 +196,23 @@ def test_ties_go_to_the_lowest_heads(k, metric):
         output, _ = attention.attention(MODULE, q * 0, key, v, None, 0.5)
     kept = output.abs().sum(-1) > 0
     assert kept[..., :k].all() and not kept[..., k:].any()
+
+
+def test_entropies_of_many_rows_are_those_of_each_row():
+    weights = torch.rand(40, 32, 1, 300, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    rows = [head_entropy(row[None], CORRECTED) for row in weights]
+    assert torch.equal(head_entropy(weights, CORRECTED), torch.cat(rows))
+
+
+@pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
+def test_ties_go_to_the_lowest_heads_or_to_whatever_topk_returns(recipe):
+    scores, ks = torch.randint(0, 3, (7, HEADS, 50), generator=torch.Generator().manual_seed(0)).float(), range(7)
+    kept, differ = keep_lowest(scores, torch.tensor(ks), recipe), 0
+    for row, k in enumerate(ks):
+        by_topk = scores[row].topk(k, dim=0, largest=False).indices.T.tolist()
+        for token in range(50):
+            by_index = sorted(range(HEADS), key=lambda h: (scores[row, h, token].item(), h))[:k]
+            expected = by_index if recipe is CORRECTED else by_topk[token]
+            assert kept[row, :, token].nonzero()[:, 0].tolist() == sorted(expected)
+            differ += set(by_index) != set(by_topk[token])
+    assert differ > 0

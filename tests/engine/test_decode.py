@@ -1,32 +1,16 @@
-"""Batched decoding against one prompt at a time and transformers' own loop (`hybret.verify` checks states)."""
-
-from __future__ import annotations
+"""Decoding: when a batch ends, and what its state holds; `test_matrix` has the answers."""
 
 import dataclasses
-from collections import Counter
 
 import pytest
 import torch
 from conftest import random_ids
-from support import resolve
 
 import hybret as hb
-from hybret import CORRECTED, PAPER, Binary, Keep, KeepHeads, Null, Omit, Only, PerPhase
+from hybret import CORRECTED, PAPER, Keep
 from hybret.engine.attach import implementation
-from hybret.engine.decode import decode, generate, prefill, prefill_chunk
+from hybret.engine.decode import decode, first_o_proj, generate, prefill, prefill_chunk
 from hybret.engine.state import empty_state, merge
-
-STEPS = 8
-# Ragged: far past the 32-token window, just around it, inside it, and as short as BOS and one token.
-LENGTHS = {90: ((70, 80),), 41: ((3, 9), (20, 26)), 33: ((20, 25),), 17: (), 2: ((1, 2),)}
-CONDITIONS = {
-    "CORRECTED": [
-        Keep(), KeepHeads(0, during="generation"), KeepHeads(3, "l2", "generation"), Omit() & KeepHeads(4),
-        PerPhase(generation=Binary(), prefill=Null()), PerPhase(generation=Only(renormalise=True), prefill=Omit()),
-    ],
-    "PAPER": [Keep(), KeepHeads(1, "l2"), PerPhase(generation=Only(), prefill=Binary()), Omit("generation")],
-}  # fmt: skip
-RECIPES = pytest.mark.parametrize("recipe", [CORRECTED, PAPER], ids=lambda r: r.name)
 
 
 @pytest.fixture(autouse=True)
@@ -34,80 +18,6 @@ def _engine(griffin, jamba):
     """As `sweep` and `Model.generate` run it, but with the stock recurrences (bit-identical to transformers)."""
     with implementation(griffin.net), implementation(jamba.net):
         yield
-
-
-@pytest.fixture
-def cases(model):
-    return [(random_ids(model, n, seed=n), spans) for n, spans in LENGTHS.items()]
-
-
-@pytest.fixture(scope="module")
-def slow(request):
-    """Answers of the slow loop, computed once for each model and recipe."""
-    store = {}
-
-    def answers(model, cases, recipe):
-        if (key := (model.name, recipe.name)) not in store:
-            store[key] = [
-                [generate(model, ids, condition, spans, recipe, STEPS) for condition in CONDITIONS[recipe.name]]
-                for ids, spans in cases
-            ]
-        return store[key]
-
-    return answers
-
-
-def batched(model, cases, recipe, steps=STEPS):
-    """All prompts under all conditions at once: prefill shared where it can be, then one ragged batch."""
-    conditions = [resolve(condition, model, recipe) for condition in CONDITIONS[recipe.name]]
-    distinct = list(dict.fromkeys(c.prefill for c in conditions))
-    fork = torch.tensor([distinct.index(c.prefill) for c in conditions])
-    states = [prefill(model, ids, distinct, spans, recipe).select(fork) for ids, spans in cases]
-    rows, spans = [c.generation for c in conditions] * len(cases), [s for _, s in cases for _ in conditions]
-    answers = decode(model, merge(states), rows, spans, recipe, steps)
-    return [answers[i : i + len(conditions)] for i in range(0, len(answers), len(conditions))]
-
-
-@pytest.mark.parametrize("prompt", [2, 33, 70])
-def test_keep_is_transformers_own_greedy_decoding(model, prompt):
-    ids = random_ids(model, prompt)
-    ours = generate(model, ids, Keep(), (), CORRECTED, 20)
-    model.net.set_attn_implementation("eager")
-    expected = model.net.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, prompt:].tolist()
-    eos = next((i for i, token in enumerate(expected) if token in model.eos), len(expected))
-    assert ours == expected[:eos]
-    assert len(set(ours)) > 2
-
-
-@RECIPES
-def test_one_ragged_batch_is_one_prompt_at_a_time(model, cases, recipe, slow):
-    expected = slow(model, cases, recipe)
-    assert batched(model, cases, recipe) == expected
-    if recipe is CORRECTED:  # rows can be told apart
-        for (_, spans), row in zip(cases, expected, strict=True):
-            assert len({tuple(answer) for answer in row}) >= (len(row) - 1 if len(spans) == 1 else 4)
-
-
-@RECIPES
-def test_rows_that_end_early_leave_the_batch(model, cases, recipe, slow):
-    """EOS tokens that the rows meet at different steps; what stands before them must not change."""
-    answers = slow(model, cases, recipe)
-    count = Counter(token for row in answers for answer in row for token in set(answer))
-    eos = frozenset(token for token, _ in count.most_common(12))
-    ending = dataclasses.replace(model, eos=eos)
-    expected = [
-        [next((answer[:i] for i, token in enumerate(answer) if token in eos), answer) for answer in row]
-        for row in answers
-    ]
-    lengths = Counter(len(answer) for row in expected for answer in row)
-    assert len(lengths) >= 4 and lengths[STEPS] < 0.75 * lengths.total()  # the batch shrinks more than once
-    sizes = []
-    with model.net.register_forward_hook(lambda m, _, out: sizes.append(out.logits.shape[0])):
-        assert batched(ending, cases, recipe) == expected
-    assert len(set(sizes[-STEPS:])) > 1
-    ids, spans = cases[0]
-    for condition, answer in zip(CONDITIONS[recipe.name][:2], expected[0], strict=False):
-        assert generate(ending, ids, condition, spans, recipe, STEPS) == answer
 
 
 def test_decoding_ends_when_every_row_has_ended(model):
@@ -162,3 +72,12 @@ def test_a_family_whose_recurrence_would_start_from_zero_is_read_in_one_pass():
     state = prefill_chunk(model, empty_state(model, 1), ids, 20, [()], (), CORRECTED)
     with pytest.raises(hb.HybretError, match="cannot read on in a prompt with zamba"):
         prefill_chunk(model, state, ids, 40, [()], (), CORRECTED)
+
+
+def test_a_family_that_changes_attention_before_its_output_projection_is_refused(griffin, monkeypatch):
+    prompts, conditions = hb.niah.grid(griffin, (76,), (0,)), {"k=1": hb.KeepHeads(1), "keep": Keep()}
+    projection, call = first_o_proj(griffin), torch.nn.Linear.__call__
+    gated = lambda self, x: call(self, 2 * x if self is projection else x)  # noqa: E731
+    monkeypatch.setattr(torch.nn.Linear, "__call__", gated)
+    with pytest.raises(hb.HybretError, match="changes what attention gives before its output projection"):
+        hb.sweep(griffin, prompts, conditions, max_new_tokens=1, progress=False)

@@ -5,10 +5,11 @@ can; and sweeps of ragged batches, in which prompts share their beginnings and c
 attention layer. Prompts are longer than the window of the Griffin (32 tokens), and the needle leaves it.
 """
 
-from __future__ import annotations
+from collections import Counter
+from dataclasses import replace
 
 import pytest
-from support import FAMILIES, resolve
+from support import FAMILIES, inputs_of, resolve
 
 import hybret as hb
 from book.speed.stock import answer
@@ -73,9 +74,22 @@ def test_ragged_batches_that_share_what_they_can(expected, budget):
     assert tokens(model, prompts, conditions, budget=budget) == answers
 
 
+def test_rows_that_end_early_leave_the_batch(expected):
+    """EOS tokens that the rows meet at different steps; what stands before them must not change."""
+    model, prompts, conditions, answers = expected
+    count = Counter(token for of_prompt in answers for answer in of_prompt for token in set(answer))
+    eos = frozenset(token for token, _ in count.most_common(12))
+    ends = [[next((answer[:i] for i, t in enumerate(answer) if t in eos), answer) for answer in row] for row in answers]
+    lengths = Counter(len(answer) for row in ends for answer in row)
+    assert len(lengths) >= 4 and lengths[STEPS] < 0.75 * lengths.total()  # the batch shrinks more than once
+    with inputs_of(model.net) as read:
+        assert tokens(replace(model, eos=eos), prompts, conditions) == ends
+    assert len({rows for rows, queries in read if queries == 1}) > 1
+
+
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"recurrent_gemma", "jamba"}))
 def test_every_family(family):
-    """Dense and alone as in a ragged batch whose prefill streams; `test_reference` has each layer's numbers."""
+    """Dense and alone as in a ragged batch whose prefill streams."""
     model = hb.load(family, device="cpu")
     prompts = hb.niah.grid(model, (76, 100), (60,))
     conditions = [Keep(), KeepHeads(1), Omit(), Only(renormalise=True, also=("self",)), Binary("prefill"), Mass(0.5)]

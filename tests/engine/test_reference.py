@@ -1,7 +1,5 @@
 """hybret against the second implementation in `reference`, layer by layer, on whole models and on random tensors."""
 
-from __future__ import annotations
-
 import math
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,7 +11,7 @@ import torch
 from conftest import random_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import FAMILIES, resolve
+from support import resolve
 from transformers import AttentionInterface
 
 import hybret as hb
@@ -26,15 +24,13 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.state import empty_state, merge
 
 STEPS = 3
-FIELDS = ("needle_span", "out_of_window", "binary", "entropy_dtype", "entropy_eps", "tie_break", "prompt_split")
-FIELDS += ("jamba_manipulation",)
+METRICS = ("entropy", "weight-norm", "output-norm")
+FIELDS = ("needle_span", "needle_copies", "out_of_window", "binary", "entropy_dtype", "entropy_eps", "tie_break",
+          "prompt_split", "jamba_manipulation")  # fmt: skip
 
 
 def examples(n):
     return settings(max_examples=n, derandomize=True, deadline=None, database=None)
-
-
-# ---------------------------------------------------------------- what hybret did
 
 
 @contextmanager
@@ -64,7 +60,7 @@ def margins(recipe):
     """How far a score may be off: norms and streamed entropies in float32, or two roundings of bfloat16."""
 
     def margin(metric, score):
-        if metric == "l2":
+        if metric != "entropy":
             return 1e-5
         return 2**-6 * max(abs(score), 2**-6) if recipe.entropy_dtype == "bfloat16" else 1e-4
 
@@ -134,24 +130,23 @@ def check(model, prompts, conditions, recipe, **options):
     return compared, unsure
 
 
-# ---------------------------------------------------------------- whole models
-
 ONE_CHANGE = [
-    Keep(), KeepHeads(0), KeepHeads(2), KeepHeads(3, "l2"), KeepHeads(1, during="generation"),
-    KeepHeads(4, during="prefill"), KeepHeads(3) & KeepHeads(4, "l2"), Omit(), Only(),
+    Keep(), KeepHeads(0), KeepHeads(2), KeepHeads(3, "output-norm"), KeepHeads(1, during="generation"),
+    KeepHeads(4, during="prefill"), KeepHeads(3) & KeepHeads(4, "output-norm"), KeepHeads(3, "weight-norm"),
+    Omit(), Only(),
     Only(renormalise=True, also=("self",)), Only(also=("first", "answer")), Binary(), Null("generation"),
     Omit() & KeepHeads(2), Only(also=("question",)) & KeepHeads(5), PerPhase(generation=Binary(), prefill=Omit()),
-    PerPhase(generation=Only() & KeepHeads(3, "l2"), prefill=Null()),
+    PerPhase(generation=Only() & KeepHeads(3, "output-norm"), prefill=Only() & KeepHeads(2, "weight-norm")),
 ]  # fmt: skip
 TWO_CHANGES = [
     Mass(0.5), Mass("needle", "generation"), Only() & Mass(1.0), Binary() & Omit("prefill"),
-    KeepHeads(3) & KeepHeads(4, "l2") & Only(renormalise=True), Omit() & KeepHeads(2, "l2"),
+    KeepHeads(3) & KeepHeads(4, "weight-norm") & Only(renormalise=True), Omit() & KeepHeads(2, "output-norm"),
 ]  # fmt: skip
-# Past the window of 32 tokens with the needle far, near, twice; inside it; and as short as BOS and one token.
+# Past the window of 32 tokens with the needle far, near, twice; from the first token on; and as short as BOS and one.
 LENGTHS = (
     (50, ((11, 16),), (38, 45)),
     (36, ((2, 5), (25, 29)), (33, 35)),
-    (17, ((3, 8),), (10, 15)),
+    (17, ((0, 6),), (10, 15)),
     (2, ((1, 2),), (1, 2)),
 )
 
@@ -176,40 +171,7 @@ def test_every_layer_pass_and_row(model, recipe, conditions, streaming, parts):
     assert unsure < (0.4 if recipe is PAPER else 0.02) * compared
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"recurrent_gemma", "jamba"}))
-def test_every_family(family):
-    model = hb.load(family, device="cpu")
-    conditions = [KeepHeads(1), KeepHeads(1, "l2"), Omit(), Only(renormalise=True, also=("self",)), Binary()]
-    for streaming in (True, False):
-        compared, unsure = check(model, prompts_of(model, LENGTHS[1:2]), conditions, CORRECTED, streaming=streaming)
-        assert compared > 100 and unsure < 0.05 * compared
-
-
-@pytest.mark.parametrize(
-    ("field", "family", "condition"),
-    [
-        ("needle_span", "griffin", Omit()),
-        ("out_of_window", "griffin", Only("generation")),
-        ("binary", "griffin", Binary("prefill")),
-        ("prompt_split", "jamba", KeepHeads(0, during="generation")),
-        ("jamba_manipulation", "jamba", Omit()),
-    ],
-)
-def test_a_decision_of_the_code_changes_a_layer(field, family, condition, request):
-    """With it hybret does what the reference does with it, which is not what it does without."""
-    model = request.getfixturevalue(family)
-    recipe, prompts = CORRECTED.replace(**{field: getattr(PAPER, field)}), prompts_of(model, LENGTHS[:1])
-    found, without = (list(run(model, prompts, [condition], r)) for r in (recipe, CORRECTED))
-    assert all(compare(*each, recipe) == 0 for each in found)
-    outputs = [(a[0][-1], b[0][-1]) for a, b in zip(found, without, strict=False)]
-    # Where the prompt is split shows in what is one pass.
-    assert any(a.shape != b.shape or not np.allclose(a, b, atol=1e-4) for a, b in outputs)
-
-
-# ---------------------------------------------------------------- random models, prompts and interventions
-
 during = st.sampled_from(["prefill", "generation", "both"])
-always = st.sampled_from([Omit(), Only(), Only(renormalise=True, also=("self",)), Binary(), Null(), Mass("needle")])
 also = st.lists(st.sampled_from(["self", "first", "question", "answer"]), max_size=2).map(tuple)
 manipulation = st.one_of(
     st.builds(Omit, during),
@@ -218,43 +180,16 @@ manipulation = st.one_of(
     st.builds(Null, during),
     st.builds(Mass, st.sampled_from([0.3, 2.0, "needle"]), during),
 )
-gate = st.builds(KeepHeads, st.integers(0, 8), st.sampled_from(["entropy", "l2"]), during)
-alone = st.one_of(gate, manipulation)
-condition = st.one_of(
-    alone,
-    st.lists(alone, min_size=2, max_size=3).map(tuple).map(Compose),
-    st.builds(PerPhase, always, st.one_of(st.just(Keep()), st.builds(KeepHeads, st.integers(0, 8)))),
-)
 recipes = st.sets(st.sampled_from(FIELDS)).map(lambda names: CORRECTED.replace(**{n: getattr(PAPER, n) for n in names}))
 
 
 @st.composite
 def prompt(draw):
     n = draw(st.integers(3, 60))
-    cuts = sorted(draw(st.lists(st.integers(1, n - 1), min_size=2, max_size=4, unique=True)))
+    cuts = sorted(draw(st.lists(st.integers(0, n - 1), min_size=2, max_size=4, unique=True)))
     spans = tuple(zip(cuts[::2], cuts[1::2], strict=False)) or ((1, 2),)
     asked = draw(st.integers(1, n - 1))
     return n, spans, (asked, draw(st.integers(asked, n)))
-
-
-@examples(10)
-@given(
-    st.sampled_from(["griffin", "jamba"]),
-    st.lists(prompt(), min_size=1, max_size=3, unique_by=lambda p: p[0]),
-    st.lists(condition, min_size=1, max_size=4),
-    recipes,
-    st.booleans(),
-    st.integers(0, 40),
-)
-def test_any_prompts_under_any_interventions(models, name, lengths, conditions, recipe, streaming, part):
-    parts = () if recipe.binary == "scalar" or not part else (part,)
-    prompts = prompts_of(models[name], lengths)
-    check(models[name], prompts, conditions, recipe, streaming=streaming, parts=parts, steps=2)
-
-
-@pytest.fixture(scope="module")
-def models(griffin, jamba):
-    return {"griffin": griffin, "jamba": jamba}
 
 
 @examples(250)
@@ -267,7 +202,7 @@ def test_any_shape_of_a_layer(data):
     recipe = data.draw(recipes)
     step = data.draw(st.booleans())
     rows = data.draw(st.integers(1, 3))
-    one = st.one_of(st.builds(KeepHeads, st.integers(0, heads), st.sampled_from(["entropy", "l2"])), manipulation)
+    one = st.one_of(st.builds(KeepHeads, st.integers(0, heads), st.sampled_from(METRICS)), manipulation)
     kind = st.one_of(one, st.lists(one, max_size=3).map(tuple).map(Compose))
     conditions = data.draw(st.lists(kind, min_size=rows, max_size=rows))
     phase = "generation" if step else "prefill"
@@ -299,9 +234,6 @@ def test_any_shape_of_a_layer(data):
     for row, rule in enumerate(conditions):
         where = reference.Where(phase, ends[row], spans[row], asked[row])
         compare((0, window, dim**-0.5, *arrays, out.numpy()), row, rule, where, recipe)
-
-
-# ---------------------------------------------------------------- the authors' formulas, where no layer shows them
 
 
 def test_entropies_are_the_authors_to_the_bit():
@@ -338,7 +270,8 @@ def test_the_needle_goes_where_the_authors_put_it(tiny):
     def tokens(words):
         return tokenizer(words, add_special_tokens=False).input_ids
 
-    n = 90 - 20 - len(tokens(needle.insertion))
+    line = "\n Blue is best.\n"
+    n = 90 - 20 - len(tokens(line))
     ids, (stop,) = tokens(text)[:n], tokens(".")
     for prompt, depth in zip(paper, depths, strict=True):
         at = len(ids) if depth == 100 else int(len(ids) * (depth / 100))
@@ -346,7 +279,7 @@ def test_the_needle_goes_where_the_authors_put_it(tiny):
             at -= 1
         assert prompt.position == at / n
         context = prompt.text.removeprefix("CONTEXT: ").partition("\n\nQUESTION")[0]
-        assert context == tokenizer.decode(ids[:at]) + needle.insertion + tokenizer.decode(ids[at:])
+        assert context == tokenizer.decode(ids[:at]) + line + tokenizer.decode(ids[at:])
     assert [p.text for p in corrected] != [p.text for p in paper]
 
 

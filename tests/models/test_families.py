@@ -1,26 +1,18 @@
 """Configurations: which layers have attention, and the paper's models at their size."""
 
-from __future__ import annotations
-
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from hybret import HybretError
-from hybret.families import CONFIGS, FAMILIES, PAPER_MODELS, Family, attention_layers, paper_config, tiny_config
+from hybret.families import FAMILIES, Family, attention_layers, paper_config, tiny_config
 
 
 def test_attention_layers_without_heads_are_refused():
     with pytest.raises(HybretError, match="attention layers without heads"):
         attention_layers(SimpleNamespace(layer_types=["full_attention"], num_attention_heads=0), "mine")
-
-
-def test_a_pure_transformer_has_attention_everywhere():
-    config = LlamaConfig(num_hidden_layers=3, num_attention_heads=4, hidden_size=16)
-    assert attention_layers(config, "llama") == ((0, 1, 2), 4)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +30,6 @@ def test_the_papers_models_have_their_size(name, billions, heads, layers, window
     assert sum(p.numel() for p in net.parameters()) / 1e9 == pytest.approx(billions, abs=0.005)
     found, queries = attention_layers(config, name)
     assert (len(found), queries, getattr(config, "sliding_window", None)) == (layers, heads, window)
-
-
-@pytest.mark.parametrize("name", PAPER_MODELS)
-def test_the_papers_configurations_name_their_source(name):
-    fields = json.loads((CONFIGS / f"{PAPER_MODELS[name].lower()}.json").read_text())
-    assert "arXiv" in fields["_source"] and not hasattr(paper_config(name), "_source")
 
 
 def test_a_family_that_transformers_lacks(monkeypatch):

@@ -1,9 +1,8 @@
 """Loading: the embedded organism as shipped, what a model knows about itself, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
+import xml.etree.ElementTree as ET
 
 import pandas as pd
 import pytest
@@ -12,7 +11,7 @@ import transformers
 
 import hybret as hb
 from book.paper import verdicts
-from hybret import HybretError, Keep, KeepHeads
+from hybret import HybretError, KeepHeads
 from hybret.models import CHECKPOINTS, load, named, organisms
 
 ORGANISM = CHECKPOINTS / "griffin-tiny"
@@ -55,40 +54,6 @@ def test_what_a_model_knows_about_itself(fixture, request):
     assert model.embedded or model.ks == tuple(range(model.heads + 1))
 
 
-def test_the_organism_as_shipped(tiny):
-    files = [p for p in ORGANISM.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) <= 16 * 2**20
-    assert [p.name for p in files if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")] == []
-    assert [p.name for p in files if p.suffix == ".safetensors"] == ["model.safetensors"]
-    assert tiny.lengths[-1] == 2 * tiny.window  # as the paper's 4096 is two of RecurrentGemma's windows
-    for text in ("The city of San Francisco.", "naïve façade, 東京, 🙂\n\ttabs", "x" * 50):
-        ids = tiny.tokenizer(text).input_ids
-        assert ids[0] == tiny.tokenizer.bos_token_id
-        assert tiny.tokenizer.decode(ids, skip_special_tokens=True) == text
-
-
-def test_a_copied_folder_is_the_same_model(tiny, tmp_path):
-    shutil.copytree(ORGANISM, tmp_path / "copy")
-    copy = load(str(tmp_path / "copy"), device="cpu")
-    assert (copy.digest, copy.embedded, copy.window) == (tiny.digest, False, 256)
-    with torch.no_grad():
-        copy.net.model.layers[3].mlp_block.down_proj.weight[0, 0] += 1e-3
-    copy.net.save_pretrained(tmp_path / "copy")
-    assert load(str(tmp_path / "copy"), device="cpu").digest != tiny.digest
-
-
-@pytest.mark.parametrize("name", ["random-griffin", "random-jamba"])
-def test_random_models_follow_their_seed(name):
-    digests = [load(name, device="cpu", seed=seed).digest for seed in (0, 0, 1)]
-    assert digests[0] == digests[1] != digests[2]
-
-
-def test_dtype(tiny):
-    model = load("griffin-tiny", device="cpu", dtype="bfloat16")
-    assert (tiny.dtype, model.dtype) == ("float32", "bfloat16")
-    assert isinstance(model.generate("The market opens at", 3), str)
-
-
 @pytest.mark.parametrize(("declared", "seen"), [(2048, 2049), (40, 40)])
 def test_deepminds_checkpoints_see_one_token_more(tmp_path, declared, seen):
     """Theirs, also in a local copy, means window + 1 positions; other models keep the window they were trained with."""
@@ -103,31 +68,7 @@ def test_deepminds_checkpoints_see_one_token_more(tmp_path, declared, seen):
             assert int((weights[:, -1].amax(0) > 0).sum()) == model.window
 
 
-@pytest.fixture(scope="module")
-def tiny_rows(tiny):
-    """A small grid: base at three lengths, JRT at two, with heads kept, silenced in generation, and silenced."""
-    prompts = hb.niah.grid(tiny, (128, 256, 427), (0, 50, 100))
-    prompts += hb.niah.grid(tiny, (128, 256), (0, 100), template="jrt")
-    conditions = {"keep": Keep(), "generation": KeepHeads(0, during="generation"), "both": KeepHeads(0)}
-    return hb.sweep(tiny, prompts, conditions, progress=False)
-
-
-def test_the_organism_retrieves_through_its_attention_inside_its_window(tiny_rows):
-    """The claim of the paper's Section 3 on the embedded model: full inside the window, nothing without heads."""
-    for _, rows in tiny_rows.groupby("template"):
-        inside = rows[rows["in_window"]]
-        accuracy = inside.groupby("condition")["score"].mean() / 5
-        assert len(inside[inside["condition"] == "keep"]) >= 3 and accuracy["keep"] >= 0.97
-        assert accuracy["generation"] <= 0.03 and accuracy["both"] <= 0.03
-    outside = tiny_rows[(tiny_rows["template"] == "base") & ~tiny_rows["in_window"]]
-    assert len(outside) >= 3 and outside["score"].mean() / 5 <= 0.1
-
-
-# ---------------------------------------------------------------- random weights
-
-
 def test_random_weights_of_a_folder(tmp_path):
-    """A folder with nothing but its configuration, as it would be at full size; both spellings; the seed counts."""
     folder = with_config(tmp_path / "config-only", num_hidden_layers=3)
     (tmp_path / "config-only" / "tokenizer.json").unlink()
     model = load(folder, device="cpu", weights="random", dtype="bfloat16", seed=5)
@@ -142,7 +83,6 @@ def test_random_weights_of_a_folder(tmp_path):
 
 
 def test_rows_of_random_weights_are_marked_everywhere(tmp_path):
-    """In the table, on the figure, and refused by the verdicts; a trained model's are not."""
     model = load(with_config(tmp_path / "config-only", num_hidden_layers=3), device="cpu", weights="random")
     grid = ((256,), (0, 100))
     prompts = [*hb.niah.grid(model, *grid), *hb.niah.grid(model, *grid, control=True)]
@@ -158,9 +98,6 @@ def test_rows_of_random_weights_are_marked_everywhere(tmp_path):
         assert ("random weights</text>" in svg) == marked == ("nothing here is a result" in svg)
     with pytest.raises(HybretError, match="random weights: what it answers means nothing"):
         verdicts.of(pd.concat([trained, rows]))
-
-
-# ---------------------------------------------------------------- what is refused (more in values/test_bad_input.py)
 
 
 @pytest.mark.parametrize(
@@ -218,3 +155,14 @@ def test_several_models_are_named_in_one_string_and_checked_before_any_is_loaded
     for text in (" , ", "griffin-tiny,griffin-tiny"):
         with pytest.raises(HybretError, match="at least one model, each once"):
             named(text)
+
+
+@pytest.mark.parametrize("name", ["random-jamba", "falcon_h1", "nemotron_h"])
+def test_the_picture_has_every_layer_and_fills_those_with_attention(name):
+    model = hb.load(name, device="cpu")
+    picture = ET.fromstring(model._repr_html_().replace("<br>", "<br/>"))
+    layers = [g for g in picture.iter() if g.tag.endswith("}g")]
+    filled = [i for i, g in enumerate(layers) if g[1].get("fill") != "none"]
+    assert len(layers) == model.net.config.num_hidden_layers and filled == list(model.attention_layers)
+    assert [i for i, layer in enumerate(layers) if "attention" in "".join(layer.itertext())] == filled
+    assert "random weights" in repr(model) and "global attention" in repr(model)

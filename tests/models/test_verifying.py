@@ -1,7 +1,5 @@
 """`hybret.verify`: every family of hybrids, what is wrong in transformers, and that each check can fail."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 
@@ -33,8 +31,28 @@ def test_every_family_is_verified_and_defects_are_said(family):
     assert table.loc[table["check"].isin(set(ERRORS) - known), "error"].max() < 5e-4
 
 
-def test_known_defects_name_checks():
-    assert {check for family in FAMILIES.values() for check in family.defects} <= set(CHECKS)
+@pytest.mark.parametrize(
+    ("family", "fields", "tokens", "unchecked"),
+    [
+        ("jamba", {}, 80, []), ("recurrent_gemma", {"attention_window_size": 90}, 106, []),
+        ("bamba", {"mamba_chunk_size": 128}, 144, []), ("minimax", {"block_size": 256}, 272, []),
+        ("lfm2", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
+                                      "original_max_position_embeddings": 100}}, 116, []),
+        ("lfm2", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+                  "max_position_embeddings": 9000}, 80, ["past max_position_embeddings"]),
+    ],
+)  # fmt: skip
+def test_the_prompt_goes_past_every_length_at_which_a_model_changes_or_that_is_said(
+    tmp_path, family, fields, tokens, unchecked
+):
+    config = json.loads(hb.load(family).net.config.to_json_string()) | fields
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = hb.load(str(tmp_path), weights="random", device="cpu")
+    assert len(Probe(model).ids) == tokens
+    if unchecked:
+        table = verify(model)
+        assert list(table.loc[table["verdict"] == "not checked", "check"]) == unchecked
+        assert "9016 tokens" in table["note"].iloc[-1] and not (table["verdict"] == FAIL).any()
 
 
 @pytest.mark.parametrize("family", ["recurrent_gemma", "jamba"])
@@ -86,24 +104,6 @@ def test_what_breaks_is_noticed(case, monkeypatch):
         assert found.exit_code == 1 and "failed" in found.stdout and "no checks failed" not in found.stdout
 
 
-def test_the_sweep_reads_zambas_prompts_whole():
-    """Prompts with a common beginning answer as each does alone; `test_decode` has that reading on is refused."""
-    model = hb.load("zamba", device="cpu")
-    prompts = hb.niah.grid(model, (128,), (0, 50, 100))
-    conditions = {"keep": hb.Keep(), "none": hb.KeepHeads(0)}
-    together = hb.sweep(model, prompts, conditions, max_new_tokens=4, progress=False)
-    alone = [hb.sweep(model, [p], conditions, max_new_tokens=4, progress=False) for p in prompts]
-    assert list(together["answer"]) == [answer for rows in alone for answer in rows["answer"]]
-
-
-def test_layers_that_share_a_module_are_told_apart():
-    model = hb.load("zamba2", device="cpu")
-    with hb.attach(model) as trace:
-        model.generate("The market opens at nine.", 3)
-    assert list(trace.entropy) == [f"layer {i}" for i in model.attention_layers]
-    assert len({tuple(entropy.shape) for entropy in trace.entropy.values()}) == 1
-
-
 def test_an_own_intervention_is_verified_too():
     """One that counts positions from where the batch's padding begins, and one that does nothing, are noticed."""
 
@@ -133,24 +133,3 @@ def test_an_own_intervention_is_verified_too():
     assert "changes nothing" in table.loc["idle: in a sweep = alone", "note"]
     with pytest.raises(hb.HybretError, match="is not an intervention"):
         verify(model, conditions={"class": Strided})
-
-
-def test_progress_is_a_bar_that_can_be_left_out(capsys):
-    verify("lfm2", device="cpu", progress=False)
-    assert "check" not in capsys.readouterr().err
-    verify("lfm2", device="cpu")
-    assert "lfm2: 100%" in capsys.readouterr().err
-
-
-def test_the_command():
-    found = run("verify", "lfm2")
-    assert found.exit_code == 0 and "no checks failed" in found.stdout
-    found = run("verify", "--model", "lfm2", "--json", "--device", "cpu")
-    rows = json.loads(found.stdout)
-    assert found.stderr == ""  # no progress where nobody looks
-    assert [row["check"] for row in rows] == [*NAMES.values()] and {row["model"] for row in rows} == {"lfm2"}
-    shown = run("verify", "--help").stdout
-    assert "verify [OPTIONS] [[--model] MODEL]" in shown and "--model <str>" in shown
-    for words, says in ((["mamba"], "a family (recurrent_gemma, jamba,"), (["lfm2", "--tokens", 3], "at least 12")):
-        found = run("verify", *words)
-        assert found.exit_code == 2 and says in found.stderr

@@ -1,19 +1,11 @@
 """The kernels' backward passes, which training registers, against PyTorch's gradients of the same scans."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from support import recurrences
 
 # Triton launches on the current GPU: on the second one of a spread model its kernels read what was not there yet.
-on_gpus = pytest.mark.parametrize(
-    "device",
-    [
-        pytest.param(f"cuda:{n}", marks=pytest.mark.skipif(torch.cuda.device_count() <= n, reason=f"needs {n + 1} GPU"))
-        for n in range(2)
-    ],
-)
+GPUS = [f"cuda:{n}" for n in range(torch.cuda.device_count())[:2]]
 
 
 def draw(*shape):
@@ -21,7 +13,6 @@ def draw(*shape):
 
 
 def scanned(scan, inputs, device):
-    """Values and gradients."""
     tensors = [x.to(device).requires_grad_() for x in inputs]
     values, last = scan(*tensors)
     ((values * values).sum() + last.sum()).backward()
@@ -34,7 +25,8 @@ def selective(x, dt, rates, b, c, state):
     )
 
 
-@on_gpus
+@pytest.mark.skipif(not GPUS, reason="needs a GPU")
+@pytest.mark.parametrize("device", GPUS or ["none"])
 @pytest.mark.parametrize("time", [1, 2, 3, 31, 257])
 @pytest.mark.parametrize("scan", [recurrences.linear_scan, selective])
 def test_gradients_of_the_kernels_are_pytorchs(scan, time, device):

@@ -1,11 +1,8 @@
 """Prompts: the grid's labels, where the needle is, and what is refused."""
 
-from __future__ import annotations
-
 import math
 import pickle
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +12,6 @@ from transformers import PreTrainedTokenizerFast
 from hybret import CORRECTED, PAPER, PAPER_NEEDLE, HybretError, Needle, niah
 from hybret.tasks.niah import grid
 
-ESSAYS = Path(__file__).parents[2].parent / "shared" / "niah" / "essays"
-LENGTHS = [250, 677, 1105, 1532, 1959, 2387, 2814, 3241, 3669, 4096]
-DEPTHS = [0, 11, 22, 33, 44, 56, 67, 78, 89, 100]
 CHAT = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} [/]{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -25,7 +19,7 @@ CHAT = (
 LAMP = Needle("lamp", "A blue lamp.", "What does Mr Finch keep in the boathouse?", ("blue lamp",))
 
 
-def words(n: int) -> str:
+def words(n):
     """Prose of `n` short sentences, every fourth one a question, every seventh with 3.5 in it."""
     nouns = ["river", "house", "garden", "letter", "summer", "engine", "window", "mountain", "teacher", "market"]
     verbs = ["keeps", "finds", "leaves", "opens", "follows", "carries", "watches", "paints"]
@@ -41,11 +35,15 @@ ENDING = "ANSWER: Here is the most relevant sentence in the context: "
 FRAME = f"CONTEXT: QUESTION: {PAPER_NEEDLE.question} ANSWER: Here is the most relevant sentence in the context: "
 
 
-def byte_level(bos: bool = True, chat: str | None = CHAT) -> PreTrainedTokenizerFast:
+def byte_level(bos=True, chat=CHAT, marked=False):
+    """A tokenizer of bytes, or of characters with word marks at the start alone (as Llama's without `legacy`)."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if marked:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        backend.decoder = decoders.Metaspace(prepend_scheme="first")
+    alphabet = sorted([*pre_tokenizers.ByteLevel.alphabet(), "\n"])
     options = {"vocab_size": 700, "special_tokens": ["<bos>"], "initial_alphabet": alphabet}
     trainer = trainers.BpeTrainer(**options, show_progress=False)
     backend.train_from_iterator([HAY, 4 * PAPER_NEEDLE.sentence, 4 * FRAME], trainer)
@@ -57,20 +55,12 @@ def byte_level(bos: bool = True, chat: str | None = CHAT) -> PreTrainedTokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer():
     return byte_level()
 
 
 def size(tokenizer, text):
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def test_the_papers_grid_has_its_labels_and_lengths(tokenizer):
-    prompts = grid(tokenizer, haystack=HAY)
-    assert [(p.length, p.depth) for p in prompts] == [(n, d) for n in LENGTHS for d in DEPTHS]
-    assert all(p.length - 200 < len(p.ids) < p.length - 100 for p in prompts)
-    (twice,) = grid(tokenizer, [4096], [50], "jrt", HAY)
-    assert 7700 < len(twice.ids) < 8000 and twice.length == 4096
 
 
 def test_a_model_gives_its_own_lengths_and_buffer(tokenizer):
@@ -91,23 +81,26 @@ def test_spans_hold_the_needle_and_the_last_question_and_nothing_else(tokenizer,
     for p in grid(tokenizer, [250, 1105, 4096], [0, 50, 100], template, HAY, **options):
         assert len(p.needle_spans) == (0 if p.control else 2 if template == "jrt" else 1)
         for start, end in p.needle_spans:
-            assert tokenizer.decode(p.ids[start:end]) == PAPER_NEEDLE.sentence
+            assert tokenizer.decode(p.ids[start:end]).strip() == PAPER_NEEDLE.sentence
         start, end = p.question_span
         assert tokenizer.decode(p.ids[start:end]) == asked
         assert tokenizer.decode(p.ids[end:]) == p.text.rpartition(asked)[2]
         assert tokenizer.decode(p.ids[1:]).count(asked) == (2 if template == "jrt" else 1)
         assert all(last <= start for _, last in p.needle_spans)
-        assert p.ids.count(tokenizer.bos_token_id) == 1 and list(p.ids) == tokenizer(p.text)["input_ids"]
+        plain = tokenizer(p.text.removeprefix("<bos>"))  # a chat template writes it
+        assert p.ids.count(tokenizer.bos_token_id) == 1 and list(p.ids) == plain["input_ids"]
 
 
 def test_templates_are_the_papers_letter_by_letter(tokenizer):
     question = "What is the best thing to do in San Francisco?"
     sentence = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
-    (p,) = grid(tokenizer, [400], [0], haystack=HAY)
     (control,) = grid(tokenizer, [400], haystack=HAY, control=True)
     context = control.text.removeprefix("CONTEXT: ").split("\n\n")[0]
     assert size(tokenizer, context) == 400 - 200 - size(tokenizer, f"\n{sentence}\n")
-    assert p.text == f"CONTEXT: \n{sentence}\n{context}\n\nQUESTION: {question}\n\n{ENDING}"
+    for template, recipe, blank in (("base", CORRECTED, ""), ("base", PAPER, " "), ("jrt", PAPER, "")):
+        (p,) = grid(tokenizer, [400], [0], template, HAY, recipe=recipe)
+        block = f"CONTEXT: \n{blank}{sentence}\n{context}\n\nQUESTION: {question}\n\n"
+        assert p.text == (2 if template == "jrt" else 1) * block + ENDING and p.insertion == recipe.insertion
     block = f"CONTEXT: {context}\n\nQUESTION: {question}"
     order = " Output the most relevant sentence in the context, word by word!"
     chatty = SimpleNamespace(tokenizer=tokenizer, instruct=True)
@@ -115,11 +108,24 @@ def test_templates_are_the_papers_letter_by_letter(tokenizer):
         (tokenizer, "base", f"{block}\n\n{ENDING}"),
         (chatty, "base", f"{block}\n\n{ENDING}"),
         (tokenizer, "jrt", f"{block}\n\n{block}\n\n{ENDING}"),
-        (chatty, "jrt", f"[user] {block}\n\n{block}{order} [/][assistant]"),
-        (tokenizer, "instruct", f"[user] {block}{order} [/][assistant]"),
+        (chatty, "jrt", f"<bos>[user] {block}\n\n{block}{order} [/][assistant]"),
+        (tokenizer, "instruct", f"<bos>[user] {block}{order} [/][assistant]"),
     ):
         (made,) = grid(model, [400], [50], template, HAY, control=True)
         assert (made.text, made.template, made.length) == (text, template, 400)
+
+
+@pytest.mark.parametrize("bos", ["{{ bos_token }}", ""])
+def test_a_chat_prompt_has_the_ids_that_its_tokenizer_gives_the_chat(bos):
+    """Tokenised without its BOS, the text would begin with a word's mark; and BOS is what the template says."""
+    tokenizer = byte_level(chat=bos + "[INST] {{ messages[0]['content'] }} [/INST]", marked=True)
+    start = "<bos>[INST] " if bos else "[INST] "
+    for p in grid(SimpleNamespace(tokenizer=tokenizer, instruct=True), [300], [0, 50], "jrt", HAY):
+        turn = {"role": "user", "content": p.text.removeprefix(start).removesuffix(" [/INST]")}
+        assert list(p.ids) == tokenizer.apply_chat_template([turn], add_generation_prompt=True)["input_ids"]
+        assert list(p.ids) != tokenizer(p.text.removeprefix("<bos>"))["input_ids"]
+        found = [tokenizer.decode(p.ids[slice(*span)]).strip() for span in (*p.needle_spans, p.question_span)]
+        assert found == [*2 * [PAPER_NEEDLE.sentence], f"QUESTION: {PAPER_NEEDLE.question}"]
 
 
 def test_a_prompt_is_a_value_with_labels_that_no_one_changes(tokenizer):
@@ -148,26 +154,6 @@ def test_only_as_much_haystack_is_needed_as_the_longest_prompt_takes(tokenizer):
         grid(tokenizer, (longest + 1,), (0,), haystack=hay)
 
 
-def test_needle_goes_deeper_with_depth_and_stands_after_a_sentence(tokenizer):
-    prompts = grid(tokenizer, [2000], 10, haystack=HAY)
-    places = [p.text.index(PAPER_NEEDLE.sentence) for p in prompts]
-    assert places == sorted(places) and len(set(places)) == 10
-    assert prompts[0].text.startswith("CONTEXT: \nThe best thing")
-    assert all(p.text[at - 2] in ".?" for p, at in zip(prompts[1:-1], places[1:-1], strict=True))
-    assert [p.position for p in prompts[:1] + prompts[-1:]] == [0.0, 1.0]
-    assert all(0 <= p.depth / 100 - p.position < 0.05 for p in prompts)
-
-
-def test_token_id_misses_the_sentence_ends_that_characters_find(tokenizer):
-    ask = "Is it so? " * 10 + "It is. " + "Is it so? " * 200
-    by_id = grid(tokenizer, [1000], [5, 20], haystack=ask, recipe=PAPER)
-    by_character = grid(tokenizer, [1000], [5, 20], haystack=ask, recipe=CORRECTED)
-    assert by_id[0].position == 0
-    assert by_character[0].position > 0.03
-    assert "It is.\nThe best thing" in by_id[1].text
-    assert "so?\nThe best thing" in by_character[1].text
-
-
 def test_a_decimal_point_is_no_sentence_end_and_a_lost_paragraph_break_is(tokenizer):
     text = "one 3.5 and 4.5 " * 200
     assert {p.position for p in grid(tokenizer, [500], [10, 30], haystack=text)} == {0.0}
@@ -188,16 +174,6 @@ def test_the_control_is_cut_and_asked_as_its_prompts_are(tokenizer, needle):
         assert control.control and control.labels["needle"] == "none" and control.needle_spans == ()
         assert math.isnan(control.depth) and math.isnan(control.position)
         assert control.needle == p.needle and control.asked == p.asked == needle.digest
-
-
-@pytest.mark.parametrize(
-    ("depths", "labels"),
-    [([100 * (0.1 + 0.2)], [30.0]), ([100 - 1e-12], [100.0]), ([-0.0], [0.0]), ([0.5, 2], [0.5, 2]), ([0, 1], [0, 1]),
-     ([0.5, 50], [0.5, 50]), ([1], [1])],
-)  # fmt: skip
-def test_depths_do_not_carry_rounding_and_small_ones_beside_others_are_no_fractions(tokenizer, depths, labels):
-    found = [str(p.depth) for p in grid(tokenizer, [400], depths, haystack=HAY)]
-    assert found == [str(float(label)) for label in labels]
 
 
 def test_other_letters_and_tokenizers_without_bos(tokenizer):
@@ -290,21 +266,3 @@ def test_folders(tmp_path, tokenizer):
     assert hay.name == f"{tmp_path.name}-{hay.sha256[:8]}"  # not the authors' essays, so not their name
     (tmp_path / "useful.txt").unlink()
     assert [name for name, _ in niah.load_haystack(tmp_path).sources] == ["a.txt", "newideas.txt"]
-
-
-def test_embedded_haystacks_differ_by_seed_and_keep_their_beginning(tokenizer):
-    one, two = niah.load_haystack("embedded", 0), niah.load_haystack("embedded", 1)
-    assert one.text != two.text and one.sha256 != two.sha256
-    assert niah.load_haystack("embedded", 0, tokens=8000).text.startswith(one.text)
-    for seed, hay in enumerate((one, two)):
-        (p,) = grid(tokenizer, [400], [50], seed=seed)
-        assert (p.haystack, p.haystack_seed, p.haystack_sha256) == ("embedded", seed, hay.sha256)
-
-
-@pytest.mark.skipif(not ESSAYS.is_dir(), reason="the essays are not part of the repository")
-def test_the_authors_haystack(tokenizer):
-    hay = niah.load_haystack(ESSAYS)
-    assert hay.name == "paul-graham" and hay.text.startswith("February 2020What should an essay be?")
-    prompts = grid(tokenizer, [4096], 10, haystack=hay, recipe=PAPER)
-    assert all(tokenizer.decode(p.ids[slice(*p.needle_spans[0])]) == PAPER_NEEDLE.sentence for p in prompts)
-    assert all(p.text[p.text.index(PAPER_NEEDLE.sentence) - 2] == "." for p in prompts[1:-1])

@@ -1,7 +1,5 @@
 """Rubrics: every line of Table 2, the dated ones, and needles that Table 2 does not know."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 
@@ -22,6 +20,8 @@ FIXED = FULL.replace("is eat", "is to eat")
         ("table2", "Go to Dolores Park!", 0.5),
         ("table2", "Sit in Dolores Park.", 1),
         ("table2", "on a sunny day", 1),
+        ("table2", "meat a sandwich", 1),  # inside words, as the authors' code
+        ("table2", "sit in _Dolores Park_", 0.5),  # and without a line, as there
         ("table2", "one sunny day", 1),
         ("table2", "eat a sandwich in Dolores Park", 1.5),
         ("table2", "eat a sandwich and sit in Dolores Park on a sunny day", 3),
@@ -32,9 +32,9 @@ FIXED = FULL.replace("is eat", "is to eat")
         ("table2", FULL.upper().replace(" IS ", "  is:\n").replace("SANDWICH ", "sandwich, "), 5),
         ("table2", f"{FIXED} {FULL}", 5),
         ("table2", "The best thing to do in San Francisco", 0),
-        ("table2-code", "one sunny day", 0),
-        ("table2-code", "on a sunny day", 1),
-        ("table2-code", FIXED, 4),
+        ("2025-06-23", "one sunny day", 0),
+        ("2025-06-23", "on a sunny day", 1),
+        ("2025-06-23", FIXED, 3),
         ("2025-06", "The best thing to do in San Francisco is a walk", 1),
         ("2025-06", FIXED, 4),  # here the sum of all phrases, not the rule for corrected grammar
         ("2025-06", FIXED.removeprefix("The best thing to do in San Francisco "), 3),
@@ -72,6 +72,9 @@ def test_other_needles_earn_a_share_for_their_keywords():
     assert score("A blue lamp.", "2025-05", lamp).points == 0
     assert score(FULL, "table2", lamp).points == 0
     assert score("words", "table2", Needle("bare", "xyzzy plugh", "?")).points == 0
+    lunch = Needle("lunch", "We eat a sandwich in <i>Dolores</i> Park.", "?", ("eat a sandwich", "in Dolores Park"))
+    assert score("meat a sandwich", "table2", lunch).points == 0
+    assert score("Eat a **sandwich** in _Dolores Park_!", "table2", lunch).points == 3
 
 
 def test_rescoring_replaces_the_score_and_nothing_else():
@@ -80,7 +83,7 @@ def test_rescoring_replaces_the_score_and_nothing_else():
     ).assign(asked=PAPER_NEEDLE.digest)
     again = rescore(rows, "table2")
     assert list(again["score"]) == [5, 1, 1] and list(again["exact"]) == [True, False, False]
-    assert list(rescore(rows, "table2-code")["score"]) == [5, 0, 0]
+    assert list(rescore(rows, "2025-06-23")["score"]) == [5, 0, 0]
     assert list(rows["score"]) == [0, 0, 0] and set(again["rubric"]) == {"table2"}
     lamp = Needle("lamp", "Mr Finch keeps a lamp for sunny days.", "What?", ("sunny",))
     own = rows.assign(needle=["lamp", "lamp", "none"], asked=lamp.digest)
@@ -93,10 +96,3 @@ def test_rescoring_replaces_the_score_and_nothing_else():
             rescore(some, "table3")
     with pytest.raises(HybretError, match="no column 'answer'"):
         rescore(rows.drop(columns="answer"), "table2")
-
-
-def test_rubrics_are_values_and_the_papers_is_the_default():
-    assert score("a sunny day") == score("a sunny day", RUBRICS["table2"]) == (1, False, ("sunny day",))
-    for value in (RUBRICS["table2"], RUBRICS["table2"].lines[0]):
-        with pytest.raises(AttributeError):
-            value.points = value.maximum = 9

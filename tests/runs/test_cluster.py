@@ -1,13 +1,10 @@
 """Sweeps on Ray: the local rows, byte for byte, whatever is lost on the way."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
@@ -30,11 +27,11 @@ def prompts_of(model):
     return hb.niah.grid(model, (128, 171), (0, 50, 100)) + hb.niah.grid(model, (128,), (0,), control=True)
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def batches_in(found: dict[str, bytes]) -> int:
+def batches_in(found):
     return sum(name.startswith("answers/") for name in found)
 
 
@@ -53,7 +50,6 @@ def local(subject, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A Ray of two cores."""
     ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'hybret[ray]')")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -89,9 +85,6 @@ def sweep(model, before=lambda batches: None, **options):
     with suppress(KeyboardInterrupt):
         hb.sweep(model, prompts_of(model), CONDITIONS, **OPTIONS | {"stages": stages} | options)
     return computed.batches, stages
-
-
-# ---------------------------------------------------------------- on Ray
 
 
 def test_a_killed_worker_costs_its_batch_only(cluster, engine, subject, local, tmp_path):
@@ -138,29 +131,6 @@ def test_what_workers_cannot_do_is_one_sentence(cluster, griffin, tiny):
         torch.set_num_threads(1)
 
 
-def test_the_command_prints_the_local_numbers(cluster):
-    words = [
-        "sweep",
-        "--lengths",
-        "128,",
-        "--depths",
-        "0,100",
-        "--k",
-        "0",
-        "--k",
-        "10",
-        "--rows-per-batch",
-        "2",
-        "--json",
-    ]
-    here, there = (run(*words, *more) for more in (["--json"], ["--json", "--engine", "ray", "--workers", "1"]))
-    assert here.exit_code == there.exit_code == 0, there.output
-    assert here.stdout == there.stdout
-
-
-# ---------------------------------------------------------------- without a cluster
-
-
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1", "host:99999999"])
 def test_a_bad_address_is_one_sentence(address, monkeypatch):
     ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'hybret[ray]')")
@@ -175,19 +145,3 @@ def test_without_ray_the_remedy_is_said(tiny, tmp_path, monkeypatch):
     with pytest.raises(HybretError, match=r"Ray is not installed; run pip install 'hybret\[ray\]'"):
         hb.sweep(tiny, prompts_of(tiny)[:1], CONDITIONS, out=tmp_path / "out", engine="ray")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--engine", "spark"], "'spark' is not one of"),
-        (["--workers", "2"], "are for --engine ray"),
-        (["--engine", "ray", "--workers", "0"], "workers must be at least 1"),
-        (["--engine", "ray", "--gpus-per-worker", "1.5"], "gpus_per_worker is 1.5"),
-        (["--rows-per-batch", "0"], "greater than or equal to 1"),
-    ],
-)
-def test_bad_options_are_one_sentence(words, says):
-    found = run("sweep", *words)
-    assert found.exit_code == 2
-    assert says in found.stderr.splitlines()[-1]

@@ -1,13 +1,12 @@
 """Two runs side by side: what made them, which cells changed, and what a terminal is shown of it."""
 
-from __future__ import annotations
-
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import run
+from support import ENGINE_DIGEST, digest, run
 
 import hybret as hb
 from hybret import HybretError, Keep, KeepHeads
@@ -40,17 +39,6 @@ def folder(path, *parts):
     return path
 
 
-def test_every_fact_of_what_made_rows_is_told(rows, griffin):
-    run, (made,) = rows.attrs["run"], rows.attrs["made"].values()
-    assert {"model", "weights", "window", "dtype", "device", "recipe", "rows_per_batch", "tokens_per_pass"} <= set(run)
-    assert {"code", "libraries", "hardware", "threads", "revision"} <= set(made)
-    assert {"version", "package", "commit", "dirty"} == set(made["code"])
-    assert {"torch", "transformers", "tokenizers", "python"} <= set(made["libraries"])
-    assert list(rows.attrs["haystacks"]) == ["embedded, seed 0"] and list(rows.attrs["needles"]) == ["paper"]
-    assert all(len(v) == 12 for part in ("haystacks", "needles") for v in rows.attrs[part].values())
-    assert rows["run"].nunique() == 1 and rows["batch"].str.fullmatch("[0-9a-f]{16}").all()
-
-
 def test_rows_point_at_their_batch_and_its_maker(griffin, tmp_path):
     prompts = hb.niah.grid(griffin, (76,), (0, 100))
     out = hb.run_folder(tmp_path, griffin, max_new_tokens=3)
@@ -63,13 +51,6 @@ def test_rows_point_at_their_batch_and_its_maker(griffin, tmp_path):
         assert {"rows_per_batch", "tokens_per_pass"} <= set(part)
     assert [path.name for path in out.glob("made-*")] == [f"made-{maker}.json" for maker in rows.attrs["made"]]
     assert hb.load_rows(tmp_path, griffin, prompts, max_new_tokens=3).attrs == rows.attrs
-
-
-def test_the_same_rows_do_not_differ(rows, tmp_path):
-    found = hb.diff(rows, folder(tmp_path / "a", rows.iloc[:3], rows))  # several tables, some cells twice
-    assert found.same and found.provenance == {}
-    counts = found.conditions[["cells", "score", "answer", "only in a", "only in b"]]
-    assert counts.to_numpy().tolist() == [[4, 0, 0, 0, 0]] * 2
 
 
 def test_what_changed_is_said_cell_by_cell(rows, changed):
@@ -119,12 +100,9 @@ def test_bad_input_is_one_sentence(rows, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.parquet").write_text("no table")
     pd.DataFrame({"k": [1]}).astype({"k": "Int64"}).to_parquet(tmp_path / "other.parquet")
-    for name, says in (
-        ("nowhere", "holds no finished rows"),
-        ("empty", "holds no finished rows"),
-        ("text.parquet", "is damaged"),
-        ("other.parquet", "has no column 'intervention'"),
-    ):
+    no = "holds no finished rows"
+    bad = {"nowhere": no, "empty": no, "text.parquet": "is damaged", "other.parquet": "has no column 'intervention'"}
+    for name, says in bad.items():
         found = run("diff", tmp_path / name, tmp_path / name)
         assert found.exit_code == 2 and says in found.stderr and found.stderr.count("\n") == 1
     found = run("diff", folder(tmp_path / "c", rows), folder(tmp_path / "d", rows.assign(haystack="hills")))
@@ -134,3 +112,16 @@ def test_bad_input_is_one_sentence(rows, tmp_path):
         hb.diff(rows, rows[:0])
     with pytest.raises(HybretError, match="the table has no column 'prompt'"):
         hb.diff(rows.drop(columns="prompt"), rows)
+
+
+def test_the_digest_of_a_run_covers_every_module_that_decides_an_answer():
+    """Loading, the recipe, and what the engine imports, but for what only checks, names or draws."""
+    package, decides = Path(hb.__file__).parent, {"checkpoints", "devices", "models"}
+    todo = [*(package / "engine").glob("*.py"), package / "models.py"]
+    while todo:
+        imported = set(re.findall(r"^from hybret\.(\w+) import", todo.pop().read_text(), re.MULTILINE))
+        new = imported - decides - {"engine", "errors", "files", "picture", "prompts"}
+        todo += [package / f"{name}.py" for name in new]
+        decides |= new
+    named = [package / f"{name}.py" for name in decides]
+    assert digest(*sorted([*named, *(package / "engine").glob("*.py")])) == ENGINE_DIGEST

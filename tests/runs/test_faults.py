@@ -1,9 +1,7 @@
 """What a run survives: kills at random moments, a full disk, damaged files, two processes, an interruption.
 
-`pytest tests/runs/test_faults.py --faults 100` kills that often; the default is a few times.
+`HYBRET_FAULTS=100 pytest tests/runs/test_faults.py` kills that often; the default is a few times.
 """
-
-from __future__ import annotations
 
 import errno
 import os
@@ -12,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,13 +35,13 @@ def sweep(model, out, lengths=(76, 128), depths=(0, 100), **options):
     return hb.sweep(model, hb.niah.grid(model, lengths, depths), CONDITIONS, out=out, **(OPTIONS | options))
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder):
     """What is there, but for files that a killed process never finished."""
     paths = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("."))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def written(folder: Path, pattern: str) -> dict[str, int]:
+def written(folder, pattern):
     """Finished files and when they were written: a file that is lost or made again shows."""
     return {path.name: path.stat().st_mtime_ns for path in folder.glob(pattern) if not path.name.startswith(".")}
 
@@ -56,8 +53,7 @@ def undisturbed(griffin, tmp_path_factory):
     return files(out)
 
 
-def forked(model, out) -> int:
-    """The id of a process that sweeps; its status is 0 if it ends."""
+def forked(model, out):
     child = os.fork()
     if child == 0:
         status = 1
@@ -69,11 +65,11 @@ def forked(model, out) -> int:
     return child
 
 
-def test_a_sweep_killed_at_random_moments_ends_with_the_same_bytes(griffin, undisturbed, tmp_path, faults):
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_bytes(griffin, undisturbed, tmp_path):
     moment, killed, runs, began = random.Random(7), 0, 0, time.perf_counter()
     sweep(griffin, tmp_path / "timed")
     whole = time.perf_counter() - began
-    while killed < faults:
+    while killed < int(os.environ.get("HYBRET_FAULTS", 4)):
         out, before, status = tmp_path / f"run-{runs}", {}, signal.SIGKILL
         while os.WIFSIGNALED(status):
             child = forked(griffin, out)
@@ -95,19 +91,15 @@ def test_two_processes_in_one_folder_end_with_the_same_bytes(undisturbed, griffi
     assert files(tmp_path) == undisturbed
 
 
-# ---------------------------------------------------------------- files
-
-
 def test_a_damaged_table_is_noticed_and_computed_again(griffin, undisturbed, tmp_path):
     sweep(griffin, tmp_path)
     path = sorted(tmp_path.glob("answers/*.parquet"))[1]
     data = path.read_bytes()
     middle = len(data) // 2
-    for damaged in (data[:middle], data[:-1], data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]):
+    for damaged in (data[:middle], data[:-1]):
         path.write_bytes(damaged)
-        with pytest.raises(HybretError, match=f"{path.name} is damaged; remove it") as caught:
+        with pytest.raises(HybretError, match=f"{path.name} is damaged; remove it"):
             sweep(griffin, tmp_path)
-        assert "\n" not in str(caught.value)
     path.unlink()
     sweep(griffin, tmp_path)
     assert files(tmp_path) == undisturbed
@@ -146,7 +138,6 @@ def test_a_changed_note_is_refused(griffin, tmp_path, note):
 
 @pytest.mark.parametrize(("at", "code"), [(0, errno.EROFS), (3, errno.EDQUOT), (None, errno.ENOSPC)])
 def test_a_disk_that_fills_up_costs_nothing_that_was_finished(griffin, undisturbed, tmp_path, monkeypatch, at, code):
-    """After so many batches, or before the table of rows."""
     original, calls = os.fsync, []
     at = sum(name.startswith("answers/") for name in undisturbed) if at is None else at
 
@@ -181,11 +172,8 @@ def test_what_killed_writers_left_goes_after_an_hour_and_others_can_read_the_res
     assert not old.exists() and new.exists()
 
 
-# ---------------------------------------------------------------- interrupted
-
-
 @contextmanager
-def passes(stop: int | None = None) -> Iterator[list[int]]:
+def passes(stop=None):
     """The rows of every forward pass, of whatever model; Ctrl-C in the one after `stop`."""
     made: list[int] = []
 
@@ -225,29 +213,26 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path):
         assert stopped.exit_code == 130 and "interrupted: " in stopped.stderr and says in stopped.stderr
 
 
-# ---------------------------------------------------------------- a book
-
 TABLE = """import pathlib, time
 time.sleep(0.3)
 pathlib.Path(results).mkdir(exist_ok=True)
 pathlib.Path(results, "{0}.csv").write_text("\\n".join(str(count * i) for i in range(1000)))"""
 
 
-def project(root: Path, b: str = TABLE.format("b")) -> Path:
-    """Three tiny notebooks, the last of which needs the first."""
+def project(root, b=None):
     (root / "notebooks").mkdir(parents=True, exist_ok=True)
-    for name, cell in {"a": TABLE.format("a"), "b": b, "c": TABLE.format("c")}.items():
+    for name, cell in {"a": TABLE.format("a"), "b": b or TABLE.format("b"), "c": TABLE.format("c")}.items():
         notebook(root / "notebooks" / f"{name}.ipynb", name, (cell, {}))
     (root / "notebooks" / "runs.yml").write_text("a: {}\nb: {}\nc: {needs: [a]}\n")
     return root
 
 
-def states(root: Path) -> list[str]:
+def states(root):
     plan = Project(root)
     return [plan.status(name).state for name in plan.plan]
 
 
-def gone(root: Path) -> bool:
+def gone(root):
     """Whether every process that works in a project ends within ten seconds."""
     until = time.time() + 10
     while time.time() < until:
@@ -265,11 +250,9 @@ def test_a_killed_worker_of_the_book_takes_no_other_run_with_it(tmp_path):
     assert states(root) == ["current", "not run", "current"]
 
 
-# `kill -INT`; a terminal, which tells all of its processes; and what nobody can handle.
+# A terminal, which tells all of its processes; and what nobody can handle.
 @pytest.mark.parametrize(
-    ("end", "number"),
-    [(os.kill, signal.SIGINT), (os.killpg, signal.SIGINT), (os.kill, signal.SIGKILL)],
-    ids=["driver", "group", "killed"],
+    ("end", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGKILL)], ids=["interrupted", "killed"]
 )
 def test_a_book_that_is_stopped_ends_its_notebooks_and_keeps_the_finished(tmp_path, end, number):
     root = project(tmp_path / "p", b="import time\ntime.sleep(600)")
@@ -292,17 +275,11 @@ def test_a_book_that_is_stopped_ends_its_notebooks_and_keeps_the_finished(tmp_pa
     assert before.items() <= written(root / "book" / "executed", "?.ipynb").items() and len(before) == 2
 
 
-# ---------------------------------------------------------------- the same bytes
-
-
-def test_the_same_command_prints_and_writes_the_same_bytes_in_another_process(tmp_path):
-    """And with another number of threads the same answers, from another maker."""
-    said = {"a": run(*WORDS, "--out", tmp_path / "a").stdout}
-    for name, threads in (("b", "1"), ("c", "2")):
-        words = [sys.executable, *MAIN, *WORDS, "--out", str(tmp_path / name)]
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        said[name] = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said["a"] == said["b"] == said["c"]
-    assert files(tmp_path / "a") == files(tmp_path / "b")
-    threads = hb.diff(tmp_path / "a", tmp_path / "c")
+def test_the_same_command_prints_the_same_in_another_process_whatever_its_threads(tmp_path):
+    words = [sys.executable, *MAIN, *WORDS, "--out", str(tmp_path / "b")]
+    there = subprocess.run(
+        words, env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, check=True
+    )
+    assert there.stdout == run(*WORDS, "--out", tmp_path / "a").stdout
+    threads = hb.diff(tmp_path / "a", tmp_path / "b")
     assert threads.same and threads.provenance == {"threads": ([1], [2])}

@@ -1,21 +1,15 @@
 """Sweeps: what a row says, what is computed once, what a folder keeps, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
-import errno
 import json
 import math
-import tempfile
-import time
 
 import pandas as pd
 import pytest
-import torch
-from support import COLUMNS, Budget, Timings
+from support import Budget, Timings, progress_bar
 
 import hybret as hb
-from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Null, Omit, Only, PerPhase
+from hybret import CORRECTED, PAPER, HybretError, Keep, KeepHeads, Omit, Only, PerPhase
 
 STEPS = 6
 QUIET = {"max_new_tokens": STEPS, "progress": False}
@@ -31,7 +25,6 @@ KEEP = {"keep": Keep()}
 
 @pytest.fixture(scope="module")
 def prompts(griffin):
-    """Two lengths at two depths, and the control without a needle."""
     grid = ((76, 128), (0, 100))
     return [*hb.niah.grid(griffin, *grid), *hb.niah.grid(griffin, *grid, control=True)]
 
@@ -54,18 +47,6 @@ def computed(model, prompts, conditions=CONDITIONS, **options):
 def assert_same(found, rows):
     """But for which run and which batch made them."""
     pd.testing.assert_frame_equal(*(part.drop(columns=["run", "batch"]) for part in (found, rows)))
-
-
-# ---------------------------------------------------------------- what a row says
-
-
-def test_columns_and_order(rows, prompts):
-    assert list(rows.columns) == list(COLUMNS)
-    whole = [*COLUMNS][9:11] + ["haystack_seed", "length", "tokens", "needle_start", "needle_end", "distance"]
-    types = dict.fromkeys(whole, "int64") | {"depth": "float64", "score": "float64", "max_new_tokens": "int64"}
-    assert {column: str(rows[column].dtype) for column in types} == types
-    assert rows["condition"].tolist() == list(CONDITIONS) * len(prompts)
-    assert rows["prompt"].tolist() == [p.key for p in prompts for _ in CONDITIONS]
 
 
 def test_each_row_says_what_was_done(rows, griffin):
@@ -128,33 +109,6 @@ def test_all_heads_is_keep_and_conditions_differ(rows):
     assert (answers.drop(columns="all heads").nunique(axis=1) == 4).all()
 
 
-# ---------------------------------------------------------------- what is computed, and once
-
-
-@pytest.mark.parametrize("budget", [Budget(1, 1), Budget(7, 50)], ids=str)
-def test_answers_do_not_depend_on_the_budget(griffin, prompts, rows, budget):
-    assert_same(run(griffin, prompts[1:4], budget=budget), rows[5:20].reset_index(drop=True))
-
-
-def test_out_of_memory_halves_the_budget_and_loses_nothing(griffin, prompts, rows, tmp_path):
-    def small(_, inputs, named):
-        if named["input_ids"].shape[1] == 1 and len(named["input_ids"]) > 6:
-            raise torch.OutOfMemoryError("out of memory")
-
-    with griffin.net.register_forward_pre_hook(small, with_kwargs=True):
-        assert_same(run(griffin, prompts, out=tmp_path, budget=Budget(20, 100)), rows)
-    parts = pd.concat([pd.read_parquet(path) for path in tmp_path.glob("answers/*.parquet")])
-    assert len(parts) == len(parts.drop_duplicates(["prompt", "does"])) == 4 * rows["prompt"].nunique()
-    assert set(parts["rows_per_batch"]) <= {5, 10} and set(parts["tokens_per_pass"]) <= {25, 50}
-
-
-def test_stages_add_up_to_the_sweep(griffin, prompts):
-    stages, began = Timings(), time.perf_counter()
-    run(griffin, prompts[:2], stages=stages)
-    assert set(stages.seconds) == {"prefill", "fork", "decode", "scoring"}
-    assert 0 < sum(stages.seconds.values()) <= time.perf_counter() - began
-
-
 def test_identical_prompts_and_conditions_are_computed_once(griffin):
     """At depth 0 and 1 per cent of a short haystack the needle lands at one place; shared prefills: test_schedule."""
     prompts = hb.niah.grid(griffin, (76,), (0, 1, 100))
@@ -165,9 +119,6 @@ def test_identical_prompts_and_conditions_are_computed_once(griffin):
     assert rows["answer"][:6].tolist() == rows["answer"][6:12].tolist()
     labelled = rows.set_index("condition")["answer"]
     assert labelled["again"].tolist() == labelled["k=0"].tolist()
-
-
-# ---------------------------------------------------------------- what a folder keeps
 
 
 def test_resuming_computes_only_what_is_missing(griffin, prompts, rows, tmp_path):
@@ -188,7 +139,7 @@ OTHER_RUNS = {
     "model": {"model": {"name": "other"}},
     "weights": {"model": {"digest": "0" * 12}},
     "window": {"model": {"window": 31}},
-    "recipe": {"recipe": PAPER},
+    "recipe": {"recipe": CORRECTED.replace(needle_copies="first")},
     "max_new_tokens": {"max_new_tokens": STEPS + 1},
     "rows_per_batch": {"budget": Budget(3, 2400)},
     "tokens_per_pass": {"budget": Budget(640, 99)},
@@ -243,9 +194,6 @@ def test_stored_rows_are_read_not_computed(griffin, prompts, tmp_path, request):
     assert set(few["prompt"]) == {prompts[0].key}
 
 
-# ---------------------------------------------------------------- what is refused before any model runs
-
-
 def test_a_folder_that_cannot_be_used_is_refused(griffin, prompts, tmp_path, monkeypatch, asleep):
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -262,38 +210,22 @@ def test_a_folder_that_cannot_be_used_is_refused(griffin, prompts, tmp_path, mon
         run(griffin, prompts, out=unknown)
 
 
-def test_a_folder_without_the_right_to_write_is_refused(griffin, prompts, tmp_path, monkeypatch, request):
-    """Also when it holds a run that could be resumed. (Simulated: root may write.)"""
-    run(griffin, prompts[:1], out=tmp_path)
-
-    def denied(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    request.getfixturevalue("asleep")
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", denied)
-    with pytest.raises(HybretError, match="Permission denied"):
-        run(griffin, prompts, out=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"prompts": []}, "there are no prompts to run"),
-        ({"conditions": {"x": Omit() & KeepHeads(12, during="generation")}}, "k is 12"),
-        ({"recipe": CORRECTED.replace(rubric="stars")}, "unknown rubric 'stars'; choose one of"),
-    ],
-)
-def test_bad_input_is_refused(griffin, prompts, tmp_path, asleep, changes, message):
-    """`tests/values/test_bad_input.py` has the other cases."""
-    options = {"prompts": prompts, "conditions": {"null": Null()}, "out": tmp_path / "out"} | changes
-    with pytest.raises(HybretError, match=message):
-        run(griffin, **options)
-    assert not (tmp_path / "out").exists()
-
-
 def test_prompts_longer_than_an_organism_was_trained_on_are_warned_of(tiny, recwarn):
     short = {"max_new_tokens": 1}
     run(tiny, hb.niah.grid(tiny, (512,), (0,), template="jrt"), {"k": KeepHeads(0)}, **short)
     assert not recwarn
     with pytest.warns(UserWarning, match="more than 1024 tokens, the longest that griffin-tiny was trained on"):
         run(tiny, hb.niah.grid(tiny, (1100,), (0,)), {"k": KeepHeads(0)}, **short)
+
+
+def test_a_log_gets_a_few_lines_and_not_one_for_every_answer_and_none_where_nothing_is_computed(
+    griffin, tmp_path, capsys
+):
+    with progress_bar(True, "model", total=2000) as bar:
+        for _ in range(2000):
+            bar.update()
+    log = capsys.readouterr().err
+    assert "2000/2000" in log and log.count("model") <= 2
+    for begins in (True, False):
+        hb.sweep(griffin, hb.niah.grid(griffin, (76,), 1), KEEP, out=tmp_path, max_new_tokens=1)
+        assert ("answer" in capsys.readouterr().err) is begins

@@ -1,10 +1,4 @@
-"""Bad input, in tables: what is given, and what the one sentence that it ends with names. Nothing runs before it.
-
-What single subjects refuse stands with their tests as well; here is what crosses them: wrong types, files that are not
-what they seem, configurations that lie, values at the edge.
-"""
-
-from __future__ import annotations
+"""Bad input, in tables: what is given, and what the one sentence that it ends with names. Nothing runs before it."""
 
 import copy
 import json
@@ -41,7 +35,7 @@ def world(griffin, tmp_path_factory):
         yield SimpleNamespace(model=griffin, prompts=prompts[:4], rows=rows, folder=tmp_path_factory.mktemp("bad"))
 
 
-def refusal(call) -> str:
+def refusal(call):
     with pytest.raises(HybretError) as caught:
         call()
     said = str(caught.value)
@@ -82,6 +76,8 @@ ARGUMENTS = [
     (sweep, "recipe", [["PAPER"]]),
     (sweep, "out", [3, "", "a\0b"]),
     (sweep, "engine", [None]),
+    (lambda w, **given: hb.look(w.model, w.prompts[0], **given), "conditions", [{}]),
+    (lambda w, **given: hb.look(w.model, w.prompts[0], **given), "max_new_tokens", [0]),
     (lambda w, prompt: w.model.generate(prompt), "prompt", ["", b"x"]),
     (lambda w, **given: w.model.generate("x", **given), "max_new_tokens", [0]),
     (lambda w, model: hb.attach(model, Null()).__enter__(), "model", [None]),
@@ -129,9 +125,6 @@ def test_a_value_is_refused_by_its_parameters_name(world, call, name, values):
         assert name.rstrip("s") in said and (repr(value) in said or repr(wrong) in said), said
 
 
-# ---------------------------------------------------------------- what crosses several parameters
-
-
 def folder_of(w, name, data=PROSE * 100):
     """A folder with one file; a name that ends with a slash is a folder too."""
     folder = Path(w.folder) / f"folder-{len(list(w.folder.iterdir()))}"
@@ -145,8 +138,6 @@ def hay(data, name="a.txt"):
 
 
 def odd_file(make):
-    """A folder whose a.txt is made by this function."""
-
     def call(w):
         folder = folder_of(w, "notes.md")
         make(folder / "a.txt")
@@ -162,7 +153,6 @@ def chatty(w, template="<user> {{ messages[0]['content'] }} <model> "):
 
 
 def told(w):
-    """A prompt through a chat template."""
     return niah.grid(chatty(w), [300], [50], "instruct")
 
 
@@ -194,26 +184,26 @@ CALLS = {
     "grid of no model": (lambda w: niah.grid(None), "no character offsets"),
     "haystack of a long name": (lambda w: grid(w, haystack=Path("x" * 5000)), "File name too long"),
     "haystack without .txt": (hay(PROSE, "notes.md"), "holds no text"),
-    "haystack of folders": (hay(PROSE, "b/a.txt"), "holds no text"),
     "haystack folder named as a file": (hay(PROSE, "a.txt/b"), "a.txt is no regular file"),
     "haystack binary": (hay(bytes(range(256)) * 40), "not UTF-8"),
-    "haystack latin-1": (hay("Cafés étroits. ".encode("latin-1") * 400), "not UTF-8"),
-    "haystack UTF-16 with its mark": (hay(UTF16), "not UTF-8"),
     "haystack UTF-16 without": (hay(UTF16[2:]), "binary or not UTF-8"),
     "haystack NUL": (hay(b"Hills\0 are high. " * 400), "binary or not UTF-8"),
     "haystack half a character": (lambda w: grid(w, haystack="A \ud800 hill. " * 400), "binary or not UTF-8"),
-    "haystack empty": (hay(b""), "holds no text"),
     "haystack blank": (hay(b" \n" * 1000), "holds no text"),
     "haystack too short": (hay(PROSE), "tokens, but the longest length needs"),
     "haystack a pipe": (odd_file(os.mkfifo), "a.txt is no regular file"),
-    "haystack a device": (odd_file(lambda path: path.symlink_to("/dev/zero")), "a.txt is no regular file"),
     "haystack linked to nothing": (odd_file(lambda path: path.symlink_to("/no/such")), "a.txt is no regular file"),
     "haystack of 256 MiB": (odd_file(lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 2**28 + 1)),
                             "more than 256 MiB"),  # takes no space
     "haystack a file": (lambda w: grid(w, haystack=folder_of(w, "a.txt") / "a.txt"), "a.txt is a file"),
     "haystack a file as text": (lambda w: grid(w, haystack=str(folder_of(w, "a.bin") / "a.bin")), "a.bin is a file"),
+    "needle without words": (lambda w: Needle("n", "!!! ??? !!!", "?"), "holds no word"),
+    "keyword a part of a word": (lambda w: Needle("n", "A poplar grows.", "?", ("oplar",)), "oplar"),
+    "no prompts": (lambda w: sweep(w, prompts=[]), "there are no prompts to run"),
+    "recipe of an unknown rubric": (
+        lambda w: sweep(w, recipe=CORRECTED.replace(rubric="stars")), "unknown rubric 'stars'; choose one of"
+    ),
     "prompts None": (lambda w: sweep(w, prompts=None), "a list of Prompt, not NoneType"),
-    "prompts a text": (lambda w: sweep(w, prompts="x"), "a list of Prompt, not str"),
     "prompts of texts": (lambda w: sweep(w, prompts=["x"]), "a list of Prompt"),
     "prompt twice": (lambda w: sweep(w, prompts=w.prompts + w.prompts[:1]), "1 prompts are given twice"),
     "two haystacks of one name": (lambda w: sweep(w, prompts=of_one_name(w)), "different haystacks are called 'mine'"),
@@ -232,7 +222,6 @@ CALLS = {
     ),
     "condition a class": (lambda w: sweep(w, conditions={"x": KeepHeads}), "is not an intervention"),
     "condition without a label": (lambda w: sweep(w, conditions={"": Null()}), "the label of a condition is ''"),
-    "label None": (lambda w: sweep(w, conditions={None: Null()}), "the label of a condition is None"),
     "k beyond the heads": (lambda w: sweep(w, conditions={"x": KeepHeads(11)}), "k is 11, but this model has 10 heads"),
     "out too long": (lambda w: sweep(w, out="x" * 5000), "File name too long"),
     "out a device": (lambda w: sweep(w, out="/dev/null"), "cannot write rows in /dev/null"),
@@ -240,7 +229,6 @@ CALLS = {
     "bare Intervention": (lambda w: hb.Compose((hb.Intervention(),)), "is not an intervention"),
     "recipe field": (lambda w: CORRECTED.replace(insert="character"), "field of a recipe 'insert'"),
     "name misspelt": (lambda w: hb.load("grifin-tiny"), "unknown model 'grifin-tiny' (did you mean griffin-tiny?)"),
-    "name in capitals": (lambda w: hb.load("JAMBA_TINY"), "(did you mean jamba-tiny?)"),
     "name too long": (lambda w: hb.load("x" * 5000), "for a tiny random model"),
     "random weights of a name misspelt": (
         lambda w: hb.load("random:google/recurrentgema-2b"), "(did you mean google/recurrentgemma-2b?)"
@@ -253,8 +241,6 @@ def test_bad_input_is_one_sentence_before_anything_runs(world, case):
     call, sentence = CALLS[case]
     assert sentence in (said := refusal(lambda: call(world))), said
 
-
-# ---------------------------------------------------------------- checkpoints that are not what they say
 
 EMBEDDING, BIAS = "model.embed_tokens.weight", "model.layers.7.mlp_block.up_proj.bias"
 INDEX = b'{"metadata": {}, "weight_map": {"a": "../../../etc/hostname"}}'
@@ -274,46 +260,43 @@ CONFIGS = [  # of griffin-tiny, changed
     ({"num_attention_heads": 0}, "cannot read the configuration"),
     ({"num_key_value_heads": 0}, "has num_key_value_heads = 0"),
     ({"num_key_value_heads": 3}, "has 10 heads, which is no multiple of its 3 key-value heads"),
-    ({"num_hidden_layers": 0}, "cannot read the configuration"),
     ({"num_hidden_layers": 12}, "such as model.layers."),
     ({"num_hidden_layers": 6}, "tensors that its configuration has no place for"),
     ({"block_types": []}, "must be equal to the"),
     ({"block_types": ["x"]}, "lack tensors that its configuration names (30"),
-    ({"layer_types": ["full_attention"]}, "cannot "),
     ({"model_type": "gpt2"}, "are of different models"),
     ({"vocab_size": 0}, "has vocab_size = 0"),
     ({"vocab_size": 100}, "another shape than its configuration (1, such as ('model.embed_tokens.weight'"),
 ]
-JAMBAS = [
-    ({"num_experts_per_tok": 99}, "4 experts, and chooses 99 of them"),
-    ({"attn_layer_offset": 99}, "attention layer offset (99) must be smaller"),
-]
 TENSORS = [
-    (spoilt(BIAS, NAN), f"are not finite: {BIAS} holds NaN or an infinity"),
-    (spoilt(EMBEDDING, -INF), f"not finite: {EMBEDDING} holds"),
+    (spoilt(EMBEDDING, -INF), f"are not finite: {EMBEDDING} holds NaN or an infinity"),
+    (spoilt(BIAS, NAN), f"not finite: {BIAS} holds"),
     (shape(BIAS, 5), f"another shape than its configuration (1, such as ('{BIAS}"),
     (lambda held: held.update(evil=torch.zeros(3)), "no place for (1, such as evil)"),
-    (lambda held: [held.update({f"x.{key}": held.pop(key)}) for key in list(held)], "are of different models"),
+    *(
+        (lambda held, p=prefix: [held.update({p + key: held.pop(key)}) for key in list(held)], says)
+        for prefix, says in (
+            ("x.", "are of different models"),
+            ("_orig_mod.", "as torch.compile saves"),
+            ("module.", "as Dist"),
+        )
+    ),
 ]
 FILES = [  # name: its bytes, or what becomes of them; None where it is gone
     ({"model.safetensors": lambda b: b[: len(b) // 2]}, "SafetensorError"),
-    ({"model.safetensors": b""}, "SafetensorError"),
-    ({"model.safetensors": b"<html>404</html>"}, "SafetensorError"),
     ({"model.safetensors": lambda b: (2**62).to_bytes(8, "little") + b[8:]}, "SafetensorError"),
-    ({"model.safetensors": None, "pytorch_model.bin": b"\x80\x04cos\nsystem\n"}, "cannot load"),
+    ({"model.safetensors": None, "pytorch_model.bin": b"\x80\x04cos\nsystem\n"}, "there is no *.safetensors"),
     ({"model.safetensors": None, "model.safetensors.index.json": INDEX}, "cannot load"),
     ({"config.json": None}, "a folder that holds config.json"),
-    ({"config.json": b"[]"}, "cannot read the configuration"),
     ({"config.json": b'{"a": "\xe9"}'}, "is not a valid JSON file"),
     ({"config.json": b"[" * 100_000}, "cannot read the configuration"),
-    ({"tokenizer.json": None}, "there is no tokenizer in"),
-    ({"tokenizer.json": b"{}"}, "cannot load"),
-    ({"tokenizer.json": b"\xff\xfe"}, "cannot load"),
+    ({"tokenizer.json": None}, "there is no tokenizer.json"),
+    ({"tokenizer.json": b"\xff\xfe"}, "cannot read the tokenizer"),
     ({"tokenizer_config.json": lambda b: json.dumps(json.loads(b) | {"model_max_length": ""}).encode()}, "TypeError"),
 ]
 CHECKPOINTS = [
     *(({"config": config}, sentence) for config, sentence in CONFIGS),
-    *(({"config": config, "organism": "jamba-tiny"}, sentence) for config, sentence in JAMBAS),
+    ({"config": {"num_experts_per_tok": 99}, "organism": "jamba-tiny"}, "4 experts, and chooses 99 of them"),
     *(({"tensors": tensors}, sentence) for tensors, sentence in TENSORS),
     *(({"files": files}, sentence) for files, sentence in FILES),
     ({"config": {"vocab_size": 2040}, "tensors": shape(EMBEDDING, 2040)}, "has 2048 tokens and its model 2040"),
@@ -343,9 +326,6 @@ def test_a_checkpoint_that_lies_is_refused(tmp_path, changes, sentence):
     shutil.rmtree(folder)
 
 
-# ---------------------------------------------------------------- tables
-
-
 def by_k(table):
     return metrics.accuracy(table, "k")
 
@@ -357,14 +337,12 @@ ROWS = [  # the rows of a sweep with these columns instead, or without them; wha
     ({"score": INF}, by_k, "some scores are outside 0 and their rubric's maximum"),
     ({"score": 7.0}, by_k, "score them with rescore() first"),
     ({"rubric": "stars"}, by_k, "unknown rubric 'stars' in these rows"),
-    ({"exact": "x"}, by_k, "the column 'exact' of these rows holds no numbers"),
     ({"needle": GONE}, metrics.floor, "no column 'needle'"),
     ({"distance": "x"}, lambda r: metrics.by_distance(r, 32, [0, 1]), "'distance' of these rows"),
     ({"answer": None}, lambda r: scoring.rescore(r, "table2"), "answer is None"),
     ({"model": GONE}, tipping.shortest_apart, "no column 'model'"),
     ({"k": "x"}, tipping.tipping_points, "the column 'k' of these rows holds no"),
     ({"k": "x"}, verdicts.of, "the column 'k' of these rows holds no numbers"),
-    ({"k": "x"}, paper_figures.home, "the column 'k' of these rows holds no numbers"),
     ({"k": GONE}, figures.accuracy_by_k, "no column 'k'"),
     ({"k": pd.NA}, figures.accuracy_by_k, "no rows that keep heads"),
     ({"model": NAN}, verdicts.of, "the column 'model' of these rows has"),
@@ -375,15 +353,11 @@ ROWS = [  # the rows of a sweep with these columns instead, or without them; wha
     ({}, lambda r: figures.retrieval_maps(r, "colour"), "no column 'colour'"),
     ({}, lambda r: figures.by_distance(r, 0), "window must be at least 1"),
     ({}, lambda r: paper_figures.doses(r, "mass", "mass", "k"), "no column 'mass'"),
-    ({}, lambda r: paper_figures.departures(r, ""), "no column 'field'"),
     ({}, lambda r: paper_figures.variants(r, "", ""), "no column 'variant'"),
-    *(({}, use, "no column 'claim'") for use in (verdicts.said, verdicts.html, paper_figures.verdicts)),
+    *(({}, use, "no column 'claim'") for use in (verdicts.count, verdicts.html, paper_figures.verdicts)),
     *(({}, use, "no column 'benchmark'") for use in (benchmark_scores.averages, paper_figures.benchmarks)),
     *(({}, lambda r, use=use: use(None), NO_FRAME) for use in (by_k, tipping.tipping_points, figures.accuracy_by_k)),
     ({}, lambda r: metrics.departures(r, None), NO_FRAME),
-    ({}, lambda r: tipping.by_seed(None, ["k"]), NO_FRAME),
-    ({}, lambda r: verdicts.of([1]), "rows are a pandas.DataFrame, not list"),
-    ({}, lambda r: scoring.rescore([1], "table2"), "not list"),
     ({}, lambda r: metrics.model_table(["x"]), "'x' is no model"),
 ]
 
@@ -400,48 +374,31 @@ def test_a_column_that_only_labels_may_hold_anything(world):
     assert not verdicts.of(odd).empty and len(tipping.heads_kept(odd)) == len(world.rows)
 
 
-# ---------------------------------------------------------------- the command line
-
 OWN = ["sweep", "--needle", "It is blue.", "--question", "What?", "--keywords"]
 COMMANDS = [
-    (["sweep", "--k", "3", "--k", "3"], "names a number of heads twice"),
     (["sweep", "--k", "11"], "k from 0 to 10"),
     (["sweep", "--k", "-1"], "'--k'"),
-    (["sweep", "--k", "two"], "Invalid value"),
     (["sweep", "--during", "later"], "'later' is not one of"),
-    (["sweep", "--recipe", "mine"], "'mine' is not one of"),
-    (["sweep", "--template", "poem"], "'poem' is not one of"),
     (["sweep", "--engine", "slurm"], "'slurm' is not one of"),
     (["sweep", "--device", "toaster"], "'toaster' is not available"),
-    (["sweep", "--seed", "-1", "--lengths", "128,", "--depths", "50,"], "seed must be at least 0"),
     (["sweep", "--rows-per-batch", "0"], "'--rows-per-batch'"),
     (["sweep", "--limit", "0"], "'--limit'"),
-    (["sweep", "--lengths", "20,30"], "leaves no room"),
     (["sweep", "--lengths", "many"], "give a count"),
-    (["sweep", "--depths", "0,200"], "outside 0 to 100"),
-    (["sweep", "--depths", "0.5,"], "give a count such as 10, or per cents such as 0,50,100"),
-    (["sweep", "--haystack", "It is cold. So it is."], "no haystack folder"),
-    (["sweep", "--haystack", __file__], "is a file"),
+    (["sweep", "--depths", "0.5,"], "give a count such as 10, or values such as 50,100"),
     (["sweep", "--haystack", str(REPO / "tests")], "holds no text"),
     (["sweep", "--needle", "It is blue."], "give both, or neither"),
-    (["sweep", "--question", "What is it?"], "give both, or neither"),
     (["sweep", "--needle", "", "--question", "What?"], "sentence is ''"),
     (["sweep", "--keywords", "blue"], "a needle of your own is --needle SENTENCE and"),
     ([*OWN, "blue,red"], "keyword 'red'"),
-    ([*OWN, "blue,"], "keywords is ''"),
     (["sweep", "--workers", "2"], "are for --engine ray"),
-    (["sweep", "--model", ""], "model is ''"),
     (["sweep", "--model", "\x1b[31m[red]x[/]"], "unknown model '\\x1b[31m[red]x[/]'"),
     (["sweep", "--out", __file__, "--k", "0", "--limit", "1"], "cannot write rows in"),
     (["sweep", "--heads", "2"], "No such option"),
     (["verify", "--model", "griffin_tiny"], "unknown model 'griffin_tiny' (did you mean griffin-tiny?)"),
     (["verify", "jamba", "--model", "lfm2"], "two models, 'jamba' and 'lfm2'"),
-    (["verify", "--model", ""], "model is ''"),
-    (["verify", "bamba", "--tokens", "1"], "tokens must be at least 12"),
     (["fetch", "../glue"], "unknown model '../glue'"),
-    (["bench", "--what", "figure9"], "unknown benchmark 'figure9'"),
+    (["bench", "--what", "figure9"], "unknown sweep 'figure9'"),
     (["bench", "--weights", "random"], "random weights are made for google/recurrentgemma-2b"),
-    (["bench", "--weights", "none"], "'none' is not one of"),
     (["bench", "--stock-prompts", "0"], "'--stock-prompts'"),
 ]
 
@@ -455,23 +412,9 @@ def test_a_bad_command_ends_with_one_sentence_and_status_2(words, sentence):
     assert "Traceback" not in done.output and "\x1b" not in done.output
 
 
-# ---------------------------------------------------------------- what is no fault, and how a sentence is written
-
-
 def test_a_haystack_of_another_system_is_read(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + PROSE.replace(b". ", b".\r\n") * 100)
     assert niah.load_haystack(tmp_path).text.startswith("Rivers carve slow valleys.\nSnow")
-
-
-def test_an_unreadable_haystack_is_named(monkeypatch, tmp_path):
-    (tmp_path / "a.txt").write_bytes(PROSE)
-
-    def denied(self):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(HybretError, match="cannot read the haystack folder .*: Permission denied"):
-        niah.load_haystack(tmp_path)
 
 
 def test_an_error_is_one_line_whatever_it_quotes():

@@ -1,20 +1,19 @@
 """The results of one model under one recipe as numbers with intervals, by which the claims of the paper are judged.
 
-A cell's accuracy *above the floor* is its accuracy less the score of the same condition on the control prompt of the
-same length, which holds no needle. Comparisons are of accuracies above the floor, and paired: cell by cell, resampled
-prompt by prompt.
+Accuracies are compared above the score without the needle: a prompt's accuracy less that of the same condition on the
+control prompt of the same length. Comparisons are paired, prompt by prompt. Every claim about accuracy is judged twice:
+by the paper's points (`measure` "points"), and by exact answers alone ("exact").
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from book.paper import numbers as paper
 from book.paper.tipping import RETRIEVES, heads_kept
 from hybret import metrics
 from hybret.metrics import NOTHING, mean_interval
@@ -47,12 +46,24 @@ class Estimate(NamedTuple):
         return f"{percent(self.value, '+')} points ({percent(self.low, '+')} to {percent(self.high, '+')})"
 
 
-class NotTestable(Exception):  # noqa: N818 (not an error: an answer)
-    """A claim cannot be tested on these rows: `why`, and `ours`, which was measured all the same."""
+class Unjudged(Exception):  # noqa: N818 (not an error: an answer)
+    """Nothing was decided: `why`, and `ours`, which was measured all the same."""
 
-    def __init__(self, why: str, ours: str = "", estimate: Estimate | None = None) -> None:
+    state = "not run"
+
+    def __init__(self, why: str, ours: str = "") -> None:
         super().__init__(why)
-        self.why, self.ours, self.estimate = why, ours, estimate
+        self.why, self.ours = why, ours
+
+
+class NotRun(Unjudged):
+    """The rows that would decide are not there."""
+
+
+class CannotTest(Unjudged):
+    """The unmodified model lacks what the claim rests on."""
+
+    state = "cannot be tested on this model"
 
 
 def percent(value: float, sign: str = "") -> str:
@@ -70,7 +81,12 @@ class Evidence:
     benchmarks: pd.DataFrame  # one row per benchmark item and configuration (base, sparse, ablated)
     known: Any  # the loaded model, or anything with heads, parameters and family; without heads the largest k counts
     prompts: Sequence[Any]  # of the rows
-    _cells: dict[Any, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
+    measure: str = "points"  # or "exact": 1 for an exact answer, 0 for any other
+
+    @cached_property
+    def exactly(self) -> Evidence:
+        """The same rows, judged by exact answers."""
+        return replace(self, measure="exact")
 
     @cached_property
     def heads(self) -> int:
@@ -78,61 +94,55 @@ class Evidence:
         if (heads := getattr(self.known, "heads", None)) is not None:
             return heads
         if self.rows.empty or self.rows["k"].isna().all():
-            raise NotTestable("not run: no sweep over the number of heads")
+            raise NotRun("no sweep over the number of heads")
         return int(self.rows["k"].max())
-
-    @property
-    def counterpart(self) -> str:
-        """The paper's model with as many heads, which its sentences about single models are about."""
-        if (name := paper.counterpart(self.heads)) is None:
-            raise NotTestable(f"the paper says this of models with 10, 16 and 32 heads, and this one has {self.heads}")
-        return name
 
     def kept(self, k: int, during: str = "generation", jrt: bool = False) -> pd.DataFrame:
         """Cells at k heads (`during` "generation" or "both"), prompts read once or twice."""
         return self.cells((k, during, jrt), f"k = {k}, {VERSIONS[during]}{', read twice' if jrt else ''}")
 
     def pair(self, name: str) -> pd.DataFrame:
-        """Cells of a pair of manipulations, named as in the paper: "Generation-Prefill"."""
+        """Cells of a pair of manipulations, named as in the paper: "Generation-Prefill".
+
+        Keep-Keep is the unmodified model, which a sweep over heads with all of them has, too.
+        """
         idle = self.recipe in RECIPES and RECIPES[self.recipe].jamba_manipulation == "no-op"
         if idle and getattr(self.known, "family", None) == "jamba":
-            raise NotTestable("under this recipe manipulations do not act on Jamba, as in the authors' code")
-        return self.cells((*name.lower().split("-"), False), name)
+            raise NotRun("under this recipe manipulations do not act on Jamba, as in the authors' code")
+        key = (*name.lower().split("-"), False)
+        return self.kept(self.heads) if name == "Keep-Keep" and key not in self.conditions else self.cells(key, name)
 
     @cached_property
     def conditions(self) -> dict[Any, pd.DataFrame]:
-        """Rows by (k, during, whether read twice) and by (generation, prefill, whether read twice)."""
+        """Cells by (k, during, whether read twice) and by (generation, prefill, whether read twice); see `cells`."""
         if self.rows.empty:
             return {}
+        found: dict[Any, pd.DataFrame] = {}
         rows = self.rows.assign(_twice=self.rows["template"] == "jrt")
-        kept, pairs = heads_kept(rows), rows[rows["k"].isna()]
-        keys = ((kept, ["k", "during", "_twice"]), (pairs, ["generation", "prefill", "_twice"]))
-        return {key: part for table, by in keys for key, part in table.groupby(by, sort=False)}
+        value = rows["exact"].astype(float) if self.measure == "exact" else metrics.fraction(rows)
+        rows = rows.assign(value=value, credit=(rows["score"] > 0).astype(float))
+        for table, by in ((heads_kept(rows), ["k", "during"]), (rows[rows["k"].isna()], ["generation", "prefill"])):
+            by, control = [*by, "_twice"], table["needle"] == metrics.CONTROL
+            floors = table[control].groupby([*by, *GROUND])[["value", "credit"]].mean().add_suffix("_floor")
+            cells = table.loc[~control, [*by, *KEY, "prompt", "in_window", "value", "credit"]]
+            cells = cells.drop_duplicates([*by, *KEY]).join(floors, on=[*by, *GROUND])
+            parts = cells.drop(columns=by).groupby([cells[name] for name in by], sort=False)
+            found |= {key: part.dropna(subset="value_floor") for key, part in parts}
+        return found
 
     def cells(self, key: Any, name: str) -> pd.DataFrame:
         """One line per cell: KEY, prompt, in_window, value (accuracy), floor, credit (any points) and its floor."""
-        if key not in self._cells:
-            if key not in self.conditions:
-                raise NotTestable(f"not run: {name}")
-            rows = self.conditions[key]
-            rows = rows.assign(value=metrics.fraction(rows), credit=(rows["score"] > 0).astype(float))
-            control = rows["needle"] == metrics.CONTROL
-            ground = rows[control].groupby(GROUND)[["value", "credit"]].mean()
-            cells = rows.loc[~control, [*KEY, "prompt", "in_window", "value", "credit"]].drop_duplicates(KEY)
-            if cells.empty:
-                raise NotTestable(f"not run: {name}")
-            self._cells[key] = cells.join(ground.add_suffix("_floor"), on=GROUND, how="inner")
-        if self._cells[key].empty:
-            raise NotTestable(f"not run: the control of {name}")
-        return self._cells[key]
+        if key not in self.conditions:
+            raise NotRun(name)
+        if self.conditions[key].empty:
+            raise NotRun(f"the control of {name}")
+        return self.conditions[key]
 
-    def unmodified(self, cells: pd.DataFrame) -> Estimate:
-        """Accuracy of the unmodified model, which must retrieve: otherwise there is nothing to lose."""
-        if (above := over_floor(cells)).value <= RETRIEVES:
-            raise NotTestable(
-                f"untouched, the model scores {percent(above.value)} points above the floor, too little to lose"
-            )
-        return accuracy(cells)
+    def unmodified(self, cells: pd.DataFrame) -> pd.DataFrame:
+        """The cells of the unmodified model, which must retrieve: otherwise there is nothing to lose."""
+        if over_floor(cells).value <= RETRIEVES:
+            raise CannotTest(f"unmodified, the model scores {words(cells)}: too little to lose")
+        return cells
 
     @cached_property
     def ks(self) -> list[int]:
@@ -160,9 +170,17 @@ class Evidence:
         return gone[value], gone[min(low, value)], [*ks, self.heads][max(high, value)] - 1
 
 
-def accuracy(cells: pd.DataFrame) -> Estimate:
-    """Mean accuracy of cells."""
-    return estimate(cells, cells["value"], (0.0, 1.0))
+def words(cells: pd.DataFrame) -> str:
+    """Accuracy in words: inside and beyond the window apart, and as a count where all answers are right or wrong."""
+    sides = {"": cells}
+    if cells["in_window"].nunique() > 1:
+        sides = {" inside the window": cells[cells["in_window"]], " beyond it": cells[~cells["in_window"]]}
+    parts = []
+    for side, part in sides.items():
+        values = part["value"]
+        counted = f"{values.sum():.0f} of {len(values)}" if values.isin([0.0, 1.0]).all() else ""
+        parts.append((counted or str(estimate(part, values, (0.0, 1.0)))) + side)
+    return ", ".join(parts)
 
 
 def over_floor(cells: pd.DataFrame, column: str = "value") -> Estimate:
@@ -175,20 +193,21 @@ def paired(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """The cells that both have, columns of `b` with the suffix ``_b``."""
     both = a.merge(b, on=KEY, suffixes=("", "_b"))
     if both.empty:
-        raise NotTestable("the conditions were not run on the same prompts")
+        raise NotRun("the conditions on the same prompts")
     return both
 
 
-def difference(a: pd.DataFrame, b: pd.DataFrame, share: float = 1.0) -> Estimate:
-    """Accuracy of `a` less `share` times that of `b`, both above the floor, cell by cell."""
-    return less(paired(a, b), share)
+def difference(a: pd.DataFrame, b: pd.DataFrame, share: float = 1.0, least: float | None = None) -> Estimate:
+    """Accuracy of `a` less `share` times that of `b`, above the control's, cell by cell; `least` can it be."""
+    return less(paired(a, b), share, least)
 
 
-def less(both: pd.DataFrame, share: float = 1.0) -> Estimate:
+def less(both: pd.DataFrame, share: float = 1.0, least: float | None = None) -> Estimate:
     """`difference` of cells that are `paired` already."""
     floor, floor_b = both["value_floor"], both["value_floor_b"]
     values = both["value"] - floor - share * (both["value_b"] - floor_b)
-    return estimate(both, values, (-share - float(floor.max()), 1 + share * float(floor_b.max())), [floor, floor_b])
+    low = -share - float(floor.max()) if least is None else least
+    return estimate(both, values, (low, 1 + share * float(floor_b.max())), [floor, floor_b])
 
 
 def estimate(
@@ -199,8 +218,8 @@ def estimate(
     If the `floors` in the values differ between the controls, those are part of the chance: then all cells of a length
     are resampled together, since they share one control prompt.
     """
-    units = cells["prompt"]
+    units, sides = cells["prompt"], cells["in_window"].to_numpy(bool) if "in_window" in cells else None
     if any(floor.nunique() > 1 for floor in floors):
-        units = cells[GROUND].astype(str).agg("/".join, axis=1)
-    mean, low, high, _ = mean_interval(values.to_numpy(float), units.to_numpy(), scale)
+        units, sides = cells[GROUND].astype(str).agg("/".join, axis=1), None
+    mean, low, high, _ = mean_interval(values.to_numpy(float), pd.factorize(units)[0], scale, sides)
     return Estimate(mean, low, high, len(values), cells["prompt"].nunique(), scale)

@@ -10,7 +10,7 @@ from hybret import metrics
 from hybret.errors import HybretError
 from hybret.figures import style
 from hybret.figures.curves import curve, heads_kept, line_keys, reach_all_heads
-from hybret.figures.maps import draw_map, in_fives, scores
+from hybret.figures.maps import draw_map, in_fives, notes, scores
 
 
 @style.styled
@@ -36,14 +36,14 @@ def home(rows: pd.DataFrame) -> Figure:
     figure.legend(handles=[*legend, *line_keys(floor)], loc="outside upper left", ncols=5)
     first, unit = in_fives(rows[rows["model"] == models[0]])
     for name, k in (("all", first["k"].max()), ("none", first["k"].min())):
-        draw_map(axes[name], first[first["k"] == k], "cividis")
+        draw_map(axes[name], first[first["k"] == k])
         title = f"all {k} heads kept" if name == "all" else f"{k or 'no'} heads kept"
         axes[name].set_title(f"{models[0]}, {title}" if len(models) > 1 else title, pad=3)
     axes["none"].set_xlabel("prompt length (tokens)")
-    figure.colorbar(scores("cividis"), ax=[axes["all"], axes["none"]], aspect=25).set_label(unit)
+    figure.colorbar(scores(), ax=[axes["all"], axes["none"]], aspect=25).set_label(unit)
     n = style.counted(rows, ["model", "k", "during"])
-    edge = ["line on the maps: edge of the attention window"] if first["in_window"].nunique() > 1 else []
-    style.footnote(figure, style.provenance(rows, f"{n} prompts each", style.BANDS, *edge))
+    small = notes(first, "line on the maps")
+    style.footnote(figure, style.provenance(rows, f"{n} prompts each", style.BANDS, *small))
     return figure
 
 
@@ -60,7 +60,7 @@ def annotated_map(rows: pd.DataFrame) -> Figure:
     rows, unit = in_fives(rows)
     figure = style.canvas(3.6, 5.2)
     axes = figure.subplots()
-    draw_map(axes, rows, "cividis")
+    draw_map(axes, rows)
     cells = rows.pivot_table(index="depth", columns="length", values="score", aggfunc="mean").to_numpy(dtype=float)
     height, width = cells.shape
 
@@ -79,7 +79,7 @@ def annotated_map(rows: pd.DataFrame) -> Figure:
     for number, (x, y) in enumerate(places, 1):
         axes.text(x, y, str(number), fontsize=10, fontweight="bold", ha="center", va="center", zorder=10, bbox=disc)
     axes.set_xlabel("prompt length (tokens)", labelpad=9)
-    figure.colorbar(scores("cividis"), ax=axes, aspect=25).set_label(unit)
+    figure.colorbar(scores(), ax=axes, aspect=25).set_label(unit)
     axes.set_title(f"{20 * rows['score'].mean():.0f} % · full {100 * rows['exact'].mean():.0f} %", fontsize=9)
     conditions = map(str, dict.fromkeys(rows["condition"]))
     style.footnote(figure, style.provenance(rows, f"{style.counted(rows, ['model'])} prompts", *conditions))

@@ -8,23 +8,35 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from book.paper.claims import HYPOTHESES, NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from book.paper.claims import AGREES, CANNOT, CONTRADICTS, HYPOTHESES, NOT_RUN, UNDECIDED
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, GREY, PALE, canvas, footnote, styled
 from hybret.rows import checked
 
 # Told apart by shape and fill as well as by colour.
 SYMBOLS: dict[str, dict[str, Any]] = {
-    REPRODUCED: {"marker": "o", "color": COLOURS[0], "markersize": 9},
-    NOT_REPRODUCED: {"marker": "X", "color": COLOURS[1], "markersize": 9},
-    NOT_TESTABLE: {"marker": "o", "color": GREY, "markersize": 5, "fillstyle": "none"},
+    AGREES: {"marker": "o", "color": COLOURS[0], "markersize": 9},
+    CONTRADICTS: {"marker": "X", "color": COLOURS[1], "markersize": 9},
+    UNDECIDED: {
+        "marker": "o",
+        "color": COLOURS[0],
+        "markersize": 9,
+        "fillstyle": "left",
+        "markerfacecoloralt": "white",
+    },
+    NOT_RUN: {"marker": "o", "color": GREY, "markersize": 4, "fillstyle": "none"},
+    CANNOT: {"marker": "_", "color": GREY, "markersize": 8},
 }
 
 
 @styled
 def verdicts(table: pd.DataFrame, note: str = "") -> Figure:
-    """Every verdict as a symbol, one line per claim, one column per model and recipe, from `book.paper.verdicts.of`."""
-    checked(table, ["claim", "hypothesis", "label", "across", "model", "recipe", "verdict"], source="verdicts.of")
+    """Every verdict as a symbol, one line per claim, one column per model and recipe, from `book.paper.verdicts.of`.
+
+    A small second symbol is the verdict by exact answers, where it is another one.
+    """
+    needs = ["claim", "hypothesis", "label", "across", "model", "recipe", "verdict", "exactly"]
+    checked(table, needs, source="verdicts.of")
     if table.empty:
         raise HybretError("no verdicts to draw; the rows of no model were judged")
     columns = list(dict.fromkeys(zip(table["model"], table["recipe"], strict=True)))
@@ -46,6 +58,9 @@ def verdicts(table: pd.DataFrame, note: str = "") -> Figure:
     for line in table.itertuples():
         x = columns.index((line.model, line.recipe))
         axes.plot([x], [places[line.claim]], linestyle="none", **SYMBOLS[str(line.verdict)])
+        if line.exactly:
+            small = SYMBOLS[str(line.exactly)] | {"markersize": 4}
+            axes.plot([x + 0.3], [places[line.claim]], linestyle="none", gid="exactly", **small)
     for claim in dict.fromkeys(table["claim"]):
         axes.axhline(places[claim], color=PALE, linewidth=0.6, zorder=0)
     names = dict(zip(table["claim"], table["label"], strict=True))

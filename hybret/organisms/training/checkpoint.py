@@ -20,16 +20,21 @@ PARTS = ("remainder", "exp_avg", "exp_avg_sq")
 """Files of a checkpoint beside the model: weights minus the shipped ones, and Adam's moments, all in bf16."""
 
 
+def ship(folder: Path, averaged: Any, tokenizer: Any) -> None:
+    """Write the averaged weights, in bf16, and the tokenizer: an ordinary Hugging Face folder."""
+    # A copy: the model itself goes on in fp32, and it holds states that cannot be copied.
+    shipped: Any = type(averaged)(averaged.config)
+    shipped.to(torch.bfloat16)
+    shipped.load_state_dict(averaged.state_dict())
+    shipped.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def save(
     out: Path, model: Any, averaged: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> None:
     """Write the shipped folder, with the averaged weights, and what resuming needs beside it."""
-    # A copy in bf16: the models themselves go on in fp32, and they hold states that cannot be copied.
-    shipped: Any = type(model)(model.config)
-    shipped.to(torch.bfloat16)
-    shipped.load_state_dict(averaged.state_dict())
-    shipped.save_pretrained(out / "model")
-    tokenizer.save_pretrained(out / "model")
+    ship(out / "model", averaged, tokenizer)
     (out / "resume").mkdir(parents=True, exist_ok=True)
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for (name, p), mean in zip(model.named_parameters(), averaged.parameters(), strict=True):

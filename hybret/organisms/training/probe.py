@@ -134,11 +134,7 @@ def _numbers(model: Any) -> tuple[int, int, int]:
 @lru_cache(maxsize=4)
 def _prompts(tokenizer: Any, window: int | None, forms: int, facts: int, own: int) -> dict[str, list[Prompt]]:
     """The groups of prompts, made once per tokenizer and window; with global attention all are "inside"."""
-    lengths = [128, 256, 512] if window is None else [window // 2, window, 2 * window]
-    groups: dict[str, list[Prompt]] = {"inside": [], "outside": []}
-    for prompt in _grid(tokenizer, lengths, 10, PAPER_NEEDLE):
-        distance = len(prompt.ids) - prompt.needle_spans[-1][0]
-        groups["inside" if window is None or distance < window else "outside"].append(prompt)
+    groups = paper_prompts(tokenizer, window)
     rng = random.Random("probe")
     needles = [(f"form {t.name}", t.sample(rng)) for t in HELD_OUT_TEMPLATES[:forms] for _ in range(facts)]
     needles += [("random words", random_words_fact(i)) for i in range(facts)]
@@ -147,6 +143,16 @@ def _prompts(tokenizer: Any, window: int | None, forms: int, facts: int, own: in
     for i, (name, sentence, question) in enumerate(asked):
         length, depth, needle = 4 * (window or 256) // 5, (0, 33, 67, 100)[i % 4], Needle(name, sentence, question)
         groups.setdefault(name, []).extend(_grid(tokenizer, [length], [depth], needle, seed=i % FACTS))
+    return groups
+
+
+def paper_prompts(tokenizer: Any, window: int | None) -> dict[str, list[Prompt]]:
+    """Prompts with the paper's needle: "inside" the window and "outside" of it, read once, and "jrt", read twice."""
+    lengths = [128, 256, 512] if window is None else [window // 2, window, 2 * window]
+    groups: dict[str, list[Prompt]] = {"inside": [], "outside": []}
+    for prompt in _grid(tokenizer, lengths, 10, PAPER_NEEDLE):
+        distance = len(prompt.ids) - prompt.needle_spans[-1][0]
+        groups["inside" if window is None or distance < window else "outside"].append(prompt)
     groups["jrt"] = _grid(tokenizer, lengths[:2], 5, PAPER_NEEDLE, "jrt")
     return groups
 

@@ -37,7 +37,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from hybret.engine import recurrences
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
-from hybret.organisms.training.checkpoint import load, save, saved_state
+from hybret.organisms.training.checkpoint import load, save, saved_state, ship
 from hybret.organisms.training.experts import dense_experts
 from hybret.organisms.training.feeding import batch, batches, sources
 from hybret.organisms.training.loss import answer_tokens, causal_mask, loss_of
@@ -52,6 +52,8 @@ if recurrences.triton is not None:  # else the scans are PyTorch's, which have t
 
 AVERAGED_EVERY = 4  # steps
 HELD_OUT_STEPS = 1 << 20  # beyond any opening
+SNAPSHOTS = (400, 500, 600, 700, 800, 900, 1000, 1250, 1500, 2000, 3000, 4500, 7000, 10000)
+"""Steps after which `--snapshots` keeps the model, for `hybret.organisms.training.emergence`."""
 PROBES, SAVES = 20, 5  # in a whole training: of everything, and with the averaged weights, which are saved
 
 
@@ -81,6 +83,7 @@ def train(
     device: str | None = None,
     workers: int | None = None,
     compiled: bool = False,
+    snapshots: bool = False,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> dict[str, Any]:
     """Train an organism and write it to a folder.
@@ -95,6 +98,7 @@ def train(
     device : default CUDA, which must be there then; ``"cpu"`` serves small models only.
     workers : processes that write documents; default all cores but two (none on the CPU).
     compiled : run the layers through torch.compile.
+    snapshots : keep the model as it was after each of `SNAPSHOTS` steps, in folders `step-N`.
     say : called with each line of progress.
 
     Returns
@@ -162,7 +166,10 @@ def train(
         record(start)
         with parallel_scans(), dense_experts():
             documents = chain([first], source)
-            last = _loop(training, model, averaged, tokenizer, optimizer, documents, state, session, compiled, record)
+            last = _loop(
+                training, model, averaged, tokenizer, optimizer, documents, state, session, compiled, record,
+                out if snapshots else None,
+            )  # fmt: skip
     return last
 
 
@@ -189,6 +196,7 @@ def _short(line: Mapping[str, Any]) -> str:
 def _loop(
     training: Training, model: Any, averaged: Any, tokenizer: Any, optimizer: Any, source: Iterator[np.ndarray],
     state: dict[str, Any], session: float | None, compiled: bool, record: Callable[[dict[str, Any]], dict[str, Any]],
+    snapshots: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The steps; updates `state` and returns the last line of the log."""
     device, config = model.device, model.config
@@ -259,6 +267,8 @@ def _loop(
             torch._foreach_lerp_(means, weights, share)
         state["tokens"] += ids.numel()
         state["seconds"] = before + time.perf_counter() - began
+        if snapshots and state["step"] in SNAPSHOTS:
+            ship(snapshots / f"step-{state['step']}", averaged, tokenizer)
         if state["step"] % training.every == 0 or training.done(state) >= 1:
             steps = (state["step"] - first - 1) % training.every + 1
             loss = losses.item() / steps  # waits for the GPU, so the time below is what the steps took
@@ -305,6 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cuda (default) or cpu")
     parser.add_argument("--workers", type=int, help="processes that write documents (default all cores but two)")
     parser.add_argument("--compile", action="store_true", help="run the layers through torch.compile")
+    parser.add_argument("--snapshots", action="store_true", help="keep the model after several numbers of steps")
     parser.add_argument("--smoke", action="store_true", help="three steps of a small model on the CPU")
     options = parser.parse_args(arguments)
     training = replace(RECIPES[options.name], seed=options.seed, mimetic=options.mimetic)
@@ -319,6 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
         train(
             training, options.out, session=options.session, resume=options.resume, workers=options.workers,
             device="cpu" if options.smoke else options.device, compiled=options.compile,
+            snapshots=options.snapshots,
         )  # fmt: skip
     except HybretError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,16 +23,32 @@ from hybret.resolving import resolve
 
 STEPS = 6
 """Tokens of an answer."""
+LONGEST = 8192
+"""Tokens up to which a turn is passed by default: weights of attention are formed, and take the square of them."""
+TURNS = ("attention_chunk_size", "block_size", "chunk_size", "mamba_chunk_size", "original_max_position_embeddings")
+
+
+def turns(model: Model) -> dict[str, int]:
+    """Lengths, in tokens, past which a model reads in another way than before: by their names in its configuration."""
+    config = model.net.config.to_dict()
+    rope = config.get("rope_parameters") or {}
+    places = [config, rope, *(part for part in rope.values() if isinstance(part, dict))]
+    found = {name: part[name] for part in places for name in TURNS if isinstance(part.get(name), int)}
+    if any(part.get("rope_type") == "dynamic" for part in places):
+        found["max_position_embeddings"] = config["max_position_embeddings"]
+    # 64: the chunks of the gated delta rule, which no configuration names
+    return {"chunks of a scan": 64, "window": model.window or 0} | found
 
 
 class Probe:
-    """A model under test, its prompt, and runs that give logits; `tokens` default to the window and 16 more, or 48."""
+    """A model under test, its prompt, and runs that give logits; `tokens` default to 16 past every turn (`turns`)."""
 
     def __init__(self, model: Model, tokens: int | None = None) -> None:
         self.model = replace(model, eos=frozenset())  # nothing ends an answer
         self.net = model.net
         self.generator = torch.Generator().manual_seed(0)
-        self.ids = self.prompt(tokens or (48 if model.window is None else model.window + 16))
+        self.turns = turns(model)
+        self.ids = self.prompt(tokens or 16 + max(n for n in self.turns.values() if n + 16 <= LONGEST))
         self.plain = self.plainly(self.ids)
         self.scale = float(self.plain.std())
 

@@ -28,15 +28,15 @@ from hybret.engine.state import merge
 from hybret.errors import HybretError, check_conditions, integer, printable
 from hybret.interventions import PHASES, Actions, Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.probing import STEPS, Probe
-from hybret.progress import progress_bar
 from hybret.recipe import CORRECTED, PAPER
 from hybret.resolving import resolve
+from hybret.sweeping import progress_bar
+from hybret.verifying.probe import STEPS, Probe
 
 MOST_TOKENS = 100_000
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """Of an error. In fp32 every defect that was met is far above it; half precision tells gross ones only."""
-PASS, FAIL, DEFECT = "pass", "fail", "known defect of transformers"
+PASS, FAIL, DEFECT, UNCHECKED = "pass", "fail", "known defect of transformers", "not checked"
 SILENT = "hybret-silent"
 
 
@@ -238,10 +238,9 @@ def verify(
     Parameters
     ----------
     model : a `Model`, or a name for `hybret.load`; the name of a family gives a tiny one with random weights.
-    tokens : length of the prompt, at least 12; default 16 more than the window, or 48 for global attention. A prompt
-        within the window does not test the window.
+    tokens : length of the prompt, at least 12. By default it goes past every length at which the model's configuration
+        changes how it reads (its window, the chunks of a scan, a scaled RoPE), if that is within 8,192 tokens.
     device, dtype : of `hybret.load`. Half precision tells gross errors only.
-    progress : show a progress bar.
     conditions : interventions, such as your own, each checked too: that it acts, and that it does in a sweep (streamed,
         from a shared beginning, in a ragged batch) what it does alone.
 
@@ -250,7 +249,8 @@ def verify(
     pandas.DataFrame
         One row per check: model, family, check, error (missing if the check could not run), tolerance, verdict
         (``"pass"``, ``"fail"`` or ``"known defect of transformers"``), note (on a defect or a failure), transformers
-        (its version).
+        (its version). A length that the prompt does not pass is a row with the verdict ``"not checked"``. Neither are
+        the tokenizer, benchmarks, and other devices and dtypes than the model's.
     """
     if tokens is not None:
         integer("tokens", tokens, 12, MOST_TOKENS)
@@ -265,6 +265,10 @@ def verify(
             bar.set_postfix_str(check.name)
             lines.append({**who, "check": check.name, **judged(probe, key, check)})
             bar.update()
+    for name, length in probe.turns.items():
+        if length >= len(probe.ids):
+            skipped = {"error": math.nan, "tolerance": math.nan, "verdict": UNCHECKED}
+            lines.append({**who, "check": f"past {name}", **skipped, "note": f"give at least {length + 16} tokens"})
     return pd.DataFrame(lines).assign(transformers=transformers.__version__)
 
 
@@ -285,13 +289,15 @@ def judged(probe: Probe, key: str, check: Check) -> dict[str, Any]:
 
 def shown(table: pd.DataFrame) -> Group:
     """The checks as the command line prints them: a table, notes on its verdicts, and how many failed."""
-    colour = {PASS: "green", DEFECT: "yellow", FAIL: "bold red"}
+    colour = {PASS: "green", DEFECT: "yellow", FAIL: "bold red", UNCHECKED: "yellow"}
     effects = {check.name for check in CHECKS.values() if check.kind == "effect"}
     first, failed = table.iloc[0], int((table["verdict"] == FAIL).sum())
-    lines, notes = Table("check", "error", "tolerance", "verdict", box=None), []
+    lines, notes = Table(box=None), []
+    for column, least in (("check", 0), ("error", 8), ("tolerance", 10), ("verdict", 0)):  # no number is cut
+        lines.add_column(column, min_width=least, overflow="fold")
     for row in table.to_dict("records"):
         error = "-" if math.isnan(row["error"]) else f"{row['error']:.2g}"
-        tolerance = f"{'over ' if row['check'] in effects else ''}{row['tolerance']:g}"
+        tolerance = f"{'over ' if row['check'] in effects else ''}{row['tolerance']:g}".replace("nan", "-")
         lines.add_row(row["check"], error, tolerance, f"[{colour[row['verdict']]}]{row['verdict']}[/]")
         if row["note"]:
             notes.append(f"{row['check']}: {escape(printable(row['note']))}")
