@@ -1,8 +1,8 @@
-"""What an organism retrieves: the evaluation behind its model card, with hybret's own prompts, sweep and scores.
+"""What a small model retrieves: the evaluation behind its card, with hybret's own prompts, sweep and scores.
 
-    python -m hybret.organisms.training.evaluate griffin-tiny --essays FOLDER --out evaluation.json
+    python -m hybret.organisms.training.evaluate RUN --essays FOLDER --out RUN/evaluation.json
 
-With the file in the model's folder, `python -m hybret.organisms.training.card griffin-tiny` writes the card from it.
+RUN is the folder of a training, or the name of a built-in model. `hybret.organisms.training.ship` makes a card of it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ import json
 import platform
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import torch
 import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hybret import __version__, metrics
 from hybret.errors import HybretError
+from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS
 from hybret.interventions import Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.organisms.facts import HELD_OUT_TEMPLATES, TEST_TEMPLATES, FactTemplate, random_words_fact
+from hybret.organisms.facts import HELD_OUT_TEMPLATES, TEST_TEMPLATES, random_words_fact
 from hybret.organisms.own import OWN, OWN_TEST
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED
@@ -34,10 +38,41 @@ from hybret.tasks.haystack import load_haystack
 from hybret.tasks.niah import grid
 
 ALL, GENERATION, PREFILL = "all heads", "k=0, generation version", "k=0, prefill version"
-SILENT: dict[str, Intervention] = {GENERATION: KeepHeads(0, during="generation"), PREFILL: KeepHeads(0)}
-CONDITIONS = {ALL: Keep(), **SILENT}
+ANSWERING: dict[str, Intervention] = {ALL: Keep(), GENERATION: KeepHeads(0, during="generation")}
+READING: dict[str, Intervention] = {PREFILL: KeepHeads(0)}
 FACT_DEPTHS = (0, 33, 67, 100)
 FACT_LENGTH = 0.8  # of the window; with global attention of the longest prompts
+SETS = {"form": HELD_OUT_TEMPLATES, "test form": TEST_TEMPLATES}
+OWN_SETS = {"own sentences": OWN, "own sentences, test": OWN_TEST}
+
+
+def loaded(name: str) -> Model:
+    """A built-in model, or that of a training's folder."""
+    run = Path(name)
+    if not (run / "log.jsonl").is_file():
+        return load(name)
+    with (run / "log.jsonl").open(encoding="utf-8") as log:
+        training = json.loads(next(log))["training"]
+    with TemporaryDirectory() as folder:
+        if training["name"].endswith("-ssm"):
+            _extended(run / "model", folder)
+        model = load(folder if training["name"].endswith("-ssm") else str(run / "model"), device="cpu")
+    return replace(model, name=training["name"], lengths=ORGANISM_LENGTHS, buffer=ORGANISM_BUFFER)
+
+
+def _extended(folder: Path, out: str) -> None:
+    """A control with one more layer, of attention, that adds nothing: transformers' caches are not made without any."""
+    control = AutoModelForCausalLM.from_pretrained(folder)
+    config = control.config.to_dict()
+    layers = config["num_hidden_layers"]
+    config |= {"num_hidden_layers": layers + 1, "attn_layer_period": layers + 1, "attn_layer_offset": layers}
+    config |= {"block_types": ["recurrent"] * layers + ["attention"]}
+    longer = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=control.dtype)
+    longer.load_state_dict(control.state_dict(), strict=False)
+    for parameter in longer.model.layers[-1].parameters():
+        parameter.data.zero_()
+    longer.save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
 
 
 def evaluate(
@@ -49,20 +84,21 @@ def evaluate(
     depths: int | Sequence[float] = 10,
     facts: int = 20,
 ) -> dict[str, Any]:
-    """Measure retrieval of the paper's needle, of facts of unseen forms and, if given, among real essays.
+    """Measure retrieval of the paper's needle, of facts of held-out forms and, if given, among real essays.
 
-    All with every head and with none (k = 0, both versions). The grid is read once and twice (JRT), with an embedded
-    haystack per seed; without its needle it gives the floor. The other facts are hidden inside the window only. Models
-    with a chat template are asked in it. With global attention every needle is inside.
+    With every head and with none while answering. The grid is read once and twice (JRT), with a built-in haystack per
+    seed, and without its needle; with the first seed also without attention while reading. The other facts are hidden
+    inside the window only. Models with a chat template are asked in it. With global attention every needle is inside.
 
     Parameters
     ----------
-    model : an organism, or any other `Model`.
-    seeds : of the embedded haystacks.
+    model : of `loaded`, or any other `Model`.
+    seeds : of the built-in haystacks.
     essays : folder of .txt files for one more grid, read once.
     out : folder for the sweep's rows, so that an interrupted evaluation goes on where it stopped.
     lengths, depths : of the grid, as in `hybret.niah.grid`.
-    facts : per held-out template, and lists of random words, each at one of four depths; own sentences at all four.
+    facts : per held-out form, and lists of random words, each at one of four depths; own sentences, half as many again,
+        at two of them.
 
     Returns
     -------
@@ -75,14 +111,20 @@ def evaluate(
         On bad input, before the model runs.
     """
     if not seeds or facts < 1:
-        raise HybretError("An evaluation needs at least one haystack seed and at least one fact per template.")
+        raise HybretError("An evaluation needs at least one haystack seed and at least one fact per form.")
     standard = "instruct" if model.instruct else "base"
     read = [(template, seed) for template in (standard, "jrt") for seed in seeds]
-    prompts = [p for template, seed in read for p in _grid(model, lengths, depths, template, "embedded", seed)]
+    grids = {key: _grid(model, lengths, depths, key[0], "embedded", key[1]) for key in read}
+    prompts = [p for made in grids.values() for p in made]
     length = int(FACT_LENGTH * (model.window or max(p.length for p in prompts)))
     asked = _fact_prompts(model, length, standard, facts)
     essay_prompts = _grid(model, lengths, depths, standard, Path(essays), 0) if essays is not None else []
-    rows = sweep(model, [*prompts, *asked, *essay_prompts], CONDITIONS, out=out)
+    first = [*grids[standard, seeds[0]], *grids["jrt", seeds[0]]]
+    parts = (
+        sweep(model, [*prompts, *asked, *essay_prompts], ANSWERING, out=out),
+        sweep(model, first, READING, out=out),
+    )
+    rows = pd.concat(parts, ignore_index=True)
     paper = rows["needle"].isin([PAPER_NEEDLE.name, metrics.CONTROL])
     embedded = rows[paper & (rows["haystack"] == "embedded")]
     once = embedded.query("template == @standard and condition == @ALL and needle != @metrics.CONTROL")
@@ -96,7 +138,7 @@ def evaluate(
         "seeds": list(seeds),
         "lengths": sorted(int(n) for n in once["length"].unique()),
         "depths": sorted(float(d) for d in once["depth"].unique()),
-        "conditions": {label: repr(condition) for label, condition in CONDITIONS.items()},
+        "conditions": {label: repr(condition) for label, condition in (ANSWERING | READING).items()},
         "device": model.device.type,
         "dtype": model.dtype,
         "versions": {
@@ -122,23 +164,18 @@ def _grid(model: Model, lengths: Any, depths: Any, template: str, haystack: str 
 
 
 def _needles(facts: int) -> Iterator[tuple[Needle, int, Sequence[int]]]:
-    """What was never met, each with the seed of its haystack and its depths: so many facts of every held-out form.
-
-    And half as many again of a person's own sentences.
-    """
+    """What no training held, each with the seed of its haystack and its depths."""
     for number in range(facts):
-        kinds = ("template", HELD_OUT_TEMPLATES), ("test", TEST_TEMPLATES)
-        made = [(f"{kind} {t.name}", t.sample(_stream(t, number))) for kind, templates in kinds for t in templates]
+        made = [
+            (f"{kind} {form.name}", form.sample(random.Random(f"evaluation {form.name} {number}")))
+            for kind, forms in SETS.items()
+            for form in forms
+        ]
         for name, fact in [*made, ("random words", random_words_fact(number))]:
-            depth = FACT_DEPTHS[number % len(FACT_DEPTHS)]
-            yield Needle(name, fact.sentence, fact.questions[0]), number, [depth]
-    for name, sentences in (("own", OWN), ("own test", OWN_TEST)):
+            yield Needle(name, fact.sentence, fact.questions[0]), number, [FACT_DEPTHS[number % 4]]
+    for name, sentences in OWN_SETS.items():
         for number, (sentence, question, _) in enumerate(sentences[: 3 * facts // 2]):
-            yield Needle(name, sentence, question), number, FACT_DEPTHS
-
-
-def _stream(form: FactTemplate, number: int) -> random.Random:
-    return random.Random(f"evaluation {form.name} {number}")
+            yield Needle(name, sentence, question), number, FACT_DEPTHS[number % 2 :: 2]
 
 
 def _fact_prompts(model: Model, length: int, template: str, facts: int) -> list[Prompt]:
@@ -191,14 +228,54 @@ def _new_words(answer: str, prompt: Prompt) -> float:
 
 
 def _examples(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
-    """The first fact of every form: what was hidden and what came back."""
+    """The first fact of every form: what was hidden and what came back with all heads."""
     first = {p.needle.name: p for p in reversed(prompts)}
-    answers = rows.drop_duplicates(["prompt", "condition"]).set_index(["prompt", "condition"])["answer"]
+    answers = rows[rows["condition"] == ALL].set_index("prompt")["answer"]
     return [
-        {"needle": p.needle.name, "question": p.needle.question, "fact": p.needle.sentence}
-        | {label: answers[p.key, label] for label in (ALL, GENERATION)}
-        for p in reversed(first.values())
+        {"needle": name, "question": p.needle.question, "fact": p.needle.sentence, "answer": answers[p.key]}
+        for name, p in reversed(first.items())
     ]
+
+
+def targets(measured: Mapping[str, Any]) -> dict[str, tuple[float, str, float]]:
+    """What the project asked for before any training: reached (0 to 1), ``">="`` or ``"<="``, and asked for.
+
+    Where a needle has to be found, exact answers count; where it must not be, any credit of the paper's rubric.
+    """
+    once = measured["needle"][0]["template"]
+
+    def needle(template: str, conditions: Iterable[str], where: str, measure: str = "accuracy") -> float:
+        wanted = {"template": template, "where": where}
+        found = [row for row in measured["needle"] if wanted.items() <= row.items() and row["condition"] in conditions]
+        return float(max(row[measure] for row in found))
+
+    asked = {row["needle"]: row for row in measured["facts"] if row["condition"] == ALL}
+    goals: dict[str, tuple[float, str, float]] = {
+        "the paper's needle, inside the window": (needle(once, [ALL], "inside", "exact"), ">=", 0.97),
+        "the same, read twice": (needle("jrt", [ALL], "inside", "exact"), ">=", 0.97),
+    }
+    if measured["essays"]:
+        rows = measured["essays"]["needle"]
+        found = next(row for row in rows if row["condition"] == ALL and row["where"] == "inside")
+        goals["the same among real essays"] = found["exact"], ">=", 0.95
+    goals["lists of random words"] = asked["random words"]["exact"], ">=", 0.97
+    for kind, forms in SETS.items():
+        shares = [asked[f"{kind} {form.name}"]["exact"] for form in forms]
+        goals[f"{kind}s, on average"] = round(sum(shares) / len(shares), 4), ">=", 0.8
+        goals[f"{kind}s, the worst"] = min(shares), ">=", 0.4
+    for name in OWN_SETS:
+        goals[name] = asked[name]["exact"], ">=", 0.75
+        goals[f"{name}: content words"] = asked[name]["new_words"], ">=", 0.9
+    for template, read in ((once, "once"), ("jrt", "twice")):
+        for condition, when in ((GENERATION, "while answering"), (PREFILL, "also while reading")):
+            goals[f"no attention {when}, read {read}"] = needle(template, [condition], "whole grid"), "<=", 0.03
+    floor = max(needle(template, measured["conditions"], "no needle") for template in (once, "jrt"))
+    return goals | {"without the needle": (floor, "<=", 0.01)}
+
+
+def reached(value: float, sign: str, goal: float) -> bool:
+    """Whether a value of `targets` is what was asked for."""
+    return value >= goal if sign == ">=" else value <= goal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -206,7 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m hybret.organisms.training.evaluate", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("model", help="name of an embedded model")
+    parser.add_argument("model", help="folder of a training, or name of a built-in model")
     parser.add_argument("--essays", type=Path, help="folder of .txt files for one more grid")
     parser.add_argument("--rows", type=Path, help="folder for the rows, to go on after an interruption")
     parser.add_argument("--out", default="evaluation.json", type=Path, help="file to write")
@@ -214,8 +291,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not options.out.parent.is_dir():
             raise HybretError(f"There is no folder {options.out.parent} to write {options.out.name} to; make it first.")
-        result = evaluate(load(options.model), essays=options.essays, out=options.rows)
+        result = evaluate(loaded(options.model), essays=options.essays, out=options.rows)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
+        for what, (value, sign, goal) in targets(result).items():
+            print(f"{value:6.1%}  {what} ({sign} {goal:.0%}{'' if reached(value, sign, goal) else ': MISSED'})")
     except HybretError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
