@@ -32,21 +32,17 @@ class Register:
     ``{he}``, ``{him}``, ``{his}`` (and capitals) are the paragraph's person.
     """
 
-    name: str
     shared: tuple[str, ...]
     openers: tuple[str, ...]
     followers: tuple[str, ...]
 
 
-def _registers() -> Iterator[Register]:
-    """Two blocks each: the name with the shared classes and the openers, and "then" with the followers."""
-    parts = list(blocks("registers.txt"))
-    for (head, *openers), (_, *followers) in zip(parts[::2], parts[1::2], strict=True):
-        name, shared = head.split(": ")
-        yield Register(name, tuple(shared.split()), tuple(openers), tuple(followers))
-
-
-REGISTERS = tuple(_registers())
+# Two blocks each: the name with the shared classes and the openers, and "then" with the followers.
+_PARTS = tuple(blocks("registers.txt"))
+REGISTERS = tuple(
+    Register(tuple(head.split(": ")[1].split()), tuple(openers), tuple(followers))
+    for (head, *openers), (_, *followers) in zip(_PARTS[::2], _PARTS[1::2], strict=True)
+)
 
 
 def is_haystack(sentence: str) -> bool:
@@ -104,18 +100,7 @@ def prose(rng: random.Random) -> Iterator[list[str]]:
 
 
 _LINKS = ("the", "of", "and", "to", "with", "in", "that", "for", "a", "on")
-_QUOTE_QUESTIONS = (
-    "What is said about {words}?",
-    "Which sentence speaks of {words}?",
-    "What does the text say about {words}?",
-    "What about {words}?",
-    "What does {words} do?",
-    "What {words}?",
-    "Which {words}?",
-    "How about {words}?",
-    "Who {words}?",
-    "Where {words}?",
-)
+_QUOTE_QUESTIONS = tuple(next(blocks("quotes.txt")))
 
 
 def by_words(rng: random.Random, sentence: str) -> str:
@@ -147,7 +132,6 @@ def haystack(seed: int, characters: int = 20_000) -> str:
     One space stands between sentences, a blank line between paragraphs. Every sentence is reserved
     (:func:`is_haystack`), and none names a scored part of the paper's needle, so that credit cannot come
     from the haystack. The seeds are a namespace of their own ("haystack <seed>").
-
     The text ends with the paragraph that reaches `characters`.
     """
     if characters < 1:

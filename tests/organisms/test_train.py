@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hybret import HybretError
 from hybret.organisms.training import train as recipe
+from hybret.organisms.training.emergence import measure, snapshots
 from hybret.organisms.training.loss import causal_mask
 from hybret.organisms.training.recipes import RECIPES
 from hybret.organisms.training.train import Training, main, train
@@ -17,39 +18,49 @@ from hybret.organisms.training.train import Training, main, train
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
-    assert main(["--smoke", "--out", str(out)]) == 0
+    assert main(["--smoke", "--windows", "32", "64", "--out", str(out)]) == 0
     return out
 
 
 def test_smoke_writes_a_model_a_log_and_a_checkpoint(run):
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["start", "ready", *["evaluation"] * 3, "end", "answers"]
-    assert lines[-2]["step"] == 3
-    assert lines[-2]["tokens"] == 3 * 256
-    assert lines[-3]["probe"]["outside"]["all"]["n"] > 0
+    assert [line["event"] for line in lines] == ["start", "ready", *["evaluation"] * 3, "end"]
+    assert (lines[-1]["step"], lines[-1]["tokens"]) == (3, 3 * 256)
+    assert lines[-2]["probe"]["outside"]["all"]["n"] > 0 and lines[-2]["held_out_loss"] > 0
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     assert model.dtype == torch.bfloat16
     assert lines[0]["parameters"] == sum(p.numel() for p in model.parameters())
-    assert model.config.head_dim == 96
     assert AutoTokenizer.from_pretrained(run / "model")("a")["input_ids"][0] == 1
 
 
-def test_resume_goes_on_from_the_saved_state(run, tmp_path):
-    training = Training().smoke()
-    model = recipe.build(training)
+@pytest.mark.parametrize("name", ["griffin-tiny", "jamba-tiny"])
+def test_resume_goes_on_from_the_saved_state(name, run, trained_jamba):
+    folder, steps = (run, 3) if name == "griffin-tiny" else (trained_jamba, 1)
+    training = RECIPES[name].smoke()
+    model, averaged = recipe.build(training), recipe.build(training)
     optimizer = recipe.optimizer_of(training, model, fused=False)
-    assert recipe.saved_state(run, training)["step"] == 3
-    averaged = recipe.build(training)
-    recipe.load(run, 3, model, averaged, optimizer)
-    shipped = AutoModelForCausalLM.from_pretrained(run / "model")
-    assert shipped.dtype == torch.bfloat16
+    assert recipe.saved_state(folder, training)["step"] == steps
+    recipe.load(folder, steps, model, averaged, optimizer)
+    shipped = AutoModelForCausalLM.from_pretrained(folder / "model")
     for ours, rounded in zip(averaged.parameters(), shipped.parameters(), strict=True):
         assert torch.equal(ours, rounded.float())
     assert any(not torch.equal(p, p.bfloat16().float()) for p in model.parameters())  # finer than the shipped weights
-    longer = replace(training, steps=4, every=10)
-    assert train(longer, tmp_path / "more", resume=run, device="cpu", say=lambda _: None)["step"] == 4
+    assert {int(moments["step"]) for moments in optimizer.state.values()} == {steps}
+
+
+def test_a_resumed_training_ends_keeps_snapshots_and_tells_when_retrieval_formed(run, tmp_path, monkeypatch):
+    training, quiet = Training().smoke(), {"device": "cpu", "say": lambda _: None}
+    monkeypatch.setattr(recipe, "SNAPSHOTS", (4,))
+    monkeypatch.setattr(recipe, "probe", lambda *_, **__: {})
+    train(replace(training, steps=5, every=10), tmp_path / "more", resume=run, snapshots=True, **quiet)
+    about, models = snapshots(tmp_path / "more")
+    assert list(models) == [4, 5] and about["steps"] == 5
+    found = measure(models[4])
+    assert list(found["exact"]) == list(range(11)) and found["silent"] == 0 and found["n"] > 10
+    with pytest.raises(HybretError, match="no finished training with snapshots"):
+        snapshots(run)
     with pytest.raises(HybretError, match="Nothing left"):
-        train(training, tmp_path / "none", resume=run, device="cpu", say=lambda _: None)
+        train(training, tmp_path / "none", resume=run, **quiet)
     with pytest.raises(HybretError, match="Cannot resume jamba-tiny .* griffin-tiny"):
         recipe.saved_state(run, RECIPES["jamba-tiny"].smoke())
     wider = recipe.build(replace(training, config={**training.config, "lru_width": 160}))
@@ -57,26 +68,13 @@ def test_resume_goes_on_from_the_saved_state(run, tmp_path):
         recipe.load(run, 3, wider, wider, recipe.optimizer_of(training, wider, fused=False))
 
 
-def test_jamba_resumes_too(trained_jamba, tmp_path):
-    longer = replace(RECIPES["jamba-tiny"].smoke(), steps=2, every=9, lengths=((128, 1.0),))
-    assert train(longer, tmp_path / "two", resume=trained_jamba, device="cpu", say=lambda _: None)["step"] == 2
-
-
-def test_recipes_build_organisms_that_fit_into_git_and_a_twin_without_attention():
-    for name, heads in {"griffin-tiny": 10, "griffin-small": 16, "jamba-tiny": 32}.items():
-        model = recipe.build(RECIPES[name])
-        assert 2 * sum(p.numel() for p in model.parameters()) < 17e6  # bytes of the shipped bfloat16 weights
-        assert model.config.num_attention_heads == heads
-    for smoke in (Training().smoke(), RECIPES["jamba-tiny"].smoke()):
+def test_controls_have_no_attention_and_may_start_as_copying_recurrences():
+    for name in ("griffin-tiny", "jamba-tiny"):
+        smoke = RECIPES[name].smoke()
         kinds = [recipe.build(training).config.layers_block_type for training in (smoke.attention_free(), smoke)]
         assert [len(set(found)) for found in kinds] == [1, 2]
-
-
-def test_rate_is_a_trapezoid():
-    training = Training()
-    assert training.rate(0.0) < training.rate(0.01) < training.lr
-    assert training.rate(0.02) == training.rate(0.5) == training.lr
-    assert training.lr > training.rate(0.8) > training.rate(1.0) == pytest.approx(0.01 * training.lr)
+    mamba = recipe.build(replace(RECIPES["jamba-tiny"].smoke(), mimetic=True)).model.layers[0].mamba
+    assert torch.allclose(mamba.A_log.exp(), torch.tensor(0.01)) and mamba.conv1d.weight[..., :-1].abs().max() == 0
 
 
 def test_mask_is_the_one_of_transformers():
@@ -93,13 +91,17 @@ def test_mask_is_the_one_of_transformers():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--minutes", "-1"], "positive length"), (["--smoke", "--resume", "nowhere"], "is missing")],
+    [
+        (["--steps", "-1"], "positive number of steps"),
+        (["--smoke", "--resume", "nowhere"], "is missing"),
+        (["--mimetic"], "no Mamba layers"),
+        (["--attention-free", "--windows", "9"], "no windows to draw"),
+    ],
 )
 def test_bad_input_is_one_sentence_and_status_2(run, arguments, message, tmp_path, capsys):
     assert main(["--smoke", "--out", str(run)]) == 2
     assert "already holds" in capsys.readouterr().err  # an earlier run is not overwritten
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out" / "log.jsonl").exists()

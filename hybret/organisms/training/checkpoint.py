@@ -50,9 +50,7 @@ def saved_state(folder: Path, training: Training) -> dict[str, Any]:
     """The `state` that `save` wrote, after checking that the folder holds this organism."""
     files = [folder / "model" / "model.safetensors", *(folder / "resume" / f"{part}.safetensors" for part in PARTS)]
     if missing := [str(f) for f in files if not f.is_file()]:
-        raise HybretError(
-            f"Cannot resume from {folder}: {missing[0]} is missing; give the --out folder of an earlier run."
-        )
+        raise HybretError(f"Cannot resume from {folder}: {missing[0]} is missing; give the --out of an earlier run.")
     state = json.loads(safe_open(files[-1], "pt").metadata()["state"])
     if state["name"] != training.name:
         raise HybretError(f"Cannot resume {training.name} from {folder}: it holds {state['name']}.")

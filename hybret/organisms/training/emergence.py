@@ -23,40 +23,28 @@ from hybret.sweeping import sweep
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Exact answers to the paper's needle inside the window, by the number of heads kept while answering.
+    """Exact answers to the paper's needle inside the window, of a model that a training kept.
 
-    Parameters
-    ----------
-    folder : a model that `hybret.organisms.training.train` wrote.
-
-    Returns
-    -------
-    dict : `exact`, share of exact answers (0 to 1) by the number of heads, all of them and none included; `silent`, the
-        same without attention from the first token on; `n`, prompts.
+    `exact` is their share (0 to 1) by the number of heads, all of them and none included; `silent` the same without
+    attention from the first token on; `n` the number of prompts.
     """
     model = load(str(folder))
-    heads = model.heads
-    counts = sorted({*range(min(heads, 10) + 1), *range(12, heads + 1, 2), heads})
+    counts = sorted({*range(min(model.heads, 10) + 1), *range(12, model.heads + 1, 2), model.heads})
     conditions = {str(k): KeepHeads(k, during="generation") for k in counts} | {"silent": KeepHeads(0)}
     prompts = paper_prompts(model.tokenizer, model.window)["inside"]
-    exact = sweep(model, prompts, conditions, progress=False).groupby("condition")["exact"].mean().round(4)
-    return {
-        "exact": {k: float(exact[str(k)]) for k in counts}, "silent": float(exact["silent"]), "n": len(prompts)
-    }  # fmt: skip
+    exact = sweep(model, prompts, conditions, progress=False).groupby("condition")["exact"].mean().round(4).to_dict()
+    return {"silent": exact.pop("silent"), "exact": {k: exact[str(k)] for k in counts}, "n": len(prompts)}
 
 
-def snapshots(run: Path) -> dict[int, Path]:
-    """The models of a training by the steps that they had seen; the finished one comes last."""
+def snapshots(run: Path) -> tuple[dict[str, Any], dict[int, Path]]:
+    """The recipe of a training, and its models by the steps that they had seen; the finished one comes last."""
+    log = run / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
     found = {int(folder.name.removeprefix("step-")): folder for folder in run.glob("step-*")}
-    ended = [line for line in _log(run) if line["event"] == "end"]
+    ended = [line["step"] for line in lines if line["event"] == "end"]
     if not found or not ended:
         raise HybretError(f"{run} holds no finished training with snapshots; train with --snapshots first.")
-    return dict(sorted({**found, ended[-1]["step"]: run / "model"}.items()))
-
-
-def _log(run: Path) -> list[dict[str, Any]]:
-    log = run / "log.jsonl"
-    return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
+    return lines[0]["training"], dict(sorted({**found, ended[-1]: run / "model"}.items()))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,13 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, help="file to write, one JSON object per model")
     options = parser.parse_args(arguments)
     try:
-        asked = [(run, step, folder) for run in options.runs for step, folder in snapshots(run).items()]
         with options.out.open("w", encoding="utf-8") as out:
-            for run, step, folder in asked:
-                training = _log(run)[0]["training"]
-                about = {"name": training["name"], "seed": training["seed"], "step": step}
-                out.write(json.dumps({**about, "tokens": step * training["batch_tokens"], **measure(folder)}) + "\n")
-                out.flush()
+            for training, models in [snapshots(run) for run in options.runs]:
+                for step, folder in models.items():
+                    about = {key: training[key] for key in ("name", "seed", "windows")} | {"step": step}
+                    about["tokens"] = step * training["batch_tokens"]
+                    out.write(json.dumps(about | measure(folder)) + "\n")
+                    out.flush()
     except HybretError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

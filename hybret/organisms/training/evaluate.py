@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -28,8 +27,7 @@ from hybret.errors import HybretError
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS
 from hybret.interventions import Intervention, Keep, KeepHeads
 from hybret.models import Model, load
-from hybret.organisms.facts import HELD_OUT_TEMPLATES, TEST_TEMPLATES, random_words_fact
-from hybret.organisms.own import OWN, OWN_TEST
+from hybret.organisms.facts import HELD_OUT_TEMPLATES, OWN, OWN_TEST, TEST_TEMPLATES, random_words_fact
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED
 from hybret.scoring import normalise
@@ -88,27 +86,12 @@ def evaluate(
 
     With every head and with none while answering. The grid is read once and twice (JRT), with a built-in haystack per
     seed, and without its needle; with the first seed also without attention while reading. The other facts are hidden
-    inside the window only. Models with a chat template are asked in it. With global attention every needle is inside.
+    inside the window only: so many of each held-out form and of random words, each at one of four depths, and half as
+    many again of the own sentences, at two of them. `essays` is a folder of .txt files for one more grid, read once.
 
-    Parameters
-    ----------
-    model : of `loaded`, or any other `Model`.
-    seeds : of the built-in haystacks.
-    essays : folder of .txt files for one more grid, read once.
-    out : folder for the sweep's rows, so that an interrupted evaluation goes on where it stopped.
-    lengths, depths : of the grid, as in `hybret.niah.grid`.
-    facts : per held-out form, and lists of random words, each at one of four depths; own sentences, half as many again,
-        at two of them.
-
-    Returns
-    -------
-    dict : ready for JSON. Each measurement has `accuracy` (0 to 1) with its 95 % interval `low`, `high`, `exact` (share
-        of answers that hold the whole sentence), `n` (answers) and `prompts` (distinct ones).
-
-    Raises
-    ------
-    HybretError
-        On bad input, before the model runs.
+    The dict is ready for JSON. Each measurement has `accuracy` (0 to 1) with its 95 % interval `low`, `high`, `exact`
+    (share of answers that hold the whole sentence), `n` (answers) and `prompts` (distinct ones). `out` keeps the
+    sweep's rows, so that an interrupted evaluation goes on where it stopped.
     """
     if not seeds or facts < 1:
         raise HybretError("An evaluation needs at least one haystack seed and at least one fact per form.")
@@ -119,15 +102,11 @@ def evaluate(
     length = int(FACT_LENGTH * (model.window or max(p.length for p in prompts)))
     asked = _fact_prompts(model, length, standard, facts)
     essay_prompts = _grid(model, lengths, depths, standard, Path(essays), 0) if essays is not None else []
-    first = [*grids[standard, seeds[0]], *grids["jrt", seeds[0]]]
-    parts = (
-        sweep(model, [*prompts, *asked, *essay_prompts], ANSWERING, out=out),
-        sweep(model, first, READING, out=out),
-    )
-    rows = pd.concat(parts, ignore_index=True)
+    rows = sweep(model, [*prompts, *asked, *essay_prompts], ANSWERING, out=out)
+    silent = sweep(model, [*grids[standard, seeds[0]], *grids["jrt", seeds[0]]], READING, out=out)
+    rows = pd.concat([rows, silent], ignore_index=True)
     paper = rows["needle"].isin([PAPER_NEEDLE.name, metrics.CONTROL])
     embedded = rows[paper & (rows["haystack"] == "embedded")]
-    once = embedded.query("template == @standard and condition == @ALL and needle != @metrics.CONTROL")
     hay = load_haystack(Path(essays)) if essays is not None else None
     return {
         "model": model.name,
@@ -136,19 +115,13 @@ def evaluate(
         "recipe": CORRECTED.name,
         "rubric": CORRECTED.rubric,
         "seeds": list(seeds),
-        "lengths": sorted(int(n) for n in once["length"].unique()),
-        "depths": sorted(float(d) for d in once["depth"].unique()),
+        "lengths": sorted({p.length for p in prompts}),
+        "depths": sorted({p.depth for p in prompts if p.needle_spans}),
         "conditions": {label: repr(condition) for label, condition in (ANSWERING | READING).items()},
         "device": model.device.type,
         "dtype": model.dtype,
-        "versions": {
-            "hybret": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": {"hybret": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "needle": _needle_table(embedded),
-        "edge": model.window and _edge(once),
         "fact_length": length,
         "facts": _fact_table(rows[~paper], asked),
         "examples": _examples(rows[~paper], asked),
@@ -202,12 +175,6 @@ def _needle_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return _records(pd.concat(tables, ignore_index=True))
 
 
-def _edge(rows: pd.DataFrame) -> dict[str, int | None]:
-    """Distances (tokens to the end of the prompt) of the farthest needle found and the nearest one missed."""
-    hits, missed = rows.loc[rows["exact"], "distance"], rows.loc[~rows["exact"], "distance"]
-    return {"farthest_found": max(hits, default=None), "nearest_missed": min(missed, default=None)}
-
-
 def _fact_table(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
     """Accuracy per unseen form and condition, and the share of the words that only the fact could give."""
     asked = {p.key: p for p in prompts}
@@ -237,52 +204,56 @@ def _examples(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, s
     ]
 
 
-def targets(measured: Mapping[str, Any]) -> dict[str, tuple[float, str, float]]:
-    """What the project asked for before any training: reached (0 to 1), ``">="`` or ``"<="``, and asked for.
+class Target(NamedTuple):
+    """A goal of the project, and what a model reached; negative: it must not be above -`goal`."""
+
+    value: float
+    goal: float
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.goal if self.goal > 0 else self.value <= -self.goal
+
+
+def targets(measured: Mapping[str, Any]) -> dict[str, Target]:
+    """What the project asked for before any training, beside what `evaluate` measured.
 
     Where a needle has to be found, exact answers count; where it must not be, any credit of the paper's rubric.
     """
     once = measured["needle"][0]["template"]
 
-    def needle(template: str, conditions: Iterable[str], where: str, measure: str = "accuracy") -> float:
-        wanted = {"template": template, "where": where}
-        found = [row for row in measured["needle"] if wanted.items() <= row.items() and row["condition"] in conditions]
-        return float(max(row[measure] for row in found))
+    def needle(
+        where: str, template: str, conditions: Iterable[str], measure: str = "accuracy", of: Any = None
+    ) -> float:
+        rows = [row for row in of or measured["needle"] if (row["template"], row["where"]) == (template, where)]
+        return float(max(row[measure] for row in rows if row["condition"] in conditions))
 
-    asked = {row["needle"]: row for row in measured["facts"] if row["condition"] == ALL}
-    goals: dict[str, tuple[float, str, float]] = {
-        "the paper's needle, inside the window": (needle(once, [ALL], "inside", "exact"), ">=", 0.97),
-        "the same, read twice": (needle("jrt", [ALL], "inside", "exact"), ">=", 0.97),
+    facts = {row["needle"]: row for row in measured["facts"] if row["condition"] == ALL}
+    goals = {
+        "the paper's needle, inside the window": Target(needle("inside", once, [ALL], "exact"), 0.97),
+        "the same, read twice": Target(needle("inside", "jrt", [ALL], "exact"), 0.97),
     }
     if measured["essays"]:
-        rows = measured["essays"]["needle"]
-        found = next(row for row in rows if row["condition"] == ALL and row["where"] == "inside")
-        goals["the same among real essays"] = found["exact"], ">=", 0.95
-    goals["lists of random words"] = asked["random words"]["exact"], ">=", 0.97
+        found = needle("inside", once, [ALL], "exact", measured["essays"]["needle"])
+        goals["the same among real essays"] = Target(found, 0.95)
+    goals["lists of random words"] = Target(facts["random words"]["exact"], 0.97)
     for kind, forms in SETS.items():
-        shares = [asked[f"{kind} {form.name}"]["exact"] for form in forms]
-        goals[f"{kind}s, on average"] = round(sum(shares) / len(shares), 4), ">=", 0.8
-        goals[f"{kind}s, the worst"] = min(shares), ">=", 0.4
+        shares = [facts[f"{kind} {form.name}"]["exact"] for form in forms]
+        goals[f"{kind}s, on average"] = Target(round(sum(shares) / len(shares), 4), 0.8)
+        goals[f"{kind}s, the worst"] = Target(min(shares), 0.4)
     for name in OWN_SETS:
-        goals[name] = asked[name]["exact"], ">=", 0.75
-        goals[f"{name}: content words"] = asked[name]["new_words"], ">=", 0.9
+        goals[name] = Target(facts[name]["exact"], 0.75)
+        goals[f"{name}: content words"] = Target(facts[name]["new_words"], 0.9)
     for template, read in ((once, "once"), ("jrt", "twice")):
         for condition, when in ((GENERATION, "while answering"), (PREFILL, "also while reading")):
-            goals[f"no attention {when}, read {read}"] = needle(template, [condition], "whole grid"), "<=", 0.03
-    floor = max(needle(template, measured["conditions"], "no needle") for template in (once, "jrt"))
-    return goals | {"without the needle": (floor, "<=", 0.01)}
-
-
-def reached(value: float, sign: str, goal: float) -> bool:
-    """Whether a value of `targets` is what was asked for."""
-    return value >= goal if sign == ">=" else value <= goal
+            goals[f"no attention {when}, read {read}"] = Target(needle("whole grid", template, [condition]), -0.03)
+    floor = max(needle("no needle", template, measured["conditions"]) for template in (once, "jrt"))
+    return goals | {"without the needle": Target(floor, -0.01)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status (2 after one sentence on bad input)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hybret.organisms.training.evaluate", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.evaluate")
     parser.add_argument("model", help="folder of a training, or name of a built-in model")
     parser.add_argument("--essays", type=Path, help="folder of .txt files for one more grid")
     parser.add_argument("--rows", type=Path, help="folder for the rows, to go on after an interruption")
@@ -293,8 +264,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise HybretError(f"There is no folder {options.out.parent} to write {options.out.name} to; make it first.")
         result = evaluate(loaded(options.model), essays=options.essays, out=options.rows)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
-        for what, (value, sign, goal) in targets(result).items():
-            print(f"{value:6.1%}  {what} ({sign} {goal:.0%}{'' if reached(value, sign, goal) else ': MISSED'})")
+        for what, target in targets(result).items():
+            print(f"{target.value:6.1%} {'' if target.met else 'MISSED '}{what}")
     except HybretError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

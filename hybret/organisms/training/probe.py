@@ -19,37 +19,23 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hybret.organisms.facts import HELD_OUT_TEMPLATES, random_words_fact
-from hybret.organisms.own import OWN
+from hybret.hybrid import ORGANISM_BUFFER
+from hybret.organisms.facts import HELD_OUT_TEMPLATES, OWN, random_words_fact
 from hybret.organisms.skills import LETTERS, TASKS, items, rendered
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.tasks.niah import grid
 
-BUFFER = 40
-"""Tokens of a length label that are neither haystack nor needle, as in the organisms' sweeps."""
-
-PAPER = ("inside", "outside", "jrt")
-"""Groups of prompts with the paper's needle; the others are not probed with attention zeroed from the start."""
-FACTS = 20
-"""Facts of every held-out form, each at one depth."""
-
+FACTS = 20  # of every held-out form, each at one depth
+PAPER = ("inside", "outside", "jrt")  # groups of prompts with the paper's needle
 CONDITIONS = ("all", "k=0 generation", "k=0 prefill")
-"""Attention as it is; its output zeroed from the last prompt token on; zeroed everywhere."""
+"""Attention as it is; its output zeroed from the last prompt token on; zeroed everywhere (the paper's needle alone)."""
 
 
 def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) -> dict[str, dict[str, dict[str, float]]]:
-    """Retrieval of the paper's needle inside and outside the attention window, and of facts of unseen forms.
+    """Retrieval of the paper's needle: group of prompts -> condition -> `exact`, `tokens` (fractions), `n` (prompts).
 
-    Parameters
-    ----------
-    model : a RecurrentGemma or Jamba of transformers, on any device; its training mode is restored.
-    tokenizer : its tokenizer.
-    full : also held-out forms, sentences of a person's own, needles of random words and the prompt read twice; of a
-        model with a chat template also the benchmark skills, as groups "skill ...".
-
-    Returns
-    -------
-    dict : group of prompts -> condition (`CONDITIONS`) -> `exact`, `tokens` (fractions) and `n` (prompts).
+    A `full` probe also has held-out forms, a person's own sentences, needles of random words and the prompt read twice;
+    of a model with a chat template also the benchmark skills, as groups "skill ...".
     """
     groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), *_numbers(model))
     groups = groups if full else {name: groups[name] for name in ("inside", "outside")}
@@ -57,9 +43,7 @@ def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) ->
     model.eval()
     try:
         measures = {
-            group: {
-                c: _measure(model, tokenizer, prompts, c) for c in (CONDITIONS if group in PAPER else CONDITIONS[:2])
-            }
+            group: {c: _measure(model, tokenizer, prompts, c) for c in CONDITIONS[: 3 if group in PAPER else 2]}
             for group, prompts in groups.items()
             if prompts
         }
@@ -99,33 +83,6 @@ def _skill(model: Any, tokenizer: Any, task: str, n: int = 48) -> dict[str, dict
     return measures
 
 
-@torch.no_grad()
-def answers(model: Any, tokenizer: Any) -> list[dict[str, str]]:
-    """Free greedy answers to all prompts of `probe`: group, question, fact and answer (a few tokens of it on a CPU)."""
-    most = 48 if model.device.type == "cuda" else 2
-    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), *_numbers(model))
-    asked = [(group, prompt) for group, prompts in groups.items() for prompt in prompts]
-    made = []
-    training = model.training
-    model.eval()
-    for first in range(0, len(asked), 64):
-        part = asked[first : first + 64]
-        ids, lengths = _padded([[*prompt.ids, *[0] * most] for _, prompt in part], model.device)
-        at, lengths = torch.arange(len(part), device=model.device), lengths - most
-        begun = lengths.clone()
-        for _ in range(most):
-            hidden = model.model(ids[:, : int(lengths.max())], use_cache=False).last_hidden_state
-            ids[at, lengths] = model.lm_head(hidden[at, lengths - 1]).argmax(-1)
-            lengths = lengths + 1
-        for (group, prompt), row, start in zip(part, ids.tolist(), begun.tolist(), strict=True):
-            answer = tokenizer.decode(row[start : start + most]).split(tokenizer.eos_token)[0].strip()
-            made.append(
-                {"group": group, "question": prompt.needle.question, "fact": prompt.needle.sentence, "answer": answer}
-            )
-    model.train(training)
-    return made
-
-
 def _numbers(model: Any) -> tuple[int, int, int]:
     """Held-out forms, facts of each, and own sentences; one of each on a CPU, which only tries the recipe out."""
     return (len(HELD_OUT_TEMPLATES), FACTS, len(OWN)) if model.device.type == "cuda" else (1, 1, 1)
@@ -163,9 +120,9 @@ def _grid(
     chat = bool(tokenizer.chat_template)
     template = template or ("instruct" if chat else "base")
     cost = len(tokenizer(needle.insertion, add_special_tokens=False)["input_ids"])
-    lengths = sorted({max(length, BUFFER + cost + 1) for length in lengths})
+    lengths = sorted({max(length, ORGANISM_BUFFER + cost + 1) for length in lengths})
     asked = SimpleNamespace(tokenizer=tokenizer, instruct=chat)
-    return grid(asked, lengths, depths, template, seed=seed, needle=needle, buffer=BUFFER)
+    return grid(asked, lengths, depths, template, seed=seed, needle=needle, buffer=ORGANISM_BUFFER)
 
 
 @torch.no_grad()
@@ -175,11 +132,8 @@ def _measure(model: Any, tokenizer: Any, prompts: Sequence[Prompt], condition: s
     ids, ends = _padded(rows, model.device)
     starts = torch.tensor([len(p.ids) for p in prompts], device=model.device)
     at = torch.arange(ids.shape[1], device=model.device)
-    if condition == "all":
-        zeroed = torch.zeros(ids.shape, dtype=torch.bool, device=model.device)
-    else:
-        zeroed = at >= (starts[:, None] - 1 if condition == "k=0 generation" else torch.zeros_like(starts[:, None]))
-    with _zeroed(model, zeroed):
+    first = {"all": len(at), "k=0 generation": starts[:, None] - 1, "k=0 prefill": 0}[condition]
+    with _zeroed(model, at >= first):
         best = model(ids, use_cache=False).logits[:, :-1].argmax(-1)
     asked = (at[1:] >= starts[:, None]) & (at[1:] < ends[:, None])
     right = (best == ids[:, 1:]) & asked
@@ -191,10 +145,7 @@ def _measure(model: Any, tokenizer: Any, prompts: Sequence[Prompt], condition: s
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids, shape (rows, longest), and the rows' lengths.
-
-    Padding on the right cannot be seen from what stands before it, since every layer is causal.
-    """
+    """Token ids, shape (rows, longest), and the rows' lengths; padding is on the right, where no token sees it."""
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
     return ids, torch.tensor([len(row) for row in rows], device=device)
@@ -202,7 +153,7 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
 
 @contextmanager
 def _zeroed(model: Any, tokens: Tensor) -> Iterator[None]:
-    """Inside the block attention gives nothing at these tokens, shape (rows, tokens)."""
+    """Inside the block attention gives nothing at these tokens, shape (rows, tokens) or (tokens,)."""
 
     def silence(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0].masked_fill(tokens[..., None], 0), *inputs[1:])

@@ -55,31 +55,10 @@ def _chat_text(seed: int, paragraphs: int) -> Iterator[str]:
 def train_tokenizer(
     seed: int = 0, vocabulary: int = VOCABULARY, paragraphs: int = 20_000, chat: bool = False
 ) -> PreTrainedTokenizerFast:
-    """Train the tokenizer; the same arguments give the same tokenizer.
+    """Train the tokenizer on so many paragraphs of prose with facts; the same arguments give the same tokenizer.
 
-    Byte-level (any UTF-8 text makes the round trip exactly), GPT-2 pre-tokenization, ``<bos>`` put first by
-    the post-processor. ``save_pretrained(folder)`` writes ``tokenizer.json`` and ``tokenizer_config.json``.
-
-    Parameters
-    ----------
-    seed : int
-        Which corpus sample to train on.
-    vocabulary : int
-        Number of tokens, special tokens and 256 bytes included.
-    paragraphs : int
-        Paragraphs of prose, each with one fact and one question.
-    chat : bool
-        With a chat template, and trained on conversations and benchmark items as well.
-
-    Returns
-    -------
-    PreTrainedTokenizerFast
-        With character offsets.
-
-    Raises
-    ------
-    HybretError
-        If `vocabulary` leaves no room for the bytes and the special tokens.
+    Byte-level (any UTF-8 text makes the round trip exactly), GPT-2 pre-tokenization, ``<bos>`` put first by the
+    post-processor. `chat` gives it a chat template, and trains it on conversations and benchmark items as well.
     """
     least = 256 + len(SPECIALS)
     if vocabulary < least:
@@ -87,24 +66,18 @@ def train_tokenizer(
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(SPECIALS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        vocab_size=vocabulary, special_tokens=list(SPECIALS), initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator((_chat_text if chat else _training_text)(seed, paragraphs), trainer=trainer)
     backend.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 1)]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-    )
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
+        clean_up_tokenization_spaces=False, padding_side="left",
+    )  # fmt: skip
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -6,10 +6,8 @@ One command trains the model from scratch on documents that the project itself w
 
 It writes `OUT/model` (an ordinary Hugging Face folder, bf16), `OUT/log.jsonl` (one JSON object per line) and
 `OUT/resume` (what `--resume OUT` needs beside the model, in files the size of the model), all of them again at every
-evaluation: an interrupted run loses a fifth of the training at most. The batch of a step depends
-on the seed and the step alone, never on the number of worker processes. A run that is limited by time cannot be
-repeated exactly, because its learning rate follows the clock; its log says how many steps it did, and `--steps` with
-that number repeats it with a schedule by steps.
+evaluation: an interrupted run loses a fifth of the training at most. The batch of a step depends on the seed and the
+step alone, never on the number of worker processes.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ from hybret.organisms.training.experts import dense_experts
 from hybret.organisms.training.feeding import batch, batches, sources
 from hybret.organisms.training.loss import answer_tokens, causal_mask, loss_of
 from hybret.organisms.training.mimetic import copying
-from hybret.organisms.training.probe import answers, probe
+from hybret.organisms.training.probe import probe
 from hybret.organisms.training.recipes import RECIPES, Training
 from hybret.organisms.training.tokenizer import ANSWER, ASSISTANT, train_tokenizer
 
@@ -67,9 +65,9 @@ def build(training: Training) -> Any:
 
 
 def optimizer_of(training: Training, model: torch.nn.Module, fused: bool) -> torch.optim.AdamW:
-    named = list(model.named_parameters())
-    matrices = [p for name, p in named if p.ndim >= 2 and "embed" not in name]
-    others = [p for name, p in named if not (p.ndim >= 2 and "embed" not in name)]
+    matrices, others = [], []
+    for name, p in model.named_parameters():
+        (matrices if p.ndim >= 2 and "embed" not in name else others).append(p)
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=training.lr, betas=training.betas, fused=fused)
 
@@ -86,29 +84,19 @@ def train(
     snapshots: bool = False,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> dict[str, Any]:
-    """Train an organism and write it to a folder.
+    """Train a small model, write it to a folder, and return the last line of the log.
 
     Parameters
     ----------
     training : what to compute.
     out : folder to write to; it must not hold another run.
     session : stop after this many minutes, for the rest to be done by a resumed run.
-    resume : `out` of an earlier run of the same organism. Its steps and time count as done; give a longer `training` to
-        go on beyond its end.
+    resume : `out` of an earlier run of the same model, whose steps count as done; more `steps` go on beyond its end.
     device : default CUDA, which must be there then; ``"cpu"`` serves small models only.
     workers : processes that write documents; default all cores but two (none on the CPU).
     compiled : run the layers through torch.compile.
     snapshots : keep the model as it was after each of `SNAPSHOTS` steps, in folders `step-N`.
     say : called with each line of progress.
-
-    Returns
-    -------
-    dict : the last line of the log (`step`, `seconds`, `tokens`, `loss` in nats, ...).
-
-    Raises
-    ------
-    HybretError
-        On bad input, before any training.
     """
     training.check()
     if session is not None and session <= 0:
@@ -125,7 +113,7 @@ def train(
     if resume is not None:
         state = saved_state(Path(resume), training)
     if training.done(state) >= 1:
-        raise HybretError(f"Nothing left to train: {state['step']} steps are done; give more minutes or steps.")
+        raise HybretError(f"Nothing left to train: {state['step']} steps are done; give more steps.")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # worker processes are forked
     tokenizer: Any
     if resume is None:
@@ -141,15 +129,10 @@ def train(
     if resume is not None:
         load(Path(resume), state["step"], model, averaged, optimizer)
     out.mkdir(parents=True, exist_ok=True)
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    parameters = sum(p.numel() for p in model.parameters())
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     start = {
-        "event": "start", **state, "parameters": parameters, "batch_tokens": training.batch_tokens,
-        "versions": versions,
+        "event": "start", **state, "parameters": sum(p.numel() for p in model.parameters()),
+        "batch_tokens": training.batch_tokens, "versions": {"python": platform.python_version(), **versions},
         "device": torch.cuda.get_device_name(target) if cuda else platform.processor() or "cpu", "workers": workers,
         "compiled": compiled, "resumed": resume is not None, "training": asdict(training),
     }  # fmt: skip
@@ -166,11 +149,10 @@ def train(
         record(start)
         with parallel_scans(), dense_experts():
             documents = chain([first], source)
-            last = _loop(
+            return _loop(
                 training, model, averaged, tokenizer, optimizer, documents, state, session, compiled, record,
                 out if snapshots else None,
             )  # fmt: skip
-    return last
 
 
 def _masks(family: str, length: int, window: int | None, device: torch.device) -> Any:
@@ -184,11 +166,8 @@ def _short(line: Mapping[str, Any]) -> str:
     words = []
     for key, value in line.items():
         if key.startswith("probe"):
-            words += [
-                f"{group} " + "/".join(f"{c['exact']:.2f}" for c in conditions.values())
-                for group, conditions in value.items()
-            ]
-        elif key not in ("training", "answers"):
+            words += [f"{group} " + "/".join(f"{c['exact']:.2f}" for c in of.values()) for group, of in value.items()]
+        elif key != "training":
             words.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
     return ", ".join(words)
 
@@ -289,26 +268,18 @@ def _loop(
             })  # fmt: skip
             losses.zero_()
             waited, lap = 0.0, time.perf_counter()
-    last = record({"event": "end", **state, "fraction": training.done(state), "loss": loss})
-    if training.done(state) >= 1:
-        with mixed(), torch.compiler.set_stance("force_eager"):
-            record({"event": "answers", "answers": answers(averaged, tokenizer)})
-    return last
+    return record({"event": "end", **state, "fraction": training.done(state), "loss": loss})
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status (0, or 2 after one sentence on bad input)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hybret.organisms.training.train", description="Train an embedded model."
-    )
+    parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.train", description="Train a model.")
     parser.add_argument("--name", default="griffin-tiny", choices=list(RECIPES))
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="length of the whole training in minutes (default: its steps)")
-    length.add_argument("--steps", type=int, help="length of the whole training in steps")
+    parser.add_argument("--steps", type=int, help="length of the whole training (default: the recipe's)")
     parser.add_argument("--session", type=float, help="stop this run after so many minutes, to be resumed")
     parser.add_argument("--resume", type=Path, help="--out of an earlier run to go on from")
-    parser.add_argument("--attention-free", action="store_true", help="train the twin without attention layers")
+    parser.add_argument("--attention-free", action="store_true", help="train the control without attention layers")
     parser.add_argument("--windows", type=int, nargs="+", help="attention windows, one drawn for every batch")
     parser.add_argument("--mimetic", action="store_true", help="start Mamba layers as recurrences that copy")
     parser.add_argument("--seed", type=int, default=0)
@@ -319,8 +290,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--smoke", action="store_true", help="three steps of a small model on the CPU")
     options = parser.parse_args(arguments)
     training = replace(RECIPES[options.name], seed=options.seed, mimetic=options.mimetic)
-    if options.minutes is not None or options.steps is not None:
-        training = replace(training, minutes=options.minutes, steps=options.steps)
+    if options.steps is not None:
+        training = replace(training, steps=options.steps)
     try:
         training = replace(training, windows=tuple(options.windows or ()))
         if options.attention_free:
