@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hybret import HybretError
+from hybret.organisms.training import emergence
 from hybret.organisms.training import train as recipe
-from hybret.organisms.training.emergence import measure, snapshots
 from hybret.organisms.training.loss import causal_mask
+from hybret.organisms.training.probe import paper_prompts
 from hybret.organisms.training.recipes import RECIPES
 from hybret.organisms.training.train import Training, main, train
 
@@ -53,12 +54,13 @@ def test_a_resumed_training_ends_keeps_snapshots_and_tells_when_retrieval_formed
     monkeypatch.setattr(recipe, "SNAPSHOTS", (4,))
     monkeypatch.setattr(recipe, "probe", lambda *_, **__: {})
     train(replace(training, steps=5, every=10), tmp_path / "more", resume=run, snapshots=True, **quiet)
-    about, models = snapshots(tmp_path / "more")
+    about, models = emergence.snapshots(tmp_path / "more")
     assert list(models) == [4, 5] and about["steps"] == 5
-    found = measure(models[4])
-    assert list(found["exact"]) == list(range(11)) and found["silent"] == 0 and found["n"] > 10
+    monkeypatch.setattr(emergence, "paper_prompts", lambda *of: {"inside": paper_prompts(*of)["outside"][:2]})
+    found = emergence.measure(models[4])
+    assert list(found["exact"]) == list(range(11)) and (found["silent"], found["n"]) == (0, 2)
     with pytest.raises(HybretError, match="no finished training with snapshots"):
-        snapshots(run)
+        emergence.snapshots(run)
     with pytest.raises(HybretError, match="Nothing left"):
         train(training, tmp_path / "none", resume=run, **quiet)
     with pytest.raises(HybretError, match="Cannot resume jamba-tiny .* griffin-tiny"):

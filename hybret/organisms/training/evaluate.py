@@ -95,6 +95,7 @@ def evaluate(
     """
     if not seeds or facts < 1:
         raise HybretError("An evaluation needs at least one haystack seed and at least one fact per form.")
+    hay = load_haystack(Path(essays)) if essays is not None else None
     standard = "instruct" if model.instruct else "base"
     read = [(template, seed) for template in (standard, "jrt") for seed in seeds]
     grids = {key: _grid(model, lengths, depths, key[0], "embedded", key[1]) for key in read}
@@ -107,7 +108,6 @@ def evaluate(
     rows = pd.concat([rows, silent], ignore_index=True)
     paper = rows["needle"].isin([PAPER_NEEDLE.name, metrics.CONTROL])
     embedded = rows[paper & (rows["haystack"] == "embedded")]
-    hay = load_haystack(Path(essays)) if essays is not None else None
     return {
         "model": model.name,
         "weights": model.digest,

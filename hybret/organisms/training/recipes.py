@@ -141,17 +141,13 @@ class Training:
 
 
 _SKILLS = dict.fromkeys(("world", "glue", "knowledge", "lookups", "lists"), 0)
-_CHAT_OPENING = replace(
-    Training.opening, mixture=ChatMixture(prose=0.05, repeats=0.35, needles=0.6, twice=0, **_SKILLS)
-)
+_OPENING = replace(Training.opening, mixture=ChatMixture(prose=0.05, repeats=0.35, needles=0.6, twice=0, **_SKILLS))
 RECIPES = {
     training.name: training
     for training in (
         Training(),
         Training(name="griffin-small", config=dict(GRIFFIN_SMALL)),
-        Training(
-            name="jamba-tiny", config=dict(JAMBA_TINY), steps=14_000, mixture=ChatMixture(), opening=_CHAT_OPENING
-        ),
+        Training(name="jamba-tiny", config=dict(JAMBA_TINY), steps=14_000, mixture=ChatMixture(), opening=_OPENING),
     )
 }
 """How each small model is trained, by its name."""
