@@ -134,7 +134,7 @@ def _measure(model: Any, tokenizer: Any, prompts: Sequence[Prompt], condition: s
     ids, ends = _padded(rows, model.device)
     starts = torch.tensor([len(p.ids) for p in prompts], device=model.device)
     at = torch.arange(ids.shape[1], device=model.device)
-    first = {"all": len(at), "k=0 generation": starts[:, None] - 1, "k=0 prefill": 0}[condition]
+    first: Any = {"all": len(at), "k=0 generation": starts[:, None] - 1, "k=0 prefill": 0}[condition]
     with _zeroed(model, at >= first):
         best = model(ids, use_cache=False).logits[:, :-1].argmax(-1)
     asked = (at[1:] >= starts[:, None]) & (at[1:] < ends[:, None])

@@ -140,8 +140,9 @@ class Training:
         )  # fmt: skip
 
 
-_SKILLS = dict.fromkeys(("world", "glue", "knowledge", "lookups", "lists"), 0)
-_OPENING = replace(Training.opening, mixture=ChatMixture(prose=0.05, repeats=0.35, needles=0.6, twice=0, **_SKILLS))
+_OPENED: Any = {"prose": 0.05, "repeats": 0.35, "needles": 0.6, "twice": 0}
+_OPENED |= dict.fromkeys(("world", "glue", "knowledge", "lookups", "lists"), 0)
+_OPENING = Opening(1500, ((256, 0.7), (512, 0.3)), ChatMixture(**_OPENED))
 RECIPES = {
     training.name: training
     for training in (

@@ -65,7 +65,8 @@ def build(training: Training) -> Any:
 
 
 def optimizer_of(training: Training, model: torch.nn.Module, fused: bool) -> torch.optim.AdamW:
-    matrices, others = [], []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for name, p in model.named_parameters():
         (matrices if p.ndim >= 2 and "embed" not in name else others).append(p)
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
