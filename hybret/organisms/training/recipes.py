@@ -124,7 +124,7 @@ class Training:
     mimetic: bool = False
     paragraphs: int = 6_000
     minutes: float | None = None
-    steps: int | None = 7_000
+    steps: int | None = 4_500
     lr: float = 3e-3
     warmup: float = 0.02
     decay: float = 0.5
