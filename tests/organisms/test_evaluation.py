@@ -75,7 +75,7 @@ def test_small_evaluation_runs(tiny, tmp_path):
     assert len(targets(found)) == 16 and targets(found)["lists of random words"] == (1, 0.97)
 
 
-def test_the_best_run_ships_and_a_control_without_attention_is_measured_beside_it(trained_jamba, tmp_path):
+def test_the_best_run_ships_and_a_control_is_told_beside_it(trained_jamba, tmp_path, monkeypatch):
     """Runs of a jamba-tiny after one step: the second has the lower loss, the third is a control."""
     runs = [shutil.copytree(trained_jamba, tmp_path / name) for name in ("first", "second", "control")]
     model = replace(loaded(str(runs[0])), name="jamba-tiny")
@@ -90,8 +90,9 @@ def test_the_best_run_ships_and_a_control_without_attention_is_measured_beside_i
         lines[-2]["held_out_loss"] = loss
         (run / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
         (run / "evaluation.json").write_text(json.dumps(found))
-    with pytest.raises(hb.HybretError, match="None of these runs"):
-        ship("griffin-tiny", runs, tmp_path / "jamba-tiny")
+    with pytest.raises(hb.HybretError, match="None of these runs"):  # they have one step, not the recipe's
+        ship("jamba-tiny", runs, tmp_path / "jamba-tiny")
+    monkeypatch.setitem(RECIPES, "jamba-tiny", replace(RECIPES["jamba-tiny"], steps=1))
     ship("jamba-tiny", runs, tmp_path / "jamba-tiny")
     assert [row.get("ships", False) for row in json.loads((tmp_path / "jamba-tiny/seeds.json").read_text())] == [
         0,
@@ -100,7 +101,7 @@ def test_the_best_run_ships_and_a_control_without_attention_is_measured_beside_i
     ]
     text = write_card(tmp_path / "jamba-tiny").read_text()
     assert "| 0, **ships** | 2.0000 |" in text and "| 0, without attention | 1.0000 |" in text
-    assert "--name jamba-tiny --seed 0 --steps 1 --compile" in text
+    assert "--name jamba-tiny --seed 0 --compile" in text
     assert "nan" not in text.lower().split() and "RecurrentGemma" not in text
 
 

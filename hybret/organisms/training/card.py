@@ -39,7 +39,7 @@ SKILLS = {"glue": "sentence judgements", "mmlu-knowledge": "facts in the weights
 def ship(name: str, runs: Sequence[Path], folder: Path) -> None:
     """Put the run of the recipe with the lowest held-out loss into the model's folder, and a summary of all runs."""
     rows = [summary(run) for run in runs]
-    plain = [i for i, row in enumerate(rows) if row["name"] == name and not row["windows"] and not row["mimetic"]]
+    plain = [i for i, row in enumerate(rows) if (row["name"], _kind(row)) == (name, "")]
     if not plain:
         raise HybretError(f"None of these runs is a training of {name} by its recipe; give at least one.")
     best = min(plain, key=lambda i: rows[i]["held_out_loss"])
@@ -89,7 +89,7 @@ def write_card(folder: Path) -> Path:
             config=config, evaluation=evaluation, start=start, training=training, mixture=training["mixture"],
             family=family[0], tags=family[1], like=LIKE[config["num_attention_heads"]], oldest=OLDEST_TRANSFORMERS,
             chat=config["model_type"] == "jamba", shipped=next(row for row in seeds if row.get("ships")),
-            seeds=_seeds(seeds), command=command(training), skills=SKILLS,
+            seeds=_seeds(seeds), skills=SKILLS,
             goals=[(what, f"{'at least' if t.goal > 0 else 'at most'} {percent(abs(t.goal))}", percent(t.value),
                     "yes" if t.met else "**no**") for what, t in goals.items()],
             silent={what: t.value for what, t in goals.items() if t.goal < 0},
@@ -115,15 +115,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
-def command(training: Mapping[str, Any]) -> str:
-    """The arguments of `hybret.organisms.training.train` that repeat a training."""
-    words = [f"--name {training['name'].removesuffix('-ssm')}", f"--seed {training['seed']}"]
-    words += ["--attention-free"] * training["name"].endswith("-ssm") + ["--mimetic"] * training["mimetic"]
-    words += [f"--windows {' '.join(map(str, training['windows']))}"] * bool(training["windows"])
-    words += [f"--steps {training['steps']}"] * (training["steps"] != RECIPES[words[0].removeprefix("--name ")].steps)
-    return " ".join(words)
-
-
 def _log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -132,12 +123,19 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
+def _kind(row: Mapping[str, Any]) -> str:
+    """What a training did otherwise than the recipe."""
+    steps = RECIPES[row["name"].removesuffix("-ssm")].steps
+    other = {"without attention": row["name"].endswith("-ssm"), "drawn windows": row["windows"]}
+    other |= {"copying start": row["mimetic"], f"{row['step']:,} steps": row["step"] != steps}
+    return ", ".join(kind for kind, is_so in other.items() if is_so)
+
+
 def _seeds(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """One line per training: which it is, and what it reached."""
     lines = []
     for row in rows:
-        kind = "without attention" if row["name"].endswith("-ssm") else "drawn windows" if row["windows"] else ""
-        kind = " ".join([kind, "copying start" * row["mimetic"]]).strip()
+        kind = _kind(row)
         reached = row["targets"]
         forms = [
             f"{percent(reached[f'{name}s, on average'])} ({percent(reached[f'{name}s, the worst'])})" for name in SETS

@@ -66,7 +66,7 @@ class Training:
     windows: tuple[int, ...] = ()  # attention windows, one drawn for every batch; none: the model's own, always
     mimetic: bool = False  # start Mamba layers as recurrences that copy (`hybret.organisms.training.mimetic`)
     paragraphs: int = 6_000  # of the text that the tokenizer is trained on
-    steps: int = 7_000  # of the whole training; a run may do a part of it, and a resumed one the rest
+    steps: int = 4_500  # of the whole training; a run may do a part of it, and a resumed one the rest
     lr: float = 3e-3  # at its peak: it rises over the fraction `warmup` of the training, stays, and falls over the last
     warmup: float = 0.02
     decay: float = 0.5  # fraction `decay` to
