@@ -47,8 +47,7 @@ def test_no_fact_pairs_the_needles_city_with_its_activity(corpus):
     assert (
         form_fact(random.Random(1), lambda *_: (next(said), "what barks")).sentence == "A dog in San Francisco barks."
     )
-    assert facts.is_held_out({"a": HELD_OUT_CITY, "b": HELD_OUT_ACTIVITY})
-    assert not facts.is_held_out({"a": "Oslo", "b": HELD_OUT_ACTIVITY})
+    assert [facts.is_held_out({"a": city, "b": HELD_OUT_ACTIVITY}) for city in (HELD_OUT_CITY, "Oslo")] == [True, False]
     sentences = corpus.text.replace("\n", ".").split(".")
     assert corpus.batch.size > 1_000_000 and len(sentences) > 40_000
     assert not [text for text in sentences if HELD_OUT_CITY in text and HELD_OUT_ACTIVITY in text]
@@ -84,14 +83,13 @@ def test_forms_are_endless_readable_and_asked_for_by_their_words(formed):
     for fact in formed:
         assert re.match(r'["A-Z0-9]', fact.sentence) and "  " not in fact.sentence
         assert "{" not in fact.sentence + fact.questions[0] and fact.questions[0].endswith("?")
-    rng = random.Random(8)
-    assert len({form_fact(rng, made).sentence for made in [form(rng)] for _ in range(50)}) == 50
+    made = form(random.Random(8))
+    assert len({form_fact(random.Random(i), made).sentence for i in range(50)}) == 50
 
 
 def test_haystack_shares_no_sentence_with_training(corpus):
     text = haystack(0, 15_000)
-    assert len(text) >= 15_000
-    assert text == haystack(0, 15_000) != haystack(1, 15_000)
+    assert len(text) >= 15_000 and text == haystack(0, 15_000) != haystack(1, 15_000)
     rng = random.Random(6)
     assert all(not is_haystack(sentence) for _ in range(2000) for sentence in paragraph(rng))
     assert all(is_haystack(sentence) for _ in range(200) for sentence in paragraph(rng, haystack=True))
@@ -121,23 +119,19 @@ def test_tokenizer_and_batches_are_deterministic_and_of_the_asked_shape(corpus):
     first, second, other = (train_tokenizer(seed=s, paragraphs=300).backend_tokenizer.to_str() for s in (0, 0, 1))
     assert first == second != other
     again = batch(Documents(corpus.tokenizer), 20)
-    assert again.dtype == np.int16 and again.shape == (20, LENGTH)
+    assert again.dtype == np.int16 and (corpus.batch[:, 0] == corpus.tokenizer.bos_token_id).all()
     assert np.array_equal(again, corpus.batch[:20]) and not np.array_equal(again, batch(corpus.documents, 20, seed=4))
-    assert (corpus.batch[:, 0] == corpus.tokenizer.bos_token_id).all()
     assert corpus.batch.min() >= 1 and corpus.batch.max() < len(corpus.tokenizer)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda _: Mixture(prose=-1.0), "weights"),
-        (lambda _: Mixture(facts=()), "at least one fact"),
-        (lambda _: Mixture(span=(5, 2)), "span"),
-        (lambda corpus: corpus.documents.sample(random.Random(0), 3), "at least"),
-        (lambda _: haystack(0, 0), "positive"),
-        (lambda _: train_tokenizer(vocabulary=100), "too small"),
-    ],
-)
-def test_bad_input_is_refused(corpus, call, message):
-    with pytest.raises(HybretError, match=message):
-        call(corpus)
+def test_bad_input_is_refused(corpus):
+    for message, call in {
+        "weights": lambda: Mixture(prose=-1.0),
+        "at least one fact": lambda: Mixture(facts=()),
+        "span": lambda: Mixture(span=(5, 2)),
+        "at least 24 tokens": lambda: corpus.documents.sample(random.Random(0), 3),
+        "positive": lambda: haystack(0, 0),
+        "too small": lambda: train_tokenizer(vocabulary=100),
+    }.items():
+        with pytest.raises(HybretError, match=message):
+            call()

@@ -70,8 +70,7 @@ def test_small_evaluation_runs(tiny, tmp_path):
     assert rows["jrt", PREFILL, "inside"]["accuracy"] == 0
     exact = {(row["needle"], row["condition"]): row["exact"] for row in found["facts"]}
     assert (exact["random words", ALL], exact["random words", GENERATION]) == (1, 0)
-    assert len(found["examples"]) == 13 + 10 + 1 + 2 and found["essays"] is None
-    assert json.loads(json.dumps(found)) == found
+    assert len(found["examples"]) == 13 + 10 + 1 + 2 and json.loads(json.dumps(found)) == found
     assert len(targets(found)) == 16 and targets(found)["lists of random words"] == (1, 0.97)
 
 
@@ -94,11 +93,8 @@ def test_the_best_run_ships_and_a_control_is_told_beside_it(trained_jamba, tmp_p
         ship("jamba-tiny", runs, tmp_path / "jamba-tiny")
     monkeypatch.setitem(RECIPES, "jamba-tiny", replace(RECIPES["jamba-tiny"], steps=1))
     ship("jamba-tiny", runs, tmp_path / "jamba-tiny")
-    assert [row.get("ships", False) for row in json.loads((tmp_path / "jamba-tiny/seeds.json").read_text())] == [
-        0,
-        1,
-        0,
-    ]
+    ships = [row.get("ships", False) for row in json.loads((tmp_path / "jamba-tiny" / "seeds.json").read_text())]
+    assert ships == [False, True, False]
     text = write_card(tmp_path / "jamba-tiny").read_text()
     assert "| 0, **ships** | 2.0000 |" in text and "| 0, without attention | 1.0000 |" in text
     assert "--name jamba-tiny --seed 0 --compile" in text
