@@ -34,6 +34,7 @@ class Family:
     cache: str | None = None  # the family's own cache class
     feed_forward: str | None = None  # the attribute of a layer that is its feed-forward network
     defects: Mapping[str, str] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)  # interventions on its mixers that cannot act, and why
 
 
 _SMALL: Fields = dict(
@@ -115,6 +116,7 @@ FAMILIES: dict[str, Family] = {
         dict(_SMALL, num_hidden_layers=4, layer_types=["full_attention", "linear_attention"] * 2, head_dim=16,
              num_local_experts=4, block_size=8),
         cache="MiniMaxCache",
+        refuses=dict(Memoryless="its mixer lets nobody in", NoConvolution="it has no short convolution"),
     ),
 }  # fmt: skip
 

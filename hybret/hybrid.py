@@ -89,6 +89,10 @@ class Hybrid:
         """What hybret knows of the model's family."""
         return traits(self.family)
 
+    def layers_with(self, *kinds: str) -> tuple[int, ...]:
+        """Indices of the layers that mix tokens with one of "attention", "recurrence" and "convolution"."""
+        return tuple(i for i, mixer in enumerate(mixers(self.net.config)) if any(kind in mixer for kind in kinds))
+
     @property
     def has_random_weights(self) -> bool:
         """Whether the weights are random, so that its answers mean nothing."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from hybret.errors import HybretError
 from hybret.files import digest
-from hybret.interventions import PHASES, Actions, Elementary, Intervention, KeepHeads, require
+from hybret.interventions import PHASES, Actions, Elementary, Intervention, Mix, Reweight, require
 
 if TYPE_CHECKING:
     from hybret.engine.keys import Question, Spans
@@ -52,26 +53,29 @@ def resolve(condition: Intervention, model: Hybrid, recipe: Recipe) -> Resolved:
         _check_fits(part, model)
     applied = recipe.jamba_manipulation == "acts" or model.family != "jamba"  # the authors' code never does so there
     prefill, generation = (
-        tuple(a for a in condition.at(phase) if (a.k < model.heads if isinstance(a, KeepHeads) else applied))
+        tuple(a for a in condition.at(phase) if a.changes(model) and (applied or not isinstance(a, Reweight)))
         for phase in PHASES
     )
+    for actions in (prefill, generation):
+        mixes = [a for a in actions if isinstance(a, Mix)]
+        for a, b in permutations(mixes, 2):
+            if a.silences and set(a.layers or a.places(model)) & set(b.layers or b.places(model)):
+                raise HybretError(
+                    f"{b.label} beside {a.label} would do nothing, whose layers give nothing of their own; leave it "
+                    "out, or name other layers"
+                )
     versions = sorted({_version(type(a)) for a in prefill + generation} - {""})
     return Resolved(prefill, generation, " @ ".join([f"{prefill!r} | {generation!r}", *versions]))
 
 
 def _check_fits(part: Elementary, model: Hybrid) -> None:
-    if isinstance(part, KeepHeads):
-        if part.layers is not None:
-            raise HybretError(f"{part!r} names layers, and heads are chosen in all of them; leave `layers` out")
-        if part.k > model.heads:
-            raise HybretError(
-                f"k is {part.k}, but this model has {model.heads} heads; choose k from 0 to {model.heads}"
-            )
     if part.layers is not None and not part.layers:
         raise HybretError(f"{part!r} names no layer, so it would never act; name some, or leave `layers` out")
-    if wrong := set(part.layers or ()) - set(model.attention_layers):
-        layers = ", ".join(map(str, model.attention_layers))
-        raise HybretError(f"layer {min(wrong)} is no attention layer of this model; choose some of {layers}")
+    part.check(model)
+    if wrong := set(part.layers or ()) - set(places := part.places(model)):
+        kind = " or ".join(part.kinds) if isinstance(part, Mix) else "attention"
+        layers = ", ".join(map(str, places))
+        raise HybretError(f"layer {min(wrong)} is no {kind} layer of this model; choose some of {layers}")
     if unknown := set(part.needs) - {"needle", "question"}:
         raise HybretError(f"{part!r} needs {unknown.pop()!r}; what a prompt may have is needle and question")
 

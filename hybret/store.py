@@ -7,12 +7,9 @@ processes may fill one folder at once.
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +21,7 @@ import transformers
 from hybret import __version__
 from hybret.errors import HybretError
 from hybret.files import digest, read_table, write_table, write_whole, writing
+from hybret.provenance import ENGINE_DIGEST, HERE, PACKAGE_DIGEST, RUN_FILE, commit
 from hybret.weights import check_state
 
 if TYPE_CHECKING:
@@ -31,21 +29,11 @@ if TYPE_CHECKING:
     from hybret.hybrid import Hybrid
     from hybret.recipe import Recipe
 
-RUN_FILE = "run.json"
 REMEDY = "choose a folder you may write to for `out`"
 ABANDONED = 3600
 """Seconds after which an unfinished file is nobody's: its process was killed."""
 UNUSED = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # of a configuration
-HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow")
-# Modules that decide, beside those of hybret/engine, what a model answers.
-DECIDING = ("checkpoints", "devices", "families", "hybrid", "interventions", "models", "recipe", "resolving", "weights")
-# Read once, with the code: a module edited while a run goes on does not change the run's name.
-_PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
-PACKAGE_DIGEST = digest(*_PACKAGE)
-ENGINE_DIGEST = digest(
-    *(path for path in _PACKAGE if path.parent == HERE / "engine" or (path.parent == HERE and path.stem in DECIDING))
-)
 
 
 class Answer(NamedTuple):
@@ -101,31 +89,6 @@ def facts(model: Hybrid) -> dict[str, Any]:
         # Of a model of the hub: the commit that its name stood for when it was loaded.
         "revision": getattr(model.net.config, "_commit_hash", None),
     }
-
-
-@cache
-def commit(folder: Path) -> dict[str, Any]:
-    """The git commit of a folder, and whether its tracked files differ from it; None where git does not say.
-
-    The environment variable ``HYBRET_COMMIT`` may name the commit of code that was copied without its history.
-    """
-
-    # git gives its hooks GIT_DIR and more, which name the repository of the hook.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*words: str) -> str:
-        try:
-            command = ["git", *words]
-            return subprocess.check_output(
-                command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, text=True
-            ).strip()
-        except (OSError, subprocess.CalledProcessError):
-            return ""
-
-    if not git("ls-files", "--", "."):  # a package installed below somebody else's repository
-        return {"commit": os.environ.get("HYBRET_COMMIT"), "dirty": None}
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-    return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(changes)}
 
 
 def name_of(facts: Any) -> str:

@@ -19,7 +19,8 @@ from hybret.engine import decode
 from hybret.engine.schedule import Timings, answer_key, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
 from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
-from hybret.interventions import PHASES, Intervention, KeepHeads, PerPhase
+from hybret.interventions import PHASES, Intervention, PerPhase
+from hybret.interventions.heads import KeepHeads
 from hybret.models import Model, check_prompts
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED, Recipe

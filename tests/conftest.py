@@ -116,14 +116,13 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
-def page(chromium):
-    """A browser page that reads files alone.
+def window(browser):
+    """A browser page that reads files alone, for a fixture.
 
-    ``page.requests`` lists every URL it asked for besides files, each of them refused; ``page.problems`` what the
-    console called an error, and exceptions of scripts.
+    Its ``requests`` lists every URL it asked for besides files, each of them refused; ``problems`` what the console
+    called an error, and exceptions of scripts.
     """
-    context = chromium.new_context(viewport={"width": 1200, "height": 900})
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
     found = context.new_page()
     found.requests, found.problems = [], []
 
@@ -139,3 +138,8 @@ def page(chromium):
     found.on("pageerror", lambda error: found.problems.append(str(error)))
     yield found
     context.close()
+
+
+@pytest.fixture
+def page(chromium):
+    yield from window(chromium)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybret import Binary, Compose, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
+from hybret import Binary, Compose, Keep, KeepHeads, Mass, Null, Omit, OmitHeads, Only, OnlyHeads, PerPhase
 
 
 def acting(intervention, phase):
@@ -63,6 +63,17 @@ def needle_tokens(where, recipe):
     return {p - early for first, end in copies for p in range(first, end) if p >= early}
 
 
+def noise(*numbers):
+    """32 bits of several numbers: each is mixed in by the finaliser of MurmurHash3."""
+    mixed, *rest = numbers
+    for number in rest:
+        mixed = ((mixed ^ number) + 0x9E3779B9) % 2**32
+        mixed = (mixed ^ mixed >> 16) * 0x85EBCA6B % 2**32
+        mixed = (mixed ^ mixed >> 13) * 0xC2B2AE35 % 2**32
+        mixed ^= mixed >> 16
+    return mixed
+
+
 def layer(q, k, v, scaling, intervention, where, recipe):
     """What one row's attention layer gives, before heads are silenced, and what decides which are.
 
@@ -95,12 +106,11 @@ def layer(q, k, v, scaling, intervention, where, recipe):
             score = k[h // groups] @ q[h, i] * scaling
             raised = np.where(seen[i], np.exp(score - score[seen[i]].max()), 0)
             plain[h, i] = raised / raised.sum()
-    actions = acting(intervention, where.phase)
+    actions = [a for a in acting(intervention, where.phase) if a.layers is None or where.layer in a.layers]
     weights = plain.copy()
     for action in actions:
-        if isinstance(action, KeepHeads) or (where.family == "jamba" and recipe.jamba_manipulation == "no-op"):
-            continue
-        if isinstance(action, Only) and action.layers is not None and where.layer not in action.layers:
+        gate = isinstance(action, (KeepHeads, OnlyHeads, OmitHeads))
+        if gate or (where.family == "jamba" and recipe.jamba_manipulation == "no-op"):
             continue
         if where.phase == "generation" and recipe.out_of_window == "untouched" and not (seen & on_needle).any():
             continue
@@ -112,9 +122,17 @@ def layer(q, k, v, scaling, intervention, where, recipe):
             output[h, i] = weights[h, i] @ v[h // groups]
             untouched[h, i] = plain[h, i] @ v[h // groups]
     choices = []
+    for action in (a for a in actions if isinstance(a, (OnlyHeads, OmitHeads))):
+        named = np.array([((where.layer, h) in action.heads) == isinstance(action, OnlyHeads) for h in range(heads)])
+        choices.append(("named", int(named.sum()), 1.0 - named[:, None].repeat(queries, 1)))
     for action in (a for a in actions if isinstance(a, KeepHeads) and a.k < heads):
-        if action.metric == "entropy":
-            scores = [[entropy(plain[h, i], recipe) for i in range(queries)] for h in range(heads)]
+        if "entropy" in action.metric:
+            sign = -1 if action.metric == "highest entropy" else 1
+            scores = [[sign * entropy(plain[h, i], recipe) for i in range(queries)] for h in range(heads)]
+        elif action.metric == "needle":
+            scores = -np.minimum(plain[..., on_needle].sum(-1), 1 - 1e-5)
+        elif action.metric == "random":
+            scores = [[float(noise(action.seed, where.layer, at, h)) for at in at_query] for h in range(heads)]
         else:
             normed = {"output-norm": untouched, "weight-norm": plain}[action.metric]
             scores = [[-math.sqrt((normed[h, i] ** 2).sum()) for i in range(queries)] for h in range(heads)]

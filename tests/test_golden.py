@@ -28,6 +28,8 @@ from hybret import Binary, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
 
 FOLDER = Path(__file__).parent / "golden"
 MODELS = ("griffin-tiny", "griffin-small", "jamba-tiny", "random-griffin", "random-jamba")
+RUNS = [(name, recipe) for name in MODELS for recipe in ("CORRECTED", "PAPER")]
+RUNS.remove(("griffin-small", "PAPER"))  # it takes the ways of griffin-tiny
 STEPS = 8
 # Random models answer differently under nearly everything and take little time; organisms give answers that mean
 # something, and some of their prompts are longer than the window of 256 tokens.
@@ -181,8 +183,7 @@ def assert_as_recorded(name, new):
     assert not changed, f"{name}.json was recorded with {was}; this is {environment()}"
 
 
-@pytest.mark.parametrize("recipe", ["CORRECTED", "PAPER"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "recipe"), RUNS)
 def test_rows_are_as_recorded(name, recipe):
     assert_as_recorded(f"{name}-{recipe}", sweep_of(name, recipe))
 
@@ -203,7 +204,7 @@ def record(prefix=""):
     """Write the files whose names begin with `prefix` from what the code gives now."""
     torch.set_num_threads(THREADS)
     FOLDER.mkdir(exist_ok=True)
-    made = {f"{name}-{recipe}": (sweep_of, name, recipe) for name in MODELS for recipe in ("CORRECTED", "PAPER")}
+    made = {f"{name}-{recipe}": (sweep_of, name, recipe) for name, recipe in RUNS}
     for file, (make, *given) in {**made, "benchmark": (benchmark,)}.items():
         if file.startswith(prefix):
             kept = {"environment": environment(), **make(*given)}

@@ -20,7 +20,7 @@ from tiny_book import tiny
 
 import hybret as hb
 from book.runner.build import BuildError, build
-from hybret import HybretError, KeepHeads, Needle, Omit, Reweight, harness, store
+from hybret import HybretError, KeepHeads, Needle, Omit, Reweight, harness, provenance, store
 from hybret.devices import Budget
 from hybret.engine.likelihood import log_likelihoods
 from hybret.engine.schedule import answer_key
@@ -286,13 +286,13 @@ def test_a_window_that_the_attention_does_not_use_is_not_believed(tmp_path):
 def test_the_commit_is_that_of_the_code_whatever_a_hook_sets(tmp_path, monkeypatch, variable):
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "other"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *command], cwd=tmp_path, check=True)
-    truth = dict(store.commit.__wrapped__(store.HERE))
+    truth = dict(provenance.commit.__wrapped__(provenance.HERE))
     monkeypatch.setenv(variable, str(tmp_path / ".git" if variable == "GIT_DIR" else tmp_path))
-    assert store.commit.__wrapped__(store.HERE) == truth
+    assert provenance.commit.__wrapped__(provenance.HERE) == truth
 
 
 def test_a_commit_that_git_does_not_say_is_not_clean(tmp_path):
-    assert store.commit.__wrapped__(tmp_path) == {"commit": os.environ.get("HYBRET_COMMIT"), "dirty": None}
+    assert provenance.commit.__wrapped__(tmp_path) == {"commit": os.environ.get("HYBRET_COMMIT"), "dirty": None}
 
 
 def test_home_is_meant_by_a_tilde(griffin, tmp_path, monkeypatch):

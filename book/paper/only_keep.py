@@ -18,7 +18,8 @@ from book.paper.chapter import Chapter, with_needle
 from hybret import metrics
 from hybret.errors import HybretError
 from hybret.explorer.record import look
-from hybret.interventions import Binary, Intervention, Keep, Mass, Null, Omit, Only, PerPhase
+from hybret.interventions import Intervention, Keep, PerPhase
+from hybret.interventions.weights import Binary, Mass, Null, Omit, Only
 from hybret.models import Model
 from hybret.prompts import Prompt
 from hybret.recipe import Recipe

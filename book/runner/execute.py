@@ -22,7 +22,7 @@ import hybret
 from book.runner.outputs import without_bars
 from book.runner.runs import Project, Run
 from hybret.files import digest
-from hybret.store import commit
+from hybret.provenance import commit
 
 # No progress bars among a page's results (`without_bars` catches those of other libraries); and memory that glibc would
 # give back to the system after every large tensor is kept (a third of the time of decoding many Jamba rows).

@@ -17,7 +17,7 @@ import nbformat
 from book.runner.runs import Project, Run
 from hybret.errors import HybretError
 from hybret.files import write_whole
-from hybret.store import ENGINE_DIGEST, RUN_FILE
+from hybret.provenance import ENGINE_DIGEST, RUN_FILE
 
 LARGEST = 8 << 20
 """Bytes of a notebook that may be published: more is a figure with too many points, and burdens every clone."""

@@ -29,7 +29,9 @@ from hybret.engine.attach import implementation
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Timings, answer_key
 from hybret.errors import HybretError, one_of
-from hybret.interventions import Intervention, KeepHeads, Omit, table1_conditions
+from hybret.interventions import Intervention
+from hybret.interventions.heads import KeepHeads
+from hybret.interventions.weights import Omit, table1_conditions
 from hybret.models import Model
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED

@@ -25,7 +25,7 @@ from hybret.engine import attention
 from hybret.engine.context import ForwardContext, forward_context
 from hybret.errors import HybretError
 from hybret.families import PAPER_MODELS, paper_config
-from hybret.interventions import KeepHeads
+from hybret.interventions.heads import KeepHeads
 from hybret.recipe import CORRECTED
 
 SHAPE = "ai21labs/AI21-Jamba-Mini-1.6"

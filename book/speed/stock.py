@@ -17,7 +17,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from hybret.interventions import Binary, Intervention, KeepHeads, Mass, Null, Omit, Only
+from hybret.interventions import Intervention
+from hybret.interventions.heads import SURE, KeepHeads, OmitHeads, OnlyHeads
+from hybret.interventions.weights import Binary, Mass, Null, Omit, Only
 from hybret.models import Model
 from hybret.prompts import Prompt
 
@@ -62,20 +64,30 @@ def _attention(
     outputs = []
     for part, actions in ((slice(0, last), state.prefill), (slice(last, last + 1), state.generation)):
         if part.stop > part.start:
+            shown, layer = keys | {"self": itself[part]}, module.layer_idx
             active = [a for a in actions if module.layer_idx in (getattr(a, "layers", None) or [module.layer_idx])]
-            outputs.append(_act(active, weights[:, :, part], visible[:, :, part], keys | {"self": itself[part]}, value))
+            outputs.append(_act(layer, active, weights[:, :, part], visible[:, :, part], shown, value))
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), weights
 
 
 def _act(
-    actions: Sequence[Intervention], weights: Tensor, visible: Tensor, keys: dict[str, Tensor], value: Tensor
+    layer: int,
+    actions: Sequence[Intervention],
+    weights: Tensor,
+    visible: Tensor,
+    keys: dict[str, Tensor],
+    value: Tensor,
 ) -> Tensor:
     used, kept, needle = weights, None, keys["needle"]
     for action in actions:
         if isinstance(action, KeepHeads):
-            entropy = -torch.special.xlogy(weights, weights).sum(-1)
-            rank = entropy.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+            entropy, mass = -torch.special.xlogy(weights, weights).sum(-1), (weights * needle).sum(-1)
+            score = {"entropy": entropy, "highest entropy": -entropy, "needle": -mass.clamp_max(SURE)}[action.metric]
+            rank = score.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
             kept = rank < action.k
+        elif isinstance(action, OnlyHeads | OmitHeads):
+            named = [(layer, head) in action.heads for head in range(weights.shape[1])]
+            kept = (torch.tensor(named, device=weights.device) == isinstance(action, OnlyHeads))[:, None]
         elif isinstance(action, Omit):
             used = used * ~needle
         elif isinstance(action, Only):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hybret.engine import attention
+from hybret.engine import attention, mixers
 from hybret.engine.context import ForwardContext, Spans, check_layers_called, forward_context, guarded
+from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
-from hybret.interventions import PHASES, Intervention, Keep, Phase
+from hybret.interventions import PHASES, Intervention, Keep, Mix, Phase
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import Resolved, check_needs, resolve
@@ -79,7 +80,8 @@ def implementation(net: Any, name: str = attention.NAME) -> Iterator[None]:
     before = net.config._attn_implementation
     net.set_attn_implementation(name)
     try:
-        yield
+        with mixers.listening(net) if name == attention.NAME != before else nullcontext():
+            yield
     finally:
         net.set_attn_implementation(before)
 
@@ -105,7 +107,8 @@ def attach(
     current = Attached(model, intervention, resolved, recipe, Trace(keep_weights=weights))
     token = _ATTACHED.set(current)
     try:
-        with implementation(model.net), guarded(model.net.config):
+        mixes = any(isinstance(action, Mix) for action in resolved.prefill + resolved.generation)
+        with implementation(model.net), guarded(model.net.config), parallel_scans() if mixes else nullcontext():
             yield current.trace
     finally:
         _ATTACHED.reset(token)

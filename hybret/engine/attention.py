@@ -16,7 +16,8 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from hybret.engine import streaming
 from hybret.engine.context import ForwardContext, current_context
-from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.entropy import head_entropy
+from hybret.engine.gates import gated
 from hybret.errors import HybretError
 
 NAME = "hybret"
@@ -75,16 +76,16 @@ def attention(
         return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
     used = _reweighted(weights, attention_mask, context, layer)
     output = _grouped_matmul(used, value)
-    kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
-    for metric, (rows, k) in context.gates.items():
-        if metric == "entropy":
-            score = head_entropy(exact if len(rows) == len(exact) else exact[rows], context.recipe)
-        else:
-            normed = weights[rows] if metric == "weight-norm" else _grouped_matmul(weights[rows], value[rows])
-            score = -normed.float().norm(dim=-1)
-        kept = kept.index_copy(0, rows, kept[rows] & keep_lowest(score, k, context.recipe))
-    if context.gates:
-        output = output * kept[..., None]
+
+    def measure(rows: Tensor, name: str) -> Tensor:
+        if name == "entropy":
+            return head_entropy(exact if len(rows) == len(exact) else exact[rows], context.recipe)
+        if name == "needle":
+            return (exact[rows] * context.keys(key.shape[2], rows).needle[:, None, None]).sum(-1)
+        normed = weights[rows] if name == "weight-norm" else _grouped_matmul(weights[rows], value[rows])
+        return normed.float().norm(dim=-1)
+
+    output, kept = gated(output, context, layer, measure)
     if context.trace is not None:
         needle = context.keys(key.shape[2]).needle[:, None, None, :]
         context.trace.add(

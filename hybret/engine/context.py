@@ -16,7 +16,7 @@ from torch import Tensor
 from hybret.engine.keys import Keys, Question, Spans, needle_of
 from hybret.errors import HybretError
 from hybret.families import attention_layers
-from hybret.interventions import Actions, KeepHeads, Phase, Reweight
+from hybret.interventions import Actions, Gate, Mix, Phase, Reweight
 
 if TYPE_CHECKING:
     from hybret.engine.attach import Trace
@@ -42,7 +42,9 @@ class ForwardContext:
     questions: Sequence[Question] = ()
     outputs: Tensor | None = field(init=False, default=None)  # of the layer that streamed last, for all rows
     calls: Counter[int] = field(init=False, default_factory=Counter)  # of attention, by layer
-    gates: dict[str, tuple[Tensor, Tensor]] = field(init=False, default_factory=dict)  # by metric: rows, and their k
+    gates: list[tuple[Gate, Tensor, Tensor]] = field(init=False, default_factory=list)  # on which rows, with which k
+    mixes: list[tuple[Mix, Tensor]] = field(init=False, default_factory=list)  # on which rows
+    mixed: Counter[int] = field(init=False, default_factory=Counter)  # calls of mixers in which any of them acted
     changes: list[tuple[Reweight, Tensor]] = field(init=False, default_factory=list)  # in order, and on which rows
     needle_bounds: Tensor = field(init=False)  # (rows, copies, 2)
     question_bounds: Tensor = field(init=False)  # (rows, 2)
@@ -51,8 +53,9 @@ class ForwardContext:
     def __post_init__(self) -> None:
         # Once per phase, not once per layer and step.
         device = self.last.device
-        gates: dict[str, dict[int, int]] = {}
+        gates: dict[Gate, dict[int, int]] = {}
         changes: dict[tuple[int, Reweight], list[int]] = {}
+        mixes: dict[Mix, list[int]] = {}
         self.questions = self.questions or [None] * len(self.rows)
         for row, (actions, question) in enumerate(zip(self.rows, self.questions, strict=True)):
             for order, action in enumerate(actions):
@@ -60,15 +63,18 @@ class ForwardContext:
                     raise HybretError(
                         f"{action.label} needs the question, and a row does not say where its question is"
                     )
-                if isinstance(action, KeepHeads):
-                    ks = gates.setdefault(action.metric, {})
+                if isinstance(action, Gate):
+                    ks = gates.setdefault(action.group, {})
                     ks[row] = min(action.k, ks.get(row, action.k))
+                elif isinstance(action, Mix):
+                    mixes.setdefault(action, []).append(row)
                 elif isinstance(action, Reweight):
                     changes.setdefault((order, action), []).append(row)
-        self.gates = {
-            metric: (torch.tensor(list(ks), device=device), torch.tensor(list(ks.values()), device=device))
-            for metric, ks in gates.items()
-        }
+        self.gates = [
+            (gate, torch.tensor(list(ks), device=device), torch.tensor(list(ks.values()), device=device))
+            for gate, ks in gates.items()
+        ]
+        self.mixes = [(action, torch.tensor(rows, device=device)) for action, rows in mixes.items()]
         self.changes = [
             (action, torch.tensor(rows, device=device))
             for (_, action), rows in sorted(changes.items(), key=lambda item: item[0][0])
@@ -81,13 +87,13 @@ class ForwardContext:
         self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2)
         # The weights need not be formed if nobody records them, and no row's outputs change twice.
         once = [row for rows in changes.values() for row in rows]
-        once += gates.get("output-norm", ())  # it looks at the untouched outputs
+        once += [row for gate, ks in gates.items() if gate.measure == "output-norm" for row in ks]  # untouched ones
         streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
         self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
 
     @property
     def acts(self) -> bool:
-        return bool(self.gates or self.changes or self.trace)
+        return bool(self.gates or self.changes or self.mixes or self.trace)
 
     def on(self, device: torch.device) -> ForwardContext:
         """The same for a layer on another device, where a model is spread over several."""
@@ -96,7 +102,7 @@ class ForwardContext:
         moved = copy.copy(self)  # it counts its calls in the same place
         for name in ("last", "needle_bounds", "question_bounds"):
             setattr(moved, name, getattr(self, name).to(device))
-        moved.gates = {metric: (rows.to(device), k.to(device)) for metric, (rows, k) in self.gates.items()}
+        moved.gates = [(gate, rows.to(device), k.to(device)) for gate, rows, k in self.gates]
         moved.changes = [(action, rows.to(device)) for action, rows in self.changes]
         return moved
 
@@ -121,6 +127,14 @@ class ForwardContext:
         self.calls[int(layer)] += 1
         return int(layer)
 
+    def gates_in(self, layer: int) -> list[tuple[Gate, Tensor, Tensor]]:
+        """What silences heads in this layer, on which rows, and how many each of these keeps."""
+        return [found for found in self.gates if found[0].layers is None or layer in found[0].layers]
+
+    def mixes_in(self, layer: int) -> list[tuple[Mix, Tensor]]:
+        """What acts on the mixer of this layer that is not attention, and on which rows."""
+        return [(action, rows) for action, rows in self.mixes if action.layers is None or layer in action.layers]
+
     def changes_in(self, layer: int) -> list[tuple[Reweight, Tensor]]:
         """What acts on the weights in this layer, in order, and on which rows."""
         return [(action, rows) for action, rows in self.changes if action.layers is None or layer in action.layers]
@@ -133,14 +147,19 @@ def check_layers_called(context: ForwardContext, model: Hybrid, passes: int = 1)
     """
     if not context.acts:
         return
-    for layer in {*model.attention_layers, *context.calls}:
-        if context.calls[layer] != (expected := passes if layer in model.attention_layers else 0):
-            raise HybretError(
-                f"in {context.phase}, attention acted {context.calls[layer]} times instead of {expected} in layer "
-                f"{layer} of {model.name}, so nothing measured here would mean anything; see `hybret verify`, and "
-                "report the model and the version of transformers"
-            )
-    context.calls.clear()
+    mixing = {layer for action, _ in context.mixes for layer in action.layers or action.places(model)}
+    for what, calls, layers in (
+        ("attention", context.calls, {*model.attention_layers}),
+        ("the recurrent mixer", context.mixed, mixing),
+    ):
+        for layer in {*layers, *calls}:
+            if calls[layer] != (expected := passes if layer in layers else 0):
+                raise HybretError(
+                    f"in {context.phase}, {what} acted {calls[layer]} times instead of {expected} in layer {layer} of "
+                    f"{model.name}, so nothing measured here would mean anything; see `hybret verify`, and report the "
+                    "model and the version of transformers"
+                )
+        calls.clear()
 
 
 _CONTEXT: ContextVar[ForwardContext | None] = ContextVar("hybret_context", default=None)

@@ -129,7 +129,7 @@ def prefill_chunk(
     position = state.position + (until - read)
     places, questions = [spans] * len(rows), [question] * len(rows)
     context = ForwardContext("prefill", rows, places, position - 1, recipe, trace, streaming, questions=questions)
-    shared = context.streams and len(rows) > 1 and first_o_proj(model) is not None
+    shared = context.streams and not context.mixes and len(rows) > 1 and first_o_proj(model) is not None
     state = state if shared else state.unshared()
     inputs = torch.tensor([list(ids[read:until])], device=device).expand(1 if shared else len(rows), -1)
     positions = torch.arange(read, until, device=device).expand(len(inputs), -1)

@@ -25,7 +25,7 @@ from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, map_cache
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
-from hybret.interventions import Actions, Intervention, Keep, KeepHeads
+from hybret.interventions import Actions, Intervention, Mix, Reweight
 from hybret.recipe import Recipe
 from hybret.resolving import resolve
 
@@ -43,7 +43,7 @@ def log_likelihoods(
     recipe: Recipe,
     budget: Budget | None = None,
 ) -> list[list[Answer]]:
-    """Score every continuation under every condition (`KeepHeads` in prefill); by condition, then by request.
+    """Score every continuation under every condition, as in prefill; by condition, then by request.
 
     Log-softmax and sum are computed in float32: in bf16 exact ties between the choices are common. `budget` is of one
     pass, over all conditions; default what fits on the device.
@@ -65,7 +65,9 @@ def log_likelihoods(
     together = common > 0 and decode.first_o_proj(model) is not None
     answers: dict[Actions, list[Answer]] = {}
     with parallel_scans(), implementation(model.net):
-        for group in [distinct] if together else [[actions] for actions in distinct]:
+        # What is done to a recurrence is seen below the first attention layer.
+        shared = [a for a in distinct if together and not any(isinstance(part, Mix) for part in a)]
+        for group in [*([shared] if shared else []), *([a] for a in distinct if a not in shared)]:
             reader = _Reader(model, group, recipe, budget, len(requests))
             answers |= dict(zip(group, reader.read_all(texts, common), strict=True))
     return [answers[actions] for actions in acting]
@@ -82,9 +84,10 @@ class _Text:
 def check(model: Hybrid, condition: Intervention, recipe: Recipe) -> Actions:
     """What a condition does in prefill; what cannot act on a log-likelihood is refused."""
     resolved = resolve(condition, model, recipe)
-    if not isinstance(condition, (Keep, KeepHeads)):
+    parts = [part for part, _ in condition.parts()]
+    if any(part.needs or isinstance(part, Reweight) for part in parts):
         raise HybretError(f"{condition!r} cannot be run on a benchmark, whose prompts hold no needle; use KeepHeads")
-    if not isinstance(condition, Keep) and not condition.at("prefill"):
+    if parts and not condition.at("prefill"):
         raise HybretError(
             f"{condition!r} would never act: a log-likelihood has no generation steps; use during='both', the paper's "
             "prefill version"

@@ -5,11 +5,13 @@ The stock PyTorch path runs one Python iteration per token, nearly all of the ti
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,27 @@ from hybret.engine.recurrences import linear_scan, selective_scan, selective_ste
 _lock = threading.Lock()
 _depth = 0
 _originals: list[tuple[Any, str, Callable[..., Any]]] = []
+SCANS: dict[str, tuple[int, dict[str, Any]]] = {
+    "mamba_selective_scan": (2, {}),
+    "mamba2_chunk_scan": (1, {"chunk_size": 1}),
+    "torch_chunk_gated_delta_rule": (1, {"chunk_size": 1}),
+    "chunk_kimi_delta_attention": (1, {"chunk_size": 1}),
+}
+"""transformers' scans of whole texts: the dimension of time in all that has three or more, and how one token is one."""
+
+
+class Forgetting(NamedTuple):
+    """What the mixer that runs now resets at every token, "state" or "convolution", in which rows, and what it has."""
+
+    rows: dict[str, Tensor]
+    done: set[str]
+
+    def take(self, what: str) -> Tensor | None:
+        self.done.add(what)
+        return self.rows.get(what)
+
+
+FORGETTING: ContextVar[Forgetting | None] = ContextVar("hybret_forgetting", default=None)
 _mamba_state: ContextVar[Tensor | None] = ContextVar("mamba_state", default=None)
 
 
@@ -47,6 +70,64 @@ def parallel_scans() -> Iterator[None]:
                 while _originals:
                     owner, name, original = _originals.pop()
                     setattr(owner, name, original)
+
+
+def _forgetting(what: str) -> Tensor | None:
+    now = FORGETTING.get()
+    return None if now is None else now.take(what)
+
+
+def _last_tap(out: Tensor, x: Tensor, conv: Callable[..., Tensor], weight: Tensor, *args: Any) -> Tensor:
+    """The output of a causal convolution of `x`, in the rows that forget of its last weight alone."""
+    if (rows := _forgetting("convolution")) is None:
+        return out
+    last = torch.cat([torch.zeros_like(weight[..., :-1]), weight[..., -1:]], -1)
+    return out.index_copy(0, rows, conv(x[rows], last, *args)[..., : out.shape[-1]].to(out.dtype))
+
+
+def _forgetful(modeling: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The functions of a modeling module through which its mixers reset what `FORGETTING` says."""
+    conv, update = modeling.causal_conv1d_fn, modeling.causal_conv1d_update
+
+    def conv_fn(hidden_states, weight, bias=None, activation=None, **kwargs):
+        out = conv(hidden_states, weight, bias, activation, **kwargs)
+        return _last_tap(out, hidden_states, conv, weight, bias, activation)
+
+    def conv_update(hidden_states, conv_state, weight, bias=None, activation=None):
+        out = update(hidden_states, conv_state, weight, bias, activation)
+        return _last_tap(out, hidden_states, conv, weight, bias, activation)
+
+    yield from (("causal_conv1d_fn", conv_fn), ("causal_conv1d_update", conv_update))
+    for name in SCANS.keys() & vars(modeling).keys():
+        yield name, _resetting(getattr(modeling, name), *SCANS[name])
+
+
+def _resetting(scan: Callable[..., Any], time: int, short: dict[str, Any]) -> Callable[..., Any]:
+    """The same scan; the rows that forget are read a second time, with each token a text of its own."""
+
+    def both(*args, **kwargs):
+        found = scan(*args, **kwargs)
+        if (rows := _forgetting("state")) is None:
+            return found
+
+        def alone(x):
+            if not isinstance(x, Tensor) or x.ndim < 3:
+                return x
+            return x[rows].movedim(time, 1).flatten(0, 1).unsqueeze(time)
+
+        named = {key: None if key.startswith("initial") else alone(x) for key, x in kwargs.items()}
+        apart = scan(*map(alone, args), **named | short)
+        outs: Any
+        states: Any
+        outs, states = zip(found, apart, strict=True) if isinstance(found, tuple) else ((found, apart), (None, None))
+        out = outs[1].squeeze(time).unflatten(0, (len(rows), -1)).movedim(1, time)
+        out = outs[0].index_copy(0, rows, out.to(outs[0].dtype))
+        if states[0] is None:
+            return (out, None) if isinstance(found, tuple) else out
+        last = states[1].unflatten(0, (len(rows), -1))[:, -1]
+        return out, states[0].index_copy(0, rows, last.to(states[0].dtype))
+
+    return both
 
 
 def _patch() -> None:
@@ -78,6 +159,8 @@ def _patch() -> None:
         return states
 
     def rnn_scan(self, hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype=torch.float32):
+        if (rows := _forgetting("state")) is not None:
+            reset = reset.expand(len(hidden_states), -1, -1).index_fill(0, rows, True)
         if hidden_states.shape[1] == 1:
             return stock_rnn(self, hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype)
         decay = recurrent_gate * ~reset
@@ -87,16 +170,18 @@ def _patch() -> None:
     def block_forward(self, input_states, position_ids, attention_mask, use_cache=True, **kwargs):
         rows, time, _ = input_states.shape
         before = self.conv1d_state if use_cache else None
-        if time == 1 or before is None:
+        forgetting = FORGETTING.get()
+        if (time == 1 or before is None) and (forgetting is None or "convolution" not in forgetting.rows):
             return stock_block(self, input_states, position_ids, attention_mask, use_cache, **kwargs)
-        x = self.linear_x(input_states).transpose(1, 2)
-        if before.shape[0] != rows:
+        present = x = self.linear_x(input_states).transpose(1, 2)
+        if before is None or before.shape[0] != rows:
             before, self.rg_lru.recurrent_states = x.new_zeros(rows, x.shape[1], self.conv1d_width - 1), None
         # A text that begins here sees nothing of what the module read before.
         x = torch.cat([(before * (position_ids[:, :1, None] != 0)).to(x.dtype), x], -1)
-        self.conv1d_state = x[..., 1 - self.conv1d_width :].contiguous()
-        x = F.conv1d(x, self.conv_1d.weight, self.conv_1d.bias, groups=x.shape[1]).transpose(1, 2)
-        x = self.rg_lru(x, position_ids)
+        self.conv1d_state = x[..., 1 - self.conv1d_width :].contiguous() if use_cache else None
+        conv, weights = partial(F.conv1d, groups=x.shape[1]), (self.conv_1d.weight, self.conv_1d.bias)
+        x = _last_tap(conv(x, *weights), present, partial(conv, padding=self.conv1d_width - 1), *weights)
+        x = self.rg_lru(x.transpose(1, 2), position_ids)
         return self.linear_out(x * self.act_fn(self.linear_y(input_states))), None
 
     def mamba_scan(hidden_states, *args, **kwargs):
@@ -130,5 +215,13 @@ def _patch() -> None:
         (modeling_jamba, "mamba_selective_state_update", mamba_step),
         (mixer, "forward", mixer_forward),
     ):
-        _originals.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, ours)
+        _replace(owner, name, ours)
+    for modeling in [m for n, m in sys.modules.items() if n.startswith("transformers.models.")]:
+        if "causal_conv1d_fn" in vars(modeling):
+            for name, ours in _forgetful(modeling):
+                _replace(modeling, name, ours)
+
+
+def _replace(owner: Any, name: str, ours: Callable[..., Any]) -> None:
+    _originals.append((owner, name, getattr(owner, name)))
+    setattr(owner, name, ours)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.entropy import head_entropy
+from hybret.engine.gates import gated
 from hybret.engine.keys import StreamedLayer, hidden
 
 if TYPE_CHECKING:
@@ -165,27 +166,33 @@ def prefill(
     for action, rows, columns in changes:
         if (visible := action.visible(columns)) is not None:
             mixed[rows] = mixed[rows].masked_fill(~visible[:, None, :, None], 0)
-    output, lse, bits = attend(query, key, mixed, scaling, window, context.recipe, "entropy" in context.gates)
+    wanted = {gate.measure for gate, *_ in context.gates_in(layer)}
+    output, lse, bits = attend(query, key, mixed, scaling, window, context.recipe, "entropy" in wanted)
     for action, rows, columns in changes:
         streamed = action.streamed(StreamedLayer(query, key, value, output, lse, scaling, window, rows), columns)
         if streamed is not None:
             output[rows] = streamed
-    output = gated = _for_rows(output, rows_in_all)
-    for metric, (rows, k) in context.gates.items():
-        # Of several choices each looks at all heads, not at what the one before it left.
-        if metric == "weight-norm":
-            # sum(p * p) is exp(lse' - 2 lse), where lse' is that of the doubled scores: the less, the larger the norm.
-            score = lse - attend(query, key, value, 2 * scaling, window, context.recipe, False)[1] / 2
-            score[..., : key.shape[2] == query.shape[2]] = 0  # of one key, as the entropies in `attend`
-        elif metric == "output-norm":
-            score = -output.float().norm(dim=-1)
+    output = _for_rows(output, rows_in_all)
+
+    def measure(rows: Tensor, name: str) -> Tensor:
+        if name == "output-norm":
+            return output[rows].float().norm(dim=-1)
+        if name == "needle":
+            needle = context.keys(keys, rows).needle
+            columns = needle.any(0).nonzero()[:, 0]
+            q, k, v, nats = (_for_rows(x, rows_in_all) for x in (query, key, value, lse))
+            whole = StreamedLayer(q, k, v, output, nats, scaling, window, rows)
+            return whole.weights(needle[:, columns], columns)[0].sum(-1)
+        if name == "weight-norm":
+            # sum(p * p) is exp(lse' - 2 lse), where lse' is that of the doubled scores; this is the logarithm's half.
+            found = attend(query, key, value, 2 * scaling, window, context.recipe, False)[1] / 2 - lse
+            found[..., : keys == query.shape[2]] = 0  # of one key, as the entropies in `attend`
         else:
             assert bits is not None  # entropies were asked for
-            score = bits
-        kept = torch.ones(output.shape[:3], dtype=torch.bool, device=output.device)
-        kept[rows] = keep_lowest(_for_rows(score, rows_in_all)[rows], k, context.recipe)
-        gated = gated * kept[..., None]
-    return gated
+            found = bits
+        return _for_rows(found, rows_in_all)[rows]
+
+    return gated(output, context, layer, measure)[0]
 
 
 def _for_rows(x: Tensor, rows: int) -> Tensor:

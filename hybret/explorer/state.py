@@ -85,7 +85,8 @@ def _numbered(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows with the numbers of their series and step, and the series."""
     # The slider of a series runs over k in one version, or over the other conditions.
     metric = rows["intervention"].str.extract("metric='(?!entropy')([^']+)", expand=False)
-    setting = "k, " + rows["during"].map(lambda during: words("during", during)) + (", by " + metric).fillna("")
+    more = rows["intervention"].str.extract(r"metric=.*during='\w+'(, .+)\)$", expand=False).fillna("")
+    setting = "k, " + rows["during"].map(lambda during: words("during", during)) + (", by " + metric).fillna("") + more
     # The condition k = 5 of two sweeps is one step, whatever it was called there; what is not KeepHeads has no k.
     what = rows["intervention"].mask(rows["k"].notna(), "k=" + rows["k"].astype(str))
     rows = rows.assign(setting=setting.where(rows["k"].notna(), OTHER), what=what)

@@ -23,7 +23,8 @@ from hybret.errors import HybretError, check_conditions, integer
 from hybret.files import digest, read_table, tables, write_table, writing
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
-from hybret.interventions import Intervention, KeepHeads
+from hybret.interventions import Intervention
+from hybret.interventions.heads import KeepHeads
 from hybret.models import Model
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe

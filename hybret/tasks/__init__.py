@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hybret.prompts import Prompt
     from hybret.scoring import Rubric
 
-__getattr__, __dir__, _ = lazy_loader.attach(__name__, ["haystack", "niah"])
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, ["haystack", "language", "niah"])
 
 
 class Task(Protocol):

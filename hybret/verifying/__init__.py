@@ -26,7 +26,8 @@ from hybret.engine.attach import implementation
 from hybret.engine.decode import prompt_tokens
 from hybret.engine.state import merge
 from hybret.errors import HybretError, check_conditions, integer, printable
-from hybret.interventions import PHASES, Actions, Intervention, Keep, KeepHeads
+from hybret.interventions import PHASES, Actions, Intervention, Keep
+from hybret.interventions.heads import KeepHeads
 from hybret.models import Model, load
 from hybret.recipe import CORRECTED, PAPER
 from hybret.resolving import resolve

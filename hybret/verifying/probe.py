@@ -16,7 +16,8 @@ from hybret.engine.context import ForwardContext, Question, Spans, forward_conte
 from hybret.engine.decode import decode, prefill, prefill_chunk, prompt_tokens
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import State, empty_state, restore_recurrent
-from hybret.interventions import Actions, During, Elementary, KeepHeads
+from hybret.interventions import Actions, During, Elementary
+from hybret.interventions.heads import KeepHeads
 from hybret.models import Model
 from hybret.recipe import CORRECTED, Recipe
 from hybret.resolving import resolve

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
+from conftest import window
 from rich.console import Console
 
 from book.runner import build as book
@@ -31,6 +32,21 @@ def built(tmp_path_factory, chromium):
     (root / "hybret").symlink_to(REPO / "hybret")
     book.pages(Project(root), Console(file=io.StringIO()))
     return root / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def reader(chromium):
+    yield from window(chromium)
+
+
+@pytest.fixture
+def page(reader):
+    """One window for all pages, as a reader has it: a new one would cost as much as a page."""
+    reader.requests.clear()
+    reader.problems.clear()
+    reader.set_viewport_size({"width": 1200, "height": 900})
+    reader.emulate_media(media="screen")
+    return reader
 
 
 def lightness(page):

@@ -215,7 +215,7 @@ def stepped(rows):
 
 
 def test_a_curve_in_steps_is_judged_as_the_whole_one_and_what_lies_between_two_is_not_known():
-    for rows in (world(10), world(16), world(32)):
+    for rows in (world(10), world(32)):
         whole, steps = of_hypothesis("H1", rows), of_hypothesis("H1", stepped(rows))
         pd.testing.assert_series_equal(whole["verdict"], steps["verdict"])
     late = world(32, **{f"g{k}": 0 for k in range(13)})  # gone at k = 12; k = 13 was not run
@@ -269,24 +269,23 @@ def test_every_claim_is_tried_here():
     assert {claim.hypothesis for claim in verdicts.CLAIMS.values()} == set(verdicts.HYPOTHESES)
 
 
-# ---------------------------------------------------------------- a model like Jamba beside two like RecurrentGemma
+# ---------------------------------------------------------------- a model like Jamba beside one like RecurrentGemma
 
 
 def family(**right):
-    """Rows, items and models: two windowed base models, and an instruction-tuned one with 32 heads and no window.
+    """Rows, items and models: a windowed base model, and an instruction-tuned one with 32 heads and no window.
 
     Only the last one was taught the benchmarks' tasks; `right` changes its answers.
     """
     models = [
         SimpleNamespace(name="griffin-tiny", heads=10, parameters=7_000_000, family="recurrent_gemma", window=9),
-        SimpleNamespace(name="griffin-small", heads=16, parameters=8_000_000, family="recurrent_gemma", window=9),
         SimpleNamespace(name="jamba-tiny", heads=32, parameters=9_000_000, family="jamba", window=None),
     ]
     rows, items = [], []
     for m in models:
         jamba = m.family == "jamba"
         for recipe in ("CORRECTED", "PAPER"):
-            own = world(m.heads, m.name, recipe, "instruct" if jamba else "base")
+            own = stepped(world(m.heads, m.name, recipe, "instruct" if jamba else "base"))
             rows.append(own.assign(in_window=own["in_window"] | (own["needle"] != "none")) if jamba else own)
         sides = {"glue": 250, "mmlu_knowledge": 125, "mmlu_lookup": 125}
         chance = {f"{side}_{c}": n for side, n in sides.items() for c in ("base", "sparse", "ablated")}
@@ -295,7 +294,7 @@ def family(**right):
     return pd.concat(rows, ignore_index=True), pd.concat(items, ignore_index=True), models
 
 
-def test_a_third_model_is_judged_as_what_it_is():
+def test_a_model_of_another_family_is_judged_as_what_it_is():
     rows, items, models = family()
     table = verdicts.of(rows, items, models=models, recipes=["CORRECTED", "PAPER"])
 
@@ -305,7 +304,7 @@ def test_a_third_model_is_judged_as_what_it_is():
 
     assert verdicts_on("H1", "jamba-tiny") == {AGREES, NOT_RUN}  # both templates; not what is said of other models
     assert verdicts_on("H2", "jamba-tiny") == {AGREES}
-    assert verdicts_on("H2", "griffin-tiny") == verdicts_on("H2", "griffin-small") == {CANNOT}  # at chance
+    assert verdicts_on("H2", "griffin-tiny") == {CANNOT}  # at chance
     assert NOT_RUN in verdicts_on("H3", "jamba-tiny", ["PAPER"])  # the authors' code leaves its weights alone
     own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")
     assert own.loc["tipping-point", "ours"] == "k = 4 of 32 heads"
@@ -330,7 +329,7 @@ def test_a_third_model_is_judged_as_what_it_is():
         ({"mmlu_lookup_sparse": 200}, {"mmlu-sparse"}),
     ],
 )
-def test_a_third_model_that_behaves_otherwise(right, wrong):
+def test_a_model_of_another_family_that_behaves_otherwise(right, wrong):
     rows, items, models = family(**right)
     table = of_hypothesis("H2", rows, items, models=models)
     own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")["verdict"]

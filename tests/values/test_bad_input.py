@@ -90,6 +90,7 @@ ARGUMENTS = [
     (make(KeepHeads), "k", [NAN, -1, True, "2"]),
     (make(KeepHeads, k=1), "metric", [None, "variance"]),
     (make(KeepHeads, k=1), "during", [["prefill"], "decoding"]),
+    (make(KeepHeads, k=1), "seed", [3, -1]),
     (make(Null), "during", [""]),
     (make(hb.Mass), "total", [-0.1, NAN, "self", True]),
     (make(hb.Only), "also", [3, "self", ("self", "bos")]),

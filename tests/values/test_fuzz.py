@@ -18,7 +18,7 @@ from support import run
 import hybret as hb
 from book.paper import verdicts
 from book.runner.runs import Project
-from hybret import HybretError, figures, metrics, niah, scoring, store
+from hybret import HybretError, figures, metrics, niah, scoring
 from hybret import data as fetched
 
 LONG = int(os.environ.get("HYBRET_FUZZ", 0))
@@ -150,7 +150,7 @@ def test_result_bytes(griffin, cells, tmp_path_factory, which, replaced, data):
     else:
         given = {"conditions": {"k=0": hb.KeepHeads(0)}, "max_new_tokens": 1, "progress": False, "out": folder}
         hb.sweep(griffin, cells, **given)
-        path = folder / store.RUN_FILE if which == "run.json" else next(folder.glob("answers/*"))
+        path = folder / "run.json" if which == "run.json" else next(folder.glob("answers/*"))
         whole = path.read_bytes()
         cut = data.draw(st.integers(0, len(whole)))
         path.write_bytes(data.draw(st.sampled_from([replaced, whole[:cut], whole[:cut] + replaced + whole[cut:]])))

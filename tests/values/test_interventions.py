@@ -6,11 +6,27 @@ What they do to the weights is compared with a second implementation in tests/en
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from support import resolve
 
 import hybret as hb
-from hybret import CORRECTED, PAPER, Binary, Compose, HybretError, Keep, KeepHeads, Mass, Null, Omit, Only, PerPhase
+from hybret import (
+    CORRECTED,
+    PAPER,
+    Binary,
+    Compose,
+    HybretError,
+    Keep,
+    KeepHeads,
+    Mass,
+    Null,
+    Omit,
+    OmitHeads,
+    Only,
+    OnlyHeads,
+    PerPhase,
+)
 from hybret.interventions import Elementary
 
 MODEL = SimpleNamespace(heads=6, attention_layers=(2, 5), family="recurrent_gemma")
@@ -26,6 +42,17 @@ def test_reprs_and_labels_are_the_keys_of_stored_rows():
             "KeepHeads(k=2, metric='output-norm', during='generation')",
             "k=2, output-norm (generation)",
         ),
+        (
+            KeepHeads(1, "random", layers=(5, 2), seed=3),
+            "KeepHeads(k=1, metric='random', during='both', layers=(2, 5), seed=3)",
+            "k=1, random 3 (prefill + generation) in layer 2, 5",
+        ),
+        (
+            OnlyHeads(((5, 1), (2, 0), (5, 1)), layers=(5, 2)),
+            "OnlyHeads(heads=((2, 0), (5, 1)), during='both', layers=(2, 5))",
+            "onlyheads 2.0, 5.1 in layer 2, 5",
+        ),
+        (OmitHeads(((2, 0),)), "OmitHeads(heads=((2, 0),), during='both')", "omitheads 2.0"),
         (Omit("prefill"), "Omit(during='prefill')", "omit (prefill)"),
         (Only(), "Only(during='both', renormalise=False)", "only"),
         (Only(also=("self",)), "Only(during='both', renormalise=False, also=('self',))", "only + self"),
@@ -55,6 +82,19 @@ def test_equal_fields_are_equal_values():
     assert Mass(1) == Mass(1.0) != Mass(0)
 
 
+def test_a_static_choice_of_any_table_of_scores():
+    pairs = [(layer, head) for layer in (5, 2) for head in range(3)]
+    table = pd.DataFrame(pairs, columns=["layer", "head"]).assign(value=[0.5, 0.9, 0.1, 0.5, 0.2, 0.4])
+    assert hb.top_heads(table, 2) == ((2, 0), (5, 1)) and hb.top_heads(table, 0) == ()
+    assert hb.top_heads(table, 2, per_layer=True) == ((2, 0), (2, 2), (5, 0), (5, 1))
+    for wrong, says in (
+        (table.drop(columns="value"), "no column 'value'"),
+        (pd.concat([table, table]), "a head twice"),
+    ):
+        with pytest.raises(HybretError, match=says):
+            hb.top_heads(wrong, 2)
+
+
 def test_composition_keeps_order_and_is_flat():
     both = Omit() & KeepHeads(2) & Only("generation")
     assert both == Compose((Omit(), KeepHeads(2), Only("generation")))
@@ -73,6 +113,8 @@ def test_table_1_has_every_pair_once():
 def test_what_changes_nothing_is_dropped_and_conditions_that_do_the_same_have_one_key():
     """All heads kept; and the manipulations that the authors' code sets on Jamba and never reads."""
     assert resolve(KeepHeads(6) & Omit(), MODEL, CORRECTED).prefill == (Omit(),)
+    every = tuple((layer, head) for layer in (2, 5) for head in range(6))
+    assert resolve(OnlyHeads(every) & OnlyHeads(every[6:], layers=(5,)), MODEL, CORRECTED).prefill == ()
     assert resolve(Keep(), MODEL, CORRECTED) == resolve(KeepHeads(6), MODEL, PAPER) == resolve(Omit(), JAMBA, PAPER)
     assert resolve(Omit() & KeepHeads(2), JAMBA, PAPER) == resolve(KeepHeads(2), JAMBA, CORRECTED)
     assert resolve(Omit(), JAMBA, CORRECTED) == resolve(PerPhase(Omit(), Omit("prefill")), MODEL, PAPER)
@@ -104,6 +146,10 @@ class NoLayer(hb.KeyMask):
     [
         (Only(layers=(2, 3)), "layer 3 is no attention layer of this model"),
         (KeepHeads(7), "k is 7, but this model has 6 heads"),
+        (KeepHeads(1, layers=(3,)), "layer 3 is no attention layer of this model"),
+        (OnlyHeads(((2, 6),)), r"names \(2, 6\), which is no head here; give pairs"),
+        (OnlyHeads(((2, 0),), layers=(5,)), "attention layers 5"),
+        (OmitHeads(()), "nothing would be silenced"),
         (Omit() & KeepHeads(7, during="generation"), "choose k from 0 to 6"),
         (PerPhase(generation=KeepHeads(7), prefill=Keep()), "k is 7"),
         ("omit", "'omit' is not an intervention"),

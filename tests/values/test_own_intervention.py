@@ -109,7 +109,7 @@ def test_every_guard_holds_for_it(griffin):
 
     @dataclass(frozen=True)
     class SomeHeads(hb.KeepHeads):
-        layers: tuple[int, ...] | None = (2,)
+        layers: tuple[int, ...] | None = (4,)
 
     @dataclass(frozen=True)
     class Flat(Reweight):
@@ -117,7 +117,7 @@ def test_every_guard_holds_for_it(griffin):
             return weights.mean(-1, keepdim=True)
 
     for condition, problem in (
-        (SomeHeads(1), "names layers"),
+        (SomeHeads(1), "layer 4 is no attention layer"),
         (Flat(), "makes weights"),
         (hb.PerPhase(generation=Strided(during="prefill"), prefill=hb.Keep()), "would never act in"),
         (Strided(layers=(3,)), "layer 3 is no attention layer"),

@@ -31,6 +31,8 @@ def items(e: Evidence) -> pd.DataFrame:
 
 def side(e: Evidence, name: str) -> Average:
     """Scores of a side in the three configurations, averaged as the chapter on benchmarks shows them."""
+    if name in e.sides:
+        return e.sides[name]
     rows = items(e)
     group = rows["group"].astype(str)
     rows = rows[group.str.startswith(KNOWLEDGE) & (group != LOOKUP) if name == KNOWLEDGE else group == name]
@@ -40,7 +42,7 @@ def side(e: Evidence, name: str) -> Average:
     for configuration in CONFIGURATIONS:
         if answered.get(configuration, 0) < len(rows.drop_duplicates(["task", "doc_id"])):
             raise NotRun(f"the {configuration} configuration on every item of the group {name}")
-    return averages.default(rows)
+    return e.sides.setdefault(name, averages.default(rows))
 
 
 def measured(score: np.ndarray, *sides: Average) -> Estimate:

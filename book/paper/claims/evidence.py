@@ -8,7 +8,7 @@ by the paper's points (`measure` "points"), and by exact answers alone ("exact")
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,8 +21,11 @@ from hybret.recipe import RECIPES
 from hybret.rows import CELL
 
 NO_MORE = 0.05  # upper end of an interval that counts as zero: 0 of 100 prompts, the paper's number, reaches 0.037
-KEY = [column for column in CELL if column != "template"]  # JRT cells pair with those read once
-GROUND = ["haystack", "haystack_seed", "asked", "length"]  # what a cell shares with its control prompt
+# What makes a cell (JRT cells pair with those read once), and what it shares with its control prompt.
+NUMBERED = {
+    "cell": [column for column in CELL if column != "template"],
+    "ground": ["haystack", "haystack_seed", "asked", "length"],
+}
 VERSIONS = {"generation": "generation version", "both": "prefill version"}
 
 
@@ -82,6 +85,7 @@ class Evidence:
     known: Any  # the loaded model, or anything with heads, parameters and family; without heads the largest k counts
     prompts: Sequence[Any]  # of the rows
     measure: str = "points"  # or "exact": 1 for an exact answer, 0 for any other
+    sides: dict[str, Any] = field(default_factory=dict, init=False)  # averages of benchmarks, made once for all claims
 
     @cached_property
     def exactly(self) -> Evidence:
@@ -118,20 +122,21 @@ class Evidence:
         if self.rows.empty:
             return {}
         found: dict[Any, pd.DataFrame] = {}
-        rows = self.rows.assign(_twice=self.rows["template"] == "jrt")
+        rows = self.rows.assign(_twice=self.rows["template"] == "jrt", prompt=pd.factorize(self.rows["prompt"])[0])
+        rows = rows.assign(**{name: rows.groupby(of, dropna=False).ngroup() for name, of in NUMBERED.items()})
         value = rows["exact"].astype(float) if self.measure == "exact" else metrics.fraction(rows)
         rows = rows.assign(value=value, credit=(rows["score"] > 0).astype(float))
         for table, by in ((heads_kept(rows), ["k", "during"]), (rows[rows["k"].isna()], ["generation", "prefill"])):
             by, control = [*by, "_twice"], table["needle"] == metrics.CONTROL
-            floors = table[control].groupby([*by, *GROUND])[["value", "credit"]].mean().add_suffix("_floor")
-            cells = table.loc[~control, [*by, *KEY, "prompt", "in_window", "value", "credit"]]
-            cells = cells.drop_duplicates([*by, *KEY]).join(floors, on=[*by, *GROUND])
-            parts = cells.drop(columns=by).groupby([cells[name] for name in by], sort=False)
-            found |= {key: part.dropna(subset="value_floor") for key, part in parts}
+            floors = table[control].groupby([*by, "ground"])[["value", "credit"]].mean().add_suffix("_floor")
+            cells = table.loc[~control, [*by, "cell", "ground", "prompt", "in_window", "value", "credit"]]
+            cells = cells.drop_duplicates([*by, "cell"]).join(floors, on=[*by, "ground"])
+            parts = cells.drop(columns=by).set_index("cell").groupby([cells[name].array for name in by], sort=False)
+            found |= {key: part[part["value_floor"].notna()] for key, part in parts}
         return found
 
     def cells(self, key: Any, name: str) -> pd.DataFrame:
-        """One line per cell: KEY, prompt, in_window, value (accuracy), floor, credit (any points) and its floor."""
+        """One line per cell: ground and prompt as numbers, in_window, value (accuracy), credit (any points), floors."""
         if key not in self.conditions:
             raise NotRun(name)
         if self.conditions[key].empty:
@@ -191,7 +196,7 @@ def over_floor(cells: pd.DataFrame, column: str = "value") -> Estimate:
 
 def paired(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """The cells that both have, columns of `b` with the suffix ``_b``."""
-    both = a.merge(b, on=KEY, suffixes=("", "_b"))
+    both = a.join(b.add_suffix("_b"), how="inner")
     if both.empty:
         raise NotRun("the conditions on the same prompts")
     return both
@@ -220,6 +225,6 @@ def estimate(
     """
     units, sides = cells["prompt"], cells["in_window"].to_numpy(bool) if "in_window" in cells else None
     if any(floor.nunique() > 1 for floor in floors):
-        units, sides = cells[GROUND].astype(str).agg("/".join, axis=1), None
+        units, sides = cells["ground"], None
     mean, low, high, _ = mean_interval(values.to_numpy(float), pd.factorize(units)[0], scale, sides)
     return Estimate(mean, low, high, len(values), cells["prompt"].nunique(), scale)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hybret.errors import HybretError
-from hybret.interventions import KeepHeads
+from hybret.interventions.heads import KeepHeads
 from hybret.models import load
 from hybret.organisms.training.probe import paper_prompts
 from hybret.sweeping import sweep

@@ -25,7 +25,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from hybret import __version__, metrics
 from hybret.errors import HybretError
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS
-from hybret.interventions import Intervention, Keep, KeepHeads
+from hybret.interventions import Intervention, Keep
+from hybret.interventions.heads import KeepHeads
 from hybret.models import Model, load
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, OWN, OWN_TEST, TEST_TEMPLATES, random_words_fact
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt

@@ -1,0 +1,64 @@
+"""Interventions on the other half: the recurrent layers of a hybrid, and their short convolutions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hybret.errors import checked
+from hybret.interventions import During, Mix
+
+
+class _Named(Mix):
+    def __post_init__(self) -> None:
+        self.order_layers()
+
+    @property
+    def label(self) -> str:
+        return super().label + self.where
+
+
+@checked
+class NoRecurrence(_Named):
+    """Silence the recurrent mixers: their output is 0 where it would join the residual stream.
+
+    All that such a mixer gives goes, its convolution and its gate too; its state moves on, from what it reads.
+
+    Parameters
+    ----------
+    layers : indices of the recurrent layers in which it acts; all by default.
+    """
+
+    during: During = "both"
+    layers: tuple[int, ...] | None = None
+    silences = True
+
+    def output(self, output: Tensor, layer: int) -> Tensor:
+        return output.new_zeros(())
+
+
+@checked
+class Memoryless(_Named):
+    """Reset the state of the recurrences at every token: each starts from a state of 0, and sees this token alone.
+
+    What the token itself writes into the state and reads from it stays as it is, its gates and scales included (in
+    RecurrentGemma h = sqrt(1 - a^2) * x in place of a * h + sqrt(1 - a^2) * x). The short convolution before it still
+    sees its few tokens. `layers` as of `NoRecurrence`.
+    """
+
+    during: During = "both"
+    layers: tuple[int, ...] | None = None
+    reset = "state"
+
+
+@checked
+class NoConvolution(_Named):
+    """Reduce the short convolutions to their tap on the present token; bias and activation stay.
+
+    The weights on the tokens before count as 0. In LFM2 the convolution is all that a layer without attention mixes
+    with. `layers` are indices of layers with such a convolution; all by default.
+    """
+
+    during: During = "both"
+    layers: tuple[int, ...] | None = None
+    kinds = ("recurrence", "convolution")
+    reset = "convolution"

@@ -1,0 +1,171 @@
+"""How a model goes on with a given text under interventions: its loss, and the next tokens that stay the same.
+
+Nothing is generated. The true continuation is fed in (teacher forcing), so that every condition predicts the same
+tokens. What stands before it is read in prefill and the continuation in generation, split as a prompt and its answer
+are: the last token that is read belongs to generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hybret.engine.attach import implementation
+from hybret.engine.context import ForwardContext
+from hybret.engine.decode import NotFiniteError, forward, prefill_chunk, prompt_tokens
+from hybret.engine.keys import Question, Spans
+from hybret.engine.scan import parallel_scans
+from hybret.engine.state import State, empty_state
+from hybret.errors import HybretError, check_conditions, integer
+from hybret.hybrid import Hybrid
+from hybret.interventions import Intervention, Keep, Phase
+from hybret.prompts import Prompt
+from hybret.recipe import CORRECTED, Recipe
+from hybret.recipe import recipe as find_recipe
+from hybret.resolving import Resolved, resolve
+from hybret.tasks.encoding import encode
+from hybret.tasks.haystack import Haystack, load_haystack
+
+AT_ONCE = 64  # tokens of a continuation: their logits are rows x tokens x vocabulary
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text in two parts, as token ids: what is read, and what is predicted.
+
+    Attributes
+    ----------
+    kind : a column of its rows: what the text is.
+    spans, question : the needle's copies and the question, half-open intervals of `read`, for interventions on them.
+    """
+
+    kind: str
+    read: tuple[int, ...]
+    following: tuple[int, ...]
+    spans: Spans = ()
+    question: Question = None
+
+
+def prose(
+    model: Hybrid, n: int = 8, tokens: int = 256, haystack: str | Path | Haystack = "embedded", seed: int = 0
+) -> list[Passage]:
+    """The first `n` stretches of a haystack, each of `tokens` tokens: half is read, half is predicted."""
+    integer("n", n, 1)
+    half = integer("tokens", tokens, 4) // 2
+    text = load_haystack(haystack, seed, n * tokens).text
+    ((_, ids, offsets),) = encode(model, [text], chat=False)
+    bos = next(at for at, (_, end) in enumerate(offsets) if end)  # tokens that are no text
+    if len(ids) < bos + n * tokens:
+        raise HybretError(f"the haystack has {len(ids)} tokens, and {n} x {tokens} are asked for; ask for fewer")
+    starts = range(bos, bos + n * tokens, tokens)
+    return [Passage("prose", ids[:bos] + ids[at : at + half], ids[at + half : at + tokens]) for at in starts]
+
+
+def answers(model: Hybrid, prompts: Sequence[Prompt]) -> list[Passage]:
+    """The right answer after each prompt of `hybret.niah`: the needle's sentence, without the end of the turn."""
+    told = [model.tokenizer(p.needle.sentence, add_special_tokens=False)["input_ids"] for p in prompts]
+    return [
+        Passage("answer", p.ids, tuple(ids), p.needle_spans, p.question_span)
+        for p, ids in zip(prompts, told, strict=True)
+    ]
+
+
+def predict(
+    model: Hybrid,
+    passages: Sequence[Passage],
+    conditions: Mapping[str, Intervention],
+    recipe: Recipe | str = CORRECTED,
+) -> pd.DataFrame:
+    """Predict every passage's continuation under every condition.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per passage and condition: model, weights, recipe, condition, intervention, kind, passage (its number
+        among those of its kind, from 0), tokens (predicted ones), `nats` per token, and `same`: the share of tokens (0
+        to 1) whose likeliest next token is that of the untouched model.
+
+    Raises
+    ------
+    HybretError
+        If there is nothing to predict, or an intervention cannot act on a passage, before the model runs.
+    """
+    recipe = find_recipe(recipe)
+    named = {label: resolve(condition, model, recipe) for label, condition in check_conditions(conditions).items()}
+    if not passages:
+        raise HybretError("there are no passages; make some with hybret.language.prose or hybret.language.answers")
+    for passage in passages:
+        if len(passage.read) < 2 or not passage.following:
+            raise HybretError("a passage needs at least two tokens to read and one to predict; give a longer text")
+        for resolved in named.values():
+            reading = prompt_tokens(model, passage.read, recipe)
+            new = len(passage.following)
+            resolved.check_prompt(len(passage.read), reading, new, passage.spans, passage.question)
+    distinct = list({r.key: r for r in (resolve(Keep(), model, recipe), *named.values())}.values())
+    at = {resolved.key: row for row, resolved in enumerate(distinct)}
+    lines: list[dict[str, Any]] = []
+    numbers: dict[str, int] = {}
+    with parallel_scans(), implementation(model.net):
+        for passage in passages:
+            nats, best = _read(model, passage, distinct, recipe)
+            number = numbers[passage.kind] = numbers.get(passage.kind, -1) + 1
+            same = (best == best[0]).float().mean(1)
+            about = {"kind": passage.kind, "passage": number, "tokens": len(passage.following)}
+            lines += [
+                {"condition": label, **about, "nats": float(nats[row].mean()), "same": float(same[row])}
+                for label, row in ((label, at[resolved.key]) for label, resolved in named.items())
+            ]
+    rows = pd.DataFrame(lines)
+    rows.insert(1, "intervention", rows["condition"].map({label: repr(c) for label, c in conditions.items()}))
+    return pd.concat(
+        [pd.DataFrame({"model": model.name, "weights": model.digest, "recipe": recipe.name}, rows.index), rows], axis=1
+    )
+
+
+def _read(model: Hybrid, passage: Passage, conditions: Sequence[Resolved], recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Loss in nats and likeliest token, each ``(conditions, tokens)``."""
+    ids, start = [*passage.read, *passage.following], len(passage.read) - 1
+    prefills = list(dict.fromkeys(condition.prefill for condition in conditions))
+    spans, question = passage.spans, passage.question
+    state = prefill_chunk(
+        model, empty_state(model, len(prefills)), ids, start, prefills, spans, recipe, question=question
+    )
+    owners = torch.tensor([prefills.index(condition.prefill) for condition in conditions], device=model.device)
+    state = state.unshared().select(owners)
+    # Under some recipes the first token of an answer comes from prefill, as in the authors' code.
+    generates = prompt_tokens(model, passage.read, recipe)
+    parts: list[tuple[Tensor, Tensor]] = []
+    while start < len(ids) - 1:
+        phase: Phase = "prefill" if start < generates else "generation"
+        width = AT_ONCE if model.traits.chunked_prefill else 1
+        end = min(start + width, generates if phase == "prefill" else len(ids) - 1)
+        logits = _forward(model, state, phase, conditions, ids[start:end], start, passage, recipe)
+        chances = logits.float().log_softmax(-1)
+        following = torch.tensor(ids[start + 1 : end + 1], device=chances.device).expand(len(conditions), -1)
+        parts.append((-chances.gather(-1, following[..., None])[..., 0], chances.argmax(-1)))
+        start = end
+    nats, best = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
+    if wrong := (~nats.isfinite().all(1)).nonzero()[:, 0].tolist():
+        acting = conditions[wrong[0]]
+        raise NotFiniteError(wrong[0]).explained(model, ids, acting.prefill + acting.generation)
+    return nats, best
+
+
+def _forward(
+    model: Hybrid, state: State, phase: Phase, conditions: Sequence[Resolved], ids: Sequence[int], at: int,
+    passage: Passage, recipe: Recipe,
+) -> Tensor:  # fmt: skip
+    """Logits of the tokens `ids`, which stand at `at` and after, under every condition."""
+    n = len(conditions)
+    rows = [getattr(condition, phase) for condition in conditions]
+    last = torch.full((n,), at + len(ids) - 1, device=model.device)
+    context = ForwardContext(phase, rows, [passage.spans] * n, last, recipe, questions=[passage.question] * n)
+    tokens = torch.tensor([list(ids)], device=model.device).expand(n, -1)
+    positions = torch.arange(at, at + len(ids), device=model.device).expand(n, -1)
+    return forward(model, state, context, tokens, positions)
