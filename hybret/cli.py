@@ -100,7 +100,7 @@ def sweep(
     lengths: Lengths = "10",
     depths: Depths = "10",
     limit: Annotated[int | None, Option(min=1, help="Only so many prompts, drawn from the grid with the seed.")] = None,
-    haystack: Annotated[str, Option(help="'embedded', 'essays' or a folder of .txt files.")] = "embedded",
+    haystack: Annotated[str, Option(help="embedded, britannica, essays or a folder of .txt.")] = "embedded",
     seed: Annotated[int, Option(help="Which embedded haystack.")] = 0,
     needle: Annotated[str | None, Option(help="A sentence to hide instead of the paper's.")] = None,
     question: Annotated[str | None, Option(help="The question that asks for it.")] = None,
@@ -121,11 +121,13 @@ def sweep(
     from hybret.devices import Budget, budget_of
     from hybret.engine.decode import MAX_NEW_TOKENS
     from hybret.engine.schedule import estimated_seconds, schedule, workload
+    from hybret.families import known_as
     from hybret.resolving import resolve
+    from hybret.tasks.haystack import TEXTS
 
     if engine == "local" and (address, workers, gpus_per_worker) != (None, None, None):
         raise HybretError("address, workers and gpus-per-worker are for --engine ray")
-    text = haystack if haystack in ("embedded", "essays", "") else Path(haystack)
+    text = haystack if haystack in ("embedded", *TEXTS, "") else Path(haystack)
     options: dict[str, Any] = {
         "lengths": numbers("lengths", lengths), "depths": numbers("depths", depths), "template": template,
         "haystack": text, "seed": seed, "needle": _needle(needle, question, keywords), "recipe": recipe,
@@ -141,7 +143,7 @@ def sweep(
         prompts += hb.niah.grid(subject, control=True, **options)
     fits = budget_of(subject)
     budget = Budget(rows_per_batch or fits.max_sequences, fits.max_tokens)
-    head = f"{subject.name}, recipe {recipe}, template {template}, {subject.dtype} on {subject.device}"
+    head = f"{known_as(subject.name)}, recipe {recipe}, template {template}, {subject.dtype} on {subject.device}"
     if dry_run:
         chosen = hb.RECIPES[recipe]
         resolved = [resolve(condition, subject, chosen) for condition in conditions.values()]
@@ -195,6 +197,7 @@ def bench(
 ) -> None:
     """Time whole sweeps against transformers' own path in the same run, and compare their tokens."""
     from book.speed import bench as measuring
+    from hybret.families import known_as
 
     grid = numbers("lengths", lengths), numbers("depths", depths)
     stock = {"stock_prompts": stock_prompts, "stock_conditions": stock_conditions}
@@ -208,7 +211,7 @@ def bench(
         for name, part in measured.items() if name in sweeps
     ]  # fmt: skip
     columns = ("sweep", "seconds", "stock path", "ratio", "tokens identical", "memory GiB", "stock GiB")
-    report(measured, as_json, columns, lines, f"{subject.name}, {subject.dtype} on {subject.device}")
+    report(measured, as_json, columns, lines, f"{known_as(subject.name)}, {subject.dtype} on {subject.device}")
 
 
 @command
@@ -290,20 +293,24 @@ def explore(
 def models() -> None:
     """List the models that can be named, and what each needs."""
     from hybret.checkpoints import KNOWN, organisms
-    from hybret.families import PAPER_MODELS
+    from hybret.families import FETCHED, PAPER_MODELS
 
     shipped = [(name, "organism, trained by this project", "shipped") for name in organisms()]
     random_ones = [(name, "tiny, random weights, for trying the code", "made on the spot") for name in KNOWN]
     papers = [(name, f"{title}, studied in the paper", "Hugging Face") for name, title in PAPER_MODELS.items()]
-    show(("name", "what", "where"), shipped + random_ones + papers)
+    others = [(name, "pretrained, attention only", f"hybret fetch {key}") for name, key in FETCHED.items()]
+    show(("name", "what", "where"), shipped + random_ones + papers + others)
 
 
 @command
-def fetch(what: Annotated[str, Argument(help="glue, mmlu, essays, or a model: owner/name@revision.")]) -> None:
-    """Download what runs need, once: a model's weights, a benchmark's data, the essays. Goes on where it stopped."""
+def fetch(
+    what: Annotated[list[str], Argument(help="smollm2, britannica, essays, glue, mmlu, or owner/name@revision.")],
+) -> None:
+    """Download what runs need, once: a model's weights, a benchmark's data, a text. Goes on where it stopped."""
     from hybret import data
 
-    print(data.fetch(what, say=say, progress=sys.stderr.isatty()))
+    for name in what:
+        print(data.fetch(name, say=say, progress=sys.stderr.isatty()))
 
 
 @command

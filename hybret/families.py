@@ -116,7 +116,7 @@ FAMILIES: dict[str, Family] = {
         dict(_SMALL, num_hidden_layers=4, layer_types=["full_attention", "linear_attention"] * 2, head_dim=16,
              num_local_experts=4, block_size=8),
         cache="MiniMaxCache",
-        refuses=dict(Memoryless="its mixer lets nobody in", NoConvolution="it has no short convolution"),
+        refuses=dict(Memoryless="hybret cannot reach its mixer's state", NoConvolution="it has no short convolution"),
     ),
 }  # fmt: skip
 
@@ -125,6 +125,10 @@ PAPER_MODELS = {
     "google/recurrentgemma-9b": "RecurrentGemma-9B",
     "ai21labs/AI21-Jamba-Mini-1.6": "Jamba-Mini-1.6",
 }
+PACKAGES = json.loads((CONFIGS / "packages.json").read_text())
+"""What `hybret fetch` makes of a file in a package of the index: texts, and models with attention only."""
+FETCHED: dict[str, str] = {source["model"]: name for name, source in PACKAGES.items() if "model" in source}
+"""Those models, by the name to load; values are the names to fetch."""
 RANDOM_MODELS = {
     "random-griffin": Family(_GRIFFIN, model_type="recurrent_gemma"),  # window: 32 tokens, shorter than any prompt
     "random-jamba": Family(dict(_SMALL, num_hidden_layers=8, num_attention_heads=8, num_experts=4), model_type="jamba"),
@@ -144,6 +148,11 @@ def traits(model_type: str) -> Family:
 def has_random_weights(model: str, digest: str) -> bool:
     """Whether a row's model has random weights, so that its answers mean nothing."""
     return model in RANDOM_MODELS or str(digest).startswith("random")
+
+
+def known_as(model: str, digest: str = "") -> str:
+    """A row's model as figures name it: with its weights, and that it is no hybrid if it is one of `FETCHED`."""
+    return f"{model}{f' ({digest[:8]})' if digest else ''}{', attention only' if model in FETCHED else ''}"
 
 
 def paper_config(name: str) -> Any:

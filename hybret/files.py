@@ -1,21 +1,25 @@
-"""Files that are whole or absent, digests, and Parquet tables with their checksum in their name."""
+"""Files that are whole or absent, digests, the cache, and Parquet tables with their checksum in their name."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import io
+import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from hybret.errors import HybretError
 
+CACHE = "HYBRET_CACHE"  # environment variable: the folder for fetched and generated data
+MANIFEST = "manifest.json"
 UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(UMASK)
 
@@ -24,7 +28,11 @@ def digest(*parts: bytes | str | Path, digits: int = 12) -> str:
     """The first hex digits of the SHA-256 of texts, bytes and the contents of files, one after another."""
     total = hashlib.sha256()
     for part in parts:
-        total.update(part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part)
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                hashlib.file_digest(file, lambda: total)
+        else:
+            total.update(part.encode() if isinstance(part, str) else part)
     return total.hexdigest()[:digits]
 
 
@@ -74,3 +82,38 @@ def writing(what: object, remedy: str) -> Iterator[None]:
         if problem.errno == errno.ENOSPC:
             remedy = "free some space and run again: finished rows are kept"
         raise HybretError(f"cannot write {what} ({problem.strerror or problem}); {remedy}") from problem
+
+
+def cache_folder() -> Path:
+    """Where fetched and generated data lie: ``$HYBRET_CACHE``, else ``hybret`` in the user's cache folder."""
+    named = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hybret"
+    return Path(named).expanduser()
+
+
+def fetched(name: str, revision: Any) -> dict[str, Path]:
+    """The files of fetched data by their names in it, each checked against the manifest of `revision`."""
+    target = cache_folder() / name
+    try:
+        manifest = json.loads((target / MANIFEST).read_text())
+        made_of, digests = manifest["revision"], {str(k): str(v) for k, v in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        made_of, digests = None, {}
+    if made_of != revision or not digests or not all(map(inside, digests)):
+        raise HybretError(f"the data of {name} are not in {target}; run `hybret fetch {name}` once, with a network")
+    check_files(name, target, digests)
+    return {file: target / file for file in digests}
+
+
+def check_files(name: str, folder: Path, digests: Mapping[str, str]) -> None:
+    """Refuse data of which a file is missing or has another SHA-256 than recorded."""
+    for file, recorded in digests.items():
+        if not (folder / file).is_file() or digest(folder / file, digits=64) != recorded:
+            raise HybretError(
+                f"the data of {name} in {folder} are not complete ({file} is missing or changed); run `hybret fetch "
+                f"{name}` once, with a network"
+            )
+
+
+def inside(file: str) -> bool:
+    """Whether a file's name stays in its folder."""
+    return ".." not in Path(file).parts and not file.startswith("/")

@@ -22,13 +22,21 @@ from hybret.engine.attach import attached, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import SEEDS, HybretError, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
-from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, PAPER_BUFFER, PAPER_LENGTHS, Hybrid
+from hybret.hybrid import (
+    ORGANISM_BUFFER,
+    ORGANISM_LENGTHS,
+    PAPER_BUFFER,
+    PAPER_LENGTHS,
+    Hybrid,
+    checksum,
+    digest_of,
+    window_of,
+)
 from hybret.interventions import PHASES, Keep
 from hybret.prompts import PAPER_NEEDLE, Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.resolving import Resolved, resolve
 from hybret.tasks.encoding import check_made_for
-from hybret.weights import checksum, digest, window
 
 __all__ = ["CHECKPOINTS", "OLDEST_TRANSFORMERS", "Model", "load", "named", "organisms"]
 
@@ -135,9 +143,9 @@ def load(
         family=src.config.model_type,
         heads=heads,
         attention_layers=layers,
-        window=window(net),
+        window=window_of(net),
         instruct=getattr(tokenizer, "chat_template", None) is not None,
-        digest=f"random{seed:06d}" if seeded else digest(net.state_dict()),
+        digest=f"random{seed:06d}" if seeded else digest_of(net.state_dict()),
         checksum=checksum(net),
         lengths=ORGANISM_LENGTHS if src.small else PAPER_LENGTHS,
         buffer=ORGANISM_BUFFER if src.small else PAPER_BUFFER,

@@ -13,7 +13,7 @@ from hybret.files import digest
 RUN_FILE = "run.json"
 HERE = Path(__file__).parent
 # Modules that decide, beside those of hybret/engine and hybret/interventions, what a model answers.
-DECIDING = ("checkpoints", "devices", "families", "hybrid", "models", "recipe", "resolving", "weights")
+DECIDING = ("checkpoints", "devices", "families", "hybrid", "models", "recipe", "resolving")
 # Read once, with the code: a module edited while a run goes on does not change the run's name.
 _PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
 PACKAGE_DIGEST = digest(*_PACKAGE)

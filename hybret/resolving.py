@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hybret.errors import HybretError
 from hybret.files import digest
-from hybret.interventions import PHASES, Actions, Elementary, Intervention, Mix, Reweight, require
+from hybret.interventions import PHASES, Actions, Elementary, Gate, Intervention, Mix, Reweight, require
 
 if TYPE_CHECKING:
     from hybret.engine.keys import Question, Spans
@@ -57,6 +57,12 @@ def resolve(condition: Intervention, model: Hybrid, recipe: Recipe) -> Resolved:
         for phase in PHASES
     )
     for actions in (prefill, generation):
+        gates = [a for a in actions if isinstance(a, Gate)]
+        if len({a.instead for a in gates}) > 1:
+            raise HybretError(
+                f"{gates[0].label} and {gates[-1].label} put different things in the place of a head; give both the "
+                "same `instead`"
+            )
         mixes = [a for a in actions if isinstance(a, Mix)]
         for a, b in permutations(mixes, 2):
             if a.silences and set(a.layers or a.places(model)) & set(b.layers or b.places(model)):
@@ -72,6 +78,11 @@ def _check_fits(part: Elementary, model: Hybrid) -> None:
     if part.layers is not None and not part.layers:
         raise HybretError(f"{part!r} names no layer, so it would never act; name some, or leave `layers` out")
     part.check(model)
+    # The digest may be older than the weights.
+    if (means := part.instead) and (means.weights != model.digest or model.altered):
+        raise HybretError(
+            f"{part.label} has means of another model; take them with hybret.mean_outputs(model, prompts)"
+        )
     if wrong := set(part.layers or ()) - set(places := part.places(model)):
         kind = " or ".join(part.kinds) if isinstance(part, Mix) else "attention"
         layers = ", ".join(map(str, places))

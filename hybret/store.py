@@ -22,7 +22,6 @@ from hybret import __version__
 from hybret.errors import HybretError
 from hybret.files import digest, read_table, write_table, write_whole, writing
 from hybret.provenance import ENGINE_DIGEST, HERE, PACKAGE_DIGEST, RUN_FILE, commit
-from hybret.weights import check_state
 
 if TYPE_CHECKING:
     from hybret.devices import Budget
@@ -46,7 +45,7 @@ class Answer(NamedTuple):
 
 def model_key(model: Hybrid) -> dict[str, Any]:
     """Everything of a model and of the code that decides what it answers: a part of every key."""
-    check_state(model)
+    model.check_state()
     config = {name: value for name, value in model.net.config.to_dict().items() if name not in UNUSED}
     tokens = model.tokenizer.convert_ids_to_tokens(range(len(model.tokenizer)))
     return {

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 import hybret as hb
+from hybret.files import cache_folder
 
+USERS = cache_folder()
 THREADS = 1  # the tensors are tiny: a second thread costs more than it computes
 # Freshly initialised layers write almost nothing into the residual stream: every condition would give one answer.
 LOUDER = {"q_proj": 3, "k_proj": 3, "v_proj": 3, "o_proj.weight": 3, "linear_out.weight": 30, "out_proj.weight": 3}
@@ -101,6 +104,22 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYBRET_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def users_cache():
+    """A block in which the user's cache is read; a test is skipped, with the command, where what it wants is absent."""
+
+    @contextmanager
+    def reading():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HYBRET_CACHE", str(USERS))
+            try:
+                yield
+            except hb.HybretError as absent:
+                pytest.skip(str(absent))
+
+    return reading
 
 
 @pytest.fixture(scope="session")

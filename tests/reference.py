@@ -140,6 +140,12 @@ def layer(q, k, v, scaling, intervention, where, recipe):
     return output, choices
 
 
+def silent(intervention, where, heads):
+    """What a silenced head of a layer gives, ``(heads, 1 or dim)``: 0, or the mean that the intervention brings."""
+    means = [a.instead for a in acting(intervention, where.phase) if a.instead is not None]
+    return means[0].heads[where.layer].double().numpy() if means else np.zeros((heads, 1))
+
+
 def manipulated(action, weights, plain, seen, on_needle, at_query, at_key, where, recipe):
     heads, queries, _ = weights.shape
     changed = np.zeros_like(weights)

@@ -35,6 +35,8 @@ from hybret.rows import COLUMNS as COLUMNS
 from hybret.scoring import score
 from hybret.sweeping import progress_bar as progress_bar
 from hybret.tasks.haystack import PAPER_ESSAYS as PAPER_ESSAYS
+from hybret.verifying.probe import STEPS as STEPS
+from hybret.verifying.probe import Probe as Probe
 
 LENGTHS, DEPTHS = (80, 300, 512), (0.0, 50.0, 100.0)
 

@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 import hybret as hb
+from hybret.families import known_as
 from hybret.models import named
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ class Chapter:
 
     def note(self, hybrid: hb.Model, *more: str) -> str:
         """The small print of a figure: model, weights and `more`."""
-        return " · ".join((f"model {hybrid.name} ({hybrid.digest[:8]})", *more))
+        return " · ".join((f"model {known_as(hybrid.name, hybrid.digest)}", *more))
 
 
 def keep_heads(hybrid: hb.Model, *phases: str, ks: Sequence[int] | None = None) -> dict[str, hb.Intervention]:

@@ -101,7 +101,8 @@ def of(
         raise HybretError(f"unknown claim {unknown[0]!r}; choose among {', '.join(CLAIMS)}")
     known = {model.name: model for model in models}
     pairs = [(model, recipe) for model in known for recipe in recipes]
-    pairs += [pair for table in (rows, benchmarks) for pair in table.groupby(["model", "recipe"], sort=False).groups]
+    for table in (rows.drop_duplicates(["model", "recipe"]), benchmarks.drop_duplicates(["model", "recipe"])):
+        pairs += zip(table["model"], table["recipe"], strict=True)
     if tables and not pairs:
         raise HybretError("there are no rows to judge; run a sweep first, or check the selection that was passed")
     evidence, lines = [], []
@@ -142,11 +143,12 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
         return pd.DataFrame(columns=[*columns])
     checked(table, columns, ("model", "recipe"), ("gold", "chosen", "choices"), "a sweep or of the benchmarks")
     weights = table["weights"].astype(str) if "weights" in table else pd.Series("", index=table.index)
-    if random := [m for m, w in table.groupby(["model", weights], sort=False).groups if has_random_weights(m, w)]:
+    once = table.assign(weights=weights).drop_duplicates(["model", "weights"])
+    if random := [m for m, w in zip(once["model"], once["weights"], strict=True) if has_random_weights(m, w)]:
         problem = "has random weights: what it answers means nothing, so no claim is judged by it"
         raise HybretError(f"{random[0]} {problem}; leave its rows out")
-    once = table["template"].where(table["template"] != "jrt") if "template" in table else weights
-    kinds = {"weights": weights, "templates (beside the one that reads twice)": once}
+    read_once = table["template"].where(table["template"] != "jrt") if "template" in table else weights
+    kinds = {"weights": weights, "templates (beside the one that reads twice)": read_once}
     kinds |= {kind: table[column] for kind, column in ONE.items() if column in table}
     for kind, column in kinds.items():
         # Recipes are judged apart, and have rubrics of their own.

@@ -59,4 +59,9 @@ def gated(output: Tensor, context: ForwardContext, layer: int, measure: Measure)
         position = context.last[rows, None] + torch.arange(1 - output.shape[2], 1, device=output.device)
         heads = Heads(layer, output.shape[1], k, position, context.recipe, partial(measure, rows))
         kept = kept.index_copy(0, rows, kept[rows] & gate.kept(heads))
-    return output * kept[..., None] if gates else output, kept
+    output = output * kept[..., None] if gates else output
+    for gate, rows, _ in gates:
+        if gate.instead is not None:
+            mean = gate.instead.heads[layer].to(output)[:, None]
+            output = output.index_copy(0, rows, torch.where(kept[rows][..., None], output[rows], mean))
+    return output, kept

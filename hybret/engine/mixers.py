@@ -22,17 +22,23 @@ NAMES = ("mamba", "linear_attn", "conv", "mixer", "temporal_block", "self_attn")
 """What families call the mixer of a layer; where two are there, attention is the later one."""
 
 
+def mixers_of(net: Any) -> Iterator[tuple[int, Any]]:
+    """The recurrent or convolutional mixer of every layer that has one, and the layer's index."""
+    layers = getattr(getattr(net, "model", None), "layers", ())
+    for i, (kind, layer) in enumerate(zip(mixers(net.config), layers, strict=False)):
+        inside = {name.rpartition(".")[2]: m for name, m in reversed(list(layer.named_modules()))}  # outer ones win
+        mixer = next((inside[name] for name in NAMES if name in inside), None)
+        if mixer is not None and ("recurrence" in kind or "convolution" in kind):
+            yield i, mixer
+
+
 @contextmanager
 def listening(net: Any) -> Iterator[None]:
     """Let what a `ForwardContext` declares act on the mixers of `net` inside the block."""
-    layers = getattr(getattr(net, "model", None), "layers", ())
     with ExitStack() as hooks:
-        for i, (kind, layer) in enumerate(zip(mixers(net.config), layers, strict=False)):
-            inside = {name.rpartition(".")[2]: m for name, m in reversed(list(layer.named_modules()))}  # outer ones win
-            mixer = next((inside[name] for name in NAMES if name in inside), None)
-            if mixer is not None and ("recurrence" in kind or "convolution" in kind):
-                hooks.enter_context(mixer.register_forward_pre_hook(partial(_before, i), with_kwargs=True))
-                hooks.enter_context(mixer.register_forward_hook(partial(_after, i), always_call=True))
+        for i, mixer in mixers_of(net):
+            hooks.enter_context(mixer.register_forward_pre_hook(partial(_before, i), with_kwargs=True))
+            hooks.enter_context(mixer.register_forward_hook(partial(_after, i), always_call=True))
         yield
 
 
@@ -42,7 +48,10 @@ def _before(layer: int, module: Any, args: tuple[Any, ...], named: dict[str, Any
         return
     hidden, *rest = (*args, *named.values())
     if len(hidden) != len(context.rows):
-        raise HybretError(f"layer {layer} ran with {len(hidden)} rows in place of {len(context.rows)}; report it")
+        raise HybretError(
+            f"the mixer of layer {layer} got {len(hidden)} rows of a batch of {len(context.rows)}, so nothing measured "
+            "here would mean anything; report the model and the version of transformers"
+        )
     rows = {
         what: torch.cat(forget).to(hidden.device)
         for what in ("state", "convolution")

@@ -11,7 +11,7 @@ import numpy as np
 from hybret.errors import printable
 from hybret.explorer.record import PARTS, Look
 from hybret.explorer.widget import Widget
-from hybret.families import has_random_weights
+from hybret.families import has_random_weights, known_as
 from hybret.figures.style import MADE_UP
 
 FAINT = 0.005  # attention on a bin below this is not drawn; the shares of the parts count all of it
@@ -32,7 +32,7 @@ def explore_heads(record: Look) -> Widget:
 def _state(record: Look) -> dict[str, Any]:
     width = max(piece.end - piece.start for piece in record.bins)
     facts = [
-        f"model {record.model} ({record.digest[:8]}) · recipe {record.recipe} · 1 prompt of {record.tokens} tokens",
+        f"model {known_as(record.model, record.digest)} · recipe {record.recipe} · 1 prompt of {record.tokens} tokens",
         f"window {record.window} tokens" if record.window else "global attention",
         f"bars: one token in needle, question and answer, up to {width} tokens elsewhere",
         "heights in the list are square roots; below 0.5 % nothing is drawn",

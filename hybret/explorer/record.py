@@ -24,7 +24,6 @@ from hybret.models import Model, check_prompts
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import resolve
-from hybret.weights import check_state
 
 if TYPE_CHECKING:
     from hybret.prompts import Prompt
@@ -132,7 +131,7 @@ def look(
     integer("max_new_tokens", max_new_tokens, 1)
     acting = [resolve(condition, model, recipe) for condition in conditions.values()]
     check_prompts(model, [prompt], acting, recipe, max_new_tokens)
-    check_state(model)
+    model.check_state()
     bins = cut(prompt, max_new_tokens)
     which = torch.tensor([i for i, piece in enumerate(bins) for _ in range(piece.start, piece.end)])
     runs = [_run(model, prompt, label, what, recipe, max_new_tokens, which) for label, what in conditions.items()]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from hybret import metrics
 from hybret.errors import HybretError, printable
-from hybret.families import has_random_weights
+from hybret.families import has_random_weights, known_as
 from hybret.figures.style import MADE_UP, SCORES, words
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.rows import ACTS, CELL, MEASURE
@@ -127,6 +127,7 @@ def encode_series(series: pd.DataFrame, hidden: pd.DataFrame) -> list[dict[str, 
     return [
         {
             **{column: printable(line[column]) for column in SERIES},
+            "model": printable(known_as(line["model"])),
             "prompt": printable(asked),
             "random": has_random_weights(line["model"], line["weights"]),
             "seeds": ", ".join(sorted(seeds.get(i, ()))),

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from hybret import metrics
 from hybret.errors import HybretError
+from hybret.families import known_as
 from hybret.figures import style
 from hybret.rows import checked
 
@@ -77,7 +78,7 @@ def _panels(rows: pd.DataFrame, by: str, reference: Mapping[int, float]) -> Figu
             axes.plot([reference[heads]], [0], clip_on=False, zorder=4, **TIPS)
             marked = True
         if narrow:
-            axes.set_title(model)
+            axes.set_title(known_as(model))
             axes.label_outer()
             axes.xaxis.label.set_visible(True)
     legend = [

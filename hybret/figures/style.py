@@ -19,7 +19,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from hybret import metrics
 from hybret.errors import HybretError, printable
-from hybret.families import has_random_weights
+from hybret.families import has_random_weights, known_as
 from hybret.files import writing
 from hybret.prompts import CONTROL
 from hybret.rows import checked
@@ -151,10 +151,9 @@ def provenance(rows: pd.DataFrame, *more: str) -> str:
     parts = []
     if "model" in rows:
         weights = rows["weights"].astype(str) if "weights" in rows else rows["model"].map(lambda _: "")
-        pairs = dict.fromkeys(zip(rows["model"], weights.str[:8], strict=True))
-        names = (f"{name} ({digest})" if digest else f"{name}" for name, digest in pairs)
+        pairs = dict.fromkeys(zip(rows["model"], weights, strict=True))
         random = any(map(has_random_weights, rows["model"], weights))
-        parts.append("model " + ", ".join(names) + (f" · {MADE_UP}" if random else ""))
+        parts.append("model " + ", ".join(known_as(*pair) for pair in pairs) + (f" · {MADE_UP}" if random else ""))
     if "recipe" in rows:
         parts.append("recipe " + ", ".join(dict.fromkeys(map(str, rows["recipe"]))))
     return " · ".join([*parts, *more])

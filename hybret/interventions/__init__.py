@@ -7,8 +7,8 @@ on. Nothing else has to know of it. What they are made of is here; hybret's own 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -55,6 +55,7 @@ class Elementary(Intervention):
 
     during: During = "both"
     layers: tuple[int, ...] | None = None
+    instead: Means | None = None  # what stands in place of an output of 0
     later: tuple[str, ...] = ()  # fields that `shown` leaves out at their default: keys of rows stay what they were
 
     @property
@@ -68,8 +69,9 @@ class Elementary(Intervention):
 
     @property
     def where(self) -> str:
-        """The layers that it names, for a label."""
-        return "" if self.layers is None else f" in layer {', '.join(map(str, self.layers))}"
+        """The layers that it names, and what it puts in place of 0, for a label."""
+        means = "" if self.instead is None else f", mean {self.instead.digest}"
+        return ("" if self.layers is None else f" in layer {', '.join(map(str, self.layers))}") + means
 
     def order_layers(self) -> None:
         """Make equal sets of layers equal values, in whatever order they are written."""
@@ -102,6 +104,16 @@ def shown(value: Any) -> str:
     pairs = ((f, getattr(value, f.name)) for f in fields(value))
     told = (f"{f.name}={x!r}" for f, x in pairs if f.name not in value.later or x != f.default)
     return f"{type(value).__name__}({', '.join(told)})"
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean outputs over a set of prompts (`hybret.mean_outputs`), in place of 0; equal where model and prompts are."""
+
+    digest: str  # of the weights and of the tokens of the prompts
+    weights: str = field(repr=False)
+    heads: Mapping[int, Tensor] = field(repr=False, compare=False)  # by layer, (heads, head_dim)
+    mixers: Mapping[int, Tensor] = field(repr=False, compare=False)  # by layer, (width,)
 
 
 class Gate(Elementary):

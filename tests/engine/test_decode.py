@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import random_ids
+from conftest import random_ids, random_model
 
 import hybret as hb
 from hybret import CORRECTED, PAPER, Keep
@@ -74,10 +74,11 @@ def test_a_family_whose_recurrence_would_start_from_zero_is_read_in_one_pass():
         prefill_chunk(model, state, ids, 40, [()], (), CORRECTED)
 
 
-def test_a_family_that_changes_attention_before_its_output_projection_is_refused(griffin, monkeypatch):
-    prompts, conditions = hb.niah.grid(griffin, (76,), (0,)), {"k=1": hb.KeepHeads(1), "keep": Keep()}
-    projection, call = first_o_proj(griffin), torch.nn.Linear.__call__
+def test_a_family_that_changes_attention_before_its_output_projection_is_refused(monkeypatch):
+    model = random_model("random-griffin")  # the shared ones are being listened to here
+    prompts, conditions = hb.niah.grid(model, (76,), (0,)), {"k=1": hb.KeepHeads(1), "keep": Keep()}
+    projection, call = first_o_proj(model), torch.nn.Linear.__call__
     gated = lambda self, x: call(self, 2 * x if self is projection else x)  # noqa: E731
     monkeypatch.setattr(torch.nn.Linear, "__call__", gated)
     with pytest.raises(hb.HybretError, match="changes what attention gives before its output projection"):
-        hb.sweep(griffin, prompts, conditions, max_new_tokens=1, progress=False)
+        hb.sweep(model, prompts, conditions, max_new_tokens=1, progress=False)

@@ -5,19 +5,18 @@ condition at once.
 """
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import random_ids
-from support import FAMILIES
+from support import FAMILIES, STEPS, Probe, resolve
 from torch import nn
 
 import hybret as hb
 from hybret import CORRECTED, HybretError, KeepHeads, Memoryless, NoConvolution, NoRecurrence, PerPhase
 from hybret.engine.likelihood import log_likelihoods
 from hybret.engine.state import merge
-from hybret.resolving import resolve
-from hybret.verifying.probe import STEPS, Probe
 
 KINDS = (NoRecurrence, Memoryless, NoConvolution)
 DURING = ("both", "prefill", "generation")
@@ -60,8 +59,12 @@ def stepwise(model, ids, conditions):
         return (cache.layers[layer].conv_states, 0), (getattr(cache.layers[layer], "recurrent_states", {}), 0)
 
     def silence(_, __, output, layer):
-        first = output[0] if isinstance(output, tuple) else output
-        return (first.masked_fill(rows(NoRecurrence, layer), 0), *(output[1:] if isinstance(output, tuple) else ()))
+        first = (output[0] if isinstance(output, tuple) else output).clone()
+        for row, condition in enumerate(conditions):
+            for action in condition.at(phase):
+                if isinstance(action, NoRecurrence) and layer in (action.layers or [layer]):
+                    first[row] = 0 if action.instead is None else action.instead.mixers[layer].double()
+        return (first, *(output[1:] if isinstance(output, tuple) else ()))
 
     for layer, module in mixers.items():
         tuples = hasattr(module, "rg_lru") or "Lightning" in type(module).__name__
@@ -116,8 +119,9 @@ def errors(model, conditions, lengths, cuts=()):
 
 
 def test_every_condition_is_as_with_states_set_by_hand(model):
-    layers = [kind(layers=(1,)) for kind in KINDS]
-    found, effects = errors(model, [*CONDITIONS, *layers], (35, 3), cuts=(9, 10))
+    means = hb.mean_outputs(model, hb.niah.grid(model, (76,), (50,)))
+    more = [NoRecurrence(instead=means), *(kind(layers=(1,)) for kind in KINDS)]
+    found, effects = errors(model, [*CONDITIONS, *more], (35, 3), cuts=(9, 10))
     assert max(found.values()) < 1e-3 and min(effects) > 0.01
 
 
@@ -152,6 +156,51 @@ def test_attached_and_in_a_likelihood(model):
                 expected = sum(float(chances[len(context) - 1 + i, token]) for i, token in enumerate(answer))
                 assert score == pytest.approx(expected, abs=2e-4), (condition, cached)
     assert len({round(scores[0][0], 3) for scores in found}) == len(conditions)
+
+
+def test_means_are_those_of_every_token(model):
+    """Sums of what stands before the output projections, and of what the mixers give, in one plain pass per prompt."""
+    prompts, sums = hb.niah.grid(model, (76, 100), (50,)), {}
+
+    def add(_, inputs, output, name):
+        found = output if name[0] == "mixer" else inputs
+        found = found[0] if isinstance(found, tuple) else found
+        sums[name] = sums.get(name, 0) + found[0].double().sum(0)
+
+    hooks = [
+        *((m, ("mixer", i)) for i, m in mixers_of(model.net).items()),
+        *((m, ("heads", i)) for i in model.attention_layers for n, m in model.net.model.layers[i].named_modules()
+          if n.endswith("o_proj")),
+    ]  # fmt: skip
+    hooks = [m.register_forward_hook(lambda m, x, y, name=name: add(m, x, y, name)) for m, name in hooks]
+    with torch.inference_mode():
+        for prompt in prompts:
+            model.net(torch.tensor([prompt.ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    means, tokens = hb.mean_outputs(model, prompts), sum(len(p.ids) for p in prompts)
+    for (what, layer), total in sums.items():
+        mean = means.mixers[layer] if what == "mixer" else means.heads[layer].flatten()
+        torch.testing.assert_close(mean.double(), total / tokens, atol=2e-5, rtol=1e-4)
+    assert repr(means) == f"Means(digest='{means.digest}')" and repr(means) in repr(KeepHeads(1, instead=means))
+    assert means == hb.mean_outputs(model, prompts) != hb.mean_outputs(model, prompts[:1])
+    for condition, says in (
+        (KeepHeads(1, instead=replace(means, weights="others")), "has means of another model"),
+        (
+            KeepHeads(1, instead=means) & hb.OmitHeads(((model.attention_layers[0], 1),)),
+            "different things in the place",
+        ),
+    ):
+        with pytest.raises(HybretError, match=says):
+            resolve(condition, model, CORRECTED)
+    changed = deepcopy(model)
+    with torch.no_grad():
+        changed.net.lm_head.weight[0, 0] += 1
+    with pytest.raises(HybretError, match="has means of another model"):
+        resolve(KeepHeads(1, instead=means), changed, CORRECTED)
+    assert hb.mean_outputs(changed, prompts).weights not in (means.weights, model.digest)
+    with pytest.raises(HybretError, match="no prompts to take means over"):
+        hb.mean_outputs(model, [])
 
 
 def test_what_cannot_act_is_refused(model, monkeypatch):

@@ -88,15 +88,15 @@ def compare(record, row, intervention, where, recipe):
     q, k, v = (x[row if len(x) > 1 else 0] for x in (q, k, v))
     out = out[row].transpose(1, 0, 2)
     expected, choices = reference.layer(q, k, v, scaling, intervention, where, recipe)
-    unsure = 0
+    unsure, silent = 0, reference.silent(intervention, where, len(q))
     for i in range(q.shape[1] if choices else 0):
         audible = {h for h in range(len(q)) if np.abs(expected[h, i]).max() > 1e-4}
-        heard = {h for h in range(len(q)) if np.abs(out[h, i]).max() > 0}
+        heard = {h for h in range(len(q)) if np.abs(out[h, i] - silent[h]).max() > 0}
         kept, sure = reference.kept_heads(choices, i, heard, margins(recipe), recipe)
         unsure += not sure
         assert kept & audible == heard & audible
         for h in set(range(len(q))) - kept:
-            expected[h, i] = 0
+            expected[h, i] = silent[h]
     np.testing.assert_allclose(out, expected, atol=1e-5, rtol=1e-5)
     return unsure
 
@@ -170,7 +170,10 @@ LENGTHS = (
 def in_layers(model):
     """Gates that name a layer, or heads in it."""
     layer = model.attention_layers[-1]
+    means = hb.mean_outputs(model, hb.niah.grid(model, (76,), (50,)))
     return [
+        KeepHeads(2, instead=means), OnlyHeads(((layer, 1),), "generation", instead=means) & Only(),
+        OmitHeads(((layer, 2),), instead=means) & KeepHeads(5, layers=(layer,), instead=means),
         KeepHeads(1, layers=(layer,)), KeepHeads(2, "random", layers=(layer,), seed=3) & KeepHeads(5),
         OnlyHeads(((layer, 0), (layer, 3))), OmitHeads(((layer, 1), (layer, 4)), "prefill"),
         OnlyHeads((), "generation", (layer,)) & Omit(),

