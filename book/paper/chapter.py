@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from html import escape
 from typing import Any, TypeVar
 
@@ -99,6 +99,10 @@ class Chapter:
         """Rows of a sweep in the folder of this model and recipe: what is there is not computed again."""
         recipe = recipe or self.decisions
         return hb.sweep(hybrid, prompts, conditions, recipe, out=hb.run_folder(self.out, hybrid, recipe))
+
+    def apart(self, name: str) -> Chapter:
+        """This run with rows in a folder of its own: other chapters judge and show all rows of the common one."""
+        return replace(self, out=f"{self.out}/{name}")
 
     def save(self, figure: Any, name: str) -> Any:
         """Write a figure's files and show it."""

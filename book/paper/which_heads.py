@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -75,8 +74,7 @@ def measure(chapter: Chapter, hybrid: hb.Model, prompts: int, draws: int) -> tup
     scores = hb.head_scores(hybrid, scoring_prompts(chapter, hybrid, asked), [*STATIC], chapter.decisions)
     ways = conditions(hybrid, scores, draws)
     named = {f"{way}, k={k}, {draw}": condition for (way, k, draw), condition in ways.items()}
-    apart = replace(chapter, out=f"{chapter.out}/which-heads")  # what other chapters read in theirs is theirs
-    rows = apart.sweep(hybrid, asked, {"all heads": hb.Keep(), **named})
+    rows = chapter.apart("which-heads").sweep(hybrid, asked, {"all heads": hb.Keep(), **named})
     keys = dict(zip(named, ways, strict=True)) | {"all heads": ("all heads", hybrid.heads, 0)}
     parts = pd.DataFrame(
         [keys[label] for label in rows["condition"]], index=rows.index, columns=["way", "kept", "draw"]

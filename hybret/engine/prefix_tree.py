@@ -102,7 +102,7 @@ def _max_shared_prefix(model: Hybrid, prompt: Prompt, recipe: Recipe) -> int:
     """Tokens before a prompt's needle, its question and its prefill's end: more of them are no other prompt's."""
     question = [prompt.question_span[0]] if prompt.question_span else []
     starts = [start for start, _ in needle_of(prompt.needle_spans, recipe)]
-    return min(decode.prompt_tokens(model, prompt.ids, recipe), *question, *starts)
+    return min([decode.prompt_tokens(model, prompt.ids, recipe), *question, *starts])
 
 
 def shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:

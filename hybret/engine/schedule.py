@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -208,29 +208,44 @@ def _answers(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tu
 
 def _read(model: Hybrid, schedule: Schedule, timings: Timings) -> Iterator[tuple[str, list[Actions], State]]:
     """The key of every prompt of the batches, the ways in which it is read, and its state with a row for each."""
-    recipe, chosen = schedule.recipe, {key for batch in schedule.batches for key, _ in batch.keys}
+    chosen = {key for batch in schedule.batches for key, _ in batch.keys}
     for prefills, group in groupby(schedule.jobs, key=lambda job: job.prefills):
         prompts = [job.prompt for job in group]
-        ahead = [actions for actions in prefills if looks_ahead(actions, recipe)]
-        rows = [actions for actions in prefills if actions not in ahead]
-        source: Iterator[tuple[Prompt, State | None]] = (
-            prefix_tree.prefill(model, prompts, rows, recipe, schedule.budget.max_tokens, chosen)
-            if rows
-            else ((prompt, None) for prompt in prompts if prompt.key in chosen)
-        )
+        states = read(model, prompts, prefills, schedule.recipe, schedule.budget.max_tokens, chosen)
         while True:
             with timings("prefill"):
-                prompt, state = next(source, (None, None))
-                if prompt is None:
+                if (ready := next(states, None)) is None:
                     break
-                if ahead:
-                    spans, question = prompt.needle_spans, prompt.question_span
-                    last = decode.prefill(model, prompt.ids, ahead, spans, recipe, None, True, question)
-            if ahead:
-                with timings("fork"):
-                    state = merge([state, last]) if state else last
-            assert state is not None
-            yield prompt.key, rows + ahead, state
+            prompt, rows, state = ready
+            yield prompt.key, rows, state
+
+
+def read(
+    model: Hybrid,
+    prompts: Sequence[Prompt],
+    prefills: Sequence[Actions],
+    recipe: Recipe,
+    max_tokens: int,
+    chosen: Set[str] | None = None,
+) -> Iterator[tuple[Prompt, list[Actions], State]]:
+    """Every prompt, read under each of `prefills`: their order in its state, and the state.
+
+    The order of prompts is that of `prefix_tree`, whose parameters these are; what looks ahead is read alone.
+    """
+    ahead = [actions for actions in prefills if looks_ahead(actions, recipe)]
+    rows = [actions for actions in prefills if actions not in ahead]
+    source: Iterator[tuple[Prompt, State | None]] = (
+        prefix_tree.prefill(model, prompts, rows, recipe, max_tokens, chosen)
+        if rows
+        else ((prompt, None) for prompt in prompts if chosen is None or prompt.key in chosen)
+    )
+    for prompt, state in source:
+        if ahead:
+            spans, question = prompt.needle_spans, prompt.question_span
+            last = decode.prefill(model, prompt.ids, ahead, spans, recipe, None, True, question)
+            state = merge([state, last]) if state else last
+        assert state is not None
+        yield prompt, rows + ahead, state
 
 
 def workload(model: Hybrid, schedule: Schedule) -> dict[str, int]:

@@ -16,16 +16,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hybret.devices import budget_of
 from hybret.engine.attach import implementation
 from hybret.engine.context import ForwardContext
-from hybret.engine.decode import NotFiniteError, forward, prefill_chunk, prompt_tokens
+from hybret.engine.decode import NotFiniteError, forward, prompt_tokens
 from hybret.engine.keys import Question, Spans
 from hybret.engine.scan import parallel_scans
-from hybret.engine.state import State, empty_state
+from hybret.engine.schedule import read
+from hybret.engine.state import State
 from hybret.errors import HybretError, check_conditions, integer
 from hybret.hybrid import Hybrid
 from hybret.interventions import Intervention, Keep, Phase
-from hybret.prompts import Prompt
+from hybret.prompts import PAPER_NEEDLE, Prompt
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
 from hybret.resolving import Resolved, resolve
@@ -50,6 +52,12 @@ class Passage:
     following: tuple[int, ...]
     spans: Spans = ()
     question: Question = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """What is read, as the engine reads prompts."""
+        question = (self.question,) if self.question else ()
+        return Prompt("", self.read, PAPER_NEEDLE, spans={"needle": self.spans, "question": question})
 
 
 def prose(
@@ -110,22 +118,29 @@ def predict(
     model.check_state()
     distinct = list({r.key: r for r in (resolve(Keep(), model, recipe), *named.values())}.values())
     at = {resolved.key: row for row, resolved in enumerate(distinct)}
+    prefills = list(dict.fromkeys(condition.prefill for condition in distinct))
+    texts: dict[str, dict[Passage, None]] = {}  # the same one may be there as several kinds
+    for passage in passages:
+        texts.setdefault(passage.prompt.key, {})[replace(passage, kind="")] = None
+    prompts = [next(iter(several)).prompt for several in texts.values()]
+    until = recipe.replace(prompt_split="last-token")  # the last token that is read has logits, in either phase
+    done: dict[Passage, tuple[Tensor, Tensor]] = {}
+    with parallel_scans(), implementation(model.net):
+        for prompt, ways, state in read(model, prompts, prefills, until, budget_of(model).max_tokens):
+            owners = torch.tensor([ways.index(condition.prefill) for condition in distinct], device=model.device)
+            for text in texts[prompt.key]:
+                done[text] = _follow(model, state.fork().unshared().select(owners), text, distinct, recipe)
     lines: list[dict[str, Any]] = []
     numbers: dict[str, int] = {}
-    done: dict[Passage, tuple[Tensor, Tensor]] = {}  # the same text may be there as several
-    with parallel_scans(), implementation(model.net):
-        for passage in passages:
-            text = replace(passage, kind="")
-            if text not in done:
-                done[text] = _read(model, text, distinct, recipe)
-            nats, best = done[text]
-            number = numbers[passage.kind] = numbers.get(passage.kind, -1) + 1
-            same = (best == best[0]).float().mean(1)
-            about = {"kind": passage.kind, "passage": number, "tokens": len(passage.following)}
-            lines += [
-                {"condition": label, **about, "nats": float(nats[row].mean()), "same": float(same[row])}
-                for label, row in ((label, at[resolved.key]) for label, resolved in named.items())
-            ]
+    for passage in passages:
+        nats, best = done[replace(passage, kind="")]
+        number = numbers[passage.kind] = numbers.get(passage.kind, -1) + 1
+        same = (best == best[0]).float().mean(1)
+        about = {"kind": passage.kind, "passage": number, "tokens": len(passage.following)}
+        lines += [
+            {"condition": label, **about, "nats": float(nats[row].mean()), "same": float(same[row])}
+            for label, row in ((label, at[resolved.key]) for label, resolved in named.items())
+        ]
     rows = pd.DataFrame(lines)
     rows.insert(1, "intervention", rows["condition"].map({label: repr(c) for label, c in conditions.items()}))
     return pd.concat(
@@ -133,16 +148,11 @@ def predict(
     )
 
 
-def _read(model: Hybrid, passage: Passage, conditions: Sequence[Resolved], recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Loss in nats and likeliest token, each ``(conditions, tokens)``."""
+def _follow(
+    model: Hybrid, state: State, passage: Passage, conditions: Sequence[Resolved], recipe: Recipe
+) -> tuple[Tensor, Tensor]:
+    """Loss in nats and likeliest token, each ``(conditions, tokens)``; `state` has read all but the last token."""
     ids, start = [*passage.read, *passage.following], len(passage.read) - 1
-    prefills = list(dict.fromkeys(condition.prefill for condition in conditions))
-    spans, question = passage.spans, passage.question
-    state = prefill_chunk(
-        model, empty_state(model, len(prefills)), ids, start, prefills, spans, recipe, question=question
-    )
-    owners = torch.tensor([prefills.index(condition.prefill) for condition in conditions], device=model.device)
-    state = state.unshared().select(owners)
     # Under some recipes the first token of an answer comes from prefill, as in the authors' code.
     generates = prompt_tokens(model, passage.read, recipe)
     parts: list[tuple[Tensor, Tensor]] = []
