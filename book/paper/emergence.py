@@ -25,29 +25,38 @@ PROBED = {"inside": ("inside", "all"), "answering": ("inside", "k=0 generation")
 """Column -> group and condition of the training's probe."""
 
 
-def _training(about: dict[str, Any]) -> dict[str, Any]:
+CUT = "cut short"
+"""Variant of a training by the recipe that was not run to its end."""
+
+
+def _training(about: dict[str, Any], ended: bool = True) -> dict[str, Any]:
     windows = ", ".join(map(str, about.get("windows") or ()))
     kinds = ["without attention"] * about["name"].endswith("-ssm") + ["copying start"] * about.get("mimetic", False)
-    kinds += [f"windows of {windows}"] * bool(windows)
+    kinds += [f"windows of {windows}"] * bool(windows) + [CUT] * (not ended)
     return {"model": about["name"].removesuffix("-ssm"), "variant": ", ".join(kinds), "seed": about["seed"]}
 
 
+def kind(variant: str) -> int:
+    """What a training varies: 0 nothing, 1 its windows, 2 the attention layers, which it has none of."""
+    return 2 if "without attention" in variant else int("windows" in variant)
+
+
 def compact(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """Lines for `DATA`: of every training that has ended, and of its models by the number of heads."""
-    for file in files:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        if "silent" in lines[0]:
-            yield from (
-                {**_training(x), **{key: x[key] for key in ("step", "tokens", "exact", "silent")}} for x in lines
-            )
-        elif any(line["event"] == "end" for line in lines):
-            for line in [line for line in lines if "probe" in line]:
-                probe = line["probe"]
-                shown = {name: probe[g][c]["exact"] for name, (g, c) in PROBED.items() if g in probe}
-                if forms := [probe[group]["all"]["exact"] for group in probe if group.startswith("form ")]:
-                    shown["forms"] = sum(forms) / len(forms)
-                made = {key: round(value, 4) for key, value in shown.items()}
-                yield {**_training(lines[0]["training"]), **{key: line[key] for key in ("step", "tokens")}, **made}
+    """Lines for `DATA`: of every training's probes, and of its models by the number of heads."""
+    read = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files]
+    logs = [lines for lines in read if lines[0].get("event") == "start"]
+    runs = [_training(lines[0]["training"], any(line["event"] == "end" for line in lines)) for lines in logs]
+    for about, lines in zip(runs, logs, strict=True):
+        for line in [line for line in lines if "probe" in line]:
+            probe = line["probe"]
+            shown = {name: probe[g][c]["exact"] for name, (g, c) in PROBED.items() if g in probe}
+            if forms := [probe[group]["all"]["exact"] for group in probe if group.startswith("form ")]:
+                shown["forms"] = sum(forms) / len(forms)
+            made = {key: round(value, 4) for key, value in shown.items()}
+            yield {**about, **{key: line[key] for key in ("step", "tokens")}, **made}
+    for line in [line for lines in read for line in lines if "silent" in line]:
+        about = next(a for a in (_training(line), _training(line, ended=False)) if a in runs)
+        yield {**about, **{key: line[key] for key in ("step", "tokens", "exact", "silent")}}
 
 
 def trainings(file: Path = DATA) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -85,16 +94,15 @@ def needed(heads: pd.DataFrame) -> pd.DataFrame:
 
 def seeds(probes: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
     """What holds in every seed of a model's own recipe, and what is a property of one training."""
-    own = [rows[rows["variant"] == ""] for rows in (probes, heads)]
+    own = [rows[rows["variant"].isin(["", CUT])] for rows in (probes, heads)]
     free = own[1][own[1]["k"] == 0]
     silent = [
         rows.groupby(RUN)[shares].max() for rows, shares in ((own[0], list(PROBED)[1:3]), (free, ["exact", "silent"]))
     ]
-    ended = own[0].groupby(RUN)["step"].max().reset_index()
-    last = own[1].merge(ended, on=[*RUN, "step"])
+    few = needed(own[1]).sort_values("tokens").groupby(RUN)["needed"].last()
     measures = {
         "tokens until retrieval, millions": formed(own[0]).set_index(RUN)["millions"],
-        "heads needed at the end of training": needed(last).set_index(RUN)["needed"],
+        "heads needed at the last measurement": few,
         "exact answers without attention, the most at any probe, %": 100 * pd.concat(silent, axis=1).max(axis=1),
         "exact answers with all heads at the last probe, %": 100 * own[0].groupby(RUN)["inside"].last(),
     }

@@ -24,11 +24,13 @@ def test_logs_become_lines_and_the_tables_say_when_and_with_how_many_heads(tmp_p
     by_heads = [
         ABOUT | {"step": 2, "tokens": 2 * 10**6, "silent": 0.2, "exact": {"0": 0.0, "1": 0.95, "2": 0.5, "3": 0.9}}
     ]
-    files = {"cut.jsonl": log, "log.jsonl": [*log, {"event": "end"}], "heads.jsonl": by_heads}
+    cut = [log[0] | {"training": ABOUT | {"seed": 2}}, *probes]
+    files = {"cut.jsonl": cut, "log.jsonl": [*log, {"event": "end"}], "heads.jsonl": by_heads}
     for name, lines in files.items():
         (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
     lines = list(chapter.compact(tmp_path / name for name in files))
-    assert len(lines) == 3  # none of the training that was cut off
+    assert [line["variant"] for line in lines] == ["cut short"] * 2 + [""] * 3
+    lines = lines[2:]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
     probes, heads = chapter.trainings(tmp_path / "data.jsonl")
     assert probes["forms"].tolist()[1] == 0.75 and probes["reading"].tolist() == [0.1, 0.1]
@@ -36,6 +38,6 @@ def test_logs_become_lines_and_the_tables_say_when_and_with_how_many_heads(tmp_p
     assert chapter.needed(heads)["needed"].tolist() == [3]  # at one head nine tenths, and less at two
     found = chapter.seeds(pd.concat([probes, probes.assign(seed=2)]), heads).set_index("measure")
     assert found.loc["tokens until retrieval, millions", "verdict"] == "the same in every seed"
-    assert found.loc["heads needed at the end of training", "verdict"] == "one seed"
+    assert found.loc["heads needed at the last measurement", "verdict"] == "one seed"
     assert found.loc["exact answers without attention, the most at any probe, %", "seeds"] == "20, 10"
     assert len(figures.emergence(probes, heads).axes) == 2
