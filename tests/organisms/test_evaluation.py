@@ -11,13 +11,13 @@ import pytest
 from support import idle
 
 import hybret as hb
-from hybret.models import CHECKPOINTS, organisms
+from hybret.models import CHECKPOINTS
 from hybret.organisms.training.card import FILES, ship, summary, write_card
 from hybret.organisms.training.evaluate import ALL, GENERATION, PREFILL, evaluate, loaded, main, targets
 from hybret.organisms.training.recipes import RECIPES
 
 
-@pytest.fixture(scope="module", params=organisms())
+@pytest.fixture(scope="module", params=["griffin-tiny", "griffin-small"])  # jamba-tiny is of an earlier recipe
 def shipped(request):
     """A model's folder: the model, its evaluation, the log of its training, all trainings, and its card."""
     folder, model = CHECKPOINTS / request.param, hb.load(request.param, device="cpu")
