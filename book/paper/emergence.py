@@ -21,7 +21,7 @@ HOLDS = 0.9  # share of exact answers that counts as retrieval
 RUN = ["model", "variant", "seed"]
 """Columns that name a training; its variant is "" for the model's own recipe."""
 PROBED = {"inside": ("inside", "all"), "answering": ("inside", "k=0 generation"), "reading": ("inside", "k=0 prefill"),
-          "own": ("own", "all")}  # fmt: skip
+          "words": ("random words", "all"), "own": ("own", "all")}  # fmt: skip
 """Column -> group and condition of the training's probe."""
 
 

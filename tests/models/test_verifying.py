@@ -133,11 +133,12 @@ def test_an_own_intervention_is_verified_too(monkeypatch):
 
     model = hb.load("random-griffin", device="cpu")
     own = {"strided": Strided(), "omit": hb.Omit(), "pair": hb.PerPhase(generation=hb.Only(also=("question",)),
-           prefill=hb.KeepHeads(2)), "misplaced": Misplaced(), "idle": Idle()}  # fmt: skip
+           prefill=hb.KeepHeads(2)), "off": hb.NoRecurrence("generation"), "tap": hb.NoConvolution(),
+           "misplaced": Misplaced(), "idle": Idle()}  # fmt: skip
     only(monkeypatch)
     table = verify(model, progress=False, conditions=own).set_index("check")
     found = {label: table.loc[f"{label}: in a sweep = alone", "verdict"] for label in own}
-    assert found == {"strided": PASS, "omit": PASS, "pair": PASS, "misplaced": FAIL, "idle": FAIL}
+    assert found == {**dict.fromkeys(own, PASS), "misplaced": FAIL, "idle": FAIL}
     assert "changes nothing" in table.loc["idle: in a sweep = alone", "note"]
     with pytest.raises(hb.HybretError, match="is not an intervention"):
         verify(model, conditions={"class": Strided})
