@@ -64,7 +64,7 @@ def trainings(file: Path = DATA) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Both have the columns of `RUN`, `step` and `tokens`. Probes have shares of exact answers to the paper's needle
     `inside` the window with all heads, without attention while `answering`, and also while `reading`; with all heads to
-    `own` sentences and, on average, to held-out `forms`. The second has `k` and `exact`; k = 0 is without attention
+    lists of random `words`, `own` sentences and, on average, held-out `forms`. The second has `k` and `exact`; k = 0 is without attention
     while answering, and `silent` without it from the first token on.
     """
     rows = pd.read_json(file, lines=True, orient="records", dtype={"exact": object})
@@ -73,7 +73,7 @@ def trainings(file: Path = DATA) -> tuple[pd.DataFrame, pd.DataFrame]:
     k, exact = zip(*pairs["exact"], strict=True)
     heads = pairs[[*RUN, "step", "tokens", "silent"]].assign(k=[int(x) for x in k], exact=exact)
     heads = heads.sort_values([*RUN, "tokens", "k"], ignore_index=True)
-    return rows.loc[~kept, [*RUN, "step", "tokens", *PROBED, "forms"]].reset_index(drop=True), heads
+    return rows[~kept].reindex(columns=[*RUN, "step", "tokens", *PROBED, "forms"]).reset_index(drop=True), heads
 
 
 def formed(probes: pd.DataFrame) -> pd.DataFrame:
