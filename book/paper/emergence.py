@@ -63,9 +63,9 @@ def trainings(file: Path = DATA) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The probes of every training, and the exact answers of its models by the number of heads that they keep.
 
     Both have the columns of `RUN`, `step` and `tokens`. Probes have shares of exact answers to the paper's needle
-    `inside` the window with all heads, without attention while `answering`, and also while `reading`; with all heads to
-    lists of random `words`, `own` sentences and, on average, held-out `forms`. The second has `k` and `exact`; k = 0 is without attention
-    while answering, and `silent` without it from the first token on.
+    `inside` the window with all heads, without attention while `answering`, and also while `reading`; with all heads
+    to lists of random `words`, to `own` sentences and, on average, to held-out `forms`. The second has `k` and
+    `exact`; k = 0 is without attention while answering, and `silent` without it from the first token on.
     """
     rows = pd.read_json(file, lines=True, orient="records", dtype={"exact": object})
     kept = rows["exact"].notna()
