@@ -90,7 +90,9 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
     if status is None:
         return
     if status.path is None:
-        source[0] = nbformat.writes(not_run(nbformat.reads(source[0], as_version=4), switch(app, docname)))
+        source[0] = nbformat.writes(
+            not_run(nbformat.reads(source[0], as_version=4), switch(app, docname), status.reason)
+        )
         return
     nb = nbformat.read(status.path, as_version=4)
     if status.state == "published":
@@ -211,8 +213,8 @@ def moment(meta: dict[str, Any]) -> str:
     return f"{meta['started'][:16].replace('T', ' ')} UTC" if meta.get("started") else ""
 
 
-def not_run(nb: Any, switcher: str = "") -> Any:
-    """Make a source notebook fit to be a page: a note, and placeholders for what a run would add."""
+def not_run(nb: Any, switcher: str = "", reason: str = "") -> Any:
+    """Make a source notebook fit to be a page: a note, with a reason if there is one, and placeholders."""
     cells: list[Any] = []
     for cell in nb.cells:
         if cell.cell_type == "markdown":
@@ -222,7 +224,8 @@ def not_run(nb: Any, switcher: str = "") -> Any:
         if cell.cell_type == "code" and figure.get("name"):
             text = f"::::{{run-figure}}\n:name: {figure['name']}\n\n{figure.get('caption', '')}\n::::"
             cells.append(new_markdown_cell(text))
-    note = ":::{note}\nThis page has not been run here yet. `make book` runs it and draws its figures.\n:::"
+    why = f": {reason}" if reason else " yet"
+    note = f":::{{note}}\nThis page has not been run here{why}. `make book` runs it and draws its figures.\n:::"
     nb.cells = under_title(cells, f"{switcher}\n\n{note}")
     return nb
 

@@ -29,7 +29,7 @@ class Chapter:
     recipe: str = "CORRECTED"
     device: str = "auto"
     dtype: str = "auto"
-    lengths: int = 10
+    lengths: int | Sequence[int] = 10
     depths: int = 10
     limit: int = 0
     haystack: str = "embedded"

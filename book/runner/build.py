@@ -68,7 +68,7 @@ def build(
     project = Project(Path(root).resolve(), {**({"model": model} if model else {}), **(parameters or {})})
     if publish and not project.variant:
         raise HybretError("only runs of another model are published; give one with --model")
-    todo = select(project, only, force, jobs)
+    todo = select(project, only, force, jobs, console)
     check_folders(project, pages=html and not publish)
     began = time.perf_counter()
     run_all(project, todo, jobs, console)
@@ -99,8 +99,8 @@ def check_folders(project: Project, pages: bool) -> None:
             raise HybretError(f"{reason}; build the book in a clone of your own") from problem
 
 
-def select(project: Project, only: Iterable[str] | None, force: bool, jobs: int) -> list[Run]:
-    """Return the runs to carry out, in the order of ``runs.yml``."""
+def select(project: Project, only: Iterable[str] | None, force: bool, jobs: int, console: Console) -> list[Run]:
+    """Return the runs to carry out, in the order of ``runs.yml``, without those that lack what is to be fetched."""
     if jobs < 1:
         raise HybretError(f"jobs must be at least 1, not {jobs}.")
     plan = project.plan
@@ -112,10 +112,16 @@ def select(project: Project, only: Iterable[str] | None, force: bool, jobs: int)
         if name in wanted:
             wanted |= set(plan[name].needs)
     forced = set(named) if force else set()
-    return [
+    todo = [
         run for name, run in plan.items()
         if name in wanted and (name in forced or project.status(name).state != "current")
     ]  # fmt: skip
+    lacking = [run for run in todo if run.lacks]
+    if lacking and (only is not None or all(run.lacks for run in plan.values())):
+        raise HybretError(f"{lacking[0].name} cannot run: {lacking[0].unmet}")
+    for run in lacking:
+        console.print(f"  [yellow]left out[/] {run.name}: {run.unmet}")
+    return [run for run in todo if not run.lacks]
 
 
 def run_all(project: Project, todo: list[Run], jobs: int, console: Console) -> None:

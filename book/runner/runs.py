@@ -22,8 +22,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from hybret.errors import HybretError
-from hybret.families import RANDOM
-from hybret.files import digest
+from hybret.families import PACKAGES, RANDOM
+from hybret.files import MANIFEST, cache_folder, digest
 
 CODE = ("hybret", "book/paper", "book/speed")
 """What notebooks use; the runner, the pages and the commands cannot change what a run computes."""
@@ -59,6 +59,12 @@ class Run:
     needs: tuple[str, ...]  # runs whose results this one reads
     source: str  # hash of the code cells
     key: str  # hash of everything that the run depends on
+    lacks: tuple[str, ...]  # models and texts that it needs and `hybret fetch` has not brought
+
+    @property
+    def unmet(self) -> str:
+        """What has to be done before it can run, in words; empty if nothing."""
+        return f"it needs `hybret fetch {' '.join(self.lacks)}` once, with a network" if self.lacks else ""
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,8 @@ class Project:
             upstream = [runs[need].key for need in entry["needs"]] + [(file.name, digest(file)) for file in reads]
             settings = {k: literal(p["default"]) for k, p in known.items()} | injected
             key = key_of(source, self.package_key, injected, upstream)
-            runs[name] = Run(name, notebook, injected, settings, tuple(entry["needs"]), source, key)
+            absent = dict.fromkeys(sum((runs[need].lacks for need in entry["needs"]), lacks(settings)))
+            runs[name] = Run(name, notebook, injected, settings, tuple(entry["needs"]), source, key, tuple(absent))
         if unknown := set(self.overrides) - used:
             raise HybretError(f"no notebook has a parameter named {sorted(unknown)[0]!r}; see their first cells.")
         return runs
@@ -182,7 +189,7 @@ class Project:
         """Say whether a finished run exists and whether what it depends on is as it was."""
         path, run = self.find(name), self.plan[name]
         if path is None:
-            return Status("not run")
+            return Status("not run", reason=run.unmet)
         meta = meta_of(path)
         if meta.get("key") == run.key:
             for file, written in dict(meta.get("files") or {}).items():
@@ -203,6 +210,15 @@ class Project:
 def meta_of(path: Path) -> dict[str, Any]:
     """Return what a run wrote down about itself in its executed copy."""
     return dict(nbformat.read(path, as_version=4).metadata.get("hybret", {}))
+
+
+def lacks(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names to fetch of the models and texts among a run's parameters, as far as they are not in the cache."""
+    wanted = {part.strip() for value in settings.values() if isinstance(value, str) for part in value.split(",")}
+    return tuple(
+        name for name, source in PACKAGES.items()
+        if {name, source.get("model")} & wanted and not (cache_folder() / name / MANIFEST).is_file()
+    )  # fmt: skip
 
 
 def expand(entries: Mapping[str, dict[str, Any]], overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -323,6 +323,9 @@ def shared(built, node, tmp_path_factory):
     shutil.copy(built[0] / "book" / "executed" / "draw.ipynb", clone / "book" / "executed")
     edit(clone / "notebooks" / "draw.ipynb", "range(count)", "range(2)")
     edit(clone / "notebooks" / "draw.ipynb", "# Drawing", "# Drawing again")
+    (clone / "notebooks" / "runs.yml").write_text(
+        "draw: {parameters: {count: 4}}\nread: {parameters: {model: smollm2-135m-instruct}}\n"
+    )
     book.pages(Project(clone), Console(file=io.StringIO()))
     return clone
 
@@ -367,7 +370,10 @@ def test_a_clone_shows_published_runs_beside_its_own_and_says_which_is_out_of_da
     assert ran(shared) == [] and "has not happened here yet" in html(shared, "book/index")  # the figure of its own run
     assert "out of date: the notebook's code changed" in own.replace("’", "'")
     assert "Drawing again" in own  # prose is no part of the run
-    assert "has not been run here yet" in chapter and f'href="../{OTHER}/read.html"' in chapter
+    assert (
+        "it needs hybret fetch smollm2 once" in re.sub("<.*?>", "", chapter)
+        and f'href="../{OTHER}/read.html"' in chapter
+    )
     assert "Drawing: other-1b-abc" in page and 'href="../../../notebooks/draw.html"' in page
     assert "A published run of" in page and "Run of somebody/other-1b&#64;abc" in page and "/draw.json" in page
     runs = html(shared, "book/runs")
@@ -377,6 +383,16 @@ def test_a_clone_shows_published_runs_beside_its_own_and_says_which_is_out_of_da
     numbers = [re.findall(r"caption-number\">(Fig. \d+)", page) for page in pages]
     assert numbers == [["Fig. 1"], ["Fig. 2"], ["Fig. 3"], ["Fig. 4"]]
     assert 'id="other-1b-abc-fig-line"' in page and 'href="#cell-c2"' in page and "<img" in page
+
+
+def test_a_run_whose_model_was_not_fetched_is_left_out_and_says_what_to_do(shared):
+    said = io.StringIO()
+    chosen = [Project(shared), None, False, 1, Console(file=said, width=200, highlight=False)]
+    assert [run.name for run in book.select(*chosen)] == ["draw"]
+    assert said.getvalue() == "  left out read: it needs `hybret fetch smollm2` once, with a network\n"
+    for changed in ({1: ["read"]}, {0: Project(shared, {"model": "smollm2-135m-instruct"})}):
+        with pytest.raises(HybretError, match="cannot run: it needs `hybret fetch smollm2` once"):
+            book.select(*(changed.get(i, value) for i, value in enumerate(chosen)))
 
 
 def test_what_cannot_be_published_is_said(done):

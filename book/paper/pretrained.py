@@ -1,0 +1,172 @@
+"""A pretrained model: retrieval and language as its heads are removed, here and on the whole grid.
+
+Both are a dictionary of tables: `once` and `twice` (rows of `KeepHeads` on prompts read once and read twice), `table1`,
+and `losses` (of `hybret.language.predict`: prose, the right answer, and the same answer without the needle).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import hybret as hb
+from book.paper.chapter import Chapter, keep_heads, percent, with_needle
+from hybret.metrics import mean_interval
+from hybret.store import rows_of
+
+Tables = Mapping[str, pd.DataFrame]
+SWEEPS = {"once": "figure2", "twice": "jrt", "table1": "table1/table1"}  # folders of the published grid
+LOSSES = {"prose": "prose", "answers": "answer", "without": "control"}  # its files of losses, and their kinds
+CHOICES = {"entropy": "lowest entropy (the paper's)", "highest entropy": "highest entropy", "random": "at random",
+           "needle": "most attention on the needle"}  # fmt: skip
+KEPT = r"^KeepHeads\(k=(?P<k>\d+), metric='entropy', during='(?P<during>\w+)'\)$"
+
+
+def few(heads: int) -> list[int]:
+    """All heads, one and two fewer, two thirds, a third and none: where a model of attention alone changes."""
+    return sorted({heads, heads - 1, heads - 2, 2 * heads // 3, heads // 3, 0}, reverse=True)
+
+
+def measure(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.DataFrame]:
+    """The tables of a model on the chapter's grid; conditions that read it anew do so at depth 0 or at one length."""
+    chapter, ks = chapter.apart("pretrained"), few(hybrid.heads)
+    shortest: dict[str, Any] = {"lengths": hybrid.lengths[:1], "depths": [0]}
+    answering, throughout = keep_heads(hybrid, "generation", ks=ks), keep_heads(hybrid, "both", ks=ks[1::2])
+    once = chapter.sweep(hybrid, chapter.prompts(hybrid, control=False), answering)
+    both = chapter.sweep(hybrid, chapter.prompts(hybrid, control=False, depths=[0]), throughout)
+    twice = chapter.sweep(hybrid, chapter.prompts(hybrid, "jrt", control=False, **shortest), answering)
+    asked, bare = (chapter.prompts(hybrid, control=False, **shortest), chapter.controls(hybrid, **shortest))
+    table1 = chapter.sweep(hybrid, asked, hb.table1_conditions())
+    texts = [hb.language.prose(hybrid, passages, haystack=chapter.haystack, seed=chapter.seed)]
+    texts += [hb.language.answers(hybrid, prompts) for prompts in (asked, bare)]
+    losses = [hb.language.predict(hybrid, read, answering, chapter.decisions) for read in texts]
+    rows = pd.concat([once, both], ignore_index=True)
+    rows.attrs["made"] = both.attrs["made"] | once.attrs["made"]
+    return {"once": rows, "twice": twice, "table1": table1} | _named(losses)
+
+
+def built_in(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.DataFrame]:
+    """`once` and `losses` of a model in the language that it was trained on, and `real`: retrieval in real prose."""
+    own = replace(chapter, model=hybrid.name, lengths=10, depths=10, haystack="embedded")
+    kept = keep_heads(hybrid, "generation")
+    prose = hb.language.prose(hybrid, passages, seed=chapter.seed)
+    ends = keep_heads(hybrid, "generation", ks=[hybrid.heads, 0])
+    return {
+        "once": own.sweep(hybrid, own.prompts(hybrid, control=False), kept),
+        "losses": hb.language.predict(hybrid, prose, kept, chapter.decisions),
+        "real": chapter.apart("pretrained").sweep(
+            hybrid, chapter.prompts(hybrid, control=False, lengths=5, depths=5), ends
+        ),
+    }
+
+
+def published(folder: str | Path, model: str) -> dict[str, pd.DataFrame]:
+    """The tables of a model on the paper's whole grid, and `choices`; empty where none were published."""
+    place = Path(folder) / Path(model).name / "grid"
+    if not place.is_dir():
+        return {}
+    losses = [pd.read_parquet(place / "language" / f"{name}.parquet") for name in LOSSES]
+    rows = {name: rows_of(place / job).sort_values(["during", "k"], ascending=False) for name, job in SWEEPS.items()}
+    return {**rows, **_named(losses), "choices": rows_of(place / "language")}
+
+
+def _named(losses: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Losses as one table, each under its kind."""
+    parts = [part.assign(kind=kind) for part, kind in zip(losses, LOSSES.values(), strict=True)]
+    return {"losses": pd.concat(parts, ignore_index=True)}
+
+
+def by_k(tables: Tables, during: str = "generation") -> pd.DataFrame:
+    """Retrieval and language over the heads kept, each mean with its 95 % interval.
+
+    Columns: model, k; accuracy inside the window, exact, prompts; language (nats per token of prose), same (share of
+    next tokens that stay), lost (nats more than with all heads), worth (nats per token of the answer that the needle
+    gives), passages. What was not measured is missing.
+    """
+    rows = with_needle(tables["once"])
+    rows = rows[rows["in_window"] & (rows["during"] == during)]
+    table = hb.metrics.accuracy(rows, by=["model", "k"]).sort_values("k", ascending=False)
+    losses = tables["losses"]
+    losses = losses.assign(**losses["intervention"].str.extract(KEPT))
+    lines = []
+    for k in table["k"]:
+        group = losses[(losses["k"] == str(k)) & (losses["during"] == during)]
+        prose, told, bare = (
+            group[group["kind"] == kind].sort_values("passage") for kind in ("prose", "answer", "control")
+        )
+        line = {"k": k, "same": prose["same"].mean(), "passages": len(prose)}
+        each = np.arange(len(told)) // max(1, len(told) // max(1, len(bare)))  # a control for each length
+        worth = bare["nats"].to_numpy()[each] - told["nats"].to_numpy()
+        for name, values in (("language", prose["nats"].to_numpy()), ("worth", worth)):
+            spread = (values.mean() if len(values) else np.nan, np.nan, np.nan)
+            if len(values) > 1:
+                spread = mean_interval(values, np.arange(len(values)), (values.min(), values.max()))[:3]
+            line |= dict(zip((name, f"{name}_low", f"{name}_high"), spread, strict=True))
+        lines.append(line)
+    table = table.merge(pd.DataFrame(lines), on="k")
+    return table.assign(lost=table["language"] - table["language"].iloc[0])
+
+
+def shown(numbers: pd.DataFrame) -> pd.DataFrame:
+    """`by_k` as a page shows it: each mean with its interval, if it has one."""
+    spread: dict[str, list[str]] = {"accuracy": [percent(line) for line in numbers.to_dict("records")]}
+    for name in ("language", "worth"):
+        ends = zip(numbers[name], numbers[f"{name}_low"], numbers[f"{name}_high"], strict=True)
+        spread[name] = [
+            f"{m:z.2f}" + ("" if np.isnan(low) else f" ({low:z.2f} to {high:z.2f})") for m, low, high in ends
+        ]
+    for name in ("exact", "same"):
+        spread[name] = [f"{100 * share:.0f} %" for share in numbers[name]]
+    return numbers.assign(**spread)[["k", "accuracy", "exact", "prompts", "language", "same", "worth"]]
+
+
+def said(rows: pd.DataFrame, by: str = "k", most: int = 2) -> pd.DataFrame:
+    """The most frequent answers in each group, in the order of the rows; of those that were given once, one.
+
+    Columns: `by`, answer, score (points), times, of (prompts).
+    """
+    groups = rows.groupby([by, "answer"], sort=False).agg(score=("score", "first"), times=("prompt", "size"))
+    groups = groups.reset_index().sort_values("times", ascending=False, kind="stable")
+    rank = groups.groupby(by).cumcount()
+    groups = groups[(rank == 0) | ((rank < most) & (groups["times"] > 1))]
+    order = list(dict.fromkeys(rows[by]))
+    groups = groups.assign(of=groups[by].map(rows[by].value_counts()))
+    return groups.sort_values(by, key=lambda values: values.map(order.index), kind="stable")
+
+
+def again(here: pd.DataFrame, elsewhere: pd.DataFrame) -> pd.DataFrame:
+    """The prompts that two machines answered under the same conditions: how many answers are the same.
+
+    Columns: k, during, prompts, same, exact_here, exact_there.
+    """
+    keys = ["prompt", "intervention"]
+    there = elsewhere.drop_duplicates(keys)[[*keys, "answer", "exact"]]
+    both = here.drop_duplicates(keys).merge(there, on=keys, suffixes=("_here", "_there"))
+    both["same"] = both["answer_here"] == both["answer_there"]
+    names = {"prompts": ("same", "size"), "same": ("same", "sum")}
+    names |= {name: (name, "sum") for name in ("exact_here", "exact_there")}
+    return both.groupby(["during", "k"], sort=False).agg(**names).reset_index()
+
+
+def choices(tables: Tables) -> pd.DataFrame:
+    """Share of exact answers by how the heads that stay are chosen (lines) and how many stay (columns)."""
+    rows = pd.concat([with_needle(tables["once"]), tables["choices"]], ignore_index=True)
+    rows = rows[rows["during"] == "generation"]
+    rows["heads that stay"] = rows["intervention"].str.extract(r"metric='([\w ]+)'")[0].map(CHOICES)
+    table = rows.pivot_table("exact", "heads that stay", "k").dropna(axis="columns", thresh=2)
+    return (100 * table).rename(columns="k = {}".format).reset_index()
+
+
+def real_prose(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in per cent of the built-in models with all heads and with none, inside the window and beyond it."""
+    heads = np.where(rows["k"] == 0, "no heads", "all heads")
+    sides = rows.assign(window=np.where(rows["in_window"], "inside", "beyond"), heads=heads)
+    table = hb.metrics.accuracy(sides, by=["model", "window", "heads"])
+    table["accuracy"] = [percent(line) for line in table.to_dict("records")]
+    wide = table.pivot(index=["model", "window", "prompts"], columns="heads", values="accuracy").reset_index()
+    return wide.sort_values(["model", "window"], ascending=[True, False])
