@@ -6,13 +6,20 @@ beyond the window; every second length elsewhere.
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from typing import Any
+
 import pandas as pd
 
 import hybret as hb
 from book.paper import numbers, tipping
 from book.paper.chapter import Chapter, keep_heads
+from hybret.harness.tasks import organism
 
 DOCUMENTS, FEW = 150, 20  # first documents of each task of our own: where questions were learnt, and of other models
+TEXTS = 40  # of each task with options in full
+LONG = 200  # characters of a question that begins with a list
 
 
 def names(hybrid: hb.Model, beside: str) -> list[str]:
@@ -47,9 +54,31 @@ def benchmarks(
 ) -> pd.DataFrame:
     """Items of benchmarks in the three configurations: of our own tasks the first documents, of others all."""
     limit = (DOCUMENTS if hybrid.instruct else FEW) if tasks == "organism" else None
-    options = {"limit": chapter.limit or limit, "out": chapter.out, "seed": chapter.seed}
+    options: Any = {"limit": chapter.limit or limit, "out": chapter.out, "seed": chapter.seed}
     configurations = hb.harness.conditions(hybrid, k)
     return hb.harness.evaluate(hybrid, tasks, configurations, recipe, **options, progress=compute, compute=compute)
+
+
+def as_texts(chapter: Chapter, hybrid: hb.Model) -> pd.DataFrame:
+    """Items of our tasks with four options, in base and ablated: the options are answers in full, no letters."""
+    asked = {"doc_to_text": "question", "doc_to_choice": "choices"}
+    tasks = [replace(t, name=f"{t.name}_texts", options=asked) for t in organism() if not t.group.startswith("glue")]
+    configurations = {"base": hb.KeepHeads(hybrid.heads), "ablated": hb.KeepHeads(0)}
+    options: Any = {"limit": chapter.limit or TEXTS, "out": chapter.out, "seed": chapter.seed}
+    return hb.harness.evaluate(hybrid, tasks, configurations, chapter.decisions, **options)
+
+
+def example(task: str) -> str:
+    """A question of one of our tasks and its answer, of its list the entry alone; empty for other tasks."""
+    found = [t for t in organism() if t.name == task]
+    if not found:
+        return ""
+    with found[0].data["test"].open(encoding="utf-8") as lines:
+        item = json.loads(next(lines))
+    *before, question = item["question"].split("\n")
+    answer = item["choices"][item["answer"]]
+    listed = [f"... {answer} ..."] if len(item["question"]) > LONG else before
+    return " ".join([*filter(None, listed), question, "→", answer])
 
 
 def sparse(chapter: Chapter, hybrid: hb.Model) -> tuple[int, str]:
