@@ -21,7 +21,7 @@ test: $(READY) ## lint, types, tests
 	$(call step,layers,$(VENV)/bin/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; })
 	$(call step,types,$(PY) -m mypy -n $(JOBS) hybret book)
 	@printf '== tests\n'
-	@$(PY) -m pytest -n $(JOBS) --dist worksteal
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 coverage: $(READY) ## lines and branches that the tests reach; below 90 % it fails
 	@$(PY) -m pytest --cov --cov-report=term:skip-covered

@@ -17,6 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
+import papermill
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from traitlets.config import Config
 
 import hybret
 from book.runner.outputs import without_bars
@@ -94,10 +97,6 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
     with tempfile.TemporaryDirectory(prefix="hb", dir=scratch) as private, log.open("w") as output:
         for standard in (1, 2):  # what kernel and libraries say is for the log, and not for the progress
             os.dup2(output.fileno(), standard)
-        import papermill
-        from nbclient.exceptions import CellTimeoutError, DeadKernelError
-        from traitlets.config import Config
-
         files = Path(private, "files")  # where `hybret.figures.save` writes down what it saved
         clone = project.root / "hybret" / "__init__.py"
         argv = [

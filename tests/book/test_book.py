@@ -11,7 +11,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from rich.console import Console
 from support import ENGINE_DIGEST
-from tiny_book import one_page, tiny
+from tiny_book import tiny
 
 from book.runner import build as book
 from book.runner import publish as publishing
@@ -239,14 +239,6 @@ def test_a_page_shows_its_run_and_every_figure_leads_to_its_cell(built):
     links = [re.findall(r'hb-made-by[^>]*href="([^"]+)"', text) for text in (page, index)]
     assert links == [["#cell-c2"], ["../notebooks/draw.html#cell-c2"]]
     assert html(built[0], "book/runs").count("<td><p>current</p></td>") == 2
-
-
-def test_a_warning_and_an_unknown_claim_fail_the_build(tmp_path):
-    root = one_page(tmp_path, "# Tiny\n\n{numref}`nowhere`\n\n```{claim} no-such\n```\n")
-    out = io.StringIO()
-    with pytest.raises(book.BuildError, match="whole log"):
-        book.pages(Project(root), Console(file=out, width=200))
-    assert "nowhere" in out.getvalue() and "no-such" in out.getvalue()
 
 
 @pytest.mark.parametrize("folder", ["<img src=x onerror=alert(1)>", "a](b"])

@@ -53,16 +53,20 @@ def verdict(claim, model, recipe, said, ours="", **more):
     return line | {"why": "", "exactly": "", "interval": ""} | more
 
 
-def read(root, verdicts):
+def read(root, verdicts, said=None):
     """The page, with these verdicts; it is read again because the file has changed."""
     (root / "book" / "results").mkdir(exist_ok=True)
     (root / "book" / "results" / "verdicts.json").write_text(json.dumps(verdicts))
-    book.pages(Project(root), Console(file=io.StringIO()))
+    book.pages(Project(root), Console(file=said or io.StringIO(), width=200))
+    return shown(root)
+
+
+def shown(root):
     page = (root / "_build" / "html" / "book" / "index.html").read_text()
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
 
 
-def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts(tmp_path):
+def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts_and_a_warning_fails_it(tmp_path):
     name, root = "no-attention-generation", one_page(tmp_path, INDEX)
     found = [
         verdict(name, "one", "CORRECTED", "agrees", "0 of 100", interval="0.0 to 4.1 %; n = 100, 90 of them different"),
@@ -77,7 +81,12 @@ def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts(tmp_
     assert "nothing is retrieved by one" in page and all(line in page.replace("’", "'") for line in LIMITS)
     assert "one 1 0 0 0 0 two 0 0 0 1 0" in page
     assert "1 of the 1 verdicts that were reached under both recipes depend" in page and "agrees): 9 of 100" in page
-    page = read(root, [verdict(name, "one", "CORRECTED", "contradicts", "30 of 100 <b>")])
+    (root / "book" / "index.md").write_text(INDEX + "{numref}`nowhere`\n\n```{claim} no-such\n```\n")
+    said = io.StringIO()
+    with pytest.raises(book.BuildError, match="whole log"):
+        read(root, [verdict(name, "one", "CORRECTED", "contradicts", "30 of 100 <b>")], said)
+    assert "nowhere" in said.getvalue() and "no-such" in said.getvalue()
+    page = shown(root)
     assert "Not attention alone, everywhere. Without it, something is left in one" in page
     assert "30 of 100 &lt;b&gt;" in page  # what a run brings is text
 
@@ -122,7 +131,7 @@ def test_the_code_that_a_newcomer_copies_runs(page, tmp_path, monkeypatch):
         code = code.replace(grid, small)  # what is tried is the code, not the model
     code = code.replace("range(model.heads + 1)", "(0, model.heads)")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hb, "verify", lambda model: verify(model.name))  # once for both pages
+    monkeypatch.setattr(hb, "verify", lambda model: verify("random-griffin"))  # once, of a small one
     space: dict[str, object] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(code, page, "exec"), space)

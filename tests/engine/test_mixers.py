@@ -222,7 +222,7 @@ def test_what_cannot_act_is_refused(model, monkeypatch):
         model.generate("Some words to read.", 2)
 
 
-def test_a_sweep_of_both_halves_and_verify(griffin):
+def test_a_sweep_of_both_halves(griffin):
     prompts = hb.niah.grid(griffin, (76,), (0, 60))
     both = {c.label: c for c in (hb.Keep(), KeepHeads(0), NoRecurrence(), Memoryless(), NoRecurrence() & KeepHeads(0))}
     rows = hb.sweep(griffin, prompts, both, max_new_tokens=4, progress=False)
@@ -231,5 +231,3 @@ def test_a_sweep_of_both_halves_and_verify(griffin):
             with hb.attach(griffin, condition):
                 answer = rows.loc[(rows["condition"] == label) & (rows["prompt"] == prompt.key), "answer"]
                 assert set(answer) == {griffin.generate(prompt, 4)}
-    table = hb.verify(griffin, progress=False, conditions={"off": NoRecurrence("generation"), "tap": NoConvolution()})
-    assert (table["verdict"] != "fail").all()

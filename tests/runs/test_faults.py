@@ -193,20 +193,26 @@ def passes(stop=None):
 WORDS = ["sweep", "--lengths", "128,", "--depths", "0,100", "--k", "0", "--k", "10", "--rows-per-batch", "2", "--json"]
 
 
-def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(tmp_path):
-    words = [*WORDS, "--out", tmp_path / "out"]
-    with passes() as all_of_them:
-        whole = run(*WORDS, "--out", tmp_path / "whole")
-    with passes(len(all_of_them)):  # in the last step of the second of two batches
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the command prints and writes, and how many forward passes it makes."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    with passes() as made:
+        return run(*WORDS, "--out", folder).stdout, folder, len(made)
+
+
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(whole, tmp_path):
+    words, (printed, folder, many) = [*WORDS, "--out", tmp_path / "out"], whole
+    with passes(many):  # in the last step of the second of two batches
         stopped = run(*words)
     assert stopped.exit_code == 130 and stopped.stderr.count("\n") <= 2
     assert "interrupted: with --out, finished answers are kept; the same command" in stopped.stderr
     (kept,) = written(tmp_path / "out", "answers/*").items()
     with passes() as more:
         again = run(*words)
-    assert again.exit_code == 0 and 0 < len(more) < len(all_of_them)
+    assert again.exit_code == 0 and 0 < len(more) < many
     assert kept in written(tmp_path / "out", "answers/*").items()
-    assert again.stdout == whole.stdout and files(tmp_path / "out") == files(tmp_path / "whole")
+    assert again.stdout == printed and files(tmp_path / "out") == files(folder)
     for command, says in ((WORDS, "with --out, finished answers"), (["bench", *WORDS[1:5]], "nothing is kept")):
         with passes(1):
             stopped = run(*command)
@@ -275,10 +281,10 @@ def test_a_book_that_is_stopped_ends_its_notebooks_and_keeps_the_finished(tmp_pa
     assert before.items() <= written(root / "book" / "executed", "?.ipynb").items() and len(before) == 2
 
 
-def test_the_same_command_prints_the_same_in_another_process_whatever_its_threads(tmp_path):
-    words = [sys.executable, *MAIN, *WORDS, "--out", str(tmp_path / "b")]
+def test_the_same_command_prints_the_same_in_another_process_whatever_its_threads(whole, tmp_path):
+    words, (printed, folder, _) = [sys.executable, *MAIN, *WORDS, "--out", str(tmp_path)], whole
     two = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}  # a thread that waits takes no core
     there = subprocess.run(words, env=two, capture_output=True, text=True, check=True)
-    assert there.stdout == run(*WORDS, "--out", tmp_path / "a").stdout
-    threads = hb.diff(tmp_path / "a", tmp_path / "b")
+    assert there.stdout == printed
+    threads = hb.diff(folder, tmp_path)
     assert threads.same and threads.provenance == {"threads": ([1], [2])}
