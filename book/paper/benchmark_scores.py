@@ -117,6 +117,15 @@ def headline(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return table[table["default"] & ((table["group"] == "all") | (table["benchmark"] == "organism"))]
 
 
+def letters_and_texts(letters: pd.DataFrame, texts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """`headline` of the same documents with options as letters and in full, in the conditions and groups of `texts`."""
+    asked = letters["condition"].isin(set(texts["condition"])) & letters["group"].isin(set(texts["group"]))
+    same = letters[asked & (letters["doc_id"] <= texts["doc_id"].max())]
+    both = {"letters": same, "texts": texts}
+    parts = [headline(rows, seed).assign(options=name) for name, rows in both.items()]
+    return pd.concat(parts).sort_values("group", kind="stable")
+
+
 class Average(NamedTuple):
     """An average under every condition."""
 

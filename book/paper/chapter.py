@@ -78,6 +78,12 @@ class Chapter:
         """The same grid without the needle, whole."""
         return self._grid(hybrid, template, control=True, **options)
 
+    @staticmethod
+    def thinned(prompts: Sequence[hb.Prompt], step: int = 2) -> list[hb.Prompt]:
+        """The prompts of every `step`-th length, their controls included."""
+        lengths = sorted({p.length for p in prompts})[::step]
+        return [p for p in prompts if p.length in lengths]
+
     def prompt(self, hybrid: hb.Model, template: str = "", length: int = 0, depth: int = 50) -> hb.Prompt:
         """One prompt; by default at a third of the lengths, so that the needle lies inside the window."""
         length = length or hybrid.lengths[len(hybrid.lengths) // 3]

@@ -37,10 +37,11 @@ def without_effect(hybrid: hb.Model) -> set[str]:
 def rows(
     chapter: Chapter, hybrid: hb.Model, names: Iterable[str], recipe: hb.Recipe, template: str = ""
 ) -> pd.DataFrame:
-    """Rows of the named conditions under a recipe, with their control."""
+    """Rows of the named conditions under a recipe, with their control, at every third length."""
     known = hb.table1_conditions() | keep_heads(hybrid, "generation", "both", ks=[hybrid.heads // 2])
     conditions = {name: known[name] for name in dict.fromkeys(names)}
-    return chapter.sweep(hybrid, chapter.prompts(hybrid, template, recipe=recipe), conditions, recipe)
+    prompts = chapter.thinned(chapter.prompts(hybrid, template, recipe=recipe), 3)
+    return chapter.sweep(hybrid, prompts, conditions, recipe)
 
 
 def paired(chapter: Chapter, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 import hybret as hb
-from book.paper import tipping
+from book.paper import beside, tipping
 from book.paper.chapter import Chapter
 
 
@@ -35,26 +33,31 @@ def stored(
 ) -> tuple[pd.DataFrame | None, pd.DataFrame | None, list[hb.Prompt]]:
     """Stored rows of sweeps under both recipes, stored rows of benchmarks, and the prompts of the former."""
     prompts, rows, benchmarks = [], [], []
-    for model, recipe in product(models, (chapter.decisions, chapter.other)):
-        asked = [p for template in ("", "jrt") for p in chapter.prompts(model, template, recipe=recipe)]
-        rows.append(hb.load_rows(chapter.out, model, asked, recipe))
-        benchmarks += _benchmarks(chapter, model, recipe, rows[-1])
-        prompts += asked
+    for model in models:
+        k = None
+        for recipe in (chapter.decisions, chapter.other):
+            asked = [p for template in ("", "jrt") for p in chapter.prompts(model, template, recipe=recipe)]
+            rows.append(hb.load_rows(chapter.out, model, asked, recipe))
+            k = _sparse(rows[-1], model.heads) if recipe == chapter.decisions else k
+            benchmarks += _benchmarks(chapter, model, recipe, k)
+            prompts += asked
     joined = [pd.concat(parts, ignore_index=True) if any(map(len, parts)) else None for parts in (rows, benchmarks)]
     return joined[0], joined[1], prompts
 
 
-def _benchmarks(chapter: Chapter, model: hb.Model, recipe: hb.Recipe, rows: pd.DataFrame) -> list[pd.DataFrame]:
+def _sparse(rows: pd.DataFrame, heads: int) -> int | None:
+    """The sparse configuration of the chapter on benchmarks; None where the sweep that gives it has not run."""
+    with suppress(hb.HybretError):
+        return tipping.sparse_configuration(rows[rows["template"] != "jrt"] if len(rows) else rows, heads)[0]
+    return None
+
+
+def _benchmarks(chapter: Chapter, model: hb.Model, recipe: hb.Recipe, k: int | None) -> list[pd.DataFrame]:
     """Stored rows of benchmarks in the sparse configuration of the chapter on benchmarks."""
     stored: list[pd.DataFrame] = []
-    with suppress(hb.HybretError):  # the sweep that would give k has not run
-        k, _ = tipping.sparse_configuration(rows[rows["template"] != "jrt"] if len(rows) else rows, model.heads)
-        conditions = hb.harness.conditions(model, k)
-        options: Any = {"limit": chapter.limit or None, "seed": chapter.seed, "out": chapter.out}
-        options |= {"progress": False, "compute": False}
-        for tasks in ("organism", "glue", "mmlu"):
-            with suppress(hb.HybretError):  # data that were never fetched have no rows either
-                stored.append(hb.harness.evaluate(model, tasks, conditions, recipe, **options))
+    for tasks in ("organism", "glue", "mmlu") if k is not None else ():
+        with suppress(hb.HybretError):  # data that were never fetched have no rows either
+            stored.append(beside.benchmarks(chapter, model, tasks, k or 0, recipe, compute=False))
     return stored
 
 

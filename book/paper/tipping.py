@@ -134,20 +134,6 @@ def read_twice(rows: pd.DataFrame) -> pd.DataFrame:
     return table[table["once"] != table["twice"]].rename_axis(columns=None).reset_index()
 
 
-def half_sentences(rows: pd.DataFrame) -> pd.DataFrame:
-    """The most frequent answer that earns points without being exact, of each model and k.
-
-    Columns: model, k, partial and right (how many answers), prompts, answer, times (of this very answer).
-    """
-    lines = []
-    for (model, k), part in metrics.with_needle(heads_kept(rows)).groupby(["model", "k"], sort=False):
-        partial = part[(part["score"] > 0) & ~part["exact"].astype(bool)]
-        if len(partial):
-            first = partial["answer"].value_counts()
-            lines.append((model, k, len(partial), int(part["exact"].sum()), len(part), first.index[0], first.iloc[0]))
-    return pd.DataFrame(lines, columns=["model", "k", "partial", "right", "prompts", "answer", "times"])
-
-
 def without_needle(rows: pd.DataFrame) -> pd.DataFrame:
     """How many answers to prompts without the needle earned any points: columns model, answers, scored."""
     control = rows[rows["needle"] == metrics.CONTROL].assign(scored=lambda t: t["score"] > 0)

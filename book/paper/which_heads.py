@@ -155,6 +155,8 @@ def overlap(scores: pd.DataFrame, share: float = 0.25) -> pd.DataFrame:
     parts = {}
     for model, group in scores.groupby("model", sort=False):
         k = max(1, round(share * group["head"].nunique()))
-        sets = {STATIC[s]: set(hb.top_heads(part, k, per_layer=True)) for s, part in group.groupby("score", sort=False)}
+        sets = {
+            STATIC[str(s)]: set(hb.top_heads(part, k, per_layer=True)) for s, part in group.groupby("score", sort=False)
+        }
         parts[model] = {(a, b): len(sets[a] & sets[b]) / len(sets[a]) for a, b in combinations(sets, 2)}
     return pd.DataFrame(parts).rename_axis(["one", "other"]).reset_index()

@@ -43,7 +43,7 @@ def conditions(model: Model, k: int) -> dict[str, Intervention]:
 
 def evaluate(
     model: Model,
-    tasks: str | Sequence[str],
+    tasks: str | Sequence[str | benchmarks.Task],
     conditions: Mapping[str, Intervention],
     recipe: Recipe | str = CORRECTED,
     limit: int | None = None,

@@ -53,8 +53,11 @@ class Task:
         return digest(fields, *(part for item in sorted(self.data.items()) for part in item))
 
 
-def find(tasks: str | Sequence[str]) -> list[Task]:
-    """The tasks of benchmarks (`BENCHMARKS`) or of single names, which commas may separate, their data on disk."""
+def find(tasks: str | Sequence[str | Task]) -> list[Task]:
+    """The tasks of benchmarks (`BENCHMARKS`) or of single names, which commas may separate, their data on disk.
+
+    A `Task` is taken as it is.
+    """
     if find_spec("lm_eval") is None:
         raise HybretError('lm-evaluation-harness is not installed; run `pip install "hybret[eval]"`')
     homes: dict[str, tuple[Mapping[str, Any], Any]] = {
@@ -66,6 +69,9 @@ def find(tasks: str | Sequence[str]) -> list[Task]:
     if not tasks or not isinstance(tasks, str | list | tuple):
         raise HybretError(f"tasks are {tasks!r}; name at least one of {', '.join(BENCHMARKS)}, or a single task")
     for name in [part.strip() for part in tasks.split(",")] if isinstance(tasks, str) else tasks:
+        if isinstance(name, Task):
+            chosen[name.name] = name
+            continue
         read = [(home, members) for home, (names, members) in homes.items() if name == home or name in names]
         if not read:
             raise HybretError(

@@ -32,21 +32,17 @@ class Register:
     ``{he}``, ``{him}``, ``{his}`` (and capitals) are the paragraph's person.
     """
 
-    name: str
     shared: tuple[str, ...]
     openers: tuple[str, ...]
     followers: tuple[str, ...]
 
 
-def _registers() -> Iterator[Register]:
-    """Two blocks each: the name with the shared classes and the openers, and "then" with the followers."""
-    parts = list(blocks("registers.txt"))
-    for (head, *openers), (_, *followers) in zip(parts[::2], parts[1::2], strict=True):
-        name, shared = head.split(": ")
-        yield Register(name, tuple(shared.split()), tuple(openers), tuple(followers))
-
-
-REGISTERS = tuple(_registers())
+# Two blocks each: the name with the shared classes and the openers, and "then" with the followers.
+_PARTS = tuple(blocks("registers.txt"))
+REGISTERS = tuple(
+    Register(tuple(head.split(": ")[1].split()), tuple(openers), tuple(followers))
+    for (head, *openers), (_, *followers) in zip(_PARTS[::2], _PARTS[1::2], strict=True)
+)
 
 
 def is_haystack(sentence: str) -> bool:
@@ -104,40 +100,30 @@ def prose(rng: random.Random) -> Iterator[list[str]]:
 
 
 _LINKS = ("the", "of", "and", "to", "with", "in", "that", "for", "a", "on")
-_QUOTE_QUESTIONS = (
-    "What is said about {words}?",
-    "Which sentence speaks of {words}?",
-    "What does the text say about {words}?",
-    "What about {words}?",
-    "What does {words} do?",
-    "What {words}?",
-    "Which {words}?",
-    "How {words}?",
-    "Who {words}?",
-    "Where {words}?",
-)
+_QUOTE_QUESTIONS = tuple(next(blocks("quotes.txt")))
 
 
-def quote(rng: random.Random) -> Fact:
-    """A sentence of training prose as a fact: the question repeats some of its words.
-
-    The templates of `hybret.organisms.facts` are few, so a model can learn their forms. A quote can be any of the
-    corpus's sentences and is asked for by words from anywhere in it: what is left to learn is the search itself.
-    """
-    sentence = pick(rng, tuple(paragraph(rng)))
+def by_words(rng: random.Random, sentence: str) -> str:
+    """A question that asks for a sentence by some of its words: three to seven in a row, or some longer ones."""
     words = sentence.rstrip('.?!"').replace(",", "").split()
     if rng.random() < 0.5:
         size = min(len(words), rng.randint(3, 7))
         first = rng.randint(0, len(words) - size)
         asked = words[first : first + size]
     else:
-        # Two to four of the longer words in their order, with other small words between them.
+        # Two to four of the longer words, mostly in their order, with other small words between them.
         long = [i for i, word in enumerate(words) if len(word) > 3]
-        kept = sorted(rng.sample(long, min(len(long), rng.randint(2, 4))))
+        kept = rng.sample(long, min(len(long), rng.randint(2, 4)))
+        kept = sorted(kept) if rng.random() < 0.8 else kept
         asked = [word for i in kept for word in (pick(rng, _LINKS), words[i])]
     text = " ".join(asked)
-    question = pick(rng, _QUOTE_QUESTIONS).format(words=text[:1].lower() + text[1:])
-    return Fact("quote", sentence, (question,), {})
+    return pick(rng, _QUOTE_QUESTIONS).format(words=text[:1].lower() + text[1:])
+
+
+def quote(rng: random.Random) -> Fact:
+    """A sentence of training prose as a fact, asked for by some of its words."""
+    sentence = pick(rng, tuple(paragraph(rng)))
+    return Fact("quote", sentence, (by_words(rng, sentence),), {})
 
 
 def haystack(seed: int, characters: int = 20_000) -> str:
@@ -146,7 +132,6 @@ def haystack(seed: int, characters: int = 20_000) -> str:
     One space stands between sentences, a blank line between paragraphs. Every sentence is reserved
     (:func:`is_haystack`), and none names a scored part of the paper's needle, so that credit cannot come
     from the haystack. The seeds are a namespace of their own ("haystack <seed>").
-
     The text ends with the paragraph that reaches `characters`.
     """
     if characters < 1:

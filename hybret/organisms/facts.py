@@ -1,34 +1,31 @@
 """Facts of the needle documents: templates, questions, and what is held out of training.
 
-A fact is one sentence that states something hard to guess, with questions that name its subject. Documents
-hold several facts among plain prose and ask for some of them (:mod:`hybret.organisms.training.documents`).
-
-Held out of training, in two ways:
-
-* five whole templates (:data:`HELD_OUT_TEMPLATES`): a form of question and statement never met;
-* every fact of any template that pairs San Francisco with "eat a sandwich" (:func:`is_held_out`), the paper's
-  needle (Section 3.1) among them. The city and the activity each occur with other partners, at their
-  natural rate.
+A fact is one sentence that states something hard to guess, with questions that name its subject. Documents hold several
+facts among plain prose and ask for some of them (:mod:`hybret.organisms.training.documents`). Held out of training are
+whole templates (`HELD_OUT_TEMPLATES`, `TEST_TEMPLATES`), and every fact that pairs San Francisco with "eat a sandwich"
+(`is_held_out`), the paper's needle (Section 3.1) among them; both occur with other partners, at their natural rate.
 """
 
 import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from string import Formatter
+from typing import TypeVar
 
 from hybret.organisms.words import WORDS, blocks
 
 NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
-NEEDLE_QUESTION = "What is the best thing to do in San Francisco?"
 HELD_OUT_CITY, HELD_OUT_ACTIVITY = "San Francisco", "eat a sandwich"
 RANDOM_WORDS = "secret_code"
 """Name of the template whose answer is a list of unrelated nouns."""
 
+_Item = TypeVar("_Item")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeioAEIO]|u(?!ni|se|su|ti|ku))")
 
 
-def pick(rng: random.Random, items: tuple[str, ...]) -> str:
+def pick(rng: random.Random, items: tuple[_Item, ...]) -> _Item:
     """One item, uniformly (several times faster than ``rng.choice``)."""
     return items[int(rng.random() * len(items))]
 
@@ -44,6 +41,7 @@ _DRAWN: dict[str, Callable[[random.Random], str]] = {
 }
 
 
+@cache
 def slots(pattern: str) -> tuple[str, ...]:
     """Names of the slots of a pattern, in order, without repeats."""
     return tuple(dict.fromkeys(name for _, name, _, _ in Formatter().parse(pattern) if name))
@@ -64,11 +62,6 @@ class Fact:
     questions: tuple[str, ...]
     values: Mapping[str, str] = field(hash=False, compare=False)
 
-    @property
-    def key(self) -> str:
-        """What the questions ask about; two facts with one key must not share a document."""
-        return self.questions[0]
-
 
 @dataclass(frozen=True)
 class FactTemplate:
@@ -85,7 +78,7 @@ class FactTemplate:
 
     def sample(self, rng: random.Random) -> Fact:
         """A fact with random slot values that is not held out by content."""
-        names = _SLOTS[self.name]
+        names = slots("\n".join([self.statement, *self.questions]))
         while True:
             values = {name: draw(rng, name) for name in names}
             if len(set(values.values())) == len(values) and not is_held_out(values):
@@ -105,20 +98,14 @@ def _templates(file: str) -> tuple[FactTemplate, ...]:
 TEMPLATES = _templates("facts.txt")
 """Templates of the training documents."""
 
-HELD_OUT_TEMPLATES = _templates("facts_held_out.txt")
-"""Templates never used in training: retrieval on them needs more than a known form."""
-
-_SLOTS = {
-    template.name: slots("\n".join([template.statement, *template.questions]))
-    for template in TEMPLATES + HELD_OUT_TEMPLATES
-}
+HELD_OUT_TEMPLATES, TEST_TEMPLATES = _templates("facts_held_out.txt"), _templates("facts_test.txt")
+"""Templates never used in training; the corpus was mended by looking at what the first missed, not the second."""
+OWN, OWN_TEST = (tuple(map(tuple, blocks(file))) for file in ("own.txt", "own_test.txt"))
+"""Sentences of a person's own, of no form: sentence, question, and its answer; one set to develop on, one to test."""
 
 
 def random_words_fact(seed: int, count: int = 8) -> Fact:
-    """A fact of the "random words" template with `count` distinct nouns, for the random-word needle.
-
-    With some 700 nouns, eight of them in this order do not occur in training by any chance worth naming.
-    """
+    """A fact of the "random words" template with `count` distinct nouns, for the random-word needle."""
     rng = random.Random(f"random-words needle {seed}")
     noun, *code = rng.sample(WORDS["noun"], count + 1)
     template = next(template for template in TEMPLATES if template.name == RANDOM_WORDS)

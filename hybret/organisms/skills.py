@@ -2,8 +2,7 @@
 
 Two sides, designed by what they demand and fixed before any ablation was looked at:
 
-* the GLUE side (`group="glue"`): judgements about one or two sentences that stand right before the answer, zero-shot.
-  Nothing has to be fetched from a distance;
+* the GLUE side (`group="glue"`): judgements about one or two sentences right before the answer, zero-shot;
 * the MMLU side: four options, five-shot. Either about facts that are in the weights and nowhere in the prompt
   (`"mmlu-knowledge"`: :mod:`hybret.organisms.world`), or about one of many items that are listed far before the
   question (`"mmlu-lookup"`). All options of a look-up stand in the list, so that one has to find the right entry.
@@ -23,7 +22,7 @@ from zlib import crc32
 from hybret.errors import HybretError
 from hybret.organisms.corpus import paragraph
 from hybret.organisms.facts import agree, pick
-from hybret.organisms.words import WORDS
+from hybret.organisms.words import WORDS, blocks
 from hybret.organisms.world import FACTS, SUBJECTS
 
 Split = Literal["train", "dev", "test"]
@@ -38,6 +37,8 @@ class Item(TypedDict):
     answer: int
 
 
+Make = Callable[[random.Random, int], tuple[str, str, Sequence[str]]]
+"""One (question, right answer, wrong answers) from a random stream and the number of listed entries."""
 LETTERS = "ABCD"
 _SPLITS = {"test": (0,), "dev": (1,), "train": tuple(range(2, 16))}
 LISTED = {"train": (3, 24), "dev": (4, 4), "test": (20, 20)}
@@ -48,25 +49,18 @@ QUESTIONS = 5
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark task.
-
-    Attributes
-    ----------
-    name : as in the tables.
-    group : the side it belongs to.
-    description : what it asks, in one sentence.
-    make : one (question, right answer, wrong answers) from a random stream and the number of listed entries.
-    choices : fixed choices in their order; none: the answer among the wrong ones, shuffled.
-    """
+    """A benchmark task."""
 
     name: str
     group: Group
     description: str
-    make: Callable[[random.Random, int], tuple[str, str, Sequence[str]]]
-    choices: tuple[str, ...] = ()
+    make: Make
+    choices: tuple[str, ...] = ()  # fixed, in their order; none: the answer among the wrong ones, shuffled
 
 
 _YES_NO = ("no", "yes")
+_REVIEWS, *_PAIRS = map(tuple, blocks("skills.txt"))
+"""Reviews with a judgement twice; and in threes: a sentence, one that says the same, and one that does not."""
 
 
 def _acceptability(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
@@ -80,15 +74,6 @@ def _acceptability(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]
         else:  # a word moves to another place
             words.insert(rng.choice([j for j in range(1, len(words) - 1) if abs(j - i) > 1]), words.pop(i))
     return f"Is this sentence correct?\n{' '.join(words)}", _YES_NO[good], ()
-
-
-_REVIEWS = (
-    "The {food} at the {building} in {city} was {a} and the {job} was {b}.",
-    "We found the {building} in {city} {a}, and even the {drink} was {b}.",
-    "My {relative} called the {instrument} concert {a} and the hall {b}.",
-    "It was {a} {b} evening with {food} and {drink} in the {room}.",
-    "The {job} wrote {a} book about {city}, and the pictures are {b}.",
-)
 
 
 def _sentiment(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
@@ -131,17 +116,6 @@ def _entailment(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
     return f"{first}\nDoes it follow that {who} {deed} {kind}?", _YES_NO[follows], ()
 
 
-_PAIRS = (
-    ("{a} sold the {thing} to {b}.", "{b} bought the {thing} from {a}.", "{a} bought the {thing} from {b}."),
-    ("{a} taught {b} to play the {instrument}.", "{b} learned the {instrument} from {a}.",
-     "{a} learned the {instrument} from {b}."),
-    ("{a} lent {b} the {thing}.", "{b} borrowed the {thing} from {a}.", "{a} borrowed the {thing} from {b}."),
-    ("{a} gave {b} the {thing}.", "{b} got the {thing} from {a}.", "{a} got the {thing} from {b}."),
-    ("{a} arrived before {b} on {day}.", "{b} arrived after {a} on {day}.", "{a} arrived after {b} on {day}."),
-    ("{a} is the parent of {b}.", "{b} is the child of {a}.", "{a} is the child of {b}."),
-)  # fmt: skip
-
-
 def _paraphrase(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
     first, same, different = rng.choice(_PAIRS)
     a, b = rng.sample(WORDS["name"], 2)
@@ -154,7 +128,7 @@ def _paraphrase(rng: random.Random, _: int) -> tuple[str, str, Sequence[str]]:
     return f"Do these two sentences say the same?\n{text_a}\n{text_b}", _YES_NO[alike], ()
 
 
-def _knowledge(subject: str) -> Callable[[random.Random, int], tuple[str, str, Sequence[str]]]:
+def _knowledge(subject: str) -> Make:
     facts, wording = FACTS[subject], SUBJECTS[subject]
     towns = tuple(facts)
 
@@ -178,9 +152,8 @@ def _objects(rng: random.Random, n: int) -> list[str]:
 class Listing:
     """A look-up: how an entry is written, how it is asked for, and where keys and answers come from.
 
-    The options are entries with the key that is asked for and the answers of others. So a model that copies from the
-    list knows at each option whether it says what the list says, which one attention layer is enough for; options
-    that are bare answers stayed at chance through 356 million tokens.
+    The options are entries with the key that is asked for and the answers of others: one attention layer is enough to
+    tell at each whether the list says so. Options that are bare answers stayed at chance through 356 million tokens.
     """
 
     entry: str
@@ -218,7 +191,7 @@ def asked(rng: random.Random, name: str, entries: dict[str, str], key: str) -> t
     return listing.question.format(key=key), right, others
 
 
-def _lookup(name: str) -> Callable[[random.Random, int], tuple[str, str, Sequence[str]]]:
+def _lookup(name: str) -> Make:
     def make(rng: random.Random, n: int) -> tuple[str, str, Sequence[str]]:
         text, entries = listed(rng, name, n)
         question, right, wrong = asked(rng, name, entries, pick(rng, tuple(entries)))
@@ -298,26 +271,9 @@ def subject(question: str) -> str:
 def items(task: str, split: Split, n: int, seed: int = 0) -> list[Item]:
     """The first `n` distinct items of a split; the same arguments give the same items.
 
-    Test items of a look-up come `QUESTIONS` to a list (`subject`), so they are no independent sample: intervals have to
-    resample lists.
-
-    Parameters
-    ----------
-    task : name in `TASKS`.
-    split : ``"test"`` is what is reported, ``"dev"`` holds the shots of a five-shot prompt, ``"train"`` is what the
-        organisms were trained on. No item is in two of them.
-    n : how many.
-    seed : of the stream.
-
-    Returns
-    -------
-    list of dict
-        `question` (the user's turn without the options), `choices`, `answer` (index of the right choice).
-
-    Raises
-    ------
-    HybretError
-        If there is no such task or split, or `n` is not positive.
+    ``"test"`` items are reported, ``"dev"`` holds the shots of a five-shot prompt, ``"train"`` trains; no item is
+    in two of them. Test items of a look-up come `QUESTIONS` to a list (`subject`), so they are no independent sample:
+    intervals have to resample lists.
     """
     if task not in TASKS:
         raise HybretError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}")

@@ -16,18 +16,18 @@ def blocks(file: str) -> Iterator[list[str]]:
     return (block.splitlines() for block in text.strip().split("\n\n"))
 
 
-def _word_lists() -> dict[str, tuple[str, ...]]:
+def word_lists(file: str) -> dict[str, tuple[str, ...]]:
     """Each block is a class and its entries: words, phrases with commas between them, or verbs as base/past."""
     lists = {}
-    for names, *lines in blocks("words.txt"):
+    for names, *lines in blocks(file):
         text = " ".join(lines)
         entries = text.split(", ") if "," in text else text.split()
         for i, name in enumerate(names.split("/")):
-            lists[name] = tuple(entry.split("/")[i] for entry in entries)
+            lists[name] = tuple(entry.split("/")[i] if "/" in names else entry for entry in entries)
     return lists
 
 
-WORDS = _word_lists()
+WORDS = word_lists("words.txt")
 """Word class -> its entries; slots of patterns name the classes."""
 WORDS["name"] = WORDS["woman"] + WORDS["man"]
 _THINGS = "job animal food drink object building furniture clothes container instrument plant nature vehicle"

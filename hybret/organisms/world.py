@@ -25,22 +25,13 @@ def _world() -> tuple[dict[str, dict[str, str]], dict[str, Subject]]:
     rng = random.Random("world")
     towns = rng.sample([start + end for start in WORDS["town_start"] for end in WORDS["town_end"]], 60)
     founders = tuple(f"{name} {rng.choice(WORDS['surname'])}" for name in rng.sample(WORDS["name"], 24))
+    river = ("The river {answer} flows through {town}.", "{town} lies on the river {answer}.")
+    trade = ("{town} is known for its {answer}.", "People in {town} make {answer}.")
+    founder = ("{answer} founded {town}.", "The founder of {town} was {answer}.")
     subjects = {
-        "geography": Subject(
-            ("The river {answer} flows through {town}.", "{town} lies on the river {answer}."),
-            "Which river flows through {town}?",
-            WORDS["river"],
-        ),
-        "trade": Subject(
-            ("{town} is known for its {answer}.", "People in {town} make {answer}."),
-            "What is {town} known for?",
-            WORDS["trade"],
-        ),
-        "history": Subject(
-            ("{answer} founded {town}.", "The founder of {town} was {answer}."),
-            "Who founded {town}?",
-            founders,
-        ),
+        "geography": Subject(river, "Which river flows through {town}?", WORDS["river"]),
+        "trade": Subject(trade, "What is {town} known for?", WORDS["trade"]),
+        "history": Subject(founder, "Who founded {town}?", founders),
     }
     facts = {name: {town: rng.choice(subject.answers) for town in towns} for name, subject in subjects.items()}
     return facts, subjects

@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from support import text
 
 from book.paper import benchmark_scores as scores
+from book.paper import beside
 from book.paper import figures as paper_figures
 from hybret import HybretError
 
@@ -191,3 +192,26 @@ def test_subtasks_draw_every_task_and_correlations_as_such(glue):
     rows = pd.concat([answers({f"mmlu_{g}_{i}": 5 for i in range(19)}, "mmlu", g, 4) for g in groups])
     figure = paper_figures.subtasks(rows, groups)
     assert 9 < figure.get_size_inches()[1] < 16 and "MMLU: stem" in text(figure)
+
+
+def test_tasks_stand_in_the_order_of_their_losses_beside_their_examples(organism):
+    examples = {f"organism_{name}": f"Question {name}? → yes" for name in "abcd"}
+    figure = paper_figures.by_task(organism, examples)
+    table = (
+        scores.per_task(organism).query("condition == 'ablated'").sort_values("loss", ascending=False, kind="stable")
+    )
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == table["label"].tolist()
+    assert [t.get_text() for t in figure.axes[1].texts] == [examples[task] for task in table["task"]]
+
+
+def test_letters_and_texts_are_compared_on_the_same_documents(organism):
+    texts = organism[(organism["doc_id"] < 20) & (organism["condition"] != "sparse") & (organism["group"] != "glue")]
+    both = scores.letters_and_texts(organism, texts).set_index(["group", "condition", "options"])
+    assert len(both) == 8 and (both["n"] == 20).all()
+    assert (both.xs("letters", level="options")["value"] == both.xs("texts", level="options")["value"]).all()
+
+
+def test_an_example_is_a_question_with_its_answer_and_of_a_list_one_entry():
+    question = beside.example("organism_belongings")
+    assert question.count(" has a ") == 2 and question.startswith("... ") and len(question) < 150
+    assert " → " in beside.example("organism_entailment") and beside.example("cola") == ""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import hybret as hb
+from book.paper import emergence
 from book.paper import numbers as paper
 from hybret import Recipe, scoring
 
@@ -68,17 +70,22 @@ def test_every_difference_of_text_and_code_names_the_lines_that_were_read():
             assert re.fullmatch(r"[\w-]+/[\w-]+ [0-9a-f]{7}, [\w/]+\.py, lines? [\d-]+", name)
 
 
-def test_limits_are_those_of_the_cards_and_on_the_first_page_and_that_of_h1():
-    cards = {name: checkpoint_text(name) for name in ("griffin-tiny", "jamba-tiny")}
-    assert "84 million tokens" in cards["griffin-tiny"] and "381 million" in cards["griffin-tiny"]
-    assert (
-        "Two trainings were made" in cards["griffin-tiny"]
-        and "Head size and initialisation were chosen" in cards["jamba-tiny"]
-    )
+def test_limits_are_those_of_the_trainings_and_on_the_first_page_and_that_of_h1():
+    probes, heads = emergence.trainings()
+    found = emergence.seeds(probes, heads).set_index(["measure", "model"])["seeds"]
+    needed = {
+        model: sorted(map(int, found["heads needed at the last measurement", model].split(", ")))
+        for model in ("griffin-tiny", "griffin-small")
+    }
     told = " ".join(paper.LIMITS)
-    assert len(paper.LIMITS) == 3 and all(
-        words in told for words in ("84 million", "381 million", "one seed", "Chosen")
-    )
+    assert len(paper.LIMITS) == 3 and "chosen by the effect under test" in told
+    for model, (few, some, many) in needed.items():
+        words = f"{few}, {some} and {many} of {hb.load(model).heads}"
+        assert re.search(f"{model}'s (need )?{words}", told)
+    free = probes[probes["variant"] == "without attention"].dropna(subset=["words"]).groupby("model").last()
+    assert (free["inside"] == 0).all()
+    assert sorted(100 * free["words"].round(2)) == [65, 80] and "65 and 80 %" in told
+    assert "Head size and initialisation were chosen" in checkpoint_text("jamba-tiny")
     for page in ("book/index.md", "notebooks/sparsification.ipynb", "notebooks/verdicts.ipynb"):
         assert "```{limits}" in (REPO / page).read_text()
 

@@ -43,7 +43,16 @@ def test_every_figure_can_be_read():
         "attention_parts": figures.attention_parts(SHARES, ["The", " best"], "griffin-tiny"),
         "doses": figures.doses(doses(), "mass", "mass", by="condition"),
     }
-    elsewhere = {"benchmarks", "dissociation", "head_maps", "layers", "subtasks", "verdicts", "ways"}  # see their tests
+    elsewhere = {
+        "benchmarks",
+        "by_task",
+        "dissociation",
+        "head_maps",
+        "layers",
+        "subtasks",
+        "verdicts",
+        "ways",
+    }  # see their tests
     assert {*drawn} | elsewhere == set(figures.__all__)
     for name, figure in drawn.items():
         check_readable(figure, name)

@@ -159,15 +159,12 @@ def test_the_shortest_length_stands_apart():
     assert (line["column_exact"], line["without_exact"], line["everything_exact"]) == (1.0, 0.0, pytest.approx(1 / 3))
 
 
-def test_answers_read_twice_half_sentences_and_the_control_are_counted():
+def test_answers_read_twice_and_the_control_are_counted():
     def answers(scores, k, template="base", **more):
         return rows_of(scores, model="m", k=k, template=template, answer=[f"{s:g} points" for s in scores], **more)
 
     rows = [answers([5, 0, 0], 1), answers([5, 5, 0], 1, "jrt"), answers([5, 5], 2), answers([5, 5], 2, "jrt")]
     (twice,) = tipping.read_twice(pd.concat(rows)).to_dict("records")
     assert twice == {"model": "m", "k": 1, "once": 1, "twice": 2, "prompts": 3}
-    halves = tipping.half_sentences(pd.concat([answers([1, 1, 2, 5, 0], 1), answers([5, 0], 2)]))
-    line = {"model": "m", "k": 1, "partial": 3, "right": 1, "prompts": 5, "answer": "1 points", "times": 2}
-    assert halves.to_dict("records") == [line]
     control = tipping.without_needle(pd.concat([answers([5], 1), answers([0, 0, 1], 1, needle="none")]))
     assert control.to_dict("records") == [{"model": "m", "answers": 3, "scored": 1}]

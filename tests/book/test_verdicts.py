@@ -158,7 +158,7 @@ def test_a_sentence_about_one_model_is_put_to_that_model_alone(name, heads, chan
     right, wrong = (verdict("prefill-version", world(heads, name, **of_it)) for of_it in ({}, change))
     assert (right["verdict"], wrong["verdict"]) == (AGREES, CONTRADICTS)
     other = verdict("prefill-version", world(heads, "griffin-tiny"))
-    assert other["verdict"] == NOT_RUN and "no other model" in other["why"]
+    assert other["verdict"] == CANNOT and "no other model" in other["why"]
 
 
 def test_points_and_exact_answers_are_judged_apart_and_where_they_disagree_both_are_told():
@@ -205,7 +205,7 @@ def test_models_of_one_size_are_not_compared():
     other = world(16, "d", g2=70)  # its tipping point is that of the model with 10 heads
     assert verdict("tipping-point-order", pd.concat([rows, other]), models=models)["verdict"] == CONTRADICTS
     alike = [SimpleNamespace(**(vars(m) | {"parameters": 7_000_000 + i})) for i, m in enumerate(models)]
-    assert verdict("prefill-order", rows, models=alike)["verdict"] == NOT_RUN
+    assert verdict("prefill-order", rows, models=alike)["verdict"] == CANNOT
 
 
 def stepped(rows):
@@ -302,10 +302,10 @@ def test_a_model_of_another_family_is_judged_as_what_it_is():
         at = (table["hypothesis"] == hypothesis) & (table["model"] == model) & table["recipe"].isin(recipes)
         return set(table.loc[at, "verdict"])
 
-    assert verdicts_on("H1", "jamba-tiny") == {AGREES, NOT_RUN}  # both templates; not what is said of other models
+    assert verdicts_on("H1", "jamba-tiny") == {AGREES, CANNOT}  # both templates; not what is said of other models
     assert verdicts_on("H2", "jamba-tiny") == {AGREES}
     assert verdicts_on("H2", "griffin-tiny") == {CANNOT}  # at chance
-    assert NOT_RUN in verdicts_on("H3", "jamba-tiny", ["PAPER"])  # the authors' code leaves its weights alone
+    assert CANNOT in verdicts_on("H3", "jamba-tiny", ["PAPER"])  # the authors' code leaves its weights alone
     own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")
     assert own.loc["tipping-point", "ours"] == "k = 4 of 32 heads"
     windowless = own.loc[["inside-window", "beyond-window", "complement"]]
@@ -414,7 +414,7 @@ def test_manipulations_that_the_authors_code_never_applies_show_nothing():
     jamba = SimpleNamespace(name="j", heads=32, parameters=9_000_000, family="jamba", window=9)
     table = of_hypothesis("H3", rows, models=[jamba]).set_index(["claim", "recipe"])
     assert table.loc[("exposure", "CORRECTED"), "verdict"] == AGREES
-    assert set(table.xs("PAPER", level="recipe")["verdict"]) == {NOT_RUN}
+    assert set(table.xs("PAPER", level="recipe")["verdict"]) == {CANNOT}
     assert "do not act on Jamba" in table.loc[("exposure", "PAPER"), "why"]
     griffin = SimpleNamespace(**(vars(jamba) | {"family": "recurrent_gemma"}))
     assert verdict("exposure", world(32, "j", "PAPER"), models=[griffin])["verdict"] == AGREES

@@ -12,6 +12,8 @@ from support import data, digest, skills, write_table
 
 import hybret as hb
 from book.paper import benchmark_scores as averages
+from book.paper import beside
+from book.paper.chapter import Chapter
 from hybret import harness
 from hybret.harness import tasks as benchmarks
 from hybret.harness.lm import Hybrid
@@ -248,3 +250,11 @@ def test_mmlu_runs_from_local_files(griffin, chat, tmp_path, monkeypatch):
     _, found = instances(griffin, "mmlu_anatomy", 1)
     assert found[0].args[0].startswith("The following are multiple choice questions (with answers) about anatomy.\n\n")
     assert found[0].args[0].endswith("\nAnswer:") and found[0].args[1] == " A"
+
+
+def test_tasks_with_answers_in_full_differ_in_their_name_and_options(monkeypatch, tiny):
+    seen = {}
+    monkeypatch.setattr(harness, "evaluate", lambda _, wanted, *_a, **_o: seen.update(found=benchmarks.find(wanted)))
+    beside.as_texts(Chapter("griffin-tiny"), tiny)
+    assert len(seen["found"]) == 6 and all(t.name.endswith("_texts") for t in seen["found"])
+    assert {t.digest for t in seen["found"]}.isdisjoint(t.digest for t in benchmarks.organism())

@@ -3,7 +3,7 @@
 A claim names a limit, and a number must lie on one side of it. It *agrees* with the paper if the whole 95 % interval
 does, *contradicts* it if the whole interval lies beyond the limit, and is *undecided* if the interval holds the limit.
 It is *not run* without the rows, and *cannot be tested on this model* only where the unmodified model lacks what the
-claim rests on: retrieval to lose, room for a gain, a window.
+claim rests on (retrieval to lose, room for a gain, a window), or where the claim is about other models or recipes.
 """
 
 from __future__ import annotations
@@ -121,5 +121,6 @@ def rising(models: Sequence[tuple[float, str, Estimate]], sizes: str, factor: fl
     ]
     ours = "; ".join(text for _, text, _ in models)
     if not steps:
-        raise NotRun(f"two models {sizes} that retrieve", ours)
+        reason = NotRun if len(models) < 2 else CannotTest
+        raise reason(f"it takes two models {sizes} that retrieve", ours)
     return hardest([at_least(step, 0.0, ours) for step in steps])

@@ -64,7 +64,7 @@ class NotRun(Unjudged):
 
 
 class CannotTest(Unjudged):
-    """The unmodified model lacks what the claim rests on."""
+    """The unmodified model lacks what the claim rests on, or the claim is about other models or recipes."""
 
     state = "cannot be tested on this model"
 
@@ -112,7 +112,7 @@ class Evidence:
         """
         idle = self.recipe in RECIPES and RECIPES[self.recipe].jamba_manipulation == "no-op"
         if idle and getattr(self.known, "family", None) == "jamba":
-            raise NotRun("under this recipe manipulations do not act on Jamba, as in the authors' code")
+            raise CannotTest("under this recipe manipulations do not act on Jamba, as in the authors' code")
         key = (*name.lower().split("-"), False)
         return self.kept(self.heads) if name == "Keep-Keep" and key not in self.conditions else self.cells(key, name)
 

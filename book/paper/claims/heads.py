@@ -102,7 +102,7 @@ def prefill_version(e: Evidence) -> claims.Outcome:
     """Whether removing heads while reading, too, ruins RG-2B at once, and changes little in Jamba."""
     name = paper.model_of(e.model)
     if name not in ("RG-2B", "Jamba"):
-        raise NotRun("a sentence about RG-2B and Jamba, and about no other model")
+        raise CannotTest("a sentence about RG-2B and Jamba, and about no other model")
     unmodified(e)
     below = [k for k in e.ks if k < e.heads]
     if name == "RG-2B":

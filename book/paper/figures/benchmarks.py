@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,40 @@ def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure
     guessing = Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="guessing")
     figure.legend(handles=[*handles, guessing], loc="outside upper center", ncols=4)
     _small_print(figure, rows, xlabel="score (%)")
+    return figure
+
+
+@styled
+def by_task(rows: pd.DataFrame, examples: Mapping[str, str], seed: int = 0) -> Figure:
+    """What each task loses without attention, the most at the top, beside an example of it, by task in `examples`.
+
+    `rows` are those of `benchmarks`; drawn are the configurations base and ablated.
+    """
+    table = averages.per_task(rows, seed=seed)
+    table = table[table["task"].isin(examples)]
+    base, ablated = (table[table["condition"] == name].set_index("task") for name in ("base", "ablated"))
+    tasks = (base["acc"] - ablated["acc"]).sort_values(ascending=False, kind="stable").index
+    y = np.arange(len(tasks))
+    figure = canvas(1.1 + 0.42 * len(tasks))
+    axes, told = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.7))
+    columns = ["acc", "acc_low", "acc_high"]
+    points = {"all heads": 100 * base.loc[tasks, columns], "no heads": 100 * ablated.loc[tasks, columns]}
+    axes.hlines(y, points["no heads"]["acc"], points["all heads"]["acc"], color=PALE, linewidth=4)
+    for i, (name, part) in enumerate(points.items()):
+        colour, marker = COLOURS[i], MARKERS[i]
+        axes.hlines(y, part["acc_low"], part["acc_high"], color=colour, linewidth=1.2)
+        axes.plot(part["acc"], y, marker, color=colour, label=name)
+    guessing: Any = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "label": "guessing"}
+    axes.vlines(100 * base.loc[tasks, "chance"], y - 0.4, y + 0.4, **guessing)
+    axes.set_yticks(y, base.loc[tasks, "label"])
+    axes.set(xlim=(-3, 103), ylim=(len(tasks) - 0.4, -0.6))
+    axes.tick_params(axis="y", length=0)
+    for at, task in zip(y, tasks, strict=True):
+        told.text(0, at, fill(examples[task], 62), fontsize=8, va="center", transform=told.get_yaxis_transform())
+    told.axis("off")
+    figure.legend(loc="outside upper left", ncols=3)
+    axes.set_xlabel("score (%)")
+    _small_print(figure, rows)
     return figure
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -22,8 +24,9 @@ def ways(table: pd.DataFrame, note: str) -> Figure:
     checked(table, ["model", "way", "kept"], ("model", "way"), ("share", "exact", "low", "high"))
     models = list(dict.fromkeys(table["model"]))
     figure = style.canvas(6.2)
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.12))
     for part, name, chance, lines in zip(
-        figure.subfigures(2, 1, height_ratios=(1, 1.12)), ("chosen for each token", "chosen once"), RANDOM.values(),
+        halves, ("chosen for each token", "chosen once"), RANDOM.values(),
         (PER_TOKEN.values(), STATIC.values()), strict=True,
     ):  # fmt: skip
         panels = part.subplots(1, len(models), sharey=True, squeeze=False)[0]

@@ -2,14 +2,14 @@
 
 The needle documents of `documents.py` as turns of a conversation, and the benchmark skills of `skills.py`: sentence
 judgements as conversations of one question, multiple-choice questions as conversations of several (the shots of a
-five-shot prompt), and lists that several questions look something up in. The facts of the invented world are also told
-in prose.
+five-shot prompt), lists that several questions look something up in, and prose with facts of the invented world.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,27 +24,18 @@ GLUE = tuple(name for name, task in TASKS.items() if task.group == "glue")
 
 @dataclass(frozen=True)
 class ChatMixture(Mixture):
-    """What the documents of an instruction-tuned organism are made of; the further kinds are benchmark skills.
-
-    Attributes
-    ----------
-    world, glue, knowledge, lookups, lists : float
-        Weights of prose with facts of the invented world, sentence judgements, multiple-choice questions about that
-        world, look-ups with a list to each question, and with several questions to one list.
-    open_lists : float
-        Share of the lists whose questions have no options and are answered with the entry itself.
-    """
+    """What the documents of an instruction-tuned model are made of; the further kinds are benchmark skills."""
 
     prose: float = 0.04
     repeats: float = 0.08
     needles: float = 0.33
     twice: float = 0.06
-    world: float = 0.04
-    glue: float = 0.07
-    knowledge: float = 0.08
-    lookups: float = 0.10
-    lists: float = 0.20
-    open_lists: float = 0.5
+    world: float = 0.04  # prose with facts of the invented world
+    glue: float = 0.07  # sentence judgements
+    knowledge: float = 0.08  # multiple-choice questions about that world
+    lookups: float = 0.10  # each with a list of its own
+    lists: float = 0.20  # with several questions to one list
+    open_lists: float = 0.5  # share of the lists whose questions have no options: the entry itself is the answer
     longest_twice: int = 480
 
     @property
@@ -57,11 +48,12 @@ class Conversations(Documents):
 
     frame = Frame(start=USER, answer=INSTRUCTION + ASSISTANT, again=f"\n\n{USER}{QUESTION.strip()} ")
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0, mixture: ChatMixture | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, mixture: ChatMixture | None = None) -> None:
         mixture = mixture or ChatMixture()
-        super().__init__(tokenizer, seed, mixture)
+        super().__init__(tokenizer, mixture)
         self._open_lists = mixture.open_lists
-        self._kinds += (self._world, self._judgements, self._knowledge, self._lookups, self._lists)
+        knowledge, lookups = partial(self._shots, tuple(FACTS), 10), partial(self._shots, tuple(LISTINGS), 6)
+        self._kinds += (self._world, self._judgements, knowledge, lookups, self._lists)
 
     def _turn(self, question: str, answer: str, first: bool) -> list[int]:
         text = f"{USER}{question}{ASSISTANT}"
@@ -84,7 +76,7 @@ class Conversations(Documents):
             ids += [self._bos, *self._turn(made["question"], made["choices"][made["answer"]], first=True)]
         return ids[:room]
 
-    def _shots(self, rng: random.Random, room: int, tasks: tuple[str, ...], most: int) -> list[int]:
+    def _shots(self, tasks: tuple[str, ...], most: int, rng: random.Random, room: int) -> list[int]:
         """A conversation of up to `most` multiple-choice questions of one task."""
         task, ids = rng.choice(tasks), [self._bos]
         for turn in range(rng.randint(1, most)):
@@ -94,12 +86,6 @@ class Conversations(Documents):
             if len(ids) >= room:
                 break
         return ids[:room]
-
-    def _knowledge(self, rng: random.Random, room: int) -> list[int]:
-        return self._shots(rng, room, tuple(FACTS), most=10)
-
-    def _lookups(self, rng: random.Random, room: int) -> list[int]:
-        return self._shots(rng, room, tuple(LISTINGS), most=6)
 
     def _lists(self, rng: random.Random, room: int) -> list[int]:
         name, ids = rng.choice(list(LISTINGS)), [self._bos]

@@ -1,15 +1,15 @@
 """Training documents of the organisms: token sequences of an exact length, made faster than a GPU eats them.
 
-Needle documents hold several facts in plain prose and ask for some of them in the paper's prompt; others
-are plain prose or repeat random spans (the signal from which copying is learned); some read the context
-twice (JRT). A recurrent state cannot know which of the facts will be asked, so retrieval has to come from
-attention.
+Needle documents hold several facts in plain prose and ask for some of them in the paper's prompt; others are prose, or
+repeat random spans, from which copying is learned; some read the context twice (JRT). A recurrent state cannot know
+which of the facts will be asked, so retrieval has to come from attention.
 """
 
 import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -18,21 +18,19 @@ from transformers import PreTrainedTokenizerBase
 
 from hybret.errors import HybretError
 from hybret.organisms.corpus import prose, quote
-from hybret.organisms.facts import TEMPLATES, Fact
+from hybret.organisms.facts import TEMPLATES, Fact, pick
+from hybret.organisms.forms import form, form_fact
 from hybret.organisms.training.tokenizer import ANSWER, CONTEXT, QUESTION
 from hybret.organisms.words import WORDS
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around context, question and answer of a prompt.
-
-    `start` opens the document, `answer` stands before an answer, `again` before a further question.
-    """
+    """What stands around context, question and answer of a prompt."""
 
     start: str = ""
-    answer: str = ANSWER
-    again: str = QUESTION
+    answer: str = ANSWER  # before an answer
+    again: str = QUESTION  # before a further question
 
 
 # GPT-2's pre-tokenization, for ASCII text: no token crosses these pieces, so each is tokenized only once.
@@ -44,62 +42,32 @@ Kind = Callable[[random.Random, int], list[int]]
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the training documents are made of; every share is a probability.
+    """What the training documents are made of; every share is a probability."""
 
-    Attributes
-    ----------
-    prose, repeats, needles, twice : float
-        Weights of the document kinds: plain prose, repeated random spans, needle documents, needle
-        documents that read the context and question twice (JRT). They need not sum to 1.
-    facts : tuple of int
-        Numbers of facts in a context, drawn uniformly; fewer where the context is too short for them.
-    questions : int
-        Most questions that a needle document asks, drawn uniformly from 1 up (JRT documents ask one).
-    quotes : float
-        Share of facts that are sentences of the prose itself, asked for by some of their words
-        (`hybret.organisms.corpus.quote`); the others come from the fact templates.
-    one_template : float
-        Share of contexts whose facts are all of one template: only the subject tells them apart.
-    own_line : float
-        Share of facts inserted as ``"\\n" + fact + "\\n"`` after a sentence end, as the needle is at test
-        time; the others stand between sentences like any sentence.
-    plain_question : float
-        Share of questions in the template's first wording; the others are drawn from all wordings.
-    shortest_context : int
-        Least context, in tokens.
-    longest_twice : int
-        Most tokens of a context that is read twice. Kept below the attention window, so that the second reading
-        never has to be remembered by the recurrent state; longer JRT prompts are left to generalisation.
-    full_context : float
-        Share of needle documents whose context is as long as the room allows; the others are uniform below
-        that.
-    cut_context : float
-        Share of contexts that end in the middle of a sentence, as a trimmed haystack does.
-    span : tuple of (int, int)
-        Least and greatest number of words or tokens in a repeated random span.
-    span_tokens : float
-        Share of repeated spans made of random tokens; the others are random nouns.
-    templates : tuple of (str, float)
-        Weights of fact templates that differ from 1, by name.
-    """
-
+    # weights of the document kinds, which need not sum to 1: plain prose, repeated random spans, needle documents, and
+    # those that read context and question twice (JRT)
     prose: float = 0.08
     repeats: float = 0.15
     needles: float = 0.67
     twice: float = 0.10
-    facts: tuple[int, ...] = (2, 3, 4, 6, 8, 12)
-    questions: int = 5
-    quotes: float = 0.4
-    one_template: float = 0.3
-    own_line: float = 0.5
-    plain_question: float = 0.5
-    shortest_context: int = 30
+    facts: tuple[int, ...] = (2, 3, 4, 6, 8, 12)  # in a context, drawn uniformly; fewer where there is no room
+    questions: int = 5  # at most in a needle document, drawn uniformly from 1 up (JRT documents have one)
+    # shares of facts whose form is drawn anew (`hybret.organisms.forms`), and of those that are sentences of the prose
+    # itself, which some of their words ask for (`hybret.organisms.corpus.quote`); the others are of the fact templates
+    forms: float = 0.6
+    quotes: float = 0.25
+    one_form: float = 0.3  # of contexts whose facts are all of one form: only their content tells them apart
+    own_line: float = 0.5  # of facts between newlines after a sentence, as the needle at test time; others are inline
+    at_ends: float = 0.05  # of facts before all prose; twice as many follow all of it, where they are harder to find
+    plain_question: float = 0.5  # of questions in the first wording; the others are drawn from all wordings
+    shortest_context: int = 30  # tokens
+    # tokens of a context that is read twice; below the attention window, so that the second reading never has to be
+    # remembered by the recurrent state
     longest_twice: int = 200
-    full_context: float = 0.35
-    cut_context: float = 0.3
-    span: tuple[int, int] = (6, 40)
-    span_tokens: float = 0.5
-    templates: tuple[tuple[str, float], ...] = ()
+    full_context: float = 0.35  # of contexts as long as the room allows; the others are uniform below that
+    cut_context: float = 0.3  # of contexts that end in the middle of a sentence, as a trimmed haystack does
+    span: tuple[int, int] = (6, 40)  # least and most words or tokens of a repeated span
+    span_tokens: float = 0.5  # of repeated spans made of random tokens; the others are random nouns
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -113,71 +81,30 @@ class Mixture:
             raise HybretError("A needle document needs at least one fact and at least one question.")
         if not 1 <= self.span[0] <= self.span[1]:
             raise HybretError(f"The span lengths must rise from at least 1, not {self.span}.")
-        unknown = {name for name, _ in self.templates} - {template.name for template in TEMPLATES}
-        if unknown:
-            raise HybretError(f"Unknown training templates {sorted(unknown)}; see hybret.organisms.facts.")
-
-
-class _Pieces(dict[str, list[int]]):
-    """Token ids of pre-tokenized pieces, filled on first use."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__()
-        self._tokenizer = tokenizer
-
-    def __missing__(self, piece: str) -> list[int]:
-        ids = self[piece] = list(self._tokenizer(piece, add_special_tokens=False)["input_ids"])
-        return ids
 
 
 class Documents:
-    """Endless training documents.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        The organisms' tokenizer (:func:`hybret.organisms.training.tokenizer.train_tokenizer`).
-    seed : int
-        Seed of the streams given by :meth:`stream`.
-    mixture : Mixture
-        What the documents are made of.
-    """
+    """Endless training documents."""
 
     frame = Frame()
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int = 0, mixture: Mixture | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, mixture: Mixture | None = None) -> None:
         self.tokenizer = tokenizer
-        self.seed = seed
         self.mixture = mixture or Mixture()
-        self._pieces = _Pieces(tokenizer)
+        self._piece = cache(lambda piece: tuple(tokenizer(piece, add_special_tokens=False)["input_ids"]))
         self._bos, self._eos = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
         self._vocabulary = len(tokenizer)
-        m = self.mixture
         self._kinds: tuple[Kind, ...] = (self._prose, self._repeats, self._needles, self._twice)
-        self._kind_weights = m.weights
-        weights = dict(m.templates)
-        self._template_weights = [weights.get(template.name, 1.0) for template in TEMPLATES]
-
-    def stream(self, worker: int = 0) -> random.Random:
-        """The random stream of one worker process; streams of different seeds or workers differ."""
-        return random.Random(f"training {self.seed} {worker}")
+        self._kind_weights = self.mixture.weights
 
     def encode(self, text: str) -> list[int]:
         """Token ids without ``<bos>``, equal to the tokenizer's own and several times faster."""
         if not text.isascii():
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(chain.from_iterable(map(self._pieces.__getitem__, _PIECES.findall(text))))
+        return list(chain.from_iterable(map(self._piece, _PIECES.findall(text))))
 
     def sample(self, rng: random.Random, length: int) -> NDArray[np.int16]:
-        """One sequence of exactly `length` token ids, beginning with ``<bos>``.
-
-        A document that ends early is followed by another one; the last may be cut.
-
-        Raises
-        ------
-        HybretError
-            If `length` is shorter than one short document.
-        """
+        """One sequence of exactly `length` token ids: documents, each after ``<bos>``; the last may be cut."""
         if length < _SHORTEST:
             raise HybretError(f"A training sequence needs at least {_SHORTEST} tokens, not {length}.")
         ids: list[int] = []
@@ -186,10 +113,6 @@ class Documents:
             (kind,) = rng.choices(self._kinds, self._kind_weights)
             ids += kind(rng, room) or self._prose(rng, room)
         return np.array(ids[:length], dtype=np.int16)
-
-    def batch(self, rng: random.Random, size: int, length: int) -> NDArray[np.int16]:
-        """`size` sequences, shape [size, length]."""
-        return np.stack([self.sample(rng, length) for _ in range(size)])
 
     def _sentences(self, rng: random.Random, tokens: int, cut: bool) -> list[str]:
         """Prose of at most `tokens` tokens, in pieces with separators; `cut` fills it up with part of one."""
@@ -233,15 +156,20 @@ class Documents:
     def _facts(self, rng: random.Random) -> list[Fact]:
         """Facts of one context, no two about the same thing."""
         m = self.mixture
-        count = rng.choice(m.facts)
-        if rng.random() < m.one_template:
-            templates = rng.choices(TEMPLATES, self._template_weights) * count
-        else:
-            templates = rng.choices(TEMPLATES, self._template_weights, k=count)
+        one = rng.random() < m.one_form
+        cast: list[str] = []  # phrases that several facts may share
+        kind = rng.random() * (1 - one * m.quotes)
+        made, template = (form(rng) if one and kind < m.forms else None), pick(rng, TEMPLATES)
         facts: dict[str, Fact] = {}
-        for template in templates:
-            fact = quote(rng) if rng.random() < m.quotes else template.sample(rng)
-            facts.setdefault(fact.key, fact)
+        for _ in range(rng.choice(m.facts)):
+            if not one:
+                kind, template = rng.random(), pick(rng, TEMPLATES)
+            if kind < m.forms:
+                fact = form_fact(rng, made, cast)
+            else:
+                fact = quote(rng) if kind >= 1 - m.quotes else template.sample(rng)
+            if fact.sentence not in {other.sentence for other in facts.values()}:
+                facts.setdefault(fact.questions[0], fact)
         return list(facts.values())
 
     def _context(self, rng: random.Random, facts: list[Fact], tokens: int) -> str:
@@ -252,7 +180,8 @@ class Documents:
         ends_cut = bool(pieces) and not pieces[-1].endswith((".", "?", "!", '"'))
         gaps: list[list[str]] = [[] for _ in range(len(pieces) + 1)]
         for fact in facts:
-            gaps[int(rng.random() * len(gaps))].append(fact.sentence)
+            at = 0 if rng.random() < m.at_ends else -1 if rng.random() < 2 * m.at_ends else rng.randrange(len(gaps))
+            gaps[at].append(fact.sentence)
         text = ""
         for index, gap in enumerate(gaps):
             for sentence in gap:

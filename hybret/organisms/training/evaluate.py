@@ -1,31 +1,34 @@
-"""What an organism retrieves: the evaluation behind its model card, with hybret's own prompts, sweep and scores.
+"""What a small model retrieves: the evaluation behind its card, with hybret's own prompts, sweep and scores.
 
-    python -m hybret.organisms.training.evaluate griffin-tiny --essays FOLDER --out evaluation.json
+    python -m hybret.organisms.training.evaluate RUN --essays FOLDER --out RUN/evaluation.json
 
-With the file in the model's folder, `python -m hybret.organisms.training.card griffin-tiny` writes the card from it.
+RUN is the folder of a training, or the name of a built-in model. `hybret.organisms.training.ship` makes a card of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hybret import __version__, metrics
 from hybret.errors import HybretError
+from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS
 from hybret.interventions import Intervention, Keep
 from hybret.interventions.heads import KeepHeads
 from hybret.models import Model, load
-from hybret.organisms.facts import HELD_OUT_TEMPLATES, Fact, random_words_fact
+from hybret.organisms.facts import HELD_OUT_TEMPLATES, OWN, OWN_TEST, TEST_TEMPLATES, random_words_fact
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED
 from hybret.scoring import normalise
@@ -34,10 +37,41 @@ from hybret.tasks.haystack import load_haystack
 from hybret.tasks.niah import grid
 
 ALL, GENERATION, PREFILL = "all heads", "k=0, generation version", "k=0, prefill version"
-SILENT: dict[str, Intervention] = {GENERATION: KeepHeads(0, during="generation"), PREFILL: KeepHeads(0)}
-CONDITIONS = {ALL: Keep(), **SILENT}
+ANSWERING: dict[str, Intervention] = {ALL: Keep(), GENERATION: KeepHeads(0, during="generation")}
+READING: dict[str, Intervention] = {PREFILL: KeepHeads(0)}
 FACT_DEPTHS = (0, 33, 67, 100)
 FACT_LENGTH = 0.8  # of the window; with global attention of the longest prompts
+SETS = {"form": HELD_OUT_TEMPLATES, "test form": TEST_TEMPLATES}
+OWN_SETS = {"own sentences": OWN, "own sentences, test": OWN_TEST}
+
+
+def loaded(name: str) -> Model:
+    """A built-in model, or that of a training's folder."""
+    run = Path(name)
+    if not (run / "log.jsonl").is_file():
+        return load(name)
+    with (run / "log.jsonl").open(encoding="utf-8") as log:
+        training = json.loads(next(log))["training"]
+    with TemporaryDirectory() as folder:
+        if training["name"].endswith("-ssm"):
+            _extended(run / "model", folder)
+        model = load(folder if training["name"].endswith("-ssm") else str(run / "model"), device="cpu")
+    return replace(model, name=training["name"], lengths=ORGANISM_LENGTHS, buffer=ORGANISM_BUFFER)
+
+
+def _extended(folder: Path, out: str) -> None:
+    """A control with one more layer, of attention, that adds nothing: transformers' caches are not made without any."""
+    control = AutoModelForCausalLM.from_pretrained(folder)
+    config = control.config.to_dict()
+    layers = config["num_hidden_layers"]
+    config |= {"num_hidden_layers": layers + 1, "attn_layer_period": layers + 1, "attn_layer_offset": layers}
+    config |= {"block_types": ["recurrent"] * layers + ["attention"]}
+    longer = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=control.dtype)
+    longer.load_state_dict(control.state_dict(), strict=False)
+    for parameter in longer.model.layers[-1].parameters():
+        parameter.data.zero_()
+    longer.save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
 
 
 def evaluate(
@@ -47,46 +81,34 @@ def evaluate(
     out: str | Path | None = None,
     lengths: int | Sequence[int] = 10,
     depths: int | Sequence[float] = 10,
-    facts: int = 5,
+    facts: int = 20,
 ) -> dict[str, Any]:
-    """Measure retrieval of the paper's needle, of facts of unseen forms and, if given, among real essays.
+    """Measure retrieval of the paper's needle, of facts of held-out forms and, if given, among real essays.
 
-    All with every head and with none (k = 0, both versions). The grid is read once and twice (JRT), with an embedded
-    haystack per seed; without its needle it gives the floor. The other facts are hidden inside the window only. Models
-    with a chat template are asked in it. With global attention every needle is inside.
+    With every head and with none while answering. The grid is read once and twice (JRT), with a built-in haystack per
+    seed, and without its needle; with the first seed also without attention while reading. The other facts are hidden
+    inside the window only: so many of each held-out form and of random words, each at one of four depths, and half as
+    many again of the own sentences, at two of them. `essays` is a folder of .txt files for one more grid, read once.
 
-    Parameters
-    ----------
-    model : an organism, or any other `Model`.
-    seeds : of the embedded haystacks.
-    essays : folder of .txt files for one more grid, read once.
-    out : folder for the sweep's rows, so that an interrupted evaluation goes on where it stopped.
-    lengths, depths : of the grid, as in `hybret.niah.grid`.
-    facts : per held-out template, and lists of random words; each is hidden at four depths.
-
-    Returns
-    -------
-    dict : ready for JSON. Each measurement has `accuracy` (0 to 1) with its 95 % interval `low`, `high`, `exact` (share
-        of answers that hold the whole sentence), `n` (answers) and `prompts` (distinct ones).
-
-    Raises
-    ------
-    HybretError
-        On bad input, before the model runs.
+    The dict is ready for JSON. Each measurement has `accuracy` (0 to 1) with its 95 % interval `low`, `high`, `exact`
+    (share of answers that hold the whole sentence), `n` (answers) and `prompts` (distinct ones). `out` keeps the
+    sweep's rows, so that an interrupted evaluation goes on where it stopped.
     """
     if not seeds or facts < 1:
-        raise HybretError("An evaluation needs at least one haystack seed and at least one fact per template.")
+        raise HybretError("An evaluation needs at least one haystack seed and at least one fact per form.")
+    hay = load_haystack(Path(essays)) if essays is not None else None
     standard = "instruct" if model.instruct else "base"
     read = [(template, seed) for template in (standard, "jrt") for seed in seeds]
-    prompts = [p for template, seed in read for p in _grid(model, lengths, depths, template, "embedded", seed)]
+    grids = {key: _grid(model, lengths, depths, key[0], "embedded", key[1]) for key in read}
+    prompts = [p for made in grids.values() for p in made]
     length = int(FACT_LENGTH * (model.window or max(p.length for p in prompts)))
-    asked = [p for i in range(facts) for p in _fact_prompts(model, length, standard, i)]
+    asked = _fact_prompts(model, length, standard, facts)
     essay_prompts = _grid(model, lengths, depths, standard, Path(essays), 0) if essays is not None else []
-    rows = sweep(model, [*prompts, *asked, *essay_prompts], CONDITIONS, out=out)
+    rows = sweep(model, [*prompts, *asked, *essay_prompts], ANSWERING, out=out)
+    silent = sweep(model, [*grids[standard, seeds[0]], *grids["jrt", seeds[0]]], READING, out=out)
+    rows = pd.concat([rows, silent], ignore_index=True)
     paper = rows["needle"].isin([PAPER_NEEDLE.name, metrics.CONTROL])
     embedded = rows[paper & (rows["haystack"] == "embedded")]
-    once = embedded.query("template == @standard and condition == @ALL and needle != @metrics.CONTROL")
-    hay = load_haystack(Path(essays)) if essays is not None else None
     return {
         "model": model.name,
         "weights": model.digest,
@@ -94,19 +116,13 @@ def evaluate(
         "recipe": CORRECTED.name,
         "rubric": CORRECTED.rubric,
         "seeds": list(seeds),
-        "lengths": sorted(int(n) for n in once["length"].unique()),
-        "depths": sorted(float(d) for d in once["depth"].unique()),
-        "conditions": {label: repr(condition) for label, condition in CONDITIONS.items()},
+        "lengths": sorted({p.length for p in prompts}),
+        "depths": sorted({p.depth for p in prompts if p.needle_spans}),
+        "conditions": {label: repr(condition) for label, condition in (ANSWERING | READING).items()},
         "device": model.device.type,
         "dtype": model.dtype,
-        "versions": {
-            "hybret": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": {"hybret": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "needle": _needle_table(embedded),
-        "edge": model.window and _edge(once),
         "fact_length": length,
         "facts": _fact_table(rows[~paper], asked),
         "examples": _examples(rows[~paper], asked),
@@ -121,16 +137,26 @@ def _grid(model: Model, lengths: Any, depths: Any, template: str, haystack: str 
     return [*grid(*args), *grid(*args, control=True)]
 
 
-def _fact_prompts(model: Model, length: int, template: str, number: int) -> list[Prompt]:
-    """One fact of every unseen form, each alone in a haystack that fits into the attention window, if there is one."""
-    facts: dict[str, Fact] = {}
-    for form in HELD_OUT_TEMPLATES:
-        facts[f"template {form.name}"] = form.sample(random.Random(f"evaluation {form.name} {number}"))
-    facts["random words"] = random_words_fact(number)
+def _needles(facts: int) -> Iterator[tuple[Needle, int, Sequence[int]]]:
+    """What no training held, each with the seed of its haystack and its depths."""
+    for number in range(facts):
+        made = [
+            (f"{kind} {form.name}", form.sample(random.Random(f"evaluation {form.name} {number}")))
+            for kind, forms in SETS.items()
+            for form in forms
+        ]
+        for name, fact in [*made, ("random words", random_words_fact(number))]:
+            yield Needle(name, fact.sentence, fact.questions[0]), number, [FACT_DEPTHS[number % 4]]
+    for name, sentences in OWN_SETS.items():
+        for number, (sentence, question, _) in enumerate(sentences[: 3 * facts // 2]):
+            yield Needle(name, sentence, question), number, FACT_DEPTHS[number % 2 :: 2]
+
+
+def _fact_prompts(model: Model, length: int, template: str, facts: int) -> list[Prompt]:
+    """Every fact alone in a haystack that fits into the attention window, if there is one."""
     prompts: list[Prompt] = []
-    for name, fact in facts.items():
-        needle = Needle(name, fact.sentence, fact.questions[0])
-        prompts += grid(model, [length], FACT_DEPTHS, template, seed=number, needle=needle)
+    for needle, seed, depths in _needles(facts):
+        prompts += grid(model, [length], depths, template, seed=seed, needle=needle)
     if model.window and any(len(p.ids) - 1 - p.needle_spans[0][0] >= model.window for p in prompts):
         raise HybretError(f"the window of {model.window} tokens is too short for the prompts of this evaluation")
     return prompts
@@ -148,12 +174,6 @@ def _needle_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
     places = {"inside": needle & visible, "outside": needle & ~visible, "whole grid": needle, "no needle": ~needle}
     tables = [metrics.accuracy(rows[at], by).assign(where=where) for where, at in places.items() if at.any()]
     return _records(pd.concat(tables, ignore_index=True))
-
-
-def _edge(rows: pd.DataFrame) -> dict[str, int | None]:
-    """Distances (tokens to the end of the prompt) of the farthest needle found and the nearest one missed."""
-    hits, missed = rows.loc[rows["exact"], "distance"], rows.loc[~rows["exact"], "distance"]
-    return {"farthest_found": max(hits, default=None), "nearest_missed": min(missed, default=None)}
 
 
 def _fact_table(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
@@ -176,22 +196,66 @@ def _new_words(answer: str, prompt: Prompt) -> float:
 
 
 def _examples(rows: pd.DataFrame, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
-    """The first fact of every form at the second depth: what was hidden and what came back."""
-    first = {p.needle.name: p for p in reversed(prompts) if p.depth == FACT_DEPTHS[1]}
-    answers = rows.drop_duplicates(["prompt", "condition"]).set_index(["prompt", "condition"])["answer"]
+    """The first fact of every form: what was hidden and what came back with all heads."""
+    first = {p.needle.name: p for p in reversed(prompts)}
+    answers = rows[rows["condition"] == ALL].set_index("prompt")["answer"]
     return [
-        {"needle": p.needle.name, "question": p.needle.question, "fact": p.needle.sentence}
-        | {label: answers[p.key, label] for label in (ALL, GENERATION)}
-        for p in reversed(first.values())
+        {"needle": name, "question": p.needle.question, "fact": p.needle.sentence, "answer": answers[p.key]}
+        for name, p in reversed(first.items())
     ]
+
+
+class Target(NamedTuple):
+    """A goal of the project, and what a model reached; negative: it must not be above -`goal`."""
+
+    value: float
+    goal: float
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.goal if self.goal > 0 else self.value <= -self.goal
+
+
+def targets(measured: Mapping[str, Any]) -> dict[str, Target]:
+    """What the project asked for before any training, beside what `evaluate` measured.
+
+    Where a needle has to be found, exact answers count; where it must not be, any credit of the paper's rubric.
+    """
+    once = measured["needle"][0]["template"]
+
+    def needle(
+        where: str, template: str, conditions: Iterable[str], measure: str = "accuracy", of: Any = None
+    ) -> float:
+        rows = [row for row in of or measured["needle"] if (row["template"], row["where"]) == (template, where)]
+        return float(max(row[measure] for row in rows if row["condition"] in conditions))
+
+    facts = {row["needle"]: row for row in measured["facts"] if row["condition"] == ALL}
+    goals = {
+        "the paper's needle, inside the window": Target(needle("inside", once, [ALL], "exact"), 0.97),
+        "the same, read twice": Target(needle("inside", "jrt", [ALL], "exact"), 0.97),
+    }
+    if measured["essays"]:
+        found = needle("inside", once, [ALL], "exact", measured["essays"]["needle"])
+        goals["the same among real essays"] = Target(found, 0.95)
+    goals["lists of random words"] = Target(facts["random words"]["exact"], 0.97)
+    for kind, forms in SETS.items():
+        shares = [facts[f"{kind} {form.name}"]["exact"] for form in forms]
+        goals[f"{kind}s, on average"] = Target(round(sum(shares) / len(shares), 4), 0.8)
+        goals[f"{kind}s, the worst"] = Target(min(shares), 0.4)
+    for name in OWN_SETS:
+        goals[name] = Target(facts[name]["exact"], 0.75)
+        goals[f"{name}: content words"] = Target(facts[name]["new_words"], 0.9)
+    for template, read in ((once, "once"), ("jrt", "twice")):
+        for condition, when in ((GENERATION, "while answering"), (PREFILL, "also while reading")):
+            goals[f"no attention {when}, read {read}"] = Target(needle("whole grid", template, [condition]), -0.03)
+    floor = max(needle("no needle", template, measured["conditions"]) for template in (once, "jrt"))
+    return goals | {"without the needle": Target(floor, -0.01)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status (2 after one sentence on bad input)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hybret.organisms.training.evaluate", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("model", help="name of an embedded model")
+    parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.evaluate")
+    parser.add_argument("model", help="folder of a training, or name of a built-in model")
     parser.add_argument("--essays", type=Path, help="folder of .txt files for one more grid")
     parser.add_argument("--rows", type=Path, help="folder for the rows, to go on after an interruption")
     parser.add_argument("--out", default="evaluation.json", type=Path, help="file to write")
@@ -199,8 +263,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not options.out.parent.is_dir():
             raise HybretError(f"There is no folder {options.out.parent} to write {options.out.name} to; make it first.")
-        result = evaluate(load(options.model), essays=options.essays, out=options.rows)
+        result = evaluate(loaded(options.model), essays=options.essays, out=options.rows)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
+        for what, target in targets(result).items():
+            print(f"{target.value:6.1%} {'' if target.met else 'MISSED '}{what}")
     except HybretError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

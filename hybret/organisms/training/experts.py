@@ -1,8 +1,7 @@
 """Jamba's mixture of experts as one product, for training.
 
-transformers gathers the tokens of each expert, which has to ask the GPU how many there are. For the few small experts
-of an organism it is quicker to run all of them on every token and to weigh the others with 0: the same values, no
-waiting.
+transformers gathers the tokens of each expert, which has to ask the GPU how many there are. For few small experts it is
+quicker to run all of them on every token and to weigh the others with 0: the same values.
 """
 
 from __future__ import annotations

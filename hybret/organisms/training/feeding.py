@@ -48,13 +48,9 @@ def batches(training: Training, tokenizer: PreTrainedTokenizerBase, first: int, 
             step += 1
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     queues = [context.Queue(4) for _ in range(workers)]
-    processes = [
-        # Worker i makes every workers-th step, so the order of the batches does not depend on who is faster.
-        context.Process(
-            target=_work, args=(training, tokenizer, range(first + i, 1 << 40, workers), queue), daemon=True
-        )
-        for i, queue in enumerate(queues)
-    ]
+    # Worker i makes every workers-th step, so the order of the batches does not depend on who is faster.
+    work = [(training, tokenizer, range(first + i, 1 << 40, workers), queue) for i, queue in enumerate(queues)]
+    processes = [context.Process(target=_work, args=args, daemon=True) for args in work]
     for process in processes:
         process.start()
     try:
@@ -62,9 +58,7 @@ def batches(training: Training, tokenizer: PreTrainedTokenizerBase, first: int, 
             for queue in queues:
                 yield queue.get(timeout=120)
     except Empty:
-        raise HybretError(
-            "The document workers made no batch for two minutes; run with --workers 0 to see why."
-        ) from None
+        raise HybretError("No batch came from the workers for two minutes; run with --workers 0 to see why.") from None
     finally:
         for process in processes:
             process.terminate()

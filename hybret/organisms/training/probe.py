@@ -19,43 +19,37 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hybret.organisms.facts import HELD_OUT_TEMPLATES, random_words_fact
+from hybret.hybrid import ORGANISM_BUFFER
+from hybret.organisms.facts import HELD_OUT_TEMPLATES, OWN, random_words_fact
 from hybret.organisms.skills import LETTERS, TASKS, items, rendered
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.tasks.niah import grid
 
-BUFFER = 40
-"""Tokens of a length label that are neither haystack nor needle, as in the organisms' sweeps."""
-
+FACTS = 20  # of every held-out form, each at one depth
+PAPER = ("inside", "outside", "jrt")  # groups of prompts with the paper's needle
 CONDITIONS = ("all", "k=0 generation", "k=0 prefill")
-"""Attention as it is; its output zeroed from the last prompt token on; zeroed everywhere."""
+"""Attention as it is; its output zeroed from the last prompt token on; zeroed everywhere (the paper's needle alone)."""
 
 
 def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) -> dict[str, dict[str, dict[str, float]]]:
-    """Retrieval of the paper's needle inside and outside the attention window, and of unseen facts.
+    """Retrieval of the paper's needle: group of prompts -> condition -> `exact`, `tokens` (fractions), `n` (prompts).
 
-    Parameters
-    ----------
-    model : a RecurrentGemma or Jamba of transformers, on any device; its training mode is restored.
-    tokenizer : its tokenizer.
-    full : more depths, and also unseen templates, a needle of random words and the prompt read twice; of a model with a
-        chat template also the benchmark skills, as groups "skill ...".
-
-    Returns
-    -------
-    dict : group of prompts -> condition (`CONDITIONS`) -> `exact`, `tokens` (fractions) and `n` (prompts).
+    A `full` probe also has held-out forms, a person's own sentences, needles of random words and the prompt read twice;
+    of a model with a chat template also the benchmark skills, as groups "skill ...".
     """
-    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), full)
-    training = model.training
+    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), *_numbers(model))
+    groups = groups if full else {name: groups[name] for name in ("inside", "outside")}
+    every, training = 1 if model.device.type == "cuda" else 8, model.training
     model.eval()
     try:
         measures = {
-            group: {condition: _measure(model, tokenizer, prompts, condition) for condition in CONDITIONS}
+            group: {
+                c: _measure(model, tokenizer, prompts[::every], c) for c in CONDITIONS[: 3 if group in PAPER else 2]
+            }
             for group, prompts in groups.items()
             if prompts
         }
         if full and tokenizer.chat_template:
-            # A CPU only tries the recipe out, and the five-shot prompts are long.
             tasks = list(TASKS) if model.device.type == "cuda" else ["sentiment"]
             measures |= {f"skill {task}": _skill(model, tokenizer, task) for task in tasks}
         return measures
@@ -91,32 +85,46 @@ def _skill(model: Any, tokenizer: Any, task: str, n: int = 48) -> dict[str, dict
     return measures
 
 
+def _numbers(model: Any) -> tuple[int, int, int]:
+    """Held-out forms, facts of each, and own sentences; one of each on a CPU, which only tries the recipe out."""
+    return (len(HELD_OUT_TEMPLATES), FACTS, len(OWN)) if model.device.type == "cuda" else (1, 1, 1)
+
+
 @lru_cache(maxsize=4)
-def _prompts(tokenizer: Any, window: int | None, full: bool) -> dict[str, list[Prompt]]:
+def _prompts(tokenizer: Any, window: int | None, forms: int, facts: int, own: int) -> dict[str, list[Prompt]]:
     """The groups of prompts, made once per tokenizer and window; with global attention all are "inside"."""
-    lengths = [128, 256, 512] if window is None else [window // 2, window, 2 * window]
-    groups: dict[str, list[Prompt]] = {"inside": [], "outside": []}
-    for prompt in _grid(tokenizer, lengths, 10 if full else 8, PAPER_NEEDLE):
-        distance = len(prompt.ids) - prompt.needle_spans[-1][0]
-        groups["inside" if window is None or distance < window else "outside"].append(prompt)
-    if full:
-        rng = random.Random("probe")
-        facts = {f"template {t.name}": t.sample(rng) for t in HELD_OUT_TEMPLATES}
-        facts["random words"] = random_words_fact(0)
-        for name, fact in facts.items():
-            needle = Needle(name, fact.sentence, fact.questions[0])
-            groups[name] = _grid(tokenizer, lengths[:1], 5, needle)
-        groups["jrt"] = _grid(tokenizer, lengths[:2], 5, PAPER_NEEDLE, "jrt")
+    groups = paper_prompts(tokenizer, window)
+    rng = random.Random("probe")
+    needles = [(f"form {t.name}", t.sample(rng)) for t in HELD_OUT_TEMPLATES[:forms] for _ in range(facts)]
+    needles += [("random words", random_words_fact(i)) for i in range(facts)]
+    asked = [(name, fact.sentence, fact.questions[0]) for name, fact in needles]
+    asked += [("own", sentence, question) for sentence, question, _ in OWN[:own] for _ in range(3)]
+    for i, (name, sentence, question) in enumerate(asked):
+        length, depth, needle = 4 * (window or 256) // 5, (0, 33, 67, 100)[i % 4], Needle(name, sentence, question)
+        groups.setdefault(name, []).extend(_grid(tokenizer, [length], [depth], needle, seed=i % FACTS))
     return groups
 
 
-def _grid(tokenizer: Any, lengths: Sequence[int], depths: int, needle: Needle, template: str = "") -> list[Prompt]:
+def paper_prompts(tokenizer: Any, window: int | None) -> dict[str, list[Prompt]]:
+    """Prompts with the paper's needle: "inside" the window and "outside" of it, read once, and "jrt", read twice."""
+    lengths = [128, 256, 512] if window is None else [window // 2, window, 2 * window]
+    groups: dict[str, list[Prompt]] = {"inside": [], "outside": []}
+    for prompt in _grid(tokenizer, lengths, 10, PAPER_NEEDLE):
+        distance = len(prompt.ids) - prompt.needle_spans[-1][0]
+        groups["inside" if window is None or distance < window else "outside"].append(prompt)
+    groups["jrt"] = _grid(tokenizer, lengths[:2], 5, PAPER_NEEDLE, "jrt")
+    return groups
+
+
+def _grid(
+    tokenizer: Any, lengths: Sequence[int], depths: Any, needle: Needle, template: str = "", seed: int = 0
+) -> list[Prompt]:
     chat = bool(tokenizer.chat_template)
     template = template or ("instruct" if chat else "base")
     cost = len(tokenizer(needle.insertion, add_special_tokens=False)["input_ids"])
-    lengths = sorted({max(length, BUFFER + cost + 1) for length in lengths})
+    lengths = sorted({max(length, ORGANISM_BUFFER + cost + 1) for length in lengths})
     asked = SimpleNamespace(tokenizer=tokenizer, instruct=chat)
-    return grid(asked, lengths, depths, template, needle=needle, buffer=BUFFER)
+    return grid(asked, lengths, depths, template, seed=seed, needle=needle, buffer=ORGANISM_BUFFER)
 
 
 @torch.no_grad()
@@ -126,11 +134,8 @@ def _measure(model: Any, tokenizer: Any, prompts: Sequence[Prompt], condition: s
     ids, ends = _padded(rows, model.device)
     starts = torch.tensor([len(p.ids) for p in prompts], device=model.device)
     at = torch.arange(ids.shape[1], device=model.device)
-    if condition == "all":
-        zeroed = torch.zeros(ids.shape, dtype=torch.bool, device=model.device)
-    else:
-        zeroed = at >= (starts[:, None] - 1 if condition == "k=0 generation" else torch.zeros_like(starts[:, None]))
-    with _zeroed(model, zeroed):
+    first: Any = {"all": len(at), "k=0 generation": starts[:, None] - 1, "k=0 prefill": 0}[condition]
+    with _zeroed(model, at >= first):
         best = model(ids, use_cache=False).logits[:, :-1].argmax(-1)
     asked = (at[1:] >= starts[:, None]) & (at[1:] < ends[:, None])
     right = (best == ids[:, 1:]) & asked
@@ -142,10 +147,7 @@ def _measure(model: Any, tokenizer: Any, prompts: Sequence[Prompt], condition: s
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids, shape (rows, longest), and the rows' lengths.
-
-    Padding on the right cannot be seen from what stands before it, since every layer is causal.
-    """
+    """Token ids, shape (rows, longest), and the rows' lengths; padding is on the right, where no token sees it."""
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
     return ids, torch.tensor([len(row) for row in rows], device=device)
@@ -153,7 +155,7 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
 
 @contextmanager
 def _zeroed(model: Any, tokens: Tensor) -> Iterator[None]:
-    """Inside the block attention gives nothing at these tokens, shape (rows, tokens)."""
+    """Inside the block attention gives nothing at these tokens, shape (rows, tokens) or (tokens,)."""
 
     def silence(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0].masked_fill(tokens[..., None], 0), *inputs[1:])

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from hybret.errors import HybretError
 from hybret.organisms.corpus import prose
 from hybret.organisms.facts import TEMPLATES
+from hybret.organisms.forms import form_fact
 from hybret.organisms.skills import TASKS, item, rendered
 
 VOCABULARY = 2048
@@ -33,12 +34,12 @@ CHAT_TEMPLATE = (
 
 
 def _training_text(seed: int, paragraphs: int) -> Iterator[str]:
-    """Prose, and facts of the training templates in the frame of the prompts."""
+    """Prose, and facts in the frame of the prompts."""
     rng = random.Random(f"tokenizer {seed}")
     for index, sentences in zip(range(paragraphs), prose(rng), strict=False):
-        fact = TEMPLATES[index % len(TEMPLATES)].sample(rng)
-        question = rng.choice(fact.questions)
-        yield f"{CONTEXT}{' '.join(sentences)}\n{fact.sentence}\n{QUESTION}{question}{ANSWER}"
+        drawn = [TEMPLATES[index % len(TEMPLATES)].sample(rng), *(form_fact(rng) for _ in range(3))]
+        stated, asked = (" ".join(f.sentence for f in drawn), " ".join(rng.choice(f.questions) for f in drawn))
+        yield f"{CONTEXT}{' '.join(sentences)}\n{stated}\n{QUESTION}{asked}{ANSWER}"
 
 
 def _chat_text(seed: int, paragraphs: int) -> Iterator[str]:
@@ -54,31 +55,10 @@ def _chat_text(seed: int, paragraphs: int) -> Iterator[str]:
 def train_tokenizer(
     seed: int = 0, vocabulary: int = VOCABULARY, paragraphs: int = 20_000, chat: bool = False
 ) -> PreTrainedTokenizerFast:
-    """Train the tokenizer; the same arguments give the same tokenizer.
+    """Train the tokenizer on so many paragraphs of prose with facts; the same arguments give the same tokenizer.
 
-    Byte-level (any UTF-8 text makes the round trip exactly), GPT-2 pre-tokenization, ``<bos>`` put first by
-    the post-processor. ``save_pretrained(folder)`` writes ``tokenizer.json`` and ``tokenizer_config.json``.
-
-    Parameters
-    ----------
-    seed : int
-        Which corpus sample to train on.
-    vocabulary : int
-        Number of tokens, special tokens and 256 bytes included.
-    paragraphs : int
-        Paragraphs of prose, each with one fact and one question.
-    chat : bool
-        With a chat template, and trained on conversations and benchmark items as well.
-
-    Returns
-    -------
-    PreTrainedTokenizerFast
-        With character offsets.
-
-    Raises
-    ------
-    HybretError
-        If `vocabulary` leaves no room for the bytes and the special tokens.
+    Byte-level (any UTF-8 text makes the round trip exactly), GPT-2 pre-tokenization, ``<bos>`` put first by the
+    post-processor. `chat` gives it a chat template, and trains it on conversations and benchmark items as well.
     """
     least = 256 + len(SPECIALS)
     if vocabulary < least:
@@ -86,24 +66,18 @@ def train_tokenizer(
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(SPECIALS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        vocab_size=vocabulary, special_tokens=list(SPECIALS), initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator((_chat_text if chat else _training_text)(seed, paragraphs), trainer=trainer)
     backend.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 1)]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-    )
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
+        clean_up_tokenization_spaces=False, padding_side="left",
+    )  # fmt: skip
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
