@@ -32,14 +32,14 @@ def few(heads: int) -> list[int]:
 
 
 def measure(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.DataFrame]:
-    """The tables of a model on the chapter's grid; conditions that read it anew do so at depth 0 or at one length."""
+    """The tables of a model on the chapter's grid; conditions that read it anew do so at the shortest length."""
     chapter, ks = chapter.apart("pretrained"), few(hybrid.heads)
     shortest: dict[str, Any] = {"lengths": hybrid.lengths[:1], "depths": [0]}
     answering, throughout = keep_heads(hybrid, "generation", ks=ks), keep_heads(hybrid, "both", ks=ks[1::2])
     once = chapter.sweep(hybrid, chapter.prompts(hybrid, control=False), answering)
-    both = chapter.sweep(hybrid, chapter.prompts(hybrid, control=False, depths=[0]), throughout)
-    twice = chapter.sweep(hybrid, chapter.prompts(hybrid, "jrt", control=False, **shortest), answering)
     asked, bare = (chapter.prompts(hybrid, control=False, **shortest), chapter.controls(hybrid, **shortest))
+    both = chapter.sweep(hybrid, asked, throughout)
+    twice = chapter.sweep(hybrid, chapter.prompts(hybrid, "jrt", control=False, **shortest), answering)
     table1 = chapter.sweep(hybrid, asked, hb.table1_conditions())
     texts = [hb.language.prose(hybrid, passages, haystack=chapter.haystack, seed=chapter.seed)]
     texts += [hb.language.answers(hybrid, prompts) for prompts in (asked, bare)]
@@ -157,18 +157,22 @@ def said(rows: pd.DataFrame, by: str = "k", most: int = 3) -> pd.DataFrame:
     return groups.sort_values(by, key=lambda values: values.map(order.index), kind="stable")
 
 
-def again(here: pd.DataFrame, elsewhere: pd.DataFrame) -> pd.DataFrame:
+def again(here: Tables, elsewhere: Tables) -> pd.DataFrame:
     """The prompts that two machines answered under the same conditions: how many answers are the same.
 
-    Columns: k, during, prompts, same, exact_here, exact_there.
+    Columns: what (the table, of `once` its version), answers, same, exact_here, exact_there (all counts).
     """
     keys = ["prompt", "intervention"]
-    there = elsewhere.drop_duplicates(keys)[[*keys, "answer", "exact"]]
-    both = here.drop_duplicates(keys).merge(there, on=keys, suffixes=("_here", "_there"))
+    parts = []
+    for name in SWEEPS:
+        there = elsewhere[name].drop_duplicates(keys)[[*keys, "answer", "exact"]]
+        part = here[name].drop_duplicates(keys).merge(there, on=keys, suffixes=("_here", "_there"))
+        words = {"twice": "read twice", "table1": "Table 1"}.get(name)
+        parts.append(part.assign(what=words or part["during"].map(hb.figures.style.VERSIONS)))
+    both = pd.concat(parts, ignore_index=True)
     both["same"] = both["answer_here"] == both["answer_there"]
-    names = {"prompts": ("same", "size"), "same": ("same", "sum")}
-    names |= {name: (name, "sum") for name in ("exact_here", "exact_there")}
-    return both.groupby(["during", "k"], sort=False).agg(**names).reset_index()
+    counts = {name: (name, "sum") for name in ("same", "exact_here", "exact_there")}
+    return both.groupby("what", sort=False).agg(answers=("same", "size"), **counts).reset_index()
 
 
 def real_prose(rows: pd.DataFrame) -> pd.DataFrame:

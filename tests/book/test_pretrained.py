@@ -46,9 +46,9 @@ def test_the_whole_grid_is_read_as_it_is_published_and_answered_again(tables, ch
         losses[losses["kind"] == kind].to_parquet(grid / "language" / f"{name}.parquet")
     read = pretrained.published(tmp_path, "owner/griffin-tiny")
     assert read["losses"].equals(tables["losses"].reset_index(drop=True))
-    again = pretrained.again(tables["once"], read["once"])
-    assert (again["same"] == again["prompts"]).all() and (again["exact_here"] == again["exact_there"]).all()
-    assert again["prompts"].sum() == len(tables["once"].drop_duplicates(["prompt", "intervention"]))
+    again = pretrained.again(tables, read).set_index("what")
+    assert (again["same"] == again["answers"]).all() and (again["exact_here"] == again["exact_there"]).all()
+    assert again["answers"].to_dict() == {"generation version": 6, "prefill version": 3, "read twice": 6, "Table 1": 20}
     chosen = pretrained.choices(read).set_index("heads that stay")
     assert chosen.to_dict() == {"k = 0": {"at random": 0, "lowest entropy (the paper's)": 0}}
 
