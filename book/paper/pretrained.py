@@ -38,14 +38,14 @@ def measure(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.D
     answering, throughout = keep_heads(hybrid, "generation", ks=ks), keep_heads(hybrid, "both", ks=ks[1::2])
     once = chapter.sweep(hybrid, chapter.prompts(hybrid, control=False), answering)
     asked, bare = (chapter.prompts(hybrid, control=False, **shortest), chapter.controls(hybrid, **shortest))
-    both = chapter.sweep(hybrid, asked, throughout)
     twice = chapter.sweep(hybrid, chapter.prompts(hybrid, "jrt", control=False, **shortest), answering)
-    table1 = chapter.sweep(hybrid, asked, hb.table1_conditions())
-    texts = [hb.language.prose(hybrid, passages, haystack=chapter.haystack, seed=chapter.seed)]
+    more = chapter.sweep(hybrid, asked, throughout | hb.table1_conditions())  # a batch costs by its longest answer
+    both, table1 = (more[more["condition"].isin(which)] for which in (throughout, hb.table1_conditions()))
+    texts = [hb.language.prose(hybrid, passages, 128, chapter.haystack, chapter.seed)]
     texts += [hb.language.answers(hybrid, prompts) for prompts in (asked, bare)]
     losses = [hb.language.predict(hybrid, read, answering, chapter.decisions) for read in texts]
     rows = pd.concat([once, both], ignore_index=True)
-    rows.attrs["made"] = both.attrs["made"] | once.attrs["made"]
+    rows.attrs["made"] = more.attrs["made"] | once.attrs["made"]
     return {"once": rows, "twice": twice, "table1": table1} | _named(losses)
 
 
