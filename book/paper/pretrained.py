@@ -27,15 +27,15 @@ CHOSEN = {"entropy": "of lowest entropy (the paper's)", "random": "at random"}
 
 
 def few(heads: int) -> list[int]:
-    """All heads, one and two fewer, two thirds, a third and none: where a model of attention alone changes."""
-    return sorted({heads, heads - 1, heads - 2, 2 * heads // 3, heads // 3, 0}, reverse=True)
+    """All heads, one and two fewer, two thirds, and none: where a model of attention alone changes."""
+    return sorted({heads, heads - 1, heads - 2, 2 * heads // 3, 0}, reverse=True)
 
 
 def measure(chapter: Chapter, hybrid: hb.Model, passages: int) -> dict[str, pd.DataFrame]:
     """The tables of a model on the chapter's grid; conditions that read it anew do so at the shortest length."""
     chapter, ks = chapter.apart("pretrained"), few(hybrid.heads)
     shortest: dict[str, Any] = {"lengths": hybrid.lengths[:1], "depths": [0]}
-    answering, throughout = keep_heads(hybrid, "generation", ks=ks), keep_heads(hybrid, "both", ks=ks[1::2])
+    answering, throughout = keep_heads(hybrid, "generation", ks=ks), keep_heads(hybrid, "both", ks=[ks[1], 0])
     once = chapter.sweep(hybrid, chapter.prompts(hybrid, control=False), answering)
     asked, bare = (chapter.prompts(hybrid, control=False, **shortest), chapter.controls(hybrid, **shortest))
     twice = chapter.sweep(hybrid, chapter.prompts(hybrid, "jrt", control=False, **shortest), answering)
