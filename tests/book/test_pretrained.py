@@ -47,12 +47,8 @@ def test_the_whole_grid_is_read_as_it_is_published_and_answered_again(tables, ch
     assert read["losses"].equals(tables["losses"].reset_index(drop=True))
     again = pretrained.again(tables, read).set_index("what")
     assert (again["same"] == again["answers"]).all() and (again["exact_here"] == again["exact_there"]).all()
-    assert again["answers"].to_dict() == {
-        "generation version": 12,
-        "prefill version": 3,
-        "read twice": 6,
-        "Table 1": 20,
-    }
+    counts = {"generation version": 10, "prefill version": 2, "read twice": 5, "Table 1": 20}
+    assert again["answers"].to_dict() == counts
     losses = read["losses"]
     drawn = losses["intervention"].str.replace("'entropy'", "'random'")
     both = pd.concat([losses, losses[losses["intervention"].str.contains("k=8,")].assign(intervention=drawn)])
