@@ -53,6 +53,11 @@ def test_reprs_and_labels_are_the_keys_of_stored_rows():
             "onlyheads 2.0, 5.1 in layer 2, 5",
         ),
         (OmitHeads(((2, 0),)), "OmitHeads(heads=((2, 0),), during='both')", "omitheads 2.0"),
+        (
+            OmitHeads(((2, 0), (2, 1), (2, 2), (2, 3), (5, 0))),
+            "OmitHeads(heads=((2, 0), (2, 1), (2, 2), (2, 3), (5, 0)), during='both')",
+            "omitheads 2.0, 2.1, 2.2, 2.3, ... (5)",
+        ),
         (Omit("prefill"), "Omit(during='prefill')", "omit (prefill)"),
         (Only(), "Only(during='both', renormalise=False)", "only"),
         (Only(also=("self",)), "Only(during='both', renormalise=False, also=('self',))", "only + self"),
