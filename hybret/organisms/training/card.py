@@ -23,6 +23,7 @@ from hybret.checkpoints import CHECKPOINTS
 from hybret.errors import HybretError
 from hybret.models import OLDEST_TRANSFORMERS
 from hybret.organisms.skills import LETTERS, TASKS
+from hybret.organisms.training import command
 from hybret.organisms.training.evaluate import ALL, OWN_SETS, SETS, targets
 from hybret.organisms.training.recipes import RECIPES
 
@@ -160,20 +161,16 @@ def _skills(probe: Mapping[str, Any]) -> dict[str, tuple[float, float, float, in
     return made
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status (0, or 2 after one sentence on bad input)."""
+@command
+def main(arguments: list[str] | None) -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.card", description="Write a model card.")
     parser.add_argument("model", choices=list(RECIPES))
     parser.add_argument("runs", nargs="*", type=Path, help="evaluated trainings, controls too; the best of them ships")
     options = parser.parse_args(arguments)
-    try:
-        if options.runs:
-            ship(options.model, options.runs, CHECKPOINTS / options.model)
-        print(write_card(CHECKPOINTS / options.model))
-    except HybretError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if options.runs:
+        ship(options.model, options.runs, CHECKPOINTS / options.model)
+    print(write_card(CHECKPOINTS / options.model))
 
 
 if __name__ == "__main__":

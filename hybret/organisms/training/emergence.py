@@ -18,6 +18,7 @@ from typing import Any
 from hybret.errors import HybretError
 from hybret.interventions.heads import KeepHeads
 from hybret.models import load
+from hybret.organisms.training import command
 from hybret.organisms.training.probe import paper_prompts
 from hybret.sweeping import sweep
 
@@ -47,24 +48,21 @@ def snapshots(run: Path) -> tuple[dict[str, Any], dict[int, Path]]:
     return lines[0]["training"], dict(sorted({**found, ended[-1]: run / "model"}.items()))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status (0, or 2 after one sentence on bad input)."""
+@command
+def main(arguments: list[str] | None) -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.emergence")
     parser.add_argument("runs", nargs="+", type=Path, help="--out of trainings with --snapshots")
     parser.add_argument("--out", required=True, type=Path, help="file to write, one JSON object per model")
     options = parser.parse_args(arguments)
-    try:
-        with options.out.open("w", encoding="utf-8") as out:
-            for training, models in [snapshots(run) for run in options.runs]:
-                for step, folder in models.items():
-                    about = {key: training[key] for key in ("name", "seed", "windows")} | {"step": step}
-                    about["tokens"] = step * training["batch_tokens"]
-                    out.write(json.dumps(about | measure(folder)) + "\n")
-                    out.flush()
-    except HybretError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    trainings = [snapshots(run) for run in options.runs]
+    with options.out.open("w", encoding="utf-8") as out:
+        for training, models in trainings:
+            for step, folder in models.items():
+                about = {key: training[key] for key in ("name", "seed", "windows")} | {"step": step}
+                about["tokens"] = step * training["batch_tokens"]
+                out.write(json.dumps(about | measure(folder)) + "\n")
+                out.flush()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m hybret.organisms.training.evaluate RUN --essays FOLDER --out RUN/evaluation.json
 
-RUN is the folder of a training, or the name of a built-in model. `hybret.organisms.training.ship` makes a card of it.
+RUN is the folder of a training, or the name of a built-in model. `hybret.organisms.training.card` reports on it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from hybret.interventions import Intervention, Keep
 from hybret.interventions.heads import KeepHeads
 from hybret.models import Model, load
 from hybret.organisms.facts import HELD_OUT_TEMPLATES, OWN, OWN_TEST, TEST_TEMPLATES, random_words_fact
+from hybret.organisms.training import command
 from hybret.prompts import PAPER_NEEDLE, Needle, Prompt
 from hybret.recipe import CORRECTED
 from hybret.scoring import normalise
@@ -252,25 +253,21 @@ def targets(measured: Mapping[str, Any]) -> dict[str, Target]:
     return goals | {"without the needle": Target(floor, -0.01)}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status (2 after one sentence on bad input)."""
+@command
+def main(arguments: list[str] | None) -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.evaluate")
     parser.add_argument("model", help="folder of a training, or name of a built-in model")
     parser.add_argument("--essays", type=Path, help="folder of .txt files for one more grid")
     parser.add_argument("--rows", type=Path, help="folder for the rows, to go on after an interruption")
     parser.add_argument("--out", default="evaluation.json", type=Path, help="file to write")
     options = parser.parse_args(arguments)
-    try:
-        if not options.out.parent.is_dir():
-            raise HybretError(f"There is no folder {options.out.parent} to write {options.out.name} to; make it first.")
-        result = evaluate(loaded(options.model), essays=options.essays, out=options.rows)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
-        for what, target in targets(result).items():
-            print(f"{target.value:6.1%} {'' if target.met else 'MISSED '}{what}")
-    except HybretError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if not options.out.parent.is_dir():
+        raise HybretError(f"There is no folder {options.out.parent} to write {options.out.name} to; make it first.")
+    result = evaluate(loaded(options.model), essays=options.essays, out=options.rows)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    for what, target in targets(result).items():
+        print(f"{target.value:6.1%} {'' if target.met else 'MISSED '}{what}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from hybret.engine import recurrences
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
+from hybret.organisms.training import command
 from hybret.organisms.training.checkpoint import load, save, saved_state, ship
 from hybret.organisms.training.experts import dense_experts
 from hybret.organisms.training.feeding import batch, batches, sources
@@ -272,8 +273,9 @@ def _loop(
     return record({"event": "end", **state, "fraction": training.done(state), "loss": loss})
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status (0, or 2 after one sentence on bad input)."""
+@command
+def main(arguments: list[str] | None) -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(prog="python -m hybret.organisms.training.train", description="Train a model.")
     parser.add_argument("--name", default="griffin-tiny", choices=list(RECIPES))
     parser.add_argument("--out", required=True, type=Path, help="folder to write to")
@@ -293,21 +295,16 @@ def main(arguments: list[str] | None = None) -> int:
     training = replace(RECIPES[options.name], seed=options.seed, mimetic=options.mimetic)
     if options.steps is not None:
         training = replace(training, steps=options.steps)
-    try:
-        training = replace(training, windows=tuple(options.windows or ()))
-        if options.attention_free:
-            training = training.attention_free()
-        if options.smoke:
-            training = training.smoke()
-        train(
-            training, options.out, session=options.session, resume=options.resume, workers=options.workers,
-            device="cpu" if options.smoke else options.device, compiled=options.compile,
-            snapshots=options.snapshots,
-        )  # fmt: skip
-    except HybretError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    training = replace(training, windows=tuple(options.windows or ()))
+    if options.attention_free:
+        training = training.attention_free()
+    if options.smoke:
+        training = training.smoke()
+    train(
+        training, options.out, session=options.session, resume=options.resume, workers=options.workers,
+        device="cpu" if options.smoke else options.device, compiled=options.compile,
+        snapshots=options.snapshots,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
