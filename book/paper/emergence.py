@@ -112,7 +112,7 @@ def seeds(probes: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
             same = len(found) > 1 and found.nunique(dropna=False) == 1
             kind = "one seed" if len(found) == 1 else "the same in every seed" if same else "differs between seeds"
             lines.append((what, model, ", ".join(f"{x:g}" if x == x else "never" for x in found.round(1)), kind))
-    return pd.DataFrame(lines, columns=["measure", "model", "seeds", "verdict"])
+    return pd.DataFrame(lines, columns=["measure", "model", "values", "seeds"])
 
 
 if __name__ == "__main__":

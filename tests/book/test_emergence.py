@@ -37,7 +37,7 @@ def test_logs_become_lines_and_the_tables_say_when_and_with_how_many_heads(tmp_p
     assert chapter.formed(probes)["millions"].tolist() == [2.0]
     assert chapter.needed(heads)["needed"].tolist() == [3]  # at one head nine tenths, and less at two
     found = chapter.seeds(pd.concat([probes, probes.assign(seed=2)]), heads).set_index("measure")
-    assert found.loc["tokens until retrieval, millions", "verdict"] == "the same in every seed"
-    assert found.loc["heads needed at the last measurement", "verdict"] == "one seed"
-    assert found.loc["exact answers without attention, the most at any probe, %", "seeds"] == "20, 10"
+    assert found.loc["tokens until retrieval, millions", "seeds"] == "the same in every seed"
+    assert found.loc["heads needed at the last measurement", "seeds"] == "one seed"
+    assert found.loc["exact answers without attention, the most at any probe, %", "values"] == "20, 10"
     assert len(figures.emergence(probes, heads).axes) == 2

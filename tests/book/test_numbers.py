@@ -72,7 +72,7 @@ def test_every_difference_of_text_and_code_names_the_lines_that_were_read():
 
 def test_limits_are_those_of_the_trainings_and_on_the_first_page_and_that_of_h1():
     probes, heads = emergence.trainings()
-    found = emergence.seeds(probes, heads).set_index(["measure", "model"])["seeds"]
+    found = emergence.seeds(probes, heads).set_index(["measure", "model"])["values"]
     needed = {
         model: sorted(map(int, found["heads needed at the last measurement", model].split(", ")))
         for model in ("griffin-tiny", "griffin-small")

@@ -11,45 +11,62 @@ import pytest
 from support import idle
 
 import hybret as hb
-from hybret.models import CHECKPOINTS
+from hybret.models import CHECKPOINTS, organisms
 from hybret.organisms.training.card import FILES, ship, summary, write_card
 from hybret.organisms.training.evaluate import ALL, GENERATION, PREFILL, evaluate, loaded, main, targets
 from hybret.organisms.training.recipes import RECIPES
 
 
-@pytest.fixture(scope="module", params=["griffin-tiny", "griffin-small"])  # jamba-tiny is of an earlier recipe
+@pytest.fixture(scope="module", params=organisms())
 def shipped(request):
-    """A model's folder: the model, its evaluation, the log of its training, all trainings, and its card."""
+    """A model's folder: the model, its evaluation, the log of its training, and all trainings."""
     folder, model = CHECKPOINTS / request.param, hb.load(request.param, device="cpu")
-    found, seeds = (json.loads((folder / name).read_text()) for name in ("evaluation.json", "seeds.json"))
+    found, seeds = (
+        json.loads(path.read_text()) if (path := folder / name).is_file() else None
+        for name in ("evaluation.json", "seeds.json")
+    )
     with (folder / "training_log.jsonl").open() as log:
         training = json.loads(next(log))["training"]
     return SimpleNamespace(folder=folder, model=model, found=found, seeds=seeds, training=training)
 
 
-def test_evaluation_is_of_the_shipped_weights_on_the_full_grid_and_the_card_says_what_is_missed(shipped, tmp_path):
-    found, folder = shipped.found, shipped.folder
+@pytest.fixture
+def recent(shipped):
+    """The same of a model that was trained by today's recipe."""
+    if shipped.model.name == "jamba-tiny":
+        pytest.skip("jamba-tiny is of an earlier recipe, and so is its card")
+    return shipped
+
+
+def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
+    found = shipped.found
     assert found["weights"] == shipped.model.digest and tuple(found["lengths"]) == shipped.model.lengths
     assert (len(found["depths"]), found["seeds"], found["recipe"]) == (10, [0, 1, 2], "CORRECTED")
-    sizes = {(row["where"], row["condition"]): row["n"] for row in found["needle"] if row["template"] == "jrt"}
-    assert (sizes["whole grid", ALL], sizes["whole grid", PREFILL]) == (300, 100)
-    assert ("outside" in {where for where, _ in sizes}) == (shipped.model.window is not None)
+    rows = {(row["template"], row["where"], row["condition"]): row for row in found["needle"]}
+    assert rows["jrt", "whole grid", ALL]["n"] == 300 and rows["jrt", "whole grid", PREFILL]["n"] >= 100
+    assert ("outside" in {where for _, where, _ in rows}) == (shipped.model.window is not None)
+    # Needles inside the window are found with attention, and without it no answer is exact.
+    assert all(row["exact"] >= 0.95 for (_, where, how), row in rows.items() if (where, how) == ("inside", ALL))
+    assert all(row["exact"] == 0 for (_, where, how), row in rows.items() if how != ALL or where == "no needle")
+
+
+def test_the_card_is_of_these_files_and_says_what_is_missed(recent, tmp_path):
     for name in FILES:
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
+        (tmp_path / name).write_bytes((recent.folder / name).read_bytes())
     card = write_card(tmp_path).read_text()
-    assert card == (folder / "README.md").read_text()
-    for what, target in targets(found).items():
+    assert card == (recent.folder / "README.md").read_text()
+    for what, target in targets(recent.found).items():
         assert (f"- **A target is missed**: {what}." in card) == (not target.met)
 
 
-def test_the_seed_of_the_lowest_held_out_loss_ships_by_the_recipe(shipped):
-    made = json.loads(json.dumps(asdict(replace(RECIPES[shipped.model.name], seed=shipped.training["seed"]))))
-    assert {key: shipped.training[key] for key in made} == made
-    rows = [row for row in shipped.seeds if (row["name"], row["windows"]) == (shipped.model.name, [])]
+def test_the_seed_of_the_lowest_held_out_loss_ships_by_the_recipe(recent):
+    made = json.loads(json.dumps(asdict(replace(RECIPES[recent.model.name], seed=recent.training["seed"]))))
+    assert {key: recent.training[key] for key in made} == made
+    rows = [row for row in recent.seeds if (row["name"], row["windows"]) == (recent.model.name, [])]
     assert len(rows) >= 3 and len({row["seed"] for row in rows}) == len(rows)
-    (best,) = (row for row in shipped.seeds if row.get("ships"))
-    assert best == min(rows, key=lambda row: row["held_out_loss"]) and best["seed"] == shipped.training["seed"]
-    assert best["targets"] == {what: target.value for what, target in targets(shipped.found).items()}
+    (best,) = (row for row in recent.seeds if row.get("ships"))
+    assert best == min(rows, key=lambda row: row["held_out_loss"]) and best["seed"] == recent.training["seed"]
+    assert best["targets"] == {what: target.value for what, target in targets(recent.found).items()}
 
 
 def test_folders_are_small_and_ship_whole(shipped):

@@ -49,7 +49,7 @@ def test_resume_goes_on_from_the_saved_state(name, run, trained_jamba):
     assert {int(moments["step"]) for moments in optimizer.state.values()} == {steps}
 
 
-def test_a_resumed_training_ends_keeps_snapshots_and_tells_when_retrieval_formed(run, tmp_path, monkeypatch):
+def test_a_resumed_training_ends_keeps_snapshots_and_tells_when_retrieval_formed(run, tmp_path, monkeypatch, capsys):
     training, quiet = Training().smoke(), {"device": "cpu", "say": lambda _: None}
     monkeypatch.setattr(recipe, "SNAPSHOTS", (4,))
     monkeypatch.setattr(recipe, "probe", lambda *_, **__: {})
@@ -59,8 +59,10 @@ def test_a_resumed_training_ends_keeps_snapshots_and_tells_when_retrieval_formed
     monkeypatch.setattr(emergence, "paper_prompts", lambda *of: {"inside": paper_prompts(*of)["outside"][:2]})
     found = emergence.measure(models[4])
     assert list(found["exact"]) == list(range(11)) and (found["silent"], found["n"]) == (0, 2)
-    with pytest.raises(HybretError, match="no finished training with snapshots"):
-        emergence.snapshots(run)
+    kept = tmp_path / "emergence.jsonl"
+    kept.write_text("{}\n")
+    assert emergence.main([str(tmp_path / "more"), str(run), "--out", str(kept)]) == 2
+    assert "no finished training with snapshots" in capsys.readouterr().err and kept.read_text() == "{}\n"
     with pytest.raises(HybretError, match="Nothing left"):
         train(training, tmp_path / "none", resume=run, **quiet)
     with pytest.raises(HybretError, match="Cannot resume jamba-tiny .* griffin-tiny"):
