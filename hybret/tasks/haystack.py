@@ -147,8 +147,8 @@ class Cutter:
             self.places = [(i + 1, self.ends[i]) for i, token in enumerate(ids[:need]) if token in stops]
             if not self.places and "." in self.context(need):  # sentencepiece marks the beginning of a word
                 raise HybretError(
-                    "this tokenizer has one token for '.' alone and another for '.' after a word, so the recipe finds no "
-                    "end of a sentence; use recipe CORRECTED, which looks for it in the text"
+                    "this tokenizer has one token for '.' alone and another for '.' after a word, so the recipe finds "
+                    "no end of a sentence; use recipe CORRECTED, which looks for it in the text"
                 )
         else:
             marks = SENTENCE_END if SENTENCE_END.search(hay.text) else LINE_END
