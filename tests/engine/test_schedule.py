@@ -16,7 +16,7 @@ CONDITIONS = (hb.Keep(), KeepHeads(2), KeepHeads(1, during="generation"), PerPha
 @pytest.fixture
 def plan(griffin):
     """The schedule of 9 cells, two of which are one prompt, under 4 conditions, without what is finished."""
-    prompts = hb.niah.grid(griffin, (76, 100, 128), (0, 50, 100))
+    prompts = hb.niah.grid(griffin, (76, 110, 128), (0, 50, 100))
     conditions = [resolve(condition, griffin, hb.CORRECTED) for condition in (*CONDITIONS, CONDITIONS[0])]
 
     def of(finished=()):
