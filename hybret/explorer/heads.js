@@ -70,10 +70,11 @@ const ORDERS = {
   "layer and head": () => 0,
 };
 
-function choice(label, values, changed) {
+function choice(label, values, changed, at = 0) {
   const box = make("label", "hb-heads-choice", `${label} `);
   const select = make("select");
   values.forEach((value, i) => select.append(make("option", "", value, { value: i })));
+  select.value = at;
   select.addEventListener("change", () => changed(Number(select.value)));
   box.append(select);
   return box;
@@ -115,7 +116,8 @@ export default {
   render({ model, el }) {
     const state = model.get("state");
     const readers = state.runs.map((run) => reader(state, run));
-    const view = { run: 0, step: state.runs[0].step, order: 0, head: null };
+    const first = state.run ?? 0; // of the maps explorer: the run of the square that the view was opened from
+    const view = { run: first, step: state.runs[first].step, order: 0, head: null };
     const orders = Object.keys(ORDERS);
 
     const root = make("div", "hb-heads");
@@ -132,7 +134,7 @@ export default {
         renderAnswer();
         renderStep();
         reveal();
-      }),
+      }, first),
       choice("Heads by", orders, (value) => {
         view.order = value;
         renderStep();

@@ -26,10 +26,11 @@ def explore_heads(record: Look) -> Widget:
     not drawn.
     """
     label = f"What each attention head of {record.model} looks at"
-    return Widget("heads.js", "heads.css", _state(record), _table(record), label)
+    return Widget("heads.js", "heads.css", state_of(record), _table(record), label)
 
 
-def _state(record: Look) -> dict[str, Any]:
+def state_of(record: Look) -> dict[str, Any]:
+    """A record as the view's state: what JSON can hold."""
     width = max(piece.end - piece.start for piece in record.bins)
     facts = [
         f"model {known_as(record.model, record.digest)} · recipe {record.recipe} · 1 prompt of {record.tokens} tokens",

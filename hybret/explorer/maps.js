@@ -74,11 +74,15 @@ export default {
     const stepsOf = S.series.map(() => []);
     S.steps.forEach((step, i) => stepsOf[step.series].push(i));
     for (const steps of stepsOf) if (steps.length && S.steps[steps[0]].k !== null) steps.reverse(); // k rises
-    const now = { a: S.start.a, b: S.start.b, cell: null, hover: null, seed: 0, timer: null };
+    const now = { a: S.start.a, b: S.start.b, cell: null, hover: null, seed: 0, timer: null, opened: null };
     const seriesOf = (side) => S.steps[now[side]].series;
     const rubricOf = (step) => S.rubrics[S.series[S.steps[step].series].rubric];
 
     // ---------------------------------------------------------------- data
+    const recordOf = (step, row) => {
+      const { weights, recipe } = S.series[S.steps[step].series], place = S.rows.place[row];
+      return S.heads.find((record) => record.place === place && record.weights === weights && record.recipe === recipe);
+    };
     const grids = new Map();
     function gridOf(step) {
       if (grids.has(step)) return grids.get(step);
@@ -100,6 +104,7 @@ export default {
         const n = cell.rows.length;
         cell.score = n ? cell.sum / n : NaN;
         cell.within = n ? cell.inside / n > 0.5 : null;
+        cell.recorded = cell.rows.some((r) => recordOf(step, r));
       }
       const grid = { xs, ys, cells, column, line, maximum: rubricOf(step).maximum };
       grids.set(step, grid);
@@ -166,7 +171,9 @@ export default {
       class: "hb-maps-bar", "aria-hidden": "true", style: `background:linear-gradient(90deg,${[0, 51, 102, 153, 204, 255].map((i) => S.colours[kind][i]).join(",")})`,
     }), high);
     const edgeKey = make("span", { class: "hb-maps-key" }, make("span", { class: "hb-maps-edge", "aria-hidden": "true" }), "edge of the attention window");
-    legend.append(bar("score", "0", "all points", "score:"), bar("difference", "B worse", "B better", "difference:"), edgeKey);
+    const dotKey = make("span", { class: "hb-maps-key" }, make("span", { class: "hb-maps-recorded", "aria-hidden": "true" }), "pick the square to see what each head looks at");
+    dotKey.hidden = !S.heads.length;
+    legend.append(bar("score", "0", "all points", "score:"), bar("difference", "B worse", "B better", "difference:"), edgeKey, dotKey);
     const readout = make("p", { class: "hb-maps-readout", role: "status", "aria-live": "polite" });
     const curve = make("div", { class: "hb-maps-curve" });
     const curveTitle = make("p", { class: "hb-maps-title" });
@@ -299,6 +306,11 @@ export default {
         const share = side === "d" ? (1 + score) / 2 : score / grid.maximum;
         pen.fillStyle = palette[Math.max(0, Math.min(255, Math.round(255 * share)))];
         pen.fillRect(x + gap, y + gap, w - 2 * gap, h - 2 * gap);
+        if (grid.cells[i].recorded) { // black on white is seen on every colour of the scale
+          const dot = (radius, fill) => { pen.beginPath(); pen.arc(x + w / 2, y + h / 2, radius, 0, 2 * Math.PI); pen.fillStyle = fill; pen.fill(); };
+          dot(4.5, "#ffffff");
+          dot(3, "#000000");
+        }
       }
       pen.strokeStyle = EDGE;
       pen.lineWidth = 2.5;
@@ -519,6 +531,8 @@ export default {
       const needle = S.needles[places.asked[S.rows.place[row]]];
       const phrases = said.exact[s] && needle ? [needle] : found.map((item) => item[0]);
       box.append(make("blockquote", { class: "hb-maps-said" }, ...(text.trim() ? highlighted(text, phrases) : [make("i", {}, "an empty answer")])));
+      const record = recordOf(now[side], row);
+      if (record) box.append(opener(record, step.label));
       box.append(make("p", {}, make("b", {}, `Score ${number(said.score[s])} of ${number(rubricOf(now[side]).maximum)}`), said.exact[s] ? ", the full needle" : ""));
       if (!items.length) { box.append(make("p", { class: "hb-maps-missing" }, "What earned these points is not known: the needle or the rubric is another one.")); return box; }
       const body = make("tbody");
@@ -530,9 +544,31 @@ export default {
       return box;
     }
 
+    // The heads of a square: drawn once, and kept while the square is in A or B.
+    function opener(record, label) {
+      const open = now.opened?.record === record;
+      const button = make("button", { type: "button", class: "hb-maps-play", "aria-expanded": open }, open ? "Close the heads" : "What each head looks at");
+      button.addEventListener("click", () => {
+        const last = now.opened;
+        close();
+        if (last?.record !== record) {
+          const node = make("div", { class: "hb-maps-heads" });
+          const run = Math.max(0, record.view.runs.findIndex((each) => each.condition === label));
+          now.opened = { record, node, release: heads.render({ model: { get: () => ({ ...record.view, run }) }, el: node }) };
+        }
+        drawDetail();
+        detail.querySelector("[aria-expanded=true], .hb-maps-play")?.focus();
+      });
+      return button;
+    }
+    function close() {
+      now.opened?.release();
+      now.opened = null;
+    }
+
     function drawDetail() {
       detail.replaceChildren();
-      if (!now.cell) return;
+      if (!now.cell) return close();
       const cells = SIDES.map((side) => cellOf(gridOf(now[side]), now.cell));
       const rowsAt = (cell) => new Map((cell?.rows ?? []).map((r) => [`${places.haystack[S.rows.place[r]]} ${places.haystack_seed[S.rows.place[r]]}`, r]));
       const sides = cells.map(rowsAt), haystacks = [...new Set(sides.flatMap((rows) => [...rows.keys()]))];
@@ -551,6 +587,9 @@ export default {
       prompts.append(excerpt(a ?? b));
       if (!alike) prompts.append(excerpt(b));
       detail.append(prompts, make("div", { class: "hb-maps-answers" }, answer("a", a), answer("b", b)));
+      const records = SIDES.map((side, i) => [a, b][i] === undefined ? undefined : recordOf(now[side], [a, b][i]));
+      if (now.opened && records.includes(now.opened.record)) detail.append(now.opened.node);
+      else close();
     }
 
     // ---------------------------------------------------------------- drawing
@@ -564,7 +603,7 @@ export default {
       drawDetail();
       provenance();
     }
-    // The first cell shown is one that A finds and B does not, in the middle of the map.
+    // The first cell shown is one that A finds and B does not, whose heads can be looked at, in the middle of the map.
     function telling() {
       const a = gridOf(now.a), b = gridOf(now.b);
       let best = null, worth = -Infinity;
@@ -573,7 +612,7 @@ export default {
           const one = cellOf(a, { length, depth }), two = cellOf(b, { length, depth });
           if (!one?.rows.length || !two.rows.length) continue;
           const off = Math.abs(b.column.get(length) / b.xs.length - 0.5) + Math.abs(b.line.get(depth) / b.ys.length - 0.5);
-          const value = one.score / a.maximum - two.score / b.maximum - 0.1 * off;
+          const value = one.score / a.maximum - two.score / b.maximum + 0.2 * one.recorded - 0.1 * off;
           if (value > worth) { worth = value; best = { length, depth }; }
         }
       }
@@ -597,6 +636,7 @@ export default {
     const released = ownKeys(root);
     return () => {
       stop();
+      close();
       released();
       sized.disconnect();
       themed.disconnect();

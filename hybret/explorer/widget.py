@@ -18,7 +18,7 @@ from typing import Any
 from hybret.errors import HybretError, printable
 from hybret.files import digest, write_whole, writing
 
-_ENTRY = "export default"
+ENTRY = "export default"
 
 
 class Widget:
@@ -34,7 +34,7 @@ class Widget:
     def __init__(
         self, esm: str, css: str, state: dict[str, Any], fallback: str, label: str, resolve: Any = lambda picked: picked
     ) -> None:
-        self.esm, self.css = _source("widget.js") + _source(esm), _source("widget.css") + _source(css)
+        self.esm, self.css = source("widget.js") + source(esm), source("widget.css") + source(css)
         self.state, self.fallback, self.label, self.resolve = state, fallback, printable(label), resolve
         self._json = escaped_json(state)
         self._live: Any = None
@@ -55,7 +55,7 @@ class Widget:
     def html(self) -> str:
         """A piece of a page: works from disk, without a kernel, and several times on one page."""
         key = digest(self.esm, self.css, self._json)
-        esm = self.esm.replace(_ENTRY, "const widget =", 1).replace("</script", "<\\/script")
+        esm = self.esm.replace(ENTRY, "const widget =", 1).replace("</script", "<\\/script")
         # Two copies of one view share a key: each script takes the first that no other has taken.
         return (
             f'<div class="hb-widget" data-hb-view="{key}">\n'
@@ -65,7 +65,7 @@ class Widget:
             f'<div class="hb-view" role="group" aria-label="{escape(self.label)}"></div>\n'
             '<script type="module">\n'
             f"const root = document.querySelector('[data-hb-view=\"{key}\"]:not([data-hb-taken])');\n"
-            f'root.dataset.hbTaken = "";\n{_source("shim.js")}\n{esm}\n'
+            f'root.dataset.hbTaken = "";\n{source("shim.js")}\n{esm}\n'
             'await widget.render({model, el: root.querySelector(":scope > .hb-view")});\n'
             'root.classList.add("hb-ready");\n'
             "</script>\n</div>"
@@ -117,7 +117,7 @@ def escaped_json(state: Mapping[str, Any]) -> str:
     return text.translate(risky)
 
 
-def _source(text: str) -> str:
+def source(text: str) -> str:
     """A file of this package, where `text` names one; otherwise `text`."""
     return Path(__file__).with_name(text).read_text("utf-8") if text.endswith((".js", ".css")) else text
 

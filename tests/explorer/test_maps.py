@@ -128,3 +128,27 @@ def test_a_phone_does_not_scroll_sideways_and_random_weights_are_marked(view):
     assert page.locator("canvas").nth(0).bounding_box()["width"] > 280
     assert page.locator(".hb-maps-random:visible").count() == 3
     assert "nothing here is a result" in page.locator(".hb-maps-source").text_content()
+
+
+def test_a_square_opens_the_map_of_its_heads(page, griffin, tmp_path):
+    prompts = hb.niah.grid(griffin, (76, 128), (0, 100))
+    few = {f"k = {k}": hb.KeepHeads(k, during="generation") for k in (4, 1)}
+    rows = hb.sweep(griffin, prompts, few, max_new_tokens=4)
+    record = hb.look(griffin, prompts[0], few, max_new_tokens=4)
+    with pytest.raises(hb.HybretError, match=f"random-griffin on prompt {record.prompt}"):
+        hb.explore(rows[rows["prompt"] != record.prompt], heads=[record])
+    page.goto(hb.explore(rows, prompts, heads=[record]).save(tmp_path / "page.html").as_uri())
+    head = page.locator(".hb-maps-heads [role=option]")
+    for side, label in ((0, "k = 4"), (1, "k = 1")):  # of its square, which is picked at first, and with its condition
+        page.get_by_role("button", name="What each head looks at").nth(side).click()
+        assert page.get_by_label("Run").locator("option:checked").text_content() == label
+        assert head.count() == griffin.heads * len(griffin.attention_layers)
+        page.get_by_role("button", name="Close the heads").first.click()
+        assert head.count() == 0
+    page.get_by_role("button", name="What each head looks at").first.click()
+    page.get_by_label("k of B").press("ArrowRight")
+    assert head.count() > 0  # the square is the same
+    page.locator("canvas").first.press("ArrowRight")
+    page.locator("canvas").first.press("Enter")
+    assert head.count() == page.get_by_role("button", name="What each head looks at").count() == 0
+    assert not page.requests and not page.problems
