@@ -1,4 +1,4 @@
-"""Benchmark tasks for the organisms: what Section 4 of the paper asks of GLUE and MMLU, at their size.
+"""Benchmark tasks for the small models: what Section 4 of the paper asks of GLUE and MMLU, at their size.
 
 Two sides, designed by what they demand and fixed before any ablation was looked at:
 

@@ -47,7 +47,7 @@ def save(
 
 
 def saved_state(folder: Path, training: Training) -> dict[str, Any]:
-    """The `state` that `save` wrote, after checking that the folder holds this organism."""
+    """The `state` that `save` wrote, after checking that the folder holds this model."""
     files = [folder / "model" / "model.safetensors", *(folder / "resume" / f"{part}.safetensors" for part in PARTS)]
     if missing := [str(f) for f in files if not f.is_file()]:
         raise HybretError(f"Cannot resume from {folder}: {missing[0]} is missing; give the --out of an earlier run.")

@@ -1,4 +1,4 @@
-"""Training documents of an instruction-tuned organism: conversations, in its chat template.
+"""Training documents of an instruction-tuned model: conversations, in its chat template.
 
 The needle documents of `documents.py` as turns of a conversation, and the benchmark skills of `skills.py`: sentence
 judgements as conversations of one question, multiple-choice questions as conversations of several (the shots of a

@@ -1,4 +1,4 @@
-"""Training documents of the organisms: token sequences of an exact length, made faster than a GPU eats them.
+"""Training documents of the small models: token sequences of an exact length, made faster than a GPU eats them.
 
 Needle documents hold several facts in plain prose and ask for some of them in the paper's prompt; others are prose, or
 repeat random spans, from which copying is learned; some read the context twice (JRT). A recurrent state cannot know

@@ -54,13 +54,12 @@ def loaded(name: str) -> Model:
     with (run / "log.jsonl").open(encoding="utf-8") as log:
         training = json.loads(next(log))["training"]
     with TemporaryDirectory() as folder:
-        if training["name"].endswith("-ssm"):
-            _extended(run / "model", folder)
-        model = load(folder if training["name"].endswith("-ssm") else str(run / "model"), device="cpu")
+        made = _extended(run / "model", folder) if training["name"].endswith("-ssm") else str(run / "model")
+        model = load(made, device="cpu")
     return replace(model, name=training["name"], lengths=ORGANISM_LENGTHS, buffer=ORGANISM_BUFFER)
 
 
-def _extended(folder: Path, out: str) -> None:
+def _extended(folder: Path, out: str) -> str:
     """A control with one more layer, of attention, that adds nothing: transformers' caches are not made without any."""
     control = AutoModelForCausalLM.from_pretrained(folder)
     config = control.config.to_dict()
@@ -73,6 +72,7 @@ def _extended(folder: Path, out: str) -> None:
         parameter.data.zero_()
     longer.save_pretrained(out)
     AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    return out
 
 
 def evaluate(
@@ -169,7 +169,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _needle_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Accuracy with the paper's needle by template, condition and place; `"no needle"` is the floor."""
+    """Accuracy with the paper's needle by template, condition and place; `"no needle"`: the control."""
     by = ["template", "condition"]
     needle, visible = rows["needle"] == "paper", rows["in_window"]
     places = {"inside": needle & visible, "outside": needle & ~visible, "whole grid": needle, "no needle": ~needle}

@@ -37,9 +37,12 @@ def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) ->
     A `full` probe also has held-out forms, a person's own sentences, needles of random words and the prompt read twice;
     of a model with a chat template also the benchmark skills, as groups "skill ...".
     """
-    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), *_numbers(model))
+    cuda, training = model.device.type == "cuda", model.training
+    # Of held-out forms, facts of each and own sentences: one of each on a CPU, which only tries the recipe out.
+    numbers = (len(HELD_OUT_TEMPLATES), FACTS, len(OWN)) if cuda else (1, 1, 1)
+    groups = _prompts(tokenizer, getattr(model.config, "attention_window_size", None), *numbers)
     groups = groups if full else {name: groups[name] for name in ("inside", "outside")}
-    every, training = 1 if model.device.type == "cuda" else 8, model.training
+    every = 1 if cuda else 8
     model.eval()
     try:
         measures = {
@@ -50,7 +53,7 @@ def probe(model: Any, tokenizer: PreTrainedTokenizerBase, full: bool = False) ->
             if prompts
         }
         if full and tokenizer.chat_template:
-            tasks = list(TASKS) if model.device.type == "cuda" else ["sentiment"]
+            tasks = list(TASKS) if cuda else ["sentiment"]
             measures |= {f"skill {task}": _skill(model, tokenizer, task) for task in tasks}
         return measures
     finally:
@@ -83,11 +86,6 @@ def _skill(model: Any, tokenizer: Any, task: str, n: int = 48) -> dict[str, dict
         best = logits[torch.arange(len(rows)), lengths - 1][:, choices].argmax(-1)
         measures[condition] = {"exact": float((best == right).float().mean()), "n": n}
     return measures
-
-
-def _numbers(model: Any) -> tuple[int, int, int]:
-    """Held-out forms, facts of each, and own sentences; one of each on a CPU, which only tries the recipe out."""
-    return (len(HELD_OUT_TEMPLATES), FACTS, len(OWN)) if model.device.type == "cuda" else (1, 1, 1)
 
 
 @lru_cache(maxsize=4)

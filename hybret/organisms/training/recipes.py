@@ -121,7 +121,7 @@ class Training:
         return self.lr * min(1.0, max(fraction / self.warmup, 0.01), max(self.floor, fall))
 
     def attention_free(self) -> Training:
-        """The same training of the twin whose layers are all recurrent: the control without any attention."""
+        """The same training without attention: all layers are recurrent, the control."""
         if self.windows:
             raise HybretError("Without attention there are no windows to draw; leave them out.")
         jamba = {"attn_layer_period": 1000, "attn_layer_offset": 999}  # no layer has this number

@@ -1,4 +1,4 @@
-"""The organisms' tokenizer: byte-level BPE trained on the corpus, in the Hugging Face folder format."""
+"""The small models' tokenizer: byte-level BPE trained on the corpus, in the Hugging Face folder format."""
 
 import random
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""The training recipes of the organisms, and of an attention-free twin.
+"""Training of the small models, and of their attention-free controls.
 
-One command trains the model from scratch on documents that the project itself writes::
+One command trains a model from scratch on documents that the project itself writes::
 
     python -m hybret.organisms.training.train --name griffin-tiny --compile --out runs/griffin-tiny
 
@@ -292,18 +292,16 @@ def main(arguments: list[str] | None) -> None:
     parser.add_argument("--snapshots", action="store_true", help="keep the model after several numbers of steps")
     parser.add_argument("--smoke", action="store_true", help="three steps of a small model on the CPU")
     options = parser.parse_args(arguments)
-    training = replace(RECIPES[options.name], seed=options.seed, mimetic=options.mimetic)
-    if options.steps is not None:
-        training = replace(training, steps=options.steps)
-    training = replace(training, windows=tuple(options.windows or ()))
+    recipe, windows = RECIPES[options.name], tuple(options.windows or ())
+    steps = recipe.steps if options.steps is None else options.steps
+    training = replace(recipe, seed=options.seed, mimetic=options.mimetic, windows=windows, steps=steps)
     if options.attention_free:
         training = training.attention_free()
     if options.smoke:
         training = training.smoke()
     train(
         training, options.out, session=options.session, resume=options.resume, workers=options.workers,
-        device="cpu" if options.smoke else options.device, compiled=options.compile,
-        snapshots=options.snapshots,
+        device="cpu" if options.smoke else options.device, compiled=options.compile, snapshots=options.snapshots,
     )  # fmt: skip
 
 
