@@ -41,7 +41,7 @@ def table1(rows: pd.DataFrame, paper: Mapping[tuple[str, str], float] | None = N
         prefill, generation, share = cell["prefill"], cell["generation"], float(cell["accuracy"])
         i, j = down.index(prefill), across.index(generation)
         axes.add_patch(Rectangle((j, i), 1, 1, facecolor=style.SCORES(share), edgecolor="white", linewidth=2))
-        ink = "white" if share < 0.5 else style.INK
+        ink = "white" if share < 0.5 else "black"
         axes.text(j + 0.5, i + 0.27, f"{100 * share:.1f} %", fontsize=11, ha="center", va="center", color=ink)
         beside = f"{100 * cell['low']:.0f} to {100 * cell['high']:.0f}"
         if paper and (prefill, generation) in paper:

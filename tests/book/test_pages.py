@@ -17,7 +17,7 @@ from rich.console import Console
 from tiny_book import one_page
 
 import hybret as hb
-from book._ext import api
+from book._ext import api, figures
 from book.paper.numbers import LIMITS
 from book.paper.verdicts import CLAIMS
 from book.runner import build as book
@@ -199,3 +199,29 @@ def test_no_link_of_the_built_book_is_broken(tmp_path):
     if not (REPO / "book" / "executed" / "verdicts.ipynb").is_file():
         pytest.skip("the book was built without runs, whose figures its links lead to")
     assert not broken(built)
+
+
+ACTING = (
+    "<script>1</script>",
+    '<g onload="1"/>',
+    "<foreignObject/>",
+    '<image xlink:href="https://example.org/x.png"/>',
+    '<path style="fill: url(https://example.org/x.svg)"/>',
+)
+
+
+@pytest.mark.parametrize("part", ["", *ACTING])
+def test_a_figure_takes_the_colours_of_its_page_unless_it_could_act(part, tmp_path):
+    figure = hb.figures.style.canvas(2)
+    figure.text(0.5, 0.5, "</text><b>", color=hb.figures.style.INK, clip_on=True)
+    path = hb.figures.save(figure, "one", tmp_path).svg
+    path.write_text(path.read_text().replace("</svg>", f"{part}</svg>"))
+    shown = figures.inlined(path, 'two "words"')
+    assert (shown is None) == bool(part)
+    if shown:
+        assert "fill: var(--pst-color-text-base)" in shown and "fill: var(--pst-color-background)" in shown
+        assert "&lt;b&gt;" in shown and "<style" not in shown and 'aria-label="two &quot;words&quot;"' in shown
+        names = set(re.findall(r'\bid="([^"]+)"', shown))
+        assert set(re.findall(r'(?:href="|url\()#([\w-]+)', shown)) <= names and not any(
+            n.startswith("text") for n in names
+        )
