@@ -147,7 +147,7 @@ class VerdictCounts(FromVerdicts):
 
     def run(self) -> list[nodes.Node]:
         if not (table := self.verdicts()):
-            return [paragraph("No claim has been judged here yet: make book. ", self.link("The verdict"), ".")]
+            return [paragraph("No claim has been judged here yet: make book. ", self.link("All claims"), ".")]
         first = [line for line in table if line["recipe"] == table[0]["recipe"]]
         rows = []
         for model in dict.fromkeys(line["model"] for line in first):
