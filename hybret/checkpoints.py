@@ -44,7 +44,6 @@ FILES = {
     "read the tokenizer of": (TOKENIZERS, "tokenizer.json (or tokenizer.model)"),
     "load": (("*.safetensors",), "*.safetensors (hybret reads no other weights)"),
 }
-WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel", "base_model.model.": "peft"}
 KNOWN = (*RANDOM_MODELS, *FAMILIES)  # tiny, without a checkpoint
 Kind = Literal["organism", "tiny", "folder", "hub"]
 
@@ -77,12 +76,11 @@ def locate(name: str) -> tuple[Kind, str]:
         **{organism: ("organism", CHECKPOINTS / organism) for organism in organisms()},
         **{model: ("folder", cache_folder() / key) for model, key in FETCHED.items()},
     }
-    if name in places and (Path(name) / "config.json").is_file():
-        raise HybretError(
-            f"{name!r} is a model of hybret and a folder here; give ./{name} for the folder, or rename it"
-        )
     if name in places:
-        return places[name][0], str(places[name][1])
+        if (Path(name) / "config.json").is_file():
+            raise HybretError(f"{name!r} is a model of hybret and a folder; give ./{name}, or rename the folder")
+        kind, folder = places[name]
+        return kind, str(folder)
     try:
         if any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
             return "folder", name
@@ -193,23 +191,15 @@ def _reason(name: str, doing: str, problem: BaseException) -> str:
     def met(*kinds: type[BaseException]) -> bool:
         return any(isinstance(link, kinds) for link in chain)
 
+    repository, hint = name.partition("@")[0], did_you_mean(name)
     if met(GatedRepoError):
-        return (
-            "its repository is gated; accept its terms at "
-            f"https://huggingface.co/{name.partition('@')[0]} and run `hf auth login`"
-        )
+        return f"it is gated; accept its terms at https://huggingface.co/{repository} and run `hf auth login`"
     if met(RepositoryNotFoundError, RevisionNotFoundError):
-        return (
-            "Hugging Face has no such repository or revision, or it is private; check the name"
-            f"{did_you_mean(name)}, or run `hf auth login`"
-        )
+        return f"no such repository or revision, or it is private; check the name{hint}, or run `hf auth login`"
     if fault := _lacking(name, doing):
         return fault
     if met(OfflineModeIsEnabled, LocalEntryNotFoundError, DryRunError, ConnectionError, TimeoutError):
-        return (
-            "it is not in the cache, and huggingface.co cannot be reached or HF_HUB_OFFLINE is set; check the network, "
-            "or name a folder"
-        )
+        return "not cached, and the hub cannot be reached or HF_HUB_OFFLINE is set; check the network, or name a folder"
     lines = str(problem).strip().splitlines() or [""]
     # huggingface_hub writes what is wrong with a field below the field's name, transformers what is missing in a list.
     line = " ".join(lines if lines[0].endswith(":") else lines[:2] if "alidation error for" in lines[0] else lines[:1])
@@ -241,21 +231,15 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
 
     `info` is transformers' ``output_loading_info``, None for random weights: it would make up tensors that are missing.
     """
-    for prefix, wrapper in WRAPPERS.items():
-        if any(str(tensor).startswith(prefix) for tensor in (info or {}).get("unexpected_keys") or ()):
-            raise HybretError(
-                f"the weights of {name!r} have names that begin with {prefix!r}, as {wrapper} saves them; save the one "
-                "inside, or take the prefix off"
-            )
     for key, fault in (
         ("mismatched_keys", "have another shape than its configuration"),
-        ("missing_keys", "lack tensors that its configuration names"),
         ("unexpected_keys", "hold tensors that its configuration has no place for"),
+        ("missing_keys", "lack tensors that its configuration names"),
     ):
         if tensors := sorted(map(str, (info or {}).get(key) or ())):
             raise HybretError(
-                f"the weights of {name!r} {fault} ({len(tensors)}, such as {tensors[0]}); config.json and the weights "
-                "are of different models, or the download is incomplete: get both again"
+                f"the weights of {name!r} {fault} ({len(tensors)}, such as {tensors[0]}); config.json and weights are "
+                "of different models, or another program saved them with a prefix: get both again"
             )
     rows = net.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
@@ -273,18 +257,14 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
             low, high = value.aminmax()  # NaN goes through both
             if not (math.isfinite(low) and math.isfinite(high)):
                 raise HybretError(
-                    f"the weights of {name!r} are not finite: {key} holds NaN or an infinity; get the file again, or "
-                    "use another checkpoint"
+                    f"the weights of {name!r} are not finite: {key} holds NaN or an infinity; get it again"
                 )
 
 
 def check_adapter(name: str, location: str, revision: str | None) -> None:
     """Refuse a checkpoint with an adapter, which would be passed over."""
     if find_adapter_config_file(location, revision=revision):
-        raise HybretError(
-            f"{name!r} holds an adapter (adapter_config.json), which hybret does not load; merge it into its base "
-            "model (peft: merge_and_unload) and save that"
-        )
+        raise HybretError(f"{name!r} holds an adapter; merge it into its base model (peft: merge_and_unload)")
 
 
 def tokenizer_of(source: Source, **files: Any) -> Any:
@@ -307,8 +287,7 @@ def check_tokens(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens
             raise HybretError("a prompt without a token cannot be answered; give a text that is not empty")
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise HybretError(
-                f"a prompt holds the token {max(ids)}, and {model.name} has {vocabulary}; build the prompts with this "
-                "model's tokenizer"
+                f"a prompt holds the token {max(ids)}, and {model.name} has {vocabulary}; use its tokenizer"
             )
         if positions and len(ids) + max_new_tokens > positions:
             raise HybretError(

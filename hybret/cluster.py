@@ -105,8 +105,7 @@ class Ray:
                 socket.create_connection((host, int(port)), timeout=10).close()
             except (OSError, ValueError, OverflowError):
                 raise HybretError(
-                    f"there is no Ray cluster at {address!r}; give host:port as `ray start --head` prints it, or leave "
-                    "the address out to use this node alone"
+                    f"there is no Ray cluster at {address!r}; give host:port as `ray start --head` prints it"
                 ) from None
         try:
             ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -200,10 +199,7 @@ class Ray:
     def _hold(self, model: Model) -> None:
         """End workers that hold another model, and refuse one that workers cannot load as it is."""
         if model.changed:
-            raise HybretError(
-                f"the weights of {model.name} were changed after it was loaded, and workers cannot load them; write "
-                "them to a folder with save_pretrained (its tokenizer too) and load that"
-            )
+            raise HybretError(f"the weights of {model.name} were changed after it was loaded; save it and load that")
         number, folder = model.digest.removeprefix("random"), model.name.removeprefix(RANDOM)
         local = model.name not in organisms() and (Path(folder) / "config.json").is_file()
         options = {  # of `hybret.load`, to get this model in another process, whatever folder that works in
@@ -222,10 +218,7 @@ class Ray:
         gpus = (1 if kind == "cuda" else 0) if self.gpus_per_worker is None else self.gpus_per_worker
         cores = 1 if gpus else torch.get_num_threads()
         if bool(gpus) != (kind == "cuda"):
-            raise HybretError(
-                f"the model is on {kind} and a worker has {gpus:g} GPUs; load it on the kind of "
-                "device that the workers take"
-            )
+            raise HybretError(f"the model is on {kind} and a worker has {gpus:g} GPUs; change one of the two")
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fit = [min(has.get("CPU", 0) // cores, has.get("GPU", 0) // gpus if gpus else math.inf) for has in nodes]
         if not sum(fit):

@@ -70,8 +70,8 @@ def floor(rows: pd.DataFrame, by: By = ()) -> pd.DataFrame:
     ground = rows if control.all() else matching_controls(rows[control], rows[~control])
     if ground.empty:
         raise HybretError(
-            "no control rows of what these rows ask for: run the same conditions on grid(..., control=True) as well, "
-            "with the same needle, haystack, template and lengths"
+            "no control rows beside these with the same needle, haystack, template and lengths; run "
+            "grid(..., control=True) under the same conditions"
         )
     return accuracy(ground, [column for column in by if column not in PLACE])
 
@@ -213,10 +213,7 @@ def check_unique(rows: pd.DataFrame, by: Sequence[str] = ()) -> None:
     """Refuse rows that occur twice, as after joining tables that overlap: they are one observation."""
     cell = [column for column in dict.fromkeys((*by, *ALIKE, *CELL, "prompt")) if column in rows]
     if twice := int(rows.duplicated(cell).sum()):
-        raise HybretError(
-            f"{twice} of these rows are there twice, the same condition on the same prompt, and would count twice; "
-            "give each once"
-        )
+        raise HybretError(f"{twice} of these rows are there twice, of one condition and prompt; give each once")
 
 
 def matching_controls(control: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

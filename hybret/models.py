@@ -110,11 +110,9 @@ def load(
     device_map : ``"auto"`` or ``"balanced"`` spreads the layers over all GPUs with accelerate; `device` is not used.
     machine : devices and memory to decide by; default this machine's.
     """
-    if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
-        raise HybretError(
-            f"transformers {transformers.__version__} is too old: its recurrent models do not go through the "
-            f"attention interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
-        )
+    version = transformers.__version__
+    if Version(version) < Version(OLDEST_TRANSFORMERS):
+        raise HybretError(f"transformers {version} is too old; install transformers>={OLDEST_TRANSFORMERS}")
     text("model", name)
     integer("seed", seed, 0, SEEDS)
     one_of("weights", weights, ("checkpoint", "random"))
@@ -180,10 +178,8 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
     if place.spread:
         check_on_gpus(src.name, net)
     if not net._can_set_attn_implementation():
-        raise HybretError(
-            f"{src.name!r} ({src.config.model_type}) does not use transformers' attention interface; choose a family "
-            "that does, or a newer transformers"
-        )
+        family = src.config.model_type
+        raise HybretError(f"{src.name!r} ({family}) does not use transformers' attention interface; choose another")
     checkpoints.check_loaded(src.name, net, tokenizer, info)
     return net.eval() if place.spread else net.eval().to(place.devices[0]), tokenizer
 

@@ -71,9 +71,7 @@ class Needle:
             raise HybretError(f"the needle {self.name!r} is {self.sentence!r}, which holds no word; give a sentence")
         for word in self.keywords:
             if not words(word) or not contains(self.sentence, word):
-                raise HybretError(
-                    f"the keyword {word!r} does not stand in the sentence of the needle {self.name!r}; give words of it"
-                )
+                raise HybretError(f"the keyword {word!r} is not in the needle {self.name!r}; give words of it")
 
     @property
     def digest(self) -> str:

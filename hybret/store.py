@@ -139,8 +139,7 @@ class Store:
             raise HybretError(f"{folder} holds rows of an unknown run; choose an empty folder for `out`")
         if known is not None and (fields := differences(known, run)):
             raise HybretError(
-                f"{folder} holds the rows of another run (it differs in {fields}); choose another folder for `out`, or "
-                "remove this one"
+                f"{folder} holds the rows of another run (it differs in {fields}); choose another folder for `out`"
             )
         # Written even if it exists: a folder that cannot be written to is noticed before any model runs.
         write_whole(folder / RUN_FILE, _json(run))
@@ -229,7 +228,5 @@ def _read_note(note: Path) -> dict[str, Any] | None:
     except ValueError:
         facts = None
     if not isinstance(facts, dict):
-        raise HybretError(
-            f"{note} is damaged, so its rows cannot be trusted; remove {note.parent}, or choose another `out`"
-        )
+        raise HybretError(f"{note} is damaged, so its rows cannot be trusted; remove {note.parent}")
     return facts

@@ -79,9 +79,7 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
     longest = max(len(part.encode(errors="replace")) for part in str(source).split("/"))  # more than a name may have
     short = longest < 256 and (len(str(source).split()) <= 1 or len(str(source)) < 256)
     if isinstance(source, Path) or (short and not SENTENCE_END.search(source)):
-        raise HybretError(
-            f"there is no haystack folder {str(source)[:200]!r}; give a folder of .txt files, a text, {NAMES}"
-        )
+        raise HybretError(f"there is no haystack folder {str(source)[:200]!r}; give a folder of .txt, a text, {NAMES}")
     sha256 = digest(source.encode(errors="replace"), digits=64)
     return Haystack(f"text-{sha256[:8]}", source, sha256)
 
@@ -95,9 +93,7 @@ def _read_folder(folder: Path) -> Haystack:
     if irregular := [name for name in names if not (folder / name).is_file()]:  # a pipe or a device would never end
         raise HybretError(f"{folder / irregular[0]} is no regular file; take it out of the haystack folder")
     if sum((folder / name).stat().st_size for name in names) > MOST_BYTES:
-        raise HybretError(
-            f"the haystack folder {folder} holds more than {MOST_BYTES >> 20} MiB; keep a few of its files"
-        )
+        raise HybretError(f"the haystack folder {folder} holds more than {MOST_BYTES >> 20} MiB; keep a few files")
     texts, sources = [], []
     for name in names:
         raw = (folder / name).read_bytes()
@@ -146,10 +142,7 @@ class Cutter:
                 raise HybretError("this tokenizer has no token for '.' to insert a needle after; use CORRECTED")
             self.places = [(i + 1, self.ends[i]) for i, token in enumerate(ids[:need]) if token in stops]
             if not self.places and "." in self.context(need):  # sentencepiece marks the beginning of a word
-                raise HybretError(
-                    "this tokenizer has one token for '.' alone and another for '.' after a word, so the recipe finds "
-                    "no end of a sentence; use recipe CORRECTED, which looks for it in the text"
-                )
+                raise HybretError("this tokenizer has another token for '.' after a word; use recipe CORRECTED")
         else:
             marks = SENTENCE_END if SENTENCE_END.search(hay.text) else LINE_END
             found = marks.finditer(hay.text, 0, self.ends[need - 1])

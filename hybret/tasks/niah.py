@@ -151,15 +151,13 @@ def _cut(
     sizes = {length: length - buffer - cost for length in lengths}
     if min(sizes.values()) < 1:
         raise HybretError(
-            f"length {min(lengths)} leaves no room for a haystack: the needle takes {cost} tokens and "
-            f"the buffer {buffer}, so the shortest length is {buffer + cost + 1}"
+            f"length {min(lengths)} leaves no room for a haystack beside the needle and the buffer; the shortest "
+            f"length is {buffer + cost + 1}"
         )
     longest = max(sizes.values())
     cutter = Cutter(tokenizer, load_haystack(haystack, seed, longest), longest, recipe.insertion)
     if _bare(needle.sentence) in _bare(cutter.context(longest)):
-        raise HybretError(
-            f"the haystack {cutter.hay.name!r} holds the needle {needle.name!r} already; take it out, or hide another"
-        )
+        raise HybretError(f"the haystack {cutter.hay.name!r} holds the needle {needle.name!r}; hide another one")
     return cutter, sizes
 
 
@@ -202,10 +200,7 @@ def _encoded(
             end = at + len(line) - 1
             span = token_span(offsets, end - len(needle.sentence), end)
             if span is None or _bare(needle.sentence) not in _bare(tokenizer.decode(ids[slice(*span)])):
-                raise HybretError(
-                    f"this tokenizer cannot place the needle {needle.name!r}: its sentence does not survive "
-                    "encoding; use another tokenizer, or a needle in its vocabulary"
-                )
+                raise HybretError(f"this tokenizer cannot place the needle {needle.name!r}; use another of the two")
             copies.append(span)
             at = text.find(line, end)
         at = text.rindex(asked)
