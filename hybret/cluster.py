@@ -22,7 +22,7 @@ from hybret.checkpoints import organisms
 from hybret.devices import Budget
 from hybret.engine.schedule import Batch, Schedule, Timings
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError, integer, number, text
+from hybret.errors import HybretError, Positive, conform, number
 from hybret.families import RANDOM
 from hybret.models import Model, load
 from hybret.store import differences, run_key
@@ -81,10 +81,8 @@ class Ray:
     _holds: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.workers is not None:
-            integer("workers", self.workers, 1)
-        if self.address is not None:
-            text("address", self.address)
+        conform("workers", self.workers, Positive | None)
+        conform("address", self.address, str | None)
         gpus = number("gpus_per_worker", self.gpus_per_worker or 0)
         if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
             raise HybretError(f"gpus_per_worker is {gpus}; give 0, a part of one GPU, or a whole number of them")
@@ -208,10 +206,9 @@ class Ray:
             "dtype": model.dtype,
             "seed": int(number) if number != model.digest else 0,
         }
-        if self._holds == options:
-            return
-        self.close()
-        self._holds = options
+        if self._holds != options:
+            self.close()
+            self._holds = options
 
     def _share(self, ray: Any, kind: str) -> tuple[float, int, int]:
         """GPUs and cores of one worker, and how many workers fit on the cluster."""

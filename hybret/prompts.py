@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybret.errors import HybretError, checked, text
+from hybret.errors import HybretError, checked
 from hybret.files import digest
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 Span = tuple[int, int]  # half-open range of tokens
 CONTROL = "none"  # the label "needle" of a prompt without one
 DIGITS = 6  # of a depth, after the point: smaller differences are rounding
-
 
 # Scripts that part no words: each of their characters is a word of its own.
 _UNSPACED = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
@@ -65,8 +64,6 @@ class Needle:
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for part, value in (("name", self.name), ("sentence", self.sentence), ("question", self.question)):
-            text(f"the {part} of a needle", value)
         if not words(self.sentence):
             raise HybretError(f"the needle {self.name!r} is {self.sentence!r}, which holds no word; give a sentence")
         for word in self.keywords:

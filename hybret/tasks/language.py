@@ -7,6 +7,7 @@ are: the last token that is read belongs to generation.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,12 +98,7 @@ def predict(
     pandas.DataFrame
         One row per passage and condition: model, weights, recipe, condition, intervention, kind, passage (its number
         among those of its kind, from 0), tokens (predicted ones), `nats` per token, and `same`: the share of tokens (0
-        to 1) whose likeliest next token is that of the untouched model.
-
-    Raises
-    ------
-    HybretError
-        If there is nothing to predict, or an intervention cannot act on a passage, before the model runs.
+        to 1) whose likeliest next token is that of the unmodified model.
     """
     recipe = find_recipe(recipe)
     named = {label: resolve(condition, model, recipe) for label, condition in check_conditions(conditions).items()}
@@ -111,10 +107,9 @@ def predict(
     for passage in passages:
         if len(passage.read) < 2 or not passage.following:
             raise HybretError("a passage needs at least two tokens to read and one to predict; give a longer text")
+        tokens, reading = len(passage.read), prompt_tokens(model, passage.read, recipe)
         for resolved in named.values():
-            reading = prompt_tokens(model, passage.read, recipe)
-            new = len(passage.following)
-            resolved.check_prompt(len(passage.read), reading, new, passage.spans, passage.question)
+            resolved.check_prompt(tokens, reading, len(passage.following), passage.spans, passage.question)
     model.check_state()
     distinct = list({r.key: r for r in (resolve(Keep(), model, recipe), *named.values())}.values())
     at = {resolved.key: row for row, resolved in enumerate(distinct)}
@@ -131,21 +126,19 @@ def predict(
             for text in texts[prompt.key]:
                 done[text] = _follow(model, state.fork().unshared().select(owners), text, distinct, recipe)
     lines: list[dict[str, Any]] = []
-    numbers: dict[str, int] = {}
+    numbers: Counter[str] = Counter()
     for passage in passages:
         nats, best = done[replace(passage, kind="")]
-        number = numbers[passage.kind] = numbers.get(passage.kind, -1) + 1
         same = (best == best[0]).float().mean(1)
-        about = {"kind": passage.kind, "passage": number, "tokens": len(passage.following)}
-        lines += [
-            {"condition": label, **about, "nats": float(nats[row].mean()), "same": float(same[row])}
-            for label, row in ((label, at[resolved.key]) for label, resolved in named.items())
-        ]
-    rows = pd.DataFrame(lines)
-    rows.insert(1, "intervention", rows["condition"].map({label: repr(c) for label, c in conditions.items()}))
-    return pd.concat(
-        [pd.DataFrame({"model": model.name, "weights": model.digest, "recipe": recipe.name}, rows.index), rows], axis=1
-    )
+        for label, resolved in named.items():
+            row = at[resolved.key]
+            lines.append({
+                "model": model.name, "weights": model.digest, "recipe": recipe.name, "condition": label,
+                "intervention": repr(conditions[label]), "kind": passage.kind, "passage": numbers[passage.kind],
+                "tokens": len(passage.following), "nats": float(nats[row].mean()), "same": float(same[row]),
+            })  # fmt: skip
+        numbers[passage.kind] += 1
+    return pd.DataFrame(lines)
 
 
 def _follow(
