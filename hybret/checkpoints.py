@@ -144,8 +144,8 @@ def resolve(name: str, random: bool = False, revision: str | None = None) -> Sou
         config = paper_config(name)
     else:
         with explained(name, "read the configuration of"):
-            if not random:
-                check_adapter(name, location, revision)
+            if not random and find_adapter_config_file(location, revision=revision):  # which would be passed over
+                raise HybretError(f"{name!r} holds an adapter; merge it into its base model (peft: merge_and_unload)")
             config = AutoConfig.from_pretrained(location, revision=revision or "main", trust_remote_code=False)
     if kind not in ("organism", "tiny") and getattr(config, "attention_window_size", None) == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
@@ -259,12 +259,6 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
                 raise HybretError(
                     f"the weights of {name!r} are not finite: {key} holds NaN or an infinity; get it again"
                 )
-
-
-def check_adapter(name: str, location: str, revision: str | None) -> None:
-    """Refuse a checkpoint with an adapter, which would be passed over."""
-    if find_adapter_config_file(location, revision=revision):
-        raise HybretError(f"{name!r} holds an adapter; merge it into its base model (peft: merge_and_unload)")
 
 
 def tokenizer_of(source: Source, **files: Any) -> Any:

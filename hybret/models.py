@@ -22,16 +22,7 @@ from hybret.engine.attach import attached, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import SEEDS, HybretError, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
-from hybret.hybrid import (
-    ORGANISM_BUFFER,
-    ORGANISM_LENGTHS,
-    PAPER_BUFFER,
-    PAPER_LENGTHS,
-    Hybrid,
-    checksum,
-    digest_of,
-    window_of,
-)
+from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, Hybrid, checksum, digest_of, window_of
 from hybret.interventions import PHASES, Keep
 from hybret.prompts import PAPER_NEEDLE, Prompt
 from hybret.recipe import CORRECTED, Recipe
@@ -134,6 +125,7 @@ def load(
     # Chat models name their end of turn in the generation config alone.
     ends = src.config.eos_token_id, net.generation_config.eos_token_id
     seeded = src.random and (name not in RANDOM_MODELS or weights == "random")
+    grid: dict[str, Any] = {"lengths": ORGANISM_LENGTHS, "buffer": ORGANISM_BUFFER} if src.small else {}
     return Model(
         name=src.name,
         net=net,
@@ -145,10 +137,9 @@ def load(
         instruct=getattr(tokenizer, "chat_template", None) is not None,
         digest=f"random{seed:06d}" if seeded else digest_of(net.state_dict()),
         checksum=checksum(net),
-        lengths=ORGANISM_LENGTHS if src.small else PAPER_LENGTHS,
-        buffer=ORGANISM_BUFFER if src.small else PAPER_BUFFER,
         embedded=src.kind == "organism",
         eos=frozenset(i for ids in ends if ids is not None for i in (ids if isinstance(ids, list) else [ids])),
+        **grid,
     )
 
 

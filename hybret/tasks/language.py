@@ -145,7 +145,7 @@ def _follow(
     model: Hybrid, state: State, passage: Passage, conditions: Sequence[Resolved], recipe: Recipe
 ) -> tuple[Tensor, Tensor]:
     """Loss in nats and likeliest token, each ``(conditions, tokens)``; `state` has read all but the last token."""
-    ids, start = [*passage.read, *passage.following], len(passage.read) - 1
+    ids, start, n = [*passage.read, *passage.following], len(passage.read) - 1, len(conditions)
     # Under some recipes the first token of an answer comes from prefill, as in the authors' code.
     generates = prompt_tokens(model, passage.read, recipe)
     parts: list[tuple[Tensor, Tensor]] = []
@@ -153,9 +153,13 @@ def _follow(
         phase: Phase = "prefill" if start < generates else "generation"
         width = AT_ONCE if model.traits.chunked_prefill else 1
         end = min(start + width, generates if phase == "prefill" else len(ids) - 1)
-        logits = _forward(model, state, phase, conditions, ids[start:end], start, passage, recipe)
-        chances = logits.float().log_softmax(-1)
-        following = torch.tensor(ids[start + 1 : end + 1], device=chances.device).expand(len(conditions), -1)
+        rows = [getattr(condition, phase) for condition in conditions]
+        tokens = torch.tensor([ids[start:end]], device=model.device).expand(n, -1)
+        positions = torch.arange(start, end, device=model.device).expand(n, -1)
+        questions = [passage.question] * n
+        context = ForwardContext(phase, rows, [passage.spans] * n, positions[:, -1], recipe, questions=questions)
+        chances = forward(model, state, context, tokens, positions).float().log_softmax(-1)
+        following = torch.tensor(ids[start + 1 : end + 1], device=chances.device).expand(n, -1)
         parts.append((-chances.gather(-1, following[..., None])[..., 0], chances.argmax(-1)))
         start = end
     nats, best = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
@@ -163,17 +167,3 @@ def _follow(
         acting = conditions[wrong[0]]
         raise NotFiniteError(wrong[0]).explained(model, ids, acting.prefill + acting.generation)
     return nats, best
-
-
-def _forward(
-    model: Hybrid, state: State, phase: Phase, conditions: Sequence[Resolved], ids: Sequence[int], at: int,
-    passage: Passage, recipe: Recipe,
-) -> Tensor:  # fmt: skip
-    """Logits of the tokens `ids`, which stand at `at` and after, under every condition."""
-    n = len(conditions)
-    rows = [getattr(condition, phase) for condition in conditions]
-    last = torch.full((n,), at + len(ids) - 1, device=model.device)
-    context = ForwardContext(phase, rows, [passage.spans] * n, last, recipe, questions=[passage.question] * n)
-    tokens = torch.tensor([list(ids)], device=model.device).expand(n, -1)
-    positions = torch.arange(at, at + len(ids), device=model.device).expand(n, -1)
-    return forward(model, state, context, tokens, positions)

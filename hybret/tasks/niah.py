@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hybret.errors import SEEDS, HybretError, integer, number, one_of
+from hybret.hybrid import PAPER_BUFFER, PAPER_LENGTHS
 from hybret.prompts import CONTROL, DIGITS, PAPER_NEEDLE, Needle, Prompt, Span
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
@@ -25,8 +26,6 @@ from hybret.tasks.haystack import Cutter, Haystack, load_haystack
 __all__ = ["PAPER_NEEDLE", "TEMPLATES", "Haystack", "Needle", "Niah", "Prompt", "grid", "labels", "load_haystack"]
 
 TEMPLATES = ("base", "instruct", "jrt")
-PAPER_LENGTHS = (250, 4096)  # first and last length label, tokens
-PAPER_BUFFER = 200  # tokens that a label reserves for template, question and answer
 MOST_LABELS = 10_000
 MOST_OFF, SHORT = 40, 100  # per cent between a depth and the needle, in a context of more tokens than a sentence has
 MOST_TOKENS = 1_000_000  # of a length label: more than any model reads, and a haystack takes time to write
