@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
@@ -28,9 +28,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from hybret.errors import HybretError, text
 from hybret.families import FAMILIES, FETCHED, PACKAGES, PAPER_MODELS, RANDOM, RANDOM_MODELS, paper_config, tiny_config
 from hybret.files import cache_folder, fetched
-
-if TYPE_CHECKING:
-    from hybret.hybrid import Hybrid
+from hybret.hybrid import Hybrid
 
 CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 # DeepMind's sampler attends to window + 1 positions: with 2049 transformers agrees with it to 1e-5, with 2048 logits
@@ -238,27 +236,20 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
     ):
         if tensors := sorted(map(str, (info or {}).get(key) or ())):
             raise HybretError(
-                f"the weights of {name!r} {fault} ({len(tensors)}, such as {tensors[0]}); config.json and weights are "
-                "of different models, or another program saved them with a prefix: get both again"
+                f"the weights of {name!r} {fault} ({len(tensors)}, such as {tensors[0]}); config.json and the weights "
+                "are of different models, the download is incomplete, or a wrapper put a prefix before the names"
             )
     rows = net.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        raise HybretError(
-            f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; they must be of one model"
-        )
-    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in net.parameters() if p.is_floating_point()})
+        raise HybretError(f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; get both again")
+    kinds = {p.dtype for p in net.parameters() if p.is_floating_point()}  # several of them do not multiply
     if getattr(net.config, "quantization_config", None) and len(kinds) > 1 and net.device.type == "cpu":
-        raise HybretError(
-            f"the weights of {name!r} are quantised, and come to {' and '.join(kinds)} without a GPU, which do not "
-            "multiply; load it on a GPU, or the checkpoint that is not quantised"
-        )
+        raise HybretError(f"the weights of {name!r} are quantised, which needs a GPU; load those that are not")
     for key, value in net.state_dict().items() if info is not None else ():
         if value.is_floating_point() and value.numel():
             low, high = value.aminmax()  # NaN goes through both
             if not (math.isfinite(low) and math.isfinite(high)):
-                raise HybretError(
-                    f"the weights of {name!r} are not finite: {key} holds NaN or an infinity; get it again"
-                )
+                raise HybretError(f"weights of {name!r} are not finite: {key} holds NaN or an infinity; get them again")
 
 
 def tokenizer_of(source: Source, **files: Any) -> Any:

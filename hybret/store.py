@@ -12,21 +12,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 import transformers
 
 from hybret import __version__
+from hybret.devices import Budget
 from hybret.errors import HybretError
 from hybret.files import digest, read_table, write_table, write_whole, writing
+from hybret.hybrid import Hybrid
 from hybret.provenance import ENGINE_DIGEST, HERE, PACKAGE_DIGEST, RUN_FILE, commit
-
-if TYPE_CHECKING:
-    from hybret.devices import Budget
-    from hybret.hybrid import Hybrid
-    from hybret.recipe import Recipe
+from hybret.recipe import Recipe
 
 REMEDY = "choose a folder you may write to for `out`"
 ABANDONED = 3600

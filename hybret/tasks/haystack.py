@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -67,14 +67,10 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         from hybret import data  # only here: it needs the cache's folder
 
         return _read_folder(data.text_folder(str(source)))
-    try:
-        if source and Path(source).is_dir():
-            return _read_folder(Path(source))
-        if source and Path(source).exists():
-            raise HybretError(f"the haystack {source} is a file; give the folder of .txt files that holds it")
-    except OSError as problem:
-        if isinstance(source, Path) or problem.errno != errno.ENAMETOOLONG:  # a text is too long for a path
-            raise HybretError(f"cannot read the haystack folder {source}: {problem.strerror}") from problem
+    if os.path.isdir(source):
+        return _read_folder(Path(source))
+    if os.path.exists(source):
+        raise HybretError(f"the haystack {source} is a file; give the folder of .txt files that holds it")
     # A single word, or a short text without a sentence, can hide nothing: it is meant as a path.
     longest = max(len(part.encode(errors="replace")) for part in str(source).split("/"))  # more than a name may have
     short = longest < 256 and (len(str(source).split()) <= 1 or len(str(source)) < 256)

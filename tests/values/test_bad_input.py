@@ -183,7 +183,7 @@ CALLS = {
     "depth as a fraction": (lambda w: grid(w, depths=[0.25]), "0.25 is a fraction; give 25"),
     "instruct without a chat template": (lambda w: grid(w, template="instruct"), "no chat template"),
     "grid of no model": (lambda w: niah.grid(None), "no character offsets"),
-    "haystack of a long name": (lambda w: grid(w, haystack=Path("x" * 5000)), "File name too long"),
+    "haystack of a long name": (lambda w: grid(w, haystack=Path("x" * 5000)), "there is no haystack folder"),
     "haystack without .txt": (hay(PROSE, "notes.md"), "holds no text"),
     "haystack folder named as a file": (hay(PROSE, "a.txt/b"), "a.txt is no regular file"),
     "haystack binary": (hay(bytes(range(256)) * 40), "not UTF-8"),
