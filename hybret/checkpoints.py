@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,7 +53,7 @@ class Source:
 
     name: str  # as rows carry it: "random:" in front where the weights of a larger model are random
     kind: Kind
-    location: str  # folder or repository of weights and tokenizer; random weights borrow an organism's tokenizer
+    location: str  # folder or repository of weights and tokenizer; random weights borrow a small model's tokenizer
     revision: str | None
     random: bool
     config: Any
@@ -79,14 +80,10 @@ def locate(name: str) -> tuple[Kind, str]:
             raise HybretError(f"{name!r} is a model of hybret and a folder; give ./{name}, or rename the folder")
         kind, folder = places[name]
         return kind, str(folder)
-    try:
-        if any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
-            return "folder", name
-        path = "\0" in name or Path(name).exists()
-    except OSError:  # too long for a path
-        path = True
+    if any(os.path.isfile(f"{name}/{file}") for file in ("config.json", "adapter_config.json")):
+        return "folder", name
     repository = name.partition("@")[0]
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", repository, re.ASCII) and not path:
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", repository, re.ASCII) and not os.path.exists(name):
         return "hub", repository
     raise HybretError(
         f"unknown model {name!r}{did_you_mean(name)}; give one of "
@@ -282,7 +279,7 @@ def check_tokens(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens
 
 
 def warn_beyond(model: Hybrid, prompts: Iterable[Sequence[int]]) -> None:
-    """Warn once of prompts longer than any training document of an organism, by its training log."""
+    """Warn once of prompts longer than any training document of a small model, by its training log."""
     log = CHECKPOINTS / model.name / "training_log.jsonl"
     if not model.embedded or not log.is_file():
         return

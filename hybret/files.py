@@ -86,7 +86,7 @@ def writing(what: object, remedy: str) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where fetched and generated data lie: ``$HYBRET_CACHE``, else ``hybret`` in the user's cache folder."""
+    """The folder of fetched and generated data: ``$HYBRET_CACHE``, else ``hybret`` in the user's cache folder."""
     named = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hybret"
     return Path(named).expanduser()
 

@@ -1,4 +1,4 @@
-"""Loading hybrids: organisms shipped with hybret, random ones, and any Hugging Face folder or id."""
+"""Loading hybrids: small models shipped with hybret, random ones, and any Hugging Face folder or id."""
 
 from __future__ import annotations
 

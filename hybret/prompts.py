@@ -45,7 +45,7 @@ def words(sentence: str) -> list[str]:
 
 
 def contains(answer: str, phrase: str) -> bool:
-    """Whether the words of `phrase` stand in `answer`, whole and one after another."""
+    """Whether the words of `phrase` are in `answer`, whole and one after another."""
     inside, wanted = words(answer), words(phrase)
     return any(inside[i : i + len(wanted)] == wanted for i in range(len(inside) - len(wanted) + 1))
 

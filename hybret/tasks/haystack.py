@@ -119,7 +119,7 @@ class Cutter:
         while True:
             encoded = tokenizer(hay.text[:size], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             ids = encoded["input_ids"]
-            # Tokens next to the cut may change when more text follows, so a few more are asked for.
+            # Tokens next to the cut may change when more text follows, so we take a few more.
             if len(ids) >= need + 64 or size >= len(hay.text):
                 break
             size *= 2

@@ -1,7 +1,7 @@
 """How a model goes on with a given text under interventions: its loss, and the next tokens that stay the same.
 
 Nothing is generated. The true continuation is fed in (teacher forcing), so that every condition predicts the same
-tokens. What stands before it is read in prefill and the continuation in generation, split as a prompt and its answer
+tokens. The text before it is read in prefill and the continuation in generation, split as a prompt and its answer
 are: the last token that is read belongs to generation.
 """
 
@@ -71,7 +71,7 @@ def prose(
     ((_, ids, offsets),) = encode(model, [text], chat=False)
     bos = next(at for at, (_, end) in enumerate(offsets) if end)  # tokens that are no text
     if len(ids) < bos + n * tokens:
-        raise HybretError(f"the haystack has {len(ids)} tokens, and {n} x {tokens} are asked for; ask for fewer")
+        raise HybretError(f"the haystack has {len(ids)} tokens, and {n} x {tokens} are needed; take fewer")
     starts = range(bos, bos + n * tokens, tokens)
     return [Passage("prose", ids[:bos] + ids[at : at + half], ids[at + half : at + tokens]) for at in starts]
 

@@ -8,6 +8,7 @@ its end. (The caption of the paper's Figure 4 counts the other way; the authors'
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,7 @@ def grid(
     key = tokenizer_key(model, template)
     depths, listed = _depths(depths), _listed("lengths", lengths, getattr(model, "lengths", PAPER_LENGTHS))
     lengths = [integer("a length", n, 1, MOST_TOKENS) for n in listed]
-    axes: dict[str, list[Any]] = {"lengths": lengths, "depths": depths}
-    for name, values in axes.items():
+    for name, values in (("lengths", lengths), ("depths", depths)):
         if len(set(values)) < len(values):
             raise HybretError(f"{len(values)} {name} would hold an entry twice; give each one once, or fewer")
     buffer = integer("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
@@ -194,14 +194,13 @@ def _encoded(
     if template == "jrt":
         blocks = [f"{block}\n\n{block}" for block in blocks]
     for text, ids, offsets in encode(model, [block + ending for block in blocks], chat):
-        copies, at = [], text.find(line)
-        while at >= 0:
-            end = at + len(line) - 1
+        copies = []
+        for copy in re.finditer(re.escape(line), text):
+            end = copy.end() - 1
             span = token_span(offsets, end - len(needle.sentence), end)
             if span is None or _bare(needle.sentence) not in _bare(tokenizer.decode(ids[slice(*span)])):
                 raise HybretError(f"this tokenizer cannot place the needle {needle.name!r}; use another of the two")
             copies.append(span)
-            at = text.find(line, end)
         at = text.rindex(asked)
         question = token_span(offsets, at, at + len(asked))
         yield text, ids, {"needle": tuple(copies), "question": (question,) if question else ()}
