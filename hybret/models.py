@@ -169,8 +169,7 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
     if place.spread:
         check_on_gpus(src.name, net)
     if not net._can_set_attn_implementation():
-        family = src.config.model_type
-        raise HybretError(f"{src.name!r} ({family}) does not use transformers' attention interface; choose another")
+        raise HybretError(f"{src.name!r} does not use transformers' attention interface; choose another family")
     checkpoints.check_loaded(src.name, net, tokenizer, info)
     return net.eval() if place.spread else net.eval().to(place.devices[0]), tokenizer
 

@@ -86,7 +86,7 @@ def _projection(model: Hybrid, layer: int, name: str) -> Any:
     layers = getattr(getattr(model.net, "model", None), "layers", None)
     found = layers and next((m for n, m in layers[layer].named_modules() if n.split(".")[-1] == name), None)
     if found is None or not hasattr(found, "weight"):
-        raise HybretError(f"{model.family} has no {name} in layer {layer}; choose other scores, as focus and ablation")
+        raise HybretError(f"{model.family} has no {name} in layer {layer}; choose other scores, such as ablation")
     return found
 
 
