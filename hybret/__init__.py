@@ -7,7 +7,7 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-# The public names stand in __init__.pyi. Each is imported on first use, so that `import hybret` brings no torch.
+# The public names are in __init__.pyi. Each is imported on first use, so that `import hybret` brings no torch.
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
@@ -28,9 +29,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from hybret.errors import HybretError, text
 from hybret.families import FAMILIES, FETCHED, PACKAGES, PAPER_MODELS, RANDOM, RANDOM_MODELS, paper_config, tiny_config
 from hybret.files import cache_folder, fetched
-
-if TYPE_CHECKING:
-    from hybret.hybrid import Hybrid
+from hybret.hybrid import Hybrid
 
 CHECKPOINTS = Path(__file__).parent / "organisms" / "checkpoints"
 # DeepMind's sampler attends to window + 1 positions: with 2049 transformers agrees with it to 1e-5, with 2048 logits
@@ -44,7 +43,6 @@ FILES = {
     "read the tokenizer of": (TOKENIZERS, "tokenizer.json (or tokenizer.model)"),
     "load": (("*.safetensors",), "*.safetensors (hybret reads no other weights)"),
 }
-WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel", "base_model.model.": "peft"}
 KNOWN = (*RANDOM_MODELS, *FAMILIES)  # tiny, without a checkpoint
 Kind = Literal["organism", "tiny", "folder", "hub"]
 
@@ -55,7 +53,7 @@ class Source:
 
     name: str  # as rows carry it: "random:" in front where the weights of a larger model are random
     kind: Kind
-    location: str  # folder or repository of weights and tokenizer; random weights borrow an organism's tokenizer
+    location: str  # folder or repository of weights and tokenizer; random weights borrow a small model's tokenizer
     revision: str | None
     random: bool
     config: Any
@@ -77,20 +75,15 @@ def locate(name: str) -> tuple[Kind, str]:
         **{organism: ("organism", CHECKPOINTS / organism) for organism in organisms()},
         **{model: ("folder", cache_folder() / key) for model, key in FETCHED.items()},
     }
-    if name in places and (Path(name) / "config.json").is_file():
-        raise HybretError(
-            f"{name!r} is a model of hybret and a folder here; give ./{name} for the folder, or rename it"
-        )
     if name in places:
-        return places[name][0], str(places[name][1])
-    try:
-        if any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
-            return "folder", name
-        path = "\0" in name or Path(name).exists()
-    except OSError:  # too long for a path
-        path = True
+        if (Path(name) / "config.json").is_file():
+            raise HybretError(f"{name!r} is a model of hybret and a folder; give ./{name}, or rename the folder")
+        kind, folder = places[name]
+        return kind, str(folder)
+    if any(os.path.isfile(f"{name}/{file}") for file in ("config.json", "adapter_config.json")):
+        return "folder", name
     repository = name.partition("@")[0]
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", repository, re.ASCII) and not path:
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", repository, re.ASCII) and not os.path.exists(name):
         return "hub", repository
     raise HybretError(
         f"unknown model {name!r}{did_you_mean(name)}; give one of "
@@ -146,8 +139,8 @@ def resolve(name: str, random: bool = False, revision: str | None = None) -> Sou
         config = paper_config(name)
     else:
         with explained(name, "read the configuration of"):
-            if not random:
-                check_adapter(name, location, revision)
+            if not random and find_adapter_config_file(location, revision=revision):  # which would be passed over
+                raise HybretError(f"{name!r} holds an adapter; merge it into its base model (peft: merge_and_unload)")
             config = AutoConfig.from_pretrained(location, revision=revision or "main", trust_remote_code=False)
     if kind not in ("organism", "tiny") and getattr(config, "attention_window_size", None) == DEEPMIND_WINDOW - 1:
         config.attention_window_size = DEEPMIND_WINDOW
@@ -193,23 +186,15 @@ def _reason(name: str, doing: str, problem: BaseException) -> str:
     def met(*kinds: type[BaseException]) -> bool:
         return any(isinstance(link, kinds) for link in chain)
 
+    repository, hint = name.partition("@")[0], did_you_mean(name)
     if met(GatedRepoError):
-        return (
-            "its repository is gated; accept its terms at "
-            f"https://huggingface.co/{name.partition('@')[0]} and run `hf auth login`"
-        )
+        return f"it is gated; accept its terms at https://huggingface.co/{repository} and run `hf auth login`"
     if met(RepositoryNotFoundError, RevisionNotFoundError):
-        return (
-            "Hugging Face has no such repository or revision, or it is private; check the name"
-            f"{did_you_mean(name)}, or run `hf auth login`"
-        )
+        return f"no such repository or revision, or it is private; check the name{hint}, or run `hf auth login`"
     if fault := _lacking(name, doing):
         return fault
     if met(OfflineModeIsEnabled, LocalEntryNotFoundError, DryRunError, ConnectionError, TimeoutError):
-        return (
-            "it is not in the cache, and huggingface.co cannot be reached or HF_HUB_OFFLINE is set; check the network, "
-            "or name a folder"
-        )
+        return "not cached, and the hub cannot be reached or HF_HUB_OFFLINE is set; check the network, or name a folder"
     lines = str(problem).strip().splitlines() or [""]
     # huggingface_hub writes what is wrong with a field below the field's name, transformers what is missing in a list.
     line = " ".join(lines if lines[0].endswith(":") else lines[:2] if "alidation error for" in lines[0] else lines[:1])
@@ -241,50 +226,27 @@ def check_loaded(name: str, net: Any, tokenizer: Any, info: dict[str, Any] | Non
 
     `info` is transformers' ``output_loading_info``, None for random weights: it would make up tensors that are missing.
     """
-    for prefix, wrapper in WRAPPERS.items():
-        if any(str(tensor).startswith(prefix) for tensor in (info or {}).get("unexpected_keys") or ()):
-            raise HybretError(
-                f"the weights of {name!r} have names that begin with {prefix!r}, as {wrapper} saves them; save the one "
-                "inside, or take the prefix off"
-            )
     for key, fault in (
         ("mismatched_keys", "have another shape than its configuration"),
-        ("missing_keys", "lack tensors that its configuration names"),
         ("unexpected_keys", "hold tensors that its configuration has no place for"),
+        ("missing_keys", "lack tensors that its configuration names"),
     ):
         if tensors := sorted(map(str, (info or {}).get(key) or ())):
             raise HybretError(
                 f"the weights of {name!r} {fault} ({len(tensors)}, such as {tensors[0]}); config.json and the weights "
-                "are of different models, or the download is incomplete: get both again"
+                "are of different models, the download is incomplete, or a wrapper put a prefix before the names"
             )
     rows = net.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        raise HybretError(
-            f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; they must be of one model"
-        )
-    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in net.parameters() if p.is_floating_point()})
+        raise HybretError(f"the tokenizer of {name!r} has {len(tokenizer)} tokens and its model {rows}; get both again")
+    kinds = {p.dtype for p in net.parameters() if p.is_floating_point()}  # several of them do not multiply
     if getattr(net.config, "quantization_config", None) and len(kinds) > 1 and net.device.type == "cpu":
-        raise HybretError(
-            f"the weights of {name!r} are quantised, and come to {' and '.join(kinds)} without a GPU, which do not "
-            "multiply; load it on a GPU, or the checkpoint that is not quantised"
-        )
+        raise HybretError(f"the weights of {name!r} are quantised, which needs a GPU; load those that are not")
     for key, value in net.state_dict().items() if info is not None else ():
         if value.is_floating_point() and value.numel():
             low, high = value.aminmax()  # NaN goes through both
             if not (math.isfinite(low) and math.isfinite(high)):
-                raise HybretError(
-                    f"the weights of {name!r} are not finite: {key} holds NaN or an infinity; get the file again, or "
-                    "use another checkpoint"
-                )
-
-
-def check_adapter(name: str, location: str, revision: str | None) -> None:
-    """Refuse a checkpoint with an adapter, which would be passed over."""
-    if find_adapter_config_file(location, revision=revision):
-        raise HybretError(
-            f"{name!r} holds an adapter (adapter_config.json), which hybret does not load; merge it into its base "
-            "model (peft: merge_and_unload) and save that"
-        )
+                raise HybretError(f"weights of {name!r} are not finite: {key} holds NaN or an infinity; get them again")
 
 
 def tokenizer_of(source: Source, **files: Any) -> Any:
@@ -307,8 +269,7 @@ def check_tokens(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens
             raise HybretError("a prompt without a token cannot be answered; give a text that is not empty")
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise HybretError(
-                f"a prompt holds the token {max(ids)}, and {model.name} has {vocabulary}; build the prompts with this "
-                "model's tokenizer"
+                f"a prompt holds the token {max(ids)}, and {model.name} has {vocabulary}; use its tokenizer"
             )
         if positions and len(ids) + max_new_tokens > positions:
             raise HybretError(
@@ -318,7 +279,7 @@ def check_tokens(model: Hybrid, prompts: Iterable[Sequence[int]], max_new_tokens
 
 
 def warn_beyond(model: Hybrid, prompts: Iterable[Sequence[int]]) -> None:
-    """Warn once of prompts longer than any training document of an organism, by its training log."""
+    """Warn once of prompts longer than any training document of a small model, by its training log."""
     log = CHECKPOINTS / model.name / "training_log.jsonl"
     if not model.embedded or not log.is_file():
         return

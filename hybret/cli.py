@@ -105,7 +105,7 @@ def sweep(
     needle: Annotated[str | None, Option(help="A sentence to hide instead of the paper's.")] = None,
     question: Annotated[str | None, Option(help="The question that asks for it.")] = None,
     keywords: Annotated[str | None, Option(help="Words of it that earn points: 'poplar,iris castle'.")] = None,
-    control: Annotated[bool, Option(help="Also run the prompts without the needle: the floor.")] = False,
+    control: Annotated[bool, Option(help="Also run the prompts without the needle.")] = False,
     out: Annotated[Path | None, Option(help="Folder for the rows (Parquet); a second run resumes.")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Only say how much there is to compute, and how long.")] = False,
     as_json: Json = False,
@@ -295,7 +295,7 @@ def models() -> None:
     from hybret.checkpoints import KNOWN, organisms
     from hybret.families import FETCHED, PAPER_MODELS
 
-    shipped = [(name, "organism, trained by this project", "shipped") for name in organisms()]
+    shipped = [(name, "small model, trained by this project", "shipped") for name in organisms()]
     random_ones = [(name, "tiny, random weights, for trying the code", "made on the spot") for name in KNOWN]
     papers = [(name, f"{title}, studied in the paper", "Hugging Face") for name, title in PAPER_MODELS.items()]
     others = [(name, "pretrained, attention only", f"hybret fetch {key}") for name, key in FETCHED.items()]
@@ -329,7 +329,7 @@ def book(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def train(context: typer.Context) -> None:
-    """Train an organism from scratch (see `hybret train --help`)."""
+    """Train a small model from scratch (see `hybret train --help`)."""
     from hybret.organisms.training.train import main
 
     raise typer.Exit(main(context.args))

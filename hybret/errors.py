@@ -31,7 +31,7 @@ def printable(text: object, squeeze: bool = True) -> str:
 class HybretError(ValueError):
     """Bad input, in one line: what is wrong, and what to do. The command line prints it and exits with its `status`.
 
-    Foreign text in it is made printable. A long message loses its middle, because the remedy stands at the end.
+    Foreign text in it is made printable. A long message loses its middle, because the remedy is at the end.
     """
 
     status = 2

@@ -94,7 +94,7 @@ FAMILIES: dict[str, Family] = {
         dict(_SMALL, head_dim=16, layers_block_type=["mamba", "attention", "mlp"] * 2, ssm_state_size=16,
              mamba_num_heads=8, mamba_head_dim=16, n_groups=1, chunk_size=8),
     ),
-    # Qwen's gate stands between attention and its output projection, where shared rows would part.
+    # Qwen's gate is between attention and its output projection, where shared rows would part.
     "qwen3_next": Family(
         dict(_DELTA_LAYERS, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
              shared_expert_intermediate_size=32),

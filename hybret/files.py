@@ -20,8 +20,9 @@ from hybret.errors import HybretError
 
 CACHE = "HYBRET_CACHE"  # environment variable: the folder for fetched and generated data
 MANIFEST = "manifest.json"
-UMASK = os.umask(0)  # it can only be read by setting it
-os.umask(UMASK)
+_UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(_UMASK)
+MODE = 0o666 & ~_UMASK  # of a file that the user creates
 
 
 def digest(*parts: bytes | str | Path, digits: int = 12) -> str:
@@ -42,7 +43,7 @@ def write_whole(path: Path, data: bytes) -> None:
         try:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~UMASK)  # temporary files are private, results are as the user has them
+            os.fchmod(file.fileno(), MODE)  # temporary files are private
             os.fsync(file.fileno())
             file.close()
             os.replace(file.name, path)
@@ -85,7 +86,7 @@ def writing(what: object, remedy: str) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where fetched and generated data lie: ``$HYBRET_CACHE``, else ``hybret`` in the user's cache folder."""
+    """The folder of fetched and generated data: ``$HYBRET_CACHE``, else ``hybret`` in the user's cache folder."""
     named = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hybret"
     return Path(named).expanduser()
 

@@ -127,10 +127,7 @@ class Hybrid:
         Called before rows are made or looked up: what answers is what they are stored under.
         """
         if torch.is_autocast_enabled(self.device.type):
-            raise HybretError(
-                f"torch.autocast is on, and rows would say {self.dtype}; leave its block, or load the model in that "
-                "dtype"
-            )
+            raise HybretError(f"torch.autocast is on, and rows would say {self.dtype}; leave its block")
         for name, module in self.net.named_modules():
             if name and (module._forward_hooks or module._forward_pre_hooks):
                 raise HybretError(

@@ -1,4 +1,4 @@
-"""Metrics of rows: accuracy, the floor of the controls, paired differences, all with 95 % intervals.
+"""Metrics of rows: accuracy, the score of the controls, paired differences, all with 95 % intervals.
 
 Accuracy is the mean score divided by the rubric's maximum (0 to 1), over comparable rows, each of them once. Control
 rows, whose prompts leave the needle out, never enter an accuracy beside rows with a needle; their score is the floor of
@@ -27,7 +27,7 @@ from hybret.prompts import CONTROL, DIGITS
 from hybret.rows import ALIKE, CELL, GROUND, PLACE, checked
 from hybret.scoring import RUBRICS
 
-NOTHING = 0.03  # accuracy above the floor that counts as none left: the interval of 0 in 100 prompts reaches 0.037
+NOTHING = 0.03  # accuracy above the control that counts as none left: the interval of 0 in 100 prompts reaches 0.037
 _Z2 = 1.959964**2
 _DRAWS_AT_ONCE = 100
 _KEPT = 500  # prompts up to which the draws are kept in memory: 4 MB
@@ -48,7 +48,7 @@ def accuracy(rows: pd.DataFrame, by: By = (), n_boot: int = 1000, seed: int = 0)
     -------
     DataFrame
         `by`, then accuracy, low, high (0 to 1), exact (share of full needles), n (rows), prompts (distinct prompts).
-        Beside a depth asked for stands the mean `place` of the needles, which follow the end of a sentence.
+        Beside a nominal depth is the mean `place` of the needles, which follow the end of a sentence.
     """
     rows, by = scored(rows, by, "score", "exact", "prompt")
     rows = with_needle(rows)
@@ -70,8 +70,8 @@ def floor(rows: pd.DataFrame, by: By = ()) -> pd.DataFrame:
     ground = rows if control.all() else matching_controls(rows[control], rows[~control])
     if ground.empty:
         raise HybretError(
-            "no control rows of what these rows ask for: run the same conditions on grid(..., control=True) as well, "
-            "with the same needle, haystack, template and lengths"
+            "no control rows beside these with the same needle, haystack, template and lengths; run "
+            "grid(..., control=True) under the same conditions"
         )
     return accuracy(ground, [column for column in by if column not in PLACE])
 
@@ -213,10 +213,7 @@ def check_unique(rows: pd.DataFrame, by: Sequence[str] = ()) -> None:
     """Refuse rows that occur twice, as after joining tables that overlap: they are one observation."""
     cell = [column for column in dict.fromkeys((*by, *ALIKE, *CELL, "prompt")) if column in rows]
     if twice := int(rows.duplicated(cell).sum()):
-        raise HybretError(
-            f"{twice} of these rows are there twice, the same condition on the same prompt, and would count twice; "
-            "give each once"
-        )
+        raise HybretError(f"{twice} of these rows are there twice, of one condition and prompt; give each once")
 
 
 def matching_controls(control: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Loading hybrids: organisms shipped with hybret, random ones, and any Hugging Face folder or id."""
+"""Loading hybrids: small models shipped with hybret, random ones, and any Hugging Face folder or id."""
 
 from __future__ import annotations
 
@@ -22,16 +22,7 @@ from hybret.engine.attach import attached, implementation
 from hybret.engine.scan import parallel_scans
 from hybret.errors import SEEDS, HybretError, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
-from hybret.hybrid import (
-    ORGANISM_BUFFER,
-    ORGANISM_LENGTHS,
-    PAPER_BUFFER,
-    PAPER_LENGTHS,
-    Hybrid,
-    checksum,
-    digest_of,
-    window_of,
-)
+from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, Hybrid, checksum, digest_of, window_of
 from hybret.interventions import PHASES, Keep
 from hybret.prompts import PAPER_NEEDLE, Prompt
 from hybret.recipe import CORRECTED, Recipe
@@ -110,11 +101,9 @@ def load(
     device_map : ``"auto"`` or ``"balanced"`` spreads the layers over all GPUs with accelerate; `device` is not used.
     machine : devices and memory to decide by; default this machine's.
     """
-    if Version(transformers.__version__) < Version(OLDEST_TRANSFORMERS):
-        raise HybretError(
-            f"transformers {transformers.__version__} is too old: its recurrent models do not go through the "
-            f"attention interface correctly; install transformers>={OLDEST_TRANSFORMERS}"
-        )
+    version = transformers.__version__
+    if Version(version) < Version(OLDEST_TRANSFORMERS):
+        raise HybretError(f"transformers {version} is too old; install transformers>={OLDEST_TRANSFORMERS}")
     text("model", name)
     integer("seed", seed, 0, SEEDS)
     one_of("weights", weights, ("checkpoint", "random"))
@@ -136,6 +125,7 @@ def load(
     # Chat models name their end of turn in the generation config alone.
     ends = src.config.eos_token_id, net.generation_config.eos_token_id
     seeded = src.random and (name not in RANDOM_MODELS or weights == "random")
+    grid: dict[str, Any] = {"lengths": ORGANISM_LENGTHS, "buffer": ORGANISM_BUFFER} if src.small else {}
     return Model(
         name=src.name,
         net=net,
@@ -147,10 +137,9 @@ def load(
         instruct=getattr(tokenizer, "chat_template", None) is not None,
         digest=f"random{seed:06d}" if seeded else digest_of(net.state_dict()),
         checksum=checksum(net),
-        lengths=ORGANISM_LENGTHS if src.small else PAPER_LENGTHS,
-        buffer=ORGANISM_BUFFER if src.small else PAPER_BUFFER,
         embedded=src.kind == "organism",
         eos=frozenset(i for ids in ends if ids is not None for i in (ids if isinstance(ids, list) else [ids])),
+        **grid,
     )
 
 
@@ -180,10 +169,7 @@ def _build(src: checkpoints.Source, place: Placement, dtype: str, seed: int) -> 
     if place.spread:
         check_on_gpus(src.name, net)
     if not net._can_set_attn_implementation():
-        raise HybretError(
-            f"{src.name!r} ({src.config.model_type}) does not use transformers' attention interface; choose a family "
-            "that does, or a newer transformers"
-        )
+        raise HybretError(f"{src.name!r} does not use transformers' attention interface; choose another family")
     checkpoints.check_loaded(src.name, net, tokenizer, info)
     return net.eval() if place.spread else net.eval().to(place.devices[0]), tokenizer
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybret.errors import HybretError, checked, text
+from hybret.errors import HybretError, checked
 from hybret.files import digest
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 Span = tuple[int, int]  # half-open range of tokens
 CONTROL = "none"  # the label "needle" of a prompt without one
 DIGITS = 6  # of a depth, after the point: smaller differences are rounding
-
 
 # Scripts that part no words: each of their characters is a word of its own.
 _UNSPACED = re.compile("([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
@@ -46,7 +45,7 @@ def words(sentence: str) -> list[str]:
 
 
 def contains(answer: str, phrase: str) -> bool:
-    """Whether the words of `phrase` stand in `answer`, whole and one after another."""
+    """Whether the words of `phrase` are in `answer`, whole and one after another."""
     inside, wanted = words(answer), words(phrase)
     return any(inside[i : i + len(wanted)] == wanted for i in range(len(inside) - len(wanted) + 1))
 
@@ -65,15 +64,11 @@ class Needle:
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for part, value in (("name", self.name), ("sentence", self.sentence), ("question", self.question)):
-            text(f"the {part} of a needle", value)
         if not words(self.sentence):
             raise HybretError(f"the needle {self.name!r} is {self.sentence!r}, which holds no word; give a sentence")
         for word in self.keywords:
             if not words(word) or not contains(self.sentence, word):
-                raise HybretError(
-                    f"the keyword {word!r} does not stand in the sentence of the needle {self.name!r}; give words of it"
-                )
+                raise HybretError(f"the keyword {word!r} is not in the needle {self.name!r}; give words of it")
 
     @property
     def digest(self) -> str:

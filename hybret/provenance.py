@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,9 @@ HERE = Path(__file__).parent
 DECIDING = ("checkpoints", "devices", "families", "hybrid", "models", "recipe", "resolving")
 # Read once, with the code: a module edited while a run goes on does not change the run's name.
 _PACKAGE = sorted([*HERE.rglob("*.py"), *HERE.glob("organisms/*.txt")])  # the corpus is made from the texts
+_DECIDING = {*(HERE / f"{name}.py" for name in DECIDING), *HERE.glob("engine/*.py"), *HERE.glob("interventions/*.py")}
 PACKAGE_DIGEST = digest(*_PACKAGE)
-ENGINE_DIGEST = digest(
-    *(
-        path
-        for path in _PACKAGE
-        if path.parent in (HERE / "engine", HERE / "interventions") or (path.parent == HERE and path.stem in DECIDING)
-    )
-)
+ENGINE_DIGEST = digest(*sorted(_DECIDING))
 
 
 @cache
@@ -32,18 +28,14 @@ def commit(folder: Path) -> dict[str, Any]:
 
     The environment variable ``HYBRET_COMMIT`` may name the commit of code that was copied without its history.
     """
-
     # git gives its hooks GIT_DIR and more, which name the repository of the hook.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        try:
-            command = ["git", *words]
-            return subprocess.check_output(
-                command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, text=True
-            ).strip()
-        except (OSError, subprocess.CalledProcessError):
-            return ""
+        with suppress(OSError):
+            ran = subprocess.run(["git", *words], cwd=folder, env=environment, capture_output=True, text=True)
+            return "" if ran.returncode else ran.stdout.strip()
+        return ""
 
     if not git("ls-files", "--", "."):  # a package installed below somebody else's repository
         return {"commit": os.environ.get("HYBRET_COMMIT"), "dirty": None}

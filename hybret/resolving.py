@@ -30,14 +30,11 @@ class Resolved:
     ) -> None:
         """Refuse a prompt of so many `tokens`, `reading` of them in prefill, on which a part cannot act."""
         if not reading and (idle := [a for a in self.prefill if a not in self.generation]):
-            raise HybretError(
-                f"{idle[0].label} would never act in prefill: the prompt's only token belongs to generation; give a "
-                "longer prompt"
-            )
+            raise HybretError(f"{idle[0].label} would never act in prefill of a prompt of one token; give a longer one")
         if max_new_tokens <= (reading == tokens) and (idle := [a for a in self.generation if a not in self.prefill]):
             raise HybretError(
                 f"{idle[0].label} would never act in generation: the first token of an answer comes from prefill under "
-                "this recipe, and no other one is asked for; give max_new_tokens of at least 2"
+                "this recipe; give max_new_tokens of at least 2"
             )
         check_needs(self.prefill + self.generation, tokens, needle, question)
 
@@ -47,9 +44,7 @@ def resolve(condition: Intervention, model: Hybrid, recipe: Recipe) -> Resolved:
     require(condition)
     for part, phases in condition.parts():
         if part.during not in ("both", *phases) or not phases:
-            raise HybretError(
-                f"{part!r} would never act in {condition!r}: it is in the place of a phase that it leaves out"
-            )
+            raise HybretError(f"{part!r} would never act in {condition!r}: its place is a phase that it leaves out")
         _check_fits(part, model)
     applied = recipe.jamba_manipulation == "acts" or model.family != "jamba"  # the authors' code never does so there
     prefill, generation = (
@@ -59,17 +54,11 @@ def resolve(condition: Intervention, model: Hybrid, recipe: Recipe) -> Resolved:
     for actions in (prefill, generation):
         gates = [a for a in actions if isinstance(a, Gate)]
         if len({a.instead for a in gates}) > 1:
-            raise HybretError(
-                f"{gates[0].label} and {gates[-1].label} put different things in the place of a head; give both the "
-                "same `instead`"
-            )
+            raise HybretError(f"{gates[0].label} and {gates[-1].label} replace heads differently; give one `instead`")
         mixes = [a for a in actions if isinstance(a, Mix)]
         for a, b in permutations(mixes, 2):
             if a.silences and set(a.layers or a.places(model)) & set(b.layers or b.places(model)):
-                raise HybretError(
-                    f"{b.label} beside {a.label} would do nothing, whose layers give nothing of their own; leave it "
-                    "out, or name other layers"
-                )
+                raise HybretError(f"{b.label} beside {a.label} would do nothing: its layers give nothing; leave it out")
     versions = sorted({_version(type(a)) for a in prefill + generation} - {""})
     return Resolved(prefill, generation, " @ ".join([f"{prefill!r} | {generation!r}", *versions]))
 
@@ -80,9 +69,7 @@ def _check_fits(part: Elementary, model: Hybrid) -> None:
     part.check(model)
     # The digest may be older than the weights.
     if (means := part.instead) and (means.weights != model.digest or model.altered):
-        raise HybretError(
-            f"{part.label} has means of another model; take them with hybret.mean_outputs(model, prompts)"
-        )
+        raise HybretError(f"{part.label} has means of another model; take them with hybret.mean_outputs")
     if wrong := set(part.layers or ()) - set(places := part.places(model)):
         kind = " or ".join(part.kinds) if isinstance(part, Mix) else "attention"
         layers = ", ".join(map(str, places))
@@ -113,12 +100,6 @@ def check_needs(actions: Actions, tokens: int, needle: Spans | None, question: Q
         there = needle is None or (needle and all(0 <= first < end <= tokens for first, end in needle))
         if "needle" in action.needs and not there:
             where = f"its intervals {list(needle)} hold no token of the prompt" if needle else "this prompt has none"
-            raise HybretError(
-                f"{action.label} acts on the needle, and {where}; use prompts of hybret.niah.grid (control=True gives "
-                "controls), or KeepHeads or Null"
-            )
+            raise HybretError(f"{action.label} acts on the needle, and {where}; use prompts of hybret.niah.grid")
         if "question" in action.needs and question is None:
-            raise HybretError(
-                f"{action.label} needs the question, and this prompt does not say where its question is; use prompts "
-                "of hybret.niah.grid, or an intervention without 'question' and 'answer'"
-            )
+            raise HybretError(f"{action.label} needs the question, and this prompt has none; use hybret.niah.grid")

@@ -12,21 +12,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 import transformers
 
 from hybret import __version__
+from hybret.devices import Budget
 from hybret.errors import HybretError
 from hybret.files import digest, read_table, write_table, write_whole, writing
+from hybret.hybrid import Hybrid
 from hybret.provenance import ENGINE_DIGEST, HERE, PACKAGE_DIGEST, RUN_FILE, commit
-
-if TYPE_CHECKING:
-    from hybret.devices import Budget
-    from hybret.hybrid import Hybrid
-    from hybret.recipe import Recipe
+from hybret.recipe import Recipe
 
 REMEDY = "choose a folder you may write to for `out`"
 ABANDONED = 3600
@@ -139,8 +137,7 @@ class Store:
             raise HybretError(f"{folder} holds rows of an unknown run; choose an empty folder for `out`")
         if known is not None and (fields := differences(known, run)):
             raise HybretError(
-                f"{folder} holds the rows of another run (it differs in {fields}); choose another folder for `out`, or "
-                "remove this one"
+                f"{folder} holds the rows of another run (it differs in {fields}); choose another folder for `out`"
             )
         # Written even if it exists: a folder that cannot be written to is noticed before any model runs.
         write_whole(folder / RUN_FILE, _json(run))
@@ -229,7 +226,5 @@ def _read_note(note: Path) -> dict[str, Any] | None:
     except ValueError:
         facts = None
     if not isinstance(facts, dict):
-        raise HybretError(
-            f"{note} is damaged, so its rows cannot be trusted; remove {note.parent}, or choose another `out`"
-        )
+        raise HybretError(f"{note} is damaged, so its rows cannot be trusted; remove {note.parent}")
     return facts

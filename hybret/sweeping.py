@@ -7,18 +7,19 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from hybret import scoring
 from hybret.checkpoints import warn_beyond
+from hybret.cluster import Ray
 from hybret.devices import Budget, budget_of
 from hybret.engine import decode
 from hybret.engine.schedule import Timings, answer_key, schedule, tokens_acted_on
 from hybret.engine.schedule import run as run_schedule
-from hybret.errors import HybretError, check_conditions, integer, one_of, printable, text
+from hybret.errors import HybretError, check_conditions, conform, integer, one_of, printable
 from hybret.interventions import PHASES, Intervention, PerPhase
 from hybret.interventions.heads import KeepHeads
 from hybret.models import Model, check_prompts
@@ -29,9 +30,6 @@ from hybret.resolving import resolve
 from hybret.rows import CELL
 from hybret.store import Answer, Store, facts, name_of, read_rows, run_key
 from hybret.tasks.niah import Niah
-
-if TYPE_CHECKING:
-    from hybret.cluster import Ray
 
 MOST_NEW_TOKENS = 4096
 
@@ -79,26 +77,21 @@ def sweep(
     integer("max_new_tokens", max_new_tokens, 1, MOST_NEW_TOKENS)
     warn_beyond(model, [p.ids for p in prompts])
     one_of("rubric", recipe.rubric, scoring.RUBRICS)
-    if budget is not None and not isinstance(budget, Budget):
-        raise HybretError(f"budget is {budget!r}; give a hybret.devices.Budget, or None for what fits")
-    if out is not None and not isinstance(out, Path):
-        text("out", out)
+    conform("budget", budget, Budget | None)
+    conform("out", out, Path | str | None)
     resolved = {label: resolve(condition, model, recipe) for label, condition in conditions.items()}
     check_prompts(model, prompts, resolved.values(), recipe, max_new_tokens)
-    cluster: Any = None
-    if engine != "local":
-        from hybret.cluster import Ray  # a sweep on this machine needs none of it
-
-        cluster = Ray() if engine == "ray" else engine
-        if not isinstance(cluster, Ray):
-            raise HybretError(f"unknown engine {engine!r}; choose local, ray or a hybret.Ray")
+    cluster = Ray() if engine == "ray" else engine
+    if isinstance(cluster, Ray):
         cluster.connect()
+    else:
+        one_of("engine", engine, ("local", "ray"))
     budget = budget or budget_of(model)
     stages = stages or Timings()
     run = run_key(model, recipe, max_new_tokens, budget)
     store = Store(out, run, facts(model))
     plan = schedule(model, prompts, list(resolved.values()), recipe, max_new_tokens, budget, store.answers.keys())
-    finished = cluster.run(model, plan, stages, run) if cluster else run_schedule(model, plan, stages)
+    finished = cluster.run(model, plan, stages, run) if isinstance(cluster, Ray) else run_schedule(model, plan, stages)
     total = sum(len(batch.rows) for batch in plan.batches)
     bar = progress_bar(progress and total > 0, f"{model.name}, {recipe.name}", unit="answer", total=total)
     with bar, closing(finished):
@@ -156,7 +149,7 @@ def run_folder(
     run = run_key(model, recipe, max_new_tokens, budget or budget_of(model))
     # A name is foreign text: what is left of it is one plain part of a path.
     plain = re.sub(r"[^\w.@+-]+", "-", Path(model.name).name)[:100]
-    return Path(out if isinstance(out, Path) else text("out", out)).expanduser() / f"{plain}-{name_of(run)}"
+    return Path(conform("out", out, Path | str)).expanduser() / f"{plain}-{name_of(run)}"
 
 
 def load_rows(

@@ -409,7 +409,7 @@ def cached(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("state", "says"),
     [("link", "download of its {} was broken off; fetch"), ("part", "download of its .* was broken off; fetch"),
-     ("none", "there is no .*; get it again|not in the cache")],
+     ("none", "there is no .*; get it again|not cached")],
 )  # fmt: skip
 def test_a_download_that_was_broken_off_is_said(cached, name, state, says):
     cache, snapshot = cached

@@ -78,8 +78,8 @@ def check_made_for(model: Any, prompts: Sequence[Prompt], recipe: Recipe | None)
     for p in prompts:
         if recipe and p.insertion not in ("", recipe.insertion):
             raise HybretError(
-                f"a prompt was built with insertion {p.insertion!r}, but {recipe.name} has {recipe.insertion!r}; build "
-                "the prompts with this recipe, too: hybret.niah.grid(..., recipe=...)"
+                f"a prompt was built with insertion {p.insertion!r}, but {recipe.name} has {recipe.insertion!r}; give "
+                "hybret.niah.grid the recipe, too"
             )
     made = [(p.tokenizer_key, p.labels.get("template", "base")) for p in prompts if p.tokenizer_key]
     ours = {template: tokenizer_key(model, template) for template in {template for _, template in made}}

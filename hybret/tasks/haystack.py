@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -67,21 +67,15 @@ def load_haystack(source: str | Path | Haystack = "embedded", seed: int = 0, tok
         from hybret import data  # only here: it needs the cache's folder
 
         return _read_folder(data.text_folder(str(source)))
-    try:
-        if source and Path(source).is_dir():
-            return _read_folder(Path(source))
-        if source and Path(source).exists():
-            raise HybretError(f"the haystack {source} is a file; give the folder of .txt files that holds it")
-    except OSError as problem:
-        if isinstance(source, Path) or problem.errno != errno.ENAMETOOLONG:  # a text is too long for a path
-            raise HybretError(f"cannot read the haystack folder {source}: {problem.strerror}") from problem
+    if os.path.isdir(source):
+        return _read_folder(Path(source))
+    if os.path.exists(source):
+        raise HybretError(f"the haystack {source} is a file; give the folder of .txt files that holds it")
     # A single word, or a short text without a sentence, can hide nothing: it is meant as a path.
     longest = max(len(part.encode(errors="replace")) for part in str(source).split("/"))  # more than a name may have
     short = longest < 256 and (len(str(source).split()) <= 1 or len(str(source)) < 256)
     if isinstance(source, Path) or (short and not SENTENCE_END.search(source)):
-        raise HybretError(
-            f"there is no haystack folder {str(source)[:200]!r}; give a folder of .txt files, a text, {NAMES}"
-        )
+        raise HybretError(f"there is no haystack folder {str(source)[:200]!r}; give a folder of .txt, a text, {NAMES}")
     sha256 = digest(source.encode(errors="replace"), digits=64)
     return Haystack(f"text-{sha256[:8]}", source, sha256)
 
@@ -95,9 +89,7 @@ def _read_folder(folder: Path) -> Haystack:
     if irregular := [name for name in names if not (folder / name).is_file()]:  # a pipe or a device would never end
         raise HybretError(f"{folder / irregular[0]} is no regular file; take it out of the haystack folder")
     if sum((folder / name).stat().st_size for name in names) > MOST_BYTES:
-        raise HybretError(
-            f"the haystack folder {folder} holds more than {MOST_BYTES >> 20} MiB; keep a few of its files"
-        )
+        raise HybretError(f"the haystack folder {folder} holds more than {MOST_BYTES >> 20} MiB; keep a few files")
     texts, sources = [], []
     for name in names:
         raw = (folder / name).read_bytes()
@@ -127,7 +119,7 @@ class Cutter:
         while True:
             encoded = tokenizer(hay.text[:size], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             ids = encoded["input_ids"]
-            # Tokens next to the cut may change when more text follows, so a few more are asked for.
+            # Tokens next to the cut may change when more text follows, so we take a few more.
             if len(ids) >= need + 64 or size >= len(hay.text):
                 break
             size *= 2
@@ -146,10 +138,7 @@ class Cutter:
                 raise HybretError("this tokenizer has no token for '.' to insert a needle after; use CORRECTED")
             self.places = [(i + 1, self.ends[i]) for i, token in enumerate(ids[:need]) if token in stops]
             if not self.places and "." in self.context(need):  # sentencepiece marks the beginning of a word
-                raise HybretError(
-                    "this tokenizer has one token for '.' alone and another for '.' after a word, so the recipe finds "
-                    "no end of a sentence; use recipe CORRECTED, which looks for it in the text"
-                )
+                raise HybretError("this tokenizer has another token for '.' after a word; use recipe CORRECTED")
         else:
             marks = SENTENCE_END if SENTENCE_END.search(hay.text) else LINE_END
             found = marks.finditer(hay.text, 0, self.ends[need - 1])

@@ -7,9 +7,11 @@ The prompts should not be those on which the chosen heads are judged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -26,7 +28,6 @@ from hybret.tasks.language import Passage, answers, predict
 
 SCORES = ("focus", "needle", "copied", "write", "ablation", "copies", "matches")
 LOOKED_UP = 512  # tokens of the vocabulary that the scores from weights try
-Table = dict[tuple[int, int], float]
 
 
 @torch.no_grad()
@@ -56,11 +57,6 @@ def head_scores(
     -------
     pandas.DataFrame
         One row per score and head: score, layer, head, value.
-
-    Raises
-    ------
-    HybretError
-        For a prompt without a needle, or a model whose attention hybret cannot take apart.
     """
     recipe = find_recipe(recipe)
     scores = [one_of("score", score, SCORES) for score in scores]
@@ -69,7 +65,7 @@ def head_scores(
     if not prompts:
         raise HybretError("there are no prompts; build some with hybret.niah.grid")
     passages = answers(model, prompts)
-    found: dict[str, Table] = {}
+    found: dict[str, np.ndarray] = {}
     if set(scores) & {"focus", "needle", "copied", "write"}:
         found |= _watched(model, passages, recipe)
     if "ablation" in scores:
@@ -77,10 +73,10 @@ def head_scores(
     if set(scores) & {"copies", "matches"}:
         found |= _of_weights(model)
     lines = [
-        {"score": score, "layer": layer, "head": head, "value": found[score][layer, head]}
+        {"score": score, "layer": layer, "head": head, "value": float(value)}
         for score in scores
-        for layer in model.attention_layers
-        for head in range(model.heads)
+        for layer, values in zip(model.attention_layers, found[score], strict=True)
+        for head, value in enumerate(values)
     ]
     return pd.DataFrame(lines)
 
@@ -90,10 +86,7 @@ def _projection(model: Hybrid, layer: int, name: str) -> Any:
     layers = getattr(getattr(model.net, "model", None), "layers", None)
     found = layers and next((m for n, m in layers[layer].named_modules() if n.split(".")[-1] == name), None)
     if found is None or not hasattr(found, "weight"):
-        raise HybretError(
-            f"{model.family} has no {name} of its own in layer {layer}, so its heads cannot be taken apart; choose "
-            "the scores focus, needle, copied and ablation"
-        )
+        raise HybretError(f"{model.family} has no {name} in layer {layer}; choose other scores, such as ablation")
     return found
 
 
@@ -101,26 +94,19 @@ def _projection(model: Hybrid, layer: int, name: str) -> Any:
 def _outputs(model: Hybrid) -> Iterator[dict[int, Tensor]]:
     """What the heads of every attention layer give in the last pass, ``(tokens, heads x head_dim)``, by layer."""
     seen: dict[int, Tensor] = {}
-
-    def keep(layer: int, inputs: tuple[Tensor, ...]) -> None:
-        seen[layer] = inputs[0][0]
-
-    hooks = [
-        _projection(model, layer, "o_proj").register_forward_pre_hook(lambda _, inputs, at=layer: keep(at, inputs))
-        for layer in model.attention_layers
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in model.attention_layers:
+            projection = _projection(model, layer, "o_proj")
+            keep = lambda _, inputs, at=layer: seen.update({at: inputs[0][0]})  # noqa: E731
+            hooks.enter_context(projection.register_forward_pre_hook(keep))
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _watched(model: Hybrid, passages: Sequence[Passage], recipe: Recipe) -> dict[str, Table]:
-    """The scores that one pass over each prompt and its answer gives."""
-    sums: dict[str, Tensor] = {}
+def _watched(model: Hybrid, passages: Sequence[Passage], recipe: Recipe) -> dict[str, np.ndarray]:
+    """The scores that one pass over each prompt and its answer gives, each ``(attention layers, heads)``."""
+    sums: dict[str, np.ndarray] = {}
     for passage in passages:
-        ids, start = [*passage.read, *passage.following], len(passage.read) - 1
+        ids = [*passage.read, *passage.following]
         with (
             _outputs(model) as outputs,
             attach(model, Keep(), recipe, weights=True) as trace,
@@ -128,66 +114,48 @@ def _watched(model: Hybrid, passages: Sequence[Passage], recipe: Recipe) -> dict
         ):
             model.net(torch.tensor([ids[:-1]], device=model.device), use_cache=False)
         for row, layer in enumerate(model.attention_layers):
-            for name, value in _one_layer(model, trace, outputs, layer, passage, ids, start).items():
-                table = sums.setdefault(name, torch.zeros(len(model.attention_layers), model.heads))
-                table[row] += value / len(passages)
-    return {
-        name: {
-            (layer, head): float(x)
-            for layer, row in zip(model.attention_layers, t, strict=True)
-            for head, x in enumerate(row)
-        }
-        for name, t in sums.items()
-    }
+            for name, value in _one_layer(model, trace, outputs[layer], layer, passage).items():
+                table = sums.setdefault(name, np.zeros((len(model.attention_layers), model.heads), np.float32))
+                table[row] += (value / len(passages)).numpy()
+    return sums
 
 
-def _one_layer(
-    model: Hybrid,
-    trace: Trace,
-    outputs: dict[int, Tensor],
-    layer: int,
-    passage: Passage,
-    ids: Sequence[int],
-    start: int,
-) -> dict[str, Tensor]:
-    """Means over the answer's tokens, each ``(heads,)``."""
-    name = f"layer {layer}"
-    following = torch.tensor(ids[start + 1 :])
-    weights = trace.weights[name][0][:, start:]  # (heads, answer tokens, keys)
-    looked = torch.tensor(ids)[weights.argmax(-1)] == following
-    first = weights.argmax(-1)
+def _one_layer(model: Hybrid, trace: Trace, outputs: Tensor, layer: int, passage: Passage) -> dict[str, Tensor]:
+    """Means over the answer's tokens, each ``(heads,)``; `outputs` are ``(tokens, heads x head_dim)``."""
+    name, start = f"layer {layer}", len(passage.read) - 1
+    following = torch.tensor(passage.following)
+    first = trace.weights[name][0][:, start:].argmax(-1)  # (heads, answer tokens)
+    looked = torch.tensor([*passage.read, *passage.following])[first] == following
     inside = sum(((first >= a) & (first < b) for a, b in passage.spans), torch.zeros_like(looked)) > 0
-    scores = {
+    output = outputs[start:].float().unflatten(-1, (model.heads, -1))
+    into = _projection(model, layer, "o_proj").weight.float().unflatten(1, (model.heads, -1))
+    unembedding = model.net.get_output_embeddings().weight.float()
+    wanted = unembedding[following.to(unembedding.device)] - unembedding.mean(0)
+    return {
         "focus": -trace.entropy[name][:, start:].mean(-1),
         "needle": trace.needle_mass[name][:, start:].mean(-1),
         "copied": (looked & inside).float().mean(-1),
+        "write": torch.einsum("thd,mhd,tm->h", output, into, wanted).cpu() / len(following),
     }
-    head_dim = outputs[layer].shape[-1] // model.heads
-    output = outputs[layer][start:].float().unflatten(-1, (model.heads, head_dim))
-    into = _projection(model, layer, "o_proj").weight.float().unflatten(1, (model.heads, head_dim))
-    unembedding = model.net.get_output_embeddings().weight.float()
-    wanted = unembedding[following.to(unembedding.device)] - unembedding.mean(0)
-    scores["write"] = torch.einsum("thd,mhd,tm->h", output, into, wanted).cpu() / len(following)
-    return scores
 
 
-def _ablated(model: Hybrid, passages: Sequence[Passage], recipe: Recipe) -> Table:
-    heads = [(layer, head) for layer in model.attention_layers for head in range(model.heads)]
+def _ablated(model: Hybrid, passages: Sequence[Passage], recipe: Recipe) -> np.ndarray:
+    heads = product(model.attention_layers, range(model.heads))
     conditions: dict[str, Intervention] = {str(pair): OmitHeads((pair,), during="generation") for pair in heads}
     rows = predict(model, passages, {"all": Keep(), **conditions}, recipe)
     means = rows.groupby("condition")["nats"].mean()
-    return {pair: float(means[str(pair)] - means["all"]) for pair in heads}
+    return (means[[*conditions]] - means["all"]).to_numpy().reshape(-1, model.heads)
 
 
-def _of_weights(model: Hybrid) -> dict[str, Table]:
+def _of_weights(model: Hybrid) -> dict[str, np.ndarray]:
     embedding, unembedding = (
         m.weight.float() for m in (model.net.get_input_embeddings(), model.net.get_output_embeddings())
     )
     generator = torch.Generator().manual_seed(0)
     taken = torch.randperm(len(unembedding), generator=generator)[:LOOKED_UP].to(unembedding.device)
     read = embedding[taken] / embedding[taken].square().mean(-1, keepdim=True).sqrt()
-    copies, matches = {}, {}
-    for layer in model.attention_layers:
+    copies, matches = np.zeros((2, len(model.attention_layers), model.heads))
+    for row, layer in enumerate(model.attention_layers):
         query, key, value, into = (
             _projection(model, layer, name).weight.float() for name in ("q_proj", "k_proj", "v_proj", "o_proj")
         )
@@ -200,7 +168,7 @@ def _of_weights(model: Hybrid) -> dict[str, Table]:
         for head in range(model.heads):
             logits = read @ shared[1][head].T @ outs[:, head].T @ unembedding[taken].T
             scores = (read @ per_head[head].T) @ (read @ shared[0][head].T).T
-            copies[layer, head], matches[layer, head] = _own(logits), _own(scores)
+            copies[row, head], matches[row, head] = _own(logits), _own(scores)
     return {"copies": copies, "matches": matches}
 
 

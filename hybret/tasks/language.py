@@ -1,12 +1,13 @@
 """How a model goes on with a given text under interventions: its loss, and the next tokens that stay the same.
 
 Nothing is generated. The true continuation is fed in (teacher forcing), so that every condition predicts the same
-tokens. What stands before it is read in prefill and the continuation in generation, split as a prompt and its answer
+tokens. The text before it is read in prefill and the continuation in generation, split as a prompt and its answer
 are: the last token that is read belongs to generation.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,7 +71,7 @@ def prose(
     ((_, ids, offsets),) = encode(model, [text], chat=False)
     bos = next(at for at, (_, end) in enumerate(offsets) if end)  # tokens that are no text
     if len(ids) < bos + n * tokens:
-        raise HybretError(f"the haystack has {len(ids)} tokens, and {n} x {tokens} are asked for; ask for fewer")
+        raise HybretError(f"the haystack has {len(ids)} tokens, and {n} x {tokens} are needed; take fewer")
     starts = range(bos, bos + n * tokens, tokens)
     return [Passage("prose", ids[:bos] + ids[at : at + half], ids[at + half : at + tokens]) for at in starts]
 
@@ -97,12 +98,7 @@ def predict(
     pandas.DataFrame
         One row per passage and condition: model, weights, recipe, condition, intervention, kind, passage (its number
         among those of its kind, from 0), tokens (predicted ones), `nats` per token, and `same`: the share of tokens (0
-        to 1) whose likeliest next token is that of the untouched model.
-
-    Raises
-    ------
-    HybretError
-        If there is nothing to predict, or an intervention cannot act on a passage, before the model runs.
+        to 1) whose likeliest next token is that of the unmodified model.
     """
     recipe = find_recipe(recipe)
     named = {label: resolve(condition, model, recipe) for label, condition in check_conditions(conditions).items()}
@@ -111,10 +107,9 @@ def predict(
     for passage in passages:
         if len(passage.read) < 2 or not passage.following:
             raise HybretError("a passage needs at least two tokens to read and one to predict; give a longer text")
+        tokens, reading = len(passage.read), prompt_tokens(model, passage.read, recipe)
         for resolved in named.values():
-            reading = prompt_tokens(model, passage.read, recipe)
-            new = len(passage.following)
-            resolved.check_prompt(len(passage.read), reading, new, passage.spans, passage.question)
+            resolved.check_prompt(tokens, reading, len(passage.following), passage.spans, passage.question)
     model.check_state()
     distinct = list({r.key: r for r in (resolve(Keep(), model, recipe), *named.values())}.values())
     at = {resolved.key: row for row, resolved in enumerate(distinct)}
@@ -131,28 +126,26 @@ def predict(
             for text in texts[prompt.key]:
                 done[text] = _follow(model, state.fork().unshared().select(owners), text, distinct, recipe)
     lines: list[dict[str, Any]] = []
-    numbers: dict[str, int] = {}
+    numbers: Counter[str] = Counter()
     for passage in passages:
         nats, best = done[replace(passage, kind="")]
-        number = numbers[passage.kind] = numbers.get(passage.kind, -1) + 1
         same = (best == best[0]).float().mean(1)
-        about = {"kind": passage.kind, "passage": number, "tokens": len(passage.following)}
-        lines += [
-            {"condition": label, **about, "nats": float(nats[row].mean()), "same": float(same[row])}
-            for label, row in ((label, at[resolved.key]) for label, resolved in named.items())
-        ]
-    rows = pd.DataFrame(lines)
-    rows.insert(1, "intervention", rows["condition"].map({label: repr(c) for label, c in conditions.items()}))
-    return pd.concat(
-        [pd.DataFrame({"model": model.name, "weights": model.digest, "recipe": recipe.name}, rows.index), rows], axis=1
-    )
+        for label, resolved in named.items():
+            row = at[resolved.key]
+            lines.append({
+                "model": model.name, "weights": model.digest, "recipe": recipe.name, "condition": label,
+                "intervention": repr(conditions[label]), "kind": passage.kind, "passage": numbers[passage.kind],
+                "tokens": len(passage.following), "nats": float(nats[row].mean()), "same": float(same[row]),
+            })  # fmt: skip
+        numbers[passage.kind] += 1
+    return pd.DataFrame(lines)
 
 
 def _follow(
     model: Hybrid, state: State, passage: Passage, conditions: Sequence[Resolved], recipe: Recipe
 ) -> tuple[Tensor, Tensor]:
     """Loss in nats and likeliest token, each ``(conditions, tokens)``; `state` has read all but the last token."""
-    ids, start = [*passage.read, *passage.following], len(passage.read) - 1
+    ids, start, n = [*passage.read, *passage.following], len(passage.read) - 1, len(conditions)
     # Under some recipes the first token of an answer comes from prefill, as in the authors' code.
     generates = prompt_tokens(model, passage.read, recipe)
     parts: list[tuple[Tensor, Tensor]] = []
@@ -160,9 +153,13 @@ def _follow(
         phase: Phase = "prefill" if start < generates else "generation"
         width = AT_ONCE if model.traits.chunked_prefill else 1
         end = min(start + width, generates if phase == "prefill" else len(ids) - 1)
-        logits = _forward(model, state, phase, conditions, ids[start:end], start, passage, recipe)
-        chances = logits.float().log_softmax(-1)
-        following = torch.tensor(ids[start + 1 : end + 1], device=chances.device).expand(len(conditions), -1)
+        rows = [getattr(condition, phase) for condition in conditions]
+        tokens = torch.tensor([ids[start:end]], device=model.device).expand(n, -1)
+        positions = torch.arange(start, end, device=model.device).expand(n, -1)
+        questions = [passage.question] * n
+        context = ForwardContext(phase, rows, [passage.spans] * n, positions[:, -1], recipe, questions=questions)
+        chances = forward(model, state, context, tokens, positions).float().log_softmax(-1)
+        following = torch.tensor(ids[start + 1 : end + 1], device=chances.device).expand(n, -1)
         parts.append((-chances.gather(-1, following[..., None])[..., 0], chances.argmax(-1)))
         start = end
     nats, best = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
@@ -170,17 +167,3 @@ def _follow(
         acting = conditions[wrong[0]]
         raise NotFiniteError(wrong[0]).explained(model, ids, acting.prefill + acting.generation)
     return nats, best
-
-
-def _forward(
-    model: Hybrid, state: State, phase: Phase, conditions: Sequence[Resolved], ids: Sequence[int], at: int,
-    passage: Passage, recipe: Recipe,
-) -> Tensor:  # fmt: skip
-    """Logits of the tokens `ids`, which stand at `at` and after, under every condition."""
-    n = len(conditions)
-    rows = [getattr(condition, phase) for condition in conditions]
-    last = torch.full((n,), at + len(ids) - 1, device=model.device)
-    context = ForwardContext(phase, rows, [passage.spans] * n, last, recipe, questions=[passage.question] * n)
-    tokens = torch.tensor([list(ids)], device=model.device).expand(n, -1)
-    positions = torch.arange(at, at + len(ids), device=model.device).expand(n, -1)
-    return forward(model, state, context, tokens, positions)

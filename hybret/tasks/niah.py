@@ -8,6 +8,7 @@ its end. (The caption of the paper's Figure 4 counts the other way; the authors'
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hybret.errors import SEEDS, HybretError, integer, number, one_of
+from hybret.hybrid import PAPER_BUFFER, PAPER_LENGTHS
 from hybret.prompts import CONTROL, DIGITS, PAPER_NEEDLE, Needle, Prompt, Span
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
@@ -25,8 +27,6 @@ from hybret.tasks.haystack import Cutter, Haystack, load_haystack
 __all__ = ["PAPER_NEEDLE", "TEMPLATES", "Haystack", "Needle", "Niah", "Prompt", "grid", "labels", "load_haystack"]
 
 TEMPLATES = ("base", "instruct", "jrt")
-PAPER_LENGTHS = (250, 4096)  # first and last length label, tokens
-PAPER_BUFFER = 200  # tokens that a label reserves for template, question and answer
 MOST_LABELS = 10_000
 MOST_OFF, SHORT = 40, 100  # per cent between a depth and the needle, in a context of more tokens than a sentence has
 MOST_TOKENS = 1_000_000  # of a length label: more than any model reads, and a haystack takes time to write
@@ -88,8 +88,7 @@ def grid(
     key = tokenizer_key(model, template)
     depths, listed = _depths(depths), _listed("lengths", lengths, getattr(model, "lengths", PAPER_LENGTHS))
     lengths = [integer("a length", n, 1, MOST_TOKENS) for n in listed]
-    axes: dict[str, list[Any]] = {"lengths": lengths, "depths": depths}
-    for name, values in axes.items():
+    for name, values in (("lengths", lengths), ("depths", depths)):
         if len(set(values)) < len(values):
             raise HybretError(f"{len(values)} {name} would hold an entry twice; give each one once, or fewer")
     buffer = integer("buffer", getattr(model, "buffer", PAPER_BUFFER) if buffer is None else buffer)
@@ -151,15 +150,13 @@ def _cut(
     sizes = {length: length - buffer - cost for length in lengths}
     if min(sizes.values()) < 1:
         raise HybretError(
-            f"length {min(lengths)} leaves no room for a haystack: the needle takes {cost} tokens and "
-            f"the buffer {buffer}, so the shortest length is {buffer + cost + 1}"
+            f"length {min(lengths)} leaves no room for a haystack beside the needle and the buffer; the shortest "
+            f"length is {buffer + cost + 1}"
         )
     longest = max(sizes.values())
     cutter = Cutter(tokenizer, load_haystack(haystack, seed, longest), longest, recipe.insertion)
     if _bare(needle.sentence) in _bare(cutter.context(longest)):
-        raise HybretError(
-            f"the haystack {cutter.hay.name!r} holds the needle {needle.name!r} already; take it out, or hide another"
-        )
+        raise HybretError(f"the haystack {cutter.hay.name!r} holds the needle {needle.name!r}; hide another one")
     return cutter, sizes
 
 
@@ -197,17 +194,13 @@ def _encoded(
     if template == "jrt":
         blocks = [f"{block}\n\n{block}" for block in blocks]
     for text, ids, offsets in encode(model, [block + ending for block in blocks], chat):
-        copies, at = [], text.find(line)
-        while at >= 0:
-            end = at + len(line) - 1
+        copies = []
+        for copy in re.finditer(re.escape(line), text):
+            end = copy.end() - 1
             span = token_span(offsets, end - len(needle.sentence), end)
             if span is None or _bare(needle.sentence) not in _bare(tokenizer.decode(ids[slice(*span)])):
-                raise HybretError(
-                    f"this tokenizer cannot place the needle {needle.name!r}: its sentence does not survive "
-                    "encoding; use another tokenizer, or a needle in its vocabulary"
-                )
+                raise HybretError(f"this tokenizer cannot place the needle {needle.name!r}; use another of the two")
             copies.append(span)
-            at = text.find(line, end)
         at = text.rindex(asked)
         question = token_span(offsets, at, at + len(asked))
         yield text, ids, {"needle": tuple(copies), "question": (question,) if question else ()}

@@ -232,9 +232,9 @@ def test_a_needle_that_is_not_there_is_refused(condition, griffin, cells, asleep
 
 def test_a_question_that_is_not_known_is_refused(griffin, cells, asleep):
     condition, unknown = Only(also=("question",)), placed(cells[0], question=())
-    with pytest.raises(HybretError, match="does not say where its question is"):
+    with pytest.raises(HybretError, match="needs the question, and this prompt has none"):
         run(griffin, [*cells[1:], unknown], {"keep": Keep(), "one": condition})
-    with hb.attach(griffin, condition), pytest.raises(HybretError, match="where its question is"):
+    with hb.attach(griffin, condition), pytest.raises(HybretError, match="needs the question"):
         griffin.generate(unknown)
     with pytest.raises(HybretError, match="where its question is"):
         hb.look(griffin, unknown, {"one": condition})

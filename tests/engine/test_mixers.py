@@ -189,7 +189,7 @@ def test_means_are_those_of_every_token(model):
         (KeepHeads(1, instead=replace(means, weights="others")), "has means of another model"),
         (
             KeepHeads(1, instead=means) & hb.OmitHeads(((model.attention_layers[0], 1),)),
-            "different things in the place",
+            "replace heads differently",
         ),
     ):
         with pytest.raises(HybretError, match=says):

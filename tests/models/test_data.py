@@ -218,13 +218,13 @@ def test_essays_are_fetched_where_it_stopped_and_checked(hub, essays):
     with pytest.raises(HybretError, match=r"cannot fetch newideas.txt .*; run `hybret fetch essays` again"):
         data.fetch("essays")
     with pytest.raises(HybretError, match=r"newideas.txt is missing or changed\); run `hybret fetch essays` once"):
-        data.essays_folder()
-    assert data.fetch("essays") == data.essays_folder() == essays
+        data.text_folder("essays")
+    assert data.fetch("essays") == data.text_folder("essays") == essays
     assert hub.gets() == ["useful.txt", "newideas.txt", "newideas.txt", "addiction.txt"]
     (essays / "useful.txt").write_text("Be idle.")
     with pytest.raises(HybretError, match="useful.txt is missing or changed"):
-        data.essays_folder()
-    assert data.fetch("essays") == data.essays_folder() and hub.gets()[4:] == ["useful.txt"]
+        data.text_folder("essays")
+    assert data.fetch("essays") == data.text_folder("essays") and hub.gets()[4:] == ["useful.txt"]
 
 
 def test_an_essay_with_another_digest_is_not_kept(hub, essays):

@@ -75,7 +75,7 @@ def test_several_answers_to_one_cell_are_refused(rows):
     for more, named in (
         ({"model": "other"}, " (they differ in model)"),
         ({"rubric": "2025-05"}, " (they differ in rubric)"),
-        ({}, ": these"),
+        ({}, "; compare its runs"),
     ):
         both = pd.concat([rows, rows.assign(score=2.0, **more)])
         for pair in ((both, rows), (rows, both)):

@@ -183,7 +183,7 @@ CALLS = {
     "depth as a fraction": (lambda w: grid(w, depths=[0.25]), "0.25 is a fraction; give 25"),
     "instruct without a chat template": (lambda w: grid(w, template="instruct"), "no chat template"),
     "grid of no model": (lambda w: niah.grid(None), "no character offsets"),
-    "haystack of a long name": (lambda w: grid(w, haystack=Path("x" * 5000)), "File name too long"),
+    "haystack of a long name": (lambda w: grid(w, haystack=Path("x" * 5000)), "there is no haystack folder"),
     "haystack without .txt": (hay(PROSE, "notes.md"), "holds no text"),
     "haystack folder named as a file": (hay(PROSE, "a.txt/b"), "a.txt is no regular file"),
     "haystack binary": (hay(bytes(range(256)) * 40), "not UTF-8"),
@@ -264,7 +264,7 @@ CONFIGS = [  # of griffin-tiny, changed
     ({"num_hidden_layers": 12}, "such as model.layers."),
     ({"num_hidden_layers": 6}, "tensors that its configuration has no place for"),
     ({"block_types": []}, "must be equal to the"),
-    ({"block_types": ["x"]}, "lack tensors that its configuration names (30"),
+    ({"block_types": ["x"]}, "hold tensors that its configuration has no place for (78"),
     ({"model_type": "gpt2"}, "are of different models"),
     ({"vocab_size": 0}, "has vocab_size = 0"),
     ({"vocab_size": 100}, "another shape than its configuration (1, such as ('model.embed_tokens.weight'"),
@@ -275,12 +275,8 @@ TENSORS = [
     (shape(BIAS, 5), f"another shape than its configuration (1, such as ('{BIAS}"),
     (lambda held: held.update(evil=torch.zeros(3)), "no place for (1, such as evil)"),
     *(
-        (lambda held, p=prefix: [held.update({p + key: held.pop(key)}) for key in list(held)], says)
-        for prefix, says in (
-            ("x.", "are of different models"),
-            ("_orig_mod.", "as torch.compile saves"),
-            ("module.", "as Dist"),
-        )
+        (lambda held, p=prefix: [held.update({p + key: held.pop(key)}) for key in list(held)], f"such as {prefix}")
+        for prefix in ("x.", "_orig_mod.", "module.")
     ),
 ]
 FILES = [  # name: its bytes, or what becomes of them; None where it is gone

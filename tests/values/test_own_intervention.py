@@ -126,6 +126,6 @@ def test_every_guard_holds_for_it(griffin):
     ):
         with pytest.raises(hb.HybretError, match=problem):
             hb.sweep(griffin, [prompt], {"own": condition})
-    for condition, problem in ((Hide("generation"), "hide.* acts on the needle"), (Asks(), "where its question is")):
+    for condition, problem in ((Hide("generation"), "hide.* acts on the needle"), (Asks(), "needs the question")):
         with hb.attach(griffin, condition), pytest.raises(hb.HybretError, match=problem):
             griffin.generate("No needle anywhere, and no question.", 2)
