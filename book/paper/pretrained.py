@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import hybret as hb
-from book.paper.chapter import Chapter, keep_heads, percent, with_needle
-from hybret.metrics import mean_interval
+from book.paper.chapter import Chapter, in_nats, keep_heads, percent, with_interval, with_needle
+from hybret.families import known_as
+from hybret.figures import style
 from hybret.store import rows_of
 
 Tables = Mapping[str, pd.DataFrame]
@@ -110,10 +112,11 @@ def _means(losses: pd.DataFrame, k: int, during: str = "generation", metric: str
     worth = bare["nats"].to_numpy()[each] - told["nats"].to_numpy()
     line = {"k": k, "same": prose["same"].mean(), "passages": len(prose)}
     for name, values in (("language", prose["nats"].to_numpy()), ("worth", worth)):
-        spread = (values.mean() if len(values) else np.nan, np.nan, np.nan)
         if len(values) > 1:
-            spread = mean_interval(values, np.arange(len(values)), (values.min(), values.max()))[:3]
-        line |= dict(zip((name, f"{name}_low", f"{name}_high"), spread, strict=True))
+            line |= with_interval(name, values, (values.min(), values.max()))
+        else:
+            mean = values.mean() if len(values) else np.nan
+            line |= {name: mean, f"{name}_low": np.nan, f"{name}_high": np.nan}
     return line
 
 
@@ -128,12 +131,7 @@ def choices(tables: Tables) -> pd.DataFrame:
 
 def shown(numbers: pd.DataFrame) -> pd.DataFrame:
     """`by_k` or `choices` as a page shows it: each mean with its interval, if it has one."""
-    spread: dict[str, list[str]] = {}
-    for name in ("language", "worth"):
-        ends = zip(numbers[name], numbers[f"{name}_low"], numbers[f"{name}_high"], strict=True)
-        spread[name] = [
-            f"{m:z.2f}" + ("" if np.isnan(low) else f" ({low:z.2f} to {high:z.2f})") for m, low, high in ends
-        ]
+    spread = {name: in_nats(numbers, name) for name in ("language", "worth")}
     if "accuracy" in numbers:
         spread["accuracy"] = [percent(line) for line in numbers.to_dict("records")]
     for name in {"exact", "same"} & {*numbers}:
@@ -168,7 +166,7 @@ def again(here: Tables, elsewhere: Tables) -> pd.DataFrame:
         there = elsewhere[name].drop_duplicates(keys)[[*keys, "answer", "exact"]]
         part = here[name].drop_duplicates(keys).merge(there, on=keys, suffixes=("_here", "_there"))
         words = {"twice": "read twice", "table1": "Table 1"}.get(name)
-        parts.append(part.assign(what=words or part["during"].map(hb.figures.style.VERSIONS)))
+        parts.append(part.assign(what=words or part["during"].map(style.VERSIONS)))
     both = pd.concat(parts, ignore_index=True)
     both["same"] = both["answer_here"] == both["answer_there"]
     counts = {name: (name, "sum") for name in ("same", "exact_here", "exact_there")}
@@ -183,3 +181,25 @@ def real_prose(rows: pd.DataFrame) -> pd.DataFrame:
     table["accuracy"] = [percent(line) for line in table.to_dict("records")]
     wide = table.pivot(index=["model", "window", "prompts"], columns="heads", values="accuracy").reset_index()
     return wide.sort_values(["model", "window"], ascending=[True, False])
+
+
+@style.styled
+def paths(table: pd.DataFrame, note: str) -> Figure:
+    """Accuracy over what the loss on prose has grown by: one path a model, from all heads to none.
+
+    `table` is from `by_k`, of several models; the first one's points are numbered by k.
+    """
+    figure = style.canvas(4.0)
+    axes = figure.subplots()
+    models = list(dict.fromkeys(table["model"]))
+    for i, model in enumerate(models):
+        path = table[table["model"] == model].sort_values("k", ascending=False)
+        style.band(axes, path["lost"], path, i, 0.15, label=known_as(model), clip_on=False, zorder=4)
+        for line in path.itertuples() if i == 0 else ():
+            axes.annotate(f"{line.k}", (line.lost, 100 * line.accuracy), (4, 4), textcoords="offset points", fontsize=8)
+    style.percent_axis(axes)
+    axes.set_ylabel("retrieval (% of the maximum score)")
+    axes.axvline(0, color=style.PALE, linewidth=0.8, zorder=1)
+    figure.legend(loc="outside upper center", ncols=2)
+    style.footnote(figure, note, "language lost: loss on prose, more than with all heads (nats per token)")
+    return figure

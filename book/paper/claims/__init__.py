@@ -108,6 +108,11 @@ def hardest(outcomes: Iterable[Outcome]) -> Outcome:
     return ranked[0]._replace(ours=ranked[0].ours or next((o.ours for o in ranked if o.ours), ""))
 
 
+def every(judge: Callable[..., Outcome], values: Iterable[Any]) -> Outcome:
+    """The answer for a condition that must hold for each of several values."""
+    return hardest(outcome(judge, value) for value in values)
+
+
 def rising(models: Sequence[tuple[float, str, Estimate]], sizes: str, factor: float = 1.0) -> Outcome:
     """Whether a number rises with size, intervals apart.
 
