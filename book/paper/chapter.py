@@ -132,11 +132,6 @@ def models_beside(hybrid: hb.Model, beside: str) -> list[str]:
     return [name for name in beside.split(",") if name and name != hybrid.name] if hybrid.embedded else []
 
 
-def with_needle(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of prompts that hold the needle."""
-    return rows[rows["needle"] != "none"]
-
-
 def percent(line: Any, name: str = "accuracy") -> str:
     """A mean with its interval, in per cent."""
     return f"{100 * line[name]:.1f} % ({100 * line['low']:.1f} to {100 * line['high']:.1f})"

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from book.paper.chapter import Chapter, with_needle
+from book.paper.chapter import Chapter
 from hybret import metrics
 from hybret.errors import HybretError
 from hybret.explorer.record import look
@@ -140,7 +140,7 @@ def wording(rows: pd.DataFrame, prompt: Prompt) -> pd.DataFrame:
     Content: the words of the needle from the first one on that its question lacks; `prompt` has both.
     """
     news = " ".join(normalise(prompt.needle.sentence).split()[words_asked(prompt) :])
-    rows = with_needle(rows).assign(accuracy=metrics.fraction)
+    rows = metrics.with_needle(rows).assign(accuracy=metrics.fraction)
     rows = rows.assign(content=[news in normalise(answer) for answer in rows["answer"]])
     counts = {"answers": ("accuracy", "size"), "accuracy": ("accuracy", "mean"), "right": ("exact", "sum")}
     return rows.groupby("model", sort=False).agg(**counts, content=("content", "sum")).reset_index()
@@ -190,7 +190,7 @@ def sweep(
 
 def inside(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows whose needle is inside the window at the first generation step; all of a model that has none there."""
-    needle = with_needle(rows)
+    needle = metrics.with_needle(rows)
     return needle[needle["in_window"]] if needle["in_window"].any() else needle
 
 

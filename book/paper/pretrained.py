@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import hybret as hb
-from book.paper.chapter import Chapter, in_nats, keep_heads, percent, with_interval, with_needle
+from book.paper.chapter import Chapter, in_nats, keep_heads, percent, with_interval
 from hybret.families import known_as
 from hybret.figures import style
 from hybret.store import rows_of
@@ -82,18 +82,18 @@ def _named(losses: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {"losses": pd.concat(parts, ignore_index=True)}
 
 
-def by_k(tables: Tables, during: str = "generation") -> pd.DataFrame:
+def by_k(tables: Tables) -> pd.DataFrame:
     """Retrieval and language over the heads kept, each mean with its 95 % interval.
 
     Columns: model, k; accuracy inside the window, exact, prompts; language (nats per token of prose), same (share of
     next tokens that stay), lost (nats more than with all heads), worth (nats per token of the answer that the needle
     gives), passages. What was not measured is missing.
     """
-    rows = with_needle(tables["once"])
-    rows = rows[rows["in_window"] & (rows["during"] == during)]
+    rows = hb.metrics.with_needle(tables["once"])
+    rows = rows[rows["in_window"] & (rows["during"] == "generation")]
     table = hb.metrics.accuracy(rows, by=["model", "k"]).sort_values("k", ascending=False)
     losses = _kept(tables["losses"])
-    lines = [_means(losses, k, during) for k in table["k"]]
+    lines = [_means(losses, k) for k in table["k"]]
     table = table.merge(pd.DataFrame(lines), on="k")
     return table.assign(lost=table["language"] - table["language"].iloc[0])
 
@@ -103,9 +103,9 @@ def _kept(losses: pd.DataFrame) -> pd.DataFrame:
     return losses.assign(**losses["intervention"].str.extract(KEPT)).dropna(subset=["k"])
 
 
-def _means(losses: pd.DataFrame, k: int, during: str = "generation", metric: str = "entropy") -> dict[str, Any]:
+def _means(losses: pd.DataFrame, k: int, metric: str = "entropy") -> dict[str, Any]:
     """Language and what the needle is worth with k heads, each mean with its interval; draws of heads are averaged."""
-    group = losses[(losses["k"] == str(k)) & (losses["during"] == during) & (losses["metric"] == metric)]
+    group = losses[(losses["k"] == str(k)) & (losses["during"] == "generation") & (losses["metric"] == metric)]
     means = group.groupby(["kind", "passage"])[["nats", "same"]].mean()
     prose, told, bare = (means[means.index.get_level_values("kind") == kind] for kind in ("prose", "answer", "control"))
     each = np.arange(len(told)) // max(1, len(told) // max(1, len(bare)))  # a control for each length

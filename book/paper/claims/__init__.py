@@ -67,11 +67,9 @@ def at_least(e: Estimate, limit: float, ours: str) -> Outcome:
 
 def decided(e: Estimate, ours: str, within: bool, beyond: bool, slack: float) -> Outcome:
     """The verdict on an interval within the limit, beyond it, or across it."""
-    if within:
-        return Outcome(AGREES, ours, e, "the interval is within the limit", slack)
-    if beyond:
-        return Outcome(CONTRADICTS, ours, e, "the interval is beyond the limit", slack)
-    return Outcome(UNDECIDED, ours, e, "the interval holds the limit", slack)
+    verdict = AGREES if within else CONTRADICTS if beyond else UNDECIDED
+    why = {AGREES: "is within", CONTRADICTS: "is beyond", UNDECIDED: "holds"}[verdict]
+    return Outcome(verdict, ours, e, f"the interval {why} the limit", slack)
 
 
 def outcome(judge: Callable[..., Outcome], *args: Any, **options: Any) -> Outcome:
