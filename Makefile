@@ -27,10 +27,11 @@ coverage: $(READY) ## lines and branches that the tests reach; below 90 % it fai
 	@$(PY) -m pytest --cov --cov-report=term:skip-covered
 
 zip: $(READY) ## the built pages as one file, dist/hybret-book-VERSION.zip
-	@$(PY) -m book.runner.pack zip
+	@$(PY) -m book.runner.pack
 
 pdf: $(READY) ## the book as a PDF, where LaTeX is installed
-	@$(PY) -m book.runner.pack pdf
+	@command -v latexmk && command -v xelatex || { echo "the PDF needs latexmk and XeLaTeX (Debian: latexmk texlive-xetex texlive-latex-extra texlive-fonts-recommended)" >&2; exit 1; }
+	@$(VENV)/bin/jupyter-book build . --builder pdflatex --path-output _build/pdf # beside the HTML, whose cache stays what it is
 
 setup: $(READY)
 

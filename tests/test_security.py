@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from support import HOSTILE, printable
 
 from book._ext import executed
-from book.paper import figures as paper_figures
-from book.paper import verdicts
+from book.paper import forest, verdicts
 from book.runner.runs import Project
 from hybret import HybretError, data, figures, files, run_folder
 from hybret.sweeping import progress_bar
@@ -72,7 +71,7 @@ def test_foreign_text_is_shown_as_plain_text(griffin, text):
 def test_figures_and_verdicts_show_foreign_text_as_text(tmp_path):
     texts = [text for name, text in HOSTILE.items() if name != "surrogate"]  # a table holds no half of a pair
     table = pd.DataFrame({"variant": texts, "accuracy": 0.5, "low": 0.4, "high": 0.6})
-    picture = figures.save(paper_figures.variants(table, f"model {texts}", " ".join(texts)), "x", tmp_path)
+    picture = figures.save(forest.variants(table, f"model {texts}", " ".join(texts)), "x", tmp_path)
     root = ET.fromstring(picture.svg.read_text())  # well-formed: no control code, no tag of the text's own
     tags = {element.tag.split("}")[-1] for element in root.iter()}
     assert not tags & {"script", "img", "a", "foreignObject"}

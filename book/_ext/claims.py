@@ -7,6 +7,7 @@ are read when the pages are built, so that no run depends on them: that page jud
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,20 +35,21 @@ class FromVerdicts(SphinxDirective):
         return [line for line in lines if {"exactly", "interval"} <= set(line)]  # others are of an older run
 
     def link(self, text: str, claim: str = "") -> nodes.Node:
-        """Return a link to the page of verdicts, at a claim if its run shows it; bare text in a book without it."""
+        """Return a link to the page of verdicts, or to a claim on it; bare text in a book without it."""
         if PAGE not in self.env.found_docs:
             return nodes.Text(text)
-        there = self.env.app.builder.get_relative_uri(self.env.docname, PAGE)
-        status = self.env.app.hybret[1].get(PAGE)  # type: ignore
-        anchor = f"claim-{claim}"
-        shown = claim and status is not None and status.path is not None and anchor in status.path.read_text("utf-8")
-        return nodes.reference("", text, internal=True, refuri=there + (f"#{anchor}" if shown else ""))
+        address = self.env.app.builder.get_relative_uri(self.env.docname, PAGE) + (f"#claim-{claim}" if claim else "")
+        return nodes.reference("", text, internal=True, refuri=address)
 
     def outdated(self) -> list[nodes.Node]:
         """Say so where a run that the verdicts rest on has changed since."""
         status = self.env.app.hybret[1].get(PAGE)  # type: ignore
         stale = status is not None and status.state == "stale"
         return [nodes.emphasis("", " The verdicts are out of date; make book judges again.")] if stale else []
+
+
+def of_first_recipe(lines: Sequence[Verdict]) -> list[Verdict]:
+    return [line for line in lines if line["recipe"] == lines[0]["recipe"]]
 
 
 def paragraph(*parts: str | nodes.Node, classes: Sequence[str] = ()) -> nodes.paragraph:
@@ -97,7 +99,7 @@ class ClaimBox(FromVerdicts):
     def one(self, claim: Claim, lines: Sequence[Verdict]) -> list[nodes.Node]:
         """Return the sentence, and the paper's number above ours."""
         sentence = paragraph(nodes.strong("", f"The paper: {claim.says}"), f" ({claim.where})")
-        first = [line for line in lines if line["recipe"] == lines[0]["recipe"]]
+        first = of_first_recipe(lines)
         idle = [line for line in first if line["verdict"] not in JUDGED and not line["ours"]]
         idle = idle if len(idle) < len(first) else []  # a table of nothing but the paper would look forgotten
         rows = [["the paper", claim.paper, ""]]
@@ -128,16 +130,14 @@ class Answer(FromVerdicts):
 
     def run(self) -> list[nodes.Node]:
         lines = [line for line in self.verdicts() if line["claim"] == "no-attention-generation"]
-        first = [line for line in lines if line["recipe"] == lines[0]["recipe"] and line["verdict"] in JUDGED]
+        first = [line for line in of_first_recipe(lines) if line["verdict"] in JUDGED]
         if not first:
             return [paragraph(nodes.strong("", "Attention, says the paper."), " No run here has tried it: make book.")]
         wrong = [line for line in first if line["verdict"] != AGREES]
         *others, last = [line["model"] for line in wrong or first]
         models = " and ".join(filter(None, [", ".join(others), last]))
-        if wrong:
-            answer, why = "Not attention alone, everywhere.", "something is left in"
-        else:
-            answer, why = "Attention.", "nothing is retrieved by"
+        answer = "Not attention alone, everywhere." if wrong else "Attention."
+        why = "something is left in" if wrong else "nothing is retrieved by"
         parts = [nodes.strong("", answer), f" Without it, {why} {models}; ", self.link("the verdict"), "."]
         return [paragraph(*parts, classes=["hb-answer"])]
 
@@ -148,12 +148,11 @@ class VerdictCounts(FromVerdicts):
     def run(self) -> list[nodes.Node]:
         if not (table := self.verdicts()):
             return [paragraph("No claim has been judged here yet: make book. ", self.link("All claims"), ".")]
-        first = [line for line in table if line["recipe"] == table[0]["recipe"]]
-        rows = []
-        for model in dict.fromkeys(line["model"] for line in first):
-            verdicts = [line["verdict"] for line in first if line["model"] == model]
-            name = "models against each other" if model == ACROSS else model
-            rows.append([name, *(str(verdicts.count(state)) for state in VERDICTS)])
+        counts: dict[str, Counter[str]] = {}
+        for line in of_first_recipe(table):
+            name = "models against each other" if line["model"] == ACROSS else line["model"]
+            counts.setdefault(name, Counter())[line["verdict"]] += 1
+        rows = [[name, *(str(count[state]) for state in VERDICTS)] for name, count in counts.items()]
         recipe = f"Recipe {table[0]['recipe']}. "
         foot = paragraph(recipe, self.link("The claims, their tests and numbers"), ".", *self.outdated())
         return [grid(["model", *(state.removesuffix(" on this model") for state in VERDICTS)], rows, "hb-names"), foot]

@@ -25,6 +25,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 from sphinx_external_toc.api import Document, FileItem, TocTree
 
+from book._ext.foreign import make_visible
 from book.runner.publish import published
 from book.runner.runs import OVERRIDES, Project, Status, meta_of, parameters, tags
 from hybret.errors import HybretError, printable
@@ -95,6 +96,7 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
         )
         return
     nb = nbformat.read(status.path, as_version=4)
+    make_visible(nb)
     if status.state == "published":
         set_apart(nb, status.path.parent.name)
         prose = {}
@@ -190,14 +192,13 @@ def run_card(project: Project, status: Status) -> str:
             notes.append(f":::{{warning}}\n{MADE_UP}\n:::\n")
         whose = f"A published run of {code(meta.get('model'))}: made elsewhere, and shown as it was committed."
         notes.append(f":::{{note}}\n{whose}\n:::\n")
-    commit = f"commit {code(meta['commit'][:9])}" if meta.get("commit") else "a folder without git history"
     versions = ", ".join(f"{name} {v}" for name, v in meta.get("versions", {}).items())
     return CARD.format(
         notes="\n".join(notes),
         models=models(meta),
         **{name: plain(meta.get(name)) for name in ("recipe", "seconds", "device")},
         rows="\n".join(rows),
-        commit=commit + (" with local changes" if meta.get("dirty") else ""),
+        commit=commit(meta) or "a folder without git history",
         software=plain(", ".join(filter(None, [str(meta.get("python")), versions, moment(meta)]))),
         downloads=", ".join(links),
     )
@@ -206,6 +207,13 @@ def run_card(project: Project, status: Status) -> str:
 def models(meta: dict[str, Any]) -> str:
     """Return the models of a run as words that a line may break between."""
     return plain(str(meta.get("model") or "").replace(",", ", "))
+
+
+def commit(meta: dict[str, Any]) -> str:
+    """Return the commit of a run, and whether its folder was changed."""
+    if not meta.get("commit"):
+        return ""
+    return f"commit {code(meta['commit'][:9])}" + (" with local changes" if meta.get("dirty") else "")
 
 
 def moment(meta: dict[str, Any]) -> str:
@@ -268,13 +276,12 @@ class Runs(SphinxDirective):
             if s.path and project.published in s.path.parents and s.state != "published":
                 state += ", published"
             m = s.meta
-            commit = code(m["commit"][:9]) + (" + changes" if m.get("dirty") else "") if m.get("commit") else ""
             run = project.plan[docname.rpartition("/")[2]]
             shown = docname if s.state == "published" else FOLDER + run.notebook
             link = f"[](/{shown}.ipynb)" if shown in self.env.found_docs else code(shown)
             link += "" if run.notebook == run.name else f": {code(run.name)}"
             facts = [models(m), *(plain(m.get(name) or "") for name in ("recipe", "seconds"))]
-            made = ", ".join(filter(None, [plain(m.get("device") or ""), commit, plain(moment(m))]))
+            made = ", ".join(filter(None, [plain(m.get("device") or ""), commit(m), plain(moment(m))]))
             lines.append(f"| {' | '.join([link, state, *facts, made])} |")
         box = nodes.container(classes=["hb-runs"])
         self.state.nested_parse(StringList(lines), 0, box)

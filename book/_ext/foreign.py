@@ -9,7 +9,6 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-import nbformat
 from myst_nb.core import render
 from myst_parser.parsers.mdit import create_md_parser
 from sphinx.application import Sphinx
@@ -23,18 +22,14 @@ def seen(text: str) -> str:
     return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in ACTING and c not in "\n\t" else c for c in text)
 
 
-def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Make the texts among a notebook's outputs visible, once the run is in place of its source."""
-    if not app.env.doc2path(docname, base=False).endswith(".ipynb"):
-        return
-    nb = nbformat.reads(source[0], as_version=4)
+def make_visible(nb: Any) -> None:
+    """Escape what acts in the texts among a notebook's outputs."""
     for output in (output for cell in nb.cells for output in cell.get("outputs", ())):
         if "text" in output:
             output.text = seen(output.text)
         for kind, value in output.get("data", {}).items():
             if kind.startswith("text/"):
                 output.data[kind] = seen(value)
-    source[0] = nbformat.writes(nb)
 
 
 def words_alone(config: Any, renderer: Any) -> Any:
@@ -44,5 +39,4 @@ def words_alone(config: Any, renderer: Any) -> Any:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     render.create_md_parser = words_alone  # it serves outputs alone; MyST-NB has no setting for it
-    app.connect("source-read", source_read, priority=600)  # after executed.py
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,13 +6,12 @@ The package's own extension copies all of its 30 MB. One file and TeX's optional
 from __future__ import annotations
 
 import shutil
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
 
 EXTENSIONS = "input/tex/extensions"
 
@@ -21,10 +20,7 @@ def copy(app: Sphinx, error: Exception | None) -> None:
     """Copy what the pages load into ``_static/mathjax``."""
     if error or app.builder.format != "html":
         return
-    try:
-        installed = distribution("sphinx-mathjax-offline")
-    except PackageNotFoundError as missing:
-        raise ExtensionError("sphinx-mathjax-offline is not installed: make book installs it.") from missing
+    installed = distribution("sphinx-mathjax-offline")
     folder = Path(str(installed.locate_file("sphinx-mathjax-offline/static/mathjax")))
     target = Path(app.outdir, "_static", "mathjax")
     shutil.copytree(folder / EXTENSIONS, target / EXTENSIONS, dirs_exist_ok=True)

@@ -8,11 +8,13 @@ from dataclasses import dataclass, fields, replace
 from html import escape
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 import hybret as hb
 from hybret.families import known_as
+from hybret.metrics import mean_interval
 from hybret.models import named
 
 T = TypeVar("T")
@@ -125,14 +127,29 @@ def keep_heads(hybrid: hb.Model, *phases: str, ks: Sequence[int] | None = None) 
     return {condition.label: condition for condition in kept}
 
 
-def with_needle(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of prompts that hold the needle."""
-    return rows[rows["needle"] != "none"]
+def models_beside(hybrid: hb.Model, beside: str) -> list[str]:
+    """The models of a chapter's parameter `beside` but its own; none beside a model that is not built in."""
+    return [name for name in beside.split(",") if name and name != hybrid.name] if hybrid.embedded else []
 
 
 def percent(line: Any, name: str = "accuracy") -> str:
     """A mean with its interval, in per cent."""
     return f"{100 * line[name]:.1f} % ({100 * line['low']:.1f} to {100 * line['high']:.1f})"
+
+
+def with_interval(name: str, values: np.ndarray, scale: tuple[float, float]) -> dict[str, float]:
+    """The mean of independent values under `name`, the ends of its 95 % interval under ``name_low`` and ``name_high``.
+
+    `scale` is the least and the greatest possible value.
+    """
+    mean, low, high, _ = mean_interval(values, np.arange(len(values)), scale)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def in_nats(table: pd.DataFrame, name: str) -> list[str]:
+    """A column of `with_interval` in words, each mean with its interval if it has one."""
+    numbers = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
+    return [f"{m:z.2f}" + ("" if np.isnan(low) else f" ({low:z.2f} to {high:z.2f})") for m, low, high in numbers]
 
 
 def table(frame: pd.DataFrame, **columns: str) -> Styler:

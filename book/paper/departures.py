@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 import hybret as hb
-from book.paper.chapter import Chapter, keep_heads, with_needle
+from book.paper.chapter import Chapter, keep_heads
 
 
 def cases(hybrid: hb.Model) -> dict[str, list[str]]:
@@ -47,7 +47,7 @@ def rows(
 def paired(chapter: Chapter, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """From what the text says to what the code did, cell by cell; arguments: this run's recipe, and with the change."""
     text, code = (before, after) if chapter.decisions == hb.CORRECTED else (after, before)
-    return hb.metrics.departures(with_needle(text), with_needle(code), by="condition")
+    return hb.metrics.departures(text, code, by="condition")
 
 
 def one_by_one(chapter: Chapter, hybrid: hb.Model, base: pd.DataFrame, fields: Iterable[str] = ()) -> pd.DataFrame:

@@ -1,4 +1,9 @@
-"""What the page of verdicts reads: rows that other chapters left; nothing is computed."""
+"""Rows that the claims are judged by.
+
+Chapters compute some of models and recipes that they do not show in full, on fewer prompts: on all where a test is
+about none at all (0 of 100 is below its limit, 0 of 50 is not) or about needles beyond the window, on every second
+length elsewhere. The page of verdicts reads what the chapters left and computes nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,30 @@ from pathlib import Path
 import pandas as pd
 
 import hybret as hb
-from book.paper import beside, tipping
-from book.paper.chapter import Chapter
+from book.paper import benchmarks, numbers, tipping
+from book.paper.chapter import Chapter, keep_heads
+
+
+def figure2(chapter: Chapter, hybrid: hb.Model, recipe: hb.Recipe) -> pd.DataFrame:
+    """Rows of the paper's Figure 2 at every second length; those of its Figure 3 are left in the folder."""
+
+    def swept(template: str, ks: set[int], *phases: str) -> pd.DataFrame:
+        prompts = chapter.prompts(hybrid, template, recipe=recipe)
+        chapter.sweep(hybrid, prompts, keep_heads(hybrid, *phases, ks=[0]), recipe)
+        return chapter.sweep(hybrid, chapter.thinned(prompts), keep_heads(hybrid, *phases, ks=sorted(ks)), recipe)
+
+    heads = hybrid.heads
+    swept("jrt", {0, 1, 2, heads}, "generation")
+    return swept("", {0, 1, 2, 3, 4, numbers.few_heads(heads), heads // 2, hybrid.ks[-2], heads}, "generation", "both")
+
+
+def table1(chapter: Chapter, hybrid: hb.Model, recipe: hb.Recipe) -> pd.DataFrame:
+    """Rows of the paper's Table 1 at every second length; none where manipulations do not act."""
+    if recipe.jamba_manipulation == "no-op" and hybrid.family == "jamba":
+        return pd.DataFrame()
+    prompts, pairs = chapter.prompts(hybrid, recipe=recipe), hb.table1_conditions()
+    chapter.sweep(hybrid, prompts, {name: pairs[name] for name in ("Keep-Keep", "Omit-Keep")}, recipe)
+    return chapter.sweep(hybrid, chapter.thinned(prompts), pairs, recipe)
 
 
 def installed(chapter: Chapter) -> tuple[list[hb.Model], list[str]]:
@@ -32,16 +59,16 @@ def stored(
     chapter: Chapter, models: list[hb.Model]
 ) -> tuple[pd.DataFrame | None, pd.DataFrame | None, list[hb.Prompt]]:
     """Stored rows of sweeps under both recipes, stored rows of benchmarks, and the prompts of the former."""
-    prompts, rows, benchmarks = [], [], []
+    prompts, rows, tested = [], [], []
     for model in models:
         k = None
         for recipe in (chapter.decisions, chapter.other):
             asked = [p for template in ("", "jrt") for p in chapter.prompts(model, template, recipe=recipe)]
             rows.append(hb.load_rows(chapter.out, model, asked, recipe))
             k = _sparse(rows[-1], model.heads) if recipe == chapter.decisions else k
-            benchmarks += _benchmarks(chapter, model, recipe, k)
+            tested += _benchmarks(chapter, model, recipe, k)
             prompts += asked
-    joined = [pd.concat(parts, ignore_index=True) if any(map(len, parts)) else None for parts in (rows, benchmarks)]
+    joined = [pd.concat(parts, ignore_index=True) if any(map(len, parts)) else None for parts in (rows, tested)]
     return joined[0], joined[1], prompts
 
 
@@ -57,7 +84,7 @@ def _benchmarks(chapter: Chapter, model: hb.Model, recipe: hb.Recipe, k: int | N
     stored: list[pd.DataFrame] = []
     for tasks in ("organism", "glue", "mmlu") if k is not None else ():
         with suppress(hb.HybretError):  # data that were never fetched have no rows either
-            stored.append(beside.benchmarks(chapter, model, tasks, k or 0, recipe, compute=False))
+            stored.append(benchmarks.items(chapter, model, tasks, k or 0, recipe, compute=False))
     return stored
 
 

@@ -35,33 +35,17 @@ class ModelSpec(NamedTuple):
     active: float | None = None  # parameters of one token
 
 
-class RubricLine(NamedTuple):
-    """A row of Table 2 (Appendix B): the phrase, its points, and whether it sets the score or adds to it."""
-
-    phrase: str
-    points: float
-    sets: bool
-
-
-class Part(NamedTuple):
-    """One figure, table or appendix of the paper, and the figures or tables of the notebook that makes it again."""
-
-    name: str
-    what: str
-    notebook: str
-    figures: tuple[str, ...]
-
-
 _DATA = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 MODELS = tuple(ModelSpec(**spec) for spec in _DATA["models"])
 THRESHOLDS, BENCHMARKS, SETUP = (
     {name: Reported(*line) for name, line in _DATA[part].items()} for part in ("thresholds", "benchmarks", "setup")
 )
-TABLE2 = tuple(RubricLine(*line) for line in _DATA["table2"])
+TABLE2: list[tuple[str, float, bool]] = _DATA["table2"]  # phrase, points, whether they are the score or add to it
 DISAGREEMENTS: list[dict[str, str]] = _DATA["disagreements"]  # what does not fit together, and where it stands
 LIMITS: list[str] = _DATA["limits"]  # what no verdict covers, told on the first page and on that of H1
 SOURCES: dict[str, dict[str, Any]] = _DATA["sources"]  # by field of a recipe: the text, the code, and where it is
-PARTS = tuple(Part(name, what, notebook, tuple(figures)) for name, what, notebook, figures in _DATA["parts"])
+# Figures, tables and appendices: name, what it shows, the notebook that makes it again, its figures and tables there.
+PARTS: list[tuple[str, str, str, list[str]]] = _DATA["parts"]
 PREFILL = ("Keep", "Omit", "Only", "Binary", "Null")  # rows of Table 1
 GENERATION = ("Keep", "Omit", "Only", "Binary")  # columns of Table 1
 TABLE1 = {
@@ -115,6 +99,6 @@ def numbers() -> pd.DataFrame:
         for field in fields
         if (value := getattr(m, field)) is not None
     ]  # fmt: skip
-    rubric = [Reported(f"an answer with: {line.phrase}", line.points, "score", "Table 2") for line in TABLE2]
+    rubric = [Reported(f"an answer with: {phrase}", points, "score", "Table 2") for phrase, points, _ in TABLE2]
     every = [*specs, *SETUP.values(), *rubric, *THRESHOLDS.values(), *BENCHMARKS.values(), *TABLE1.values()]
     return pd.DataFrame(every, columns=Reported._fields)

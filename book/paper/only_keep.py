@@ -13,22 +13,32 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from book.paper.chapter import Chapter, with_needle
+from book.paper.chapter import Chapter
 from hybret import metrics
 from hybret.errors import HybretError
 from hybret.explorer.record import look
+from hybret.figures import style
 from hybret.interventions import Intervention, Keep, PerPhase
 from hybret.interventions.weights import Binary, Mass, Null, Omit, Only
 from hybret.models import Model
-from hybret.prompts import Prompt
+from hybret.prompts import DIGITS, Prompt
 from hybret.recipe import Recipe
+from hybret.rows import checked
 from hybret.scoring import normalise
 
 Variants = Mapping[str, Intervention]
-PARTS = ("needle", "question", "answer", "first", "self", "context")
-"""Kinds of keys, each key counted once: the needle; the question; the template's ending and the answer so far; the
-prompt's first token; the query's own position; everything else."""
+PARTS = {
+    "needle": ("the needle", style.NEEDLE),
+    "question": ("the question", style.COLOURS[0]),
+    "answer": ("template's ending, answer so far", style.COLOURS[4]),
+    "first": ("first token", style.COLOURS[3]),
+    "self": ("the token itself", style.COLOURS[6]),
+    "context": ("the rest of the context", style.PALE),
+}
+"""Kinds of keys with their names and colours, each key counted once. The first token is that of the prompt, the token
+itself the query's own position."""
 
 
 def generation_variants(model: Model) -> dict[str, Intervention]:
@@ -97,8 +107,7 @@ def attention_parts(model: Model, prompts: Sequence[Prompt], steps: int) -> pd.D
     """Where the attention of the unmodified model goes at its first generation steps, or fewer if an answer ends.
 
     The first step reads the last prompt token (the split of `CORRECTED`). One row per layer, step and part of `PARTS`:
-    mass (0 to 1, mean over heads and prompts; the parts of a step sum to 1), top (mass of the head with most, mean over
-    prompts), n (prompts).
+    mass (0 to 1, mean over heads and prompts; the parts of a step sum to 1), n (prompts).
     """
     if not prompts or not all(p.needle_spans and p.question_span for p in prompts):
         raise HybretError("attention is measured on prompts with a needle and a question; build some with niah.grid")
@@ -114,10 +123,8 @@ def attention_parts(model: Model, prompts: Sequence[Prompt], steps: int) -> pd.D
                 for part in PARTS:
                     chosen = itself if part == "self" else (labels == part) & ~itself
                     masses[f"layer {layer}", step, part].append(mass[:, chosen].sum(-1))
-    lines = [
-        (*key, float(np.mean(heads)), float(np.max(heads, -1).mean()), len(heads)) for key, heads in masses.items()
-    ]
-    return pd.DataFrame(lines, columns=["layer", "step", "part", "mass", "top", "n"])
+    lines = [(*key, float(np.mean(heads)), len(heads)) for key, heads in masses.items()]
+    return pd.DataFrame(lines, columns=["layer", "step", "part", "mass", "n"])
 
 
 def words_asked(prompt: Prompt) -> int:
@@ -133,7 +140,7 @@ def wording(rows: pd.DataFrame, prompt: Prompt) -> pd.DataFrame:
     Content: the words of the needle from the first one on that its question lacks; `prompt` has both.
     """
     news = " ".join(normalise(prompt.needle.sentence).split()[words_asked(prompt) :])
-    rows = with_needle(rows).assign(accuracy=metrics.fraction)
+    rows = metrics.with_needle(rows).assign(accuracy=metrics.fraction)
     rows = rows.assign(content=[news in normalise(answer) for answer in rows["answer"]])
     counts = {"answers": ("accuracy", "size"), "accuracy": ("accuracy", "mean"), "right": ("exact", "sum")}
     return rows.groupby("model", sort=False).agg(**counts, content=("content", "sum")).reset_index()
@@ -183,7 +190,7 @@ def sweep(
 
 def inside(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows whose needle is inside the window at the first generation step; all of a model that has none there."""
-    needle = with_needle(rows)
+    needle = metrics.with_needle(rows)
     return needle[needle["in_window"]] if needle["in_window"].any() else needle
 
 
@@ -210,3 +217,55 @@ def by_recipe(chapter: Chapter, model: Model, variants: Variants) -> pd.DataFram
         side = rows["in_window"].map({True: "inside", False: "outside"})
         parts.append(rows.assign(recipe=recipe.name, side=side))
     return pd.concat(parts, ignore_index=True)
+
+
+@style.styled
+def attention_by_step(table: pd.DataFrame, tokens: Sequence[str], note: str) -> Figure:
+    """Where attention goes at each generation step, one panel for each attention layer.
+
+    `table` is from `attention_parts`; `tokens` has the answer token of each step.
+    """
+    layers, steps = list(dict.fromkeys(table["layer"])), int(table["step"].max()) + 1
+    if steps > len(tokens):
+        raise HybretError(f"the table has {steps} steps and {len(tokens)} tokens; give one token for each step")
+    figure = style.canvas(1.45 + 1.25 * len(layers))
+    stack = figure.subplots(len(layers), sharex=True, squeeze=False)[:, 0]
+    for axes, layer in zip(stack, layers, strict=True):
+        mass = table[table["layer"] == layer].pivot(index="step", columns="part", values="mass")
+        bottom = np.zeros(len(mass))
+        for part, (label, colour) in PARTS.items():
+            height = 100 * mass[part].to_numpy()
+            axes.bar(mass.index, height, 0.86, bottom, color=colour, edgecolor=style.GREY, linewidth=0.3, label=label)
+            bottom += height
+        axes.set(ylim=(0, 100), yticks=(0, 50, 100), ylabel="attention (%)")
+        axes.set_title(layer, loc="left", pad=3)
+    stack[-1].set_xticks(range(steps), [token.strip() or "␣" for token in tokens[:steps]], rotation=90)
+    stack[-1].tick_params(axis="x", length=0)
+    stack[-1].set_xlabel("answer token that the step gives")
+    figure.legend(*stack[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    style.footnote(figure, f"{note} · mean over heads and prompts")
+    return figure
+
+
+@style.styled
+def doses(rows: pd.DataFrame, dose: str, xlabel: str, by: str = "variant") -> Figure:
+    """Accuracy over a dose (a total attention weight, a number of given words), one line for each value of `by`.
+
+    `dose` is the column of x, numbers; `xlabel` says it in words, with its unit.
+    """
+    rows, _ = style.split(rows)
+    checked(rows, [dose, by], (dose, by), (dose,))
+    rows = rows.assign(**{dose: rows[dose].astype(float).round(DIGITS)})
+    figure = style.canvas(3.5)
+    axes = figure.subplots()
+    for i, value in enumerate(dict.fromkeys(rows[by])):
+        line = metrics.accuracy(rows[rows[by] == value], by=dose).sort_values(dose)
+        # Thinner and thinner, so that lines on top of one another can all be seen.
+        width = max(1.0, 4.2 - 0.8 * i)
+        look = {"markersize": 4 + width, "linewidth": width, "label": str(value)}
+        style.band(axes, line[dose].to_numpy(dtype=float), line, i, 0.1, **look)
+    axes.set_xlabel(xlabel)
+    style.percent_axis(axes)
+    figure.legend(loc="outside upper center", ncols=2)
+    style.footnote(figure, style.provenance(rows, f"{style.counted(rows, [by, dose])} prompts each", style.BANDS))
+    return figure

@@ -11,14 +11,15 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import hybret as hb
-from book.paper.chapter import Chapter
+from book.paper.chapter import Chapter, with_interval
 from hybret.errors import HybretError
-from hybret.metrics import mean_interval
+from hybret.figures import style
 from hybret.resolving import resolve
 
 MEASURES = ("language", "same", "worth")
@@ -30,6 +31,10 @@ PARTS: dict[str, Callable[..., hb.Intervention]] = {
     "no recurrent layers": hb.NoRecurrence,
     "no convolutions": hb.NoConvolution,
 }
+COLOURS = {
+    UNTOUCHED: style.COLOURS[6], "no attention": style.COLOURS[1], "recurrence without memory": style.COLOURS[0],
+    "no recurrent layers": style.COLOURS[4], "no convolutions": style.COLOURS[2],
+}  # fmt: skip
 
 
 def possible(hybrid: hb.Model, conditions: Mapping[str, hb.Intervention]) -> dict[str, hb.Intervention]:
@@ -98,53 +103,42 @@ def losses(rows: pd.DataFrame) -> pd.DataFrame:
     `worth` (nats per token of the answer), each with `_low` and `_high`; passages, prompts.
     """
     lines = []
-    for model, condition in dict.fromkeys(zip(rows["model"], rows["condition"], strict=True)):
-        group = rows[(rows["model"] == model) & (rows["condition"] == condition)]
-        parts = {kind: part.sort_values("passage") for kind, part in group.groupby("kind")}
+    for (model, condition), group in rows.groupby(["model", "condition"], sort=False):
+        prose, told, bare = (
+            group[group["kind"] == kind].sort_values("passage") for kind in ("prose", "answer", "control")
+        )
+        worth = bare["nats"].to_numpy() - told["nats"].to_numpy()
         top = float(group["top"].iloc[0])
-        worth = parts["control"]["nats"].to_numpy() - parts["answer"]["nats"].to_numpy()
-        prose = parts["prose"]
-        told: dict[str, float] = {}
-        for name, values, scale in (
-            ("language", prose["nats"].to_numpy(), (0.0, top)),
-            ("same", prose["same"].to_numpy(), (0.0, 1.0)),
-            ("worth", worth, (-top, top)),
-        ):
-            mean, low, high, _ = mean_interval(values, np.arange(len(values)), scale)
-            told |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-        counts = {"passages": len(prose), "prompts": len(worth)}
-        lines.append({"model": model, "condition": condition, **told, **counts})
+        line = {"model": model, "condition": condition}
+        line |= with_interval("language", prose["nats"].to_numpy(), (0.0, top))
+        line |= with_interval("same", prose["same"].to_numpy(), (0.0, 1.0))
+        line |= with_interval("worth", worth, (-top, top))
+        lines.append(line | {"passages": len(prose), "prompts": len(worth)})
     return pd.DataFrame(lines)
 
 
 def drawn_together(table: pd.DataFrame) -> pd.DataFrame:
     """The random draws of `losses` as one line for each model: their mean, and from the least to the greatest draw."""
+    ends = {"": "mean", "_low": "min", "_high": "max"}
     parts = []
-    for model in dict.fromkeys(table["model"]):
-        group = table[table["model"] == model]
+    for model, group in table.groupby("model", sort=False):
         drawn = group["condition"].str.startswith(RANDOM)
         parts.append(group[~drawn])
         if drawn.any():
             draws = group[drawn]
-            names = {
-                f"{name}{end}": f for name in MEASURES for end, f in (("", "mean"), ("_low", "min"), ("_high", "max"))
-            }
-            line = {name: draws[name.split("_")[0]].agg(f) for name, f in names.items()}
-            counts = {name: draws[name].iloc[0] for name in ("passages", "prompts")}
-            parts.append(
-                pd.DataFrame([{"model": model, "condition": f"{RANDOM} ({len(draws)} draws)", **line, **counts}])
-            )
+            line = {f"{name}{end}": draws[name].agg(f) for name in MEASURES for end, f in ends.items()}
+            line |= {"model": model, "condition": f"{RANDOM} ({len(draws)} draws)"}
+            parts.append(pd.DataFrame([line | draws.iloc[0][["passages", "prompts"]].to_dict()]))
     return pd.concat(parts, ignore_index=True)
 
 
-def layers(table: pd.DataFrame, attention: Mapping[str, Collection[int]]) -> pd.DataFrame:
+def lost_by_layer(table: pd.DataFrame, attention: Mapping[Any, Collection[int]]) -> pd.DataFrame:
     """What each layer is for, from `losses` under `by_layer` and untouched; `attention`: such layers of every model.
 
     Columns: model, layer, kind, language (nats more than untouched), worth (nats less).
     """
     parts = []
-    for model in dict.fromkeys(table["model"]):
-        group = table[table["model"] == model]
+    for model, group in table.groupby("model", sort=False):
         whole = group[group["condition"] == UNTOUCHED].iloc[0]
         single = group[group["condition"].str.startswith("layer ")]
         numbers = single["condition"].str.split().str[1].astype(int)
@@ -152,3 +146,67 @@ def layers(table: pd.DataFrame, attention: Mapping[str, Collection[int]]) -> pd.
         lost = {"language": single["language"] - whole["language"], "worth": whole["worth"] - single["worth"]}
         parts.append(pd.DataFrame({"model": model, "layer": numbers, "kind": kinds, **lost}))
     return pd.concat(parts, ignore_index=True)
+
+
+@style.styled
+def dissociation(table: pd.DataFrame, note: str) -> Figure:
+    """What the needle is worth over the loss on prose, one panel for each model, one point for each part silenced.
+
+    `table` is from `losses`, after `drawn_together`.
+    """
+    models = list(dict.fromkeys(table["model"]))
+    figure = style.canvas(3.7)
+    panels = figure.subplots(1, len(models), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, model in zip(panels, models, strict=True):
+        for line in table[table["model"] == model].itertuples():
+            drawn = line.condition.startswith(RANDOM)
+            colour = style.GREY if drawn else COLOURS.get(line.condition)
+            if colour is None:
+                continue
+            marker = style.MARKERS[5 if drawn else [*COLOURS].index(line.condition)]
+            reach = {
+                f"{axis}err": [[max(0.0, mean - low)], [max(0.0, high - mean)]]
+                for axis, mean, low, high in (
+                    ("x", line.language, line.language_low, line.language_high),
+                    ("y", line.worth, line.worth_low, line.worth_high),
+                )
+            }
+            axes.errorbar(
+                line.language, line.worth, **reach, color=colour, marker=marker, linestyle="none", elinewidth=1,
+                label=line.condition, clip_on=False,
+            )  # fmt: skip
+        axes.axhline(0, color=style.GREY, linewidth=0.8, linestyle=":")
+        axes.set_title(model, loc="left")
+    panels[0].set_ylabel("retrieval: what the needle is worth\n(nats per token of the answer)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    style.footnote(figure, note, "language: loss on prose (nats per token)")
+    return figure
+
+
+@style.styled
+def layers(table: pd.DataFrame, note: str) -> Figure:
+    """What is lost when one layer loses its heads or its memory: language above, retrieval below, one column a model.
+
+    `table` is from `lost_by_layer`.
+    """
+    models = list(dict.fromkeys(table["model"]))
+    figure = style.canvas(4.2)
+    grid = figure.subplots(2, len(models), sharex="col", sharey="row", squeeze=False)
+    names = {"language": "language lost\n(nats per token)", "worth": "retrieval lost\n(nats per token)"}
+    colours = {"attention": COLOURS["no attention"], "recurrence": COLOURS["recurrence without memory"]}
+    for column, model in enumerate(models):
+        for row, (measure, label) in enumerate(names.items()):
+            axes = grid[row, column]
+            for kind, part in table[table["model"] == model].groupby("kind", sort=False):
+                axes.bar(part["layer"], part[measure], 0.8, color=colours[kind], label=f"{kind} layer")
+            axes.axhline(0, color=style.GREY, linewidth=0.8)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            if column == 0:
+                axes.set_ylabel(label)
+        grid[0, column].set_title(model, loc="left")
+    handles = {
+        label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2)
+    style.footnote(figure, note, "layer, from the first")
+    return figure

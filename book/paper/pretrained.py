@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import hybret as hb
-from book.paper.chapter import Chapter, keep_heads, percent, with_needle
-from hybret.metrics import mean_interval
+from book.paper.chapter import Chapter, in_nats, keep_heads, percent, with_interval
+from hybret.families import known_as
+from hybret.figures import style
 from hybret.store import rows_of
 
 Tables = Mapping[str, pd.DataFrame]
@@ -80,18 +82,18 @@ def _named(losses: Sequence[pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {"losses": pd.concat(parts, ignore_index=True)}
 
 
-def by_k(tables: Tables, during: str = "generation") -> pd.DataFrame:
+def by_k(tables: Tables) -> pd.DataFrame:
     """Retrieval and language over the heads kept, each mean with its 95 % interval.
 
     Columns: model, k; accuracy inside the window, exact, prompts; language (nats per token of prose), same (share of
     next tokens that stay), lost (nats more than with all heads), worth (nats per token of the answer that the needle
     gives), passages. What was not measured is missing.
     """
-    rows = with_needle(tables["once"])
-    rows = rows[rows["in_window"] & (rows["during"] == during)]
+    rows = hb.metrics.with_needle(tables["once"])
+    rows = rows[rows["in_window"] & (rows["during"] == "generation")]
     table = hb.metrics.accuracy(rows, by=["model", "k"]).sort_values("k", ascending=False)
     losses = _kept(tables["losses"])
-    lines = [_means(losses, k, during) for k in table["k"]]
+    lines = [_means(losses, k) for k in table["k"]]
     table = table.merge(pd.DataFrame(lines), on="k")
     return table.assign(lost=table["language"] - table["language"].iloc[0])
 
@@ -101,19 +103,20 @@ def _kept(losses: pd.DataFrame) -> pd.DataFrame:
     return losses.assign(**losses["intervention"].str.extract(KEPT)).dropna(subset=["k"])
 
 
-def _means(losses: pd.DataFrame, k: int, during: str = "generation", metric: str = "entropy") -> dict[str, Any]:
+def _means(losses: pd.DataFrame, k: int, metric: str = "entropy") -> dict[str, Any]:
     """Language and what the needle is worth with k heads, each mean with its interval; draws of heads are averaged."""
-    group = losses[(losses["k"] == str(k)) & (losses["during"] == during) & (losses["metric"] == metric)]
+    group = losses[(losses["k"] == str(k)) & (losses["during"] == "generation") & (losses["metric"] == metric)]
     means = group.groupby(["kind", "passage"])[["nats", "same"]].mean()
     prose, told, bare = (means[means.index.get_level_values("kind") == kind] for kind in ("prose", "answer", "control"))
     each = np.arange(len(told)) // max(1, len(told) // max(1, len(bare)))  # a control for each length
     worth = bare["nats"].to_numpy()[each] - told["nats"].to_numpy()
     line = {"k": k, "same": prose["same"].mean(), "passages": len(prose)}
     for name, values in (("language", prose["nats"].to_numpy()), ("worth", worth)):
-        spread = (values.mean() if len(values) else np.nan, np.nan, np.nan)
         if len(values) > 1:
-            spread = mean_interval(values, np.arange(len(values)), (values.min(), values.max()))[:3]
-        line |= dict(zip((name, f"{name}_low", f"{name}_high"), spread, strict=True))
+            line |= with_interval(name, values, (values.min(), values.max()))
+        else:
+            mean = values.mean() if len(values) else np.nan
+            line |= {name: mean, f"{name}_low": np.nan, f"{name}_high": np.nan}
     return line
 
 
@@ -128,12 +131,7 @@ def choices(tables: Tables) -> pd.DataFrame:
 
 def shown(numbers: pd.DataFrame) -> pd.DataFrame:
     """`by_k` or `choices` as a page shows it: each mean with its interval, if it has one."""
-    spread: dict[str, list[str]] = {}
-    for name in ("language", "worth"):
-        ends = zip(numbers[name], numbers[f"{name}_low"], numbers[f"{name}_high"], strict=True)
-        spread[name] = [
-            f"{m:z.2f}" + ("" if np.isnan(low) else f" ({low:z.2f} to {high:z.2f})") for m, low, high in ends
-        ]
+    spread = {name: in_nats(numbers, name) for name in ("language", "worth")}
     if "accuracy" in numbers:
         spread["accuracy"] = [percent(line) for line in numbers.to_dict("records")]
     for name in {"exact", "same"} & {*numbers}:
@@ -168,7 +166,7 @@ def again(here: Tables, elsewhere: Tables) -> pd.DataFrame:
         there = elsewhere[name].drop_duplicates(keys)[[*keys, "answer", "exact"]]
         part = here[name].drop_duplicates(keys).merge(there, on=keys, suffixes=("_here", "_there"))
         words = {"twice": "read twice", "table1": "Table 1"}.get(name)
-        parts.append(part.assign(what=words or part["during"].map(hb.figures.style.VERSIONS)))
+        parts.append(part.assign(what=words or part["during"].map(style.VERSIONS)))
     both = pd.concat(parts, ignore_index=True)
     both["same"] = both["answer_here"] == both["answer_there"]
     counts = {name: (name, "sum") for name in ("same", "exact_here", "exact_there")}
@@ -183,3 +181,25 @@ def real_prose(rows: pd.DataFrame) -> pd.DataFrame:
     table["accuracy"] = [percent(line) for line in table.to_dict("records")]
     wide = table.pivot(index=["model", "window", "prompts"], columns="heads", values="accuracy").reset_index()
     return wide.sort_values(["model", "window"], ascending=[True, False])
+
+
+@style.styled
+def paths(table: pd.DataFrame, note: str) -> Figure:
+    """Accuracy over what the loss on prose has grown by: one path a model, from all heads to none.
+
+    `table` is from `by_k`, of several models; the first one's points are numbered by k.
+    """
+    figure = style.canvas(4.0)
+    axes = figure.subplots()
+    models = list(dict.fromkeys(table["model"]))
+    for i, model in enumerate(models):
+        path = table[table["model"] == model].sort_values("k", ascending=False)
+        style.band(axes, path["lost"], path, i, 0.15, label=known_as(model), clip_on=False, zorder=4)
+        for line in path.itertuples() if i == 0 else ():
+            axes.annotate(f"{line.k}", (line.lost, 100 * line.accuracy), (4, 4), textcoords="offset points", fontsize=8)
+    style.percent_axis(axes)
+    axes.set_ylabel("retrieval (% of the maximum score)")
+    axes.axvline(0, color=style.PALE, linewidth=0.8, zorder=1)
+    figure.legend(loc="outside upper center", ncols=2)
+    style.footnote(figure, note, "language lost: loss on prose, more than with all heads (nats per token)")
+    return figure

@@ -13,44 +13,37 @@ from hybret.errors import HybretError
 from hybret.metrics import NOTHING
 from hybret.rows import checked
 
-BY = ("model", "recipe", "template", "during")
+BY = ["model", "recipe", "template", "during"]
 RETRIEVES = 0.25  # accuracy above the floor, with all heads, from which on a model has retrieval that it can lose
 HOLDS = 0.9  # share of the full model's accuracy above the floor that counts as kept
+NEAR_PERFECT = 0.95  # and the share that the sparse configuration keeps
 
 
-def tipping_points(rows: pd.DataFrame, by: Sequence[str] = BY) -> pd.DataFrame:
+def tipping_points(rows: pd.DataFrame) -> pd.DataFrame:
     """The k at which retrieval begins to suffer, and the k at which it is gone, of each curve of accuracy over k.
 
     `rows` are of `KeepHeads` conditions from a few heads up to all of them (a curve's largest k), with their control;
-    other rows are left out. To `by`, which makes the curves, come the columns
+    other rows are left out. To `BY`, which makes the curves, come the columns
 
-    - heads, full, low, high, floor: the largest k, the accuracy with its interval, and the score of the control;
+    - heads, full: the largest k, and the accuracy there;
     - retrieves: whether full is more than `RETRIEVES` above the floor. Other curves have no tipping point;
-    - least, least_share: fewest heads from which on accuracy above the floor stays at `HOLDS` times that with all
-      heads or more, and their share (where the paper speaks of a threshold, or of 15 % of heads);
-    - collapse, collapse_share: most heads at which, as with any fewer, accuracy is at most `NOTHING` above the
-      floor (the paper's "tipping point"); NA if something is left even with the fewest heads;
-    - n, prompts: rows and distinct prompts behind each accuracy.
+    - least: fewest heads from which on accuracy above the floor stays at `HOLDS` times that with all heads or more
+      (where the paper speaks of a threshold, or of 15 % of heads);
+    - collapse: most heads at which, as with any fewer, accuracy is at most `NOTHING` above the floor (the paper's
+      "tipping point"); NA if something is left even with the fewest heads.
     """
-    by = list(by)
     lines = []
-    curves = _curves(rows, by)
-    for key, curve in curves.groupby(by, dropna=False, sort=False) if by else [((), curves)]:
+    for key, curve in _curves(rows, BY).groupby(BY, dropna=False, sort=False):
         curve = curve.sort_values("k")
-        full, heads = curve.iloc[-1], int(curve["k"].max())
+        full = curve.iloc[-1]
         retrieves = bool(full["above"] > RETRIEVES)
-        kept = curve.loc[(curve["above"] >= HOLDS * full["above"])[::-1].cummin()[::-1], "k"]
+        held = curve.loc[(curve["above"] >= HOLDS * full["above"])[::-1].cummin()[::-1], "k"]
         gone = curve.loc[(curve["above"] <= NOTHING).cummin(), "k"]
-        least = int(kept.min()) if retrieves else pd.NA
+        least = int(held.min()) if retrieves else pd.NA
         collapse = int(gone.max()) if retrieves and len(gone) else pd.NA
-        lines.append({
-            **dict(zip(by, key, strict=True)), "heads": heads, "full": full["accuracy"],
-            **{name: full[name] for name in ("low", "high", "floor")}, "retrieves": retrieves,
-            "least": least, "least_share": least / heads, "collapse": collapse, "collapse_share": collapse / heads,
-            **{name: int(full[name]) for name in ("n", "prompts")},
-        })  # fmt: skip
-    types = {"least": "Int64", "collapse": "Int64", "least_share": "Float64", "collapse_share": "Float64"}
-    return pd.DataFrame(lines).astype(types)
+        lines.append((*key, int(full["k"]), full["accuracy"], retrieves, least, collapse))
+    table = pd.DataFrame(lines, columns=[*BY, "heads", "full", "retrieves", "least", "collapse"])
+    return table.astype({"least": "Int64", "collapse": "Int64"})
 
 
 def three_points(rows: pd.DataFrame, heads: int) -> list[int]:
@@ -59,29 +52,22 @@ def three_points(rows: pd.DataFrame, heads: int) -> list[int]:
     return sorted({heads, int(tip["least"]) if tip["retrieves"] else heads // 2, 0}, reverse=True)
 
 
-def sparse_k(rows: pd.DataFrame, share: float = 0.95) -> int | None:
-    """The sparse configuration of Section 4: the smallest k of the prefill version with near-perfect retrieval.
+def sparse_configuration(rows: pd.DataFrame, heads: int) -> tuple[int, str]:
+    """Heads of the sparse configuration of Section 4, and why.
 
-    The paper takes k = 5 of Jamba's 32 heads in this way, and does not define near-perfect. We ask for `share` of the
-    accuracy with all heads, both above the floor, so that a model that misses some needles unmodified can be sparsified
-    too. `rows` are as in `tipping_points`, of one model, recipe and template; of their versions only the prefill
-    version (``during="both"``) counts. None if the model hardly retrieves with all its heads.
+    It is the smallest k of the prefill version (``during="both"``) with near-perfect retrieval. The paper takes k = 5
+    of Jamba's 32 heads in this way, and does not define near-perfect. We ask for `NEAR_PERFECT` of the accuracy with
+    all heads, both above the floor, so that a model that misses some needles unmodified can be sparsified too. One that
+    hardly retrieves with all its heads keeps the paper's share of `heads`. `rows` are as in `tipping_points`, of one
+    model, recipe and template.
     """
-    if not 0 < share <= 1:
-        raise HybretError(f"share is {share!r}; it is a fraction of the full model's accuracy, above 0 and at most 1")
     if "during" in checked(rows):
         rows = rows[rows["during"] == "both"]
     curve = _curves(rows, []).sort_values("k")
-    full = curve.iloc[-1]
-    if full["above"] <= RETRIEVES:
-        return None
-    return int(curve.loc[curve["above"] >= share * full["above"], "k"].min())
-
-
-def sparse_configuration(rows: pd.DataFrame, heads: int) -> tuple[int, str]:
-    """Heads of the sparse configuration, and why: `sparse_k`, or the paper's share of `heads` without retrieval."""
-    if (k := sparse_k(rows)) is not None:
-        return k, "the smallest k of its prefill version with near-perfect retrieval"
+    full = curve["above"].iloc[-1]
+    if full > RETRIEVES:
+        k = curve.loc[curve["above"] >= NEAR_PERFECT * full, "k"].min()
+        return int(k), "the smallest k of its prefill version with near-perfect retrieval"
     why = "the paper's share of the heads, because this model hardly retrieves with all of them"
     return paper.few_heads(heads), why
 
@@ -97,7 +83,7 @@ def heads_kept(rows: pd.DataFrame) -> pd.DataFrame:
 def _curves(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Accuracy above the floor, by `by` and k; every point must have a control."""
     if "k" not in checked(rows) or (kept := heads_kept(rows)).empty:
-        raise HybretError("no rows that keep heads; run KeepHeads conditions, for sparse_k with during='both'")
+        raise HybretError("no rows that keep heads; run KeepHeads conditions, some with during='both'")
     table = metrics.above_floor(kept, [*by, "k"])
     if (bare := table[table["above"].isna()]).empty:
         return table
@@ -152,8 +138,7 @@ def shortest_apart(rows: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.Dat
     share of full needles in each (column_exact, ...). Without other lengths `without` is missing.
     """
     by = list(by)
-    checked(rows, [*by, "model", "length", "prompt", "score", "exact"])
-    rows = rows[rows["needle"] != metrics.CONTROL] if "needle" in rows else rows
+    rows = metrics.with_needle(rows)
     first = rows["length"] == rows.groupby("model")["length"].transform("min")
     groups = rows[first].groupby(by, dropna=False, sort=False)
     table = groups.agg(shortest=("length", "min"), cells=("prompt", "size"), distinct=("prompt", "nunique"))

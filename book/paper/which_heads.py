@@ -9,15 +9,19 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import hybret as hb
 from book.paper import numbers, other_half
 from book.paper.chapter import Chapter
+from book.paper.tipping import HOLDS
 from hybret import metrics
 from hybret.errors import HybretError
+from hybret.figures import style
 
 SCORED_ON = hb.Needle(
     "scored on",
@@ -29,6 +33,7 @@ STATIC = {
     "focus": "mean entropy", "copied": "looks at the next token", "write": "writes the next token",
     "ablation": "is missed when silenced", "copies": "copies, by its weights",
 }  # fmt: skip
+RESAMPLES = 1000
 RANDOM = {"token": "random, anew for each token", "static": "random, one set"}
 
 
@@ -95,17 +100,19 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
             mean, low, high = each.mean(), each.min(), each.max()
         else:
             mean, low, high = metrics.grouped_means(scored, [], (0.0, 1.0))[["mean", "low", "high"]].iloc[0]
-        number = {
-            "share": group["share"].iloc[0],
-            "draws": group["draw"].nunique(),
-            "prompts": group["prompt"].nunique(),
-        }
-        lines.append({"model": model, "way": way, "kept": kept, **number, "exact": mean, "low": low, "high": high})
-    return pd.DataFrame(lines)
+        counts = group["draw"].nunique(), group["prompt"].nunique()
+        lines.append((model, way, kept, group["share"].iloc[0], *counts, mean, low, high))
+    return pd.DataFrame(lines, columns=["model", "way", "kept", "share", "draws", "prompts", "exact", "low", "high"])
 
 
-def enough(rows: pd.DataFrame, part: float = 0.9, resamples: int = 1000) -> pd.DataFrame:
-    """The fewest heads per layer from which on exact answers stay at `part` of those with all heads.
+def _fewest(ks: Sequence[int], means: np.ndarray, limit: float) -> int:
+    """The least of rising ks from which on the means stay at the limit; the last, all heads, needs no mean."""
+    below = np.flatnonzero(means < limit)
+    return ks[below[-1] + 1 if len(below) else 0]
+
+
+def enough(rows: pd.DataFrame) -> pd.DataFrame:
+    """The fewest heads per layer from which on exact answers stay at `HOLDS` of those with all heads.
 
     Columns: model, way, heads, low, high: the 95 % interval over prompts, and over draws where heads are drawn. All
     heads stand for no tried number that is enough.
@@ -115,25 +122,20 @@ def enough(rows: pd.DataFrame, part: float = 0.9, resamples: int = 1000) -> pd.D
         kept = group[group["way"] == "all heads"]
         whole, heads = kept.sort_values("prompt")["exact"].to_numpy(float), int(kept["kept"].iloc[0])
         lots = np.random.default_rng(0)
-        taken = lots.integers(len(whole), size=(resamples, len(whole)))
+        taken = lots.integers(len(whole), size=(RESAMPLES, len(whole)))
         for way, tried in group[group["way"] != "all heads"].groupby("way", sort=False):
             ordered = tried.sort_values(["kept", "draw", "prompt"])
-            ks, draws = ordered["kept"].unique(), ordered["draw"].nunique()
-            right = ordered["exact"].to_numpy(float).reshape(len(ks), draws, len(whole))
-
-            def fewest(means: np.ndarray, all_heads: float, ks: np.ndarray = ks, heads: int = heads) -> int:
-                below = np.flatnonzero(means < part * all_heads)
-                first = below[-1] + 1 if len(below) else 0
-                return int(ks[first]) if first < len(ks) else heads
-
-            drawn = lots.integers(draws, size=(resamples, draws))
+            ks, draws = [*map(int, ordered["kept"].unique()), heads], ordered["draw"].nunique()
+            right = ordered["exact"].to_numpy(float).reshape(len(ks) - 1, draws, len(whole))
+            drawn = lots.integers(draws, size=(RESAMPLES, draws))
             resampled = [
-                fewest(right[:, d][:, :, p].mean((1, 2)), whole[p].mean()) for d, p in zip(drawn, taken, strict=True)
+                _fewest(ks, right[:, d][:, :, p].mean((1, 2)), HOLDS * whole[p].mean())
+                for d, p in zip(drawn, taken, strict=True)
             ]
             low, high = np.percentile(resampled, [2.5, 97.5], method="nearest")
-            found = fewest(right.mean((1, 2)), whole.mean())
-            lines.append({"model": model, "way": way, "heads": found, "low": int(low), "high": int(high)})
-    return pd.DataFrame(lines)
+            found = _fewest(ks, right.mean((1, 2)), HOLDS * whole.mean())
+            lines.append((model, way, found, int(low), int(high)))
+    return pd.DataFrame(lines, columns=["model", "way", "heads", "low", "high"])
 
 
 def side_by_side(found: pd.DataFrame, value: str, scale: float = 1.0) -> pd.DataFrame:
@@ -150,13 +152,75 @@ def few(found: pd.DataFrame) -> pd.DataFrame:
     return found[found["kept"] == heads.map(numbers.few_heads)]
 
 
-def overlap(scores: pd.DataFrame, share: float = 0.25) -> pd.DataFrame:
-    """How many heads two scores choose alike, at this share of each layer's heads: 0 to 1, one column a model."""
+def overlap(scores: pd.DataFrame) -> pd.DataFrame:
+    """How many heads two scores choose alike, at a quarter of each layer's heads: 0 to 1, one column a model."""
     parts = {}
     for model, group in scores.groupby("model", sort=False):
-        k = max(1, round(share * group["head"].nunique()))
+        k = max(1, round(group["head"].nunique() / 4))
         sets = {
             STATIC[str(s)]: set(hb.top_heads(part, k, per_layer=True)) for s, part in group.groupby("score", sort=False)
         }
         parts[model] = {(a, b): len(sets[a] & sets[b]) / len(sets[a]) for a, b in combinations(sets, 2)}
     return pd.DataFrame(parts).rename_axis(["one", "other"]).reset_index()
+
+
+@style.styled
+def ways(table: pd.DataFrame, note: str) -> Figure:
+    """Exact answers over the share of heads kept, one column for each model; random choices are a band.
+
+    Above are choices for each token, below static ones. `table` is from the function `table`.
+    """
+    models = list(dict.fromkeys(table["model"]))
+    figure = style.canvas(6.2)
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.12))
+    few_heads = 100 * numbers.BENCHMARKS["heads kept"].value
+    for part, name, chance, lines in zip(
+        halves, ("chosen for each token", "chosen once"), RANDOM.values(),
+        (PER_TOKEN.values(), STATIC.values()), strict=True,
+    ):  # fmt: skip
+        panels = part.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        for axes, model in zip(panels, models, strict=True):
+            group = table[table["model"] == model].assign(x=lambda rows: 100 * rows["share"]).sort_values("kept")
+            drawn = group[group["way"] == chance]
+            axes.fill_between(drawn["x"], 100 * drawn["low"], 100 * drawn["high"], color=style.PALE, label=chance)
+            axes.plot(drawn["x"], 100 * drawn["exact"], color=style.GREY, linewidth=1)
+            for i, way in enumerate(lines):
+                of_way = group[group["way"] == way]
+                look = {"color": style.COLOURS[i], "marker": style.MARKERS[i], "markersize": 4}
+                axes.plot(of_way["x"], 100 * of_way["exact"], label=way, clip_on=False, **look)
+            axes.axvline(few_heads, color=style.GREY, linewidth=0.8, linestyle=":", label="the paper's 15 %")
+            axes.set_title(model, loc="left")
+            axes.set(xlim=(0, 100), ylim=(0, 100))
+        panels[0].set_ylabel(f"{name}:\nexact answers (%)")
+        part.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    style.footnote(figure, note, "heads kept in every attention layer while answering (%)")
+    return figure
+
+
+@style.styled
+def head_maps(scores: pd.DataFrame, note: str) -> Figure:
+    """Layer by head, one row of maps for each score and one column for each model, each from its least to its greatest.
+
+    `scores` is from `hybret.head_scores`, with a column `model`.
+    """
+    models, names = (list(dict.fromkeys(scores[column])) for column in ("model", "score"))
+    figure = style.canvas(0.9 + 0.85 * len(names))
+    grid = figure.subplots(len(names), len(models), squeeze=False)
+    for column, model in enumerate(models):
+        for row, name in enumerate(names):
+            axes, part = grid[row, column], scores[(scores["model"] == model) & (scores["score"] == name)]
+            shown = part.pivot(index="layer", columns="head", values="value")
+            axes.imshow(shown.to_numpy(float), cmap=style.SCORES, aspect="auto", interpolation="nearest")
+            axes.set_yticks(range(len(shown)), [str(layer) for layer in shown.index])
+            axes.set_xticks([])
+            if row == 0:
+                axes.set_title(model, loc="left")
+            if column == 0:
+                axes.set_ylabel(
+                    STATIC.get(name, name).replace(", ", ",\n").replace(" the ", " the\n"),
+                    rotation=0,
+                    ha="right",
+                    va="center",
+                )
+    style.footnote(figure, note, "head")
+    return figure

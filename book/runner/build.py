@@ -29,7 +29,6 @@ from book.runner.runs import OVERRIDES, Project, Run
 from hybret.errors import HybretError, printable
 
 PATIENCE = 5.0  # seconds: nbclient answers a signal by asking its kernel to shut down, which can take its time
-JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
 
 
 class BuildError(HybretError):
@@ -206,7 +205,8 @@ def pages(project: Project, console: Console) -> Path:
     index.unlink(missing_ok=True)  # so that its presence afterwards proves that this build wrote it
     log.parent.mkdir(exist_ok=True)
     console.print("pages: building the HTML")
-    command = [*JUPYTER_BOOK, str(project.root), "-W", "--keep-going", "--path-output", str(project.html.parents[1])]
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(project.root)]
+    command += ["-W", "--keep-going", "--path-output", str(project.html.parents[1])]
     environment = {**os.environ, OVERRIDES: json.dumps(dict(project.overrides))}
     with log.open("w") as output:
         code = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode

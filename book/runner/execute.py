@@ -99,14 +99,8 @@ def execute(project: Project, run: Run, threads: int) -> tuple[float, str]:
             os.dup2(output.fileno(), standard)
         files = Path(private, "files")  # where `hybret.figures.save` writes down what it saved
         clone = project.root / "hybret" / "__init__.py"
-        argv = [
-            sys.executable,
-            "-c",
-            KERNEL,
-            str(clone if clone.is_file() else hybret.__file__),
-            "-f",
-            "{connection_file}",
-        ]
+        wanted = str(clone if clone.is_file() else hybret.__file__)
+        argv = [sys.executable, "-c", KERNEL, wanted, "-f", "{connection_file}"]
         kernel = Path(private, "kernels", "python3", "kernel.json")
         kernel.parent.mkdir(parents=True)
         kernel.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))

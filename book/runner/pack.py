@@ -1,14 +1,11 @@
-"""The built book as one file: ``python -m book.runner.pack zip``, or ``pdf`` where LaTeX is installed."""
+"""The built book as one file: ``python -m book.runner.pack``."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-from book.runner.build import JUPYTER_BOOK
 from hybret import __version__
 from hybret.errors import HybretError
 
@@ -32,23 +29,8 @@ def pack(root: Path = Path(".")) -> Path:
     return target
 
 
-def pdf(root: Path = Path(".")) -> Path:
-    """Build the book as a PDF and return its path."""
-    if missing := [program for program in ("latexmk", "xelatex") if shutil.which(program) is None]:
-        raise HybretError(
-            f"the PDF needs LaTeX, and {missing[0]} is not installed: install latexmk and XeLaTeX (Debian: latexmk "
-            "texlive-xetex texlive-latex-extra texlive-fonts-recommended), or read the HTML that make book builds"
-        )
-    out = root / "_build" / "pdf"  # beside the HTML, whose cache stays what it is
-    code = subprocess.run([*JUPYTER_BOOK, str(root), "--builder", "pdflatex", "--path-output", str(out)]).returncode
-    made = next((out / "_build" / "latex").glob("*.pdf"), None)
-    if code or made is None:
-        raise HybretError("LaTeX made no PDF; its messages stand above")
-    return made
-
-
 if __name__ == "__main__":
     try:
-        print({"zip": pack, "pdf": pdf}[sys.argv[1]]())
+        print(pack())
     except HybretError as error:
         sys.exit(f"error: {error}")

@@ -157,7 +157,7 @@ class Project:
             source = source_key(nbformat.read(path, as_version=4))
             reads = sorted(file for pattern in entry["reads"] for file in self.root.glob(pattern))
             upstream = [runs[need].key for need in entry["needs"]] + [(file.name, digest(file)) for file in reads]
-            settings = {k: literal(p["default"]) for k, p in known.items()} | injected
+            settings = {k: ast.literal_eval(p["default"]) for k, p in known.items()} | injected
             key = key_of(source, self.package_key, injected, upstream)
             absent = dict.fromkeys(sum((runs[need].lacks for need in entry["needs"]), lacks(settings)))
             runs[name] = Run(name, notebook, injected, settings, tuple(entry["needs"]), source, key, tuple(absent))
@@ -258,14 +258,6 @@ def parameters(path: Path) -> dict[str, dict[str, str]]:
             comment = lines[(value.end_lineno or 1) - 1].encode()[value.end_col_offset or 0 :].decode().strip("# ")
             known[ast.unparse(target)] = {"type": kind, "default": ast.unparse(value), "help": comment}
     return known
-
-
-def literal(text: str) -> Any:
-    """Return the value of a parameter's default, or its source text when it is not a literal."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def check(notebook: str, known: Mapping[str, Mapping[str, str]], injected: Mapping[str, Any]) -> None:

@@ -42,8 +42,6 @@ from hybret.tasks import niah
 REPEATS = 5  # of a prefill
 Say = Callable[[str], None]
 Conditions = Mapping[str, Intervention]
-Pairs = Sequence[tuple[Prompt, Intervention]]
-
 
 SWEEPS: dict[str, Callable[[Model], Conditions]] = {
     "figure2": lambda model: keep_heads(model, "generation", "both", ks=range(model.heads + 1)),
@@ -78,7 +76,9 @@ def bench(
     # A short and a long prompt, so that kernels are chosen and compiled before any clock starts.
     ends = list(dict.fromkeys([min(prompts, key=lambda p: len(p.ids)), longest]))
     sweep(model, ends, {"k": KeepHeads(1), "omit": Omit()}, max_new_tokens=3, progress=False)
-    record: dict[str, Any] = {"machine": machine(model), "matmul_tflops": round(peak / 1e12, 3)}
+    machine = machine_of(model.name, str(model.device), model.dtype)
+    machine |= {"weights": model.digest, "parameters": model.parameters}
+    record: dict[str, Any] = {"machine": machine, "matmul_tflops": round(peak / 1e12, 3)}
     for name in sweeps:
         conditions = SWEEPS[name](model)
         say(f"{name}: {len(prompts)} prompts x {len(conditions)} conditions")
@@ -97,7 +97,12 @@ def _spread(items: Sequence[Any], n: int) -> list[Any]:
 
 
 def _sweep(
-    model: Model, prompts: Sequence[Prompt], conditions: Conditions, subset: Pairs, max_new_tokens: int, peak: float
+    model: Model,
+    prompts: Sequence[Prompt],
+    conditions: Conditions,
+    subset: Sequence[tuple[Prompt, Intervention]],
+    max_new_tokens: int,
+    peak: float,
 ) -> dict[str, Any]:
     """Time one sweep, and the stock path on a subset of its answers; `peak` is the machine's rate of products."""
     timings = Timings()
@@ -196,14 +201,8 @@ def flops_per_token(net: Any) -> float:
     return 2 * sum(count * (share if ".experts" in name else 1) for name, count in met)
 
 
-def machine(model: Model) -> dict[str, Any]:
-    """What the figures were measured on."""
-    more = {"weights": model.digest, "parameters": model.parameters}
-    return machine_of(model.name, str(model.device), model.dtype) | more
-
-
 def machine_of(name: str, device: str, dtype: str) -> dict[str, Any]:
-    """The same for something that is no whole model."""
+    """What the figures were measured on; `name` is that of a model or of a part of one."""
     cuda, threads = torch.device(device).type == "cuda", torch.get_num_threads()
     cpu = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
     where = {"model": name, "dtype": dtype, "device": torch.cuda.get_device_name(device) if cuda else cpu}

@@ -37,27 +37,22 @@ def duration(seconds: float) -> str:
 
 
 def measured(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per measurement of `book.speed.bench.bench` and sweep; one that was not measured gives no row.
+    """One row per measurement of `book.speed.bench.bench` and sweep, with all that the record says of the two.
 
-    Seconds are `seconds`, `stock_seconds` (extrapolated from `stock_answers`), `limit`, every stage, and `other`, which
-    no stage counts; `identical` answers are of those `compared`; `memory` and `stock_memory` are peak GiB.
+    What is nested has the column ``outer_inner``: `stock_seconds` (extrapolated from `stock_answers`), `limit_seconds`.
+    Beside these there are `random` (weights), a column for each stage, and `other`, the seconds that no stage counts.
     """
-    lines = []
-    for record, (sweep, name) in product(records, SWEEPS.items()):
-        if not (part := record.get(sweep)):
-            continue
-        where, stock = record["machine"], part["stock"]
-        stages = {stage: float(part["stages"].get(stage, 0)) for stage in STAGES if stage != "other"}
-        lines.append({
-            **{key: where[key] for key in ("device", "dtype", "date", "weights")},
-            "model": where["model"].removeprefix(RANDOM).split("/")[-1],
-            "random": where["weights"].startswith("random"), "sweep": name,
-            **{key: part[key] for key in ("answers", "seconds", "ratio")},
-            **stages, "other": max(0.0, part["seconds"] - sum(stages.values())), "limit": part["limit"]["seconds"],
-            "identical": part["answers_identical"], "compared": part["answers_compared"], "memory": part["memory_gib"],
-            **{f"stock_{key}": stock[key] for key in ("seconds", "answers")}, "stock_memory": stock["memory_gib"],
-        })  # fmt: skip
-    return pd.DataFrame(lines)
+    lines = [
+        {**record["machine"], "sweep": name, **record[sweep]}
+        for record, (sweep, name) in product(records, SWEEPS.items())
+        if record.get(sweep)
+    ]
+    rows = pd.json_normalize(lines, sep="_").rename(columns=lambda name: name.removeprefix("stages_"))
+    if rows.empty:
+        return rows
+    other = rows["seconds"] - rows[[stage for stage in STAGES if stage != "other"]].sum(axis=1)
+    names = [name.removeprefix(RANDOM).split("/")[-1] for name in rows["model"]]
+    return rows.assign(model=names, random=rows["weights"].str.startswith("random"), other=other.clip(lower=0))
 
 
 def _small_print(figure: Figure, machines: Iterable[Mapping[Any, Any]]) -> None:
@@ -84,7 +79,7 @@ def speed(rows: pd.DataFrame) -> Figure:
     figure = canvas(0.95 + sum(heights) + 0.26 * len(panels))
     stack = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
     for axes, part in zip(stack, panels, strict=True):
-        reach = 1.02 * float(part[["seconds", "limit"]].to_numpy().max())
+        reach = 1.02 * float(part[["seconds", "limit_seconds"]].to_numpy().max())
         for i, row in enumerate(part.to_dict("records")):
             _stacked(axes, i, row, reach)
         where = part.iloc[0]
@@ -110,11 +105,11 @@ def _stacked(axes: Axes, at: int, row: Mapping[Any, Any], reach: float) -> None:
         seconds = row[stage]
         axes.barh(at, seconds, left=left, height=0.42, color=colour, edgecolor="white", linewidth=0.5, label=stage)
         if seconds > 0.13 * reach and stage != "other":
-            crossed = left <= row["limit"] < left + 0.15 * reach  # then the words stand at the other end
+            crossed = left <= row["limit_seconds"] < left + 0.15 * reach  # then the words stand at the other end
             x, side = (left + seconds - pad, "right") if crossed else (left + pad, "left")
             axes.text(x, at, duration(seconds), color="white", fontsize=8, va="center", ha=side)
         left += seconds
-    axes.plot([row["limit"]] * 2, [at - 0.3, at + 0.3], color=INK, linewidth=2, solid_capstyle="butt")
+    axes.plot([row["limit_seconds"]] * 2, [at - 0.3, at + 0.3], color=INK, linewidth=2, solid_capstyle="butt")
     stock = f"stock path {duration(row['stock_seconds'])}, extrapolated from {row['stock_answers']}"
     words = f"{row['answers']:,} answers in {duration(row['seconds'])} · {stock} · ratio {row['ratio']:g}"
     axes.text(pad, at - 0.33, words, fontsize=8, va="bottom")
@@ -170,18 +165,20 @@ def table(rows: pd.DataFrame) -> Styler:
     """What `measured` returns as a table to read."""
 
     def line(row: Any) -> dict[str, str]:
-        fault = row.identical != row.compared and row.dtype == "float32"
+        same = f"{row.answers_identical} of {row.answers_compared}"
+        if row.answers_identical != row.answers_compared and row.dtype == "float32":
+            same += ": a fault, in float32 all must be"
         name = f"{row.model} (random weights)" if row.random else row.model
-        memory = ["?" if pd.isna(gib) else f"{gib:.2f}" for gib in (row.memory, row.stock_memory)]
+        memory = ["?" if pd.isna(gib) else f"{gib:.2f}" for gib in (row.memory_gib, row.stock_memory_gib)]
         return {
             "measurement": f"{name}, {row.dtype} on {row.device}, {row.date}",
             "sweep": f"{row.sweep}, {row.answers:,} answers",
             "time": duration(row.seconds),
             "stock path": f"{duration(row.stock_seconds)}, from {row.stock_answers}",
             "ratio": f"{row.ratio:g}",
-            "identical tokens": f"{row.identical} of {row.compared}" + ": a fault, in float32 all must be" * fault,
+            "identical tokens": same,
             "peak GiB": " / ".join(memory),
-            "limit": duration(row.limit),
+            "limit": duration(row.limit_seconds),
         }
 
     return small(pd.DataFrame(map(line, rows.itertuples())))

@@ -47,7 +47,7 @@ def scaling(
 
     Ready for JSON. `rows` have `path`, `tokens`, `seconds` (median) and `extra_gib`, the peak memory beyond
     the layer's weights and input (CUDA; None on the CPU). `slopes` are exponents of the length, fitted over the longer
-    half of the lengths of each path. `eager_gib_at_longest` extrapolates the eager path's memory.
+    half of the lengths of each path.
     """
     if not lengths or min(lengths) < 2:
         raise HybretError("scaling needs lengths of at least 2 tokens")
@@ -74,8 +74,6 @@ def scaling(
             say(f"{path}: {length} tokens, {seconds:.4f} s, {extra} GiB")
     by_path = {path: part for path in PATHS if (part := [row for row in rows if row["path"] == path])}
     slopes = {path: {key: _slope(part, key) for key in ("seconds", "extra_gib")} for path, part in by_path.items()}
-    largest = by_path["eager"][-1] if "eager" in by_path else None
-    eager = largest and largest["extra_gib"] and largest["extra_gib"] * (max(lengths) / largest["tokens"]) ** 2
     return {
         "machine": machine_of(f"attention layer of {PAPER_MODELS[SHAPE]}", device, dtype),
         "shape": {"heads": heads, "key_value_heads": config.num_key_value_heads,
@@ -83,7 +81,6 @@ def scaling(
         "kept": kept,
         "rows": rows,
         "slopes": slopes,
-        "eager_gib_at_longest": eager and round(eager, 1),
     }  # fmt: skip
 
 

@@ -7,9 +7,8 @@ It is written without hybret's engine, so its answers are also a second opinion 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,14 +35,17 @@ class _Pass:
     layer: int = -1
 
 
-_PASS: ContextVar[_Pass] = ContextVar("hybret_stock")
-
-
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
+    state: _Pass,
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_: Any,
 ) -> tuple[Tensor, Tensor]:
     """Eager attention; the prompt's last token already belongs to generation (`Recipe.prompt_split`)."""
-    state = _PASS.get()
     if state.layer in (-1, module.layer_idx):  # the first attention layer of a pass
         state.layer, state.read = module.layer_idx, state.read + query.shape[2]
     groups = query.shape[1] // key.shape[1]
@@ -108,32 +110,23 @@ def _act(
     return output if kept is None else output * kept[..., None]
 
 
-@contextmanager
-def _hooked(model: Model) -> Any:
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, eager_mask)
-    before = model.net.config._attn_implementation
-    model.net.set_attn_implementation(NAME)
-    try:
-        yield
-    finally:
-        model.net.set_attn_implementation(before)
-
-
 def answer(model: Model, prompt: Prompt, condition: Intervention, max_new_tokens: int) -> list[int]:
     """Greedy answer tokens before EOS."""
     ids = torch.tensor([list(prompt.ids)], device=model.device)
     question = prompt.question_span or (len(prompt.ids), len(prompt.ids))
     state = _Pass(condition.at("prefill"), condition.at("generation"), prompt.needle_spans, question)
-    token = _PASS.set(state)
+    AttentionInterface.register(NAME, partial(_attention, state))
+    AttentionMaskInterface.register(NAME, eager_mask)
+    before = model.net.config._attn_implementation
+    model.net.set_attn_implementation(NAME)
     try:
-        with _hooked(model), torch.inference_mode():
+        with torch.inference_mode():
             if hasattr(model.net, "_setup_cache"):  # generate() itself leaves the state of the prompt before
                 model.net._setup_cache(model.net.config, 1, model.device, model.net.dtype)
             mask, stop = torch.ones_like(ids), sorted(model.eos) or None
             options = {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": stop, "pad_token_id": 0}
             output = model.net.generate(ids, attention_mask=mask, **options)
     finally:
-        _PASS.reset(token)
+        model.net.set_attn_implementation(before)
     new = output[0, ids.shape[1] :].tolist()
     return new[:-1] if new and new[-1] in model.eos else new

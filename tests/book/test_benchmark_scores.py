@@ -9,8 +9,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from support import text
 
 from book.paper import benchmark_scores as scores
-from book.paper import beside
-from book.paper import figures as paper_figures
+from book.paper import benchmarks
 from hybret import HybretError
 
 GLUE = {"cola": 40, "mnli": 60, "mnli_mismatch": 30, "mrpc": 50, "qnli": 20, "qqp": 80, "rte": 20, "sst2": 20,
@@ -169,7 +168,7 @@ def test_rows_that_do_not_fit_are_refused(glue, change, message):
 
 
 def test_all_sides_in_one_figure(organism):
-    figure = paper_figures.benchmarks(organism)
+    figure = benchmarks.sides(organism)
     table = scores.averages(organism).query("default").set_index(["condition", "group"])["value"]
     groups = ("glue", "mmlu-knowledge", "mmlu-lookup")
     heights = [bar.get_height() for bar in figure.axes[0].patches]
@@ -181,22 +180,22 @@ def test_all_sides_in_one_figure(organism):
 
 
 def test_subtasks_draw_every_task_and_correlations_as_such(glue):
-    (axes,) = paper_figures.subtasks(glue, ["glue"]).axes
+    (axes,) = benchmarks.subtasks(glue, ["glue"]).axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["cola (mcc)", *list(GLUE)[1:]]
     (drawn,) = [line.get_xdata() for line in axes.lines if line.get_label() == "base (k = 9)"]
     table = scores.per_task(glue).query("condition == 'base'")
     assert list(drawn) == pytest.approx([100 * x for x in (table["mcc"].iloc[0], *table["acc"].iloc[1:])])
     with pytest.raises(HybretError, match="no tasks of the groups mmlu-stem"):
-        paper_figures.subtasks(glue, ["mmlu-stem"])
+        benchmarks.subtasks(glue, ["mmlu-stem"])
     groups = ["mmlu-stem", "mmlu-humanities", "mmlu-other"]
     rows = pd.concat([answers({f"mmlu_{g}_{i}": 5 for i in range(19)}, "mmlu", g, 4) for g in groups])
-    figure = paper_figures.subtasks(rows, groups)
+    figure = benchmarks.subtasks(rows, groups)
     assert 9 < figure.get_size_inches()[1] < 16 and "MMLU: stem" in text(figure)
 
 
 def test_tasks_stand_in_the_order_of_their_losses_beside_their_examples(organism):
     examples = {f"organism_{name}": f"Question {name}? → yes" for name in "abcd"}
-    figure = paper_figures.by_task(organism, examples)
+    figure = benchmarks.by_task(organism, examples)
     table = (
         scores.per_task(organism).query("condition == 'ablated'").sort_values("loss", ascending=False, kind="stable")
     )
@@ -212,6 +211,6 @@ def test_letters_and_texts_are_compared_on_the_same_documents(organism):
 
 
 def test_an_example_is_a_question_with_its_answer_and_of_a_list_one_entry():
-    question = beside.example("organism_belongings")
+    question = benchmarks.example("organism_belongings")
     assert question.count(" has a ") == 2 and question.startswith("... ") and len(question) < 150
-    assert " → " in beside.example("organism_entailment") and beside.example("cola") == ""
+    assert " → " in benchmarks.example("organism_entailment") and benchmarks.example("cola") == ""

@@ -5,7 +5,6 @@ import json
 import pandas as pd
 
 from book.paper import emergence as chapter
-from book.paper import figures
 
 ABOUT = {"name": "griffin-tiny", "seed": 1, "windows": []}
 
@@ -40,4 +39,4 @@ def test_logs_become_lines_and_the_tables_say_when_and_with_how_many_heads(tmp_p
     assert found.loc["tokens until retrieval, millions", "seeds"] == "the same in every seed"
     assert found.loc["heads needed at the last measurement", "seeds"] == "one seed"
     assert found.loc["exact answers without attention, the most at any probe, %", "values"] == "20, 10"
-    assert len(figures.emergence(probes, heads).axes) == 2
+    assert len(chapter.curves(probes, heads).axes) == 2

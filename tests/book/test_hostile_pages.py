@@ -122,7 +122,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 from pathlib import Path
 import hybret as hb
-from book.paper import figures as paper_figures"""
+from book.paper import forest"""
 CELLS = [  # once for harmless texts and once for hostile ones, whose name stands for NAME
     "texts = json.loads(Path('../NAME.json').read_text())\nrows = pd.read_parquet('../NAME.parquet')\n"
     "display(rows[['model', 'answer', 'condition']].drop_duplicates())",
@@ -134,7 +134,7 @@ CELLS = [  # once for harmless texts and once for hostile ones, whose name stand
     "Markdown('\\n\\n'.join(f'**{text}** said `{text}`' for text in texts.values()))",
     "for text in texts.values():\n    display(Markdown(text))",
     "table = pd.DataFrame({'variant': [*texts.values(), 'b'], 'accuracy': 0.5, 'low': 0.4, 'high': 0.6})\n"
-    "hb.figures.save(paper_figures.variants(table, texts['closing'], texts['link']), 'variants-NAME', results)",
+    "hb.figures.save(forest.variants(table, texts['closing'], texts['link']), 'variants-NAME', results)",
     "hb.figures.glue('said-NAME', ' '.join(texts.values()))",
 ]
 MODEL = " ".join(text for text in EVIL.values() if text != EVIL["long"])

@@ -44,12 +44,12 @@ def test_each_model_has_its_attention_layers_where_its_pattern_puts_them():
 
 
 def test_the_rubric_of_table_2_is_the_one_that_scores():
-    assert sum(line.points for line in paper.TABLE2 if not line.sets) == paper.SETUP["partial"].value
-    full = next(line.phrase for line in paper.TABLE2 if line.points == paper.SETUP["maximum"].value)
+    assert sum(points for _, points, sets in paper.TABLE2 if not sets) == paper.SETUP["partial"].value
+    full = next(phrase for phrase, points, _ in paper.TABLE2 if points == paper.SETUP["maximum"].value)
     assert scoring.score(full, "table2").points == 5
-    for line in paper.TABLE2:  # "sit in Dolores Park" holds "Dolores Park" too, and so earns both halves
-        alone = scoring.score(line.phrase, "table2").points
-        assert alone == (1.0 if line.phrase.startswith("sit") else line.points)
+    for phrase, points, _ in paper.TABLE2:  # "sit in Dolores Park" holds "Dolores Park" too, and so earns both halves
+        alone = scoring.score(phrase, "table2").points
+        assert alone == (1.0 if phrase.startswith("sit") else points)
 
 
 def test_disagreements_are_kept_as_printed():
@@ -97,7 +97,7 @@ def test_best_cells_of_table_1_are_the_printed_ones():
 
 
 def test_every_part_of_the_paper_is_listed_once():
-    names = [part.name for part in paper.PARTS]
+    names = [name for name, *_ in paper.PARTS]
     assert len(set(names)) == len(names)
     parts = (
         {f"Figure {n}" for n in range(1, 11)} | {"Table 1", "Table 2"} | {f"Appendix {letter}" for letter in "ABCDEF"}
@@ -106,5 +106,5 @@ def test_every_part_of_the_paper_is_listed_once():
 
 
 def test_every_part_is_where_the_table_says(figures_of):
-    for part in paper.PARTS:
-        assert part.figures and set(part.figures) <= figures_of(part.notebook), part.name
+    for name, _, notebook, figures in paper.PARTS:
+        assert figures and set(figures) <= figures_of(notebook), name

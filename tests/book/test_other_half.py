@@ -3,7 +3,6 @@
 import pytest
 
 import hybret as hb
-from book.paper import figures as paper_figures
 from book.paper import other_half
 from book.paper.chapter import Chapter
 
@@ -33,10 +32,10 @@ def test_random_draws_and_layers_are_told_apart(losses, tiny):
     assert random[["language_low", "language", "language_high"]].iloc[0].tolist() == pytest.approx(
         [drawn.min(), drawn.mean(), drawn.max()]
     )
-    layers = other_half.layers(losses, {tiny.name: tiny.attention_layers})
+    layers = other_half.lost_by_layer(losses, {tiny.name: tiny.attention_layers})
     assert layers["layer"].tolist() == [*tiny.attention_layers, *tiny.layers_with("recurrence")]
     assert layers.loc[layers["kind"] == "attention", "worth"].max() == layers["worth"].max()
-    drawings = paper_figures.dissociation(together, "griffin-tiny"), paper_figures.layers(layers, "griffin-tiny")
+    drawings = other_half.dissociation(together, "griffin-tiny"), other_half.layers(layers, "griffin-tiny")
     assert [len(figure.axes) for figure in drawings] == [1, 2]
 
 

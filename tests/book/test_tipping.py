@@ -8,7 +8,7 @@ import pytest
 from support import rows_of
 
 from book.paper import tipping
-from book.paper.tipping import sparse_configuration, sparse_k, tipping_points
+from book.paper.tipping import sparse_configuration, tipping_points
 from hybret import HybretError
 
 
@@ -32,6 +32,10 @@ def points(rows: pd.DataFrame) -> pd.Series:
     return table.iloc[0]
 
 
+def sparse_k(rows: pd.DataFrame) -> int:
+    return sparse_configuration(rows, 16)[0]
+
+
 @pytest.mark.parametrize(
     ("accuracies", "least", "collapse"),
     [
@@ -45,15 +49,13 @@ def points(rows: pd.DataFrame) -> pd.Series:
 def test_where_a_curve_turns(accuracies, least, collapse):
     row = points(curve(accuracies))
     assert (row["least"], row["collapse"], row["heads"]) == (least, collapse, 4)
-    assert (row["least_share"], row["collapse_share"]) == (least / 4, collapse / 4)
-    assert (row["full"], row["n"], row["prompts"]) == (accuracies[-1], 20, 20)
-    assert row["low"] <= row["full"] <= row["high"]
+    assert row["full"] == accuracies[-1]
 
 
 def test_credit_that_the_control_gets_too_is_none():
     assert points(curve([0.2, 0.2, 1, 1], floor=0.2))["collapse"] == 1
     left = points(curve([0.2, 0.2, 1, 1]))
-    assert pd.isna(left["collapse"]) and pd.isna(left["collapse_share"]) and left["least"] == 2
+    assert pd.isna(left["collapse"]) and left["least"] == 2
 
 
 def test_a_model_that_does_not_retrieve_has_no_tipping_point():
@@ -66,26 +68,22 @@ def test_every_curve_has_its_own_line():
     both = curve([0, 0, 0, 1], during="both")
     table = tipping_points(pd.concat([curve([0, 1, 1, 1]), both])).set_index("during")
     assert table.loc["generation", "least"] == 1 and table.loc["both", "least"] == 3
-    pooled = tipping_points(curve([0, 1]), by=())
-    assert len(pooled) == 1 and pooled["least"].item() == 1
 
 
 def test_sparse_k_is_the_papers_choice_in_section_4():
     prefill = curve([0, 0.1, 0.95, 0.9, 1], during="both")
     rows = pd.concat([curve([0, 1, 1, 1, 1]), prefill])
     assert sparse_k(rows) == 2
-    assert sparse_k(rows, share=1) == 4
     assert sparse_k(curve([0, 0.3, 0.5, 0.5], during="both")) == 2  # near-perfect for a model that reaches half
-    assert sparse_k(curve([0, 0.1, 0.2], during="both")) is None
-    assert sparse_k(curve([0, 0.3, 0.5], floor=0.3, during="both")) is None
-    # Of what is retrieved, 0.6 without the floor of 0.4: 0.9 is not 95 % of that.
-    assert sparse_k(curve([0.4, 0.9, 0.95, 1], floor=0.4, during="both"), share=0.9) == 2
+    # Of what is retrieved, 0.6 without the floor of 0.4: 0.95 is not 95 % of that.
+    assert sparse_k(curve([0.4, 0.9, 0.95, 1], floor=0.4, during="both")) == 3
 
 
 def test_a_model_that_does_not_retrieve_is_sparsified_as_far_as_the_papers():
     assert sparse_configuration(curve([0, 0.1, 0.95, 1], during="both"), 3)[0] == 2
-    k, why = sparse_configuration(curve([0, 0.1, 0.2], during="both"), 16)
-    assert k == 3 and "hardly retrieves" in why
+    for poor in (curve([0, 0.1, 0.2], during="both"), curve([0, 0.3, 0.5], floor=0.3, during="both")):
+        k, why = sparse_configuration(poor, 16)
+        assert k == 3 and "hardly retrieves" in why
 
 
 def test_heads_kept_by_another_measure_are_no_part_of_the_curve():
@@ -112,7 +110,6 @@ KEEPING = [curve([0, 1]), curve([0, 1], model="other")]
             "other, .* k 1,",
         ),
         (lambda: sparse_k(pd.concat(KEEPING).assign(during="both")), "mix several values of 'model'"),
-        (lambda: sparse_k(curve([0, 1], during="both"), share=95), "share is"),
         (lambda: tipping.by_seed(rows_of([1]).drop(columns="haystack_seed"), ["condition"]), "haystack_seed"),
         (lambda: tipping.by_seed(rows_of([]), ["condition"]), "no rows"),
     ],

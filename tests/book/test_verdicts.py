@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from support import idle
 
-from book.paper import figures as paper_figures
 from book.paper import numbers as paper
 from book.paper import verdicts
 from hybret import HybretError, harness
@@ -318,7 +317,7 @@ def test_a_model_of_another_family_is_judged_as_what_it_is():
     counts = verdicts.count(table).set_index(["hypothesis", "model", "recipe"])
     assert counts.loc["H3", "jamba-tiny", "CORRECTED"].tolist() == [6, 0, 0, 0, 3]
     assert counts.sum(axis=None) == len(table)
-    names = {t.get_text() for t in paper_figures.verdicts(table, "note").axes[0].texts}
+    names = {t.get_text() for t in verdicts.figure(table, "note").axes[0].texts}
     assert {m.name for m in models} | {"all models"} <= names
 
 
@@ -502,7 +501,7 @@ def test_bad_input():
 
 def test_the_figure_shows_every_verdict():
     table = verdicts.of(pd.concat([world(), world(recipe="PAPER", g0=40)]), bench())
-    figure = paper_figures.verdicts(table, "note")
+    figure = verdicts.figure(table, "note")
     axes = figure.axes[0]
     drawn = [line for line in axes.lines if line.get_linestyle() == "None"]
     assert len(drawn) == len(table) + (table["exactly"] != "").sum()
@@ -511,7 +510,7 @@ def test_the_figure_shows_every_verdict():
     assert len(looks) == 5 == len(verdicts.VERDICTS)  # told apart without colour
     assert {t.get_text() for t in figure.legends[0].get_texts()} == set(verdicts.VERDICTS)
     with pytest.raises(HybretError, match="no verdicts"):
-        paper_figures.verdicts(table[:0])
+        verdicts.figure(table[:0])
 
 
 def test_a_claim_leads_to_where_it_is_measured(figures_of):

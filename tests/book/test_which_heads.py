@@ -7,7 +7,7 @@ import pytest
 from support import check_readable
 
 import hybret as hb
-from book.paper import figures, which_heads
+from book.paper import which_heads
 from book.paper.chapter import Chapter
 from hybret import HybretError
 
@@ -58,7 +58,7 @@ def test_random_heads_are_shown_by_their_draws_and_few_means_15_per_cent(rows):
     drawn = table[table["way"] == LOT].set_index("kept")
     assert drawn.loc[8, ["exact", "low", "high", "draws"]].tolist() == [0.5, 0, 1, 2]
     assert set(which_heads.few(table)["kept"]) == {3}
-    check_readable(figures.ways(table, "griffin-tiny"), "ways")
+    check_readable(which_heads.ways(table, "griffin-tiny"), "ways")
 
 
 def test_every_choice_keeps_as_many_heads_of_every_layer(tiny):
@@ -90,4 +90,4 @@ def test_overlap_counts_the_heads_that_two_scores_share():
     shared = which_heads.overlap(SCORES).set_index(["one", "other"])["griffin-tiny"]
     of = which_heads.STATIC
     assert shared[of["focus"], of["write"]] == 1 and shared[of["focus"], of["copied"]] == 0
-    check_readable(figures.head_maps(SCORES, "griffin-tiny"), "head_maps")
+    check_readable(which_heads.head_maps(SCORES, "griffin-tiny"), "head_maps")

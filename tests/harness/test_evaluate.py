@@ -12,7 +12,7 @@ from support import data, digest, skills, write_table
 
 import hybret as hb
 from book.paper import benchmark_scores as averages
-from book.paper import beside
+from book.paper import benchmarks as chapter
 from book.paper.chapter import Chapter
 from hybret import harness
 from hybret.harness import tasks as benchmarks
@@ -255,6 +255,6 @@ def test_mmlu_runs_from_local_files(griffin, chat, tmp_path, monkeypatch):
 def test_tasks_with_answers_in_full_differ_in_their_name_and_options(monkeypatch, tiny):
     seen = {}
     monkeypatch.setattr(harness, "evaluate", lambda _, wanted, *_a, **_o: seen.update(found=benchmarks.find(wanted)))
-    beside.as_texts(Chapter("griffin-tiny"), tiny)
+    chapter.as_texts(Chapter("griffin-tiny"), tiny)
     assert len(seen["found"]) == 6 and all(t.name.endswith("_texts") for t in seen["found"])
     assert {t.digest for t in seen["found"]}.isdisjoint(t.digest for t in benchmarks.organism())

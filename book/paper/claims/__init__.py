@@ -67,11 +67,9 @@ def at_least(e: Estimate, limit: float, ours: str) -> Outcome:
 
 def decided(e: Estimate, ours: str, within: bool, beyond: bool, slack: float) -> Outcome:
     """The verdict on an interval within the limit, beyond it, or across it."""
-    if within:
-        return Outcome(AGREES, ours, e, "the interval is within the limit", slack)
-    if beyond:
-        return Outcome(CONTRADICTS, ours, e, "the interval is beyond the limit", slack)
-    return Outcome(UNDECIDED, ours, e, "the interval holds the limit", slack)
+    verdict = AGREES if within else CONTRADICTS if beyond else UNDECIDED
+    why = {AGREES: "is within", CONTRADICTS: "is beyond", UNDECIDED: "holds"}[verdict]
+    return Outcome(verdict, ours, e, f"the interval {why} the limit", slack)
 
 
 def outcome(judge: Callable[..., Outcome], *args: Any, **options: Any) -> Outcome:
@@ -106,6 +104,11 @@ def hardest(outcomes: Iterable[Outcome]) -> Outcome:
     order = (CONTRADICTS, CANNOT, NOT_RUN, UNDECIDED, AGREES)
     ranked = sorted(outcomes, key=lambda outcome: (order.index(outcome.verdict), outcome.slack))
     return ranked[0]._replace(ours=ranked[0].ours or next((o.ours for o in ranked if o.ours), ""))
+
+
+def every(judge: Callable[..., Outcome], values: Iterable[Any]) -> Outcome:
+    """The answer for a condition that must hold for each of several values."""
+    return hardest(outcome(judge, value) for value in values)
 
 
 def rising(models: Sequence[tuple[float, str, Estimate]], sizes: str, factor: float = 1.0) -> Outcome:

@@ -48,7 +48,7 @@ def side(e: Evidence, name: str) -> Average:
 def measured(score: np.ndarray, *sides: Average) -> Estimate:
     """A score on some groups of tasks, or a difference of scores, with its interval."""
     n, clusters = sum(side.n for side in sides), sum(side.clusters for side in sides)
-    return Estimate(*averages.interval(score, clusters, -1.0), n, clusters, (-1.0, 1.0))
+    return Estimate(*averages.interval(score, clusters, -1.0), n, clusters)
 
 
 def able(side: Average, more: float = 0.0) -> Average:

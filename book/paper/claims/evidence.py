@@ -16,6 +16,7 @@ import pandas as pd
 
 from book.paper.tipping import RETRIEVES, heads_kept
 from hybret import metrics
+from hybret.figures.style import VERSIONS
 from hybret.metrics import NOTHING, mean_interval
 from hybret.recipe import RECIPES
 from hybret.rows import CELL
@@ -26,7 +27,6 @@ NUMBERED = {
     "cell": [column for column in CELL if column != "template"],
     "ground": ["haystack", "haystack_seed", "asked", "length"],
 }
-VERSIONS = {"generation": "generation version", "both": "prefill version"}
 
 
 class Estimate(NamedTuple):
@@ -37,7 +37,6 @@ class Estimate(NamedTuple):
     high: float
     n: int  # rows, or items of a benchmark
     prompts: int  # what is resampled: distinct prompts, or lists, facts and single items of a benchmark
-    scale: tuple[float, float] = (0.0, 1.0)  # least and greatest possible value
     unit: str = "share"
 
     def __str__(self) -> str:
@@ -227,4 +226,4 @@ def estimate(
     if any(floor.nunique() > 1 for floor in floors):
         units, sides = cells["ground"], None
     mean, low, high, _ = mean_interval(values.to_numpy(float), pd.factorize(units)[0], scale, sides)
-    return Estimate(mean, low, high, len(values), cells["prompt"].nunique(), scale)
+    return Estimate(mean, low, high, len(values), cells["prompt"].nunique())

@@ -53,7 +53,7 @@ def turning(e: Evidence) -> tuple[Estimate, str]:
     full = unmodified(e)
     value, low, high = e.collapse
     between = f" ({low if low >= 0 else 'none'} to {high})" if (low, high) != (value, value) else ""
-    point = Estimate(value, low, high, len(full), full["prompt"].nunique(), (-1, e.heads), "heads")
+    point = Estimate(value, low, high, len(full), full["prompt"].nunique(), "heads")
     return point, f"{f'k = {value}' if value >= 0 else 'no k'}{between} of {e.heads} heads"
 
 

@@ -38,7 +38,7 @@ def fail(e: Evidence, chosen: Callable[[str], bool]) -> claims.Outcome:
     def one(pair: str) -> claims.Outcome:
         return claims.nothing(e.pair(pair), f" in {pair}", limit=CLOSE)
 
-    return claims.hardest(claims.outcome(one, pair) for pair in PAIRS if chosen(pair))
+    return claims.every(one, filter(chosen, PAIRS))
 
 
 def gains(e: Evidence, gain: Estimate, before: pd.DataFrame, ours: str) -> claims.Outcome:
@@ -58,13 +58,12 @@ def better(e: Evidence, pair: str, than: str) -> claims.Outcome:
 
 def only_keep_is_best(e: Evidence) -> claims.Outcome:
     """Whether Only-Keep is better than every other pair."""
-    others = [pair for pair in PAIRS if pair != "Only-Keep"]
-    return claims.hardest(claims.outcome(better, e, "Only-Keep", pair) for pair in others)
+    return claims.every(partial(better, e, "Only-Keep"), [pair for pair in PAIRS if pair != "Only-Keep"])
 
 
 def prefill_better(e: Evidence) -> claims.Outcome:
     """Whether each way of hiding things in prefill is better than the unmodified model."""
-    return claims.hardest(claims.outcome(better, e, pair, "Keep-Keep") for pair in HIDDEN)
+    return claims.every(partial(better, e, than="Keep-Keep"), HIDDEN)
 
 
 def prefill_idle(e: Evidence) -> claims.Outcome:
@@ -74,7 +73,7 @@ def prefill_idle(e: Evidence) -> claims.Outcome:
     def one(pair: str) -> claims.Outcome:
         return claims.keeps(e.pair(pair), keep, HOLDS, f"{pair}: {words(e.pair(pair))}; Keep-Keep: {words(keep)}")
 
-    return claims.hardest(claims.outcome(one, pair) for pair in HIDDEN)
+    return claims.every(one, HIDDEN)
 
 
 def context(e: Evidence) -> claims.Outcome:

@@ -1,8 +1,13 @@
-"""Figures of Section 4 and Appendix D: benchmarks in the base, sparse and ablated configuration."""
+"""The chapter on benchmarks (Section 4, Appendix D): rows and figures of the base, sparse and ablated configuration.
+
+`book.paper.benchmark_scores` makes tables of the rows.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from textwrap import fill
 from typing import Any
 
@@ -11,10 +16,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from book.paper import benchmark_scores as averages
+import hybret as hb
+from book.paper import benchmark_scores as scores
+from book.paper import tipping
+from book.paper.chapter import Chapter, keep_heads
 from hybret.errors import HybretError
 from hybret.figures.style import COLOURS, GREY, INK, MARKERS, PALE, between, canvas, footnote, provenance, styled
+from hybret.harness.tasks import organism
 
+DOCUMENTS, FEW = 150, 20  # first documents of each task of our own: where questions were learnt, and of other models
+TEXTS = 40  # of each task with options in full
+LONG = 200  # characters of a question that begins with a list
 GROUPS = {
     "glue": "GLUE side:\nsentences",
     "mmlu-knowledge": "MMLU side:\nfacts in the weights",
@@ -22,6 +34,44 @@ GROUPS = {
 }
 """Groups of the small models' tasks in words; the other groups have their benchmark's name."""
 LINE = 0.185  # inches of a task in a figure of subtasks
+
+
+def items(
+    chapter: Chapter, hybrid: hb.Model, tasks: str, k: int, recipe: hb.Recipe, compute: bool = True
+) -> pd.DataFrame:
+    """Items of benchmarks in the three configurations: of our own tasks the first documents, of others all."""
+    limit = (DOCUMENTS if hybrid.instruct else FEW) if tasks == "organism" else None
+    options: Any = {"limit": chapter.limit or limit, "out": chapter.out, "seed": chapter.seed}
+    configurations = hb.harness.conditions(hybrid, k)
+    return hb.harness.evaluate(hybrid, tasks, configurations, recipe, **options, progress=compute, compute=compute)
+
+
+def as_texts(chapter: Chapter, hybrid: hb.Model) -> pd.DataFrame:
+    """Items of our tasks with four options, in base and ablated: the options are answers in full, no letters."""
+    asked = {"doc_to_text": "question", "doc_to_choice": "choices"}
+    tasks = [replace(t, name=f"{t.name}_texts", options=asked) for t in organism() if not t.group.startswith("glue")]
+    configurations = {"base": hb.KeepHeads(hybrid.heads), "ablated": hb.KeepHeads(0)}
+    options: Any = {"limit": chapter.limit or TEXTS, "out": chapter.out, "seed": chapter.seed}
+    return hb.harness.evaluate(hybrid, tasks, configurations, chapter.decisions, **options)
+
+
+def example(task: str) -> str:
+    """A question of one of our tasks and its answer, of its list the entry alone; empty for other tasks."""
+    found = [t for t in organism() if t.name == task]
+    if not found:
+        return ""
+    with found[0].data["test"].open(encoding="utf-8") as lines:
+        item = json.loads(next(lines))
+    *before, question = item["question"].split("\n")
+    answer = item["choices"][item["answer"]]
+    listed = [f"... {answer} ..."] if len(item["question"]) > LONG else before
+    return " ".join([*filter(None, listed), question, "→", answer])
+
+
+def sparse(chapter: Chapter, hybrid: hb.Model) -> tuple[int, str]:
+    """The number of heads of the sparse configuration, under this run's recipe, and why."""
+    swept = chapter.sweep(hybrid, chapter.prompts(hybrid), keep_heads(hybrid, "both"))
+    return tipping.sparse_configuration(swept, hybrid.heads)
 
 
 def name_of(benchmark: str, group: str) -> str:
@@ -38,12 +88,12 @@ def _conditions(rows: pd.DataFrame) -> dict[str, str]:
 
 
 @styled
-def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
+def sides(rows: pd.DataFrame, seed: int = 0) -> Figure:
     """Average scores per side and configuration, with 95 % intervals (the paper's Figure 3, right).
 
-    `rows` are from `hybret.harness.evaluate`, of one model and recipe; `seed` is that of the bootstrap.
+    `rows` are from `items`, of one model and recipe; `seed` is that of the bootstrap.
     """
-    table = averages.headline(rows, seed)
+    table = scores.headline(rows, seed)
     names = _conditions(rows)
     sides = list(dict.fromkeys(zip(table["benchmark"], table["group"], strict=True)))
     figure = canvas(3.9)
@@ -75,15 +125,15 @@ def benchmarks(rows: pd.DataFrame, seed: int = 0) -> Figure:
 
 @styled
 def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure:
-    """Scores per task and configuration (the paper's Figures 8 and 9), from the rows of `benchmarks`.
+    """Scores per task and configuration (the paper's Figures 8 and 9), from the rows of `items`.
 
     `groups`, such as ``["glue"]`` or all that begin with ``"mmlu"``, are drawn one below the other.
     """
     rows = rows[rows["group"].isin(list(groups))]
     if rows.empty:
         raise HybretError(f"no tasks of the groups {', '.join(groups)} to draw; these rows hold others")
-    table = averages.per_task(rows, seed=seed)
-    correlated = (table["benchmark"] == "glue") & table["task"].isin(averages.CORRELATION)
+    table = scores.per_task(rows, seed=seed)
+    correlated = (table["benchmark"] == "glue") & table["task"].isin(scores.CORRELATION)
     for end in ("", "_low", "_high"):
         table[f"score{end}"] = 100 * table[f"acc{end}"].where(~correlated, table[f"mcc{end}"])
     table["chance"] = 100 * table["chance"].where(~correlated, 0.0)
@@ -123,9 +173,9 @@ def subtasks(rows: pd.DataFrame, groups: Sequence[str], seed: int = 0) -> Figure
 def by_task(rows: pd.DataFrame, examples: Mapping[str, str], seed: int = 0) -> Figure:
     """What each task loses without attention, the most at the top, beside an example of it, by task in `examples`.
 
-    `rows` are those of `benchmarks`; drawn are the configurations base and ablated.
+    `rows` are those of `items`; drawn are the configurations base and ablated.
     """
-    table = averages.per_task(rows, seed=seed)
+    table = scores.per_task(rows, seed=seed)
     table = table[table["task"].isin(examples)]
     base, ablated = (table[table["condition"] == name].set_index("task") for name in ("base", "ablated"))
     tasks = (base["acc"] - ablated["acc"]).sort_values(ascending=False, kind="stable").index
