@@ -25,6 +25,7 @@ BENCHMARKS = ("organism", "glue", "mmlu")
 TEST_ITEMS = 500
 SHOTS = 5
 FOLDER = Path(__file__).parent / "definitions"
+ORGANISM = {f"organism_{name}": name for name in skills.TASKS}
 # lm-eval's mnli reads two splits under two names.
 _GLUE = {"cola": "cola", "mnli": "mnli", "mnli_mismatch": "mnli", "mrpc": "mrpc", "qnli": "qnli", "qqp": "qqp",
          "rte": "rte", "sst2": "sst2", "wnli": "wnli"}  # fmt: skip
@@ -61,7 +62,7 @@ def find(tasks: str | Sequence[str | Task]) -> list[Task]:
     if find_spec("lm_eval") is None:
         raise HybretError('lm-evaluation-harness is not installed; run `pip install "hybret[eval]"`')
     homes: dict[str, tuple[Mapping[str, Any], Any]] = {
-        "organism": (_organism_definitions(), organism),
+        "organism": (ORGANISM, organism),
         "glue": (_GLUE, glue),
         "mmlu": (_mmlu_definitions(), mmlu),
     }
@@ -76,7 +77,7 @@ def find(tasks: str | Sequence[str | Task]) -> list[Task]:
         if not read:
             raise HybretError(
                 f"unknown benchmark or task {name!r}; choose from {', '.join(BENCHMARKS)}, or name single tasks such "
-                f"as {next(iter(_organism_definitions()))}, cola or mmlu_astronomy, separated by commas"
+                f"as {next(iter(ORGANISM))}, cola or mmlu_astronomy, separated by commas"
             )
         ((home, members),) = read
         chosen |= {task.name: task for task in members() if name in (home, task.name)}
@@ -89,10 +90,12 @@ def organism() -> list[Task]:
     `TEST_ITEMS` test items each, of a split that no organism was trained on.
     """
     tasks = []
-    for name, definition in _organism_definitions().items():
-        group = skills.TASKS[definition.stem].group
-        splits = {"test": TEST_ITEMS} | ({} if group == "glue" else {"dev": SHOTS})
-        data = {split: _written(definition.stem, split, n, group != "glue") for split, n in splits.items()}
+    for name, stem in ORGANISM.items():
+        group = skills.TASKS[stem].group
+        splits, definition = {"test": TEST_ITEMS}, FOLDER / "sentences.yaml"
+        if group != "glue":
+            splits, definition = splits | {"dev": SHOTS}, FOLDER / "questions.yaml"
+        data = {split: _written(stem, split, n, options="dev" in splits) for split, n in splits.items()}
         tasks.append(Task(name, "organism", group, definition, data))
     return tasks
 
@@ -167,11 +170,6 @@ def _lm_eval_tasks() -> Path:
     spec = find_spec("lm_eval")
     assert spec is not None and spec.origin is not None  # `find` has looked
     return Path(spec.origin).parent / "tasks"
-
-
-@cache
-def _organism_definitions() -> dict[str, Path]:
-    return {f"organism_{name}": FOLDER / f"{name}.yaml" for name in skills.TASKS}
 
 
 @cache
