@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from hybret.engine import attention, mixers
 from hybret.engine.context import ATTACHED, ForwardContext, Spans, check_layers_called, forward_context
@@ -71,9 +73,13 @@ class Attached:
 
 
 @contextmanager
-def implementation(net: Any, name: str = attention.NAME) -> Iterator[None]:
-    """Run `net` through hybret's attention function inside the block; its own choice comes back in `finally`."""
-    before = net.config._attn_implementation
+def implementation(net: Any, function: Callable[..., Any] | None = None) -> Iterator[None]:
+    """Run `net` through hybret's attention function inside the block, or another one, which gets the mask of eager."""
+    before, name = net.config._attn_implementation, attention.NAME
+    if function is not None:
+        name = f"{name}-{function.__name__}"
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, eager_mask)
     net.set_attn_implementation(name)
     try:
         with mixers.listening(net) if name == attention.NAME != before else nullcontext():

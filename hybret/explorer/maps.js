@@ -38,30 +38,12 @@ function highlighted(text, phrases) {
   return parts;
 }
 
-// Names under which a series can be chosen; what would be called alike says how it differs.
-function named(series) {
-  const weights = {};
-  for (const s of series) (weights[s.model] ??= new Set()).add(s.weights);
-  const names = series.map((s) => ({
-    model: weights[s.model].size > 1 ? `${s.model} (${s.weights.slice(0, 8)})` : s.model,
-    recipe: s.recipe, prompt: s.prompt, setting: s.setting,
-  }));
-  const key = (n) => FIELDS.map(([field]) => n[field]).join("\n");
-  for (const [field, column] of [["prompt", "template"], ["setting", "rubric"]]) {
-    const count = {};
-    for (const n of names) count[key(n)] = (count[key(n)] ?? 0) + 1;
-    const twice = names.map((n) => count[key(n)] > 1);
-    names.forEach((n, i) => { if (twice[i]) n[field] += `, ${series[i][column]}`; });
-  }
-  return names;
-}
-
 export default {
   render({ model, el }) {
     const began = performance.now();
     const S = model.get("state");
     const { places, said } = S;
-    const names = named(S.series);
+    const names = S.series.map((s) => s.names);
     const stepsOf = S.series.map(() => []);
     S.steps.forEach((step, i) => stepsOf[step.series].push(i));
     for (const steps of stepsOf) if (steps.length && S.steps[steps[0]].k !== null) steps.reverse(); // k rises

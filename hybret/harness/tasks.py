@@ -1,8 +1,8 @@
 """The tasks of Section 4 as lm-evaluation-harness reads them: the organisms' own, GLUE and MMLU.
 
-Every task is a YAML file that says what to ask and how: the organisms' lie in ``definitions``, those of GLUE and MMLU
-are lm-eval's. Where the questions are is added here: JSONL files of this machine, so that nothing is downloaded while a
-benchmark runs.
+A YAML file says what to ask and how: lm-eval's own for GLUE and MMLU, one of the two in ``definitions`` for our tasks.
+Where the questions are is added here: JSONL files of this machine, so that nothing is downloaded while a benchmark
+runs.
 """
 
 from __future__ import annotations
@@ -73,14 +73,13 @@ def find(tasks: str | Sequence[str | Task]) -> list[Task]:
         if isinstance(name, Task):
             chosen[name.name] = name
             continue
-        read = [(home, members) for home, (names, members) in homes.items() if name == home or name in names]
-        if not read:
+        home = next((home for home, (names, _) in homes.items() if name == home or name in names), None)
+        if home is None:
             raise HybretError(
                 f"unknown benchmark or task {name!r}; choose from {', '.join(BENCHMARKS)}, or name single tasks such "
                 f"as {next(iter(ORGANISM))}, cola or mmlu_astronomy, separated by commas"
             )
-        ((home, members),) = read
-        chosen |= {task.name: task for task in members() if name in (home, task.name)}
+        chosen |= {task.name: task for task in homes[home][1]() if name in (home, task.name)}
     return list(chosen.values())
 
 
