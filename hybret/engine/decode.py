@@ -104,16 +104,11 @@ def prefill_chunk(
     trace: Trace | None = None,
     question: Question = None,
 ) -> State:
-    """Read on in a prompt up to its token `until`; `state` is used up (`State.fork` keeps a copy).
+    """Read on in a prompt, `ids`, up to its token `until`; `state` is used up (`State.fork` keeps a copy).
 
-    Parameters
-    ----------
-    state : what each of `rows` has read of `ids` so far
-    ids : of the whole prompt, BOS included
-    rows : what acts during prefill, for each row (`Resolved.prefill`)
-    spans, question : intervals in `ids`
-    streaming : without the attention weights where that is possible, and the layers below the first attention layer for
-        one row only. Off: the slow reference, bit-identical to plain eager attention where nothing acts.
+    `rows` says for each row what acts (`Resolved.prefill`), `spans` and `question` are intervals in the whole prompt.
+    With `streaming` the weights are not formed where that is possible, and one row passes the layers below the first
+    attention layer. Without, it is the slow reference, bit-identical to plain eager attention where nothing acts.
     """
     device, read = model.device, int(state.position[0])
     complete = until == len(ids)

@@ -482,7 +482,7 @@ export default {
 
     function excerpt(row) {
       const p = S.rows.place[row];
-      if (places.before[p] === null) return make("p", { class: "hb-maps-missing" }, "The text of this prompt is not in the rows, and hybret rebuilds it for its own models alone, in the embedded haystack or the one that is given. To see it, give the prompts: hybret.explore(rows, prompts).");
+      if (places.before[p] === null) return make("p", { class: "hb-maps-missing" }, "The text of this prompt is not in the rows. To see it, give the prompts: hybret.explore(rows, prompts).");
       return make("blockquote", {}, visible(places.before[p]), make("mark", { class: "hb-maps-needle" }, visible(S.needles[places.asked[p]] ?? "")), visible(places.after[p]));
     }
 
