@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from hybret.engine import attention, mixers
-from hybret.engine.context import ForwardContext, Spans, check_layers_called, forward_context, guarded
+from hybret.engine.context import ATTACHED, ForwardContext, Spans, check_layers_called, forward_context
 from hybret.engine.scan import parallel_scans
 from hybret.errors import HybretError
 from hybret.interventions import PHASES, Intervention, Keep, Mix, Phase
@@ -71,13 +72,14 @@ class Attached:
     ran: set[Phase] = field(default_factory=set)  # phases of which a forward pass was made
 
 
-_ATTACHED: ContextVar[Attached | None] = ContextVar("hybret_attached", default=None)
-
-
 @contextmanager
-def implementation(net: Any, name: str = attention.NAME) -> Iterator[None]:
-    """Run `net` through hybret's attention function inside the block; its own choice comes back in `finally`."""
-    before = net.config._attn_implementation
+def implementation(net: Any, function: Callable[..., Any] | None = None) -> Iterator[None]:
+    """Run `net` through hybret's attention function inside the block, or another one, which gets the mask of eager."""
+    before, name = net.config._attn_implementation, attention.NAME
+    if function is not None:
+        name = f"{name}-{function.__name__}"
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, eager_mask)
     net.set_attn_implementation(name)
     try:
         with mixers.listening(net) if name == attention.NAME != before else nullcontext():
@@ -105,13 +107,13 @@ def attach(
     recipe, intervention = find_recipe(recipe), Keep() if intervention is None else intervention
     resolved = resolve(intervention, model, recipe)
     current = Attached(model, intervention, resolved, recipe, Trace(keep_weights=weights))
-    token = _ATTACHED.set(current)
+    token = ATTACHED.set((*ATTACHED.get(), current))
     try:
         mixes = any(isinstance(action, Mix) for action in resolved.prefill + resolved.generation)
-        with implementation(model.net), guarded(model.net.config), parallel_scans() if mixes else nullcontext():
+        with implementation(model.net), parallel_scans() if mixes else nullcontext():
             yield current.trace
     finally:
-        _ATTACHED.reset(token)
+        ATTACHED.reset(token)
     acting = {name for name in PHASES if getattr(resolved, name)}
     if current.ran and acting and not acting & current.ran:
         raise HybretError(
@@ -122,8 +124,7 @@ def attach(
 
 def attached(net: nn.Module) -> Attached | None:
     """What is attached to `net`, if anything."""
-    current = _ATTACHED.get()
-    return current if current is not None and current.model.net is net else None
+    return next((current for current in reversed(ATTACHED.get()) if current.model.net is net), None)
 
 
 @contextmanager
@@ -136,11 +137,11 @@ def phase(name: Phase, last: Sequence[int], spans: Sequence[Spans] = ()) -> Iter
     last : absolute position of the last token of each row of the batch
     spans : needle intervals per row; no needle by default
     """
-    current = _ATTACHED.get()
-    if current is None:
+    if not ATTACHED.get():
         raise HybretError("no intervention is attached; use `with attach(model, intervention):` around `phase(...)`")
     if name not in PHASES:
         raise HybretError(f"unknown phase {name!r}; declare one of {', '.join(PHASES)}")
+    current = ATTACHED.get()[-1]
     model, actions = current.model, getattr(current.resolved, name)
     spans = list(spans) or [()] * len(last)
     for needle, end in zip(spans, last, strict=True):

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from hybret.engine import streaming
 from hybret.engine.context import ForwardContext, current_context
-from hybret.engine.entropy import head_entropy
-from hybret.engine.gates import gated
+from hybret.engine.gates import gated, head_entropy
 from hybret.errors import HybretError
 
 NAME = "hybret"
@@ -66,7 +66,7 @@ def attention(
     acts = context is not None and context.acts
     if query.shape[2] > 1 or not acts:
         # Operation by operation what eager does, so that a run that changes nothing is bit-identical to it.
-        key, value = (_per_head(x, module.num_key_value_groups) for x in (key, value))
+        key, value = (repeat_kv(x, module.num_key_value_groups) for x in (key, value))
     scores = _grouped_matmul(query, key.transpose(2, 3)).mul_(scaling)  # in place: fewer passes over memory
     if attention_mask is not None:
         scores.add_(attention_mask)
@@ -101,7 +101,7 @@ def attention(
 
 def _reweighted(weights: Tensor, mask: Tensor | None, context: ForwardContext, layer: int) -> Tensor:
     """The weights as the interventions on this layer leave them, one after another."""
-    changes = context.changes_in(layer)
+    changes = [(action, rows) for action, rows in context.changes if action.acts_in(layer)]
     if not changes:
         return weights
     used = weights.clone()
@@ -118,11 +118,6 @@ def _reweighted(weights: Tensor, mask: Tensor | None, context: ForwardContext, l
             changed = torch.where(in_sight[:, None, None, None], changed, before)
         used[rows] = changed
     return used
-
-
-def _per_head(x: Tensor, groups: int) -> Tensor:
-    """Repeat each key-value head for its query heads: ``(rows, kv, keys, d)`` to ``(rows, kv * groups, keys, d)``."""
-    return x if groups == 1 else x[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
 
 
 def _grouped_matmul(x: Tensor, y: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from hybret.families import attention_layers
 from hybret.interventions import Actions, Gate, Mix, Phase, Reweight
 
 if TYPE_CHECKING:
-    from hybret.engine.attach import Trace
+    from hybret.engine.attach import Attached, Trace
     from hybret.hybrid import Hybrid
     from hybret.recipe import Recipe
 
@@ -127,18 +127,6 @@ class ForwardContext:
         self.calls[int(layer)] += 1
         return int(layer)
 
-    def gates_in(self, layer: int) -> list[tuple[Gate, Tensor, Tensor]]:
-        """What silences heads in this layer, on which rows, and how many each of these keeps."""
-        return [found for found in self.gates if found[0].layers is None or layer in found[0].layers]
-
-    def mixes_in(self, layer: int) -> list[tuple[Mix, Tensor]]:
-        """What acts on the mixer of this layer that is not attention, and on which rows."""
-        return [(action, rows) for action, rows in self.mixes if action.layers is None or layer in action.layers]
-
-    def changes_in(self, layer: int) -> list[tuple[Reweight, Tensor]]:
-        """What acts on the weights in this layer, in order, and on which rows."""
-        return [(action, rows) for action, rows in self.changes if action.layers is None or layer in action.layers]
-
 
 def check_layers_called(context: ForwardContext, model: Hybrid, passes: int = 1) -> None:
     """After `passes` forward passes: each went through this context in every attention layer, once.
@@ -163,18 +151,8 @@ def check_layers_called(context: ForwardContext, model: Hybrid, passes: int = 1)
 
 
 _CONTEXT: ContextVar[ForwardContext | None] = ContextVar("hybret_context", default=None)
-# Configurations (by identity) of the models that have an intervention attached.
-_ATTACHED: ContextVar[frozenset[int]] = ContextVar("hybret_attached", default=frozenset())
-
-
-@contextmanager
-def guarded(config: object) -> Iterator[None]:
-    """Refuse forward passes without a declared phase, for models with this configuration, inside the block."""
-    token = _ATTACHED.set(_ATTACHED.get() | {id(config)})
-    try:
-        yield
-    finally:
-        _ATTACHED.reset(token)
+ATTACHED: ContextVar[tuple[Attached, ...]] = ContextVar("hybret_attached", default=())
+"""What is attached to models, by nested blocks of `hybret.attach`."""
 
 
 @contextmanager
@@ -190,7 +168,7 @@ def forward_context(context: ForwardContext) -> Iterator[ForwardContext]:
 def current_context(module: Any = None) -> ForwardContext | None:
     """The context of the block that runs; a `module` of an attached model without one is a mistake, not a plain run."""
     context = _CONTEXT.get()
-    if context is None and module is not None and id(module.config) in _ATTACHED.get():
+    if context is None and module is not None and any(module.config is on.model.net.config for on in ATTACHED.get()):
         raise HybretError(
             "this forward pass has no declared phase; call model.generate, or wrap it in `with hybret.phase(...)`"
         )

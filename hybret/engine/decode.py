@@ -10,15 +10,14 @@ until rows are merged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from hybret.engine.context import ForwardContext, Question, Spans, check_layers_called, forward_context
 from hybret.engine.state import State, empty_state, recurrent, restore_recurrent
@@ -105,16 +104,11 @@ def prefill_chunk(
     trace: Trace | None = None,
     question: Question = None,
 ) -> State:
-    """Read on in a prompt up to its token `until`; `state` is used up (`State.fork` keeps a copy).
+    """Read on in a prompt, `ids`, up to its token `until`; `state` is used up (`State.fork` keeps a copy).
 
-    Parameters
-    ----------
-    state : what each of `rows` has read of `ids` so far
-    ids : of the whole prompt, BOS included
-    rows : what acts during prefill, for each row (`Resolved.prefill`)
-    spans, question : intervals in `ids`
-    streaming : without the attention weights where that is possible, and the layers below the first attention layer for
-        one row only. Off: the slow reference, bit-identical to plain eager attention where nothing acts.
+    `rows` says for each row what acts (`Resolved.prefill`), `spans` and `question` are intervals in the whole prompt.
+    With `streaming` the weights are not formed where that is possible, and one row passes the layers below the first
+    attention layer. Without, it is the slow reference, bit-identical to plain eager attention where nothing acts.
     """
     device, read = model.device, int(state.position[0])
     complete = until == len(ids)
@@ -164,8 +158,22 @@ def first_o_proj(model: Hybrid) -> Any:
     return next((m for n, m in layers[model.attention_layers[0]].named_modules() if n.endswith("o_proj")), None)
 
 
-def fan_out(model: Hybrid, context: ForwardContext) -> RemovableHandle:
-    """A hook: one row up to the outputs of the first attention layer, all rows of the context from there on."""
+@contextmanager
+def fan_out(model: Hybrid, context: ForwardContext, texts: int = 1) -> Iterator[None]:
+    """One row for each text up to the outputs of the first attention layer, all rows of the context from there on."""
+    projection, layer = first_o_proj(model), model.net.model.layers[model.attention_layers[0]]
+    attention = next(m for m in layer.modules() if projection in m.children())
+    copies = len(context.rows) // texts
+
+    def first(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        """A hook that changes the hidden states among a module's arguments, its only activations."""
+
+        def hook(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if inputs:
+                return (change(inputs[0]), *inputs[1:]), named
+            return inputs, {**named, "hidden_states": change(named["hidden_states"])}
+
+        return hook
 
     def outputs(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if context.outputs is None:
@@ -176,10 +184,14 @@ def fan_out(model: Hybrid, context: ForwardContext) -> RemovableHandle:
                 f"{model.name} ({model.family}) changes what attention gives before its output projection, and hybret "
                 "does not know that of this family; report it (`hybret verify` shows what else holds)"
             )
-        return (context.outputs.flatten(2),)  # added to the one row of the residual stream, they give it all rows
+        return (context.outputs.flatten(2),)
 
-    handle: RemovableHandle = first_o_proj(model).register_forward_pre_hook(outputs)
-    return handle
+    with (
+        layer.register_forward_pre_hook(first(lambda x: x.repeat(copies, 1, 1)), with_kwargs=True),
+        attention.register_forward_pre_hook(first(lambda x: x[:texts]), with_kwargs=True),
+        projection.register_forward_pre_hook(outputs),
+    ):
+        yield
 
 
 def decode(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.integrations.sdpa_attention import repeat_kv
 
 if TYPE_CHECKING:
     from hybret.recipe import Recipe
@@ -93,7 +94,7 @@ class StreamedLayer(NamedTuple):
         return mixed.to(output.dtype)
 
     def _per_head(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(self.query.shape[1] // x.shape[1], 1)
+        return repeat_kv(x, self.query.shape[1] // x.shape[1])
 
 
 def hidden(query_at: Tensor, key_at: Tensor, window: int | None) -> Tensor:

@@ -8,9 +8,9 @@ them has acted yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +22,7 @@ from hybret.engine.attach import implementation
 from hybret.engine.context import ForwardContext
 from hybret.engine.prefix_tree import shared_tokens
 from hybret.engine.scan import parallel_scans
-from hybret.engine.state import State, empty_state, map_cache
+from hybret.engine.state import State, empty_state
 from hybret.errors import HybretError
 from hybret.hybrid import Hybrid
 from hybret.interventions import Actions, Intervention, Mix, Reweight
@@ -195,7 +195,8 @@ class _Reader:
         first_row = torch.arange(copies, device=device)[:, None] * count
         places = (first_row + row).flatten(), column.repeat(copies)
         positions = torch.arange(at, at + width, device=device)[None]
-        with fan_out_texts(model, context, count), logits_at(model, *places):
+        spread = decode.fan_out(model, context, count) if copies > 1 else nullcontext()
+        with spread, logits_at(model, *places):
             logits = decode.forward(model, state, context, ids, positions)
         if wanted:
             chances = logits[0].unflatten(0, (copies, -1)).float().log_softmax(-1)
@@ -212,42 +213,7 @@ def _spread(state: State, texts: int, parents: Tensor) -> State:
     def pick(x: Tensor) -> Tensor:
         return x[parents] if len(x) == texts else x.unflatten(0, (-1, texts))[:, parents].flatten(0, 1)
 
-    # Jamba's states are written in place; picking makes copies.
-    cache = map_cache([state.cache], lambda tensors: pick(tensors[0]))
-    return replace(state, cache=cache, recurrent=[pick(x) for x in state.recurrent])
-
-
-@contextmanager
-def fan_out_texts(model: Hybrid, context: ForwardContext, texts: int) -> Iterator[None]:
-    """One row for each text up to the outputs of the first attention layer, all rows of the context from there on.
-
-    `decode.fan_out` does this for a single text, whose residual stream of one row is added to any number of rows.
-    """
-    if len(context.rows) == texts:
-        yield
-        return
-    projection = decode.first_o_proj(model)
-    layer = model.net.model.layers[model.attention_layers[0]]
-    attention = next(m for m in layer.modules() if projection in m.children())
-
-    def first(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-        """A hook that changes the hidden states among a module's arguments, its only activations."""
-
-        def hook(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            if inputs:
-                return (change(inputs[0]), *inputs[1:]), named
-            return inputs, {**named, "hidden_states": change(named["hidden_states"])}
-
-        return hook
-
-    copies = len(context.rows) // texts
-    repeated, alone = first(lambda x: x.repeat(copies, 1, 1)), first(lambda x: x[:texts])
-    with (
-        layer.register_forward_pre_hook(repeated, with_kwargs=True),
-        attention.register_forward_pre_hook(alone, with_kwargs=True),
-        decode.fan_out(model, context),
-    ):
-        yield
+    return state.map(pick)  # Jamba's states are written in place; picking makes copies
 
 
 @contextmanager

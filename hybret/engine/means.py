@@ -8,8 +8,6 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from hybret.engine import attention, decode
 from hybret.engine.attach import implementation
@@ -21,8 +19,6 @@ from hybret.hybrid import Hybrid
 from hybret.interventions import Means
 from hybret.prompts import Prompt
 from hybret.recipe import CORRECTED
-
-NAME = "hybret-means"
 
 
 def mean_outputs(model: Hybrid, prompts: Sequence[Prompt]) -> Means:
@@ -48,9 +44,7 @@ def mean_outputs(model: Hybrid, prompts: Sequence[Prompt]) -> Means:
     def listen(layer: int, _: Any, __: Any, output: Any) -> None:
         add(others, layer, output[0] if isinstance(output, tuple) else output)
 
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, eager_mask)
-    with ExitStack() as hooks, parallel_scans(), implementation(model.net, NAME):
+    with ExitStack() as hooks, parallel_scans(), implementation(model.net, attend):
         for layer, mixer in mixers_of(model.net):
             hooks.enter_context(mixer.register_forward_hook(partial(listen, layer)))
         for prompt in prompts:

@@ -44,7 +44,7 @@ def listening(net: Any) -> Iterator[None]:
 
 def _before(layer: int, module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
     context = current_context()
-    if context is None or not (found := context.mixes_in(layer)):
+    if context is None or not (found := [mix for mix in context.mixes if mix[0].acts_in(layer)]):
         return
     hidden, *rest = (*args, *named.values())
     if len(hidden) != len(context.rows):
@@ -79,7 +79,7 @@ def _after(layer: int, module: Any, _: Any, output: Any) -> Any:
         )
     context.mixed[layer] += 1
     first = output[0] if isinstance(output, tuple) else output
-    for action, rows in context.mixes_in(layer):
+    for action, rows in (mix for mix in context.mixes if mix[0].acts_in(layer)):
         rows = rows.to(first.device)
         new = action.output(first[rows], layer).expand(len(rows), *first.shape[1:])
         first = first.index_copy(0, rows, new.to(first.dtype))

@@ -39,10 +39,6 @@ class Forgetting(NamedTuple):
     rows: dict[str, Tensor]
     done: set[str]
 
-    def take(self, what: str) -> Tensor | None:
-        self.done.add(what)
-        return self.rows.get(what)
-
 
 FORGETTING: ContextVar[Forgetting | None] = ContextVar("hybret_forgetting", default=None)
 _mamba_state: ContextVar[Tensor | None] = ContextVar("mamba_state", default=None)
@@ -73,8 +69,10 @@ def parallel_scans() -> Iterator[None]:
 
 
 def _forgetting(what: str) -> Tensor | None:
-    now = FORGETTING.get()
-    return None if now is None else now.take(what)
+    if (now := FORGETTING.get()) is None:
+        return None
+    now.done.add(what)
+    return now.rows.get(what)
 
 
 def _last_tap(out: Tensor, x: Tensor, conv: Callable[..., Tensor], weight: Tensor, *args: Any) -> Tensor:
@@ -117,15 +115,12 @@ def _resetting(scan: Callable[..., Any], time: int, short: dict[str, Any]) -> Ca
 
         named = {key: None if key.startswith("initial") else alone(x) for key, x in kwargs.items()}
         apart = scan(*map(alone, args), **named | short)
-        outs: Any
-        states: Any
-        outs, states = zip(found, apart, strict=True) if isinstance(found, tuple) else ((found, apart), (None, None))
-        out = outs[1].squeeze(time).unflatten(0, (len(rows), -1)).movedim(1, time)
-        out = outs[0].index_copy(0, rows, out.to(outs[0].dtype))
-        if states[0] is None:
-            return (out, None) if isinstance(found, tuple) else out
-        last = states[1].unflatten(0, (len(rows), -1))[:, -1]
-        return out, states[0].index_copy(0, rows, last.to(states[0].dtype))
+        (out, state), (single, last) = (x if isinstance(x, tuple) else (x, None) for x in (found, apart))
+        single = single.squeeze(time).unflatten(0, (len(rows), -1)).movedim(1, time)
+        out = out.index_copy(0, rows, single.to(out.dtype))
+        if state is not None:
+            state = state.index_copy(0, rows, last.unflatten(0, (len(rows), -1))[:, -1].to(state.dtype))
+        return (out, state) if isinstance(found, tuple) else out
 
     return both
 

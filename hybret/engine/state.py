@@ -38,19 +38,16 @@ class State:
             # (A model may be spread over several devices, and its state with it.)
             return x if shareable and len(x) == 1 else x.index_select(0, rows.to(x.device))
 
-        return State(
-            map_cache([self.cache], lambda parts: pick(parts[0])),
-            [pick(x) for x in self.recurrent],
-            self.token[rows],
-            self.position[rows],
-            self.answered,
-        )
+        return replace(self.map(pick), token=self.token[rows], position=self.position[rows])
+
+    def map(self, change: Callable[[Tensor], Tensor], finish: Callable[[Tensor], Tensor] = lambda x: x) -> State:
+        """The same with every tensor of the cache and of `recurrent` changed; `finish` as in `map_caches`."""
+        cache = map_caches([self.cache], lambda parts: change(parts[0]), finish)
+        return replace(self, cache=cache, recurrent=[change(x) for x in self.recurrent])
 
     def unshared(self, finish: Callable[[Tensor], Tensor] = lambda x: x) -> State:
-        """The same with every tensor in all rows; `finish` as in `map_cache`."""
-        rows = len(self.token)
-        cache = map_cache([self.cache], lambda parts: all_rows(parts[0], rows), finish)
-        return replace(self, cache=cache, recurrent=[all_rows(x, rows) for x in self.recurrent])
+        """The same with every tensor in all rows; `finish` as in `map_caches`."""
+        return self.map(lambda x: x.expand(len(self.token), *x.shape[1:]) if len(x) == 1 else x, finish)
 
     def preallocate(self, steps: int) -> State:
         """The same with nothing shared, and room for `steps` more tokens."""
@@ -64,10 +61,9 @@ class State:
         return state
 
     def fork(self) -> State:
-        """A copy: reading on with either leaves its twin as it is."""
+        """A copy: reading on with either leaves the other as it is."""
         # Keys, values and RecurrentGemma's states are replaced by new tensors; Jamba's states are written in place.
-        cache = map_cache([self.cache], lambda parts: parts[0], torch.clone)
-        return replace(self, cache=cache, recurrent=list(self.recurrent))
+        return self.map(lambda x: x, torch.clone)
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -127,7 +123,7 @@ def merge(states: Sequence[State]) -> State:
             parts = [nn.functional.pad(x, (0, 0, keys - x.shape[-2], 0)) for x in parts]
         return torch.cat(parts)
 
-    cache = map_cache([s.cache for s in states], join)
+    cache = map_caches([s.cache for s in states], join)
     for layer in cache.layers:
         if hasattr(layer, "cumulative_length"):
             layer.cumulative_length = max(int(s.position.max()) for s in states)
@@ -138,11 +134,6 @@ def merge(states: Sequence[State]) -> State:
         torch.cat([s.position for s in states]),
         states[0].answered,
     )
-
-
-def all_rows(x: Tensor, rows: int) -> Tensor:
-    """A tensor of a state with a shared row repeated for all."""
-    return x.expand(rows, *x.shape[1:]) if len(x) == 1 else x
 
 
 def recurrent_modules(net: nn.Module) -> list[Any]:
@@ -159,7 +150,7 @@ def restore_recurrent(net: nn.Module, states: Sequence[Tensor]) -> None:
         m.conv1d_state, m.rg_lru.recurrent_states = next(pairs), next(pairs)
 
 
-def map_cache(
+def map_caches(
     caches: Sequence[DynamicCache],
     join: Callable[[list[Tensor]], Tensor],
     finish: Callable[[Tensor], Tensor] = lambda x: x,

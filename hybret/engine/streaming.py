@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hybret.engine.entropy import head_entropy
-from hybret.engine.gates import gated
+from hybret.engine.gates import gated, head_entropy
 from hybret.engine.keys import StreamedLayer, hidden
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def attend(
     output : ``(rows, heads, queries, head_dim)``
     lse : natural logarithm of the softmax denominators, float32, ``(rows, heads, queries)``
     entropy : bits, float32, ``(rows, heads, queries)``: in fp32 within 1e-4 (measured: 4e-5) of
-        `hybret.engine.entropy.head_entropy`, in bf16 about 6e-3 apart on average
+        `hybret.engine.gates.head_entropy`, in bf16 about 6e-3 apart on average
     """
     of_weights = entropy and (recipe.entropy_dtype != "float32" or bool(recipe.entropy_eps))
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not of_weights:
@@ -158,7 +157,7 @@ def prefill(
     without changes, serve as many rows one after another as the context has.
     """
     keys, rows_in_all = key.shape[2], len(context.rows)
-    changes = [(action, rows, context.keys(keys, rows)) for action, rows in context.changes_in(layer)]
+    changes = [(a, rows, context.keys(keys, rows)) for a, rows in context.changes if a.acts_in(layer)]
     mixed = value
     if changes:
         query, key, value = (x.expand(rows_in_all, -1, -1, -1) for x in (query, key, value))
@@ -166,7 +165,7 @@ def prefill(
     for action, rows, columns in changes:
         if (visible := action.visible(columns)) is not None:
             mixed[rows] = mixed[rows].masked_fill(~visible[:, None, :, None], 0)
-    wanted = {gate.measure for gate, *_ in context.gates_in(layer)}
+    wanted = {gate.measure for gate, *_ in context.gates if gate.acts_in(layer)}
     output, lse, bits = attend(query, key, mixed, scaling, window, context.recipe, "entropy" in wanted)
     for action, rows, columns in changes:
         streamed = action.streamed(StreamedLayer(query, key, value, output, lse, scaling, window, rows), columns)

@@ -9,22 +9,6 @@ const NAMES = {
   answer: "template’s ending and answer so far",
   context: "elsewhere",
 };
-const SVG = "http://www.w3.org/2000/svg";
-
-function make(tag, className, text, attributes = {}) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
-function draw(tag, attributes) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
 const percent = (share) => (share > 0 && share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`);
 const shown = (text) => visible(text.replace(/\n/g, "⏎")).replace(/^ $/, "␣") || "␣";
 const quoted = (text) => (text === "" ? "the end of the answer" : `“${shown(text.trim() || text)}”`);
@@ -71,19 +55,16 @@ const ORDERS = {
 };
 
 function choice(label, values, changed, at = 0) {
-  const box = make("label", "hb-heads-choice", `${label} `);
-  const select = make("select");
-  values.forEach((value, i) => select.append(make("option", "", value, { value: i })));
+  const select = make("select", {}, ...values.map((value, i) => make("option", { value: i }, value)));
   select.value = at;
   select.addEventListener("change", () => changed(Number(select.value)));
-  box.append(select);
-  return box;
+  return make("label", { class: "hb-heads-choice" }, `${label} `, select);
 }
 
 /** Bars over the bins; tall: linear, else square roots, so that 1 % can be seen. */
 function strip(state, bins, tall) {
   const n = state.bins.start.length;
-  const svg = draw("svg", {
+  const svg = make("svg", {
     viewBox: `0 0 ${n} 100`,
     preserveAspectRatio: "none",
     class: tall ? "hb-heads-strip hb-heads-tall" : "hb-heads-strip",
@@ -91,12 +72,12 @@ function strip(state, bins, tall) {
   });
   for (const part of ["needle", "question"]) {
     for (const [start, end] of ranges(state, part)) {
-      svg.append(draw("rect", { x: start, y: 0, width: end - start, height: 100, class: `hb-heads-on-${part}` }));
+      svg.append(make("rect", { x: start, y: 0, width: end - start, height: 100, class: `hb-heads-on-${part}` }));
     }
   }
   const height = (share) => 100 * (tall ? share : Math.sqrt(share));
   const path = bins.map(([bin, share]) => `M${bin} 100v${-height(share).toFixed(1)}h1v${height(share).toFixed(1)}z`);
-  svg.append(draw("path", { d: path.join(""), class: "hb-heads-bars" }));
+  svg.append(make("path", { d: path.join(""), class: "hb-heads-bars" }));
   return svg;
 }
 
@@ -120,13 +101,13 @@ export default {
     const view = { run: first, step: state.runs[first].step, order: 0, head: null };
     const orders = Object.keys(ORDERS);
 
-    const root = make("div", "hb-heads");
-    const controls = make("div", "hb-heads-controls");
-    const answer = make("div", "hb-heads-answer", undefined, { role: "toolbar", "aria-label": "Tokens of the answer" });
-    const summary = make("p", "hb-heads-summary", undefined, { "aria-live": "polite" });
-    const list = make("div", "hb-heads-list", undefined, { role: "listbox", tabindex: "0", "aria-label": "Heads" });
-    const detail = make("section", "hb-heads-detail", undefined, { "aria-label": "The chosen head" });
-    const answerLabel = make("p", "hb-heads-label");
+    const root = make("div", { class: "hb-heads" });
+    const controls = make("div", { class: "hb-heads-controls" });
+    const answer = make("div", { class: "hb-heads-answer", role: "toolbar", "aria-label": "Tokens of the answer" });
+    const summary = make("p", { class: "hb-heads-summary", "aria-live": "polite" });
+    const list = make("div", { class: "hb-heads-list", role: "listbox", tabindex: "0", "aria-label": "Heads" });
+    const detail = make("section", { class: "hb-heads-detail", "aria-label": "The chosen head" });
+    const answerLabel = make("p", { class: "hb-heads-label" });
     controls.append(
       choice("Run", state.runs.map((run) => run.condition), (value) => {
         view.run = value;
@@ -141,20 +122,20 @@ export default {
         reveal();
       }),
     );
-    root.append(controls, answerLabel, answer, summary, header(), list, detail, make("p", "hb-heads-note", state.note));
+    root.append(controls, answerLabel, answer, summary, header(), list, detail, make("p", { class: "hb-heads-note" }, state.note));
 
     function header() {
-      const row = make("div", "hb-heads-row hb-heads-header", undefined, { "aria-hidden": "true" });
-      const places = make("div", "hb-heads-places");
+      const row = make("div", { class: "hb-heads-row hb-heads-header", "aria-hidden": "true" });
+      const places = make("div", { class: "hb-heads-places" });
       const n = state.bins.start.length;
       for (const part of ["needle", "question"]) {
         for (const [start, end] of ranges(state, part)) {
-          const place = make("span", `hb-heads-at-${part}`, part);
+          const place = make("span", { class: `hb-heads-at-${part}` }, part);
           place.style.left = `${(50 * (start + end)) / n}%`;
           places.append(place);
         }
       }
-      row.append(make("span", "", "head"), places, make("span", "", "needle"), make("span", "", "bits"), make("span", "", "kept"));
+      row.append(make("span", {}, "head"), places, make("span", {}, "needle"), make("span", {}, "bits"), make("span", {}, "kept"));
       return row;
     }
 
@@ -174,7 +155,7 @@ export default {
         : "The answer. Choose the token that is being written:";
       answer.replaceChildren(
         ...run.gives.map((text, step) => {
-          const button = make("button", "", text === "" ? "(end)" : shown(text), { type: "button" });
+          const button = make("button", { type: "button" }, text === "" ? "(end)" : shown(text));
           button.tabIndex = step === view.step ? 0 : -1;
           button.setAttribute("aria-pressed", String(step === view.step));
           button.addEventListener("click", () => go(step, true));
@@ -211,7 +192,8 @@ export default {
       list.replaceChildren(
         ...sorted.map((h, i) => {
           const selected = h.layer === current.layer && h.head === current.head;
-          const row = make("div", "hb-heads-row", undefined, {
+          const row = make("div", {
+            class: "hb-heads-row",
             role: "option",
             id: `${key}-${h.layer}-${h.head}`,
             "aria-selected": String(selected),
@@ -221,11 +203,11 @@ export default {
           });
           if (!h.kept) row.classList.add("hb-heads-silenced");
           row.append(
-            make("span", "hb-heads-name", `L${state.layers[h.layer]} H${h.head}`),
+            make("span", { class: "hb-heads-name" }, `L${state.layers[h.layer]} H${h.head}`),
             strip(state, h.bins, false),
-            make("span", "hb-heads-number", percent(h.parts.needle)),
-            make("span", "hb-heads-number", h.bits.toFixed(1)),
-            make("span", "hb-heads-kept", h.kept ? "●" : "○"),
+            make("span", { class: "hb-heads-number" }, percent(h.parts.needle)),
+            make("span", { class: "hb-heads-number" }, h.bits.toFixed(1)),
+            make("span", { class: "hb-heads-kept" }, h.kept ? "●" : "○"),
           );
           row.addEventListener("click", () => pick(i));
           return row;
@@ -261,11 +243,11 @@ export default {
       detail.replaceChildren();
       const kept = h.kept ? "its output goes on" : "its output is silenced in this run";
       detail.append(
-        make("h3", "", `Layer ${state.layers[h.layer]}, head ${h.head}`),
-        make("p", "", `Entropy ${h.bits.toFixed(2)} bits; ${kept}. Attention on the whole text, left to right:`),
+        make("h3", {}, `Layer ${state.layers[h.layer]}, head ${h.head}`),
+        make("p", {}, `Entropy ${h.bits.toFixed(2)} bits; ${kept}. Attention on the whole text, left to right:`),
       );
       const big = strip(state, h.bins, true);
-      const said = make("p", "hb-heads-hover", "Point at a bar to read it.");
+      const said = make("p", { class: "hb-heads-hover" }, "Point at a bar to read it.");
       big.addEventListener("pointermove", (event) => {
         const box = big.getBoundingClientRect();
         const n = state.bins.start.length;
@@ -280,9 +262,9 @@ export default {
       detail.append(big, said);
       for (const part of PARTS) {
         if (!state.bins.part.includes(PARTS.indexOf(part))) continue;
-        const block = make("div", "hb-heads-part");
-        const title = make("p", "hb-heads-part-title");
-        title.append(make("span", `hb-heads-key hb-heads-key-${part}`), make("b", "", NAMES[part]), ` ${percent(h.parts[part])}${most(h, part, run)}`);
+        const block = make("div", { class: "hb-heads-part" });
+        const title = make("p", { class: "hb-heads-part-title" });
+        title.append(make("span", { class: `hb-heads-key hb-heads-key-${part}` }), make("b", {}, NAMES[part]), ` ${percent(h.parts[part])}${most(h, part, run)}`);
         block.append(title, words(h, part, run));
         detail.append(block);
       }
@@ -296,7 +278,7 @@ export default {
 
     /** The tokens of a part with a bar over each; of the context only the stretches with most. */
     function words(h, part, run) {
-      const box = make("div", "hb-heads-words");
+      const box = make("div", { class: "hb-heads-words" });
       const shares = new Map(h.bins);
       const query = run.position + view.step;
       let bins = state.bins.part.flatMap((is, bin) => (PARTS[is] === part && state.bins.start[bin] <= query ? [bin] : []));
@@ -306,10 +288,10 @@ export default {
       }
       for (const bin of bins) {
         const share = shares.get(bin) ?? 0;
-        const word = make("span", "hb-heads-word", undefined, { title: `${percent(share)}` });
-        const bar = make("span", "hb-heads-bar");
+        const word = make("span", { class: "hb-heads-word", title: `${percent(share)}` });
+        const bar = make("span", { class: "hb-heads-bar" });
         bar.style.height = `${(1.75 * share).toFixed(3)}rem`;
-        word.append(bar, make("span", "", shown(textOf(bin, run))));
+        word.append(bar, make("span", {}, shown(textOf(bin, run))));
         box.append(word, " ");
       }
       return box;

@@ -3,15 +3,6 @@
 const SIDES = ["a", "b"];
 const FIELDS = [["model", "Model"], ["recipe", "Recipe"], ["prompt", "Prompt"], ["setting", "Conditions"]];
 const EDGE = "#D55E00"; // the window's edge, as in the figures
-const SVG = "http://www.w3.org/2000/svg";
-
-function make(tag, attributes = {}, ...children) {
-  const drawn = ["svg", "g", "path", "line", "circle", "rect", "text"].includes(tag);
-  const node = drawn ? document.createElementNS(SVG, tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const number = (value) => String(Math.round(100 * value) / 100);
@@ -47,30 +38,12 @@ function highlighted(text, phrases) {
   return parts;
 }
 
-// Names under which a series can be chosen; what would be called alike says how it differs.
-function named(series) {
-  const weights = {};
-  for (const s of series) (weights[s.model] ??= new Set()).add(s.weights);
-  const names = series.map((s) => ({
-    model: weights[s.model].size > 1 ? `${s.model} (${s.weights.slice(0, 8)})` : s.model,
-    recipe: s.recipe, prompt: s.prompt, setting: s.setting,
-  }));
-  const key = (n) => FIELDS.map(([field]) => n[field]).join("\n");
-  for (const [field, column] of [["prompt", "template"], ["setting", "rubric"]]) {
-    const count = {};
-    for (const n of names) count[key(n)] = (count[key(n)] ?? 0) + 1;
-    const twice = names.map((n) => count[key(n)] > 1);
-    names.forEach((n, i) => { if (twice[i]) n[field] += `, ${series[i][column]}`; });
-  }
-  return names;
-}
-
 export default {
   render({ model, el }) {
     const began = performance.now();
     const S = model.get("state");
     const { places, said } = S;
-    const names = named(S.series);
+    const names = S.series.map((s) => s.names);
     const stepsOf = S.series.map(() => []);
     S.steps.forEach((step, i) => stepsOf[step.series].push(i));
     for (const steps of stepsOf) if (steps.length && S.steps[steps[0]].k !== null) steps.reverse(); // k rises
@@ -262,7 +235,12 @@ export default {
     }
 
     // ---------------------------------------------------------------- maps
-    const colour = (name) => getComputedStyle(root).getPropertyValue(`--hb-${name}`).trim() || "#888";
+    const probe = make("span", { hidden: "" }); // a canvas does not know the variables of a style
+    root.append(probe);
+    function colour(name) {
+      probe.style.color = `var(--hb-${name})`;
+      return getComputedStyle(probe).color || "#888";
+    }
     const LEFT = 60, BOTTOM = 38, TOP = 6, RIGHT = 6;
     const gridFor = (side) => (side === "d" ? difference() : gridOf(now[side]));
 
@@ -368,16 +346,16 @@ export default {
 
     function listen(side) {
       const { canvas } = parts[side];
-      canvas.addEventListener("pointermove", (event) => {
-        const place = at(side, event);
+      const hover = (place) => {
         if (place?.length === now.hover?.length && place?.depth === now.hover?.depth) return;
         now.hover = place;
         drawMaps();
         tell();
-      });
-      canvas.addEventListener("pointerleave", () => { now.hover = null; drawMaps(); tell(); });
+      };
+      canvas.addEventListener("pointermove", (event) => hover(at(side, event)));
+      canvas.addEventListener("pointerleave", () => hover(null));
       canvas.addEventListener("click", (event) => { const place = at(side, event); if (place) pick(place); });
-      canvas.addEventListener("blur", () => { if (now.hover) { now.hover = null; drawMaps(); tell(); } });
+      canvas.addEventListener("blur", () => hover(null));
       canvas.addEventListener("keydown", (event) => {
         const { xs, ys, column, line } = parts[side].grid;
         const from = now.hover ?? now.cell ?? {};
@@ -388,9 +366,7 @@ export default {
         event.preventDefault();
         x = Math.max(0, Math.min(xs.length - 1, x + move[0]));
         y = Math.max(0, Math.min(ys.length - 1, y + move[1]));
-        now.hover = { length: xs[x], depth: ys[y] };
-        drawMaps();
-        tell();
+        hover({ length: xs[x], depth: ys[y] });
       });
     }
 
@@ -477,9 +453,9 @@ export default {
           for (const [x, s] of points) svg.append(make("line", { x1: x, x2: x, y1: py(s.low), y2: py(s.high), class: `hb-maps-line hb-maps-of-${side}` }));
         }
         steps.forEach((s, i) => {
-          const node = make("circle", { cx: points[i][0], cy: py(points[i][1].accuracy), r: 4, class: `hb-maps-dot hb-maps-of-${side}`, "data-step": s });
-          node.append(document.createElementNS(SVG, "title"));
-          node.firstChild.textContent = `${points[i][1].label}: ${percent(points[i][1].accuracy)} (${percent(points[i][1].low)} to ${percent(points[i][1].high)})`;
+          const [x, { label, accuracy, low, high }] = points[i];
+          const name = make("title", {}, `${label}: ${percent(accuracy)} (${percent(low)} to ${percent(high)})`);
+          const node = make("circle", { cx: x, cy: py(accuracy), r: 4, class: `hb-maps-dot hb-maps-of-${side}`, "data-step": s }, name);
           node.addEventListener("click", (event) => { event.stopPropagation(); stop(); show(side, s); });
           svg.append(node);
         });
@@ -518,7 +494,7 @@ export default {
 
     function excerpt(row) {
       const p = S.rows.place[row];
-      if (places.before[p] === null) return make("p", { class: "hb-maps-missing" }, "The text of this prompt is not in the rows, and hybret rebuilds it for its own models alone, in the embedded haystack or the one that is given. To see it, give the prompts: hybret.explore(rows, prompts).");
+      if (places.before[p] === null) return make("p", { class: "hb-maps-missing" }, "The text of this prompt is not in the rows. To see it, give the prompts: hybret.explore(rows, prompts).");
       return make("blockquote", {}, visible(places.before[p]), make("mark", { class: "hb-maps-needle" }, visible(S.needles[places.asked[p]] ?? "")), visible(places.after[p]));
     }
 

@@ -23,7 +23,7 @@ from hybret.interventions import Intervention, Keep
 from hybret.models import Model, check_prompts
 from hybret.recipe import CORRECTED, Recipe
 from hybret.recipe import recipe as find_recipe
-from hybret.resolving import resolve
+from hybret.resolving import Resolved, resolve
 
 if TYPE_CHECKING:
     from hybret.prompts import Prompt
@@ -134,7 +134,8 @@ def look(
     model.check_state()
     bins = cut(prompt, max_new_tokens)
     which = torch.tensor([i for i, piece in enumerate(bins) for _ in range(piece.start, piece.end)])
-    runs = [_run(model, prompt, label, what, recipe, max_new_tokens, which) for label, what in conditions.items()]
+    labelled = zip(conditions, acting, strict=True)
+    runs = [_run(model, prompt, label, acts, recipe, max_new_tokens, which) for label, acts in labelled]
     end = max(run.position + len(run.reads) for run in runs)
     decode_text, ids = model.tokenizer.decode, list(prompt.ids)
     bins = [replace(b, text=str(decode_text(ids[b.start : b.end]))) for b in bins if b.start < end]
@@ -170,13 +171,12 @@ def cut(prompt: Prompt, new_tokens: int) -> list[Bin]:
 
 
 def _run(
-    model: Model, prompt: Prompt, label: str, condition: Intervention, recipe: Recipe, most: int, bins: torch.Tensor
+    model: Model, prompt: Prompt, label: str, acts: Resolved, recipe: Recipe, most: int, bins: torch.Tensor
 ) -> LookRun:
     """One answer under one condition, with every bin's attention; the last bins may stay empty."""
     trace = Trace(bins=bins)
     spans, question = prompt.needle_spans, prompt.question_span
     with parallel_scans(), implementation(model.net):
-        acts = resolve(condition, model, recipe)
         state = decode.prefill(model, prompt.ids, [acts.prefill], spans, recipe, streaming=True, question=question)
         position = int(state.position[0])
         (answer,) = decode.decode(model, state, [acts.generation], [spans], recipe, most, trace, [question])

@@ -124,7 +124,7 @@ def summarise_steps(rows: pd.DataFrame, hidden: pd.DataFrame, control: pd.DataFr
 def encode_series(series: pd.DataFrame, hidden: pd.DataFrame) -> list[dict[str, Any]]:
     """What the conditions of each series have in common."""
     seeds = hidden["haystack_seed"].astype(str).groupby(hidden["series"]).unique()
-    return [
+    encoded = [
         {
             **{column: printable(line[column]) for column in SERIES},
             "model": printable(known_as(line["model"])),
@@ -135,6 +135,17 @@ def encode_series(series: pd.DataFrame, hidden: pd.DataFrame) -> list[dict[str, 
         }
         for i, (line, asked) in enumerate(zip(series.to_dict("records"), _prompts(series, hidden), strict=True))
     ]
+    return [{**line, "names": names} for line, names in zip(encoded, _names(pd.DataFrame(encoded)), strict=True)]
+
+
+def _names(series: pd.DataFrame) -> list[Any]:
+    """The names by which each series is chosen; what would be called alike says how it differs."""
+    names = series[["model", "recipe", "prompt", "setting"]].copy()
+    several = series.groupby("model")["weights"].transform("nunique") > 1
+    names["model"] += (" (" + series["weights"].str[:8] + ")").where(several, "")
+    for name, column in (("prompt", "template"), ("setting", "rubric")):
+        names[name] += (", " + series[column]).where(names.duplicated(keep=False), "")
+    return names.to_dict("records")
 
 
 def encode_cells(

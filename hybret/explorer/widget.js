@@ -16,3 +16,13 @@ function ownKeys(root) {
   window.addEventListener("keydown", heard, true);
   return () => window.removeEventListener("keydown", heard, true);
 }
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function make(tag, attributes = {}, ...children) {
+  const drawn = ["svg", "g", "path", "line", "circle", "rect", "text", "title"].includes(tag);
+  const node = drawn ? document.createElementNS(SVG, tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}

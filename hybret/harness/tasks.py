@@ -1,8 +1,8 @@
 """The tasks of Section 4 as lm-evaluation-harness reads them: the organisms' own, GLUE and MMLU.
 
-Every task is a YAML file that says what to ask and how: the organisms' lie in ``definitions``, those of GLUE and MMLU
-are lm-eval's. Where the questions are is added here: JSONL files of this machine, so that nothing is downloaded while a
-benchmark runs.
+A YAML file says what to ask and how: lm-eval's own for GLUE and MMLU, one of the two in ``definitions`` for our tasks.
+Where the questions are is added here: JSONL files of this machine, so that nothing is downloaded while a benchmark
+runs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ BENCHMARKS = ("organism", "glue", "mmlu")
 TEST_ITEMS = 500
 SHOTS = 5
 FOLDER = Path(__file__).parent / "definitions"
+ORGANISM = {f"organism_{name}": name for name in skills.TASKS}
 # lm-eval's mnli reads two splits under two names.
 _GLUE = {"cola": "cola", "mnli": "mnli", "mnli_mismatch": "mnli", "mrpc": "mrpc", "qnli": "qnli", "qqp": "qqp",
          "rte": "rte", "sst2": "sst2", "wnli": "wnli"}  # fmt: skip
@@ -61,7 +62,7 @@ def find(tasks: str | Sequence[str | Task]) -> list[Task]:
     if find_spec("lm_eval") is None:
         raise HybretError('lm-evaluation-harness is not installed; run `pip install "hybret[eval]"`')
     homes: dict[str, tuple[Mapping[str, Any], Any]] = {
-        "organism": (_organism_definitions(), organism),
+        "organism": (ORGANISM, organism),
         "glue": (_GLUE, glue),
         "mmlu": (_mmlu_definitions(), mmlu),
     }
@@ -72,14 +73,13 @@ def find(tasks: str | Sequence[str | Task]) -> list[Task]:
         if isinstance(name, Task):
             chosen[name.name] = name
             continue
-        read = [(home, members) for home, (names, members) in homes.items() if name == home or name in names]
-        if not read:
+        home = next((home for home, (names, _) in homes.items() if name == home or name in names), None)
+        if home is None:
             raise HybretError(
                 f"unknown benchmark or task {name!r}; choose from {', '.join(BENCHMARKS)}, or name single tasks such "
-                f"as {next(iter(_organism_definitions()))}, cola or mmlu_astronomy, separated by commas"
+                f"as {next(iter(ORGANISM))}, cola or mmlu_astronomy, separated by commas"
             )
-        ((home, members),) = read
-        chosen |= {task.name: task for task in members() if name in (home, task.name)}
+        chosen |= {task.name: task for task in homes[home][1]() if name in (home, task.name)}
     return list(chosen.values())
 
 
@@ -89,10 +89,12 @@ def organism() -> list[Task]:
     `TEST_ITEMS` test items each, of a split that no organism was trained on.
     """
     tasks = []
-    for name, definition in _organism_definitions().items():
-        group = skills.TASKS[definition.stem].group
-        splits = {"test": TEST_ITEMS} | ({} if group == "glue" else {"dev": SHOTS})
-        data = {split: _written(definition.stem, split, n, group != "glue") for split, n in splits.items()}
+    for name, stem in ORGANISM.items():
+        group = skills.TASKS[stem].group
+        splits, definition = {"test": TEST_ITEMS}, FOLDER / "sentences.yaml"
+        if group != "glue":
+            splits, definition = splits | {"dev": SHOTS}, FOLDER / "questions.yaml"
+        data = {split: _written(stem, split, n, options="dev" in splits) for split, n in splits.items()}
         tasks.append(Task(name, "organism", group, definition, data))
     return tasks
 
@@ -167,11 +169,6 @@ def _lm_eval_tasks() -> Path:
     spec = find_spec("lm_eval")
     assert spec is not None and spec.origin is not None  # `find` has looked
     return Path(spec.origin).parent / "tasks"
-
-
-@cache
-def _organism_definitions() -> dict[str, Path]:
-    return {f"organism_{name}": FOLDER / f"{name}.yaml" for name in skills.TASKS}
 
 
 @cache

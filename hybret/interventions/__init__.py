@@ -73,9 +73,8 @@ class Elementary(Intervention):
         means = "" if self.instead is None else f", mean {self.instead.digest}"
         return ("" if self.layers is None else f" in layer {', '.join(map(str, self.layers))}") + means
 
-    def order_layers(self) -> None:
-        """Make equal sets of layers equal values, in whatever order they are written."""
-        if self.layers is not None:
+    def __post_init__(self) -> None:
+        if self.layers is not None:  # equal sets of layers are equal values, in whatever order they are written
             if not self.layers:  # its rows would have the key of those that act in all layers
                 raise HybretError("layers is (); give a tuple of layer indices, or None for all")
             object.__setattr__(self, "layers", tuple(sorted(set(self.layers))))
@@ -86,6 +85,10 @@ class Elementary(Intervention):
     def looks_ahead(self, recipe: Recipe) -> bool:
         """Whether what it does to a token depends on later ones, so that prompts cannot share a beginning under it."""
         return False
+
+    def acts_in(self, layer: int) -> bool:
+        """Whether `layer` is among its layers."""
+        return self.layers is None or layer in self.layers
 
     def places(self, model: Hybrid) -> tuple[int, ...]:
         """The layers of a model in which it can act."""
@@ -149,6 +152,10 @@ class Mix(Elementary):
     kinds: tuple[str, ...] = ("recurrence",)
     reset: str = ""
     silences: bool = False  # whether nothing else that is done to the mixer can be seen in its output
+
+    @property
+    def label(self) -> str:
+        return super().label + self.where
 
     def places(self, model: Hybrid) -> tuple[int, ...]:
         return model.layers_with(*self.kinds)

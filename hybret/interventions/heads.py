@@ -51,7 +51,7 @@ class KeepHeads(Gate):
     later = ("layers", "seed", "instead")
 
     def __post_init__(self) -> None:
-        self.order_layers()
+        super().__post_init__()
         if self.seed and self.metric != "random":
             raise HybretError(f"seed is {self.seed}, and nothing is drawn; leave it out, or choose metric 'random'")
 
@@ -97,7 +97,7 @@ class _Named(Gate):
     heads: Names
 
     def __post_init__(self) -> None:
-        self.order_layers()
+        super().__post_init__()
         if wrong := [pair for pair in self.heads if len(pair) != 2]:
             raise HybretError(f"heads holds {wrong[0]}; give pairs of a layer's index and a head's number, from 0")
         object.__setattr__(self, "heads", tuple(sorted(set(self.heads))))

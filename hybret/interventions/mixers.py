@@ -8,17 +8,8 @@ from hybret.errors import checked
 from hybret.interventions import During, Means, Mix, shown
 
 
-class _Named(Mix):
-    def __post_init__(self) -> None:
-        self.order_layers()
-
-    @property
-    def label(self) -> str:
-        return super().label + self.where
-
-
 @checked
-class NoRecurrence(_Named):
+class NoRecurrence(Mix):
     """Silence the recurrent mixers: their output is 0 where it would join the residual stream.
 
     All that such a mixer gives goes, its convolution and its gate too; its state moves on, from what it reads.
@@ -41,7 +32,7 @@ class NoRecurrence(_Named):
 
 
 @checked
-class Memoryless(_Named):
+class Memoryless(Mix):
     """Reset the state of the recurrences at every token: each starts from a state of 0, and sees this token alone.
 
     What the token itself writes into the state and reads from it stays as it is, its gates and scales included (in
@@ -55,7 +46,7 @@ class Memoryless(_Named):
 
 
 @checked
-class NoConvolution(_Named):
+class NoConvolution(Mix):
     """Reduce the short convolutions to their tap on the present token; bias and activation stay.
 
     The weights on the tokens before count as 0. In LFM2 the convolution is all that a layer without attention mixes

@@ -49,7 +49,7 @@ class Only(KeyMask):
     def __post_init__(self) -> None:
         # Equal sets are equal values, in whatever order they are written.
         object.__setattr__(self, "also", tuple(name for name in get_args(Also) if name in self.also))
-        self.order_layers()
+        super().__post_init__()
 
     __repr__ = shown
 

@@ -19,8 +19,6 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from hybret.engine.attach import implementation
 from hybret.engine.decode import prompt_tokens
@@ -38,7 +36,6 @@ MOST_TOKENS = 100_000
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """Of an error. In fp32 every defect that was met is far above it; half precision tells gross ones only."""
 PASS, FAIL, DEFECT, UNCHECKED = "pass", "fail", "known defect of transformers", "not checked"
-SILENT = "hybret-silent"
 
 
 def every_layer(probe: Probe) -> float:
@@ -54,9 +51,7 @@ def silence(probe: Probe) -> float:
     def silent(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
         return value.new_zeros(*query.transpose(1, 2).shape[:-1], value.shape[-1]), None
 
-    AttentionInterface.register(SILENT, silent)
-    AttentionMaskInterface.register(SILENT, eager_mask)
-    with implementation(probe.net, SILENT):
+    with implementation(probe.net, silent):
         expected = probe.plainly(probe.ids)
     return probe.error(probe.under(KeepHeads(0)), expected)
 

@@ -15,7 +15,7 @@ from hybret.engine import attention, decode
 from hybret.engine.attach import implementation
 from hybret.engine.attention import NAME
 from hybret.engine.context import ForwardContext, forward_context
-from hybret.engine.entropy import head_entropy, keep_lowest
+from hybret.engine.gates import head_entropy, keep_lowest
 
 TOKENS, SPAN = 70, (40, 50)
 

@@ -17,7 +17,6 @@ from hybret.engine.decode import decode
 from hybret.engine.decode import prefill as whole_prefill
 from hybret.engine.scan import parallel_scans
 from hybret.engine.schedule import Budget, Timings
-from hybret.engine.state import map_cache
 
 
 def test_a_sweep_of_the_authors_recipe_answers_what_single_prompts_answer(model):
@@ -81,7 +80,7 @@ def test_prompts_of_one_grid_share_their_haystack(tiny):
 
 def tensors(state):
     collected = list(state.recurrent)
-    map_cache([state.cache], lambda parts: collected.append(parts[0]) or parts[0])
+    state.map(lambda x: collected.append(x) or x)
     return collected
 
 

@@ -33,7 +33,7 @@ from hybret import (
 from hybret.engine import attention, decode
 from hybret.engine.attach import implementation
 from hybret.engine.context import ForwardContext, current_context, forward_context
-from hybret.engine.entropy import head_entropy
+from hybret.engine.gates import head_entropy
 from hybret.engine.scan import parallel_scans
 from hybret.engine.state import empty_state, merge
 

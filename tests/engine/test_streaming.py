@@ -7,7 +7,7 @@ from conftest import random_ids
 from hybret import CORRECTED, Binary, KeepHeads, Mass, Null, Omit, Only
 from hybret.engine.attach import implementation
 from hybret.engine.context import ForwardContext, forward_context
-from hybret.engine.entropy import head_entropy
+from hybret.engine.gates import head_entropy
 from hybret.engine.scan import parallel_scans
 from hybret.engine.streaming import attend
 

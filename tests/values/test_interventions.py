@@ -140,10 +140,13 @@ class Bare(hb.Intervention):
 
 @dataclass(frozen=True)
 class NoLayer(hb.KeyMask):
-    """It names layers, and none."""
+    """It names layers, and none, and its own check takes the place of hybret's."""
 
     during: str = "both"
     layers: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        pass
 
 
 @pytest.mark.parametrize(
