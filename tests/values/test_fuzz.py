@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +16,6 @@ from support import run
 
 import hybret as hb
 from book.paper import verdicts
-from book.runner.runs import Project
 from hybret import HybretError, figures, metrics, niah, scoring
 from hybret import data as fetched
 
@@ -199,26 +197,3 @@ def test_commands(command, words):
     found = run(command, *words, *([] if command == "fetch" else ["--device", "toaster"]))
     assert found.exit_code == 2 and isinstance(found.exception, SystemExit), (words, found.output, found.exception)
     assert "Traceback" not in found.output and "\x1b" not in found.output
-
-
-@fuzz(60)
-@given(st.dictionaries(TEXT | st.sampled_from(["model", "lengths", "recipe", "out"]), ANY, min_size=1, max_size=2))
-def test_overrides_of_a_book(project, overrides):
-    """Parameters given to the book: refused, or a folder of their own below the book's."""
-    asked = Project(project, overrides)
-    for folder, above in ((asked.executed, "executed"), (asked.results, "results")):
-        home = project / "book" / above
-        assert folder.resolve().parent == home and folder != home, overrides
-        assert len(folder.name.encode()) < 255 and folder.name.isprintable()
-    survives(lambda: asked.plan)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    root = tmp_path_factory.mktemp("project").resolve()
-    (root / "notebooks").mkdir()
-    (root / "hybret").mkdir()
-    cell = nbformat.v4.new_code_cell('model: str = "a"  # m\nlengths: int = 3  # n', metadata={"tags": ["parameters"]})
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), root / "notebooks" / "one.ipynb")
-    (root / "notebooks" / "runs.yml").write_text("one: {}\n")
-    return root
