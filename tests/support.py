@@ -31,10 +31,8 @@ from hybret.organisms import skills as skills
 from hybret.prompts import Prompt
 from hybret.provenance import ENGINE_DIGEST as ENGINE_DIGEST
 from hybret.resolving import resolve as resolve
-from hybret.rows import COLUMNS as COLUMNS
 from hybret.scoring import score
 from hybret.sweeping import progress_bar as progress_bar
-from hybret.tasks.haystack import PAPER_ESSAYS as PAPER_ESSAYS
 from hybret.verifying.probe import STEPS as STEPS
 from hybret.verifying.probe import Probe as Probe
 

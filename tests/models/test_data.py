@@ -330,28 +330,22 @@ def test_a_model_comes_from_the_gguf_file_in_a_package(index, tmp_path, name="sm
 DEV, TEST = data.BENCHMARKS["mmlu"]["files"]
 
 
-class Downloads:
-    """Files of MMLU by split, and what was asked for; those in `fails` break off."""
-
-    def __init__(self, folder, fails=()):
-        self.folder, self.fails, self.asked = folder, set(fails), []
-
-    def __call__(self, repository, file, revision):
-        self.asked.append((repository, file, revision))
-        if file in self.fails:
-            raise OSError("Name or service not known\nmore lines")
-        path = self.folder / file.replace("/", "-")
-        subjects = ["anatomy", "anatomy", "law"]
-        choices = [["a", "b", "ç", "d"]] * 3
-        pd.DataFrame({"question": ["q1?", "q2?", "q3?"], "subject": subjects, "choices": choices, "answer": [0, 3, 1]}
-                     ).to_parquet(path)  # fmt: skip
-        return path
-
-
 @pytest.fixture
 def mmlu(tmp_path, monkeypatch):
+    """A download of MMLU's files by split, which notes what was asked for; those in `fails` break off."""
+
+    def download(repository, file, revision):
+        download.asked.append((repository, file, revision))
+        if file in download.fails:
+            raise OSError("Name or service not known\nmore lines")
+        path = tmp_path / file.replace("/", "-")
+        columns = {"question": ["q1?", "q2?", "q3?"], "subject": ["anatomy", "anatomy", "law"], "answer": [0, 3, 1]}
+        pd.DataFrame({**columns, "choices": [["a", "b", "ç", "d"]] * 3}).to_parquet(path)
+        return path
+
+    download.asked, download.fails = [], set()
     monkeypatch.setenv(data.CACHE, str(tmp_path))
-    return Downloads(tmp_path)
+    return download
 
 
 def test_benchmarks_become_jsonl_with_a_manifest(mmlu):
@@ -369,7 +363,7 @@ def test_benchmarks_become_jsonl_with_a_manifest(mmlu):
     found = data.benchmark_files("mmlu")
     assert set(found) == {"anatomy/dev.jsonl", "anatomy/test.jsonl", "law/dev.jsonl", "law/test.jsonl"}
     assert [json.loads(line) for line in found["anatomy/test.jsonl"].read_text("utf-8").splitlines()] == [
-        {"question": f"q{i}?", "subject": "anatomy", "choices": ["a", "b", "ç", "d"], "answer": answer}
+        {"question": f"q{i}?", "subject": "anatomy", "answer": answer, "choices": ["a", "b", "ç", "d"]}
         for i, answer in ((1, 0), (2, 3))
     ]
     data.fetch_benchmark("mmlu", mmlu)
