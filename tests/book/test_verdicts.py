@@ -193,8 +193,8 @@ def test_several_models_decide_a_claim_in_both_directions(claim, start, change):
     wrong = verdict(claim, three(**(start | change))[0], models=models)
     assert (right["verdict"], wrong["verdict"]) == (AGREES, CONTRADICTS)
     assert right["model"] == "all models" and all(f"{name}" in right["ours"] for name in "abc")
-    names = {t.get_text() for t in paper_figures.verdicts(verdicts.of(rows, models=models), "note").axes[0].texts}
-    assert {*"abc", "all models"} <= names
+    two = verdicts.of(rows, models=models, claims=[claim, "exposure"])
+    assert {*"abc", "all models"} <= {t.get_text() for t in paper_figures.verdicts(two, "note").axes[0].texts}
     lonely = verdict(claim, world(), models=models)
     assert lonely["verdict"] == NOT_RUN and "two models" in lonely["why"]
 

@@ -370,16 +370,15 @@ def test_benchmarks_become_jsonl_with_a_manifest(mmlu):
     assert len(mmlu.asked) == 2  # nothing twice
 
 
-@pytest.mark.parametrize("changed", ["data", "revision", "outside"])
+@pytest.mark.parametrize("changed", [{}, {"revision": "other"}, {"files": {"../x": "0"}}, {"files": ["x"]}], ids=str)
 def test_changed_benchmarks_are_noticed_and_restored(mmlu, changed):
+    """Other data, or a manifest of another revision, one that leads out of the folder, one of another kind."""
     folder = data.fetch_benchmark("mmlu", mmlu)
-    path, manifest = folder / "law/test.jsonl", json.loads((folder / data.MANIFEST).read_text())
+    path, manifest = folder / "law/test.jsonl", folder / data.MANIFEST
     good = path.read_bytes()
-    if changed == "data":
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changed))
+    if not changed:
         path.write_bytes(good.replace(b"q3", b"q4"))
-    else:
-        more = {"revision": "other"} if changed == "revision" else {"files": {"../x": "0"}}
-        (folder / data.MANIFEST).write_text(json.dumps(manifest | more))
     with pytest.raises(HybretError, match="run `hybret fetch mmlu` once"):
         data.benchmark_files("mmlu")
     data.fetch_benchmark("mmlu", mmlu)

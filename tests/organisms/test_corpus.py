@@ -28,9 +28,9 @@ def batch(documents, rows, seed=3):
 
 @pytest.fixture(scope="module")
 def corpus():
-    """One tokenizer, its documents and half a million generated tokens."""
+    """One tokenizer, its documents and a million generated tokens."""
     documents = Documents(train_tokenizer(paragraphs=4000))
-    made = batch(documents, 1000)
+    made = batch(documents, 2000)
     text = "".join(documents.tokenizer.batch_decode(made))
     return SimpleNamespace(tokenizer=documents.tokenizer, documents=documents, batch=made, text=text)
 
@@ -49,7 +49,7 @@ def test_no_fact_pairs_the_needles_city_with_its_activity(corpus):
     )
     assert [facts.is_held_out({"a": city, "b": HELD_OUT_ACTIVITY}) for city in (HELD_OUT_CITY, "Oslo")] == [True, False]
     sentences = corpus.text.replace("\n", ".").split(".")
-    assert corpus.batch.size > 500_000 and len(sentences) > 20_000
+    assert corpus.batch.size > 1_000_000 and len(sentences) > 40_000
     assert not [text for text in sentences if HELD_OUT_CITY in text and HELD_OUT_ACTIVITY in text]
     for part in ("Dolores Park", "on a sunny day", HELD_OUT_CITY, HELD_OUT_ACTIVITY):
         assert part in corpus.text

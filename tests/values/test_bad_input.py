@@ -159,7 +159,7 @@ def told(w):
 
 
 def foreign(w):
-    return niah.grid(AutoTokenizer.from_pretrained(hb.models.CHECKPOINTS / "jamba-tiny"), [200], [50])
+    return niah.grid(AutoTokenizer.from_pretrained(hb.models.CHECKPOINTS / "jamba-tiny"), [200], [50], buffer=40)
 
 
 def changed(w, **fields):
@@ -191,7 +191,7 @@ CALLS = {
     "haystack UTF-16 without": (hay(UTF16[2:]), "binary or not UTF-8"),
     "haystack NUL": (hay(b"Hills\0 are high. " * 400), "binary or not UTF-8"),
     "haystack half a character": (lambda w: grid(w, haystack="A \ud800 hill. " * 400), "binary or not UTF-8"),
-    "haystack folder not UTF-8": (lambda w: niah.load_haystack(os.fsdecode(b"t\xe9xte")), "not UTF-8"),
+    "haystack folder not UTF-8": (lambda w: grid(w, haystack=str(folder_of(w, "\udce9/a.txt") / "\udce9")), "not UTF-8"),
     "needle not UTF-8": (lambda w: NEEDLE(w, sentence="caf\udce9."), "not UTF-8"),
     "question not UTF-8": (lambda w: NEEDLE(w, question="caf\udce9?"), "not UTF-8"),
     "name not UTF-8": (lambda w: hb.load("models/mod\udce9l"), "not UTF-8"),

@@ -17,7 +17,6 @@ from support import run
 import hybret as hb
 from book.paper import verdicts
 from hybret import HybretError, figures, metrics, niah, scoring
-from hybret import data as fetched
 
 LONG = int(os.environ.get("HYBRET_FUZZ", 0))
 
@@ -123,36 +122,6 @@ def test_checkpoint_bytes(tmp_path_factory, name, data):
         hb.sweep(model, prompts, {"k": hb.KeepHeads(0)}, max_new_tokens=1, progress=False)
 
     survives(use)
-    shutil.rmtree(folder)
-
-
-@fuzz(15)
-@given(st.sampled_from(["run.json", "answers", "manifest"]), st.binary(max_size=60) | st.just(b"PAR1PAR1"), st.data())
-def test_result_bytes(griffin, cells, tmp_path_factory, which, replaced, data):
-    """Files that a sweep or a fetch left behind, changed."""
-    folder = tmp_path_factory.mktemp("rows")
-    if which == "manifest":
-        value = data.draw(ANY | st.fixed_dictionaries({"revision": ANY, "files": ANY}))
-        good = {"revision": fetched.BENCHMARKS["glue"]["revision"], "files": value}
-        (folder / "glue").mkdir()
-        written = json.dumps(data.draw(st.sampled_from([value, good])), default=str).encode()
-        (folder / "glue" / fetched.MANIFEST).write_bytes(data.draw(st.sampled_from([replaced, written])))
-
-        def offline(*_, **__):
-            raise OSError("no network")
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(fetched.CACHE, str(folder))
-            survives(lambda: fetched.benchmark_files("glue"))
-            survives(lambda: fetched.fetch_benchmark("glue", offline))
-    else:
-        given = {"conditions": {"k=0": hb.KeepHeads(0)}, "max_new_tokens": 1, "progress": False, "out": folder}
-        hb.sweep(griffin, cells, **given)
-        path = folder / "run.json" if which == "run.json" else next(folder.glob("answers/*"))
-        whole = path.read_bytes()
-        cut = data.draw(st.integers(0, len(whole)))
-        path.write_bytes(data.draw(st.sampled_from([replaced, whole[:cut], whole[:cut] + replaced + whole[cut:]])))
-        survives(lambda: hb.sweep(griffin, cells, **given))
     shutil.rmtree(folder)
 
 
