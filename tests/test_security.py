@@ -96,6 +96,7 @@ def test_names_do_not_lead_out_of_a_folder(griffin, tmp_path, name):
     assert folder.parent == tmp_path and len(folder.name) < 120 and folder.name.isprintable()
     project = Project(tmp_path, {"model": name})
     assert project.executed.resolve().parent == Project(tmp_path).executed.resolve()  # never among the book's own
+    assert len(project.executed.name.encode()) < 255 and project.executed.name.isprintable()
     with pytest.raises(HybretError, match="plain file name"):
         figures.save(Figure(), f"../{name[:9]}", tmp_path)
 

@@ -174,8 +174,9 @@ def test_points_and_exact_answers_are_judged_apart_and_where_they_disagree_both_
 
 
 def three(**changes):
-    """Rows of three models of growing head count, and the models."""
+    """Rows of both versions of three models of growing head count, and the models."""
     rows = pd.concat([world(heads, name, **changes.get(name, {})) for heads, name in ((10, "a"), (16, "b"), (32, "c"))])
+    rows = rows[rows["k"].notna() & (rows["template"] == "base")]
     sizes = {"a": (10, 5_000_000), "b": (16, 9_000_000), "c": (32, 20_000_000)}
     return rows, [SimpleNamespace(name=n, heads=heads, parameters=size) for n, (heads, size) in sizes.items()]
 
@@ -193,7 +194,7 @@ def test_several_models_decide_a_claim_in_both_directions(claim, start, change):
     wrong = verdict(claim, three(**(start | change))[0], models=models)
     assert (right["verdict"], wrong["verdict"]) == (AGREES, CONTRADICTS)
     assert right["model"] == "all models" and all(f"{name}" in right["ours"] for name in "abc")
-    two = verdicts.of(rows, models=models, claims=[claim, "exposure"])
+    two = verdicts.of(rows, models=models, claims=[claim, "tipping-point"])
     assert {*"abc", "all models"} <= {t.get_text() for t in paper_figures.verdicts(two, "note").axes[0].texts}
     lonely = verdict(claim, world(), models=models)
     assert lonely["verdict"] == NOT_RUN and "two models" in lonely["why"]

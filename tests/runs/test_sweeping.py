@@ -87,12 +87,6 @@ def test_a_control_row_says_whose_control_it_is(griffin):
     assert rows["prompt"].nunique() == 5 and set(rows.attrs["needles"]) == {"paper", "blue", "red"}
 
 
-def test_all_heads_is_keep_and_conditions_differ(rows):
-    answers = rows.pivot(index="prompt", columns="condition", values="answer")
-    assert (answers["all heads"] == answers["keep"]).all()
-    assert (answers.drop(columns="all heads").nunique(axis=1) == 4).all()
-
-
 def test_identical_prompts_and_conditions_are_computed_once(griffin):
     """At depth 0 and 1 per cent of a short haystack the needle lands at one place; shared prefills: test_schedule."""
     prompts = hb.niah.grid(griffin, (76,), (0, 1, 100))
