@@ -185,15 +185,8 @@ NEEDLE, QUESTION = (9, 16), (58, 66)
 
 def a_prompt(model, n=70, **changes):
     """Random tokens with a needle that leaves the window of 32 tokens, and a question inside it."""
-    ids = random_ids(model, n)
-    made = Prompt(
-        text="",
-        ids=ids,
-        needle=PAPER_NEEDLE,
-        labels={"template": "base", "length": n, "depth": 10.0},
-        spans={"needle": (NEEDLE,), "question": (QUESTION,)},
-    )
-    return replace(made, **changes)
+    labels, spans = {"template": "base", "length": n, "depth": 10.0}, {"needle": (NEEDLE,), "question": (QUESTION,)}
+    return replace(Prompt("", random_ids(model, n), PAPER_NEEDLE, labels, spans), **changes)
 
 
 def answered(model, prompt, n):

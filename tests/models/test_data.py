@@ -291,14 +291,8 @@ def test_a_model_comes_from_the_gguf_file_in_a_package(index, tmp_path, name="sm
     config = transformers.LlamaConfig(**sizes, **heads, tie_word_embeddings=True)
     net = transformers.AutoModelForCausalLM.from_config(config)
     writer = gguf.GGUFWriter(tmp_path / "gguf", "llama")
-    numbers = {
-        "block_count": 2,
-        "context_length": 64,
-        "embedding_length": 32,
-        "feed_forward_length": 48,
-        "head_count": 4,
-    }
-    fields = numbers | {"head_count_kv": 2, "layer_norm_rms_eps": 1e-6, "bos_token_id": 0, "eos_token_id": 1}
+    fields = {"block_count": 2, "context_length": 64, "embedding_length": 32, "feed_forward_length": 48}
+    fields |= {"head_count": 4, "head_count_kv": 2, "layer_norm_rms_eps": 1e-6, "bos_token_id": 0, "eos_token_id": 1}
     tokens = ["<|endoftext|>", "</s>", "ab", *map(chr, range(97, 123)), *"0123456789Ġ"]
     fields |= {"tokenizer_model": "gpt2", "token_list": tokens, "token_types": [3, 3, *[1] * 38]}
     for field, value in (fields | {"token_merges": ["a b"], "vocab_size": 40}).items():

@@ -257,6 +257,10 @@ def shape(name, rows):
     return lambda held: held.update({name: held[name][:rows].clone()})
 
 
+def prefixed(prefix):
+    return lambda held: [held.update({prefix + key: held.pop(key)}) for key in list(held)]
+
+
 def spoilt(name, value):
     return lambda held: held[name].view(-1)[3].fill_(value)
 
@@ -280,14 +284,9 @@ TENSORS = [
     (spoilt(BIAS, NAN), f"not finite: {BIAS} holds"),
     (shape(BIAS, 5), f"another shape than its configuration (1, such as ('{BIAS}"),
     (lambda held: held.update(evil=torch.zeros(3)), "no place for (1, such as evil)"),
-    *(
-        (lambda held, p=prefix: [held.update({p + key: held.pop(key)}) for key in list(held)], says)
-        for prefix, says in (
-            ("x.", "are of different models"),
-            ("_orig_mod.", "as torch.compile saves"),
-            ("module.", "as Dist"),
-        )
-    ),
+    (prefixed("x."), "are of different models"),
+    (prefixed("_orig_mod."), "as torch.compile saves"),
+    (prefixed("module."), "as Dist"),
 ]
 FILES = [  # name: its bytes, or what becomes of them; None where it is gone
     ({"model.safetensors": lambda b: b[: len(b) // 2]}, "SafetensorError"),
