@@ -1,12 +1,11 @@
 """The interventions a second time: slow, obvious and independent of hybret's own masks, softmax, entropy and choices.
 
-Everything is computed in float64 from a layer's queries, keys and values, in loops over heads and tokens. Of hybret
-only the frozen values are used, for what they say: the fields of interventions and of the recipe.
+Everything is computed in float64 by NumPy, from a layer's queries, keys and values and with all weights formed. Of
+hybret only the frozen values are used, for what they say: the fields of interventions and of the recipe.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,14 +45,13 @@ def bf16(x):
 
 
 def entropy(weights, recipe):
-    """Bits, of one row of weights."""
-    eps = recipe.entropy_eps
+    """Bits, of rows of weights."""
     if recipe.entropy_dtype == "bfloat16":  # as the authors': every operation rounds, the sum once at its end
-        w = bf16(bf16(weights) + np.float32(eps))
-        w = w[w > 0]
-        return float(bf16(-bf16(w * bf16(np.log2(w))).sum(dtype=np.float64))[0])
-    w = weights[weights + eps > 0] + eps
-    return -float((w * np.log2(w)).sum())
+        w = bf16(bf16(weights) + np.float32(recipe.entropy_eps))
+        terms = bf16(w * bf16(np.log2(np.where(w > 0, w, np.float32(1)))))
+        return bf16(-terms.sum(-1, dtype=np.float64)).astype(float).reshape(weights.shape[:-1])
+    w = weights + recipe.entropy_eps
+    return -(w * np.log2(np.where(w > 0, w, 1))).sum(-1)
 
 
 def needle_tokens(where, recipe):
@@ -90,22 +88,14 @@ def layer(q, k, v, scaling, intervention, where, recipe):
     """
     heads, queries, _ = q.shape
     keys, groups = k.shape[1], heads // k.shape[0]
-    at_query = [where.last - queries + 1 + i for i in range(queries)]
-    at_key = [where.last - keys + 1 + j for j in range(keys)]
-    needle = needle_tokens(where, recipe)
-    on_needle = np.array([position in needle for position in at_key])
-    seen = np.array(
-        [
-            [0 <= key <= query and (where.window is None or query - key < where.window) for key in at_key]
-            for query in at_query
-        ]
-    )
-    plain = np.zeros((heads, queries, keys))
-    for h in range(heads):
-        for i in range(queries):
-            score = k[h // groups] @ q[h, i] * scaling
-            raised = np.where(seen[i], np.exp(score - score[seen[i]].max()), 0)
-            plain[h, i] = raised / raised.sum()
+    at_query, at_key = (where.last + 1 + np.arange(-n, 0) for n in (queries, keys))
+    on_needle = np.isin(at_key, [*needle_tokens(where, recipe)])
+    behind = at_query[:, None] - at_key
+    seen = (at_key >= 0) & (behind >= 0) & (behind < (where.window or np.inf))
+    k, v = k.repeat(groups, 0), v.repeat(groups, 0)
+    scores = np.where(seen, q @ k.swapaxes(1, 2) * scaling, -np.inf)
+    raised = np.exp(scores - scores.max(-1, keepdims=True))
+    plain = raised / raised.sum(-1, keepdims=True)
     actions = [a for a in acting(intervention, where.phase) if a.layers is None or where.layer in a.layers]
     weights = plain.copy()
     for action in actions:
@@ -115,29 +105,21 @@ def layer(q, k, v, scaling, intervention, where, recipe):
         if where.phase == "generation" and recipe.out_of_window == "untouched" and not (seen & on_needle).any():
             continue
         weights = manipulated(action, weights, plain, seen, on_needle, at_query, at_key, where, recipe)
-    output = np.zeros((heads, queries, v.shape[-1]))
-    untouched = np.zeros_like(output)
-    for h in range(heads):
-        for i in range(queries):
-            output[h, i] = weights[h, i] @ v[h // groups]
-            untouched[h, i] = plain[h, i] @ v[h // groups]
     choices = []
     for action in (a for a in actions if isinstance(a, (OnlyHeads, OmitHeads))):
         named = np.array([((where.layer, h) in action.heads) == isinstance(action, OnlyHeads) for h in range(heads)])
         choices.append(("named", int(named.sum()), 1.0 - named[:, None].repeat(queries, 1)))
     for action in (a for a in actions if isinstance(a, KeepHeads) and a.k < heads):
         if "entropy" in action.metric:
-            sign = -1 if action.metric == "highest entropy" else 1
-            scores = [[sign * entropy(plain[h, i], recipe) for i in range(queries)] for h in range(heads)]
+            scores = entropy(plain, recipe) * (-1 if action.metric == "highest entropy" else 1)
         elif action.metric == "needle":
             scores = -np.minimum(plain[..., on_needle].sum(-1), 1 - 1e-5)
         elif action.metric == "random":
-            scores = [[float(noise(action.seed, where.layer, at, h)) for at in at_query] for h in range(heads)]
+            scores = [[float(noise(action.seed, where.layer, at, h)) for at in at_query.tolist()] for h in range(heads)]
         else:
-            normed = {"output-norm": untouched, "weight-norm": plain}[action.metric]
-            scores = [[-math.sqrt((normed[h, i] ** 2).sum()) for i in range(queries)] for h in range(heads)]
+            scores = -np.linalg.norm({"output-norm": plain @ v, "weight-norm": plain}[action.metric], axis=-1)
         choices.append((action.metric, action.k, np.array(scores)))
-    return output, choices
+    return weights @ v, choices
 
 
 def silent(intervention, where, heads):
@@ -147,40 +129,31 @@ def silent(intervention, where, heads):
 
 
 def manipulated(action, weights, plain, seen, on_needle, at_query, at_key, where, recipe):
-    heads, queries, _ = weights.shape
-    changed = np.zeros_like(weights)
+    """The weights ``(heads, queries, keys)`` after one intervention."""
+    total, on = (w.sum(-1, keepdims=True) for w in (weights, weights[..., on_needle]))
+    if isinstance(action, Omit):
+        return np.where(on_needle, 0, weights)
+    if isinstance(action, Only):
+        left = on_needle | np.zeros_like(seen)
+        left |= ("self" in action.also) & (at_key == at_query[:, None])
+        left |= ("first" in action.also) & (at_key == 0)
+        for part, border in zip(("question", "answer"), where.question or (), strict=False):
+            left |= (part in action.also) & (at_key >= border)
+        changed = np.where(left, weights, 0)
+        kept = changed.sum(-1, keepdims=True)
+        return changed / np.where(kept > 0, kept, 1) if action.renormalise else changed
     if isinstance(action, Binary) and recipe.binary == "scalar":
-        mass = sum(weights[h, i][on_needle].sum() for h in range(heads) for i in range(queries))
         # The authors' list of needle tokens: in prefill those of the prompt, later those that are still in the window.
-        tokens = sum(on_needle[j] and any(seen[i][j] for i in range(queries)) for j in range(len(at_key)))
-        changed[..., on_needle] = mass / heads / max(tokens, 1)
-        return changed
-    for h in range(heads):
-        for i in range(queries):
-            row = weights[h, i]
-            if isinstance(action, Omit):
-                changed[h, i] = np.where(on_needle, 0, row)
-            elif isinstance(action, Only):
-                left = on_needle.copy()
-                for j, position in enumerate(at_key):
-                    left[j] |= "self" in action.also and position == at_query[i]
-                    left[j] |= "first" in action.also and position == 0
-                    left[j] |= "question" in action.also and position >= where.question[0]
-                    left[j] |= "answer" in action.also and position >= where.question[1]
-                changed[h, i] = np.where(left, row, 0)
-                if action.renormalise and changed[h, i].sum() > 0:
-                    changed[h, i] /= changed[h, i].sum()
-            elif isinstance(action, Binary):
-                here = on_needle & seen[i]
-                if here.any():
-                    changed[h, i][here] = row[on_needle].sum() / here.sum()
-            elif isinstance(action, Mass):
-                wanted = plain[h, i][on_needle].sum() if action.total == "needle" else action.total
-                if row.sum() > 0:
-                    changed[h, i] = row / row.sum() * wanted
-            else:
-                assert isinstance(action, Null)
-    return changed
+        tokens = (on_needle & seen.any(0)).sum()
+        return np.where(on_needle, on.sum() / len(weights) / max(tokens, 1), np.zeros_like(weights))
+    if isinstance(action, Binary):
+        here = on_needle & seen
+        return here * on / np.maximum(here.sum(-1, keepdims=True), 1)
+    if isinstance(action, Mass):
+        wanted = plain[..., on_needle].sum(-1, keepdims=True) if action.total == "needle" else action.total
+        return weights / np.where(total > 0, total, 1) * wanted
+    assert isinstance(action, Null)
+    return np.zeros_like(weights)
 
 
 def kept_heads(choices, i, heard, margin, recipe):

@@ -31,10 +31,8 @@ from hybret.organisms import skills as skills
 from hybret.prompts import Prompt
 from hybret.provenance import ENGINE_DIGEST as ENGINE_DIGEST
 from hybret.resolving import resolve as resolve
-from hybret.rows import COLUMNS as COLUMNS
 from hybret.scoring import score
 from hybret.sweeping import progress_bar as progress_bar
-from hybret.tasks.haystack import PAPER_ESSAYS as PAPER_ESSAYS
 from hybret.verifying.probe import STEPS as STEPS
 from hybret.verifying.probe import Probe as Probe
 
@@ -187,15 +185,8 @@ NEEDLE, QUESTION = (9, 16), (58, 66)
 
 def a_prompt(model, n=70, **changes):
     """Random tokens with a needle that leaves the window of 32 tokens, and a question inside it."""
-    ids = random_ids(model, n)
-    made = Prompt(
-        text="",
-        ids=ids,
-        needle=PAPER_NEEDLE,
-        labels={"template": "base", "length": n, "depth": 10.0},
-        spans={"needle": (NEEDLE,), "question": (QUESTION,)},
-    )
-    return replace(made, **changes)
+    labels, spans = {"template": "base", "length": n, "depth": 10.0}, {"needle": (NEEDLE,), "question": (QUESTION,)}
+    return replace(Prompt("", random_ids(model, n), PAPER_NEEDLE, labels, spans), **changes)
 
 
 def answered(model, prompt, n):

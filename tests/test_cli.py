@@ -51,7 +51,7 @@ def test_a_needle_of_ones_own_is_hidden_asked_for_and_scored(tmp_path):
 
 
 def test_a_warning_is_one_line_without_its_place():
-    done = run("sweep", "--k", 0, "--lengths", "1100,1200", "--depths", "50,", "--json")
+    done = run("sweep", "--k", 0, "--lengths", "1100,1200", "--depths", "50,", "--limit", 1, "--json")
     assert done.exit_code == 0 and json.loads(done.stdout)
     pattern = r"warning: some prompts have more than 1024 tokens, [^\n]+ give shorter lengths\n"
     assert re.fullmatch(pattern, done.stderr)

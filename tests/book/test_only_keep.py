@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from support import idle, resolve, rows_of
+from support import resolve, rows_of
 
 import hybret as hb
 from book.paper import methods, only_keep
@@ -55,7 +54,7 @@ def test_words_already_written_are_part_of_the_answer_that_is_scored(griffin, pr
     assert kept["answer"].tolist() == [f"{p.answer_prefix} {griffin.generate(p, 4)}" for p in begun]
 
 
-def test_prompts_without_needle_or_question_are_refused_before_the_model_runs(griffin, prompts):
+def test_prompts_without_needle_or_question_are_refused_before_the_model_runs(griffin, prompts, asleep):
     (control,) = niah.grid(griffin, [100], control=True)
     for prompt, words in ((control, 1), (prompts[0], len(WORDS) + 1), (prompts[0], -1)):
         with pytest.raises(HybretError, match="cannot begin with"):
@@ -63,50 +62,25 @@ def test_prompts_without_needle_or_question_are_refused_before_the_model_runs(gr
     for bad in ([], [control], [*prompts, control]):
         with pytest.raises(HybretError, match="prompts with a needle and a question"):
             only_keep.attention_parts(griffin, bad, 2)
-    with_question = PerPhase(generation=Only(also=("question",)), prefill=Keep())
-    bare = replace(prompts[0], spans={"needle": prompts[0].needle_spans})
-    with idle(griffin):
-        with pytest.raises(HybretError, match="where its question is"):
-            sweep(griffin, [prompts[1], bare], {"with question": with_question}, progress=False)
-        for prompt, message in ((bare, "where its question is"), ("a plain text", "this prompt has none")):
-            with hb.attach(griffin, with_question), pytest.raises(HybretError, match=message):
-                griffin.generate(prompt, 2)
 
 
-def test_parts_of_attention_are_those_of_a_recorded_run(model):
-    """The parts of a step sum to 1, and are those of the weights of a plain run, key by key."""
-    steps = 3
+def test_parts_of_attention_are_those_of_a_record(model):
+    """With the query's own position a part of its own; `test_record` holds the record against recorded weights."""
     (prompt,) = niah.grid(model, [100], [100])  # the needle ends some tokens before the question does
-    table = only_keep.attention_parts(model, [prompt], steps)
-    with hb.attach(model, weights=True) as trace:
-        model.generate(prompt, steps)
-    index = table.set_index(["layer", "step", "part"])
-    assert set(table["part"]) == set(only_keep.PARTS) and (table["n"] == 1).all()
-    sums = table.groupby(["layer", "step"])["mass"].sum()
-    assert len(sums) == steps * len(model.attention_layers) and sums.to_numpy() == pytest.approx(1, abs=1e-5)
-    start, end = prompt.needle_spans[0]
-    asked, ended = prompt.question_span
-    for layer, (_, *passes) in trace.weights.items():
-        for step, weights in enumerate(passes):
-            keys = weights.shape[-1]
-            first = len(prompt.ids) + step - keys  # position of the first visible key
-            expected = dict.fromkeys(only_keep.PARTS, torch.zeros(model.heads))
-            for key in range(keys):
-                position = first + key
-                part = (
-                    "self" if key == keys - 1
-                    else "needle" if start <= position < end
-                    else "first" if position == 0
-                    else "question" if asked <= position < ended
-                    else "answer" if position >= ended
-                    else "context"
-                )  # fmt: skip
-                expected[part] = expected[part] + weights[:, 0, key]
-            for part, heads in expected.items():
-                mass = index.loc[(layer, step, part), "mass"]
-                assert mass == pytest.approx(float(heads.mean()), abs=1e-5)
-    if model.window is None:
-        assert index.xs("needle", level="part")["mass"].min() > 0
+    table = only_keep.attention_parts(model, [prompt], 3)
+    record = hb.look(model, prompt, max_new_tokens=3)
+    (run,), parts = record.runs, record.parts(record.runs[0])
+    assert len(table) == len(record.layers) * 3 * len(only_keep.PARTS) and (table["n"] == 1).all()
+    for line in table.to_dict("records"):
+        layer, step = record.layers.index(int(line["layer"].split()[1])), line["step"]
+        (own,) = (i for i, piece in enumerate(record.bins) if piece.start == run.position + step)
+        itself = run.mass[layer, :, step, own]
+        if line["part"] == "self":
+            heads = itself
+        else:
+            heads = parts[line["part"]][layer, :, step] - itself * (record.bins[own].part == line["part"])
+        assert (line["mass"], line["top"]) == pytest.approx((heads.mean(), heads.max()), abs=1e-6)
+    assert table.groupby(["layer", "step"])["mass"].sum().to_numpy() == pytest.approx(1, abs=1e-5)
 
 
 def test_words_of_the_needle_that_the_question_holds(prompts):

@@ -92,7 +92,7 @@ def test_heads_kept_by_another_measure_are_no_part_of_the_curve():
     assert sparse_k(rows) == 2 and points(rows)["least"] == 2
 
 
-KEEPING = [curve([0, 1]), curve([0, 1], model="other")]
+FIRST, OTHER = curve([0, 1]), curve([0, 1], model="other")
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,9 @@ KEEPING = [curve([0, 1]), curve([0, 1], model="other")]
         (lambda: sparse_k(curve([0, 1])), "no rows that keep heads"),  # the generation version only
         (lambda: tipping_points(curve([0, 1]).assign(k=pd.NA)), "no rows that keep heads"),
         (lambda: tipping_points(curve([0, 1]).query("needle != 'none'")), "no control rows"),
-        (
-            lambda: tipping_points(pd.concat([KEEPING[0], KEEPING[1].query("needle != 'none'")])),
-            "no control for model other",
-        ),
-        (
-            lambda: tipping_points(pd.concat([KEEPING[0], KEEPING[1].query("needle != 'none' or k == 0")])),
-            "other, .* k 1,",
-        ),
-        (lambda: sparse_k(pd.concat(KEEPING).assign(during="both")), "mix several values of 'model'"),
+        (lambda: tipping_points(pd.concat([FIRST, OTHER.query("needle != 'none'")])), "no control for model other"),
+        (lambda: tipping_points(pd.concat([FIRST, OTHER.query("needle != 'none' or k == 0")])), "other, .* k 1,"),
+        (lambda: sparse_k(pd.concat([FIRST, OTHER]).assign(during="both")), "mix several values of 'model'"),
         (lambda: tipping.by_seed(rows_of([1]).drop(columns="haystack_seed"), ["condition"]), "haystack_seed"),
         (lambda: tipping.by_seed(rows_of([]), ["condition"]), "no rows"),
     ],

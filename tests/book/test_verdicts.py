@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from support import idle
 
 from book.paper import numbers as paper
 from book.paper import verdicts
-from hybret import HybretError, harness
+from hybret import HybretError
 
 AGREES, CONTRADICTS, UNDECIDED, NOT_RUN, CANNOT = verdicts.VERDICTS
 REPO = Path(__file__).resolve().parents[2]
@@ -174,8 +173,9 @@ def test_points_and_exact_answers_are_judged_apart_and_where_they_disagree_both_
 
 
 def three(**changes):
-    """Rows of three models of growing head count, and the models."""
+    """Rows of both versions of three models of growing head count, and the models."""
     rows = pd.concat([world(heads, name, **changes.get(name, {})) for heads, name in ((10, "a"), (16, "b"), (32, "c"))])
+    rows = rows[rows["k"].notna() & (rows["template"] == "base")]
     sizes = {"a": (10, 5_000_000), "b": (16, 9_000_000), "c": (32, 20_000_000)}
     return rows, [SimpleNamespace(name=n, heads=heads, parameters=size) for n, (heads, size) in sizes.items()]
 
@@ -193,6 +193,8 @@ def test_several_models_decide_a_claim_in_both_directions(claim, start, change):
     wrong = verdict(claim, three(**(start | change))[0], models=models)
     assert (right["verdict"], wrong["verdict"]) == (AGREES, CONTRADICTS)
     assert right["model"] == "all models" and all(f"{name}" in right["ours"] for name in "abc")
+    two = verdicts.of(rows, models=models, claims=[claim, "tipping-point"])
+    assert {*"abc", "all models"} <= {t.get_text() for t in verdicts.figure(two, "note").axes[0].texts}
     lonely = verdict(claim, world(), models=models)
     assert lonely["verdict"] == NOT_RUN and "two models" in lonely["why"]
 
@@ -268,71 +270,22 @@ def test_every_claim_is_tried_here():
     assert {claim.hypothesis for claim in verdicts.CLAIMS.values()} == set(verdicts.HYPOTHESES)
 
 
-# ---------------------------------------------------------------- a model like Jamba beside one like RecurrentGemma
-
-
-def family(**right):
-    """Rows, items and models: a windowed base model, and an instruction-tuned one with 32 heads and no window.
-
-    Only the last one was taught the benchmarks' tasks; `right` changes its answers.
-    """
-    models = [
-        SimpleNamespace(name="griffin-tiny", heads=10, parameters=7_000_000, family="recurrent_gemma", window=9),
-        SimpleNamespace(name="jamba-tiny", heads=32, parameters=9_000_000, family="jamba", window=None),
-    ]
-    rows, items = [], []
-    for m in models:
-        jamba = m.family == "jamba"
-        for recipe in ("CORRECTED", "PAPER"):
-            own = stepped(world(m.heads, m.name, recipe, "instruct" if jamba else "base"))
-            rows.append(own.assign(in_window=own["in_window"] | (own["needle"] != "none")) if jamba else own)
-        sides = {"glue": 250, "mmlu_knowledge": 125, "mmlu_lookup": 125}
-        chance = {f"{side}_{c}": n for side, n in sides.items() for c in ("base", "sparse", "ablated")}
-        own = bench(**(right if jamba else chance)).assign(model=m.name, weights=f"weights of {m.name}")
-        items += [own.assign(recipe=recipe) for recipe in ("CORRECTED", "PAPER")]
-    return pd.concat(rows, ignore_index=True), pd.concat(items, ignore_index=True), models
-
-
 def test_a_model_of_another_family_is_judged_as_what_it_is():
-    rows, items, models = family()
-    table = verdicts.of(rows, items, models=models, recipes=["CORRECTED", "PAPER"])
-
-    def verdicts_on(hypothesis, model, recipes=("CORRECTED", "PAPER")):
-        at = (table["hypothesis"] == hypothesis) & (table["model"] == model) & table["recipe"].isin(recipes)
-        return set(table.loc[at, "verdict"])
-
-    assert verdicts_on("H1", "jamba-tiny") == {AGREES, CANNOT}  # both templates; not what is said of other models
-    assert verdicts_on("H2", "jamba-tiny") == {AGREES}
-    assert verdicts_on("H2", "griffin-tiny") == {CANNOT}  # at chance
-    assert CANNOT in verdicts_on("H3", "jamba-tiny", ["PAPER"])  # the authors' code leaves its weights alone
-    own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")
-    assert own.loc["tipping-point", "ours"] == "k = 4 of 32 heads"
-    windowless = own.loc[["inside-window", "beyond-window", "complement"]]
-    assert set(windowless["verdict"]) == {CANNOT} and windowless["why"].str.contains("global").all()
-    others = own[(own["hypothesis"] == "H3") & ~own.index.isin(windowless.index)]
-    assert set(others["verdict"]) == {AGREES}
-    for claim in ("tipping-point-order", "prefill-order"):
-        across = table[(table["claim"] == claim) & (table["recipe"] == "CORRECTED")].iloc[0]
-        assert all(f"{m.name}" in across["ours"] for m in models)
-    counts = verdicts.count(table).set_index(["hypothesis", "model", "recipe"])
+    """Instruction-tuned, with 32 heads and no window, in steps of k."""
+    jamba = SimpleNamespace(name="jamba-tiny", heads=32, parameters=9_000_000, family="jamba", window=None)
+    rows = stepped(world(32, jamba.name, template="instruct"))
+    rows = rows.assign(in_window=rows["in_window"] | (rows["needle"] != "none"))
+    items = bench().assign(model=jamba.name, weights=f"weights of {jamba.name}")
+    lines = verdicts.of(rows, items, models=[jamba])
+    counts = verdicts.count(lines).set_index(["hypothesis", "model", "recipe"])
     assert counts.loc["H3", "jamba-tiny", "CORRECTED"].tolist() == [6, 0, 0, 0, 3]
-    assert counts.sum(axis=None) == len(table)
-    names = {t.get_text() for t in verdicts.figure(table, "note").axes[0].texts}
-    assert {m.name for m in models} | {"all models"} <= names
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong"),
-    [
-        ({"glue_ablated": 350}, {"glue-kept", "glue-order"}),
-        ({"mmlu_lookup_sparse": 200}, {"mmlu-sparse"}),
-    ],
-)
-def test_a_model_of_another_family_that_behaves_otherwise(right, wrong):
-    rows, items, models = family(**right)
-    table = of_hypothesis("H2", rows, items, models=models)
-    own = table[(table["model"] == "jamba-tiny") & (table["recipe"] == "CORRECTED")].set_index("claim")["verdict"]
-    assert set(own[own == CONTRADICTS].index) == wrong and set(own.drop(list(wrong))) == {AGREES}
+    assert counts.sum(axis=None) == len(lines)
+    table = lines.set_index("claim")
+    assert table.loc["tipping-point", "ours"] == "k = 4 of 32 heads"
+    windowless = table.loc[["inside-window", "beyond-window", "complement"]]
+    assert set(windowless["verdict"]) == {CANNOT} and windowless["why"].str.contains("global").all()
+    others = table[table["hypothesis"].isin(["H2", "H3"])].drop(index=windowless.index)
+    assert set(others["verdict"]) == {AGREES}
 
 
 # ---------------------------------------------------------------- not judged
@@ -364,6 +317,8 @@ NO_TEST = [  # claim, rows or items, the state, a word of the reason
     ("mmlu-sparse", lambda: bench(**LOW), CANNOT, "chance"),
     ("mmlu-ablated", lambda: bench(mmlu_lookup_base=220, mmlu_knowledge_base=220), CANNOT, "chance"),
     ("contrast", lambda: bench(glue_base=295, glue_ablated=250), CANNOT, "chance"),
+    ("prefill-better", lambda: world().assign(length=lambda r: r["length"] + 1000 * (r["condition"] == "Keep-Keep")),
+     NOT_RUN, "on the same prompts"),
 ]  # fmt: skip
 
 
@@ -451,15 +406,6 @@ def test_the_real_benchmarks_are_judged_as_they_are_reported():
     assert halves["ours"].startswith("base 80.0 %, sparse 63.0 %: 79 % of base (facts: base 80.0 %, sparse 76.0 %")
 
 
-def test_stored_benchmarks_are_read_not_computed(griffin, tmp_path):
-    options = {"conditions": harness.conditions(griffin, 3), "limit": 1, "out": tmp_path, "progress": False}
-    assert harness.evaluate(griffin, ["organism_sentiment"], **options, compute=False).empty
-    done = harness.evaluate(griffin, ["organism_sentiment"], **options)
-    with idle(griffin):
-        both = harness.evaluate(griffin, ["organism_sentiment", "organism_prices"], **options, compute=False)
-    pd.testing.assert_frame_equal(both, done)
-
-
 # ---------------------------------------------------------------- the table
 
 
@@ -535,9 +481,3 @@ def test_agreement_with_the_paper_is_computed_in_one_place_and_no_page_has_a_ver
             assert not (found := JUDGING.search(text)), f"{page.name}: {found[0]}"
     judges = [p.name for p in (REPO / "book" / "paper").rglob("*.py") if "claims.AGREES" in p.read_text()]
     assert set(judges) <= {"weights.py"}  # one that compares no interval
-
-
-def test_conditions_that_share_no_prompt_are_not_compared():
-    rows = world()
-    line = verdict("prefill-better", rows.assign(length=rows["length"] + 1000 * (rows["condition"] == "Keep-Keep")))
-    assert line["verdict"] == NOT_RUN and "on the same prompts" in line["why"]

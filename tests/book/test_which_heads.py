@@ -12,17 +12,9 @@ from book.paper.chapter import Chapter
 from hybret import HybretError
 
 LOT = which_heads.RANDOM["static"]
-SCORES = pd.DataFrame(
-    [
-        {
-            "model": "griffin-tiny",
-            "score": score,
-            "layer": 2,
-            "head": head,
-            "value": head if score == "copied" else -head,
-        }
-        for score, head in itertools.product(which_heads.STATIC, range(16))
-    ]
+HEADS = itertools.product(["griffin-tiny"], which_heads.STATIC, [2], range(16))
+SCORES = pd.DataFrame(HEADS, columns=["model", "score", "layer", "head"]).assign(
+    value=lambda table: table["head"].where(table["score"] == "copied", -table["head"])
 )
 
 

@@ -18,9 +18,8 @@ def test_equal_answers_share_a_line_in_each_condition_and_copies_are_found():
     assert table["said"].tolist()[:2] == ["the harbour was empty and nobody", "be kind to one always"]
     assert table["answer"].iloc[0] == "The harbour was EMPTY and nobody!"  # as the model wrote it
     assert table["times"].tolist() == [2, 1, 1] and table["words"].tolist() == [6, 5, 6]
-    assert table["copied"].tolist() == [True, False, False] and table["condition"].tolist() == ["k=0"] * 2 + [
-        "Omit-Keep"
-    ]
+    assert table["copied"].tolist() == [True, False, False]
+    assert table["condition"].tolist() == ["k=0", "k=0", "Omit-Keep"]
 
 
 def test_right_short_and_echoing_answers_are_none():

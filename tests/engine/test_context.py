@@ -163,8 +163,6 @@ def test_every_row_of_a_context_has_a_question_or_none_has():
     def of(rows, questions):
         return ForwardContext("prefill", rows, [(), ()], torch.tensor([3, 3]), CORRECTED, questions=questions)
 
-    with pytest.raises(ValueError, match="shorter"):
-        of([(), ()], [(1, 2)])
     for action in (Only(also=("question",)), Only(also=("self", "answer"))):
         with pytest.raises(HybretError, match="does not say where its question is"):
             of([(action,), (action,)], [(1, 2), None])

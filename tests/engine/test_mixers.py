@@ -221,14 +221,3 @@ def test_what_cannot_act_is_refused(model, monkeypatch):
     monkeypatch.setattr("hybret.engine.scan._forgetting", lambda _: None)
     with hb.attach(model, Memoryless()), pytest.raises(HybretError, match="was to be reset, and .* did not ask"):
         model.generate("Some words to read.", 2)
-
-
-def test_a_sweep_of_both_halves(griffin):
-    prompts = hb.niah.grid(griffin, (76,), (0, 60))
-    both = {c.label: c for c in (hb.Keep(), KeepHeads(0), NoRecurrence(), Memoryless(), NoRecurrence() & KeepHeads(0))}
-    rows = hb.sweep(griffin, prompts, both, max_new_tokens=4, progress=False)
-    for prompt in prompts:
-        for label, condition in both.items():
-            with hb.attach(griffin, condition):
-                answer = rows.loc[(rows["condition"] == label) & (rows["prompt"] == prompt.key), "answer"]
-                assert set(answer) == {griffin.generate(prompt, 4)}

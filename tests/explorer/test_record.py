@@ -48,14 +48,8 @@ def test_an_answer_without_a_generation_step_has_nothing_to_look_at(jamba):
         hb.look(jamba, a_prompt(jamba), recipe=hb.PAPER, max_new_tokens=1)
 
 
-def test_nothing_outside_the_window_gets_attention_and_random_weights_mean_nothing(griffin):
-    record = hb.look(griffin, a_prompt(griffin), max_new_tokens=6)
-    (run,) = record.runs
-    for step in range(len(run.reads)):
-        first = run.position + step - griffin.window + 1
-        out = [each.end <= first for each in record.bins]
-        assert any(out) and not run.mass[:, :, step, out].any()
-    assert not record.rows["needle"].any() and record.rows["question"].gt(0).all()
+def test_random_weights_mean_nothing(griffin):
+    record = hb.look(griffin, a_prompt(griffin), max_new_tokens=2)
     assert "random weights" in hb.explore_heads(record).state["note"]
 
 

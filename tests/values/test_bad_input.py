@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import idle, run
+from transformers import AutoTokenizer
 
 import hybret as hb
 from book.paper import benchmark_scores, tipping, verdicts
@@ -109,9 +110,9 @@ ARGUMENTS = [
     (lambda w, model: hb.models.named(model), "model", [None]),
     (lambda w, model: hb.load(model), "model", [None, Path("griffin-tiny"), "a/b\0", "a/b\n", "../.."]),
     (make(hb.load, name="random-griffin"), "device", [None, "cpu:7"]),
-    (make(hb.load, name="random-griffin"), "dtype", [torch.float32]),
+    (make(hb.load, name="random-griffin"), "dtype", [torch.float32, "int8"]),
     (make(hb.load, name="random-griffin"), "seed", [None, -1]),
-    (make(hb.load, name="griffin-tiny"), "weights", [None]),
+    (make(hb.load, name="griffin-tiny"), "weights", [None, "none"]),
     (make(hb.load, name="griffin-tiny"), "revision", [""]),
     (make(hb.load, name="griffin-tiny"), "device_map", [""]),
 ]  # fmt: skip
@@ -158,7 +159,7 @@ def told(w):
 
 
 def foreign(w):
-    return niah.grid(hb.load("jamba-tiny", "cpu"), [200], [50])
+    return niah.grid(AutoTokenizer.from_pretrained(hb.models.CHECKPOINTS / "jamba-tiny"), [200], [50], buffer=40)
 
 
 def changed(w, **fields):
@@ -190,6 +191,10 @@ CALLS = {
     "haystack UTF-16 without": (hay(UTF16[2:]), "binary or not UTF-8"),
     "haystack NUL": (hay(b"Hills\0 are high. " * 400), "binary or not UTF-8"),
     "haystack half a character": (lambda w: grid(w, haystack="A \ud800 hill. " * 400), "binary or not UTF-8"),
+    "haystack folder not UTF-8": (lambda w: grid(w, haystack=str(folder_of(w, "\udce9/a.txt") / "\udce9")), "not UTF-8"),
+    "needle not UTF-8": (lambda w: NEEDLE(w, sentence="caf\udce9."), "not UTF-8"),
+    "question not UTF-8": (lambda w: NEEDLE(w, question="caf\udce9?"), "not UTF-8"),
+    "name not UTF-8": (lambda w: hb.load("models/mod\udce9l"), "not UTF-8"),
     "haystack blank": (hay(b" \n" * 1000), "holds no text"),
     "haystack too short": (hay(PROSE), "tokens, but the longest length needs"),
     "haystack a pipe": (odd_file(os.mkfifo), "a.txt is no regular file"),
@@ -223,14 +228,15 @@ CALLS = {
     ),
     "condition a class": (lambda w: sweep(w, conditions={"x": KeepHeads}), "is not an intervention"),
     "condition without a label": (lambda w: sweep(w, conditions={"": Null()}), "the label of a condition is ''"),
-    "k beyond the heads": (lambda w: sweep(w, conditions={"x": KeepHeads(11)}), "k is 11, but this model has 10 heads"),
     "out too long": (lambda w: sweep(w, out="x" * 5000), "File name too long"),
     "out a device": (lambda w: sweep(w, out="/dev/null"), "cannot write rows in /dev/null"),
     "and a number": (lambda w: Keep() & 3, "items is 3"),
-    "bare Intervention": (lambda w: hb.Compose((hb.Intervention(),)), "is not an intervention"),
     "recipe field": (lambda w: CORRECTED.replace(insert="character"), "field of a recipe 'insert'"),
     "name misspelt": (lambda w: hb.load("grifin-tiny"), "unknown model 'grifin-tiny' (did you mean griffin-tiny?)"),
     "name too long": (lambda w: hb.load("x" * 5000), "for a tiny random model"),
+    "random weights of a small model": (lambda w: hb.load("griffin-tiny", weights="random"), "random weights are made for"),
+    "random weights of no folder": (lambda w: hb.load("someone/else", weights="random"), "for folders with config.json"),
+    "revision of a small model": (lambda w: hb.load("griffin-tiny", revision="5f3c"), "'griffin-tiny' has no revisions"),
     "random weights of a name misspelt": (
         lambda w: hb.load("random:google/recurrentgema-2b"), "(did you mean google/recurrentgemma-2b?)"
     ),
@@ -249,6 +255,10 @@ INDEX = b'{"metadata": {}, "weight_map": {"a": "../../../etc/hostname"}}'
 
 def shape(name, rows):
     return lambda held: held.update({name: held[name][:rows].clone()})
+
+
+def prefixed(prefix):
+    return lambda held: [held.update({prefix + key: held.pop(key)}) for key in list(held)]
 
 
 def spoilt(name, value):
@@ -274,10 +284,7 @@ TENSORS = [
     (spoilt(BIAS, NAN), f"not finite: {BIAS} holds"),
     (shape(BIAS, 5), f"another shape than its configuration (1, such as ('{BIAS}"),
     (lambda held: held.update(evil=torch.zeros(3)), "no place for (1, such as evil)"),
-    *(
-        (lambda held, p=prefix: [held.update({p + key: held.pop(key)}) for key in list(held)], f"such as {prefix}")
-        for prefix in ("x.", "_orig_mod.", "module.")
-    ),
+    *((prefixed(prefix), f"such as {prefix}") for prefix in ("x.", "_orig_mod.", "module.")),
 ]
 FILES = [  # name: its bytes, or what becomes of them; None where it is gone
     ({"model.safetensors": lambda b: b[: len(b) // 2]}, "SafetensorError"),
