@@ -20,7 +20,7 @@ from hybret.devices import Machine, Placement, check_on_gpus, skeleton
 from hybret.engine import decode
 from hybret.engine.attach import attached, implementation
 from hybret.engine.scan import parallel_scans
-from hybret.errors import SEEDS, HybretError, integer, one_of, text
+from hybret.errors import SEEDS, HybretError, conform, integer, one_of, text
 from hybret.families import RANDOM_MODELS, attention_layers
 from hybret.hybrid import ORGANISM_BUFFER, ORGANISM_LENGTHS, Hybrid, checksum, digest_of, window_of
 from hybret.interventions import PHASES, Keep
@@ -107,8 +107,7 @@ def load(
     text("model", name)
     integer("seed", seed, 0, SEEDS)
     one_of("weights", weights, ("checkpoint", "random"))
-    if revision is not None:
-        text("revision", revision)
+    conform("revision", revision, str | None)
     machine = machine or Machine()
     place = machine.placement(device, device_map)
     src = checkpoints.resolve(name, weights == "random", revision)

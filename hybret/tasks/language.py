@@ -71,7 +71,7 @@ def prose(
     ((_, ids, offsets),) = encode(model, [text], chat=False)
     bos = next(at for at, (_, end) in enumerate(offsets) if end)  # tokens that are no text
     if len(ids) < bos + n * tokens:
-        raise HybretError(f"the haystack has {len(ids)} tokens, and {n} x {tokens} are needed; take fewer")
+        raise HybretError(f"the haystack has {len(ids)} tokens, and {n} x {tokens} are needed; ask for fewer")
     starts = range(bos, bos + n * tokens, tokens)
     return [Passage("prose", ids[:bos] + ids[at : at + half], ids[at + half : at + tokens]) for at in starts]
 
