@@ -50,18 +50,19 @@ def exported(module: str) -> list[str]:
 def public() -> dict[str, list[str]]:
     """Return the public names of hybret by their module; those of a public module are all that it exports."""
     names, modules = dict[str, list[str]](), []
-    for node in ast.parse(Path(hybret.__file__).with_suffix(".pyi").read_text()).body:
-        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
-            module = node.module if isinstance(node, ast.ImportFrom) else None
-            home = ".".join(filter(None, ["hybret", module]))
+    imports = ast.parse(Path(hybret.__file__).with_suffix(".pyi").read_text()).body
+    for node in (node for node in imports if isinstance(node, ast.ImportFrom)):
+        home = ".".join(filter(None, ["hybret", node.module]))
+        for alias in node.names:
             if inspect.ismodule(getattr(hybret, alias.name)):
                 modules.append(f"{home}.{alias.name}")
             else:
                 names.setdefault(home, []).append(alias.name)
     for module in modules:
-        more = {name: getattr(import_module(module), name) for name in exported(module)}
-        listed = names.setdefault(module, [])  # a name that hybret takes from another module stands on that one's page
-        listed += [n for n, value in more.items() if n not in listed and getattr(hybret, n, None) is not value]
+        listed = names.setdefault(module, [])
+        for name in exported(module):  # one that hybret takes from another module is on that one's page
+            if name not in listed and getattr(hybret, name, None) is not getattr(import_module(module), name):
+                listed.append(name)
     return names
 
 

@@ -61,31 +61,21 @@ def stored(
     """Stored rows of sweeps under both recipes, stored rows of benchmarks, and the prompts of the former."""
     prompts, rows, tested = [], [], []
     for model in models:
-        k = None
+        k = None  # of the sparse configuration; none where the sweep that gives it has not run
         for recipe in (chapter.decisions, chapter.other):
             asked = [p for template in ("", "jrt") for p in chapter.prompts(model, template, recipe=recipe)]
-            rows.append(hb.load_rows(chapter.out, model, asked, recipe))
-            k = _sparse(rows[-1], model.heads) if recipe == chapter.decisions else k
-            tested += _benchmarks(chapter, model, recipe, k)
+            swept = hb.load_rows(chapter.out, model, asked, recipe)
+            if recipe == chapter.decisions:
+                once = swept[swept["template"] != "jrt"] if len(swept) else swept
+                with suppress(hb.HybretError):
+                    k, _ = tipping.sparse_configuration(once, model.heads)
+            for tasks in ("organism", "glue", "mmlu") if k is not None else ():
+                with suppress(hb.HybretError):  # data that were never fetched have no rows either
+                    tested.append(benchmarks.items(chapter, model, tasks, k or 0, recipe, compute=False))
+            rows.append(swept)
             prompts += asked
     joined = [pd.concat(parts, ignore_index=True) if any(map(len, parts)) else None for parts in (rows, tested)]
     return joined[0], joined[1], prompts
-
-
-def _sparse(rows: pd.DataFrame, heads: int) -> int | None:
-    """The sparse configuration of the chapter on benchmarks; None where the sweep that gives it has not run."""
-    with suppress(hb.HybretError):
-        return tipping.sparse_configuration(rows[rows["template"] != "jrt"] if len(rows) else rows, heads)[0]
-    return None
-
-
-def _benchmarks(chapter: Chapter, model: hb.Model, recipe: hb.Recipe, k: int | None) -> list[pd.DataFrame]:
-    """Stored rows of benchmarks in the sparse configuration of the chapter on benchmarks."""
-    stored: list[pd.DataFrame] = []
-    for tasks in ("organism", "glue", "mmlu") if k is not None else ():
-        with suppress(hb.HybretError):  # data that were never fetched have no rows either
-            stored.append(benchmarks.items(chapter, model, tasks, k or 0, recipe, compute=False))
-    return stored
 
 
 def write(table: pd.DataFrame, results: str) -> None:

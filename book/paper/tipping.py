@@ -100,7 +100,6 @@ def by_seed(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     To `hybret.metrics.accuracy`, all seeds together, come the columns seeds (how many), least and most (the lowest and
     the highest accuracy of a seed, 0 to 1).
     """
-    checked(rows, ["haystack_seed"])
     by = list(by)
     table = metrics.accuracy(rows, by)
     seeds = metrics.accuracy(rows, [*by, "haystack_seed"], 1)
@@ -138,7 +137,7 @@ def shortest_apart(rows: pd.DataFrame, by: Sequence[str] = ("model",)) -> pd.Dat
     share of full needles in each (column_exact, ...). Without other lengths `without` is missing.
     """
     by = list(by)
-    rows = metrics.with_needle(rows)
+    rows = metrics.with_needle(checked(rows, [*by, "model", "length", "prompt"]))
     first = rows["length"] == rows.groupby("model")["length"].transform("min")
     groups = rows[first].groupby(by, dropna=False, sort=False)
     table = groups.agg(shortest=("length", "min"), cells=("prompt", "size"), distinct=("prompt", "nunique"))

@@ -176,6 +176,7 @@ def _checked(table: pd.DataFrame | None, columns: Iterable[str]) -> pd.DataFrame
 
 def count(table: pd.DataFrame) -> pd.DataFrame:
     """How many claims are in each state: one line per hypothesis, model and recipe, one column per state."""
+    checked(table, _COLUMNS, source="verdicts.of")
     by = ["hypothesis", "model", "recipe"]
     counts = table.groupby([*by, "verdict"], sort=False).size().unstack(fill_value=0)
     return counts.reindex(columns=VERDICTS, fill_value=0).rename_axis(columns=None).reset_index()
@@ -192,6 +193,7 @@ def html(table: pd.DataFrame) -> str:
 
     All text is escaped. A claim links to its figure on a sibling page; other pages link to ``#claim-NAME``.
     """
+    checked(table, _COLUMNS, source="verdicts.of")
     rows = []
     for _, lines in table.groupby("claim", sort=False):
         claim = {name: escape(str(lines.iloc[0][name])) for name in _ABOUT}
@@ -218,6 +220,7 @@ def figure(table: pd.DataFrame, note: str = "") -> Figure:
 
     A small second symbol is the verdict by exact answers, where it is another one.
     """
+    checked(table, _COLUMNS, source="verdicts.of")
     if table.empty:
         raise HybretError("no verdicts to draw; the rows of no model were judged")
     columns = list(dict.fromkeys(zip(table["model"], table["recipe"], strict=True)))

@@ -16,8 +16,7 @@ from support import idle, run
 from transformers import AutoTokenizer
 
 import hybret as hb
-from book.paper import benchmark_scores, tipping, verdicts
-from book.paper import figures as paper_figures
+from book.paper import benchmark_scores, benchmarks, forest, maps, only_keep, tipping, verdicts
 from hybret import CORRECTED, HybretError, Keep, KeepHeads, Needle, Null, figures, metrics, niah, scoring
 
 REPO = Path(__file__).resolve().parents[2]
@@ -350,16 +349,16 @@ ROWS = [  # the rows of a sweep with these columns instead, or without them; wha
     ({"k": GONE}, figures.accuracy_by_k, "no column 'k'"),
     ({"k": pd.NA}, figures.accuracy_by_k, "no rows that keep heads"),
     ({"model": NAN}, verdicts.of, "the column 'model' of these rows has"),
-    ({"model": NAN}, paper_figures.home, "the column 'model' of these rows has gaps"),
+    ({"model": NAN}, maps.home, "the column 'model' of these rows has gaps"),
     ({"depth": NAN}, figures.retrieval_maps, "'depth' of these rows has gaps"),
     ({"prefill": GONE}, figures.table1, "no column 'prefill'"),
     ({}, lambda r: by_k(pd.concat([r, r[["score"]]], axis=1)), "have the column 'score' twice"),
     ({}, lambda r: figures.retrieval_maps(r, "colour"), "no column 'colour'"),
     ({}, lambda r: figures.by_distance(r, 0), "window must be at least 1"),
-    ({}, lambda r: paper_figures.doses(r, "mass", "mass", "k"), "no column 'mass'"),
-    ({}, lambda r: paper_figures.variants(r, "", ""), "no column 'variant'"),
-    *(({}, use, "no column 'claim'") for use in (verdicts.count, verdicts.html, paper_figures.verdicts)),
-    *(({}, use, "no column 'benchmark'") for use in (benchmark_scores.averages, paper_figures.benchmarks)),
+    ({}, lambda r: only_keep.doses(r, "mass", "mass", "k"), "no column 'mass'"),
+    ({}, lambda r: forest.variants(r, "", ""), "no column 'variant'"),
+    *(({}, use, "no column 'claim'") for use in (verdicts.count, verdicts.html, verdicts.figure)),
+    *(({}, use, "no column 'benchmark'") for use in (benchmark_scores.averages, benchmarks.sides)),
     *(({}, lambda r, use=use: use(None), NO_FRAME) for use in (by_k, tipping.tipping_points, figures.accuracy_by_k)),
     ({}, lambda r: metrics.departures(r, None), NO_FRAME),
     ({}, lambda r: metrics.model_table(["x"]), "'x' is no model"),
