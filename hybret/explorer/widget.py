@@ -18,8 +18,6 @@ from typing import Any
 from hybret.errors import HybretError, printable
 from hybret.files import digest, write_whole, writing
 
-_ENTRY = "export default"
-
 
 class Widget:
     """A view: shows itself live where a front end answers, and as self-contained HTML everywhere.
@@ -55,7 +53,7 @@ class Widget:
     def html(self) -> str:
         """A piece of a page: works from disk, without a kernel, and several times on one page."""
         key = digest(self.esm, self.css, self._json)
-        esm = self.esm.replace(_ENTRY, "const widget =", 1).replace("</script", "<\\/script")
+        esm = self.esm.replace("export default", "const widget =", 1).replace("</script", "<\\/script")
         # Two copies of one view share a key: each script takes the first that no other has taken.
         return (
             f'<div class="hb-widget" data-hb-view="{key}">\n'
@@ -101,7 +99,7 @@ class Widget:
 def attended() -> bool:
     """Whether a front end shows this kernel's output; papermill and nbconvert keep it for later.
 
-    Such runners tell their kernel that nobody can be asked for input; so does voila, which is a front end.
+    Such runners tell their kernel that nobody answers a request for input; so does voila, which is a front end.
     """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     kernel = getattr(shell, "kernel", None)
@@ -110,7 +108,7 @@ def attended() -> bool:
 
 
 def escaped_json(state: Mapping[str, Any]) -> str:
-    r"""JSON that cannot end the script element it stands in: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``."""
+    r"""JSON that cannot end the script element around it: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``."""
     text = json.dumps(state, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # Lone surrogates have no UTF-8; the others could end a script element, or a line of JavaScript.
     risky = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"} | {c: f"\\u{c:04x}" for c in range(0xD800, 0xE000)}
