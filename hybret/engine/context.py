@@ -87,7 +87,7 @@ class ForwardContext:
         self.needle_bounds = torch.tensor(padded, device=device).reshape(len(padded), copies, 2)
         # The weights need not be formed if nobody records them, and no row's outputs change twice.
         once = [row for rows in changes.values() for row in rows]
-        once += [row for gate, ks in gates.items() if gate.measure == "output-norm" for row in ks]  # untouched ones
+        once += [row for gate, ks in gates.items() if gate.measure == "output-norm" for row in ks]  # unmodified ones
         streams = len(set(once)) == len(once) and all(action.streams for action, _ in self.changes)
         self.streams = streams and self.streaming and self.phase == "prefill" and self.trace is None
 
@@ -107,7 +107,7 @@ class ForwardContext:
         return moved
 
     def keys(self, keys: int, rows: Tensor | slice = slice(None), unmasked: Tensor | None = None) -> Keys:
-        """What stands in the key columns of all rows, or some."""
+        """What is in the key columns of all rows, or some."""
         bounds = self.needle_bounds[rows], self.question_bounds[rows]
         return Keys(keys, self.last[rows], *bounds, self.recipe, unmasked)
 
@@ -131,7 +131,7 @@ class ForwardContext:
 def check_layers_called(context: ForwardContext, model: Hybrid, passes: int = 1) -> None:
     """After `passes` forward passes: each went through this context in every attention layer, once.
 
-    A layer whose attention ran elsewhere, or without the context, gave the untouched model's numbers in silence.
+    A layer whose attention ran elsewhere, or without the context, gave the unmodified model's numbers in silence.
     """
     if not context.acts:
         return

@@ -22,7 +22,7 @@ Measure = Callable[[Tensor, str], Tensor]
 
 @dataclass
 class Heads:
-    """The heads of one layer, on some rows, and their untouched attention."""
+    """The heads of one layer, on some rows, and their unmodified attention."""
 
     layer: int
     count: int

@@ -24,7 +24,7 @@ def needle_of(spans: Spans, recipe: Recipe) -> Spans:
 
 
 class Keys:
-    """The key columns that some rows of a batch attend to in a pass, and what stands there.
+    """The key columns that some rows of a batch attend to in a pass, and what is there.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class StreamedLayer(NamedTuple):
         return (scores - self.lse[self.rows][..., None]).masked_fill(~seen, -torch.inf).exp(), seen
 
     def masked(self, visible: Tensor, keeps_self: bool, renormalise: bool) -> Tensor:
-        """Output over the `visible` keys ``(n, keys)`` and perhaps each query's own, perhaps divided by their mass."""
+        """Output over the `visible` keys ``(n, keys)`` and perhaps each query's own, perhaps divided by their sum."""
         output, lse, query = (x[self.rows] for x in (self.output, self.lse, self.query))
         queries = slice(self.key.shape[2] - query.shape[2], self.key.shape[2])
         columns = visible.any(0).nonzero()[:, 0]

@@ -102,7 +102,7 @@ def _texts(requests: Sequence[Request]) -> list[_Text]:
     """
     texts: list[_Text] = []
     order = sorted(range(len(requests)), key=lambda i: requests[i][0] + requests[i][1][:-1], reverse=True)
-    for request in order:  # in descending order everything that continues a text stands right before it
+    for request in order:  # in descending order everything that continues a text comes right before it
         context, continuation = requests[request]
         ids = context + continuation[:-1]
         if not texts or texts[-1].ids[: len(ids)] != ids:
@@ -180,7 +180,7 @@ class _Reader:
         device, width = model.device, max(len(text.ids) for text in texts) - at
         ids = torch.tensor([[*text.ids[at:], *[0] * (width + at - len(text.ids))] for text in texts], device=device)
         state = _spread(state, texts_before, torch.tensor(parents, device=device))
-        # Padding stands on the right, where no token of a causal model sees it, and all rows stand at the same
+        # Padding is on the right, where no token of a causal model sees it, and all rows are at the same
         # positions: that of the last column is exact for every row, and no mask is needed.
         last = torch.full((copies * count,), at + width - 1, device=device)
         rows = [actions for actions in self.group for _ in texts]

@@ -22,7 +22,7 @@ from hybret.recipe import CORRECTED
 
 
 def mean_outputs(model: Hybrid, prompts: Sequence[Prompt]) -> Means:
-    """The mean output of every head, before the output projection, and of every other mixer, in the untouched model.
+    """The mean output of every head, before the output projection, and of every other mixer, without an intervention.
 
     Means are over all tokens of all `prompts`, BOS included, in float64. Give prompts that the evaluation does not use.
     """

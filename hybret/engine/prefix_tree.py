@@ -1,6 +1,6 @@
 """Reading many prompts that begin alike: every shared beginning is read once.
 
-The prompts of one grid share their haystack. Two of them are the same up to the place where the first needle stands,
+The prompts of one grid share their haystack. Two of them are the same up to the place where the first needle is,
 whatever their lengths and depths, and what a hybrid knows after that prefix is a state that can be forked. So the
 prompts form a tree, and reading it branch by branch costs about half of reading them one by one. What acts in prefill
 is the same along a branch, because a shared prefix holds no token of the needle or of the question.

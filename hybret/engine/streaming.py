@@ -187,7 +187,7 @@ def prefill(
             found = attend(query, key, value, 2 * scaling, window, context.recipe, False)[1] / 2 - lse
             found[..., : keys == query.shape[2]] = 0  # of one key, as the entropies in `attend`
         else:
-            assert bits is not None  # entropies were asked for
+            assert bits is not None  # entropies are wanted
             found = bits
         return _for_rows(found, rows_in_all)[rows]
 

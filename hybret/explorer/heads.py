@@ -15,7 +15,7 @@ from hybret.families import has_random_weights, known_as
 from hybret.figures.style import MADE_UP
 
 FAINT = 0.005  # attention on a bin below this is not drawn; the shares of the parts count all of it
-ROWS = 10  # of the table that stands in for the view
+ROWS = 10  # of the table that replaces the view
 
 
 def explore_heads(record: Look) -> Widget:

@@ -26,7 +26,7 @@ def explore(
     Parameters
     ----------
     rows : rows of `hybret.sweep` or `hybret.load_rows`, of any number of models, recipes, templates, needles, texts,
-        runs and conditions: each has curves and maps of its own. The control is shown as the floor of the curves.
+        runs and conditions: each has curves and maps of its own. The curves show the control, too.
     prompts : the prompts of these rows, for the text around the needle, which is left out without them.
     needles : those other than the paper's that occur, for the items of the score.
     heads : records of `hybret.look` of some of the prompts: their squares have a dot, and open the map of the heads.

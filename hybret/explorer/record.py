@@ -122,7 +122,7 @@ def look(
 
     Parameters
     ----------
-    conditions : label to what acts during a run of its own; default the untouched model. Weights and entropies are
+    conditions : label to what acts during a run of its own; default the unmodified model. Weights and entropies are
         those before the intervention acts on them, under whatever it did to earlier layers and tokens.
     recipe : where it leaves the first answer token to prefill (`Recipe.prompt_split`), the steps begin after it.
     """

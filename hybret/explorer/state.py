@@ -100,7 +100,7 @@ def _numbered(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def summarise_steps(rows: pd.DataFrame, hidden: pd.DataFrame, control: pd.DataFrame) -> dict[int, dict[str, Any]]:
-    """Step number to its label, accuracy and floor, in order; steps without a row in `hidden` are left out."""
+    """Label, accuracy and score without the needle by step number, in order; only of steps with a row in `hidden`."""
     means = metrics.accuracy(hidden, by=["step"], n_boot=200).set_index("step").sort_index()
     floors: Any = metrics.fraction(control).groupby(control["step"]).mean() if len(control) else {}
     first = rows.drop_duplicates("step").set_index("step")

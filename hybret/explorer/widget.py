@@ -101,7 +101,7 @@ class Widget:
 def attended() -> bool:
     """Whether a front end shows this kernel's output; papermill and nbconvert keep it for later.
 
-    Such runners tell their kernel that nobody can be asked for input; so does voila, which is a front end.
+    Such runners tell their kernel that nobody answers a request for input; so does voila, which is a front end.
     """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     kernel = getattr(shell, "kernel", None)
@@ -110,7 +110,7 @@ def attended() -> bool:
 
 
 def escaped_json(state: Mapping[str, Any]) -> str:
-    r"""JSON that cannot end the script element it stands in: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``."""
+    r"""JSON that cannot end the script element around it: ``<``, ``>``, ``&``, U+2028 and U+2029 as ``\uXXXX``."""
     text = json.dumps(state, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # Lone surrogates have no UTF-8; the others could end a script element, or a line of JavaScript.
     risky = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"} | {c: f"\\u{c:04x}" for c in range(0xD800, 0xE000)}

@@ -64,8 +64,8 @@ def evaluate(
     conditions : row label to intervention; the three of the paper are `conditions`.
     limit : only the first documents of every task.
     out : a folder. Rows are written there, one Parquet file for each task and condition below ``benchmarks/``, named by
-        content (weights, recipe, engine, what is asked): a second call computes only what is missing.
-    seed : of lm-eval's sampler, for tasks that draw their shots. GLUE, MMLU and the organisms' tasks draw none.
+        content (weights, recipe, engine, questions): a second call computes only what is missing.
+    seed : of lm-eval's sampler, for tasks that draw their shots. GLUE, MMLU and our own tasks draw none.
     max_length : longest text in tokens; longer ones lose their beginning. Default: what the configuration says
         (``max_position_embeddings``), else nothing is cut.
     budget : rows and tokens of one pass; default what fits on the device.

@@ -1,4 +1,4 @@
-"""The tasks of Section 4 as lm-evaluation-harness reads them: the organisms' own, GLUE and MMLU.
+"""The tasks of Section 4 as lm-evaluation-harness reads them: our own, GLUE and MMLU.
 
 A YAML file says what to ask and how: lm-eval's own for GLUE and MMLU, one of the two in ``definitions`` for our tasks.
 Where the questions are is added here: JSONL files of this machine, so that nothing is downloaded while a benchmark
@@ -49,7 +49,7 @@ class Task:
 
     @property
     def digest(self) -> str:
-        """12 hex digits of all that decides what is asked: the definition, with what it includes, and the data."""
+        """12 hex digits of all that decides the questions: the definition, with what it includes, and the data."""
         fields = json.dumps([self.name, self.options, _definition(self.definition)], sort_keys=True)
         return digest(fields, *(part for item in sorted(self.data.items()) for part in item))
 
@@ -84,9 +84,9 @@ def find(tasks: str | Sequence[str | Task]) -> list[Task]:
 
 
 def organism() -> list[Task]:
-    """The organisms' own tasks (`hybret.organisms.skills`); their items are written on first use.
+    """Our own tasks (`hybret.organisms.skills`); their items are written on first use.
 
-    `TEST_ITEMS` test items each, of a split that no organism was trained on.
+    `TEST_ITEMS` test items each, of a split that none of our models was trained on.
     """
     tasks = []
     for name, stem in ORGANISM.items():
@@ -101,7 +101,7 @@ def organism() -> list[Task]:
 
 @cache
 def _items(task: str, split: Any, n: int, options: bool) -> bytes:
-    """JSON lines: `prompt` is the finished question, with the options in it where they are asked for by letter.
+    """JSON lines: `prompt` is the finished question, with the options in it where the answer is a letter.
 
     `cluster` is one number for all items about one list or fact.
     """

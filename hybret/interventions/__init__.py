@@ -55,7 +55,7 @@ class Elementary(Intervention):
 
     during: During = "both"
     layers: tuple[int, ...] | None = None
-    instead: Means | None = None  # what stands in place of an output of 0
+    instead: Means | None = None  # what is put in place of an output of 0
     later: tuple[str, ...] = ()  # fields that `shown` leaves out at their default: keys of rows stay what they were
 
     @property
@@ -122,7 +122,7 @@ class Means:
 class Gate(Elementary):
     """Base of what silences heads: their outputs are multiplied by 0 before the output projection.
 
-    Nothing is renormalised, and RecurrentGemma's output bias survives. What several gates keep, each by the untouched
+    Nothing is renormalised, and RecurrentGemma's output bias survives. What several gates keep, each by the unmodified
     attention, goes on.
     """
 

@@ -27,7 +27,7 @@ SURE = 1 - 1e-5
 class KeepHeads(Gate):
     """Keep `k` heads of every attention layer, chosen for each query token separately (Section 2.2).
 
-    ``k`` = 0 silences every head. All choices look at the untouched attention. The paper's *generation version* is
+    ``k`` = 0 silences every head. All choices look at the unmodified attention. The paper's *generation version* is
     ``during="generation"``, its *prefill version* ``"both"``.
 
     Parameters
