@@ -142,7 +142,7 @@ def check_no_mixed_means(draw, rows):
     for column, value in MIXED.items():
         with pytest.raises(HybretError, match=f"'{column}' in one mean .*{re.escape(value)}"):
             draw(pd.concat([rows, rows.assign(**{column: value})]))
-    with pytest.raises(HybretError, match="twice, the same condition on the same prompt"):
+    with pytest.raises(HybretError, match="there twice, of one condition and prompt"):
         draw(pd.concat([rows, rows]))
 
 
