@@ -100,6 +100,7 @@ def test_a_layer_that_is_not_reached_is_noticed(faulty, condition):
     assert model.net.config._attn_implementation == "eager"
 
 
+@torch.no_grad()
 def test_passes_of_a_benchmark_and_direct_ones_are_checked_too(faulty):
     ids = random_ids(faulty, 30)
     for conditions in ([KeepHeads(1)], [KeepHeads(1), Keep()]):
@@ -111,6 +112,7 @@ def test_passes_of_a_benchmark_and_direct_ones_are_checked_too(faulty):
             faulty.net(torch.tensor([ids]))
 
 
+@torch.no_grad()  # the state of a pass stays in the model, which others copy
 def test_any_number_of_direct_passes_is_right(model):
     ids = torch.tensor([random_ids(model, 20)])
     with hb.attach(model, KeepHeads(1)):
@@ -284,6 +286,7 @@ def test_a_prompt_of_one_token_has_no_prefill(griffin, cells):
         griffin.generate(bare, 2)
 
 
+@torch.no_grad()
 def test_an_attached_intervention_that_never_acted_is_said(griffin):
     ids = torch.tensor([random_ids(griffin, 8)])
 
