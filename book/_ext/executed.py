@@ -1,7 +1,7 @@
 """Pages from runs.
 
 The table of contents names ``notebooks/X``, which git keeps free of outputs. Where a run of X exists (this machine's in
-``book/executed``, or else a published one) its copy is read in place of the source, with a run card under the title;
+``book/executed``, or else a published one) its copy is read in place of the source, with a run card at its end;
 without one the page says so, and a fresh clone builds without warnings. Published runs of other models are pages of
 their own, behind the book's; a line under the title leads from one to the other. Download links offer the source.
 """
@@ -113,7 +113,9 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
                 new_markdown_cell(f'<a id="cell-{re.sub(r"[^A-Za-z0-9_-]", "", cell.id)}" class="hb-cell"></a>')
             )
         cells.append(cell)
-    nb.cells = under_title(cells, f"{switch(app, docname)}\n\n{run_card(app.hybret[0], status)}")  # type: ignore
+    project = app.hybret[0]  # type: ignore
+    nb.cells = under_title(cells, f"{switch(app, docname)}\n\n{warnings(project, status)}")
+    nb.cells.append(new_markdown_cell(run_card(project, status)))
     source[0] = nbformat.writes(nb)
 
 
@@ -155,8 +157,7 @@ def under_title(cells: list[Any], text: str) -> list[Any]:
     return [new_markdown_cell(text), *cells]
 
 
-CARD = """{notes}
-::::{{dropdown}} Run of {models}, recipe {recipe}, {seconds} s
+CARD = """::::{{dropdown}} Run of {models}, recipe {recipe}, {seconds} s
 :icon: beaker
 :class-container: hb-card
 
@@ -168,18 +169,11 @@ From {commit}, on {device}, Python {software}. {downloads}
 ::::"""
 
 
-def run_card(project: Project, status: Status) -> str:
-    """Return the run card as MyST: what a reader should know first, then parameters and provenance."""
+def warnings(project: Project, status: Status) -> str:
+    """Return what a reader of a run should know first, as MyST."""
     meta, path = status.meta, status.path
     assert path is not None
-    used, card = meta.get("parameters", {}), path.with_suffix(".json")
-    rows = []
-    for name, p in parameters(path).items():
-        value = code(json.dumps(used[name])) if name in used else "default"
-        rows.append(f"| `{name}` | {value} | {code(p['default'])} | {p['help']} |")
-    files = {"Executed notebook": path} | ({"run card": card} if card.is_file() else {})
-    links = [f"{{download}}`{text} </{file.relative_to(project.root).as_posix()}>`" for text, file in files.items()]
-    notes = []
+    card, notes = path.with_suffix(".json"), []
     if status.state == "stale":
         notes.append(
             f":::{{warning}}\nThis run is out of date: {plain(status.reason)}. `make book` runs it again.\n:::\n"
@@ -192,9 +186,22 @@ def run_card(project: Project, status: Status) -> str:
             notes.append(f":::{{warning}}\n{MADE_UP}\n:::\n")
         whose = f"A published run of {code(meta.get('model'))}: made elsewhere, and shown as it was committed."
         notes.append(f":::{{note}}\n{whose}\n:::\n")
+    return "\n".join(notes)
+
+
+def run_card(project: Project, status: Status) -> str:
+    """Return the run card as MyST: parameters and provenance."""
+    meta, path = status.meta, status.path
+    assert path is not None
+    used, card = meta.get("parameters", {}), path.with_suffix(".json")
+    rows = []
+    for name, p in parameters(path).items():
+        value = code(json.dumps(used[name])) if name in used else "default"
+        rows.append(f"| `{name}` | {value} | {code(p['default'])} | {p['help']} |")
+    files = {"Executed notebook": path} | ({"run card": card} if card.is_file() else {})
+    links = [f"{{download}}`{text} </{file.relative_to(project.root).as_posix()}>`" for text, file in files.items()]
     versions = ", ".join(f"{name} {v}" for name, v in meta.get("versions", {}).items())
     return CARD.format(
-        notes="\n".join(notes),
         models=models(meta),
         **{name: plain(meta.get(name)) for name in ("recipe", "seconds", "device")},
         rows="\n".join(rows),

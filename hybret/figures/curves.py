@@ -35,13 +35,13 @@ def curve(axes: Axes, rows: pd.DataFrame, floor: pd.DataFrame, name: str, i: int
         ground = metrics.accuracy(floor, by=["k"]).sort_values("k")
         x, y = ground["k"].to_numpy(dtype=float) / unit, 100 * ground["accuracy"]
         axes.fill_between(x, 0, y, color=style.PALE, zorder=1, linewidth=0)
-        axes.plot(x, y, color=colour, zorder=2, label=f"{name}, floor (no needle)", **FLOOR)
+        axes.plot(x, y, color=colour, zorder=2, label=f"{name}, without the needle", **FLOOR)
 
 
 def line_keys(floor: pd.DataFrame) -> list[Line2D]:
     """Entries of a legend for the kinds of line that `curve` draws beside the mean."""
     keys = [Line2D([], [], color=style.GREY, label="full needle", **EXACT)]
-    return [*keys, Line2D([], [], color=style.GREY, label="floor (no needle)", **FLOOR)] if len(floor) else keys
+    return [*keys, Line2D([], [], color=style.GREY, label="without the needle", **FLOOR)] if len(floor) else keys
 
 
 def heads_kept(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:

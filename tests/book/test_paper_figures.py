@@ -50,7 +50,7 @@ def test_home_needs_all_heads_and_draws_the_floor():
     rows = generation().assign(acted_prefill=0, acted_generation=7)
     with pytest.raises(HybretError, match="griffin-tiny end below all its heads"):
         maps.home(rows)
-    assert "floor" in text(maps.home(generation()))
+    assert "without the needle" in text(maps.home(generation()))
 
 
 @pytest.mark.parametrize(
