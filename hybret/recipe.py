@@ -30,7 +30,7 @@ class Recipe:
     needle_copies : which copies of the needle in a prompt that holds it twice (Just Read Twice) are manipulated: all,
         or the first, with which the code's search ends.
     out_of_window : what a weight manipulation does during generation when the needle has left the sliding window:
-        `Only`, `Binary` and `Null` remove everything else, or all weights stay untouched.
+        `Only`, `Binary` and `Null` remove everything else, or all weights stay as they are.
     binary : what `Binary` gives to each needle token: for each head and query the mean of that row's weights over the
         needle tokens it can see; or the needle's total weight summed over heads, and in prefill over all queries,
         divided by heads and by the needle tokens that any of these queries can see, also on future keys, so that rows

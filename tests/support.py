@@ -190,7 +190,7 @@ def a_prompt(model, n=70, **changes):
 
 
 def answered(model, prompt, n):
-    """Token ids of the untouched answer, by hybret's slow loop."""
+    """Token ids of the unmodified answer, by hybret's slow loop."""
     with hb.attach(model):
         return decode.generate(model, prompt.ids, hb.Keep(), prompt.needle_spans, hb.CORRECTED, n)
 

@@ -24,7 +24,7 @@ from hybret.resolving import resolve
 
 MEASURES = ("language", "same", "worth")
 PHASES = {"both": "throughout", "generation": "while answering", "prefill": "while reading"}
-UNTOUCHED, RANDOM = "untouched", "random layers without memory"
+UNMODIFIED, RANDOM = "unmodified", "random layers without memory"
 PARTS: dict[str, Callable[..., hb.Intervention]] = {
     "no attention": lambda **options: hb.KeepHeads(0, **options),
     "recurrence without memory": hb.Memoryless,
@@ -32,7 +32,7 @@ PARTS: dict[str, Callable[..., hb.Intervention]] = {
     "no convolutions": hb.NoConvolution,
 }
 COLOURS = {
-    UNTOUCHED: style.COLOURS[6], "no attention": style.COLOURS[1], "recurrence without memory": style.COLOURS[0],
+    UNMODIFIED: style.COLOURS[6], "no attention": style.COLOURS[1], "recurrence without memory": style.COLOURS[0],
     "no recurrent layers": style.COLOURS[4], "no convolutions": style.COLOURS[2],
 }  # fmt: skip
 
@@ -50,8 +50,8 @@ def possible(hybrid: hb.Model, conditions: Mapping[str, hb.Intervention]) -> dic
 
 
 def whole_parts(hybrid: hb.Model) -> dict[str, hb.Intervention]:
-    """The untouched model, and each kind of part silenced in all layers and both phases."""
-    return {UNTOUCHED: hb.Keep(), **possible(hybrid, {name: part() for name, part in PARTS.items()})}
+    """The unmodified model, and each kind of part silenced in all layers and both phases."""
+    return {UNMODIFIED: hb.Keep(), **possible(hybrid, {name: part() for name, part in PARTS.items()})}
 
 
 def by_phase(hybrid: hb.Model) -> dict[str, hb.Intervention]:
@@ -133,13 +133,13 @@ def drawn_together(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def lost_by_layer(table: pd.DataFrame, attention: Mapping[Any, Collection[int]]) -> pd.DataFrame:
-    """What each layer is for, from `losses` under `by_layer` and untouched; `attention`: such layers of every model.
+    """What each layer is for, from `losses` under `by_layer` and unmodified; `attention`: such layers of every model.
 
-    Columns: model, layer, kind, language (nats more than untouched), worth (nats less).
+    Columns: model, layer, kind, language (nats more than unmodified), worth (nats less).
     """
     parts = []
     for model, group in table.groupby("model", sort=False):
-        whole = group[group["condition"] == UNTOUCHED].iloc[0]
+        whole = group[group["condition"] == UNMODIFIED].iloc[0]
         single = group[group["condition"].str.startswith("layer ")]
         numbers = single["condition"].str.split().str[1].astype(int)
         kinds = ["attention" if number in attention[model] else "recurrence" for number in numbers]

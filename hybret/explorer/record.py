@@ -127,7 +127,7 @@ def look(
     recipe : where it leaves the first answer token to prefill (`Recipe.prompt_split`), the steps begin after it.
     """
     recipe = find_recipe(recipe)
-    conditions = check_conditions({"untouched": Keep()} if conditions is None else conditions)
+    conditions = check_conditions({"unmodified": Keep()} if conditions is None else conditions)
     integer("max_new_tokens", max_new_tokens, 1)
     acting = [resolve(condition, model, recipe) for condition in conditions.values()]
     check_prompts(model, [prompt], acting, recipe, max_new_tokens)

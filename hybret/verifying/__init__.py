@@ -211,7 +211,7 @@ CHECKS = {
     "shared_prefill": Check("shared prefill = each alone", shared_prefill),
     "phases": Check("phases as declared", phases, "count"),
     "prefill_untouched": Check(
-        "generation leaves prefill untouched", lambda p: p.error(p.recorded("generation", k=0)[1], p.plain[-2])
+        "generation leaves prefill unchanged", lambda p: p.error(p.recorded("generation", k=0)[1], p.plain[-2])
     ),
     "own_steps": Check("transformers: one-token steps", own_steps),
     "own_positions": Check("transformers: steps without position ids", lambda p: own_steps(p, positions=False)),

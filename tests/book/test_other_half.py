@@ -16,12 +16,14 @@ def losses(tiny):
 
 def test_attention_retrieves_and_recurrent_memory_speaks(losses):
     of = losses.set_index("condition")
-    untouched, blind, forgetful = (of.loc[name] for name in ("untouched", "no attention", "recurrence without memory"))
-    assert min(untouched["worth"], forgetful["worth"]) > 2 and abs(blind["worth"]) < 0.15 * untouched["worth"]
-    assert blind["language"] - untouched["language"] < 0.3 < 1.5 < forgetful["language"] - untouched["language"]
+    unmodified, blind, forgetful = (
+        of.loc[name] for name in ("unmodified", "no attention", "recurrence without memory")
+    )
+    assert min(unmodified["worth"], forgetful["worth"]) > 2 and abs(blind["worth"]) < 0.15 * unmodified["worth"]
+    assert blind["language"] - unmodified["language"] < 0.3 < 1.5 < forgetful["language"] - unmodified["language"]
     assert of.loc["no recurrent layers", "language"] > 5 > forgetful["language"]
     assert ((of["worth_low"] <= of["worth"]) & (of["worth"] <= of["worth_high"])).all()
-    assert untouched["same"] == 1 and (of["prompts"] == 3).all() and (of["passages"] == 2).all()
+    assert unmodified["same"] == 1 and (of["prompts"] == 3).all() and (of["passages"] == 2).all()
 
 
 def test_random_draws_and_layers_are_told_apart(losses, tiny):

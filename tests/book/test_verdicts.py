@@ -246,7 +246,7 @@ def test_answers_copied_from_a_prompt_are_not_invented():
     assert "5 words or more" in echoed["why"]  # who repeats a question has retrieved nothing
     whole = rows["condition"].isin(["g10", "j10", "b10", "Keep-Keep"])
     fine = rows.assign(answer=rows["answer"].mask(~whole, "nobody ever said this in earnest"))
-    assert verdict("invented", fine, prompts=copied)["verdict"] == AGREES  # the untouched model does not count
+    assert verdict("invented", fine, prompts=copied)["verdict"] == AGREES  # the unmodified model does not count
     assert verdict("invented", rows[whole], prompts=copied)["why"] == "a manipulated model"
     short = verdict("invented", rows.assign(answer="no idea"), prompts=copied)
     assert short["verdict"] == CANNOT and "5 words or more" in short["why"]

@@ -114,7 +114,7 @@ def test_trace_of_an_answer(model, k):
 
 
 def test_recorded_weights_are_those_used(model):
-    """Entropy and needle mass are of the untouched weights, `weights` is what is left after the manipulation."""
+    """Entropy and needle mass are of the unmodified weights, `weights` is what is left after the manipulation."""
     ids = random_ids(model, TOKENS)
     _, plain = prefilled(model, ids, Keep(), weights=True)
     _, omitted = prefilled(model, ids, Omit(), weights=True)

@@ -1,6 +1,6 @@
 """What cannot act is refused, a layer that was not reached is noticed, and rows say on how many tokens something acted.
 
-An intervention that does nothing in silence would give the untouched model's numbers.
+An intervention that does nothing in silence would give the unmodified model's numbers.
 """
 
 import copy

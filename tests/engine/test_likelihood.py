@@ -41,7 +41,7 @@ def test_batches_give_what_single_texts_give(model, recipe):
     assert len({scores[0] for scores in expected}) == 3, "the conditions make no difference on this model"
     for budget in (None, Budget(8, 60), Budget(1, 1)):
         found = log_likelihoods(model, requests, [*conditions, hb.KeepHeads(model.heads)], recipe, budget)
-        assert found.pop() == found[0]  # all heads are the untouched model
+        assert found.pop() == found[0]  # all heads are the unmodified model
         for scores, wanted in zip(found, expected, strict=True):
             agree(scores, wanted)
 
