@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from support import HOSTILE, printable
 
-from book._ext import executed
+from book._ext import cards
 from book.paper import forest, verdicts
 from book.runner.runs import Project
 from hybret import HybretError, data, figures, files, run_folder
@@ -64,7 +64,7 @@ def test_foreign_text_is_shown_as_plain_text(griffin, text):
     with progress_bar(True, text, total=2, file=said) as bar:
         bar.update()
     assert plain in said.getvalue() and not set(said.getvalue()) & set("\x1b\x07\0\x08\u202e\u2066")
-    card = MarkdownIt().render(f"Run of {executed.plain(text)}, {executed.code(text)}")
+    card = MarkdownIt().render(f"Run of {cards.plain(text)}, {cards.code(text)}")
     assert not re.search(r"<(?!/?(p|code)>)", card) and card.count("<p>") == 1
 
 
