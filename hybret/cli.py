@@ -111,7 +111,7 @@ def sweep(
     as_json: Json = False,
     device: Device = "auto",
     dtype: DType = "auto",
-    rows_per_batch: Annotated[int | None, Option(min=1, help="Rows that decode together. Default: what fits.")] = None,
+    rows_per_batch: Annotated[int | None, Option(min=1, help="Most rows of a batch. Default: what fits.")] = None,
     engine: Annotated[Literal["local", "ray"], Option(help="ray: batches go to the workers of a cluster.")] = "local",
     address: Annotated[str | None, Option(help="Ray: host:port of the head node, or auto.")] = None,
     workers: Annotated[int | None, Option(help="Ray: processes that hold the model. Default: what fits.")] = None,

@@ -123,7 +123,7 @@ class Ray:
         self._pool = []
 
     def run(
-        self, model: Model, plan: Schedule, stages: Timings, run: dict[str, Any]
+        self, model: Model, plan: Schedule, stages: Timings
     ) -> Generator[tuple[Batch, list[list[int]], Budget], None, None]:
         """Batches as workers finish them, in any order; otherwise as `hybret.engine.schedule.run`.
 
@@ -137,6 +137,7 @@ class Ray:
         gpus, cores, room = self._share(ray, model.device.type)
         most = min(len(plan.batches), self.workers or room)
         shared = ray.put(replace(plan, batches=()))
+        run = run_key(model, plan.recipe, plan.max_new_tokens, plan.budget)
         queue = deque(plan.batches)
         waiting: dict[Any, tuple[Any, Batch | None]] = {}  # by what is waited for; without a batch a worker joins
         lost = 0

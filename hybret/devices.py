@@ -21,7 +21,8 @@ MOST_SEQUENCES = {"cpu": 640, "cuda": 1024}
 # On the CPU a few rows stay in the caches; a GPU wants large passes.
 MOST_TOKENS = {"cpu": 2400, "cuda": 32768}
 STATE_SHARE = 0.15
-"""Share of a GPU's memory for the keys and values of the rows that decode together; merging them takes it twice."""
+"""Share of a GPU's memory, or of what is free for the CPU, for the keys and values of the rows that decode together;
+merging them takes it twice, a sweep up to 3.5 times (measured on the CPU)."""
 ROOM_SHARE = 0.25
 """The same of what the weights leave, where that is less: of 139 GiB the 96 of Jamba-Mini leave 43."""
 
@@ -143,6 +144,20 @@ def budget_of(model: Hybrid, longest: int | None = None) -> Budget:
         room = int(min(STATE_SHARE * memory, ROOM_SHARE * max(0, memory - weights)))
         sequences = max(1, min(sequences, room // row_bytes(model, longest)))
     return Budget(sequences, MOST_TOKENS.get(kind, 1))
+
+
+def within_memory(model: Hybrid, budget: Budget, longest: int) -> Budget:
+    """The budget, on the CPU with its rows halved until those of `longest` tokens fit into what is free.
+
+    A GPU says that its memory is full, and the budget is halved then (`hybret.engine.schedule.run`); a process that
+    fills the CPU's is killed. Only halves: a little more or less free memory mostly makes no other batches.
+    """
+    sequences = budget.max_sequences
+    if model.device.type == "cpu":
+        room = STATE_SHARE * free_bytes("cpu")
+        while sequences > 1 and sequences * row_bytes(model, longest) > room:
+            sequences //= 2
+    return Budget(sequences, budget.max_tokens)
 
 
 def row_bytes(model: Hybrid, tokens: int) -> int:

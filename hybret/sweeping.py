@@ -50,7 +50,8 @@ def sweep(
 
     Conditions that do the same in prefill share one prefill per prompt, prompts that begin alike share the reading of
     that beginning; conditions of several prompts decode as one batch. Cells of the grid with identical prompts are
-    computed once. Out of memory, the sweep halves its budget and goes on with what is missing.
+    computed once. Out of memory, the sweep halves its budget and goes on with what is missing; on the CPU it halves the
+    rows before it begins, until they fit.
 
     Parameters
     ----------
@@ -88,10 +89,10 @@ def sweep(
         one_of("engine", engine, ("local", "ray"))
     budget = budget or budget_of(model)
     stages = stages or Timings()
-    run = run_key(model, recipe, max_new_tokens, budget)
+    run = run_key(model, recipe, max_new_tokens, budget)  # not what the memory has room for: that may change
     store = Store(out, run, facts(model))
     plan = schedule(model, prompts, list(resolved.values()), recipe, max_new_tokens, budget, store.answers.keys())
-    finished = cluster.run(model, plan, stages, run) if isinstance(cluster, Ray) else run_schedule(model, plan, stages)
+    finished = cluster.run(model, plan, stages) if isinstance(cluster, Ray) else run_schedule(model, plan, stages)
     total = sum(len(batch.rows) for batch in plan.batches)
     bar = progress_bar(progress and total > 0, f"{model.name}, {recipe.name}", unit="answer", total=total)
     with bar, closing(finished):

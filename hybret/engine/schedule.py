@@ -11,7 +11,7 @@ from itertools import groupby
 
 import torch
 
-from hybret.devices import Budget
+from hybret.devices import Budget, within_memory
 from hybret.engine import decode, prefix_tree
 from hybret.engine.attach import implementation
 from hybret.engine.scan import parallel_scans
@@ -99,8 +99,10 @@ def schedule(
     """The batches in which every prompt is answered under every condition, without those that are finished.
 
     A run that stopped has left whole batches, and the rest comes as if it had not stopped. Where parts of a batch are
-    there (an earlier run had other conditions), what is missing is planned anew, so that batches are full.
+    there (an earlier run had other conditions), what is missing is planned anew, so that batches are full. The schedule
+    of a model on the CPU has the part of the budget that the memory has room for.
     """
+    budget = within_memory(model, budget, max(len(prompt.ids) for prompt in prompts) + max_new_tokens)
     distinct = tuple({condition.key: condition for condition in conditions}.values())
     jobs = [PromptJob(prompt, distinct) for prompt in {prompt.key: prompt for prompt in prompts}.values()]
     plan = _plan(model, jobs, recipe, max_new_tokens, budget)

@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 
 import pytest
-from support import paper_config
+from support import Timings, inputs_of, paper_config
 
 import hybret as hb
-from hybret.devices import GIB, Machine, check_on_gpus, free_bytes, weight_bytes
+from hybret.devices import GIB, STATE_SHARE, Machine, check_on_gpus, free_bytes, row_bytes, weight_bytes
 
 JAMBA, GRIFFIN = "random:ai21labs/AI21-Jamba-Mini-1.6", "google/recurrentgemma-2b"
 
@@ -68,6 +68,31 @@ def test_the_estimate_of_memory_is_exact(griffin):
     assert weight_bytes(griffin.net.config, "float32") == 4 * griffin.parameters
     assert weight_bytes(griffin.net.config, "bfloat16") == 2 * griffin.parameters
     assert 2**20 < free_bytes("cpu") < 2**60
+
+
+def test_on_the_cpu_rows_fit_into_what_is_free_and_a_run_goes_on_when_that_changes(jamba, tmp_path, monkeypatch):
+    """Its attention is global: a row grows with its prompt. The conditions of one prompt always decode together."""
+    short, long = (hb.niah.grid(jamba, (length,), (0, 50, 100)) for length in (128, 400))
+    conditions = {"keep": hb.Keep(), **{f"k={k}": hb.KeepHeads(k, during="generation") for k in (0, 2, 4)}}
+    size = row_bytes(jamba, max(len(p.ids) for p in long) + 6)
+
+    def sweep(room, prompts, out=None):
+        """Answers, which were computed, and the most rows of a pass, with room for so many of the longest prompt."""
+        free = SimpleNamespace(available=int((room + 0.5) * size / STATE_SHARE))
+        monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+        stages = Timings()
+        with inputs_of(jamba.net) as read:
+            rows = hb.sweep(jamba, prompts, conditions, out=out, max_new_tokens=6, progress=False, stages=stages)
+        return rows["answer"].tolist(), set(stages.tokens), max((beside for beside, _ in read), default=0)
+
+    expected, _, most = sweep(640, short + long)
+    assert most == 6 * 4
+    assert sweep(10, short)[2] == 3 * 4  # as they are shorter
+    _, first, most = sweep(10, short + long[:1], tmp_path)
+    assert len(first) == 4 * 4 and most == 2 * 4
+    answers, second, most = sweep(5, short + long, tmp_path)
+    assert answers == expected and not first & second and most == 4
+    assert not sweep(640, short + long, tmp_path)[1]
 
 
 def test_a_model_that_is_partly_off_the_gpus_is_refused():

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from support import Budget, Timings, run
@@ -97,6 +99,16 @@ def test_a_killed_worker_costs_its_batch_only(cluster, engine, subject, local, t
     assert engine._pool[0] is not first and engine._pool[1] is second
     assert files(tmp_path) == local and len(batches) == batches_in(local)
     assert set(stages.seconds) == {"prefill", "fork", "decode", "scoring"}
+
+
+def test_workers_compute_what_the_drivers_memory_made_of_the_budget(engine, subject, tmp_path, monkeypatch):
+    """The run keeps the budget that was asked for, so the folder goes on with another memory."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=0))
+    batches, _ = sweep(subject, out=tmp_path, engine=engine)
+    ran = pd.concat([pd.read_parquet(path) for path in tmp_path.glob("answers/*.parquet")])
+    assert set(ran["rows_per_batch"]) == {1} and len(ran) == sum(map(len, batches))
+    monkeypatch.undo()
+    assert sweep(subject, out=tmp_path, engine=engine)[0] == []
 
 
 def test_a_driver_that_starts_again_computes_only_what_is_missing(engine, subject, local, tmp_path):
