@@ -30,14 +30,6 @@ def shipped(request):
     return SimpleNamespace(folder=folder, model=model, found=found, seeds=seeds, training=training)
 
 
-@pytest.fixture
-def recent(shipped):
-    """The same of a model that was trained by today's recipe."""
-    if shipped.model.name == "jamba-tiny":
-        pytest.skip("jamba-tiny is of an earlier recipe, and so is its card")
-    return shipped
-
-
 def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
     found = shipped.found
     assert found["weights"] == shipped.model.digest and tuple(found["lengths"]) == shipped.model.lengths
@@ -50,23 +42,23 @@ def test_evaluation_is_of_the_shipped_weights_on_the_full_grid(shipped):
     assert all(row["exact"] == 0 for (_, where, how), row in rows.items() if how != ALL or where == "no needle")
 
 
-def test_the_card_is_of_these_files_and_says_what_is_missed(recent, tmp_path):
+def test_the_card_is_of_these_files_and_says_what_is_missed(shipped, tmp_path):
     for name in FILES:
-        (tmp_path / name).write_bytes((recent.folder / name).read_bytes())
+        (tmp_path / name).write_bytes((shipped.folder / name).read_bytes())
     card = write_card(tmp_path).read_text()
-    assert card == (recent.folder / "README.md").read_text()
-    for what, target in targets(recent.found).items():
+    assert card == (shipped.folder / "README.md").read_text()
+    for what, target in targets(shipped.found).items():
         assert (f"- **A target is missed**: {what}." in card) == (not target.met)
 
 
-def test_the_seed_of_the_lowest_held_out_loss_ships_by_the_recipe(recent):
-    made = json.loads(json.dumps(asdict(replace(RECIPES[recent.model.name], seed=recent.training["seed"]))))
-    assert {key: recent.training[key] for key in made} == made
-    rows = [row for row in recent.seeds if (row["name"], row["windows"]) == (recent.model.name, [])]
+def test_the_seed_of_the_lowest_held_out_loss_ships_by_the_recipe(shipped):
+    made = json.loads(json.dumps(asdict(replace(RECIPES[shipped.model.name], seed=shipped.training["seed"]))))
+    assert {key: shipped.training[key] for key in made} == made
+    rows = [row for row in shipped.seeds if (row["name"], row["windows"]) == (shipped.model.name, [])]
     assert len(rows) >= 3 and len({row["seed"] for row in rows}) == len(rows)
-    (best,) = (row for row in recent.seeds if row.get("ships"))
-    assert best == min(rows, key=lambda row: row["held_out_loss"]) and best["seed"] == recent.training["seed"]
-    assert best["targets"] == {what: target.value for what, target in targets(recent.found).items()}
+    (best,) = (row for row in shipped.seeds if row.get("ships"))
+    assert best == min(rows, key=lambda row: row["held_out_loss"]) and best["seed"] == shipped.training["seed"]
+    assert best["targets"] == {what: target.value for what, target in targets(shipped.found).items()}
 
 
 def test_folders_are_small_and_ship_whole(shipped):
@@ -102,19 +94,22 @@ def test_the_best_run_ships_and_a_control_is_told_beside_it(trained_jamba, tmp_p
         with pytest.raises(hb.HybretError, match=r"no evaluation\.json"):
             summary(run)
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        lines[0]["training"]["name"] = name
+        lines[0]["training"] |= {"name": name, "steps": 2}  # of which its session did one
         lines[-2]["held_out_loss"] = loss
-        (run / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (run / "log.jsonl").write_text("\n".join(map(json.dumps, lines[:-1])))
         (run / "evaluation.json").write_text(json.dumps(found))
-    with pytest.raises(hb.HybretError, match="None of these runs"):  # they have one step, not the recipe's
+        with pytest.raises(hb.HybretError, match="has not ended"):
+            summary(run)
+        (run / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(hb.HybretError, match="None of these runs"):  # their schedule has two steps, not the recipe's
         ship("jamba-tiny", runs, tmp_path / "jamba-tiny")
-    monkeypatch.setitem(RECIPES, "jamba-tiny", replace(RECIPES["jamba-tiny"], steps=1))
+    monkeypatch.setitem(RECIPES, "jamba-tiny", replace(RECIPES["jamba-tiny"], steps=2))
     ship("jamba-tiny", runs, tmp_path / "jamba-tiny")
     ships = [row.get("ships", False) for row in json.loads((tmp_path / "jamba-tiny" / "seeds.json").read_text())]
     assert ships == [False, True, False]
     text = write_card(tmp_path / "jamba-tiny").read_text()
     assert "| 0, **ships** | 2.0000 |" in text and "| 0, without attention | 1.0000 |" in text
-    assert "--name jamba-tiny --seed 0 --compile" in text
+    assert "--name jamba-tiny --seed 0 --compile" in text and "which ended it at 50% of them" in text
     assert "nan" not in text.lower().split() and "RecurrentGemma" not in text
 
 

@@ -63,6 +63,9 @@ def test_a_resumed_training_ends_keeps_snapshots_and_tells_when_retrieval_formed
     kept.write_text("{}\n")
     assert emergence.main([str(tmp_path / "more"), str(run), "--out", str(kept)]) == 2
     assert "no finished training with snapshots" in capsys.readouterr().err and kept.read_text() == "{}\n"
+    ended = train(replace(training, steps=9, every=4), tmp_path / "part", session=1e-9, **quiet)
+    *_, last, end = map(json.loads, (tmp_path / "part" / "log.jsonl").read_text().splitlines())
+    assert ended == end and end["step"] == last["step"] == 1 and last["held_out_loss"] > 0  # a session ends evaluated
     with pytest.raises(HybretError, match="Nothing left"):
         train(training, tmp_path / "none", resume=run, **quiet)
     with pytest.raises(HybretError, match="Cannot resume jamba-tiny .* griffin-tiny"):

@@ -40,7 +40,8 @@ SKILLS = {"glue": "sentence judgements", "mmlu-knowledge": "facts in the weights
 def ship(name: str, runs: Sequence[Path], folder: Path) -> None:
     """Put the run of the recipe with the lowest held-out loss into the model's folder, and a summary of all runs."""
     rows = [summary(run) for run in runs]
-    plain = [i for i, row in enumerate(rows) if (row["name"], _kind(row)) == (name, "")]
+    recipe = (name, RECIPES[name].steps, "")
+    plain = [i for i, row in enumerate(rows) if (row["name"], row["schedule"], _kind(row)) == recipe]
     if not plain:
         raise HybretError(f"None of these runs is a training of {name} by its recipe; give at least one.")
     best = min(plain, key=lambda i: rows[i]["held_out_loss"])
@@ -58,11 +59,12 @@ def summary(run: Path) -> dict[str, Any]:
         raise HybretError(f"{run} has no {missing[0]}; train and evaluate this run first.")
     log = _log(run / "log.jsonl")
     training, ended = log[0]["training"], [line for line in log if "held_out_loss" in line]
-    if not ended or ended[-1]["fraction"] < 1:
+    if not ended or log[-1]["event"] != "end" or ended[-1]["step"] != log[-1]["step"]:
         raise HybretError(f"{run} holds a training that has not ended; resume it.")
     last, measured = ended[-1], json.loads((run / "evaluation.json").read_text())
     return {
         **{key: training[key] for key in ("name", "seed", "windows", "mimetic")},
+        "schedule": training["steps"],
         **{key: last[key] for key in ("step", "tokens", "held_out_loss")},
         "minutes": round(last["seconds"] / 60, 1),
         "device": log[0]["device"],
@@ -126,9 +128,8 @@ def _cell(text: str) -> str:
 
 def _kind(row: Mapping[str, Any]) -> str:
     """What a training did otherwise than the recipe."""
-    steps = RECIPES[row["name"].removesuffix("-ssm")].steps
     other = {"without attention": row["name"].endswith("-ssm"), "drawn windows": row["windows"]}
-    other |= {"copying start": row["mimetic"], f"{row['step']:,} steps": row["step"] != steps}
+    other |= {"copying start": row["mimetic"]}
     return ", ".join(kind for kind, is_so in other.items() if is_so)
 
 

@@ -229,8 +229,8 @@ def _loop(
 
     before, first, lap = state["seconds"], state["step"], time.perf_counter()
     began, losses, waited, loss = lap, torch.zeros((), device=device), 0.0, None
-    evaluated = training.done(state)
-    while training.done(state) < 1 and (session is None or time.perf_counter() - began < 60 * session):
+    evaluated, last = training.done(state), False
+    while not last:
         asked = time.perf_counter()
         ids = torch.from_numpy(next(source).astype(np.int64))
         waited += time.perf_counter() - asked
@@ -250,11 +250,12 @@ def _loop(
         state["seconds"] = before + time.perf_counter() - began
         if snapshots and state["step"] in SNAPSHOTS:
             ship(snapshots / f"step-{state['step']}", averaged, tokenizer)
-        if state["step"] % training.every == 0 or training.done(state) >= 1:
+        last = training.done(state) >= 1 or (session is not None and time.perf_counter() - began >= 60 * session)
+        if state["step"] % training.every == 0 or last:
             steps = (state["step"] - first - 1) % training.every + 1
             loss = losses.item() / steps  # waits for the GPU, so the time below is what the steps took
             ended = time.perf_counter()
-            full, saves = (int(n * training.done(state)) > int(n * evaluated) for n in (PROBES, SAVES))
+            full, saves = (last or int(n * training.done(state)) > int(n * evaluated) for n in (PROBES, SAVES))
             evaluated = training.done(state)
             # The probe's shapes differ from the training's; compiling for them would take longer than they run.
             with mixed(), torch.compiler.set_stance("force_eager"):
