@@ -29,14 +29,12 @@ PROBED = {"inside": ("inside", "all"), "answering": ("inside", "k=0 generation")
 
 
 KINDS = ("the recipe", "windows drawn at random", "without attention layers")
-CUT = "cut short"
-"""Variant of a training by the recipe that was not run to its end."""
 
 
-def _training(about: dict[str, Any], ended: bool = True) -> dict[str, Any]:
+def _training(about: dict[str, Any]) -> dict[str, Any]:
     windows = ", ".join(map(str, about.get("windows") or ()))
     kinds = ["without attention"] * about["name"].endswith("-ssm") + ["copying start"] * about.get("mimetic", False)
-    kinds += [f"windows of {windows}"] * bool(windows) + [CUT] * (not ended)
+    kinds += [f"windows of {windows}"] * bool(windows)
     return {"model": about["name"].removesuffix("-ssm"), "variant": ", ".join(kinds), "seed": about["seed"]}
 
 
@@ -49,8 +47,8 @@ def compact(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """Lines for `DATA`: of every training's probes, and of its models by the number of heads."""
     read = [[json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files]
     logs = [lines for lines in read if lines[0].get("event") == "start"]
-    runs = [_training(lines[0]["training"], any(line["event"] == "end" for line in lines)) for lines in logs]
-    for about, lines in zip(runs, logs, strict=True):
+    for lines in logs:
+        about = _training(lines[0]["training"])
         for line in [line for line in lines if "probe" in line]:
             probe = line["probe"]
             shown = {name: probe[g][c]["exact"] for name, (g, c) in PROBED.items() if g in probe}
@@ -59,8 +57,7 @@ def compact(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
             made = {key: round(value, 4) for key, value in shown.items()}
             yield {**about, **{key: line[key] for key in ("step", "tokens")}, **made}
     for line in [line for lines in read for line in lines if "silent" in line]:
-        about = next(a for a in (_training(line), _training(line, ended=False)) if a in runs)
-        yield {**about, **{key: line[key] for key in ("step", "tokens", "exact", "silent")}}
+        yield {**_training(line), **{key: line[key] for key in ("step", "tokens", "exact", "silent")}}
 
 
 def trainings(file: Path = DATA) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -98,7 +95,7 @@ def needed(heads: pd.DataFrame) -> pd.DataFrame:
 
 def seeds(probes: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
     """What holds in every seed of a model's own recipe, and what is a property of one training."""
-    own = [rows[rows["variant"].isin(["", CUT])] for rows in (probes, heads)]
+    own = [rows[rows["variant"] == ""] for rows in (probes, heads)]
     free = own[1][own[1]["k"] == 0]
     silent = [
         rows.groupby(RUN)[shares].max() for rows, shares in ((own[0], list(PROBED)[1:3]), (free, ["exact", "silent"]))

@@ -23,13 +23,11 @@ def test_logs_become_lines_and_the_tables_say_when_and_with_how_many_heads(tmp_p
     by_heads = [
         ABOUT | {"step": 2, "tokens": 2 * 10**6, "silent": 0.2, "exact": {"0": 0.0, "1": 0.95, "2": 0.5, "3": 0.9}}
     ]
-    cut = [log[0] | {"training": ABOUT | {"seed": 2}}, *probes]
-    files = {"cut.jsonl": cut, "log.jsonl": [*log, {"event": "end"}], "heads.jsonl": by_heads}
+    files = {"log.jsonl": [*log, {"event": "end"}], "heads.jsonl": by_heads}
     for name, lines in files.items():
         (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
     lines = list(chapter.compact(tmp_path / name for name in files))
-    assert [line["variant"] for line in lines] == ["cut short"] * 2 + [""] * 3
-    lines = lines[2:]
+    assert [line["variant"] for line in lines] == [""] * 3
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
     probes, heads = chapter.trainings(tmp_path / "data.jsonl")
     assert probes["forms"].tolist()[1] == 0.75 and probes["reading"].tolist() == [0.1, 0.1]

@@ -75,17 +75,21 @@ def test_limits_are_those_of_the_trainings_and_on_the_first_page_and_that_of_h1(
     found = emergence.seeds(probes, heads).set_index(["measure", "model"])["values"]
     needed = {
         model: sorted(map(int, found["heads needed at the last measurement", model].split(", ")))
-        for model in ("griffin-tiny", "griffin-small")
+        for model in ("griffin-tiny", "griffin-small", "jamba-tiny")
     }
     told = " ".join(paper.LIMITS)
     assert len(paper.LIMITS) == 3 and "chosen by the effect under test" in told
     for model, (few, some, many) in needed.items():
         words = f"{few}, {some} and {many} of {hb.load(model).heads}"
         assert re.search(f"{model}'s (need )?{words}", told)
-    free = probes[probes["variant"] == "without attention"].dropna(subset=["words"]).groupby("model").last()
+    free = probes[probes["variant"].str.startswith("without attention")].dropna(subset=["words"])
+    free = free.groupby("model").last()
     assert (free["inside"] == 0).all()
-    assert sorted(100 * free["words"].round(2)) == [65, 80] and "65 and 80 %" in told
-    assert "Head size and initialisation were chosen" in checkpoint_text("jamba-tiny")
+    assert sorted(100 * free["words"].round(2)) == [65, 80, 95] and "65 to 95 %" in told
+    read = probes.groupby(["model", "variant"])["tokens"].max()
+    fewer = 1 - read["jamba-tiny", "without attention, copying start"] / read["jamba-tiny", ""]
+    assert f"{100 * fewer:.0f} % fewer" in told
+    assert "chosen by the effect under test" in checkpoint_text("jamba-tiny")
     for page in ("book/index.md", "notebooks/sparsification.ipynb", "notebooks/verdicts.ipynb"):
         assert "```{limits}" in (REPO / page).read_text()
 
