@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ def paragraph(*parts: str | nodes.Node, classes: Sequence[str] = ()) -> nodes.pa
     return made
 
 
+def fold(summary: str) -> tuple[str, str]:
+    """Return the HTML that begins and that ends what a reader unfolds."""
+    return f'<details class="hb-fold"><summary>{escape(summary)}</summary>', "</details>"
+
+
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]], *classes: str) -> nodes.table:
     """Return a table of plain text."""
     table, group = nodes.table(classes=["hb-sides", *classes]), nodes.tgroup(cols=len(head))
@@ -79,7 +85,7 @@ def number(line: Verdict) -> str:
 
 
 class ClaimBox(FromVerdicts):
-    """``{claim} NAME ...``: what the paper says, its number beside each model's, and the verdicts."""
+    """``{claim} NAME ...``: what the paper says and the verdicts, which unfold to the numbers and the test."""
 
     required_arguments, final_argument_whitespace = 1, True
 
@@ -113,7 +119,9 @@ class ClaimBox(FromVerdicts):
             text += f" Recipe {first[0]['recipe']}.{self.other(first, lines)} "
         more = [self.link("In full", claim.name), "."] if first else []
         foot = paragraph(text, *more, classes=["hb-small"])
-        return [sentence, grid(["model", "number", "verdict"], rows, "hb-names"), foot]
+        summary = " · ".join(f"{line['model']} {words(line)}" for line in first) or "Not judged yet"
+        opening, closing = (nodes.raw("", part, format="html") for part in fold(summary))
+        return [sentence, opening, grid(["model", "number", "verdict"], rows, "hb-names"), foot, closing]
 
     @staticmethod
     def other(first: Sequence[Verdict], lines: Sequence[Verdict]) -> str:
