@@ -269,7 +269,7 @@ export default {
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.clearRect(0, 0, width, height);
       const gap = Math.min(w, h) > 6 ? 0.5 : 0, palette = S.colours[side === "d" ? "difference" : "score"];
-      const muted = colour("muted"), ink = colour("ink");
+      const muted = colour("muted"), ink = colour("ink"), quiet = colour("raised");
       for (let i = 0; i < grid.cells.length; i++) {
         const x = LEFT + (i % nx) * w, y = TOP + Math.floor(i / nx) * h, score = grid.cells[i].score;
         if (Number.isNaN(score)) { // not run: crossed out, in no colour of the scale
@@ -283,7 +283,8 @@ export default {
           continue;
         }
         const share = side === "d" ? (1 + score) / 2 : score / grid.maximum;
-        pen.fillStyle = palette[Math.max(0, Math.min(255, Math.round(255 * share)))];
+        // No difference is as quiet as the page, by night too.
+        pen.fillStyle = side === "d" && score === 0 ? quiet : palette[Math.max(0, Math.min(255, Math.round(255 * share)))];
         pen.fillRect(x + gap, y + gap, w - 2 * gap, h - 2 * gap);
         if (grid.cells[i].recorded) { // black on white is seen on every colour of the scale
           const dot = (radius, fill) => { pen.beginPath(); pen.arc(x + w / 2, y + h / 2, radius, 0, 2 * Math.PI); pen.fillStyle = fill; pen.fill(); };
