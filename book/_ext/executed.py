@@ -104,7 +104,8 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
             if place is folded:  # a section cannot begin inside a fold
                 cell.source = re.sub(r"^#+ (.*)", r"```{rubric} \1\n```", cell.source, flags=re.MULTILINE)
         if cell.cell_type == "code":
-            place = cells if cell.outputs and place is cells else folded
+            if all(output.get("name") == "stderr" for output in cell.outputs):  # pages leave it out
+                place = folded
             place.append(
                 new_markdown_cell(f'<a id="cell-{re.sub(r"[^A-Za-z0-9_-]", "", cell.id)}" class="hb-cell"></a>')
             )
