@@ -64,6 +64,12 @@ def fold(summary: str) -> tuple[str, str]:
     return f'<details class="hb-fold"><summary>{escape(summary)}</summary>', "</details>"
 
 
+def folded(summary: str, *inside: nodes.Node) -> list[nodes.Node]:
+    """Return nodes that a reader unfolds."""
+    opening, closing = (nodes.raw("", part, format="html") for part in fold(summary))
+    return [opening, *inside, closing]
+
+
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]], *classes: str) -> nodes.table:
     """Return a table of plain text."""
     table, group = nodes.table(classes=["hb-sides", *classes]), nodes.tgroup(cols=len(head))
@@ -120,8 +126,7 @@ class ClaimBox(FromVerdicts):
         more = [self.link("In full", claim.name), "."] if first else []
         foot = paragraph(text, *more, classes=["hb-small"])
         summary = " · ".join(f"{line['model']} {words(line)}" for line in first) or "Not judged yet"
-        opening, closing = (nodes.raw("", part, format="html") for part in fold(summary))
-        return [sentence, opening, grid(["model", "number", "verdict"], rows, "hb-names"), foot, closing]
+        return [sentence, *folded(summary, grid(["model", "number", "verdict"], rows, "hb-names"), foot)]
 
     @staticmethod
     def other(first: Sequence[Verdict], lines: Sequence[Verdict]) -> str:
@@ -190,10 +195,10 @@ class VerdictChanges(FromVerdicts):
             if words(a) != words(b)
         ]
         text = f"{len(rows)} of the {len(judged)} verdicts that were reached under both recipes depend on the recipe"
-        then = [": " if rows else ". ", self.link("all verdicts"), ".", *self.outdated()]
+        then = [". ", self.link("All verdicts"), ".", *self.outdated()]
         box = nodes.container("", paragraph(nodes.strong("", text), *then), classes=["hb-lead"])
         if rows:
-            box += grid(["the paper", first, ", ".join(others)], rows)
+            box += folded("Which ones", grid(["the paper", first, ", ".join(others)], rows))
         return [box]
 
 
