@@ -1,11 +1,16 @@
-// "made by this cell" leads to a cell whose code may be folded: unfold it.
+// A link may lead into a fold: unfold it. "Made by this cell" leads to a cell whose code may be folded, too.
 function unfoldTarget() {
-  const anchor = location.hash.startsWith("#cell-") && document.getElementById(location.hash.slice(1));
-  if (!anchor) return;
-  let next = anchor.closest("p") || anchor;
-  do next = next.nextElementSibling; while (next && !next.matches("div.cell"));
-  next?.querySelectorAll("details").forEach((fold) => (fold.open = true));
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  if (target.matches(".hb-cell")) {
+    let next = target.closest("p") || target;
+    do next = next.nextElementSibling; while (next && !next.matches("div.cell"));
+    next?.querySelectorAll("details").forEach((fold) => (fold.open = true));
+  }
+  target.scrollIntoView();
 }
+addEventListener("beforeprint", () => document.querySelectorAll("details.hb-fold").forEach((fold) => (fold.open = true)));
 addEventListener("hashchange", unfoldTarget);
 addEventListener("DOMContentLoaded", unfoldTarget);
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ def paragraph(*parts: str | nodes.Node, classes: Sequence[str] = ()) -> nodes.pa
     return made
 
 
+def fold(summary: str) -> tuple[str, str]:
+    """Return the HTML that begins and that ends what a reader unfolds."""
+    return f'<details class="hb-fold"><summary>{escape(summary)}</summary>', "</details>"
+
+
+def folded(summary: str, *inside: nodes.Node) -> list[nodes.Node]:
+    """Return nodes that a reader unfolds."""
+    opening, closing = (nodes.raw("", part, format="html") for part in fold(summary))
+    return [opening, *inside, closing]
+
+
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]], *classes: str) -> nodes.table:
     """Return a table of plain text."""
     table, group = nodes.table(classes=["hb-sides", *classes]), nodes.tgroup(cols=len(head))
@@ -79,7 +91,7 @@ def number(line: Verdict) -> str:
 
 
 class ClaimBox(FromVerdicts):
-    """``{claim} NAME ...``: what the paper says, its number beside each model's, and the verdicts."""
+    """``{claim} NAME ...``: what the paper says and the verdicts, which unfold to the numbers and the test."""
 
     required_arguments, final_argument_whitespace = 1, True
 
@@ -113,7 +125,8 @@ class ClaimBox(FromVerdicts):
             text += f" Recipe {first[0]['recipe']}.{self.other(first, lines)} "
         more = [self.link("In full", claim.name), "."] if first else []
         foot = paragraph(text, *more, classes=["hb-small"])
-        return [sentence, grid(["model", "number", "verdict"], rows, "hb-names"), foot]
+        summary = " · ".join(f"{line['model']} {words(line)}" for line in first) or "Not judged yet"
+        return [sentence, *folded(summary, grid(["model", "number", "verdict"], rows, "hb-names"), foot)]
 
     @staticmethod
     def other(first: Sequence[Verdict], lines: Sequence[Verdict]) -> str:
@@ -182,10 +195,10 @@ class VerdictChanges(FromVerdicts):
             if words(a) != words(b)
         ]
         text = f"{len(rows)} of the {len(judged)} verdicts that were reached under both recipes depend on the recipe"
-        then = [": " if rows else ". ", self.link("all verdicts"), ".", *self.outdated()]
+        then = [". ", self.link("All verdicts"), ".", *self.outdated()]
         box = nodes.container("", paragraph(nodes.strong("", text), *then), classes=["hb-lead"])
         if rows:
-            box += grid(["the paper", first, ", ".join(others)], rows)
+            box += folded("Which ones", grid(["the paper", first, ", ".join(others)], rows))
         return [box]
 
 

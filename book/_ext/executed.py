@@ -1,8 +1,9 @@
 """Pages from runs.
 
 The table of contents names ``notebooks/X``, which git keeps free of outputs. Where a run of X exists (this machine's in
-``book/executed``, or else a published one) its copy is read in place of the source, with a run card at its end;
-without one the page says so, and a fresh clone builds without warnings. Published runs of other models are pages of
+``book/executed``, or else a published one) its copy is read in place of the source, with a run card at its end; before
+that, one fold holds the cells tagged ``numbers`` and the code that shows nothing. Without a run the page says so, and a
+fresh clone builds without warnings. Published runs of other models are pages of
 their own, behind the book's; a line under the title leads from one to the other. Download links offer the source.
 """
 
@@ -26,6 +27,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx_external_toc.api import Document, FileItem, TocTree
 
 from book._ext.cards import code, commit, models, moment, plain, run_card, warnings
+from book._ext.claims import fold
 from book._ext.foreign import make_visible
 from book.runner.publish import published
 from book.runner.runs import OVERRIDES, Project, Status, meta_of, tags
@@ -92,18 +94,27 @@ def source_read(app: Sphinx, docname: str, source: list[str]) -> None:
     else:  # prose is no part of a run: it comes from the notebook of today
         prose = {cell.id: cell.source for cell in nbformat.reads(source[0], as_version=4).cells}
     cells: list[Any] = []
+    folded: list[Any] = []
     for cell in nb.cells:
         if tags(cell) & {"parameters", "injected-parameters"}:
             continue  # the card shows them
+        place = folded if "numbers" in tags(cell) else cells
         if cell.cell_type == "markdown":
             cell.source = prose.get(cell.id, cell.source)
+            if place is folded:  # a section cannot begin inside a fold
+                cell.source = re.sub(r"^#+ (.*)", r"```{rubric} \1\n```", cell.source, flags=re.MULTILINE)
         if cell.cell_type == "code":
-            cells.append(
+            if all(output.get("name") == "stderr" for output in cell.outputs):  # pages leave it out
+                place = folded
+            place.append(
                 new_markdown_cell(f'<a id="cell-{re.sub(r"[^A-Za-z0-9_-]", "", cell.id)}" class="hb-cell"></a>')
             )
-        cells.append(cell)
+        place.append(cell)
     project = app.hybret[0]  # type: ignore
-    nb.cells = under_title(cells, f"{switch(app, docname)}\n\n{warnings(project, status)}")
+    if folded:
+        opening, closing = map(new_markdown_cell, fold("All numbers, and code"))
+        folded = [opening, *folded, closing]
+    nb.cells = under_title([*cells, *folded], f"{switch(app, docname)}\n\n{warnings(project, status)}")
     nb.cells.append(new_markdown_cell(run_card(project, status)))
     source[0] = nbformat.writes(nb)
 

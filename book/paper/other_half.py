@@ -25,6 +25,7 @@ from hybret.resolving import resolve
 MEASURES = ("language", "same", "worth")
 PHASES = {"both": "throughout", "generation": "while answering", "prefill": "while reading"}
 UNMODIFIED, RANDOM = "unmodified", "random layers without memory"
+TELLING = (UNMODIFIED, "no attention", "recurrence without memory")  # those that a reader needs first
 PARTS: dict[str, Callable[..., hb.Intervention]] = {
     "no attention": lambda **options: hb.KeepHeads(0, **options),
     "recurrence without memory": hb.Memoryless,

@@ -46,7 +46,8 @@ export default {
     const names = S.series.map((s) => s.names);
     const stepsOf = S.series.map(() => []);
     S.steps.forEach((step, i) => stepsOf[step.series].push(i));
-    for (const steps of stepsOf) if (steps.length && S.steps[steps[0]].k !== null) steps.reverse(); // k rises
+    const labels = [...new Set(S.steps.map((step) => step.label))];
+    for (const steps of stepsOf) steps.sort((s, t) => (S.steps[s].k ?? labels.indexOf(S.steps[s].label)) - (S.steps[t].k ?? labels.indexOf(S.steps[t].label)));
     const now = { a: S.start.a, b: S.start.b, cell: null, hover: null, seed: 0, timer: null, opened: null };
     const seriesOf = (side) => S.steps[now[side]].series;
     const rubricOf = (step) => S.rubrics[S.series[S.steps[step].series].rubric];
@@ -57,11 +58,15 @@ export default {
       return S.heads.find((record) => record.place === place && record.weights === weights && record.recipe === recipe);
     };
     const grids = new Map();
+    const rowsOf = (step) => Array.from({ length: S.starts[step + 1] - S.starts[step] }, (_, i) => S.starts[step] + i);
+    const squaresOf = (step) => new Set(rowsOf(step).map((r) => `${places.length[S.rows.place[r]]} ${places.depth[S.rows.place[r]]}`));
+    const overlap = (one, two) => { const there = squaresOf(two); return [...squaresOf(one)].some((square) => there.has(square)); };
+    // A square has the same place in A and in B, also where only one of them was run; what shares nothing has its own axes.
     function gridOf(step) {
-      if (grids.has(step)) return grids.get(step);
-      const rows = [];
-      for (let r = S.starts[step]; r < S.starts[step + 1]; r++) rows.push(r);
-      const labels = (name) => [...new Set(rows.map((r) => places[name][S.rows.place[r]]))].sort((x, y) => x - y);
+      const axes = overlap(now.a, now.b) ? [now.a, now.b] : [step], key = [step, ...axes].join();
+      if (grids.has(key)) return grids.get(key);
+      const rows = rowsOf(step), all = axes.flatMap(rowsOf);
+      const labels = (name) => [...new Set(all.map((r) => places[name][S.rows.place[r]]))].sort((x, y) => x - y);
       const xs = labels("length"), ys = labels("depth");
       const column = new Map(xs.map((x, i) => [x, i])), line = new Map(ys.map((y, i) => [y, i]));
       const cells = Array.from({ length: xs.length * ys.length }, () => ({ rows: [], sum: 0, exact: 0, inside: 0 }));
@@ -80,7 +85,7 @@ export default {
         cell.recorded = cell.rows.some((r) => recordOf(step, r));
       }
       const grid = { xs, ys, cells, column, line, maximum: rubricOf(step).maximum };
-      grids.set(step, grid);
+      grids.set(key, grid);
       return grid;
     }
     const cellOf = (grid, place) => {
@@ -90,19 +95,15 @@ export default {
     // Shares of the maximum, so that rubrics can be set side by side.
     function difference() {
       const a = gridOf(now.a), b = gridOf(now.b);
-      const xs = b.xs.filter((x) => a.column.has(x)), ys = b.ys.filter((y) => a.line.has(y));
-      const cells = ys.flatMap((depth) => xs.map((length) => {
-        const one = cellOf(a, { length, depth }), two = cellOf(b, { length, depth });
-        return { score: two.score / b.maximum - one.score / a.maximum, within: two.within, rows: two.rows };
-      }));
-      const indices = (labels) => new Map(labels.map((label, i) => [label, i]));
-      return { xs, ys, cells, column: indices(xs), line: indices(ys), maximum: 1, signed: true };
+      const cells = overlap(now.a, now.b) ? b.cells.map((cell, i) => ({ ...cell, recorded: false, score: cell.score / b.maximum - a.cells[i].score / a.maximum })) : [];
+      return { ...b, cells, maximum: 1 };
     }
 
     // ---------------------------------------------------------------- parts of the page
     const root = make("div", { class: "hb-maps" });
     const parts = { a: {}, b: {}, d: {} };
     const controls = make("div", { class: "hb-maps-controls" });
+    const chooser = make("details", { class: "hb-maps-choose" }, make("summary", {}, "Compare other models, prompts and conditions"), controls);
     for (const side of SIDES) {
       const P = parts[side];
       const box = make("fieldset", {}, make("legend", {}, side === "a" ? "A, for comparison" : "B"));
@@ -152,7 +153,7 @@ export default {
     const curveTitle = make("p", { class: "hb-maps-title" });
     const detail = make("section", { class: "hb-maps-detail", "aria-label": "The picked cell", tabindex: -1 });
     const source = make("div", { class: "hb-maps-source" });
-    root.append(controls, maps, legend, readout, make("div", { class: "hb-maps-below" }, make("div", { class: "hb-maps-curvebox" }, curveTitle, curve), detail), source);
+    root.append(chooser, maps, legend, readout, make("div", { class: "hb-maps-below" }, make("div", { class: "hb-maps-curvebox" }, curveTitle, curve), detail), source);
     el.append(root);
 
     // ---------------------------------------------------------------- choosing
@@ -177,7 +178,7 @@ export default {
       const fixed = [];
       for (const [field] of FIELDS) {
         const fits = names.filter((n, i) => stepsOf[i].length && fixed.every((f) => n[f] === mine[f]));
-        const options = [...new Set(fits.map((n) => n[field]))];
+        const options = [...new Set(names.map((n) => n[field]))].filter((o) => fits.some((n) => n[field] === o)); // in one order for all models
         const select = P.fields[field];
         if (select.dataset.options !== options.join("\n")) {
           select.dataset.options = options.join("\n");
@@ -218,7 +219,7 @@ export default {
       const steps = stepsOf[seriesOf("b")];
       const byK = S.steps[steps[0]].k !== null; // from all heads down to none
       const last = byK ? 0 : steps.length - 1;
-      if (steps.indexOf(now.b) === last) show("b", steps[byK ? steps.length - 1 : 0]);
+      show("b", steps[steps.length - 1 - last]);
       parts.b.play.textContent = "Pause";
       now.timer = setInterval(() => {
         const at = steps.indexOf(now.b) + (byK ? -1 : 1);
@@ -268,7 +269,7 @@ export default {
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.clearRect(0, 0, width, height);
       const gap = Math.min(w, h) > 6 ? 0.5 : 0, palette = S.colours[side === "d" ? "difference" : "score"];
-      const muted = colour("muted"), ink = colour("ink");
+      const muted = colour("muted"), ink = colour("ink"), quiet = colour("raised");
       for (let i = 0; i < grid.cells.length; i++) {
         const x = LEFT + (i % nx) * w, y = TOP + Math.floor(i / nx) * h, score = grid.cells[i].score;
         if (Number.isNaN(score)) { // not run: crossed out, in no colour of the scale
@@ -282,7 +283,8 @@ export default {
           continue;
         }
         const share = side === "d" ? (1 + score) / 2 : score / grid.maximum;
-        pen.fillStyle = palette[Math.max(0, Math.min(255, Math.round(255 * share)))];
+        // No difference is as quiet as the page, by night too.
+        pen.fillStyle = side === "d" && score === 0 ? quiet : palette[Math.max(0, Math.min(255, Math.round(255 * share)))];
         pen.fillRect(x + gap, y + gap, w - 2 * gap, h - 2 * gap);
         if (grid.cells[i].recorded) { // black on white is seen on every colour of the scale
           const dot = (radius, fill) => { pen.beginPath(); pen.arc(x + w / 2, y + h / 2, radius, 0, 2 * Math.PI); pen.fillStyle = fill; pen.fill(); };
@@ -394,7 +396,7 @@ export default {
     function titles() {
       for (const side of SIDES) {
         const step = S.steps[now[side]], P = parts[side];
-        P.title.replaceChildren(make("b", {}, `${side.toUpperCase()} · ${S.series[step.series].model} · ${step.label}`), make("span", {}, `${percent(step.accuracy)}, full needle ${percent(step.exact)}`));
+        P.title.replaceChildren(make("b", {}, `${side.toUpperCase()} · ${S.series[step.series].model} · ${step.label}`), make("span", {}, `${percent(step.accuracy)}, full needle ${percent(step.exact)}${S.steps[now.a].n === S.steps[now.b].n ? "" : `, ${step.n} prompts`}`));
         P.canvas.setAttribute("aria-label", `${P.name}: ${S.series[step.series].model}, ${step.label}, accuracy ${percent(step.accuracy)}. Arrow keys move, Enter shows the cell.`);
       }
       const cells = parts.d.grid.cells.filter((cell) => !Number.isNaN(cell.score));
@@ -420,38 +422,34 @@ export default {
     // ---------------------------------------------------------------- curve
     let curveWidth = 320;
     function drawCurve() {
+      if (S.steps[now.b].k === null) { drawConditions(); return; }
       const width = (curveWidth = Math.max(240, curve.clientWidth || curveWidth)), height = 230, left = 44, right = 12, top = 12, bottom = 36;
-      const mine = stepsOf[seriesOf("b")], byK = S.steps[mine[0]].k !== null;
-      const other = stepsOf[seriesOf("a")];
-      const both = seriesOf("a") !== seriesOf("b") && byK && S.steps[other[0]].k !== null;
-      const xOf = (step, steps) => (byK ? S.steps[step].k : steps.indexOf(step));
-      const last = Math.max(1, ...mine.map((s) => xOf(s, mine)), ...(both ? other.map((s) => xOf(s, other)) : []));
+      const mine = stepsOf[seriesOf("b")], other = stepsOf[seriesOf("a")];
+      const both = seriesOf("a") !== seriesOf("b") && S.steps[other[0]].k !== null;
+      const xOf = (step) => S.steps[step].k;
+      const last = Math.max(1, ...mine.map(xOf), ...(both ? other.map(xOf) : []));
       const px = (x) => left + (x / last) * (width - left - right), py = (share) => top + (1 - share) * (height - top - bottom);
       const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img" });
       const b = S.steps[now.b], a = S.steps[now.a];
-      svg.setAttribute("aria-label", `Accuracy ${byK ? "by the number of heads kept" : "of each condition"}; B at ${b.label}: ${percent(b.accuracy)}, A at ${a.label}: ${percent(a.accuracy)}`);
+      svg.setAttribute("aria-label", `Accuracy by the number of heads kept; B at ${b.label}: ${percent(b.accuracy)}, A at ${a.label}: ${percent(a.accuracy)}`);
       for (const share of [0, 0.25, 0.5, 0.75, 1]) {
         svg.append(make("line", { x1: left, x2: width - right, y1: py(share), y2: py(share), class: "hb-maps-rule" }));
         svg.append(make("text", { x: left - 6, y: py(share) + 4, "text-anchor": "end" }, `${100 * share} %`));
       }
       const even = [...Array(last + 1).keys()].find((size) => size >= last / 5 && last % size === 0);
-      const tick = byK ? (even <= last / 2 ? even : Math.ceil(last / 4)) : last;
+      const tick = even <= last / 2 ? even : Math.ceil(last / 4);
       const ticks = [...Array(Math.floor(last / tick) + 1).keys()].map((i) => i * tick);
-      for (const x of ticks) svg.append(make("text", { x: px(x), y: height - bottom + 17, "text-anchor": "middle" }, byK ? String(x) : String(x + 1)));
-      svg.append(make("text", { x: left + (width - left - right) / 2, y: height - 3, "text-anchor": "middle" }, byK ? "k, heads kept in each attention layer" : "condition, in the order of its list"));
+      for (const x of ticks) svg.append(make("text", { x: px(x), y: height - bottom + 17, "text-anchor": "middle" }, String(x)));
+      svg.append(make("text", { x: left + (width - left - right) / 2, y: height - 3, "text-anchor": "middle" }, "k, heads kept in each attention layer"));
       const series = both ? [[other, "a"], [mine, "b"]] : [[mine, "b"]];
       for (const [steps, side] of series) {
-        const points = steps.map((s) => [px(xOf(s, steps)), S.steps[s]]);
-        if (byK) {
-          const path = (values) => values.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)},${py(y).toFixed(1)}`).join("");
-          const band = [...points.map(([x, s]) => [x, s.high]), ...points.map(([x, s]) => [x, s.low]).reverse()];
-          svg.append(make("path", { d: `${path(band)}Z`, class: `hb-maps-band hb-maps-of-${side}` }));
-          svg.append(make("path", { d: path(points.map(([x, s]) => [x, s.accuracy])), class: `hb-maps-line hb-maps-of-${side}` }));
-          const floor = points.filter(([, s]) => s.floor !== null);
-          if (floor.length) svg.append(make("path", { d: path(floor.map(([x, s]) => [x, s.floor])), class: `hb-maps-floor hb-maps-of-${side}` }));
-        } else {
-          for (const [x, s] of points) svg.append(make("line", { x1: x, x2: x, y1: py(s.low), y2: py(s.high), class: `hb-maps-line hb-maps-of-${side}` }));
-        }
+        const points = steps.map((s) => [px(xOf(s)), S.steps[s]]);
+        const path = (values) => values.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)},${py(y).toFixed(1)}`).join("");
+        const band = [...points.map(([x, s]) => [x, s.high]), ...points.map(([x, s]) => [x, s.low]).reverse()];
+        svg.append(make("path", { d: `${path(band)}Z`, class: `hb-maps-band hb-maps-of-${side}` }));
+        svg.append(make("path", { d: path(points.map(([x, s]) => [x, s.accuracy])), class: `hb-maps-line hb-maps-of-${side}` }));
+        const floor = points.filter(([, s]) => s.floor !== null);
+        if (floor.length) svg.append(make("path", { d: path(floor.map(([x, s]) => [x, s.floor])), class: `hb-maps-floor hb-maps-of-${side}` }));
         steps.forEach((s, i) => {
           const [x, { label, accuracy, low, high }] = points[i];
           const name = make("title", {}, `${label}: ${percent(accuracy)} (${percent(low)} to ${percent(high)})`);
@@ -463,9 +461,8 @@ export default {
       const onCurve = series.some(([steps]) => steps.includes(now.a));
       if (!onCurve) svg.append(make("line", { x1: left, x2: width - right, y1: py(a.accuracy), y2: py(a.accuracy), class: "hb-maps-line hb-maps-of-a hb-maps-dashed" }));
       for (const side of SIDES) {
-        const steps = side === "a" && both ? other : mine;
         const step = S.steps[now[side]], off = side === "a" && !onCurve;
-        const x = off ? left + 12 : px(xOf(now[side], steps)), y = py(step.accuracy);
+        const x = off ? left + 12 : px(xOf(now[side])), y = py(step.accuracy);
         if (!off) svg.append(make("circle", { cx: x, cy: y, r: 8, class: `hb-maps-ring hb-maps-of-${side}` }));
         svg.append(make("text", { x: Math.min(width - right - 6, Math.max(left + 8, x)), y: y < top + 30 ? y + 22 : y - 12, "text-anchor": "middle", class: "hb-maps-name" }, side.toUpperCase()));
       }
@@ -473,10 +470,27 @@ export default {
       svg.addEventListener("click", (event) => {
         const x = ((event.clientX - svg.getBoundingClientRect().left - left) / (width - left - right)) * last;
         stop();
-        show("b", mine.reduce((s, t) => (Math.abs(xOf(t, mine) - x) < Math.abs(xOf(s, mine) - x) ? t : s)));
+        show("b", mine.reduce((s, t) => (Math.abs(xOf(t) - x) < Math.abs(xOf(s) - x) ? t : s)));
       });
       curve.replaceChildren(svg);
-      curveTitle.replaceChildren(make("b", {}, byK ? "Accuracy by k" : "Accuracy of each condition"), make("span", {}, `${both ? "A and B" : S.series[seriesOf("b")].model}; bands: 95 % intervals${mine.some((s) => S.steps[s].floor !== null) && byK ? "; dotted: without the needle" : ""}. Click to set B.`));
+      curveTitle.replaceChildren(make("b", {}, "Accuracy by k"), make("span", {}, `${both ? "A and B" : S.series[seriesOf("b")].model}; bands: 95 % intervals${mine.some((s) => S.steps[s].floor !== null) ? "; dotted: without the needle" : ""}. Click to set B.`));
+    }
+
+    // Conditions that are no order: one line each, by name; the number of prompts where it is not that of A.
+    function drawConditions() {
+      const a = S.steps[now.a], at = (share) => `left:${100 * share}%`;
+      curve.replaceChildren(...stepsOf[seriesOf("b")].map((s) => {
+        const { label, accuracy, low, high, n } = S.steps[s];
+        const track = make("span", { class: "hb-maps-track", "aria-hidden": "true" },
+          make("i", { class: "hb-maps-mark-a", style: at(a.accuracy) }),
+          make("i", { class: "hb-maps-span", style: `${at(low)};width:${100 * (high - low)}%` }),
+          make("i", { class: "hb-maps-mark-b", style: at(accuracy) }));
+        const line = make("button", { type: "button", class: "hb-maps-condition", "aria-pressed": s === now.b },
+          make("span", {}, label), track, make("span", {}, percent(accuracy) + (n === a.n ? "" : `, n = ${n}`)));
+        line.addEventListener("click", () => { stop(); show("b", s); curve.querySelector("[aria-pressed=true]").focus(); });
+        return line;
+      }));
+      curveTitle.replaceChildren(make("b", {}, "Accuracy of each condition"), make("span", {}, `${S.series[seriesOf("b")].model}; lines: 95 % intervals; dashed: A. Click to set B.`));
     }
 
     // ---------------------------------------------------------------- the picked cell

@@ -186,7 +186,19 @@ def encode_cells(
 def _pair(line: Any) -> str:
     """What a condition does in each phase, as Table 1 says it; a row's own label may be that of another chapter."""
     phases = [part for part in (line.generation, line.prefill) if isinstance(part, str)]
-    return "-".join(part[:1].upper() + part[1:] for part in phases) if len(phases) == 2 else str(line.condition)
+    if len(phases) != 2:
+        return str(line.condition)
+    if all(map(str.isalpha, phases)):
+        return "-".join(map(str.capitalize, phases))
+    answering, reading = map(_phase, phases)
+    return f"{answering} while answering" + ("" if reading == "Keep" else f", {reading} while reading")
+
+
+def _phase(name: str) -> str:
+    """What happens in one phase, in words."""
+    name = f"keep & {name}" if name.startswith("mass") else name
+    name = name.replace(" & mass that on the needle", " at the needle's total attention")
+    return name[:1].upper() + name[1:].replace(" & mass ", " at total attention ")
 
 
 def _prompts(series: pd.DataFrame, hidden: pd.DataFrame) -> list[str]:

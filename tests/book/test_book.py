@@ -238,6 +238,8 @@ def test_a_page_shows_its_run_and_every_figure_leads_to_its_cell(built):
     assert "not been run" not in page and "out of date" not in page
     links = [re.findall(r'hb-made-by[^>]*href="([^"]+)"', text) for text in (page, index)]
     assert links == [["#cell-c2"], ["../notebooks/draw.html#cell-c2"]]
+    # Code that shows nothing is in the fold at the end, although it comes first in the notebook.
+    assert page.index('id="cell-c2"') < page.index('class="hb-fold"') < page.index('id="cell-c1"')
     assert html(built[0], "book/runs").count("<td><p>current</p></td>") == 2
 
 

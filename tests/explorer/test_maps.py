@@ -3,6 +3,7 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 from support import FULL, NASTY, run, toy
 
@@ -67,6 +68,58 @@ def test_the_slider_moves_the_map_and_the_curve(view):
     page.locator("circle[data-step]").last.click()
     assert titles(page)[1] == "B · toy · k = 8"
     assert "0 points on average" in page.locator(".hb-maps-title").nth(2).text_content()
+
+
+def test_play_goes_from_all_heads_to_none(view):
+    page = view(toy())
+    page.locator(".hb-maps-play").click()
+    for k in (8, 4, 2, 0):
+        page.locator("b", has_text=f"B · toy · k = {k}").wait_for()
+    assert page.locator(".hb-maps-play").text_content() == "Play over k"
+
+
+def manipulated(names, **more):
+    """Rows of conditions that are no order of k, by what happens while answering."""
+    rows = [
+        toy(ks=(8,), **more).assign(
+            k=pd.NA, condition=name, intervention=name, during=None, generation=name, prefill="keep"
+        )
+        for name in names
+    ]
+    return pd.concat(rows, ignore_index=True).astype({"k": "Int64"})
+
+
+NAMES = ("keep", "omit", "only + question & mass that on the needle")
+
+
+def test_conditions_have_names_and_a_square_has_one_place(view):
+    few = manipulated(NAMES[2:], lengths=(300, 400), depths=(50, 100))
+    page = view(pd.concat([manipulated(NAMES[:2]), few], ignore_index=True))
+    line = page.locator(".hb-maps-condition")
+    assert line.locator("span:first-child").all_text_contents() == [
+        "Keep-Keep", "Omit-Keep", "Only + question at the needle's total attention while answering"
+    ]  # fmt: skip
+    assert "n = 4" in line.last.text_content() and "n =" not in line.first.text_content()
+    line.last.click()
+    assert titles(page)[1].startswith("B · toy · Only + question") and line.last.get_attribute("aria-pressed") == "true"
+    for canvas in page.locator("canvas").all():  # the same way leads to the same square
+        for key in ("Home", "ArrowUp", "ArrowUp"):
+            canvas.press(key)
+        said = page.locator(".hb-maps-readout").text_content()
+        assert said.startswith("Length 100, depth 0 %.") and "attention while answering): not run" in said
+
+
+def test_what_else_can_be_compared_is_folded_away_and_menus_keep_their_order(view):
+    two = [toy(model="one"), toy(model="two", template="jrt"), toy(model="two")]
+    page = view(pd.concat([*two, toy(model="one", template="jrt")], ignore_index=True))
+    menus = page.locator(".hb-maps-controls select")
+    assert not any(menu.is_visible() for menu in menus.all())
+    page.locator(".hb-maps-choose summary").click()
+    order = []
+    for model in ("one", "two"):
+        page.get_by_label("Model of B").select_option(model)
+        order.append(page.get_by_label("Prompt of B").locator("option").all_text_contents())
+    assert order[0] == order[1] and len(order[0]) == 2
 
 
 def test_a_cell_is_reached_by_keyboard_and_told(view):
