@@ -62,9 +62,9 @@ def generation_variants(model: Model) -> dict[str, Intervention]:
         "Only + self + question": Only(also=("self", "question")),
         "Only, renormalised": Only(renormalise=True),
         "Only + self, renormalised": Only(renormalise=True, also=("self",)),
-        "Only, mass 2": Only() & Mass(2.0),
-        "Only + question, at Only's mass": Only(also=("question",)) & Mass("needle"),
-        "Keep, at Only's mass": Mass("needle"),
+        "Only, total weight 2": Only() & Mass(2.0),
+        "Only + question, at Only's total weight": Only(also=("question",)) & Mass("needle"),
+        "Keep, at Only's total weight": Mass("needle"),
         **by_layer,
         "Binary": Binary(),
         "Binary, renormalised": Binary() & Mass(1.0),
@@ -198,7 +198,7 @@ def begun_sweep(
     chapter: Chapter, model: Model, variants: Variants, prompts: Sequence[Prompt], words: Sequence[int]
 ) -> pd.DataFrame:
     """Rows of five variants on prompts that end with the first words of the answer; column `words`: how many."""
-    names = ("Keep", "Only", "Keep, at Only's mass", "Binary", "Omit")
+    names = ("Keep", "Only", "Keep, at Only's total weight", "Binary", "Omit")
     started = {p.key: (p, count) for count in words for p in (begun(model, prompt, count) for prompt in prompts)}
     rows = sweep(chapter, model, {f"{name}, begun": variants[name] for name in names}, [p for p, _ in started.values()])
     rows["words"] = rows["prompt"].map({key: count for key, (_, count) in started.items()})

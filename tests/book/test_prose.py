@@ -15,15 +15,6 @@ from myst_parser.parsers.mdit import create_md_parser
 REPO = Path(__file__).resolve().parents[2]
 PATTERNS = ("*.md", "book/*.md", "hybret/organisms/checkpoints/*/README.md", "notebooks/*.ipynb")
 PAGES = {str(path.relative_to(REPO)): path for pattern in PATTERNS for path in sorted(REPO.glob(pattern))}
-# Findings that are still to be rewritten, by page.
-OPEN = {
-    "README.md": 1, "notebooks/benchmarks.ipynb": 3, "notebooks/heads.ipynb": 2, "notebooks/manipulation.ipynb": 1,
-    "notebooks/maps.ipynb": 1, "notebooks/other-half.ipynb": 3, "notebooks/pearls.ipynb": 2,
-    "notebooks/pretrained.ipynb": 1, "notebooks/puzzle.ipynb": 4, "notebooks/setup.ipynb": 1,
-    "notebooks/sparsification.ipynb": 2, "notebooks/speed.ipynb": 1, "notebooks/verdicts.ipynb": 1,
-    "notebooks/which-heads.ipynb": 3,
-}  # fmt: skip
-
 LONGEST, MEAN = 35, 20  # words of a sentence
 SENTENCE = re.compile(r"(?<=[.?!])[\"”)]*\s+|(?<=[:;])\s+(?=[A-Z])")  # where one ends
 BANNED = re.compile(
@@ -87,4 +78,4 @@ def findings(text: list[tuple[str, str]]) -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_in_plain_english(page):
     found = [*findings([*blocks(source(PAGES[page]))])]
-    assert len(found) <= OPEN.get(page, 0), "\n".join(["", *found])
+    assert not found, "\n".join(["", *found])
