@@ -189,29 +189,47 @@ def words(line: Mapping[Any, Any]) -> str:
 
 
 def html(table: pd.DataFrame) -> str:
-    """Verdicts as an HTML table: each claim with the paper's number and the test, then the verdict on every model.
+    """Verdicts as a board: one line per claim with its state on every model, which unfolds to the test and the numbers.
 
-    All text is escaped. A claim links to its figure on a sibling page; other pages link to ``#claim-NAME``.
+    The line has the states under the first recipe. All text is escaped. A claim links to its figure on a sibling page;
+    other pages link to ``#claim-NAME``.
     """
     checked(table, _COLUMNS, source="verdicts.of")
-    rows = []
-    for _, lines in table.groupby("claim", sort=False):
-        claim = {name: escape(str(lines.iloc[0][name])) for name in _ABOUT}
-        rows.append(
-            f'<tr class="hb-claim" id="claim-{claim["claim"]}"><th colspan="3" scope="colgroup">{claim["says"]} '
-            f"<small>{claim['where']}. Paper: <b>{claim['paper']}</b>. Test: {claim['test']}. "
-            f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></small></th></tr>'
-        )
-        models: dict[tuple[str, str], list[str]] = {}  # models of one result share a line
-        for line in lines.to_dict("records"):
-            parts = [line["ours"], f"tested: {line['interval']}" if line["interval"] else "", line["why"]]
-            same = models.setdefault((words(line), "; ".join(filter(None, parts))), [])
-            same.append(escape(printable(f"{line['model']}, {line['recipe']}")))
-        for (verdict, result), names in models.items():
-            cells = ("<br>".join(names), escape(verdict), escape(printable(result)))
-            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "<tr><th>model, recipe</th><th>verdict</th><th>here</th></tr>"
-    return f'<table class="hb-verdicts tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    models = [escape(printable(model)) for model in dict.fromkeys(table["model"]) if model != ACROSS]
+    parts = [f'<p class="hb-board-head"><span></span>{"".join(f"<span>{model}</span>" for model in models)}</p>']
+    for hypothesis, of_it in table.groupby("hypothesis", sort=False):
+        name = f"{hypothesis}: " if str(hypothesis).startswith("H") else ""
+        parts.append(f'<p class="hb-hypothesis">{name}{HYPOTHESES[str(hypothesis)]}</p>')
+        parts += [_line(lines.to_dict("records")) for _, lines in of_it.groupby("claim", sort=False)]
+    style = f"--models: {max(1, len(models))}"
+    return f'<div class="hb-board tex2jax_ignore" style="{style}">{"".join(parts)}</div>'
+
+
+def _line(lines: Sequence[Mapping[Any, Any]]) -> str:
+    """One claim of the board."""
+    claim = {name: escape(str(lines[0][name])) for name in _ABOUT}
+    first = [line for line in lines if line["recipe"] == lines[0]["recipe"]]
+    states = "".join(
+        f'<span class="hb-state" data-model="{escape(printable(line["model"]))}">{escape(words(line))}</span>'
+        for line in first
+    )
+    results: dict[tuple[str, str], list[str]] = {}  # models of one result share a row
+    for line in lines:
+        said = [line["ours"], f"tested: {line['interval']}" if line["interval"] else "", line["why"]]
+        same = results.setdefault((words(line), "; ".join(filter(None, said))), [])
+        same.append(escape(printable(f"{line['model']}, {line['recipe']}")))
+    rows = "".join(
+        f"<tr><td>{'<br>'.join(names)}</td><td>{escape(verdict)}</td><td>{escape(printable(result))}</td></tr>"
+        for (verdict, result), names in results.items()
+    )
+    found = escape(" ".join({line["verdict"].split()[0]: None for line in first}))
+    return (
+        f'<details class="hb-claim" id="claim-{claim["claim"]}" data-states="{found}">'
+        f"<summary><span>{claim['label']}</span>{states}</summary>"
+        f"<p>{claim['says']} ({claim['where']}; the paper: <b>{claim['paper']}</b>.) Test: {claim['test']}. "
+        f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></p>'
+        f'<table class="hb-verdicts"><tbody>{rows}</tbody></table></details>'
+    )
 
 
 @styled
