@@ -205,12 +205,17 @@ def html(table: pd.DataFrame) -> str:
     return f'<div class="hb-board tex2jax_ignore" style="{style}">{"".join(parts)}</div>'
 
 
-def _line(lines: Sequence[Mapping[Any, Any]]) -> str:
+def _exactly(line: Mapping[Any, Any]) -> str:
+    return f"<small>exact answers: {MARKS[line['exactly']]} {line['exactly']}</small>" if line["exactly"] else ""
+
+
+def _line(lines: Sequence[dict[Any, Any]]) -> str:
     """One claim of the board."""
     claim = {name: escape(str(lines[0][name])) for name in _ABOUT}
     first = [line for line in lines if line["recipe"] == lines[0]["recipe"]]
     states = "".join(
-        f'<span class="hb-state" data-model="{escape(printable(line["model"]))}">{escape(words(line))}</span>'
+        f'<span class="hb-state hb-{line["verdict"].split()[0]}" data-model="{escape(printable(line["model"]))}">'
+        f"{escape(words(line | {'exactly': ''}))}{_exactly(line)}</span>"
         for line in first
     )
     results: dict[tuple[str, str], list[str]] = {}  # models of one result share a row
