@@ -200,6 +200,23 @@ class RunFigure(Figure):
         return [figure]
 
 
+class Hero(SphinxDirective):
+    """``{hero} name``: what a run wrote for a reader to move, shown by `book/_assets/hero.js`.
+
+    It takes the place of the next figure; a print, or a page without scripts, has the figure.
+    """
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = self.env.app.hybret[0].results / f"{self.arguments[0]}.json"  # type: ignore
+        self.env.note_dependency(str(path))
+        if not path.is_file():
+            return []
+        made = json.dumps(json.loads(path.read_text(encoding="utf-8"))).replace("<", "\\u003c")  # never ends the script
+        return [nodes.raw("", f'<script type="application/json" class="hb-hero">{made}</script>', format="html")]
+
+
 class Runs(SphinxDirective):
     """``{runs}``: one line per notebook of the book."""
 
@@ -269,6 +286,7 @@ def saved_by(app: Sphinx, docname: str, stem: str) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("runs", Runs)
     app.add_directive("run-figure", RunFigure)
+    app.add_directive("hero", Hero)
     app.connect("config-inited", look_up, priority=901)  # after sphinx-external-toc has read _toc.yml
     app.connect("env-get-outdated", outdated)
     app.connect("source-read", source_read)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from html import escape
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -115,6 +117,12 @@ class Chapter:
     def save(self, figure: Any, name: str) -> Any:
         """Write a figure's files and show it."""
         return hb.figures.save(figure, name, self.results)
+
+    def write(self, made: Any, name: str) -> None:
+        """Write JSON beside the figures, where the book's other pages find it."""
+        path = Path(self.results) / f"{name}.json"
+        path.write_text(json.dumps(made), encoding="utf-8")
+        hb.figures.note(path)
 
     def note(self, hybrid: hb.Model, *more: str) -> str:
         """The small print of a figure: model, weights and `more`."""

@@ -1,13 +1,15 @@
-"""The figure of the front page, and the map of the page on how to read one."""
+"""The figure of the front page, what a reader moves there, and the map of the page on how to read one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from hybret import metrics
-from hybret.errors import HybretError
+from hybret.errors import HybretError, printable
 from hybret.figures import style
 from hybret.figures.curves import curve, heads_kept, line_keys, reach_all_heads
 from hybret.figures.maps import draw_map, in_fives, notes, scores
@@ -45,6 +47,37 @@ def home(rows: pd.DataFrame) -> Figure:
     small = notes(first, "line on the maps")
     style.footnote(figure, style.provenance(rows, f"{n} prompts each", style.BANDS, *small))
     return figure
+
+
+def moved(rows: pd.DataFrame) -> dict[str, Any]:
+    """What a reader moves on the front page, of the rows of `home`, ready for JSON.
+
+    `curves` has a name, the `share` of heads kept (%) and the `accuracy` (%) of every model. The rest is the first
+    model's: `heads`, `k`, `lengths`, `depths`, and for each k and each square of the map (depth by depth) its `score`
+    (%) and the number of its answer among `answers`; squares `inside` the attention window.
+    """
+    rows = metrics.normalised(style.split(heads_kept(rows, "length", "depth", "in_window"))[0])
+    rows = rows.assign(percent=100 * metrics.fraction(rows))
+    curves = []
+    for name, of_model in rows.groupby("model", sort=False):
+        table = of_model.groupby("k")["percent"].mean().round(1)
+        shares = [round(100 * k / table.index.max(), 1) for k in table.index]
+        curves.append({"name": printable(name), "share": shares, "accuracy": table.tolist()})
+    first = rows[rows["model"] == rows["model"].iloc[0]].sort_values(["k", "depth", "length"], kind="stable")
+    answers = list(dict.fromkeys(first["answer"]))
+    numbers = {answer: i for i, answer in enumerate(answers)}
+    at = {int(k): part for k, part in first.groupby("k")}
+    return {
+        "curves": curves,
+        "heads": int(max(at)),
+        "k": list(at),
+        "lengths": sorted(map(int, first["length"].unique())),
+        "depths": sorted(map(float, first["depth"].unique())),
+        "inside": at[max(at)]["in_window"].astype(bool).tolist(),
+        "score": [part["percent"].round().astype(int).tolist() for part in at.values()],
+        "answer": [[numbers[answer] for answer in part["answer"]] for part in at.values()],
+        "answers": [*map(printable, answers)],
+    }
 
 
 @style.styled

@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from support import HOSTILE, a_prompt, printable, toy
-from tiny_book import notebook, tiny
+from tiny_book import notebook, one_page, tiny
 
 import hybret as hb
+from book.paper import maps
 from book.runner import build as book
+from book.runner.runs import Project
 
 HIT = "window.pwned=1"
 EVIL = HOSTILE | {
@@ -115,6 +117,43 @@ def test_the_head_explorer_shows_what_strangers_wrote_as_text(watched, tmp_path,
     prompt = letters(page.locator(".hb-heads-words").all_text_contents()[0])  # the needle, a token at a time
     assert sum(letters(text) in prompt for text in EVIL.values()) > 5
     assert page.locator(".hb-heads :is(img, a, script, iframe)").count() == 0
+
+
+def test_the_front_page_moves_curve_map_and_answer_and_shows_what_models_wrote_as_text(watched, tmp_path):
+    page, texts = watched, [*EVIL.values()]
+    rows = pd.concat([toy(ks=(0, 4, 8), lengths=(100, 200)).assign(model=text) for text in (EVIL["closing"], "other")])
+    wrote = {k: texts[i % len(texts)] for i, k in enumerate((8, 4, 0))}
+    root = one_page(tmp_path, "# Tiny\n\n```{hero} moved\n```\n\n```{run-figure} home\nA caption.\n```\n")
+    (root / "book" / "results").mkdir()
+    for name, answers in (
+        ("first", wrote),
+        *((f"text {i}", dict.fromkeys(wrote, text)) for i, text in enumerate(texts)),
+    ):
+        made = maps.moved(rows.assign(answer=rows["k"].map(answers), needle="paper", in_window=rows["length"] < 150))
+        (root / "book" / "results" / "moved.json").write_text(json.dumps(made))
+        if name == "first":
+            book.pages(Project(root), Console(file=io.StringIO(), width=200))
+            page.goto((root / "_build" / "html" / "book" / "index.html").as_uri())
+            script = page.locator("script.hb-hero").text_content()
+            assert json.loads(script) == made and "<" not in script
+            before = page.locator(".hb-moved .handle").get_attribute("cx")
+            assert letters(wrote[8]) in letters(page.locator(".hb-moved .answer").text_content())
+            page.get_by_label("Heads kept in each layer").fill("0")
+            assert letters(wrote[0]) in letters(page.locator(".hb-moved .answer").text_content())
+            assert "0 of 8 heads" in page.locator(".hb-moved output").text_content()
+            assert page.locator(".hb-moved .handle").get_attribute("cx") != before and fits(page)
+            page.get_by_label("Play").click()
+            page.wait_for_function("document.querySelector('.hb-moved input').value == '0' && !document.hidden")
+        else:
+            page.evaluate(
+                "made => { const script = document.querySelector('script.hb-hero'); script.textContent = made;"
+                " document.querySelector('.hb-moved').remove(); hero(script); }",
+                json.dumps(made),
+            )
+            page.locator(".hb-moved rect").nth(1).click()
+            assert letters(made["answers"][0]) in letters(page.locator(".hb-moved .answer").text_content())
+            assert not unseen(page, ".hb-moved")
+    assert page.locator(".hb-moved :is(img, a, script, iframe)").count() == 0
 
 
 SETUP = """import json
