@@ -17,7 +17,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from book.paper.claims import AGREES, JUDGED, VERDICTS
+from book.paper.claims import AGREES, HYPOTHESES, JUDGED
 from book.paper.numbers import LIMITS
 from book.paper.verdicts import ACROSS, CLAIMS, Claim, words
 
@@ -156,19 +156,24 @@ class Answer(FromVerdicts):
 
 
 class VerdictCounts(FromVerdicts):
-    """``{verdict-counts}``: for each hypothesis and model, how many claims are in each state."""
+    """``{verdict-counts}``: for each hypothesis of the paper, in how many states its claims are on all models."""
 
     def run(self) -> list[nodes.Node]:
         if not (table := self.verdicts()):
             return [paragraph("No claim has been judged here yet: make book. ", self.link("All claims"), ".")]
         counts: dict[str, Counter[str]] = {}
+        first: dict[str, str] = {}  # claim of each hypothesis
         for line in of_first_recipe(table):
-            name = "models against each other" if line["model"] == ACROSS else line["model"]
-            counts.setdefault(name, Counter())[line["verdict"]] += 1
-        rows = [[name, *(str(count[state]) for state in VERDICTS)] for name, count in counts.items()]
-        recipe = f"Recipe {table[0]['recipe']}. "
-        foot = paragraph(recipe, self.link("The claims, their tests and numbers"), ".", *self.outdated())
-        return [grid(["model", *(state.removesuffix(" on this model") for state in VERDICTS)], rows, "hb-names"), foot]
+            about = HYPOTHESES[CLAIMS[line["claim"]].hypothesis]
+            counts.setdefault(about, Counter())[line["verdict"].removesuffix(" on this model")] += 1
+            first.setdefault(about, line["claim"])
+        told = [
+            paragraph(self.link(about, first[about]), ": ", ", ".join(f"{n} {state}" for state, n in count.most_common()))
+            for about, count in counts.items()
+        ]
+        models = ", ".join(dict.fromkeys(line["model"] for line in table if line["model"] != ACROSS))
+        foot = paragraph(f"Each claim is judged on each of {models}. ", self.link("All claims"), ".", *self.outdated())
+        return [nodes.bullet_list("", *(nodes.list_item("", line) for line in told)), foot]
 
 
 class Limits(SphinxDirective):
