@@ -61,7 +61,7 @@ function hero(script) {
     [chosen, cell, slider.value] = [step, at, step];
     handle.setAttribute("cx", x(mine.share[step]));
     handle.setAttribute("cy", y(mine.accuracy[step]));
-    squares.forEach((square, i) => (square.style.fillOpacity = 0.08 + 0.0092 * data.score[step][i]));
+    squares.forEach((square, i) => (square.style.fillOpacity = (data.inside[i] ? 0.16 : 0.02) + 0.0084 * data.score[step][i]));
     frame.setAttribute("x", squares[at].getAttribute("x"));
     frame.setAttribute("y", squares[at].getAttribute("y"));
     const k = data.k[step], words = data.answers[data.answer[step][at]];

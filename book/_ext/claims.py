@@ -168,7 +168,9 @@ class VerdictCounts(FromVerdicts):
             counts.setdefault(about, Counter())[line["verdict"].removesuffix(" on this model")] += 1
             first.setdefault(about, line["claim"])
         told = [
-            paragraph(self.link(about, first[about]), ": ", ", ".join(f"{n} {state}" for state, n in count.most_common()))
+            paragraph(
+                self.link(about, first[about]), ": ", ", ".join(f"{n} {state}" for state, n in count.most_common())
+            )
             for about, count in counts.items()
         ]
         models = ", ".join(dict.fromkeys(line["model"] for line in table if line["model"] != ACROSS))
@@ -199,8 +201,13 @@ class VerdictChanges(FromVerdicts):
             for a, b in judged
             if words(a) != words(b)
         ]
-        text = f"{len(rows)} of the {len(judged)} verdicts that were reached under both recipes depend on the recipe"
-        then = [". ", self.link("All verdicts"), ".", *self.outdated()]
+        text = f"{len(rows)} of the {len(judged)} verdicts that were reached under both recipes differ"
+        then = [
+            ". Fewer prompts of the second recipe alone can make one undecided. ",
+            self.link("All verdicts"),
+            ".",
+            *self.outdated(),
+        ]
         box = nodes.container("", paragraph(nodes.strong("", text), *then), classes=["hb-lead"])
         if rows:
             box += folded("Which ones", grid(["the paper", first, ", ".join(others)], rows))

@@ -164,7 +164,7 @@ def table(frame: pd.DataFrame, **columns: str) -> Styler:
     """A table as pages show it; `columns` renames, shares become per cent, words stand for values of rows."""
     known = ("accuracy", "low", "high", "exact", "floor", "chance")
     shares = [c for c in known if c in frame and pd.api.types.is_numeric_dtype(frame[c])]
-    shown = frame.assign(**{name: 100 * frame[name].astype(float) for name in shares})
+    shown = frame.assign(**{name: (100 * frame[name].astype(float)).round(1) + 0.0 for name in shares})  # no -0.0
     for column in ("template", "during"):
         if column in shown:
             shown[column] = [hb.figures.words(column, value) for value in shown[column]]

@@ -80,7 +80,7 @@ def test_a_page_shows_the_papers_number_above_ours_and_follows_the_verdicts_and_
     assert "Not run: two (k = 9)" in page and "PAPER: one ✕ contradicts (by exact answers: agrees)" in page
     assert "nothing is retrieved by one" in page and all(line in page.replace("’", "'") for line in LIMITS)
     assert "Retrieval depends on attention alone: 1 agrees, 1 not run" in page and "on each of one, two." in page
-    assert "1 of the 1 verdicts that were reached under both recipes depend" in page and "agrees): 9 of 100" in page
+    assert "1 of the 1 verdicts that were reached under both recipes differ" in page and "agrees): 9 of 100" in page
     (root / "book" / "index.md").write_text(INDEX + "{numref}`nowhere`\n\n```{claim} no-such\n```\n")
     said = io.StringIO()
     with pytest.raises(book.BuildError, match="whole log"):
