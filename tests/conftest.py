@@ -1,6 +1,7 @@
 """Models that several test files share: loaded once, never changed (a test that needs other ones copies them)."""
 
 import json
+import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +14,8 @@ import torch
 import hybret as hb
 from hybret.files import cache_folder
 
+# Wider registers sum in another order, which decides ties of random models. PyTorch asks for this at its first sum.
+os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 USERS = cache_folder()
 THREADS = 1  # the tensors are tiny: a second thread costs more than it computes
 # Freshly initialised layers write almost nothing into the residual stream: every condition would give one answer.

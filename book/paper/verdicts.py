@@ -1,7 +1,7 @@
 """A verdict for every claim of the paper, for each model and recipe, computed from rows.
 
 `CLAIMS` has the claims and their tests; `of` judges rows, and is the only place that does; `count` counts the states
-that it found, `html` writes them as a table.
+that it found, `html` writes them as a board.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from book.paper import numbers as paper
 from book.paper.claims import HYPOTHESES, JUDGED, VERDICTS, Claim, outcome
@@ -26,7 +24,6 @@ from book.paper.tipping import HOLDS
 from hybret import metrics
 from hybret.errors import HybretError, printable
 from hybret.families import has_random_weights
-from hybret.figures.style import COLOURS, GREY, PALE, canvas, footnote, styled
 from hybret.rows import ACTS, CELL, checked
 
 
@@ -59,14 +56,6 @@ ONE = {"needles": "asked", "haystacks": "haystack", "rubrics": "rubric", "device
 # One answer is asked of each of these.
 ANSWERED = ["model", "recipe", *ACTS, *CELL]
 MARKS = dict(zip(VERDICTS, "●✕◐○–", strict=True))
-# Told apart by shape and fill as well as by colour.
-SYMBOLS: dict[str, dict[str, Any]] = dict(zip(VERDICTS, (
-    {"marker": "o", "color": COLOURS[0], "markersize": 9},
-    {"marker": "X", "color": COLOURS[1], "markersize": 9},
-    {"marker": "o", "color": COLOURS[0], "markersize": 9, "fillstyle": "left", "markerfacecoloralt": "white"},
-    {"marker": "o", "color": GREY, "markersize": 4, "fillstyle": "none"},
-    {"marker": "_", "color": GREY, "markersize": 8},
-), strict=True))  # fmt: skip
 _ABOUT = ("claim", *Claim._fields[1:])
 _NUMBERS = ("value", "low", "high", "unit", "n", "prompts")
 _COLUMNS = [*_ABOUT, "model", "recipe", "verdict", "exactly", "ours", "interval", *_NUMBERS, "why"]
@@ -235,55 +224,3 @@ def _line(lines: Sequence[dict[Any, Any]]) -> str:
         f'<a href="{claim["notebook"]}.html#{claim["figure"]}">Where it is measured</a></p>'
         f'<table class="hb-verdicts"><tbody>{rows}</tbody></table></details>'
     )
-
-
-@styled
-def figure(table: pd.DataFrame, note: str = "") -> Figure:
-    """Every verdict as a symbol, one line per claim, one column per model and recipe, from `of`.
-
-    A small second symbol is the verdict by exact answers, where it is another one.
-    """
-    checked(table, _COLUMNS, source="verdicts.of")
-    if table.empty:
-        raise HybretError("no verdicts to draw; the rows of no model were judged")
-    columns = list(dict.fromkeys(zip(table["model"], table["recipe"], strict=True)))
-    across = set(table.loc[table["across"].astype(bool), "model"])
-    models = list(dict.fromkeys(table["model"]))
-    columns.sort(key=lambda column: (column[0] in across, models.index(column[0])))  # comparisons of models come last
-    places, y = {}, 0.0
-    for hypothesis, claims in table.groupby("hypothesis", sort=False)["claim"].unique().items():
-        places[hypothesis] = y
-        for i, claim in enumerate(claims):
-            places[claim] = y + 1 + i
-        y += len(claims) + 1.4
-    figure = canvas(1.9 + 0.215 * y)
-    axes = figure.subplots()
-    for hypothesis in dict.fromkeys(table["hypothesis"]):
-        title = f"{hypothesis}: {HYPOTHESES[hypothesis]}" if hypothesis.startswith("H") else HYPOTHESES[hypothesis]
-        axes.text(-0.02, places[hypothesis], title, transform=axes.get_yaxis_transform(), ha="right", va="center",
-                  fontsize=8.5, fontweight="bold")  # fmt: skip
-    for line in table.itertuples():
-        x = columns.index((line.model, line.recipe))
-        axes.plot([x], [places[line.claim]], linestyle="none", **SYMBOLS[str(line.verdict)])
-        if line.exactly:
-            small = SYMBOLS[str(line.exactly)] | {"markersize": 4}
-            axes.plot([x + 0.3], [places[line.claim]], linestyle="none", gid="exactly", **small)
-    for claim in dict.fromkeys(table["claim"]):
-        axes.axhline(places[claim], color=PALE, linewidth=0.6, zorder=0)
-    names = dict(zip(table["claim"], table["label"], strict=True))
-    axes.set_yticks([places[claim] for claim in names], list(names.values()))
-    axes.set_ylim(y - 0.8, -0.8)
-    axes.set_xlim(-0.6, len(columns) - 0.4)
-    axes.xaxis.tick_top()
-    recipes = [recipe for _, recipe in columns]
-    axes.set_xticks(range(len(columns)), recipes, rotation=40, ha="left", rotation_mode="anchor")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    for model in dict.fromkeys(model for model, _ in columns):
-        at = [i for i, column in enumerate(columns) if column[0] == model]
-        axes.annotate(model, (sum(at) / len(at), 1), (0, 52), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", ha="center", fontweight="bold", fontsize=8.5)  # fmt: skip
-    handles = [Line2D([], [], linestyle="none", label=verdict, **symbol) for verdict, symbol in SYMBOLS.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
-    footnote(figure, note)
-    return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -90,6 +91,14 @@ def test_limits_are_those_of_the_trainings_and_on_the_first_page_and_that_of_h1(
     fewer = 1 - read["jamba-tiny", "without attention, copying start"] / read["jamba-tiny", ""]
     assert f"{100 * fewer:.0f} % fewer" in told
     assert "chosen by the effect under test" in checkpoint_text("jamba-tiny")
+    chapter = (REPO / "notebooks" / "when-it-forms.ipynb").read_text()
+    for model in ("griffin-tiny", "jamba-tiny"):
+        rows = json.loads((hb.models.CHECKPOINTS / model / "seeds.json").read_text())
+        (control,) = (row["targets"] for row in rows if row["name"] == f"{model}-ssm")
+        (shipped,) = (row["targets"] for row in rows if row.get("ships"))
+        once, twice = (f"no attention while answering, read {how}" for how in ("once", "twice"))
+        assert shipped[once] == shipped[twice] == 0  # a control has no attention to lose
+        assert re.search(f"{model}'s {100 * control[once]:.0f} %,? and {100 * control[twice]:.0f} %", chapter)
     for page in ("book/index.md", "notebooks/sparsification.ipynb", "notebooks/verdicts.ipynb"):
         assert "```{limits}" in (REPO / page).read_text()
 

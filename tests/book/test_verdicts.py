@@ -194,7 +194,8 @@ def test_several_models_decide_a_claim_in_both_directions(claim, start, change):
     assert (right["verdict"], wrong["verdict"]) == (AGREES, CONTRADICTS)
     assert right["model"] == "all models" and all(f"{name}" in right["ours"] for name in "abc")
     two = verdicts.of(rows, models=models, claims=[claim, "tipping-point"])
-    assert {*"abc", "all models"} <= {t.get_text() for t in verdicts.figure(two, "note").axes[0].texts}
+    page = verdicts.html(two)
+    assert all(f'data-model="{name}"' in page for name in (*"abc", "all models"))
     lonely = verdict(claim, world(), models=models)
     assert lonely["verdict"] == NOT_RUN and "two models" in lonely["why"]
 
@@ -445,18 +446,13 @@ def test_bad_input():
                 verdicts.of(**tables)
 
 
-def test_the_figure_shows_every_verdict():
+def test_the_board_has_a_line_for_every_claim_and_its_states_under_the_first_recipe():
     table = verdicts.of(pd.concat([world(), world(recipe="PAPER", g0=40)]), bench())
-    figure = verdicts.figure(table, "note")
-    axes = figure.axes[0]
-    drawn = [line for line in axes.lines if line.get_linestyle() == "None"]
-    assert len(drawn) == len(table) + (table["exactly"] != "").sum()
-    assert [t.get_text() for t in axes.get_yticklabels()] == list(dict.fromkeys(table["label"]))
-    looks = {(key.get_marker(), key.get_fillstyle()) for key in figure.legends[0].legend_handles}
-    assert len(looks) == 5 == len(verdicts.VERDICTS)  # told apart without colour
-    assert {t.get_text() for t in figure.legends[0].get_texts()} == set(verdicts.VERDICTS)
-    with pytest.raises(HybretError, match="no verdicts"):
-        verdicts.figure(table[:0])
+    page = verdicts.html(table)
+    first = table[table["recipe"] == table["recipe"].iloc[0]]
+    assert page.count("<summary>") == table["claim"].nunique() and page.count('class="hb-state') == len(first)
+    assert all(f"<summary><span>{label}</span>" in page for label in set(table["label"]))
+    assert len(set(verdicts.MARKS.values())) == 5 == len(verdicts.VERDICTS)  # told apart without colour
 
 
 def test_a_claim_leads_to_where_it_is_measured(figures_of):

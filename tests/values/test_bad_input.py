@@ -357,7 +357,7 @@ ROWS = [  # the rows of a sweep with these columns instead, or without them; wha
     ({}, lambda r: figures.by_distance(r, 0), "window must be at least 1"),
     ({}, lambda r: only_keep.doses(r, "mass", "mass", "k"), "no column 'mass'"),
     ({}, lambda r: forest.variants(r, "", ""), "no column 'variant'"),
-    *(({}, use, "no column 'claim'") for use in (verdicts.count, verdicts.html, verdicts.figure)),
+    *(({}, use, "no column 'claim'") for use in (verdicts.count, verdicts.html)),
     *(({}, use, "no column 'benchmark'") for use in (benchmark_scores.averages, benchmarks.sides)),
     *(({}, lambda r, use=use: use(None), NO_FRAME) for use in (by_k, tipping.tipping_points, figures.accuracy_by_k)),
     ({}, lambda r: metrics.departures(r, None), NO_FRAME),

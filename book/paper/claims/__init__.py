@@ -33,7 +33,7 @@ class Claim(NamedTuple):
     """One testable sentence of the paper."""
 
     name: str  # short key
-    label: str  # the claim in a few words, for a figure
+    label: str  # the claim in a few words
     hypothesis: str  # a key of `HYPOTHESES`
     says: str  # the sentence in our own words
     where: str  # section, table or figure of the paper
