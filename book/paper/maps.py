@@ -56,7 +56,9 @@ def moved(rows: pd.DataFrame) -> dict[str, Any]:
     model's: `heads`, `k`, `lengths`, `depths`, and for each k and each square of the map (depth by depth) its `score`
     (%) and the number of its answer among `answers`; squares `inside` the attention window.
     """
-    rows = metrics.normalised(style.split(heads_kept(rows, "length", "depth", "in_window"))[0])
+    rows = metrics.normalised(style.split(heads_kept(rows, "length", "depth", "in_window", "answer"))[0])
+    metrics.check_comparable(rows, ["model", "k"])
+    metrics.check_unique(rows, ["model", "k"])
     rows = rows.assign(percent=100 * metrics.fraction(rows))
     curves = []
     for name, of_model in rows.groupby("model", sort=False):

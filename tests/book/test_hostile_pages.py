@@ -129,7 +129,7 @@ def test_the_front_page_moves_curve_map_and_answer_and_shows_what_models_wrote_a
         ("first", wrote),
         *((f"text {i}", dict.fromkeys(wrote, text)) for i, text in enumerate(texts)),
     ):
-        made = maps.moved(rows.assign(answer=rows["k"].map(answers), needle="paper", in_window=rows["length"] < 150))
+        made = maps.moved(rows.assign(answer=rows["k"].map(answers), in_window=rows["length"] < 150))
         (root / "book" / "results" / "moved.json").write_text(json.dumps(made))
         if name == "first":
             book.pages(Project(root), Console(file=io.StringIO(), width=200))

@@ -54,7 +54,13 @@ def test_home_needs_all_heads_and_draws_the_floor():
 
 
 @pytest.mark.parametrize(
-    "draw", [maps.annotated_map, maps.home, lambda rows: only_keep.doses(rows, "dose", "dose", "condition")]
+    "draw",
+    [
+        maps.annotated_map,
+        maps.home,
+        lambda rows: maps.moved(rows.assign(answer="")),
+        lambda rows: only_keep.doses(rows, "dose", "dose", "condition"),
+    ],
 )
 def test_no_figure_averages_different_things(draw):
     check_no_mixed_means(draw, ALIKE)
